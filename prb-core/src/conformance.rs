@@ -1,0 +1,6 @@
+//! Conformance suites of the seams: every backend runs them in its own tests.
+
+pub mod blob;
+pub mod inventory;
+pub mod queue;
+pub mod vault;

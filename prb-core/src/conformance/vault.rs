@@ -1,0 +1,1 @@
+//! Suite of the vault seam.

@@ -1,0 +1,1 @@
+//! All workers: runners, shared limits, status.

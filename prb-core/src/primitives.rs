@@ -1,0 +1,234 @@
+//! Identifiers and quantities that every other module speaks in.
+//!
+//! Relay and parachain block numbers are types of their own, so that one cannot be used for the other.
+
+use std::{fmt, str::FromStr};
+
+use codec::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+use sp_crypto_hashing::{blake2_256, blake2_512};
+
+macro_rules! block_number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            /// The number after this one; saturates at `u32::MAX`.
+            pub const fn next(self) -> Self {
+                Self(self.0.saturating_add(1))
+            }
+
+            /// The number before this one, `None` for block 0.
+            pub const fn prev(self) -> Option<Self> {
+                match self.0.checked_sub(1) {
+                    Some(n) => Some(Self(n)),
+                    None => None,
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl From<u32> for $name {
+            fn from(n: u32) -> Self {
+                Self(n)
+            }
+        }
+    };
+}
+
+block_number!(
+    /// Number of a relay chain block.
+    RelayNumber
+);
+block_number!(
+    /// Number of a parachain block.
+    ParaNumber
+);
+
+macro_rules! bytes32 {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode,
+        )]
+        pub struct $name(pub [u8; 32]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "0x{}", hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl From<[u8; 32]> for $name {
+            fn from(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+        }
+
+        impl AsRef<[u8]> for $name {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseError;
+
+            /// Reads 64 hexadecimal digits, with or without `0x`.
+            fn from_str(s: &str) -> Result<Self, ParseError> {
+                let mut bytes = [0; 32];
+                hex::decode_to_slice(s.strip_prefix("0x").unwrap_or(s), &mut bytes)
+                    .map_err(|_| ParseError::Hex32 { what: stringify!($name) })?;
+                Ok(Self(bytes))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+bytes32!(
+    /// A blake2-256 hash: of a block's header, a transaction, a state.
+    Hash
+);
+bytes32!(
+    /// A worker's sr25519 public key: its identity on chain (`PhalaRegistry::Workers`).
+    WorkerKey
+);
+bytes32!(
+    /// An account's public key. Shown in SS58 by [`AccountId::to_ss58`]; `Display` is hexadecimal.
+    AccountId
+);
+
+impl Hash {
+    /// The blake2-256 hash of `data`.
+    pub fn of(data: &[u8]) -> Self {
+        Self(blake2_256(data))
+    }
+}
+
+/// SS58 address prefix of Phala and Khala.
+pub const PHALA_SS58_PREFIX: u16 = 30;
+/// SS58 address prefix of Polkadot.
+pub const POLKADOT_SS58_PREFIX: u16 = 0;
+/// Decimals of PHA: a [`Balance`] of 10^12 is one PHA.
+pub const PHA_DECIMALS: u32 = 12;
+
+/// An amount in the chain's smallest unit (10^-12 PHA).
+pub type Balance = u128;
+
+impl AccountId {
+    /// The account's SS58 address under `prefix`, which must be below 64 (one prefix byte).
+    ///
+    /// # Panics
+    /// When `prefix` is 64 or more.
+    pub fn to_ss58(&self, prefix: u16) -> String {
+        assert!(prefix < 64, "two-byte SS58 prefixes are not in use here");
+        let mut data = Vec::with_capacity(35);
+        data.push(prefix as u8);
+        data.extend(self.0);
+        let sum = blake2_512(&[b"SS58PRE", data.as_slice()].concat());
+        data.extend(&sum[..2]);
+        bs58::encode(data).into_string()
+    }
+
+    /// Reads an SS58 address of any one-byte prefix, or 64 hexadecimal digits after `0x`.
+    ///
+    /// # Errors
+    /// [`ParseError::Address`] when the text is neither, or its checksum is wrong.
+    pub fn from_address(s: &str) -> Result<Self, ParseError> {
+        if s.starts_with("0x") {
+            return s.parse();
+        }
+        let bad = || ParseError::Address { address: s.chars().take(64).collect() };
+        let data = bs58::decode(s).into_vec().map_err(|_| bad())?;
+        let (payload, sum) = data.split_at_checked(33).ok_or_else(bad)?;
+        let expected = blake2_512(&[b"SS58PRE", payload].concat());
+        if payload[0] >= 64 || sum != &expected[..2] {
+            return Err(bad());
+        }
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(&payload[1..]);
+        Ok(Self(bytes))
+    }
+}
+
+/// Number of a stake pool on chain (`pid`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PoolId(pub u64);
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Why a text is not the identifier it should be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParseError {
+    /// Not 32 bytes in hexadecimal.
+    #[error("{what} must be 64 hexadecimal digits")]
+    Hex32 {
+        /// The type that was wanted.
+        what: &'static str,
+    },
+    /// Not an account address.
+    #[error("{address:?} is not a valid SS58 address")]
+    Address {
+        /// The text, cut to 64 characters.
+        address: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Alice of every Substrate development chain, in its well-known spellings.
+    const ALICE: &str = "0xd43593c715fdd31c61141abd04a99fd6822c8558854ccde39a5684e7a56da27d";
+
+    #[test]
+    fn ss58_matches_known_addresses() {
+        let alice: AccountId = ALICE.parse().unwrap();
+        assert_eq!(alice.to_ss58(42), "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY");
+        assert_eq!(alice.to_ss58(0), "15oF4uVJwmo4TdGW7VfQxNLavjCXviqxT9S1MgbjMNHr6Sp5");
+        assert_eq!(AccountId::from_address(&alice.to_ss58(PHALA_SS58_PREFIX)).unwrap(), alice);
+        assert_eq!(AccountId::from_address(ALICE).unwrap(), alice);
+    }
+
+    #[test]
+    fn a_wrong_letter_in_an_address_is_refused() {
+        let wrong = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQZ";
+        assert!(matches!(AccountId::from_address(wrong), Err(ParseError::Address { .. })));
+        assert!(AccountId::from_address("").is_err());
+    }
+}

@@ -1,0 +1,204 @@
+//! The seam [`PRuntimeClient`]: one worker's API, bytes in and bytes out, and the typed [`PRuntime`] above it.
+//!
+//! A worker takes one sync or dispatch at a time: callers must not send two (facts of pRuntime 2.x).
+//!
+//! Not for: deciding what to call (see [`crate::worker`]).
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::DecodeAll;
+use prost::Message;
+
+use crate::{
+    prpc::{self, Method},
+    wire,
+};
+
+#[cfg(feature = "http")]
+pub mod http;
+pub mod scripted;
+
+/// Why a worker did not do as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody answers at the endpoint, or the connection broke.
+    #[error("worker unreachable at {endpoint}")]
+    Unreachable {
+        /// The worker's endpoint.
+        endpoint: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No answer in time.
+    #[error("{method} took longer than {limit:?}")]
+    TimedOut {
+        /// The method called.
+        method: &'static str,
+        /// The time allowed.
+        limit: Duration,
+    },
+    /// pRuntime answered an error; `message` is its text, unchanged but for its length.
+    #[error("{method} was refused ({status}): {message}")]
+    Refused {
+        /// The method called.
+        method: &'static str,
+        /// HTTP status: 400 cannot decode, 404 no such method, 413 too large, 500 application error.
+        status: u16,
+        /// pRuntime's text.
+        message: String,
+    },
+    /// The answer is not what the method answers.
+    #[error("{method} answered something else: {reason}")]
+    BadAnswer {
+        /// The method called.
+        method: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The request is larger than pRuntime takes; it was not sent.
+    #[error("{method} takes at most {limit_bytes} bytes, not {size_bytes}")]
+    TooLarge {
+        /// The method called.
+        method: &'static str,
+        /// Size of the request.
+        size_bytes: usize,
+        /// pRuntime's limit.
+        limit_bytes: usize,
+    },
+}
+
+impl Error {
+    /// pRuntime's own words, where it answered.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Refused { message, .. } => Some(message),
+            _ => None,
+        }
+    }
+
+    /// Whether the worker is only busy with another call and wants to be asked again soon.
+    pub fn is_busy(&self) -> bool {
+        self.refusal().is_some_and(|m| m.starts_with("RCU in progress"))
+    }
+
+    /// Whether the same call may succeed later without anything else changing.
+    pub fn is_retryable(&self) -> bool {
+        self.is_busy() || matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
+    }
+
+    /// Whether the process may have lost or restarted its state, so that it must be observed anew.
+    pub const fn is_connection(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
+    }
+}
+
+/// One worker's API, as bytes.
+///
+/// # Cancel safety
+/// A dropped call may or may not have reached the worker: observe it again.
+#[async_trait]
+pub trait PRuntimeClient: Send + Sync + fmt::Debug {
+    /// Calls `method` with the protobuf `body` and gives the protobuf answer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    async fn call(&self, method: Method, body: Bytes) -> Result<Bytes, Error>;
+
+    /// Makes the process exit; its supervisor starts it again.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] where nobody answers. A connection that breaks after the request was sent is
+    /// the expected end.
+    async fn kick(&self) -> Result<(), Error>;
+}
+
+/// Makes clients for endpoints; the fleet asks it once a worker.
+pub trait Connect: Send + Sync + fmt::Debug {
+    /// A client for the worker at `endpoint`. Opens no connection yet.
+    ///
+    /// # Errors
+    /// A text for people, where `endpoint` cannot be one.
+    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, String>;
+}
+
+/// Typed calls over a [`PRuntimeClient`].
+#[derive(Clone, Debug)]
+pub struct PRuntime(Arc<dyn PRuntimeClient>);
+
+impl PRuntime {
+    /// Wraps a client.
+    pub fn new(client: Arc<dyn PRuntimeClient>) -> Self {
+        Self(client)
+    }
+
+    async fn typed<A: Message + Default>(&self, method: Method, request: Bytes) -> Result<A, Error> {
+        let answer = self.0.call(method, request).await?;
+        A::decode(answer).map_err(|e| Error::BadAnswer { method: method.name(), reason: e.to_string() })
+    }
+
+    /// `GetInfo`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn info(&self) -> Result<prpc::PhactoryInfo, Error> {
+        self.typed(Method::GetInfo, Bytes::new()).await
+    }
+
+    /// `InitRuntime`.
+    ///
+    /// # Errors
+    /// See [`Error`]; `Runtime already initialized` where it was called before.
+    pub async fn init(&self, request: &prpc::InitRuntimeRequest) -> Result<prpc::InitRuntimeResponse, Error> {
+        self.typed(Method::InitRuntime, request.encode_to_vec().into()).await
+    }
+
+    /// `GetRuntimeInfo`: registration info, and an attestation once the state is validated.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn runtime_info(
+        &self,
+        request: &prpc::GetRuntimeInfoRequest,
+    ) -> Result<prpc::InitRuntimeResponse, Error> {
+        self.typed(Method::GetRuntimeInfo, request.encode_to_vec().into()).await
+    }
+
+    /// `SyncCombinedHeaders` with a ready body ([`HeaderBatch::body`](crate::blob::HeaderBatch)).
+    ///
+    /// # Errors
+    /// See [`Error`]. Not atomic: relay headers may be taken where parachain headers were refused.
+    pub async fn sync_headers(&self, body: Bytes) -> Result<prpc::HeadersSyncedTo, Error> {
+        self.typed(Method::SyncCombinedHeaders, body).await
+    }
+
+    /// `DispatchBlocks` with a ready body ([`BlockBatch::body`](crate::blob::BlockBatch)).
+    ///
+    /// # Errors
+    /// See [`Error`]. Not atomic: blocks before a refused one stay.
+    pub async fn dispatch_blocks(&self, body: Bytes) -> Result<prpc::SyncedTo, Error> {
+        self.typed(Method::DispatchBlocks, body).await
+    }
+
+    /// `GetEgressMessages`, decoded.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn egress_messages(&self) -> Result<wire::EgressMessages, Error> {
+        let method = Method::GetEgressMessages;
+        let answer: prpc::EgressMessages = self.typed(method, Bytes::new()).await?;
+        wire::EgressMessages::decode_all(&mut answer.encoded_messages.as_slice())
+            .map_err(|e| Error::BadAnswer { method: method.name(), reason: e.to_string() })
+    }
+
+    /// Makes the process exit.
+    ///
+    /// # Errors
+    /// See [`PRuntimeClient::kick`].
+    pub async fn kick(&self) -> Result<(), Error> {
+        self.0.kick().await
+    }
+}

@@ -1,0 +1,1 @@
+//! `PRuntimeClient` over HTTP.

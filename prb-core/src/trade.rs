@@ -1,0 +1,1 @@
+//! The trade engine: jobs to lanes, lanes to batches, batches to outcomes.

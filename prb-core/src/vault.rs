@@ -1,0 +1,63 @@
+//! The seam [`Vault`]: seals operators' keys for files, queues and stores, and opens them again.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+pub mod memory;
+
+/// A sealed secret: ciphertext that only its [`Vault`] opens. Hexadecimal in JSON and TOML.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sealed(#[serde(with = "hex::serde")] pub Vec<u8>);
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealed({} bytes)", self.0.len())
+    }
+}
+
+/// Why a vault cannot seal or open. Never carries the secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Not sealed by this vault's key, or altered.
+    #[error("the secret was sealed with another key or has been altered")]
+    WrongKey,
+    /// A format that this version does not know.
+    #[error("the sealed secret has an unknown format ({version})")]
+    UnknownVersion {
+        /// The first byte.
+        version: u8,
+    },
+    /// The secret is larger than a key can be.
+    #[error("a secret has at most {limit_bytes} bytes")]
+    TooLarge {
+        /// The bound.
+        limit_bytes: usize,
+    },
+    /// The cipher failed.
+    #[error("the cipher failed")]
+    Cipher,
+}
+
+/// The longest secret that a vault seals, in bytes.
+pub const MAX_SECRET_BYTES: usize = 4096;
+
+/// Seals and opens operators' keys.
+#[async_trait]
+pub trait Vault: Send + Sync + fmt::Debug {
+    /// Seals a secret. Two seals of one secret differ.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::Cipher`].
+    async fn seal(&self, secret: &SecretString) -> Result<Sealed, Error>;
+
+    /// Opens a sealed secret.
+    ///
+    /// # Errors
+    /// [`Error::WrongKey`], [`Error::UnknownVersion`].
+    async fn open(&self, sealed: &Sealed) -> Result<SecretString, Error>;
+}

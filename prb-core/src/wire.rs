@@ -1,0 +1,298 @@
+//! SCALE layouts that pRuntime and the Phala pallets speak.
+//!
+//! Field order is the format: it is fixed by pRuntime 2.x and by the parachain's runtime. Batches are
+//! assembled from already encoded items, because a SCALE `Vec` is a compact length and its items: see
+//! [`encode_vec_from_parts`].
+
+use codec::{Compact, Decode, Encode};
+
+use crate::primitives::{AccountId, Hash, WorkerKey};
+
+/// Consensus engine id of GRANDPA in digests and justifications.
+pub const GRANDPA_ENGINE_ID: [u8; 4] = *b"FRNK";
+
+/// A block header of either chain (Substrate's generic header with 32-bit numbers and blake2-256).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Header {
+    /// Hash of the parent's header.
+    pub parent_hash: Hash,
+    /// Block number.
+    #[codec(compact)]
+    pub number: u32,
+    /// Root of the state trie after this block.
+    pub state_root: Hash,
+    /// Root of the extrinsics' trie.
+    pub extrinsics_root: Hash,
+    /// Consensus notes.
+    pub digest: Vec<DigestItem>,
+}
+
+impl Header {
+    /// The block's hash: blake2-256 of the encoded header.
+    pub fn hash(&self) -> Hash {
+        Hash::of(&self.encode())
+    }
+
+    /// The authority set that this relay block schedules for its children, with its delay in blocks.
+    pub fn scheduled_change(&self) -> Option<ScheduledChange> {
+        self.digest.iter().find_map(|item| match item {
+            DigestItem::Consensus(GRANDPA_ENGINE_ID, data) => match data.split_first() {
+                // `ConsensusLog::ScheduledChange` is variant 1.
+                Some((1, rest)) => ScheduledChange::decode(&mut &*rest).ok(),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+}
+
+/// An item of a header's digest.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum DigestItem {
+    /// Anything else.
+    #[codec(index = 0)]
+    Other(Vec<u8>),
+    /// From the runtime to a consensus engine.
+    #[codec(index = 4)]
+    Consensus([u8; 4], Vec<u8>),
+    /// The author's seal.
+    #[codec(index = 5)]
+    Seal([u8; 4], Vec<u8>),
+    /// From a consensus engine to the runtime.
+    #[codec(index = 6)]
+    PreRuntime([u8; 4], Vec<u8>),
+    /// The runtime's code or heap pages changed.
+    #[codec(index = 8)]
+    RuntimeEnvironmentUpdated,
+}
+
+/// A GRANDPA authority list: ed25519 public keys and their weights.
+pub type AuthorityList = Vec<([u8; 32], u64)>;
+
+/// GRANDPA's scheduled change of authorities.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ScheduledChange {
+    /// The next set.
+    pub next_authorities: AuthorityList,
+    /// Blocks until it takes effect; pRuntime accepts 0 only.
+    pub delay: u32,
+}
+
+/// A GRANDPA authority set.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AuthoritySet {
+    /// Its members.
+    pub list: AuthorityList,
+    /// Its number, counted from genesis.
+    pub id: u64,
+}
+
+/// The next authority set with a storage proof of it; needed by old pRuntimes, ignored by current ones,
+/// which still decode it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct AuthoritySetChange {
+    /// The set that holds after the batch's last header.
+    pub authority_set: AuthoritySet,
+    /// Trie nodes that prove it under that header's state root.
+    pub authority_proof: Vec<Vec<u8>>,
+}
+
+/// What `InitRuntime` starts from: the relay block before the relay parent of parachain block 1.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct GenesisBlockInfo {
+    /// That relay block's header.
+    pub block_header: Header,
+    /// The authorities in its state.
+    pub authority_set: AuthoritySet,
+    /// Trie nodes that prove them, and `Grandpa::CurrentSetId`.
+    pub proof: Vec<Vec<u8>>,
+}
+
+/// A relay header on its way to a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct HeaderToSync {
+    /// The header.
+    pub header: Header,
+    /// Its GRANDPA justification; required on the last header of a batch.
+    pub justification: Option<Vec<u8>>,
+}
+
+/// Keys and values of one trie, `None` where the key was removed.
+pub type KeyChanges = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// Everything that one parachain block changed in its state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct StorageChanges {
+    /// Changes of the main trie.
+    pub main: KeyChanges,
+    /// Changes of child tries, by their unprefixed keys.
+    pub child: Vec<(Vec<u8>, KeyChanges)>,
+}
+
+/// A parachain block on its way to a worker. Only the header's number is read by `DispatchBlocks`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct BlockHeaderWithChanges {
+    /// The header.
+    pub block_header: Header,
+    /// What the block changed.
+    pub storage_changes: StorageChanges,
+}
+
+/// Who sent a message through the message queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum MessageOrigin {
+    /// A pallet, by name.
+    #[codec(index = 0)]
+    Pallet(Vec<u8>),
+    /// A contract.
+    #[codec(index = 1)]
+    Contract(Hash),
+    /// A worker.
+    #[codec(index = 2)]
+    Worker(WorkerKey),
+    /// A user's account.
+    #[codec(index = 3)]
+    AccountId(Hash),
+    /// A location of another chain.
+    #[codec(index = 4)]
+    MultiLocation(Vec<u8>),
+    /// The gatekeepers, as one.
+    #[codec(index = 5)]
+    Gatekeeper,
+    /// A cluster of contracts.
+    #[codec(index = 6)]
+    Cluster(Hash),
+    /// Never used by a sender.
+    #[codec(index = 255)]
+    Reserved,
+}
+
+/// A message between chain and workers.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Message {
+    /// Who sent it.
+    pub sender: MessageOrigin,
+    /// Its topic.
+    pub destination: Vec<u8>,
+    /// Its content, by topic.
+    pub payload: Vec<u8>,
+}
+
+/// A worker's message, signed for its way through untrusted hands.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SignedMessage {
+    /// The message.
+    pub message: Message,
+    /// Its place in the sender's sequence; the chain takes them strictly in order.
+    pub sequence: u64,
+    /// 64 bytes of sr25519 over the encoded message and sequence.
+    pub signature: Vec<u8>,
+}
+
+/// What `GetEgressMessages` answers: messages waiting for the chain, by sender.
+pub type EgressMessages = Vec<(MessageOrigin, Vec<SignedMessage>)>;
+
+/// What a worker registers with.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WorkerRegistrationInfoV2 {
+    /// pRuntime's version, packed.
+    pub version: u32,
+    /// The machine's id.
+    pub machine_id: Vec<u8>,
+    /// The worker's public key.
+    pub pubkey: WorkerKey,
+    /// Its key for encrypted messages.
+    pub ecdh_pubkey: [u8; 32],
+    /// Hash of the relay block that the worker was initialised with.
+    pub genesis_block_hash: Hash,
+    /// Feature numbers, such as cores.
+    pub features: Vec<u32>,
+    /// The account that may add the worker to its pool.
+    pub operator: Option<AccountId>,
+    /// The parachain's id.
+    pub para_id: u32,
+    /// The newest consensus version that the worker speaks.
+    pub max_consensus_version: u32,
+}
+
+/// Who vouched for a worker's enclave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum AttestationProvider {
+    /// The chain's root key.
+    #[codec(index = 0)]
+    Root,
+    /// Intel's attestation service (retired).
+    #[codec(index = 1)]
+    Ias,
+    /// DCAP quotes.
+    #[codec(index = 2)]
+    Dcap,
+}
+
+/// A signed endpoint of a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WorkerEndpointPayload {
+    /// The worker's public key.
+    pub pubkey: WorkerKey,
+    /// Its endpoints.
+    pub versioned_endpoints: VersionedWorkerEndpoints,
+    /// When it signed, in ms since the Unix epoch.
+    pub signing_time: u64,
+}
+
+/// Endpoints by version of the format.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum VersionedWorkerEndpoints {
+    /// A list of URLs.
+    #[codec(index = 0)]
+    V1(Vec<String>),
+}
+
+/// Encodes a SCALE `Vec` from items that are encoded already.
+pub fn encode_vec_from_parts<'a>(count: u32, parts: impl IntoIterator<Item = &'a [u8]>, into: &mut Vec<u8>) {
+    Compact(count).encode_to(into);
+    for part in parts {
+        into.extend_from_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_vec_of_parts_is_the_vec() {
+        let items = vec![vec![1u8, 2], vec![], vec![3]];
+        let parts: Vec<_> = items.iter().map(Encode::encode).collect();
+        let mut out = Vec::new();
+        encode_vec_from_parts(3, parts.iter().map(Vec::as_slice), &mut out);
+        assert_eq!(out, items.encode());
+    }
+
+    #[test]
+    fn origins_have_their_indexes() {
+        assert_eq!(MessageOrigin::Worker(WorkerKey([7; 32])).encode()[0], 2);
+        assert_eq!(MessageOrigin::Gatekeeper.encode(), [5]);
+        assert_eq!(MessageOrigin::Reserved.encode(), [255]);
+    }
+
+    #[test]
+    fn a_scheduled_change_is_found() {
+        let change = ScheduledChange { next_authorities: vec![([9; 32], 1)], delay: 0 };
+        let mut log = vec![1];
+        change.encode_to(&mut log);
+        let header = Header {
+            parent_hash: Hash::default(),
+            number: 5,
+            state_root: Hash::default(),
+            extrinsics_root: Hash::default(),
+            digest: vec![
+                DigestItem::Seal(*b"BABE", vec![0; 64]),
+                DigestItem::Consensus(GRANDPA_ENGINE_ID, log),
+            ],
+        };
+        assert_eq!(header.scheduled_change(), Some(change));
+        assert_eq!(Header::decode(&mut &*header.encode()).unwrap(), header);
+    }
+}

@@ -1,0 +1,1 @@
+//! One worker: observe, decide, act.
