@@ -1,0 +1,283 @@
+//! JSON shapes of Substrate's RPC.
+
+use std::{fmt, io};
+
+use codec::{Compact, Encode};
+use prb_core::primitives::Hash;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Bytes as `0x` and hexadecimal digits; a missing `0x` is taken as well.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct HexBytes(pub Vec<u8>);
+
+impl fmt::Debug for HexBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HexBytes({} bytes)", self.0.len())
+    }
+}
+
+impl<'de> Deserialize<'de> for HexBytes {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = HexBytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("hexadecimal bytes")
+            }
+
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<HexBytes, E> {
+                hex::decode(s.strip_prefix("0x").unwrap_or(s)).map(HexBytes).map_err(E::custom)
+            }
+        }
+        d.deserialize_str(Visitor)
+    }
+}
+
+impl Serialize for HexBytes {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&format!("0x{}", hex::encode(&self.0)))
+    }
+}
+
+/// A header as `chain_getHeader` gives it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Header {
+    parent_hash: Hash,
+    number: HexNumber,
+    state_root: Hash,
+    extrinsics_root: Hash,
+    digest: Digest,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Digest {
+    logs: Vec<HexBytes>,
+}
+
+impl Header {
+    /// The block's number.
+    pub fn number(&self) -> u32 {
+        self.number.0
+    }
+
+    /// The SCALE encoding that the block's hash is taken of.
+    pub fn encode(&self) -> Vec<u8> {
+        let logs = &self.digest.logs;
+        let mut out = Vec::with_capacity(112 + logs.iter().map(|log| log.0.len()).sum::<usize>());
+        out.extend(self.parent_hash.0);
+        Compact(self.number.0).encode_to(&mut out);
+        out.extend(self.state_root.0);
+        out.extend(self.extrinsics_root.0);
+        // Each log is the SCALE encoding of its digest item already. A chain's header holds a handful.
+        Compact(u32::try_from(logs.len()).unwrap_or(u32::MAX)).encode_to(&mut out);
+        logs.iter().for_each(|log| out.extend(&log.0));
+        out
+    }
+}
+
+/// A block number, hexadecimal in a string (or a plain number, as some nodes write it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HexNumber(pub u32);
+
+impl<'de> Deserialize<'de> for HexNumber {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = HexNumber;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a block number")
+            }
+
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<HexNumber, E> {
+                u32::try_from(n).map(HexNumber).map_err(E::custom)
+            }
+
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<HexNumber, E> {
+                let digits = s.strip_prefix("0x").ok_or_else(|| E::custom("no 0x before a number"))?;
+                u32::from_str_radix(digits, 16).map(HexNumber).map_err(E::custom)
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+/// A block as `chain_getBlock` gives it, without its extrinsics.
+#[derive(Clone, Debug, Deserialize)]
+pub struct SignedBlock {
+    /// The block.
+    pub block: Block,
+    /// Justifications by engine.
+    pub justifications: Option<Vec<(EngineId, Justification)>>,
+}
+
+/// The part of a block that is read here.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Block {
+    /// Its header.
+    pub header: Header,
+}
+
+/// Four bytes of a consensus engine, written as numbers.
+pub type EngineId = [u8; 4];
+
+/// A justification's bytes: an array of numbers, or hexadecimal.
+#[derive(Clone, Debug)]
+pub struct Justification(pub Vec<u8>);
+
+impl<'de> Deserialize<'de> for Justification {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Justification;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes, as numbers or hexadecimal")
+            }
+
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<Justification, E> {
+                hex::decode(s.strip_prefix("0x").unwrap_or(s)).map(Justification).map_err(E::custom)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Justification, A::Error> {
+                let mut bytes = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(1 << 16));
+                while let Some(byte) = seq.next_element()? {
+                    bytes.push(byte);
+                }
+                Ok(Justification(bytes))
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+/// What `state_getReadProof` answers.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ReadProof {
+    /// Trie nodes.
+    pub proof: Vec<HexBytes>,
+}
+
+impl ReadProof {
+    /// The trie nodes.
+    pub fn into_nodes(self) -> Vec<Vec<u8>> {
+        self.proof.into_iter().map(|node| node.0).collect()
+    }
+}
+
+type Changes = Vec<(HexBytes, Option<HexBytes>)>;
+
+/// One block's changes, as `pha_getStorageChanges` gives them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageChanges {
+    main_storage_changes: Changes,
+    child_storage_changes: Vec<(HexBytes, Changes)>,
+}
+
+impl StorageChanges {
+    /// Key and value of each main trie change, in the node's order.
+    pub fn into_main(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+        self.main_storage_changes.into_iter().map(|(key, value)| (key.0, value.map(|v| v.0)))
+    }
+
+    /// The SCALE encoding that workers take.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.size_hint());
+        encode_changes(&self.main_storage_changes, &mut out);
+        Compact(len_u32(self.child_storage_changes.len())).encode_to(&mut out);
+        for (child, changes) in &self.child_storage_changes {
+            child.0.encode_to(&mut out);
+            encode_changes(changes, &mut out);
+        }
+        out
+    }
+
+    fn size_hint(&self) -> usize {
+        let of = |changes: &[(HexBytes, Option<HexBytes>)]| {
+            changes.iter().map(|(k, v)| k.0.len() + 9 + v.as_ref().map_or(0, |v| v.0.len())).sum::<usize>()
+        };
+        let child: usize = self.child_storage_changes.iter().map(|(k, c)| k.0.len() + 8 + of(c)).sum();
+        16 + of(&self.main_storage_changes) + child
+    }
+}
+
+fn encode_changes(changes: &[(HexBytes, Option<HexBytes>)], out: &mut Vec<u8>) {
+    Compact(len_u32(changes.len())).encode_to(out);
+    for (key, value) in changes {
+        key.0.encode_to(out);
+        match value {
+            None => out.push(0),
+            Some(value) => {
+                out.push(1);
+                value.0.encode_to(out);
+            }
+        }
+    }
+}
+
+// Answers are limited to far less than `u32::MAX` bytes.
+fn len_u32(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// Reads an answer.
+///
+/// # Errors
+/// Where the JSON has another shape.
+pub fn parse<T: de::DeserializeOwned>(json: &str) -> Result<T, io::Error> {
+    serde_json::from_str(json).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use codec::Decode;
+    use prb_core::wire;
+
+    use super::*;
+
+    #[test]
+    fn a_header_in_json_is_the_header_in_scale() {
+        let header = wire::Header {
+            parent_hash: Hash([1; 32]),
+            number: 70_000,
+            state_root: Hash([2; 32]),
+            extrinsics_root: Hash([3; 32]),
+            digest: vec![
+                wire::DigestItem::PreRuntime(*b"BABE", vec![1, 2]),
+                wire::DigestItem::Seal(*b"BABE", vec![9; 64]),
+            ],
+        };
+        let logs: Vec<_> = header.digest.iter().map(|d| format!("0x{}", hex::encode(d.encode()))).collect();
+        let json = serde_json::json!({
+            "parentHash": header.parent_hash, "number": "0x11170", "stateRoot": header.state_root,
+            "extrinsicsRoot": header.extrinsics_root, "digest": {"logs": logs},
+        });
+        let read: Header = parse(&json.to_string()).unwrap();
+        assert_eq!(read.number(), 70_000);
+        assert_eq!(Hash::of(&read.encode()), header.hash());
+    }
+
+    #[test]
+    fn storage_changes_in_json_are_those_in_scale() {
+        let json = r#"{"mainStorageChanges":[["0x01","0x0203"],["0x04",null],["0x05","0x"]],
+            "childStorageChanges":[["0x06",[["0x07",null]]]]}"#;
+        let read: StorageChanges = parse(json).unwrap();
+        let expected = wire::StorageChanges {
+            main: vec![(vec![1], Some(vec![2, 3])), (vec![4], None), (vec![5], Some(vec![]))],
+            child: vec![(vec![6], vec![(vec![7], None)])],
+        };
+        assert_eq!(wire::StorageChanges::decode(&mut &*read.encode()).unwrap(), expected);
+    }
+
+    #[test]
+    fn justifications_are_read_from_numbers_and_from_hex() {
+        for bytes in ["[1,2,255]", r#""0x0102ff""#] {
+            assert_eq!(parse::<Justification>(bytes).unwrap().0, [1, 2, 255]);
+        }
+        assert!(parse::<Justification>("[256]").is_err());
+    }
+}
