@@ -398,6 +398,15 @@ pub enum Effect {
     Present,
 }
 
+/// What [`ChainSubmitter::effects`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effects {
+    /// The finalised parachain block whose state was asked.
+    pub block: ParaNumber,
+    /// One answer a call, in the calls' order.
+    pub calls: Vec<Effect>,
+}
+
 /// Sends batches and decides their fate.
 #[async_trait]
 pub trait ChainSubmitter: Send + Sync + fmt::Debug {
@@ -425,5 +434,5 @@ pub trait ChainSubmitter: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`SubmitError::Unavailable`].
-    async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Vec<Effect>, SubmitError>;
+    async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError>;
 }
