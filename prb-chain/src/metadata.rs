@@ -1,0 +1,241 @@
+//! Names to indexes, types and keys: what one version of the chain's runtime calls its parts.
+//!
+//! A runtime upgrade moves indexes and may change layouts, but keeps names. So nothing here is compiled in:
+//! calls, events, errors and storage values are looked up by name and read field by field, and what does
+//! not fit is an [`Error`], never a wrong value.
+//!
+//! The code in a block's *state* runs its children: the events of block N speak the runtime of the state of
+//! N's parent.
+
+use std::sync::Arc;
+
+use codec::DecodeAll;
+use prb_core::primitives::Hash;
+use scale_decode::{DecodeAsType, visitor::IgnoreVisitor};
+use sp_crypto_hashing::{blake2_128, twox_64, twox_128};
+use subxt::{
+    SubstrateConfig,
+    client::{OfflineClient, OfflineClientAtBlock},
+    config::substrate::SpecVersionForRange,
+    ext::frame_decode::storage::StorageHasher,
+    metadata::{ArcMetadata, Metadata},
+};
+
+mod cache;
+mod call;
+mod outcome;
+
+pub use cache::Runtimes;
+pub use outcome::{ExtrinsicOutcome, OutcomeError};
+
+/// Largest metadata taken, in bytes; a parachain's has about one million.
+pub const MAX_METADATA_BYTES: usize = 32 * 1024 * 1024;
+
+/// Why the chain's metadata does not serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It cannot be read.
+    #[error("the chain's metadata is not readable: {reason}")]
+    Unreadable {
+        /// Why not.
+        reason: String,
+    },
+    /// It has no such part.
+    #[error("the chain's runtime has no {name}")]
+    Missing {
+        /// `Pallet::Item` or `Pallet::call`.
+        name: String,
+    },
+    /// The part has another shape than it must have.
+    #[error("{name} of the chain's runtime has another layout: {reason}")]
+    Layout {
+        /// `Pallet::Item` or `Pallet::call`.
+        name: String,
+        /// What does not fit.
+        reason: String,
+    },
+}
+
+impl Error {
+    fn layout(name: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Layout { name: name.into(), reason: reason.to_string() }
+    }
+}
+
+/// One version of the chain's runtime.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    client: OfflineClientAtBlock<SubstrateConfig>,
+}
+
+impl Runtime {
+    /// The runtime that a node describes with `metadata`, in any of the forms that nodes answer.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub fn new(
+        genesis: Hash,
+        spec_version: u32,
+        transaction_version: u32,
+        metadata: &[u8],
+    ) -> Result<Self, Error> {
+        let unreadable = |reason: String| Error::Unreadable { reason };
+        if metadata.len() > MAX_METADATA_BYTES {
+            return Err(unreadable(format!("it has {} bytes", metadata.len())));
+        }
+        let metadata = Metadata::decode_from(metadata).map_err(|e| unreadable(e.to_string()))?;
+        let config = SubstrateConfig::builder()
+            .set_genesis_hash(genesis.0.into())
+            .set_metadata_for_spec_versions([(spec_version, Arc::new(metadata))])
+            .set_spec_version_for_block_ranges([SpecVersionForRange {
+                block_range: 0..u64::MAX,
+                spec_version,
+                transaction_version,
+            }])
+            .build();
+        let client = OfflineClient::new_with_config(config)
+            .at_block(0_u64)
+            .map_err(|e| unreadable(e.to_string()))?;
+        Ok(Self { client })
+    }
+
+    /// The runtime's `spec_version`.
+    pub fn spec_version(&self) -> u32 {
+        self.client.spec_version()
+    }
+
+    pub(crate) const fn client(&self) -> &OfflineClientAtBlock<SubstrateConfig> {
+        &self.client
+    }
+
+    fn metadata(&self) -> ArcMetadata {
+        self.client.metadata()
+    }
+
+    /// Looks up a storage item of none or one key.
+    ///
+    /// # Errors
+    /// [`Error::Missing`]; [`Error::Layout`] where it has several keys or hides them.
+    pub fn item(&self, pallet: &str, entry: &str) -> Result<Item, Error> {
+        let name = || format!("{pallet}::{entry}");
+        let metadata = self.metadata();
+        let storage = metadata.pallet_by_name(pallet).and_then(|p| p.storage());
+        let Some((storage, item)) = storage.and_then(|s| Some((s, s.entry_by_name(entry)?))) else {
+            return Err(Error::Missing { name: name() });
+        };
+        let hashers: Vec<_> = item.keys().map(|key| key.hasher).collect();
+        let hasher = match hashers.as_slice() {
+            [] => None,
+            [one] if one.ends_with_key() => Some(*one),
+            _ => return Err(Error::layout(name(), format!("its keys are {hashers:?}"))),
+        };
+        let mut prefix = [0; 32];
+        prefix[..16].copy_from_slice(&twox_128(storage.prefix().as_bytes()));
+        prefix[16..].copy_from_slice(&twox_128(entry.as_bytes()));
+        let value = item.value_ty();
+        Ok(Item { name: name(), prefix, hasher, value, default: item.default_value().map(Into::into), metadata })
+    }
+
+    /// Reads a pallet's constant.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Layout`].
+    pub fn constant<T: DecodeAsType>(&self, pallet: &str, constant: &str) -> Result<T, Error> {
+        let name = format!("{pallet}::{constant}");
+        let metadata = self.metadata();
+        let found = metadata.pallet_by_name(pallet).and_then(|p| p.constant_by_name(constant));
+        let Some(found) = found else { return Err(Error::Missing { name }) };
+        decode(&name, found.value(), found.ty(), &metadata)
+    }
+}
+
+/// A storage item: its keys, and how its values are read.
+#[derive(Clone, Debug)]
+pub struct Item {
+    name: String,
+    prefix: [u8; 32],
+    hasher: Option<StorageHasher>,
+    value: u32,
+    default: Option<Vec<u8>>,
+    metadata: ArcMetadata,
+}
+
+impl Item {
+    /// `Pallet::Item`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What all its keys start with.
+    pub const fn prefix(&self) -> &[u8; 32] {
+        &self.prefix
+    }
+
+    /// The storage key for an encoded map key (empty for a plain value).
+    pub fn key(&self, encoded: &[u8]) -> Vec<u8> {
+        let mut key = self.prefix.to_vec();
+        match self.hasher {
+            Some(StorageHasher::Twox64Concat) => key.extend(twox_64(encoded)),
+            Some(StorageHasher::Blake2_128Concat) => key.extend(blake2_128(encoded)),
+            _ => {}
+        }
+        key.extend_from_slice(encoded);
+        key
+    }
+
+    /// The encoded map key within a storage key of this item, `None` for keys of others.
+    pub fn map_key<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        let rest = key.strip_prefix(&self.prefix)?;
+        rest.get(self.hasher?.len_excluding_key()..)
+    }
+
+    /// Reads a value; `None` stands for the item's default, which may be none.
+    ///
+    /// # Errors
+    /// [`Error::Layout`].
+    pub fn read<T: DecodeAsType>(&self, value: Option<&[u8]>) -> Result<Option<T>, Error> {
+        value.or(self.default.as_deref()).map(|v| decode(&self.name, v, self.value, &self.metadata)).transpose()
+    }
+
+    /// Checks that a static type reads the item's values as the runtime does, then reads one.
+    ///
+    /// # Errors
+    /// [`Error::Layout`].
+    pub fn read_static<T: DecodeAll>(&self, value: Option<&[u8]>) -> Result<Option<T>, Error> {
+        let Some(bytes) = value.or(self.default.as_deref()) else { return Ok(None) };
+        fits(&self.name, bytes, [self.value], &self.metadata)?;
+        T::decode_all(&mut &*bytes).map(Some).map_err(|e| Error::layout(&*self.name, e))
+    }
+}
+
+/// Reads `bytes` as the type `ty`; all of them must be used.
+fn decode<T: DecodeAsType>(name: &str, bytes: &[u8], ty: u32, metadata: &Metadata) -> Result<T, Error> {
+    let input = &mut &*bytes;
+    let value = T::decode_as_type(input, ty, metadata.types()).map_err(|e| Error::layout(name, e))?;
+    no_rest(name, input)?;
+    Ok(value)
+}
+
+/// Checks that `bytes` are values of `types`, one after the other, and nothing else.
+fn fits(
+    name: &str,
+    bytes: &[u8],
+    types: impl IntoIterator<Item = u32>,
+    metadata: &Metadata,
+) -> Result<(), Error> {
+    let input = &mut &*bytes;
+    for ty in types {
+        let ignore = IgnoreVisitor::new();
+        scale_decode::visitor::decode_with_visitor(input, ty, metadata.types(), ignore)
+            .map_err(|e| Error::layout(name, e))?;
+    }
+    no_rest(name, input)
+}
+
+fn no_rest(name: &str, rest: &[u8]) -> Result<(), Error> {
+    match rest.len() {
+        0 => Ok(()),
+        n => Err(Error::layout(name, format!("{n} bytes are left over"))),
+    }
+}

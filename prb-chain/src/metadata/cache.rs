@@ -1,0 +1,99 @@
+//! Runtimes by version, fetched once each.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use codec::{Decode, Encode};
+use prb_core::primitives::Hash;
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use super::{Error, Runtime};
+use crate::rpc::{self, Node, json::HexBytes};
+
+/// Runtimes kept: the one of now, the one before, and some for reading old blocks.
+const MAX_RUNTIMES: usize = 4;
+/// The newest metadata version asked for.
+const METADATA_VERSION: u32 = 15;
+
+/// Why a runtime is not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error(transparent)]
+    Rpc(#[from] rpc::Error),
+    #[error(transparent)]
+    Metadata(#[from] Error),
+}
+
+/// The runtimes of one chain, by `spec_version`.
+#[derive(Debug, Default)]
+pub struct Runtimes {
+    genesis: OnceCell<Hash>,
+    known: Mutex<Vec<Arc<Runtime>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    spec_version: u32,
+    transaction_version: u32,
+}
+
+impl Runtimes {
+    /// The chain's genesis hash.
+    pub(crate) async fn genesis(&self, node: &Node) -> Result<Hash, rpc::Error> {
+        self.genesis.get_or_try_init(|| node.request("chain_getBlockHash", [0_u32])).await.copied()
+    }
+
+    /// The runtime in the state of a block (of the best block without one): it runs the block's children.
+    pub(crate) async fn at(&self, node: &Node, block: Option<Hash>) -> Result<Arc<Runtime>, FetchError> {
+        let version: Version = match block {
+            Some(hash) => node.request("state_getRuntimeVersion", [hash]).await?,
+            None => node.request("state_getRuntimeVersion", rpc::NO_PARAMS).await?,
+        };
+        if let Some(known) = self.known(version.spec_version) {
+            return Ok(known);
+        }
+        let genesis = self.genesis(node).await?;
+        let metadata = fetch(node, block).await?;
+        let runtime =
+            Runtime::new(genesis, version.spec_version, version.transaction_version, &metadata)?;
+        tracing::info!(spec_version = version.spec_version, "read the metadata of a runtime");
+        let runtime = Arc::new(runtime);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_RUNTIMES {
+            known.remove(0);
+        }
+        known.push(Arc::clone(&runtime));
+        Ok(runtime)
+    }
+
+    fn known(&self, spec_version: u32) -> Option<Arc<Runtime>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|runtime| runtime.spec_version() == spec_version).cloned()
+    }
+}
+
+/// Asks for metadata of a version that is sure to be understood, and takes the node's choice otherwise.
+async fn fetch(node: &Node, block: Option<Hash>) -> Result<Vec<u8>, rpc::Error> {
+    let version = HexBytes(METADATA_VERSION.encode());
+    let method = "Metadata_metadata_at_version";
+    let answer = match block {
+        Some(hash) => node.request::<HexBytes>("state_call", (method, version, hash)).await,
+        None => node.request::<HexBytes>("state_call", (method, version)).await,
+    };
+    match answer {
+        Ok(bytes) => {
+            if let Ok(Some(metadata)) = Option::<Vec<u8>>::decode(&mut &*bytes.0) {
+                return Ok(metadata);
+            }
+        }
+        Err(e) if e.is_retryable() => return Err(e),
+        // An old runtime has no such method.
+        Err(_) => {}
+    }
+    let metadata: HexBytes = match block {
+        Some(hash) => node.request("state_getMetadata", [hash]).await?,
+        None => node.request("state_getMetadata", rpc::NO_PARAMS).await?,
+    };
+    Ok(metadata.0)
+}

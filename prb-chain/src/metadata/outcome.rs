@@ -1,0 +1,131 @@
+//! What became of a batch, from the events of its transaction.
+
+use prb_core::chain::DispatchError;
+use scale_value::{At, Composite, Value, ValueDef};
+use subxt::{SubstrateConfig, events::Phase};
+
+use super::Runtime;
+
+/// What the events say of one transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExtrinsicOutcome {
+    /// The batch ran; one result a call.
+    Ran(Vec<Result<(), DispatchError>>),
+    /// The transaction or the proxied call failed as a whole: no call had an effect.
+    Failed(DispatchError),
+}
+
+/// Why the events do not tell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutcomeError {
+    /// They cannot be read with this runtime's metadata.
+    #[error("the block's events are not readable: {reason}")]
+    Unreadable {
+        /// Why not.
+        reason: String,
+    },
+    /// They are not those of a batch of so many calls.
+    #[error("the transaction's events tell of {found} calls, not of {expected}")]
+    Count {
+        /// Results found.
+        found: usize,
+        /// Calls in the batch.
+        expected: usize,
+    },
+}
+
+impl Runtime {
+    /// Reads what became of the transaction at `index` in a block from the block's `System::Events`, which
+    /// this runtime must have written.
+    ///
+    /// # Errors
+    /// See [`OutcomeError`].
+    pub fn batch_outcome(
+        &self,
+        events: Vec<u8>,
+        index: u32,
+        calls: usize,
+    ) -> Result<ExtrinsicOutcome, OutcomeError> {
+        let unreadable = |e: subxt::error::EventsError| OutcomeError::Unreadable { reason: e.to_string() };
+        let events = self.client().events().from_bytes(events);
+        let mut results = Vec::with_capacity(calls);
+        let mut failed = None;
+        let mut ended = false;
+        for event in events.iter() {
+            let event = event.map_err(unreadable)?;
+            if event.phase() != Phase::ApplyExtrinsic(index) {
+                continue;
+            }
+            let fields = || fields(&event).map_err(unreadable);
+            match (event.pallet_name(), event.event_name()) {
+                ("Utility", "ItemCompleted") => results.push(Ok(())),
+                ("Utility", "ItemFailed") => results.push(Err(self.error_at(fields()?.at("error")))),
+                ("Proxy", "ProxyExecuted") => {
+                    let fields = fields()?;
+                    if let Some(error) = err_of(fields.at("result")) {
+                        failed = Some(self.error_at(Some(error)));
+                    }
+                }
+                ("System", "ExtrinsicFailed") => {
+                    ended = true;
+                    failed = Some(self.error_at(fields()?.at("dispatch_error")));
+                }
+                ("System", "ExtrinsicSuccess") => ended = true,
+                _ => {}
+            }
+        }
+        match failed {
+            Some(error) => Ok(ExtrinsicOutcome::Failed(error)),
+            None if ended && results.len() == calls => Ok(ExtrinsicOutcome::Ran(results)),
+            None => Err(OutcomeError::Count { found: results.len(), expected: calls }),
+        }
+    }
+
+    fn error_at(&self, error: Option<&Value<()>>) -> DispatchError {
+        let name = error.and_then(|e| self.error_name(e)).unwrap_or_else(|| "Unknown".into());
+        DispatchError { name }
+    }
+
+    /// `Pallet::Error` of a `DispatchError::Module`, the variants' names of any other.
+    fn error_name(&self, error: &Value<()>) -> Option<String> {
+        let ValueDef::Variant(variant) = &error.value else { return None };
+        if variant.name != "Module" {
+            return Some(match variant.values.at(0).and_then(variant_name) {
+                Some(inner) => format!("{}::{inner}", variant.name),
+                None => variant.name.clone(),
+            });
+        }
+        let module = variant.values.at(0)?;
+        let pallet = u8::try_from(module.at("index").or_else(|| module.at(0))?.as_u128()?).ok()?;
+        let error = module.at("error").or_else(|| module.at(1))?;
+        // Four bytes, of which the first is the error's index; one byte in old runtimes.
+        let error = u8::try_from(error.as_u128().or_else(|| error.at(0)?.as_u128())?).ok()?;
+        let metadata = self.metadata();
+        let named = metadata.pallet_by_error_index(pallet).and_then(|p| {
+            Some(format!("{}::{}", p.name(), p.error_variant_by_index(error)?.name))
+        });
+        Some(named.unwrap_or_else(|| format!("Module({pallet})::Error({error})")))
+    }
+}
+
+fn fields(
+    event: &subxt::events::Event<'_, SubstrateConfig>,
+) -> Result<Composite<()>, subxt::error::EventsError> {
+    event.decode_fields_unchecked_as::<Composite<()>>()
+}
+
+fn variant_name(value: &Value<()>) -> Option<&str> {
+    match &value.value {
+        ValueDef::Variant(variant) => Some(&variant.name),
+        _ => None,
+    }
+}
+
+/// What is in a `Result`'s `Err`.
+fn err_of(result: Option<&Value<()>>) -> Option<&Value<()>> {
+    match &result?.value {
+        ValueDef::Variant(variant) if variant.name == "Err" => variant.values.at(0),
+        _ => None,
+    }
+}
