@@ -1,1 +1,47 @@
-//! Under construction.
+//! A relay chain and a parachain in one process, for demonstrations and tests.
+//!
+//! The chains are real where a bridge looks: FRAME runtimes executed natively, tries and state
+//! roots, GRANDPA justifications and set changes, `Paras::Heads` with proofs, transactions by
+//! tags, and the JSON-RPC that real clients use, over WebSocket and HTTP on one port. Everything
+//! runs on 127.0.0.1 and in memory: all states are kept until the process ends.
+//!
+//! ```text
+//!          tick n                         tick n+1
+//! relay    block n ──► n-1 final          block n+1 (includes the head) ──► n final
+//!             │ relay parent                 ▲
+//! para        └──► block n/2 (n even) ───────┘        final with the relay block that has it
+//! ```
+//!
+//! - [`Devnet`] builds and drives the two chains; [`Devnet::tick`] makes tests deterministic.
+//! - [`Node`] reads a chain without RPC, stops and starts its RPC, counts calls.
+//! - [`Faults`] makes a node's RPC lie, refuse, hang or forget.
+//!
+//! The same [`Config`] gives the same chain, byte for byte, until somebody sends a transaction.
+//!
+//! ```
+//! # fn main() -> Result<(), prb_devnet::Error> {
+//! use prb_devnet::{Config, Devnet};
+//!
+//! let devnet = Devnet::build(Config { history: 5, ..Config::default() })?;
+//! assert_eq!(devnet.relay().best_number(), 5);
+//! assert_eq!(devnet.relay().finalized_number(), 4);
+//! assert_eq!(devnet.para().best_number(), 2);
+//! # Ok(())
+//! # }
+//! ```
+
+mod accounts;
+mod config;
+mod devnet;
+mod error;
+pub mod node;
+mod rpc;
+
+pub use self::{
+    accounts::Pool,
+    config::{Config, DEFAULT_EPOCH_MS, Epoch},
+    devnet::{Devnet, TickReport},
+    error::Error,
+    node::{Faults, Node, TransactionFault},
+};
+pub use prb_devnet_runtime as runtime;

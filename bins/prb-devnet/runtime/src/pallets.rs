@@ -1,0 +1,11 @@
+//! The pallets, named and shaped as on the real chains where a bridge meets them.
+
+pub mod computation;
+pub mod grandpa;
+pub mod load;
+pub mod mq;
+pub mod parachain_info;
+pub mod parachain_system;
+pub mod paras;
+pub mod registry;
+pub mod stake_pool;

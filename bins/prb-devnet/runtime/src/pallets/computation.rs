@@ -1,0 +1,443 @@
+//! `PhalaComputation`: sessions, heartbeats and stakes of computing workers.
+
+pub use pallet::*;
+
+/// The pallet.
+#[frame_support::pallet]
+pub mod pallet {
+    use codec::Decode;
+    use frame_support::pallet_prelude::*;
+    use frame_system::pallet_prelude::*;
+    use sp_core::U256;
+    use sp_runtime::traits::Zero;
+
+    use crate::{
+        pallets::{mq, registry},
+        types::{
+            AccountId, Benchmark, HeartbeatChallenge, Message, MessageOrigin, SessionInfo, SessionStats,
+            SystemEvent, WORKING_REPORT_TOPIC, WorkerEvent, WorkerPublicKey, WorkerState, WorkingReportEvent,
+        },
+    };
+
+    /// One PHA in its smallest unit.
+    const PHA: u128 = 1_000_000_000_000;
+    /// Fractional bits of V.
+    const V_FRACTION_BITS: u32 = 64;
+    /// Least benchmark score of a computing worker.
+    const MIN_SCORE: u32 = 50;
+
+    /// Configuration.
+    #[pallet::config]
+    pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> + registry::Config {}
+
+    /// The pallet's type.
+    #[pallet::pallet]
+    #[pallet::without_storage_info]
+    pub struct Pallet<T>(_);
+
+    /// How sessions are kept alive and how much they take.
+    #[derive(
+        Encode,
+        Decode,
+        DecodeWithMemTracking,
+        TypeInfo,
+        Clone,
+        Copy,
+        PartialEq,
+        Eq,
+        Debug,
+        serde::Serialize,
+        serde::Deserialize,
+    )]
+    pub struct Parameters {
+        /// Mean blocks between two challenges of one worker; 1 challenges everybody always.
+        pub heartbeat_interval: u32,
+        /// Blocks that a challenged worker has to answer in.
+        pub heartbeat_window: u32,
+        /// Least stake.
+        pub min_stake: u128,
+        /// Most stake.
+        pub max_stake: u128,
+    }
+
+    impl Default for Parameters {
+        fn default() -> Self {
+            Self { heartbeat_interval: 20, heartbeat_window: 10, min_stake: PHA, max_stake: 1_000_000 * PHA }
+        }
+    }
+
+    /// How sessions are kept alive and how much they take.
+    #[pallet::storage]
+    pub type Settings<T> = StorageValue<_, Parameters, ValueQuery>;
+
+    /// Each worker's session.
+    #[pallet::storage]
+    pub type WorkerBindings<T> = StorageMap<_, Twox64Concat, WorkerPublicKey, AccountId>;
+
+    /// Each session's worker.
+    #[pallet::storage]
+    pub type SessionBindings<T> = StorageMap<_, Twox64Concat, AccountId, WorkerPublicKey>;
+
+    /// The sessions.
+    #[pallet::storage]
+    pub type Sessions<T> = StorageMap<_, Twox64Concat, AccountId, SessionInfo>;
+
+    /// The computing sessions' stakes.
+    #[pallet::storage]
+    pub type Stakes<T> = StorageMap<_, Twox64Concat, AccountId, u128>;
+
+    /// Seconds between a session's end and the return of its stake.
+    #[pallet::storage]
+    pub type CoolDownPeriod<T> = StorageValue<_, u64, ValueQuery>;
+
+    /// Number of the next session to start.
+    #[pallet::storage]
+    pub type NextSessionId<T> = StorageValue<_, u32, ValueQuery>;
+
+    /// Computing sessions' numbers.
+    #[pallet::storage]
+    pub type SessionIds<T> = StorageMap<_, Twox64Concat, AccountId, u32>;
+
+    /// The oldest challenge that each computing session has not answered.
+    #[pallet::storage]
+    pub type Unanswered<T: Config> = StorageMap<_, Twox64Concat, AccountId, BlockNumberFor<T>>;
+
+    /// Computing sessions.
+    #[pallet::storage]
+    pub type OnlineWorkers<T> = StorageValue<_, u32, ValueQuery>;
+
+    /// Genesis.
+    #[pallet::genesis_config]
+    #[derive(frame_support::DefaultNoBound)]
+    pub struct GenesisConfig<T: Config> {
+        /// How sessions are kept alive and how much they take.
+        pub parameters: Parameters,
+        /// Seconds between a session's end and the return of its stake.
+        pub cool_down_period: u64,
+        #[doc(hidden)]
+        #[serde(skip)]
+        pub _marker: PhantomData<T>,
+    }
+
+    #[pallet::genesis_build]
+    impl<T: Config> BuildGenesisConfig for GenesisConfig<T> {
+        fn build(&self) {
+            Settings::<T>::put(self.parameters);
+            CoolDownPeriod::<T>::put(self.cool_down_period);
+        }
+    }
+
+    /// Events.
+    #[pallet::event]
+    #[pallet::generate_deposit(pub(super) fn deposit_event)]
+    pub enum Event<T: Config> {
+        /// A worker got a session.
+        SessionBound {
+            /// The session.
+            session: AccountId,
+            /// The worker.
+            worker: WorkerPublicKey,
+        },
+        /// A worker lost its session.
+        SessionUnbound {
+            /// The session.
+            session: AccountId,
+            /// The worker.
+            worker: WorkerPublicKey,
+        },
+        /// A session computes.
+        WorkerStarted {
+            /// The session.
+            session: AccountId,
+            /// Initial V, U64F64 bits.
+            init_v: u128,
+            /// Initial performance.
+            init_p: u32,
+        },
+        /// A session stopped and cools down.
+        WorkerStopped {
+            /// The session.
+            session: AccountId,
+        },
+        /// A session's stake was returned.
+        WorkerReclaimed {
+            /// The session.
+            session: AccountId,
+            /// The stake.
+            original_stake: u128,
+            /// The part lost.
+            slashed: u128,
+        },
+        /// A session went without heartbeats.
+        WorkerEnterUnresponsive {
+            /// The session.
+            session: AccountId,
+        },
+        /// A session answers again.
+        WorkerExitUnresponsive {
+            /// The session.
+            session: AccountId,
+        },
+        /// A heartbeat was settled.
+        SessionSettled {
+            /// The session.
+            session: AccountId,
+            /// V, U64F64 bits.
+            v_bits: u128,
+            /// Performance.
+            p_instant: u32,
+        },
+    }
+
+    /// Errors.
+    #[pallet::error]
+    pub enum Error<T> {
+        /// The worker has no score.
+        BenchmarkMissing,
+        /// The score is too low.
+        BenchmarkTooLow,
+        /// The worker has another session.
+        DuplicateBoundSession,
+        /// No such session.
+        SessionNotFound,
+        /// The session is not ready to start.
+        WorkerNotReady,
+        /// The session does not compute.
+        WorkerAlreadyStopped,
+        /// The session has to be ready.
+        WorkerIsNotReady,
+        /// The stake is below the least.
+        InsufficientStake,
+        /// The stake is above the most.
+        TooMuchStake,
+        /// The session is not cooling down.
+        WorkerIsNotCoolingDown,
+        /// The cool-down is not over.
+        StillInCoolDown,
+        /// A restart has to raise the stake.
+        CannotRestartWithLessStake,
+    }
+
+    #[pallet::hooks]
+    impl<T: Config> Hooks<BlockNumberFor<T>> for Pallet<T> {
+        fn on_finalize(number: BlockNumberFor<T>) {
+            Self::challenge(number);
+        }
+    }
+
+    impl<T: Config> Pallet<T> {
+        /// Gives a worker its session.
+        ///
+        /// # Errors
+        /// [`Error::BenchmarkMissing`], [`Error::DuplicateBoundSession`].
+        pub fn bind(session: &AccountId, worker: WorkerPublicKey) -> DispatchResult {
+            ensure!(!WorkerBindings::<T>::contains_key(worker), Error::<T>::DuplicateBoundSession);
+            let score = registry::Workers::<T>::get(worker).and_then(|info| info.initial_score);
+            ensure!(score.is_some(), Error::<T>::BenchmarkMissing);
+            WorkerBindings::<T>::insert(worker, session);
+            SessionBindings::<T>::insert(session, worker);
+            Sessions::<T>::insert(
+                session,
+                SessionInfo {
+                    state: WorkerState::Ready,
+                    ve: 0,
+                    v: 0,
+                    v_updated_at: Self::now_secs(),
+                    benchmark: Benchmark::default(),
+                    cool_down_start: 0,
+                    stats: SessionStats::default(),
+                },
+            );
+            Self::deposit_event(Event::SessionBound { session: session.clone(), worker });
+            Ok(())
+        }
+
+        /// Takes a worker's session away.
+        ///
+        /// # Errors
+        /// [`Error::SessionNotFound`], [`Error::WorkerIsNotReady`].
+        pub fn unbind(session: &AccountId) -> DispatchResult {
+            let info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
+            ensure!(info.state == WorkerState::Ready, Error::<T>::WorkerIsNotReady);
+            if let Some(worker) = SessionBindings::<T>::take(session) {
+                WorkerBindings::<T>::remove(worker);
+                Self::deposit_event(Event::SessionUnbound { session: session.clone(), worker });
+            }
+            Ok(())
+        }
+
+        /// Starts a session with a stake.
+        ///
+        /// # Errors
+        /// [`Error::SessionNotFound`], [`Error::WorkerNotReady`], [`Error::BenchmarkMissing`],
+        /// [`Error::BenchmarkTooLow`], [`Error::InsufficientStake`], [`Error::TooMuchStake`].
+        pub fn start(session: &AccountId, stake: u128) -> DispatchResult {
+            let worker = SessionBindings::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
+            let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
+            ensure!(info.state == WorkerState::Ready, Error::<T>::WorkerNotReady);
+            let score = registry::Workers::<T>::get(worker)
+                .and_then(|worker| worker.initial_score)
+                .ok_or(Error::<T>::BenchmarkMissing)?;
+            ensure!(score > MIN_SCORE, Error::<T>::BenchmarkTooLow);
+            let settings = Settings::<T>::get();
+            ensure!(stake >= settings.min_stake, Error::<T>::InsufficientStake);
+            ensure!(stake <= settings.max_stake, Error::<T>::TooMuchStake);
+            let now = Self::now_secs();
+            let ve = initial_v(stake, score);
+            info.state = WorkerState::WorkerIdle;
+            info.ve = ve;
+            info.v = ve;
+            info.v_updated_at = now;
+            info.benchmark = Benchmark {
+                p_init: score,
+                p_instant: score,
+                iterations: 0,
+                working_start_time: now,
+                challenge_time_last: now,
+            };
+            Sessions::<T>::insert(session, info);
+            Stakes::<T>::insert(session, stake);
+            Unanswered::<T>::remove(session);
+            OnlineWorkers::<T>::mutate(|count| *count = count.saturating_add(1));
+            let session_id = NextSessionId::<T>::mutate(|next| {
+                let id = *next;
+                *next = next.wrapping_add(1);
+                id
+            });
+            SessionIds::<T>::insert(session, session_id);
+            let started = WorkerEvent::Started { session_id, init_v: ve, init_p: score };
+            registry::Pallet::<T>::push_worker_event(worker, started);
+            Self::deposit_event(Event::WorkerStarted { session: session.clone(), init_v: ve, init_p: score });
+            Ok(())
+        }
+
+        /// Stops a session: it cools down with its stake.
+        ///
+        /// # Errors
+        /// [`Error::SessionNotFound`], [`Error::WorkerAlreadyStopped`].
+        pub fn stop(session: &AccountId) -> DispatchResult {
+            let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
+            ensure!(info.state.is_computing(), Error::<T>::WorkerAlreadyStopped);
+            info.state = WorkerState::WorkerCoolingDown;
+            info.cool_down_start = Self::now_secs();
+            Sessions::<T>::insert(session, info);
+            Unanswered::<T>::remove(session);
+            SessionIds::<T>::remove(session);
+            OnlineWorkers::<T>::mutate(|count| *count = count.saturating_sub(1));
+            if let Some(worker) = SessionBindings::<T>::get(session) {
+                registry::Pallet::<T>::push_worker_event(worker, WorkerEvent::Stopped);
+            }
+            Self::deposit_event(Event::WorkerStopped { session: session.clone() });
+            Ok(())
+        }
+
+        /// Ends a session's cool-down and returns its stake.
+        ///
+        /// # Errors
+        /// [`Error::SessionNotFound`], [`Error::WorkerIsNotCoolingDown`],
+        /// [`Error::StillInCoolDown`] where `check_period` is set.
+        pub fn reclaim(session: &AccountId, check_period: bool) -> Result<u128, DispatchError> {
+            let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
+            ensure!(info.state == WorkerState::WorkerCoolingDown, Error::<T>::WorkerIsNotCoolingDown);
+            let over = info.cool_down_start.saturating_add(CoolDownPeriod::<T>::get());
+            ensure!(!check_period || Self::now_secs() >= over, Error::<T>::StillInCoolDown);
+            info.state = WorkerState::Ready;
+            info.cool_down_start = 0;
+            Sessions::<T>::insert(session, info);
+            let stake = Stakes::<T>::take(session).unwrap_or_default();
+            Self::deposit_event(Event::WorkerReclaimed {
+                session: session.clone(),
+                original_stake: stake,
+                slashed: 0,
+            });
+            Ok(stake)
+        }
+
+        /// Handles a worker's report.
+        pub fn on_message(message: &Message) {
+            let MessageOrigin::Worker(worker) = &message.sender else { return };
+            if !mq::is_topic(&message.destination, WORKING_REPORT_TOPIC) {
+                return;
+            }
+            let Ok(report) = WorkingReportEvent::decode(&mut &message.payload[..]) else { return };
+            let (WorkingReportEvent::Heartbeat { session_id, challenge_time, iterations, .. }
+            | WorkingReportEvent::HeartbeatV2 { session_id, challenge_time, iterations, .. }) = report;
+            let Some(session) = WorkerBindings::<T>::get(worker) else { return };
+            if SessionIds::<T>::get(&session) == Some(session_id) {
+                Self::on_heartbeat(&session, *worker, challenge_time, iterations);
+            }
+        }
+
+        fn on_heartbeat(session: &AccountId, worker: WorkerPublicKey, challenge_time: u64, iterations: u64) {
+            let Some(mut info) = Sessions::<T>::get(session) else { return };
+            if !info.state.is_computing() {
+                return;
+            }
+            let start_ms = info.benchmark.working_start_time.saturating_mul(1000);
+            let elapsed_ms = challenge_time.saturating_sub(start_ms);
+            info.benchmark.p_instant = registry::score(iterations, elapsed_ms);
+            info.benchmark.iterations = iterations;
+            info.benchmark.challenge_time_last = challenge_time / 1000;
+            info.v_updated_at = Self::now_secs();
+            Unanswered::<T>::remove(session);
+            let (v_bits, p_instant) = (info.v, info.benchmark.p_instant);
+            if info.state == WorkerState::WorkerUnresponsive {
+                info.state = WorkerState::WorkerIdle;
+                registry::Pallet::<T>::push_worker_event(worker, WorkerEvent::ExitUnresponsive);
+                Self::deposit_event(Event::WorkerExitUnresponsive { session: session.clone() });
+            }
+            Sessions::<T>::insert(session, info);
+            let session = session.clone();
+            Self::deposit_event(Event::SessionSettled { session, v_bits, p_instant });
+        }
+
+        // On the real chain a gatekeeper reports the silent workers; here the pallet sees to it.
+        fn challenge(number: BlockNumberFor<T>) {
+            if OnlineWorkers::<T>::get().is_zero() {
+                return;
+            }
+            let settings = Settings::<T>::get();
+            let parent = frame_system::Pallet::<T>::parent_hash();
+            let seed = sp_io::hashing::blake2_256(&codec::Encode::encode(&(parent, number)));
+            let challenge = HeartbeatChallenge {
+                seed: U256::from_big_endian(&seed),
+                online_target: U256::MAX / settings.heartbeat_interval.max(1),
+            };
+            let window = BlockNumberFor::<T>::from(settings.heartbeat_window);
+            let computing: Vec<_> = SessionIds::<T>::iter_keys().collect();
+            for session in computing {
+                let Some(worker) = SessionBindings::<T>::get(&session) else { continue };
+                match Unanswered::<T>::get(&session) {
+                    Some(since) if number > since + window => Self::silence(&session, worker),
+                    None if challenge.concerns(&worker) => {
+                        Unanswered::<T>::insert(&session, number);
+                    }
+                    _ => {}
+                }
+            }
+            let event = SystemEvent::HeartbeatChallenge(challenge);
+            mq::Pallet::<T>::push_system_event(b"PhalaComputation", event);
+        }
+
+        fn silence(session: &AccountId, worker: WorkerPublicKey) {
+            let Some(mut info) = Sessions::<T>::get(session) else { return };
+            if info.state != WorkerState::WorkerIdle {
+                return;
+            }
+            info.state = WorkerState::WorkerUnresponsive;
+            Sessions::<T>::insert(session, info);
+            registry::Pallet::<T>::push_worker_event(worker, WorkerEvent::EnterUnresponsive);
+            Self::deposit_event(Event::WorkerEnterUnresponsive { session: session.clone() });
+        }
+
+        fn now_secs() -> u64 {
+            pallet_timestamp::Now::<T>::get() / 1000
+        }
+    }
+
+    /// The initial V of a session, U64F64 bits: its stake in PHA and a tenth of its score.
+    fn initial_v(stake: u128, score: u32) -> u128 {
+        let whole = stake / PHA + u128::from(score / 10);
+        whole << V_FRACTION_BITS
+    }
+}

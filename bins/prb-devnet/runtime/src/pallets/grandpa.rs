@@ -1,0 +1,100 @@
+//! `Grandpa`: the relay chain's authority sets, rotated at every so many blocks by a
+//! `ScheduledChange` without delay.
+
+pub use pallet::*;
+
+/// The pallet.
+#[frame_support::pallet]
+pub mod pallet {
+    use codec::Encode;
+    use frame_support::pallet_prelude::*;
+    use frame_system::pallet_prelude::*;
+    use sp_consensus_grandpa::{
+        AuthorityId, AuthorityList, ConsensusLog, GRANDPA_ENGINE_ID, ScheduledChange, SetId,
+    };
+    use sp_runtime::{DigestItem, traits::Zero};
+
+    /// Configuration.
+    #[pallet::config]
+    pub trait Config: frame_system::Config {}
+
+    /// The pallet's type.
+    #[pallet::pallet]
+    #[pallet::without_storage_info]
+    pub struct Pallet<T>(_);
+
+    /// The set's number.
+    #[pallet::storage]
+    pub type CurrentSetId<T> = StorageValue<_, SetId, ValueQuery>;
+
+    /// The set.
+    #[pallet::storage]
+    pub type Authorities<T> = StorageValue<_, AuthorityList, ValueQuery>;
+
+    /// Everybody who may be in a set.
+    #[pallet::storage]
+    pub type Candidates<T> = StorageValue<_, Vec<AuthorityId>, ValueQuery>;
+
+    /// Authorities in a set.
+    #[pallet::storage]
+    pub type SetSize<T> = StorageValue<_, u32, ValueQuery>;
+
+    /// Blocks of a set; 0 keeps the first for ever.
+    #[pallet::storage]
+    pub type SetLength<T> = StorageValue<_, u32, ValueQuery>;
+
+    /// Genesis.
+    #[pallet::genesis_config]
+    #[derive(frame_support::DefaultNoBound)]
+    pub struct GenesisConfig<T: Config> {
+        /// Everybody who may be in a set.
+        pub candidates: Vec<AuthorityId>,
+        /// Authorities in a set.
+        pub set_size: u32,
+        /// Blocks of a set; 0 keeps the first for ever.
+        pub set_length: u32,
+        #[doc(hidden)]
+        #[serde(skip)]
+        pub _marker: PhantomData<T>,
+    }
+
+    #[pallet::genesis_build]
+    impl<T: Config> BuildGenesisConfig for GenesisConfig<T> {
+        fn build(&self) {
+            Candidates::<T>::put(&self.candidates);
+            SetSize::<T>::put(self.set_size);
+            SetLength::<T>::put(self.set_length);
+            // In the trie from genesis on: workers prove it there.
+            CurrentSetId::<T>::put(0);
+            Authorities::<T>::put(Pallet::<T>::set(0));
+        }
+    }
+
+    #[pallet::hooks]
+    impl<T: Config> Hooks<BlockNumberFor<T>> for Pallet<T> {
+        fn on_finalize(number: BlockNumberFor<T>) {
+            let length = BlockNumberFor::<T>::from(SetLength::<T>::get());
+            if length.is_zero() || !(number % length).is_zero() {
+                return;
+            }
+            let id = CurrentSetId::<T>::get().saturating_add(1);
+            let next_authorities = Self::set(id);
+            CurrentSetId::<T>::put(id);
+            Authorities::<T>::put(&next_authorities);
+            let delay = BlockNumberFor::<T>::zero();
+            let log = ConsensusLog::ScheduledChange(ScheduledChange { next_authorities, delay });
+            let digest = DigestItem::Consensus(GRANDPA_ENGINE_ID, log.encode());
+            frame_system::Pallet::<T>::deposit_log(digest);
+        }
+    }
+
+    impl<T: Config> Pallet<T> {
+        /// Returns the authorities of a set: a window over the candidates that moves on by one.
+        fn set(id: SetId) -> AuthorityList {
+            let candidates = Candidates::<T>::get();
+            let size = SetSize::<T>::get() as usize;
+            let first = usize::try_from(id).unwrap_or_default() % candidates.len().max(1);
+            candidates.iter().cycle().skip(first).take(size).map(|key| (key.clone(), 1)).collect()
+        }
+    }
+}

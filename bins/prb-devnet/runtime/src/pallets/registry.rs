@@ -1,0 +1,327 @@
+//! `PhalaRegistry`: the workers and their benchmark scores.
+
+pub use pallet::*;
+
+/// Benchmark scores are capped here, as on the real chain's order of magnitude.
+pub const MAX_SCORE: u32 = 6000;
+
+/// Scores a benchmark: iterations per 6 s of chain time, at most [`MAX_SCORE`].
+#[must_use]
+pub fn score(iterations: u64, elapsed_ms: u64) -> u32 {
+    let per_6s = u128::from(iterations) * 6000 / u128::from(elapsed_ms.max(1));
+    u32::try_from(per_6s).unwrap_or(MAX_SCORE).min(MAX_SCORE)
+}
+
+/// The pallet.
+#[frame_support::pallet]
+pub mod pallet {
+    use codec::{Decode, Encode};
+    use frame_support::pallet_prelude::*;
+    use frame_system::pallet_prelude::*;
+    use sp_core::{H256, sr25519};
+
+    use crate::{
+        pallets::{mq, parachain_info},
+        types::{
+            AccountId, Attestation, AttestationProvider, AttestationReport, Message, MessageOrigin,
+            REGISTRY_EVENT_TOPIC, RegistryEvent, SystemEvent, VersionedWorkerEndpoints,
+            WorkerEndpointPayload, WorkerEvent, WorkerEventWithKey, WorkerInfo, WorkerInfoV2,
+            WorkerPublicKey, WorkerRegistrationInfo, WorkerRegistrationInfoV2,
+        },
+    };
+
+    /// How old an endpoint announcement may be, milliseconds.
+    const ENDPOINT_VALIDITY_MS: u64 = 4 * 3600 * 1000;
+    /// Prefix of signed endpoint announcements.
+    const ENDPOINT_CONTENT_TYPE: [u8; 2] = [0xff, 0x02];
+    /// Tier of workers without an attestation.
+    const UNATTESTED_CONFIDENCE: u8 = 128;
+
+    /// Configuration.
+    #[pallet::config]
+    pub trait Config:
+        frame_system::Config<AccountId = AccountId, RuntimeEvent: From<Event<Self>>>
+        + pallet_timestamp::Config<Moment = u64>
+        + mq::Config
+        + parachain_info::Config
+    {
+    }
+
+    /// The pallet's type.
+    #[pallet::pallet]
+    #[pallet::without_storage_info]
+    pub struct Pallet<T>(_);
+
+    /// The registered workers.
+    #[pallet::storage]
+    pub type Workers<T> = StorageMap<_, Twox64Concat, WorkerPublicKey, WorkerInfoV2>;
+
+    /// The block of each worker's first registration.
+    #[pallet::storage]
+    pub type WorkerAddedAt<T: Config> = StorageMap<_, Twox64Concat, WorkerPublicKey, BlockNumberFor<T>>;
+
+    /// A benchmark's length in blocks.
+    #[pallet::storage]
+    pub type BenchmarkDuration<T> = StorageValue<_, u32>;
+
+    /// The workers' announced endpoints.
+    #[pallet::storage]
+    pub type Endpoints<T> = StorageMap<_, Twox64Concat, WorkerPublicKey, VersionedWorkerEndpoints>;
+
+    /// Relay blocks that workers may start from.
+    #[pallet::storage]
+    pub type GenesisBlockHashAllowList<T> = StorageValue<_, Vec<H256>, ValueQuery>;
+
+    /// Whether workers without an attestation are accepted.
+    #[pallet::storage]
+    pub type NoneAttestationEnabled<T> = StorageValue<_, bool, ValueQuery>;
+
+    /// Genesis.
+    #[pallet::genesis_config]
+    #[derive(frame_support::DefaultNoBound)]
+    pub struct GenesisConfig<T: Config> {
+        /// A benchmark's length in blocks.
+        pub benchmark_duration: u32,
+        /// Whether workers without an attestation are accepted.
+        pub none_attestation_enabled: bool,
+        #[doc(hidden)]
+        #[serde(skip)]
+        pub _marker: PhantomData<T>,
+    }
+
+    #[pallet::genesis_build]
+    impl<T: Config> BuildGenesisConfig for GenesisConfig<T> {
+        fn build(&self) {
+            BenchmarkDuration::<T>::put(self.benchmark_duration);
+            NoneAttestationEnabled::<T>::put(self.none_attestation_enabled);
+        }
+    }
+
+    /// Events.
+    #[pallet::event]
+    #[pallet::generate_deposit(pub(super) fn deposit_event)]
+    pub enum Event<T: Config> {
+        /// A worker was registered.
+        WorkerAdded {
+            /// The worker.
+            pubkey: WorkerPublicKey,
+            /// Who vouches for it.
+            attestation_provider: Option<AttestationProvider>,
+            /// Attestation tier.
+            confidence_level: u8,
+        },
+        /// A worker was registered again.
+        WorkerUpdated {
+            /// The worker.
+            pubkey: WorkerPublicKey,
+            /// Who vouches for it.
+            attestation_provider: Option<AttestationProvider>,
+            /// Attestation tier.
+            confidence_level: u8,
+        },
+        /// A benchmark was scored.
+        InitialScoreSet {
+            /// The worker.
+            pubkey: WorkerPublicKey,
+            /// Its score.
+            init_score: u32,
+        },
+        /// A worker's endpoints were announced.
+        EndpointsUpdated {
+            /// The worker.
+            pubkey: WorkerPublicKey,
+        },
+    }
+
+    /// Errors.
+    #[pallet::error]
+    pub enum Error<T> {
+        /// The worker follows another parachain.
+        ParachainIdMismatch,
+        /// The worker started from a relay block that is not allowed.
+        GenesisBlockHashRejected,
+        /// The worker's program is not allowed.
+        PRuntimeRejected,
+        /// An attestation is needed.
+        NoneAttestationDisabled,
+        /// The attestation service is retired.
+        IASAttestationDisabled,
+        /// The report does not vouch for the worker.
+        InvalidReport,
+        /// The worker is not registered.
+        WorkerNotFound,
+        /// The signature is not the worker's.
+        InvalidSignature,
+        /// The announcement is from the future or too old.
+        InvalidEndpointSigningTime,
+    }
+
+    #[pallet::call]
+    impl<T: Config> Pallet<T> {
+        /// Registers a worker by the retired attestation service: always refused.
+        #[pallet::call_index(0)]
+        #[pallet::weight(Weight::from_parts(100_000_000, 0))]
+        pub fn register_worker(
+            origin: OriginFor<T>,
+            pruntime_info: WorkerRegistrationInfo,
+            attestation: Attestation,
+        ) -> DispatchResult {
+            ensure_signed(origin)?;
+            let _ = (pruntime_info, attestation);
+            Err(Error::<T>::IASAttestationDisabled.into())
+        }
+
+        /// Registers a worker, or registers it again, and starts its benchmark.
+        #[pallet::call_index(1)]
+        #[pallet::weight(Weight::from_parts(200_000_000, 0))]
+        pub fn register_worker_v2(
+            origin: OriginFor<T>,
+            pruntime_info: WorkerRegistrationInfoV2,
+            attestation: Box<Option<AttestationReport>>,
+        ) -> DispatchResult {
+            ensure_signed(origin)?;
+            let para_id = parachain_info::ParachainId::<T>::get();
+            ensure!(pruntime_info.para_id == para_id, Error::<T>::ParachainIdMismatch);
+            ensure!(
+                GenesisBlockHashAllowList::<T>::get().contains(&pruntime_info.genesis_block_hash),
+                Error::<T>::GenesisBlockHashRejected
+            );
+            let (provider, confidence_level) = Self::attest(&pruntime_info, &attestation)?;
+            Self::register(pruntime_info, provider, confidence_level);
+            Ok(())
+        }
+
+        /// Announces a worker's endpoints.
+        #[pallet::call_index(2)]
+        #[pallet::weight(Weight::from_parts(100_000_000, 0))]
+        pub fn update_worker_endpoint(
+            origin: OriginFor<T>,
+            endpoint_payload: WorkerEndpointPayload,
+            signature: Vec<u8>,
+        ) -> DispatchResult {
+            ensure_signed(origin)?;
+            let pubkey = endpoint_payload.pubkey;
+            ensure!(Workers::<T>::contains_key(pubkey), Error::<T>::WorkerNotFound);
+            let signature = sr25519::Signature::try_from(signature.as_slice())
+                .map_err(|()| Error::<T>::InvalidSignature)?;
+            let mut content = ENDPOINT_CONTENT_TYPE.to_vec();
+            endpoint_payload.encode_to(&mut content);
+            ensure!(
+                sp_io::crypto::sr25519_verify(&signature, &content, &pubkey),
+                Error::<T>::InvalidSignature
+            );
+            let now = pallet_timestamp::Now::<T>::get();
+            let signed = endpoint_payload.signing_time;
+            ensure!(
+                signed <= now && now - signed < ENDPOINT_VALIDITY_MS,
+                Error::<T>::InvalidEndpointSigningTime
+            );
+            Endpoints::<T>::insert(pubkey, endpoint_payload.versioned_endpoints);
+            Self::deposit_event(Event::EndpointsUpdated { pubkey });
+            Ok(())
+        }
+    }
+
+    impl<T: Config> Pallet<T> {
+        /// Allows workers to start from a relay block.
+        pub fn allow_genesis_block(hash: H256) {
+            GenesisBlockHashAllowList::<T>::mutate(|list| {
+                if !list.contains(&hash) {
+                    list.push(hash);
+                }
+            });
+        }
+
+        /// Queues an event for a worker.
+        pub fn push_worker_event(pubkey: WorkerPublicKey, event: WorkerEvent) {
+            let event = SystemEvent::WorkerEvent(WorkerEventWithKey { pubkey, event });
+            mq::Pallet::<T>::push_system_event(b"PhalaRegistry", event);
+        }
+
+        // The devnet cannot verify a quote by Intel's keys: it wants the report data in it, which
+        // a real quote carries too: the blake2-256 of the registration info.
+        fn attest(
+            info: &WorkerRegistrationInfoV2,
+            attestation: &Option<AttestationReport>,
+        ) -> Result<(Option<AttestationProvider>, u8), DispatchError> {
+            match attestation {
+                None => {
+                    ensure!(NoneAttestationEnabled::<T>::get(), Error::<T>::NoneAttestationDisabled);
+                    Ok((None, UNATTESTED_CONFIDENCE))
+                }
+                Some(AttestationReport::SgxIas { .. }) => Err(Error::<T>::IASAttestationDisabled.into()),
+                Some(AttestationReport::SgxDcap { quote, .. }) => {
+                    let digest = sp_io::hashing::blake2_256(&info.encode());
+                    let vouches = quote.windows(digest.len()).any(|window| window == digest);
+                    ensure!(vouches, Error::<T>::InvalidReport);
+                    Ok((Some(AttestationProvider::Dcap), 1))
+                }
+            }
+        }
+
+        fn register(
+            info: WorkerRegistrationInfoV2,
+            attestation_provider: Option<AttestationProvider>,
+            confidence_level: u8,
+        ) {
+            let pubkey = info.pubkey;
+            let known = Workers::<T>::get(pubkey);
+            let event = if known.is_some() {
+                Event::WorkerUpdated { pubkey, attestation_provider, confidence_level }
+            } else {
+                let number = frame_system::Pallet::<T>::block_number();
+                WorkerAddedAt::<T>::insert(pubkey, number);
+                Event::WorkerAdded { pubkey, attestation_provider, confidence_level }
+            };
+            let worker = WorkerInfoV2 {
+                pubkey,
+                ecdh_pubkey: info.ecdh_pubkey,
+                runtime_version: info.version,
+                last_updated: pallet_timestamp::Now::<T>::get() / 1000,
+                operator: info.operator,
+                attestation_provider,
+                confidence_level,
+                initial_score: known.and_then(|worker| worker.initial_score),
+                features: info.features,
+            };
+            Workers::<T>::insert(pubkey, worker);
+            Self::deposit_event(event);
+            let registered = WorkerEvent::Registered(WorkerInfo { confidence_level });
+            Self::push_worker_event(pubkey, registered);
+            let duration = BenchmarkDuration::<T>::get().unwrap_or_default();
+            Self::push_worker_event(pubkey, WorkerEvent::BenchStart { duration });
+        }
+
+        /// Handles a message to the registry.
+        pub fn on_message(message: &Message) {
+            let MessageOrigin::Worker(pubkey) = &message.sender else { return };
+            if !mq::is_topic(&message.destination, REGISTRY_EVENT_TOPIC) {
+                return;
+            }
+            let Ok(RegistryEvent::BenchReport { start_time, iterations }) =
+                RegistryEvent::decode(&mut &message.payload[..])
+            else {
+                return;
+            };
+            Self::on_benchmark(*pubkey, start_time, iterations);
+        }
+
+        fn on_benchmark(pubkey: WorkerPublicKey, start_time: u64, iterations: u64) {
+            let now = pallet_timestamp::Now::<T>::get();
+            if start_time >= now {
+                return;
+            }
+            let init_score = super::score(iterations, now - start_time);
+            let known = Workers::<T>::mutate(pubkey, |worker| {
+                let Some(worker) = worker else { return false };
+                worker.initial_score = Some(init_score);
+                worker.last_updated = now / 1000;
+                true
+            });
+            if known {
+                Self::push_worker_event(pubkey, WorkerEvent::BenchScore(init_score));
+                Self::deposit_event(Event::InitialScoreSet { pubkey, init_score });
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The parachain's runtime, in two versions.
+
+/// What the parachain starts with.
+#[derive(Debug, Clone)]
+pub struct Genesis {
+    /// The parachain's id.
+    pub para_id: u32,
+    /// Balances.
+    pub balances: Vec<(crate::types::AccountId, crate::Balance)>,
+    /// The pools: number, owner, free stake.
+    pub pools: Vec<(u64, crate::types::AccountId, crate::Balance)>,
+    /// Proxied accounts, each with the account that acts for it.
+    pub proxies: Vec<(crate::types::AccountId, crate::types::AccountId)>,
+    /// Blocks that a benchmark takes.
+    pub benchmark_duration: u32,
+    /// Whether workers without an attestation may register.
+    pub none_attestation_enabled: bool,
+    /// How sessions are kept alive and how much they take.
+    pub computation: crate::pallets::computation::Parameters,
+    /// Seconds between a session's end and the return of its stake.
+    pub cool_down_period: u64,
+    /// What is written at every block.
+    pub load: crate::pallets::load::Amount,
+}
+
+/// The first version.
+// The macros generate items that cannot be documented here.
+#[allow(missing_docs)]
+pub mod v1 {
+    /// The version's number.
+    pub const SPEC_VERSION: u32 = 1000;
+
+    frame_support::construct_runtime!(
+        pub enum Runtime {
+            System: frame_system = 0,
+            Timestamp: pallet_timestamp = 1,
+            Utility: pallet_utility = 3,
+            Proxy: pallet_proxy = 6,
+            ParachainSystem: pallet_parachain_system = 20,
+            ParachainInfo: pallet_parachain_info = 21,
+            Balances: pallet_balances = 40,
+            TransactionPayment: pallet_transaction_payment = 41,
+            PhalaMq: pallet_mq = 85,
+            PhalaRegistry: pallet_registry = 86,
+            PhalaComputation: pallet_computation = 87,
+            PhalaStakePoolv2: pallet_stake_pool = 88,
+            Load: pallet_load = 120,
+        }
+    );
+
+    include!("para/body.rs");
+}
+
+/// The version after an upgrade: other pallet indexes, the same storage.
+// The macros generate items that cannot be documented here.
+#[allow(missing_docs)]
+pub mod v2 {
+    /// The version's number.
+    pub const SPEC_VERSION: u32 = 1001;
+
+    frame_support::construct_runtime!(
+        pub enum Runtime {
+            System: frame_system = 0,
+            Timestamp: pallet_timestamp = 1,
+            Utility: pallet_utility = 4,
+            Proxy: pallet_proxy = 7,
+            ParachainSystem: pallet_parachain_system = 20,
+            ParachainInfo: pallet_parachain_info = 21,
+            Balances: pallet_balances = 42,
+            TransactionPayment: pallet_transaction_payment = 43,
+            PhalaMq: pallet_mq = 95,
+            PhalaRegistry: pallet_registry = 96,
+            PhalaComputation: pallet_computation = 97,
+            PhalaStakePoolv2: pallet_stake_pool = 98,
+            Load: pallet_load = 121,
+        }
+    );
+
+    include!("para/body.rs");
+}

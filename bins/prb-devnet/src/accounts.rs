@@ -1,0 +1,63 @@
+//! Keys and accounts, all derived from the seed.
+
+use codec::Encode;
+use prb_devnet_runtime::{Balance, types::AccountId};
+use sp_consensus_grandpa::AuthorityId;
+use sp_core::{Pair as _, ed25519, sr25519};
+
+use crate::{Config, Error};
+
+/// Authorities that rotate through the sets, per authority of a set.
+const CANDIDATES_PER_SEAT: u32 = 2;
+/// BIP39 entropy of 12 words.
+const ENTROPY_BYTES: usize = 16;
+
+/// A pool and who works for it.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// The pool's number.
+    pub pid: u64,
+    /// The operator's BIP39 mnemonic (sr25519, no password).
+    pub mnemonic: String,
+    /// The operator's account: it signs.
+    pub operator: AccountId,
+    /// The pool's owner on chain: the operator, or the account that it is a proxy of.
+    pub owner: AccountId,
+    /// Whether the owner is a proxied account.
+    pub proxied: bool,
+    /// Free stake at genesis.
+    pub free_stake: Balance,
+}
+
+fn derive(seed: u64, purpose: &str, index: u64) -> [u8; 32] {
+    sp_io::hashing::blake2_256(&("prb-devnet", seed, purpose, index).encode())
+}
+
+/// Returns the GRANDPA keys of everybody who may be in a set.
+pub(crate) fn authorities(config: &Config) -> Vec<(AuthorityId, ed25519::Pair)> {
+    (0..config.set_size.saturating_mul(CANDIDATES_PER_SEAT))
+        .map(|index| {
+            let seed = derive(config.seed, "authority", index.into());
+            let pair = ed25519::Pair::from_seed(&seed);
+            (AuthorityId::from(pair.public()), pair)
+        })
+        .collect()
+}
+
+/// Returns the pools.
+pub(crate) fn pools(config: &Config) -> Result<Vec<Pool>, Error> {
+    (1..=config.pools).map(|pid| pool(config, pid)).collect()
+}
+
+fn pool(config: &Config, pid: u64) -> Result<Pool, Error> {
+    let entropy = derive(config.seed, "operator", pid);
+    let mnemonic = bip39::Mnemonic::from_entropy(&entropy[..ENTROPY_BYTES])
+        .map_err(|error| Error::Genesis(error.to_string()))?
+        .to_string();
+    let (pair, _) =
+        sr25519::Pair::from_phrase(&mnemonic, None).map_err(|error| Error::Genesis(format!("{error:?}")))?;
+    let operator = AccountId::from(pair.public());
+    let proxied = pid > config.pools.saturating_sub(config.proxied_pools);
+    let owner = if proxied { AccountId::new(derive(config.seed, "proxied", pid)) } else { operator.clone() };
+    Ok(Pool { pid, mnemonic, operator, owner, proxied, free_stake: config.free_stake })
+}

@@ -1,0 +1,195 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use prb_devnet::{Config, DEFAULT_EPOCH_MS, Devnet, Epoch};
+use prb_devnet_runtime::{PHA, pallets::computation};
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A relay chain, a parachain and verifying workers in one process, on 127.0.0.1.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs until SIGINT or SIGTERM; prints its endpoints as one JSON line when it is up.
+    Run(Box<Run>),
+}
+
+/// What `run` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Run {
+    /// Port of the relay chain's RPC; 0 = any
+    #[arg(long, default_value_t = 0)]
+    relay_port: u16,
+    /// Port of the parachain's RPC; 0 = any
+    #[arg(long, default_value_t = 0)]
+    para_port: u16,
+    /// Port of the first worker, the others follow; 0 = any
+    #[arg(long, default_value_t = 0)]
+    worker_base_port: u16,
+    /// Workers
+    #[arg(long, default_value_t = 0)]
+    workers: u16,
+    /// Relay blocks authored at the start
+    #[arg(long, default_value_t = 100)]
+    history: u32,
+    /// Relay block time, milliseconds; every second relay block has a parachain block
+    #[arg(long, default_value_t = 6000)]
+    block_ms: u64,
+    /// Time of relay block 0, milliseconds since 1970, or `now` for a history that ends now
+    #[arg(long, default_value_t = DEFAULT_EPOCH_MS.to_string())]
+    epoch: String,
+    /// Relay blocks of an authority set; 0 keeps the first for ever
+    #[arg(long, default_value_t = 50)]
+    set_length: u32,
+    /// Every so many-th relay block keeps its justification, besides set changes; 1 = all,
+    /// 0 = set changes only
+    #[arg(long, default_value_t = 1)]
+    justification_period: u32,
+    /// Values written at every parachain block
+    #[arg(long, default_value_t = 10)]
+    changes_per_block: u32,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 100)]
+    change_bytes: u32,
+    /// Pools, numbered from 1
+    #[arg(long, default_value_t = 1)]
+    pools: u64,
+    /// How many of the pools, the last ones, are owned by a proxied account
+    #[arg(long, default_value_t = 0)]
+    proxied_pools: u64,
+    /// Free stake of each pool, PHA
+    #[arg(long, default_value_t = 1_000_000)]
+    free_stake: u64,
+    /// Seed of all keys: the same seed and flags give the same chain
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The parachain's id
+    #[arg(long, default_value_t = 2004)]
+    para_id: u32,
+    /// Parachain blocks that a benchmark takes
+    #[arg(long, default_value_t = 8)]
+    benchmark_duration: u32,
+    /// Mean parachain blocks between two heartbeat challenges of one worker
+    #[arg(long, default_value_t = 20)]
+    heartbeat_interval: u32,
+    /// Parachain blocks that a challenged worker has to answer in
+    #[arg(long, default_value_t = 10)]
+    heartbeat_window: u32,
+    /// Seconds of chain time between a session's end and the return of its stake
+    #[arg(long, default_value_t = 600)]
+    cool_down: u64,
+    /// Refuse workers without an attestation
+    #[arg(long)]
+    attestation_required: bool,
+    /// Authors no parachain blocks after the history: the heads do not advance
+    #[arg(long)]
+    pause_para: bool,
+    /// Where to write each worker's requests, one line each: method and body in hex
+    #[arg(long)]
+    record: Option<PathBuf>,
+}
+
+/// A running devnet.
+pub(crate) struct Running {
+    devnet: Devnet,
+}
+
+impl Run {
+    fn config(&self) -> anyhow::Result<Config> {
+        let epoch = match self.epoch.as_str() {
+            "now" => Epoch::HistoryEndsNow,
+            text => Epoch::Fixed(text.parse()?),
+        };
+        Ok(Config {
+            relay_port: self.relay_port,
+            para_port: self.para_port,
+            seed: self.seed,
+            para_id: self.para_id,
+            history: self.history,
+            block_ms: self.block_ms,
+            epoch,
+            set_length: self.set_length,
+            justification_period: self.justification_period,
+            changes_per_block: self.changes_per_block,
+            change_bytes: self.change_bytes,
+            pools: self.pools,
+            proxied_pools: self.proxied_pools,
+            free_stake: u128::from(self.free_stake) * PHA,
+            none_attestation: !self.attestation_required,
+            benchmark_duration: self.benchmark_duration,
+            computation: computation::pallet::Parameters {
+                heartbeat_interval: self.heartbeat_interval,
+                heartbeat_window: self.heartbeat_window,
+                ..Default::default()
+            },
+            cool_down_secs: self.cool_down,
+            ..Config::default()
+        })
+    }
+
+    pub(crate) async fn start(self) -> anyhow::Result<Running> {
+        let devnet = Devnet::start(self.config()?).await?;
+        devnet.pause_para(self.pause_para);
+        devnet.spawn_ticker().await;
+        Ok(Running { devnet })
+    }
+}
+
+impl Running {
+    /// Says where everything is, as one line of JSON.
+    pub(crate) fn describe(&self) -> Value {
+        let pools: Vec<Value> = self
+            .devnet
+            .pools()
+            .iter()
+            .map(|pool| {
+                json!({
+                    "pid": pool.pid,
+                    "mnemonic": pool.mnemonic,
+                    "operator": pool.operator.to_string(),
+                    "owner": pool.owner.to_string(),
+                    "proxied": pool.proxied,
+                    "freeStake": pool.free_stake.to_string(),
+                })
+            })
+            .collect();
+        json!({
+            "relay": self.devnet.relay().url(),
+            "para": self.devnet.para().url(),
+            "paraId": self.devnet.para_id(),
+            "pools": pools,
+            "workers": [],
+        })
+    }
+
+    pub(crate) async fn shutdown(self) {
+        self.devnet.shutdown().await;
+    }
+}
+
+/// SIGINT or SIGTERM.
+pub(crate) struct StopSignal {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignal {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    pub(crate) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a devnet is built from.
+
+use prb_devnet_runtime::{Balance, PHA, pallets::computation};
+
+/// 2024-01-01T00:00:00Z, the default time of relay block 0.
+pub const DEFAULT_EPOCH_MS: u64 = 1_704_067_200_000;
+
+/// The time of relay block 0. Block `n` has the timestamp `epoch + n * block_ms`, always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epoch {
+    /// A fixed time, milliseconds since 1970: the same configuration gives the same chain.
+    Fixed(u64),
+    /// Such that the pre-authored history ends now: every start gives another chain.
+    HistoryEndsNow,
+}
+
+/// What a devnet is built from. The same configuration (with [`Epoch::Fixed`]) gives the same
+/// chain, byte for byte, until somebody sends a transaction.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Port of the relay chain's RPC on 127.0.0.1; 0 = any.
+    pub relay_port: u16,
+    /// Port of the parachain's RPC on 127.0.0.1; 0 = any.
+    pub para_port: u16,
+    /// Seed of all keys and of the load.
+    pub seed: u64,
+    /// The parachain's id.
+    pub para_id: u32,
+    /// Relay blocks authored at the start.
+    pub history: u32,
+    /// Relay block time, milliseconds; every second relay block has a parachain block.
+    pub block_ms: u64,
+    /// The time of relay block 0.
+    pub epoch: Epoch,
+    /// Relay blocks of an authority set; 0 keeps the first for ever.
+    pub set_length: u32,
+    /// Authorities in a set.
+    pub set_size: u32,
+    /// Every so many-th finalized relay block keeps its justification, besides the set changes;
+    /// 1 = all, 0 = set changes only.
+    pub justification_period: u32,
+    /// Load: values written at every parachain block.
+    pub changes_per_block: u32,
+    /// Load: bytes of each value.
+    pub change_bytes: u32,
+    /// Pools, numbered from 1.
+    pub pools: u64,
+    /// How many of the pools, the last ones, are owned by a proxied account.
+    pub proxied_pools: u64,
+    /// Free stake of each pool.
+    pub free_stake: Balance,
+    /// Whether workers without an attestation may register.
+    pub none_attestation: bool,
+    /// Parachain blocks that a benchmark takes.
+    pub benchmark_duration: u32,
+    /// Heartbeats and stake limits.
+    pub computation: computation::Parameters,
+    /// Seconds of chain time between a session's end and the return of its stake.
+    pub cool_down_secs: u64,
+    /// Most transactions in a pool.
+    pub max_pool_transactions: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            relay_port: 0,
+            para_port: 0,
+            seed: 0,
+            para_id: 2004,
+            history: 0,
+            block_ms: 6000,
+            epoch: Epoch::Fixed(DEFAULT_EPOCH_MS),
+            set_length: 50,
+            set_size: 4,
+            justification_period: 1,
+            changes_per_block: 10,
+            change_bytes: 100,
+            pools: 1,
+            proxied_pools: 0,
+            free_stake: 1_000_000 * PHA,
+            none_attestation: true,
+            benchmark_duration: 8,
+            computation: computation::Parameters::default(),
+            cool_down_secs: 600,
+            max_pool_transactions: 8192,
+        }
+    }
+}

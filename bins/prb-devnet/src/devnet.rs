@@ -1,0 +1,342 @@
+//! A relay chain and a parachain that move together.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use codec::Encode;
+use parking_lot::Mutex;
+use prb_devnet_runtime::{
+    PHA, SS58_PREFIX,
+    pallets::{load, parachain_system, paras},
+    para, relay,
+    types::{AccountId, PersistedValidationData},
+};
+use sp_consensus_grandpa::AuthorityId;
+use sp_core::{crypto::Ss58AddressFormat, ed25519};
+use sp_inherents::InherentData;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, Epoch, Error, Pool, accounts,
+    node::{ChainKind, Node, finality, runtime},
+};
+
+/// Every so many-th relay block has a parachain block.
+const PARA_EVERY: u32 = 2;
+/// What each operator has.
+const OPERATOR_BALANCE: u128 = 1_000_000 * PHA;
+/// Bytes; a number that real relay chains have.
+const MAX_POV_SIZE: u32 = 5 * 1024 * 1024;
+/// Relay blocks between two progress lines.
+const PROGRESS_EVERY: u32 = 500;
+
+/// What one tick did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TickReport {
+    /// The relay block authored.
+    pub relay: u32,
+    /// The parachain block authored, if any.
+    pub para: Option<u32>,
+}
+
+struct Inner {
+    config: Config,
+    epoch_ms: u64,
+    relay: Arc<Node>,
+    para: Arc<Node>,
+    pools: Vec<Pool>,
+    authorities: Vec<(AuthorityId, ed25519::Pair)>,
+    moving: Mutex<Moving>,
+    para_paused: AtomicBool,
+    upgrade: AtomicBool,
+    stop: CancellationToken,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+/// What ticks keep among themselves.
+#[derive(Default)]
+struct Moving {
+    /// Parachain heads that relay blocks include, waiting for those to be final.
+    included: Vec<(u32, u32)>,
+    /// The newest parachain block that a relay block includes.
+    para_included: u32,
+}
+
+/// A relay chain and a parachain that move together. Cheap to clone.
+#[derive(Clone)]
+pub struct Devnet(Arc<Inner>);
+
+impl std::fmt::Debug for Devnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Devnet").field("relay", self.relay()).field("para", self.para()).finish()
+    }
+}
+
+impl Devnet {
+    /// Builds the chains, authors the history and starts both RPC servers.
+    ///
+    /// # Errors
+    /// [`Error::Genesis`], [`Error::Runtime`], [`Error::Rpc`].
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let devnet = tokio::task::spawn_blocking(move || Self::build(config)).await??;
+        for node in [devnet.relay(), devnet.para()] {
+            node.start_rpc().await.map_err(Error::Rpc)?;
+        }
+        Ok(devnet)
+    }
+
+    /// Builds the chains and authors the history, without RPC servers.
+    ///
+    /// # Errors
+    /// [`Error::Genesis`], [`Error::Runtime`].
+    pub fn build(config: Config) -> Result<Self, Error> {
+        sp_core::crypto::set_default_ss58_version(Ss58AddressFormat::custom(SS58_PREFIX));
+        let pools = accounts::pools(&config)?;
+        let authorities = accounts::authorities(&config);
+        let capacity = config.max_pool_transactions;
+        let genesis = para::v1::genesis(para_genesis(&config, &pools)).map_err(Error::Genesis)?;
+        let para = Node::new(ChainKind::Para, genesis, config.para_port, capacity)?;
+        let head = para.header(0).map(|header| header.encode()).unwrap_or_default();
+        let genesis = relay::genesis(relay::Genesis {
+            candidates: authorities.iter().map(|(id, _)| id.clone()).collect(),
+            set_size: config.set_size,
+            set_length: config.set_length,
+            heads: vec![(config.para_id, head)],
+        })
+        .map_err(Error::Genesis)?;
+        let relay = Node::new(ChainKind::Relay, genesis, config.relay_port, capacity)?;
+        let devnet = Self(Arc::new(Inner {
+            epoch_ms: epoch_ms(&config),
+            relay,
+            para,
+            pools,
+            authorities,
+            moving: Mutex::default(),
+            para_paused: AtomicBool::new(false),
+            upgrade: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            tasks: tokio::sync::Mutex::new(JoinSet::new()),
+            config,
+        }));
+        devnet.author_history()?;
+        Ok(devnet)
+    }
+
+    fn author_history(&self) -> Result<(), Error> {
+        let history = self.0.config.history;
+        for number in 1..=history {
+            self.tick()?;
+            if number % PROGRESS_EVERY == 0 || number == history {
+                tracing::info!(blocks = number, of = history, "history authored");
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the relay chain.
+    #[must_use]
+    pub fn relay(&self) -> &Arc<Node> {
+        &self.0.relay
+    }
+
+    /// Returns the parachain.
+    #[must_use]
+    pub fn para(&self) -> &Arc<Node> {
+        &self.0.para
+    }
+
+    /// Returns the parachain's id.
+    #[must_use]
+    pub fn para_id(&self) -> u32 {
+        self.0.config.para_id
+    }
+
+    /// Returns the pools with their operators' mnemonics.
+    #[must_use]
+    pub fn pools(&self) -> &[Pool] {
+        &self.0.pools
+    }
+
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Stops or resumes parachain blocks; relay blocks go on without new heads.
+    pub fn pause_para(&self, paused: bool) {
+        self.0.para_paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// Sets the newer runtime in the next parachain block; it is in force from the one after. Its
+    /// pallets have other indexes.
+    pub fn upgrade_para_runtime(&self) {
+        self.0.upgrade.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the time of a relay block, milliseconds since 1970.
+    #[must_use]
+    pub fn timestamp(&self, relay_number: u32) -> u64 {
+        self.0.epoch_ms + u64::from(relay_number) * self.0.config.block_ms
+    }
+
+    /// Authors a relay block, with a parachain block after every second one, and makes the relay
+    /// block before it final.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`], [`Error::State`].
+    pub fn tick(&self) -> Result<TickReport, Error> {
+        let mut moving = self.0.moving.lock();
+        let number = self.0.relay.best_number() + 1;
+        self.author_relay(&mut moving, number)?;
+        if number > 1 {
+            self.finalize(&mut moving, number - 1)?;
+        }
+        let paused = self.0.para_paused.load(Ordering::Relaxed);
+        let para = if number % PARA_EVERY == 0 && !paused { Some(self.author_para(number)?) } else { None };
+        Ok(TickReport { relay: number, para })
+    }
+
+    fn author_relay(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
+        let mut inherents = self.inherents(number)?;
+        let best = self.0.para.best_number();
+        if best > moving.para_included {
+            let head = self.0.para.header(best).map(|header| header.encode()).unwrap_or_default();
+            put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), head)])?;
+            moving.para_included = best;
+            moving.included.push((number, best));
+        }
+        self.0.relay.author(inherents)?;
+        Ok(())
+    }
+
+    fn finalize(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
+        let relay = &self.0.relay;
+        let unknown = || Error::UnknownBlock(number.to_string());
+        let target = relay.header(number).ok_or_else(unknown)?;
+        let child = relay.header(number + 1);
+        let set = finality::authority_set(&relay.state_at(target.parent_hash)?)?;
+        let justification = finality::justify(&self.0.authorities, &set, &target, child.as_ref());
+        let period = self.0.config.justification_period;
+        let keep = period != 0 && number % period == 0;
+        relay.justify(number, justification, keep, finality::ends_set(&target));
+        let done = moving.included.iter().take_while(|(included, _)| *included <= number).count();
+        if let Some((_, head)) = moving.included.drain(..done).last() {
+            self.0.para.finalize(head);
+        }
+        Ok(())
+    }
+
+    fn author_para(&self, relay_parent: u32) -> Result<u32, Error> {
+        let (relay, para) = (&self.0.relay, &self.0.para);
+        let unknown = || Error::UnknownBlock(relay_parent.to_string());
+        let relay_header = relay.header(relay_parent).ok_or_else(unknown)?;
+        let parent = para.best_number();
+        let parent_head = para.header(parent).map(|header| header.encode()).unwrap_or_default();
+        // Workers start one relay block before the relay parent of parachain block 1.
+        let worker_genesis = (parent == 0).then_some(relay_header.parent_hash);
+        let upgrade = self.0.upgrade.swap(false, Ordering::Relaxed);
+        let newest = runtime::PARA.last().map(|runtime| runtime.code.to_vec());
+        let data = parachain_system::DevnetInherent {
+            validation_data: PersistedValidationData {
+                parent_head,
+                relay_parent_number: relay_parent,
+                relay_parent_storage_root: relay_header.state_root,
+                max_pov_size: MAX_POV_SIZE,
+            },
+            worker_genesis,
+            code: newest.filter(|_| upgrade),
+        };
+        let mut inherents = self.inherents(relay_parent)?;
+        put(&mut inherents, parachain_system::INHERENT_IDENTIFIER, &data)?;
+        para.author(inherents)?;
+        Ok(parent + 1)
+    }
+
+    fn inherents(&self, relay_number: u32) -> Result<InherentData, Error> {
+        let mut inherents = InherentData::new();
+        put(&mut inherents, *b"timstap0", &self.timestamp(relay_number))?;
+        Ok(inherents)
+    }
+
+    /// Starts a timer that ticks at the block time until the devnet is shut down.
+    pub async fn spawn_ticker(&self) {
+        let devnet = self.clone();
+        let period = Duration::from_millis(self.0.config.block_ms.max(1));
+        self.0.tasks.lock().await.spawn(async move {
+            let mut timer = tokio::time::interval(period);
+            timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            timer.tick().await;
+            loop {
+                tokio::select! {
+                    () = devnet.0.stop.cancelled() => return,
+                    _ = timer.tick() => {}
+                }
+                let ticking = devnet.clone();
+                match tokio::task::spawn_blocking(move || ticking.tick()).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "tick failed"),
+                    Err(error) => tracing::error!(%error, "tick failed"),
+                }
+            }
+        });
+    }
+
+    /// Stops the timer and the RPC servers.
+    pub async fn shutdown(&self) {
+        self.0.stop.cancel();
+        let mut tasks = std::mem::take(&mut *self.0.tasks.lock().await);
+        while tasks.join_next().await.is_some() {}
+        for node in [self.relay(), self.para()] {
+            node.faults().hang(false);
+        }
+        tokio::join!(self.relay().stop_rpc(), self.para().stop_rpc());
+    }
+}
+
+fn put(data: &mut InherentData, id: [u8; 8], value: &impl Encode) -> Result<(), Error> {
+    data.put_data(id, value).map_err(|error| Error::State(error.to_string()))
+}
+
+fn epoch_ms(config: &Config) -> u64 {
+    match config.epoch {
+        Epoch::Fixed(ms) => ms,
+        Epoch::HistoryEndsNow => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+            now.saturating_sub(u64::from(config.history).saturating_mul(config.block_ms))
+        }
+    }
+}
+
+fn para_genesis(config: &Config, pools: &[Pool]) -> para::Genesis {
+    let mut balances: Vec<(AccountId, u128)> = Vec::new();
+    for pool in pools {
+        balances.push((pool.operator.clone(), OPERATOR_BALANCE));
+        if pool.proxied {
+            balances.push((pool.owner.clone(), OPERATOR_BALANCE));
+        }
+    }
+    let proxied = pools.iter().filter(|pool| pool.proxied);
+    para::Genesis {
+        para_id: config.para_id,
+        balances,
+        pools: pools.iter().map(|pool| (pool.pid, pool.owner.clone(), pool.free_stake)).collect(),
+        proxies: proxied.map(|pool| (pool.owner.clone(), pool.operator.clone())).collect(),
+        benchmark_duration: config.benchmark_duration,
+        none_attestation_enabled: config.none_attestation,
+        computation: config.computation,
+        cool_down_period: config.cool_down_secs,
+        load: load::pallet::Amount {
+            changes_per_block: config.changes_per_block,
+            change_bytes: config.change_bytes,
+            seed: config.seed,
+        },
+    }
+}

@@ -1,0 +1,35 @@
+//! What can go wrong while a devnet is built or driven.
+
+/// What can go wrong while a devnet is built or driven.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The genesis state could not be built.
+    #[error("genesis: {0}")]
+    Genesis(String),
+    /// The runtime failed.
+    #[error("runtime call {method}: {reason}")]
+    Runtime {
+        /// The method called.
+        method: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The state database failed.
+    #[error("state: {0}")]
+    State(String),
+    /// No such block.
+    #[error("unknown block {0}")]
+    UnknownBlock(String),
+    /// No finality proof can be had.
+    #[error("finality: {0}")]
+    Finality(String),
+    /// The transaction pool refused a transaction.
+    #[error("transaction pool: {0}")]
+    Pool(#[from] crate::node::pool::Error),
+    /// The RPC server could not be started.
+    #[error("rpc server")]
+    Rpc(#[source] std::io::Error),
+    /// A task of the devnet ended in panic.
+    #[error("task")]
+    Task(#[from] tokio::task::JoinError),
+}

@@ -1,0 +1,120 @@
+//! Faults that a node can be told to have.
+
+use std::collections::HashSet;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// What happens to transactions that are sent to the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TransactionFault {
+    /// They go into the pool.
+    #[default]
+    None,
+    /// They are accepted, and nothing more is ever heard of them.
+    Swallowed,
+    /// They are accepted and dropped when the next block is authored.
+    Dropped,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    refused: HashSet<String>,
+    headers: HashSet<u32>,
+    changes: HashSet<u32>,
+    justifications: HashSet<u32>,
+    frozen_at: Option<u32>,
+    transactions: TransactionFault,
+}
+
+/// Faults that a node can be told to have, as its RPC shows them; its chain stays whole.
+#[derive(Debug)]
+pub struct Faults {
+    inner: Mutex<Inner>,
+    hangs: watch::Sender<bool>,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), hangs: watch::Sender::new(false) }
+    }
+}
+
+impl Faults {
+    /// Refuses a method from now on.
+    pub fn refuse(&self, method: &str) {
+        self.inner.lock().refused.insert(method.to_owned());
+    }
+
+    /// Serves a method again.
+    pub fn allow(&self, method: &str) {
+        self.inner.lock().refused.remove(method);
+    }
+
+    /// Shows a wrong state root in a block's header.
+    pub fn corrupt_header(&self, number: u32) {
+        self.inner.lock().headers.insert(number);
+    }
+
+    /// Flips one bit in a block's storage changes.
+    pub fn corrupt_storage_changes(&self, number: u32) {
+        self.inner.lock().changes.insert(number);
+    }
+
+    /// Flips one bit in a block's justification, also within finality proofs.
+    pub fn corrupt_justification(&self, number: u32) {
+        self.inner.lock().justifications.insert(number);
+    }
+
+    /// Shows a block as the best and final one, whatever comes after it; none ends that.
+    pub fn freeze_at(&self, number: Option<u32>) {
+        self.inner.lock().frozen_at = number;
+    }
+
+    /// Answers no request until told otherwise.
+    pub fn hang(&self, hangs: bool) {
+        self.hangs.send_replace(hangs);
+    }
+
+    /// Sets what happens to transactions.
+    pub fn transactions(&self, fault: TransactionFault) {
+        self.inner.lock().transactions = fault;
+    }
+
+    /// Ends all faults.
+    pub fn heal(&self) {
+        *self.inner.lock() = Inner::default();
+        self.hang(false);
+    }
+
+    pub(crate) fn is_refused(&self, method: &str) -> bool {
+        self.inner.lock().refused.contains(method)
+    }
+
+    pub(crate) fn has_corrupt_header(&self, number: u32) -> bool {
+        self.inner.lock().headers.contains(&number)
+    }
+
+    pub(crate) fn has_corrupt_changes(&self, number: u32) -> bool {
+        self.inner.lock().changes.contains(&number)
+    }
+
+    pub(crate) fn has_corrupt_justification(&self, number: u32) -> bool {
+        self.inner.lock().justifications.contains(&number)
+    }
+
+    pub(crate) fn frozen_at(&self) -> Option<u32> {
+        self.inner.lock().frozen_at
+    }
+
+    pub(crate) fn transaction_fault(&self) -> TransactionFault {
+        self.inner.lock().transactions
+    }
+
+    /// Waits while the node hangs.
+    pub(crate) async fn until_answering(&self) {
+        let mut hangs = self.hangs.subscribe();
+        // The sender lives in `self`.
+        let _ = hangs.wait_for(|hangs| !hangs).await;
+    }
+}

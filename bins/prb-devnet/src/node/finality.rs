@@ -1,0 +1,113 @@
+//! GRANDPA justifications and finality proofs.
+
+use codec::{Decode, Encode};
+use finality_grandpa::{Commit, Message, Precommit, SignedPrecommit};
+use prb_devnet_runtime::Header;
+use sp_consensus_grandpa::{
+    AuthorityId, AuthorityList, AuthoritySignature, ConsensusLog, GRANDPA_ENGINE_ID, GrandpaJustification,
+    SetId, localized_payload,
+};
+use sp_core::{H256, Pair as _, ed25519};
+
+use super::{ledger::Ledger, state};
+use crate::Error;
+
+/// Most headers in a finality proof, as real nodes have it.
+const MAX_UNKNOWN_HEADERS: usize = 100_000;
+/// Every so many-th authority's precommit is for the child of the block justified.
+const CHILD_VOTER_STRIDE: usize = 3;
+
+/// A finality proof as `grandpa_proveFinality` gives it.
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct FinalityProof {
+    /// The block justified.
+    pub block: H256,
+    /// SCALE of its justification.
+    pub justification: Vec<u8>,
+    /// The headers after the one asked for, up to and with the one justified.
+    pub unknown_headers: Vec<Header>,
+}
+
+/// The key of a `Grandpa` pallet's value.
+pub(crate) fn key(item: &str) -> Vec<u8> {
+    let mut key = sp_io::hashing::twox_128(b"Grandpa").to_vec();
+    key.extend(sp_io::hashing::twox_128(item.as_bytes()));
+    key
+}
+
+/// Tells whether a header ends its authority set.
+pub(crate) fn ends_set(header: &Header) -> bool {
+    header.digest.logs.iter().filter_map(|log| log.as_consensus()).any(|(engine, data)| {
+        engine == GRANDPA_ENGINE_ID
+            && matches!(ConsensusLog::<u32>::decode(&mut &data[..]), Ok(ConsensusLog::ScheduledChange(_)))
+    })
+}
+
+/// Reads an authority set of a state.
+pub(crate) fn authority_set(state: &state::State) -> Result<(SetId, AuthorityList), Error> {
+    let read = |item| state::read(state, &key(item)).map(Option::unwrap_or_default);
+    let decode = |error: codec::Error| Error::State(error.to_string());
+    let id = SetId::decode(&mut &read("CurrentSetId")?[..]).map_err(decode)?;
+    let list = AuthorityList::decode(&mut &read("Authorities")?[..]).map_err(decode)?;
+    Ok((id, list))
+}
+
+/// Signs a justification of `target` by the set of its parent's state. Where the set does not end
+/// with the block, some vote for its child, so that the justification carries an ancestry.
+pub(crate) fn justify(
+    keys: &[(AuthorityId, ed25519::Pair)],
+    (set_id, list): &(SetId, AuthorityList),
+    target: &Header,
+    child: Option<&Header>,
+) -> Vec<u8> {
+    let round = u64::from(target.number);
+    let child = child.filter(|_| !ends_set(target));
+    let mut votes_ancestries = Vec::new();
+    let mut precommits = Vec::with_capacity(list.len());
+    for (index, (id, _)) in list.iter().enumerate() {
+        let votes_child = index % CHILD_VOTER_STRIDE == CHILD_VOTER_STRIDE - 1;
+        let voted = child.filter(|_| votes_child).unwrap_or(target);
+        if voted.number != target.number && votes_ancestries.is_empty() {
+            votes_ancestries.push(voted.clone());
+        }
+        let Some((_, pair)) = keys.iter().find(|(key, _)| key == id) else { continue };
+        let precommit = Precommit { target_hash: voted.hash(), target_number: voted.number };
+        let message = Message::Precommit(precommit.clone());
+        let signature = pair.sign(&localized_payload(round, *set_id, &message));
+        let signature = AuthoritySignature::from(signature);
+        precommits.push(SignedPrecommit { precommit, signature, id: id.clone() });
+    }
+    let commit = Commit { target_hash: target.hash(), target_number: target.number, precommits };
+    GrandpaJustification::<Header> { round, commit, votes_ancestries }.encode()
+}
+
+/// Proves a block final, as real nodes do: by the justification of its set's last block, or, in
+/// the current set, by the newest one, which may be older than the block.
+pub(crate) fn prove(ledger: &Ledger, number: u32, finalized: u32) -> Result<Option<FinalityProof>, Error> {
+    if number > finalized {
+        return Err(Error::Finality(format!(
+            "Requested finality proof for descendant of #{number} while we only have finalized #{finalized}."
+        )));
+    }
+    let justified = match ledger.set_end(number).filter(|end| *end <= finalized) {
+        Some(end) => ledger.justification(end).map(|justification| (end, justification)),
+        None => newest(ledger, finalized),
+    };
+    let Some((justified, justification)) = justified else { return Ok(None) };
+    let Some(block) = ledger.block(justified) else { return Ok(None) };
+    let unknown_headers = (number.saturating_add(1)..=justified)
+        .take(MAX_UNKNOWN_HEADERS)
+        .filter_map(|number| ledger.block(number))
+        .map(|block| block.header.clone())
+        .collect();
+    Ok(Some(FinalityProof { block: block.hash, justification, unknown_headers }))
+}
+
+// A node with a frozen view knows kept justifications only.
+fn newest(ledger: &Ledger, finalized: u32) -> Option<(u32, Vec<u8>)> {
+    let (number, justification) = ledger.best_justification()?;
+    if number <= finalized {
+        return Some((number, justification));
+    }
+    (0..=finalized).rev().find_map(|number| Some((number, ledger.justification(number)?)))
+}

@@ -1,0 +1,107 @@
+//! The blocks of a chain, without forks.
+
+use std::{collections::HashMap, sync::Arc};
+
+use codec::{Decode, Encode};
+use prb_devnet_runtime::Header;
+use sp_core::H256;
+
+/// A list of changed keys with their new values.
+pub type StorageCollection = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// What a block changed in the state; the SCALE layout is the one that workers take.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct StorageChanges {
+    /// The main trie's changes.
+    pub main: StorageCollection,
+    /// The child tries' changes.
+    pub child: Vec<(Vec<u8>, StorageCollection)>,
+}
+
+/// A block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) hash: H256,
+    pub(crate) header: Header,
+    /// Encoded extrinsics, each with its length prefix.
+    pub(crate) body: Vec<Vec<u8>>,
+    pub(crate) changes: StorageChanges,
+}
+
+/// The blocks of a chain.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    blocks: Vec<Arc<Block>>,
+    numbers: HashMap<H256, u32>,
+    finalized: u32,
+    /// The justifications kept with their blocks.
+    justifications: HashMap<u32, Vec<u8>>,
+    /// The newest justification and its block.
+    best_justification: Option<(u32, Vec<u8>)>,
+    /// The last block of each past authority set.
+    set_ends: Vec<u32>,
+}
+
+impl Ledger {
+    pub(crate) fn new(genesis: Block) -> Self {
+        Self {
+            numbers: HashMap::from([(genesis.hash, 0)]),
+            blocks: vec![Arc::new(genesis)],
+            finalized: 0,
+            justifications: HashMap::new(),
+            best_justification: None,
+            set_ends: Vec::new(),
+        }
+    }
+
+    pub(crate) fn best(&self) -> u32 {
+        u32::try_from(self.blocks.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn finalized(&self) -> u32 {
+        self.finalized
+    }
+
+    pub(crate) fn block(&self, number: u32) -> Option<Arc<Block>> {
+        self.blocks.get(number as usize).cloned()
+    }
+
+    pub(crate) fn number(&self, hash: &H256) -> Option<u32> {
+        self.numbers.get(hash).copied()
+    }
+
+    pub(crate) fn push(&mut self, block: Block) {
+        self.numbers.insert(block.hash, block.header.number);
+        self.blocks.push(Arc::new(block));
+    }
+
+    pub(crate) fn finalize(&mut self, number: u32) {
+        self.finalized = self.finalized.max(number);
+    }
+
+    /// Takes a finalized block's justification: the newest is known in any case.
+    pub(crate) fn justify(&mut self, number: u32, justification: Vec<u8>, keep: bool, ends_set: bool) {
+        if ends_set {
+            self.set_ends.push(number);
+        }
+        if keep || ends_set {
+            self.justifications.insert(number, justification.clone());
+        }
+        self.best_justification = Some((number, justification));
+        self.finalize(number);
+    }
+
+    pub(crate) fn justification(&self, number: u32) -> Option<Vec<u8>> {
+        self.justifications.get(&number).cloned()
+    }
+
+    pub(crate) fn best_justification(&self) -> Option<(u32, Vec<u8>)> {
+        self.best_justification.clone()
+    }
+
+    /// Returns the last block of the set that a block belongs to, none for the current set.
+    pub(crate) fn set_end(&self, number: u32) -> Option<u32> {
+        let index = self.set_ends.partition_point(|end| *end < number);
+        self.set_ends.get(index).copied()
+    }
+}

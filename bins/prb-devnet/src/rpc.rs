@@ -1,0 +1,204 @@
+//! JSON-RPC over WebSocket and HTTP, with the shapes of real nodes.
+
+mod author;
+mod chain;
+mod middleware;
+mod pha;
+mod state;
+mod system;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use jsonrpsee::{
+    RpcModule,
+    core::{RegisterMethodError, middleware::RpcServiceBuilder},
+    server::{BatchRequestConfig, ServerConfig, ServerHandle},
+    types::{ErrorObjectOwned, Params},
+};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use self::view::View;
+use crate::node::{Node, Status};
+
+/// Most bytes of a request or an answer: whole states go through.
+const MAX_MESSAGE_BYTES: u32 = 512 * 1024 * 1024;
+/// Most connections.
+const MAX_CONNECTIONS: u32 = 1024;
+/// Most subscriptions of one connection.
+const MAX_SUBSCRIPTIONS: u32 = 1024;
+/// How long a stopping server waits for its connections.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most transactions that can be swallowed with somebody watching.
+const MAX_KEPT_OPEN: usize = 1024;
+
+/// How often a node was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    methods: Mutex<BTreeMap<String, u64>>,
+    requests: AtomicU64,
+}
+
+impl Counters {
+    fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn method(&self, name: &str) {
+        *self.methods.lock().entry(name.to_owned()).or_default() += 1;
+    }
+}
+
+/// A node's RPC server; it can go away and come back on the same port.
+#[derive(Debug)]
+pub(crate) struct Server {
+    port: AtomicU16,
+    running: tokio::sync::Mutex<Option<ServerHandle>>,
+    counters: Counters,
+    kept_open: Mutex<Vec<mpsc::Sender<Status>>>,
+}
+
+impl Server {
+    pub(crate) fn new(port: u16) -> Self {
+        Self {
+            port: AtomicU16::new(port),
+            running: tokio::sync::Mutex::new(None),
+            counters: Counters::default(),
+            kept_open: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a stream of statuses open without sending anything on it.
+    pub(crate) fn keep_open(&self, sender: mpsc::Sender<Status>) {
+        let mut kept = self.kept_open.lock();
+        kept.retain(|sender| !sender.is_closed());
+        if kept.len() < MAX_KEPT_OPEN {
+            kept.push(sender);
+        }
+    }
+}
+
+/// The RPC server.
+impl Node {
+    /// Starts the RPC server, on the port that it had before if any. Does nothing while it runs.
+    ///
+    /// # Errors
+    /// The port cannot be had.
+    pub async fn start_rpc(self: &Arc<Self>) -> io::Result<()> {
+        let mut running = self.server.running.lock().await;
+        if running.is_some() {
+            return Ok(());
+        }
+        let node = self.clone();
+        let middleware =
+            RpcServiceBuilder::new().layer_fn(move |service| middleware::Guard::new(service, node.clone()));
+        let config = ServerConfig::builder()
+            .max_request_body_size(MAX_MESSAGE_BYTES)
+            .max_response_body_size(MAX_MESSAGE_BYTES)
+            .max_connections(MAX_CONNECTIONS)
+            .max_subscriptions_per_connection(MAX_SUBSCRIPTIONS)
+            .set_batch_request_config(BatchRequestConfig::Unlimited)
+            .set_tcp_no_delay(true)
+            .build();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.server.port()));
+        let server = jsonrpsee::server::Server::builder()
+            .set_config(config)
+            .set_rpc_middleware(middleware)
+            .build(address)
+            .await?;
+        self.server.port.store(server.local_addr()?.port(), Ordering::Relaxed);
+        let module = module(self.clone()).map_err(io::Error::other)?;
+        *running = Some(server.start(module));
+        Ok(())
+    }
+
+    /// Stops the RPC server: all connections end, new ones are refused.
+    pub async fn stop_rpc(&self) {
+        let Some(handle) = self.server.running.lock().await.take() else { return };
+        // It has stopped already.
+        let _ = handle.stop();
+        if tokio::time::timeout(STOP_TIMEOUT, handle.stopped()).await.is_err() {
+            tracing::debug!("rpc connections outlive their server");
+        }
+    }
+
+    /// Returns how often each method was called, calls in batches included.
+    #[must_use]
+    pub fn rpc_counters(&self) -> BTreeMap<String, u64> {
+        self.server.counters.methods.lock().clone()
+    }
+
+    /// Returns how many requests came in; a batch counts as one.
+    #[must_use]
+    pub fn rpc_requests(&self) -> u64 {
+        self.server.counters.requests.load(Ordering::Relaxed)
+    }
+
+    /// Sets the counters to zero.
+    pub fn reset_rpc_counters(&self) {
+        self.server.counters.methods.lock().clear();
+        self.server.counters.requests.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_request(&self) {
+        self.server.counters.request();
+    }
+
+    pub(crate) fn count_method(&self, name: &str) {
+        self.server.counters.method(name);
+    }
+}
+
+type Module = RpcModule<Arc<Node>>;
+type Answer<T> = Result<T, ErrorObjectOwned>;
+type Registered = Result<(), RegisterMethodError>;
+
+fn module(node: Arc<Node>) -> Result<Module, RegisterMethodError> {
+    let kind = node.kind();
+    let mut module = RpcModule::new(node);
+    chain::register(&mut module)?;
+    state::register(&mut module)?;
+    author::register(&mut module)?;
+    system::register(&mut module)?;
+    pha::register(&mut module, kind)?;
+    let mut methods: Vec<&'static str> = module.method_names().collect();
+    methods.push("rpc_methods");
+    methods.sort_unstable();
+    module.register_method("rpc_methods", move |_, _, _| serde_json::json!({ "methods": methods }))?;
+    Ok(module)
+}
+
+fn method<T>(
+    module: &mut Module,
+    name: &'static str,
+    answer: impl Fn(Params<'_>, &View<'_>) -> Answer<T> + Clone + Send + Sync + 'static,
+) -> Registered
+where
+    T: Serialize + Clone + Send + 'static,
+{
+    module.register_blocking_method(name, move |params, node, _| answer(params, &View::new(&node)))?;
+    Ok(())
+}
+
+fn aliases(module: &mut Module, aliases: &[(&'static str, &'static str)]) -> Registered {
+    aliases.iter().try_for_each(|(alias, name)| module.register_alias(alias, name))
+}
+
+fn error(code: i32, message: impl Into<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(code, message.into(), None::<()>)
+}
