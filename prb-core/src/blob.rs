@@ -15,6 +15,8 @@ use tokio::sync::watch;
 
 use crate::primitives::{Hash, ParaNumber, RelayNumber};
 
+pub mod assemble;
+pub mod cache;
 pub mod memory;
 
 /// How far a source has data, as the newest blocks it can give.

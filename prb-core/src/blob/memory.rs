@@ -1,1 +1,266 @@
-//! blob in memory.
+//! A [`BlobSource`] in memory: for tests, examples, and programs with blocks from elsewhere.
+
+use std::sync::{PoisonError, RwLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::Encode;
+use tokio::sync::watch;
+
+use super::{
+    BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Span,
+    assemble::{self, Stop, View},
+};
+use crate::{
+    primitives::{ParaNumber, RelayNumber},
+    wire::{AuthoritySet, Header, StorageChanges},
+};
+
+/// What makes a relay block one that a batch can end at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Justified {
+    /// Its GRANDPA justification.
+    pub justification: Vec<u8>,
+    /// The newest parachain header that its state names.
+    pub para_head: Option<ParaNumber>,
+    /// Trie nodes that prove that.
+    pub proof: Vec<Vec<u8>>,
+    /// The authority set that holds after it, where it changes the set.
+    pub next_set: Option<AuthoritySet>,
+}
+
+struct EncodedStop {
+    number: RelayNumber,
+    justification: Vec<u8>,
+    para_head: Option<ParaNumber>,
+    proof: Vec<u8>,
+    next_set: Option<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Chain {
+    first_relay: RelayNumber,
+    relay: Vec<Vec<u8>>,
+    stops: Vec<EncodedStop>,
+    /// From block 0 on.
+    para: Vec<Vec<u8>>,
+    /// From block 1 on.
+    changes: Vec<Vec<u8>>,
+}
+
+/// Blocks in memory, given by hand. Takes them as they are: verifies nothing but their sequence.
+pub struct MemorySource {
+    genesis: Genesis,
+    chain: RwLock<Chain>,
+    heights: watch::Sender<Heights>,
+}
+
+impl std::fmt::Debug for MemorySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemorySource").field("heights", &*self.heights.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl MemorySource {
+    /// A source that has nothing but the genesis.
+    pub fn new(genesis: Genesis) -> Self {
+        let chain = Chain { first_relay: genesis.relay_number.next(), ..Chain::default() };
+        Self { genesis, chain: RwLock::new(chain), heights: watch::Sender::default() }
+    }
+
+    /// Adds the next relay block, starting with the one after the genesis.
+    ///
+    /// # Panics
+    /// When the header's number is not the next.
+    pub fn push_relay(&self, header: &Header, justified: Option<Justified>) {
+        self.change(|chain| {
+            let next = chain.first_relay.0 + chain.relay.len() as u32;
+            assert_eq!(header.number, next, "relay headers come in sequence");
+            chain.relay.push(header.encode());
+            if let Some(justified) = justified {
+                chain.stops.push(EncodedStop {
+                    number: RelayNumber(next),
+                    justification: justified.justification,
+                    para_head: justified.para_head,
+                    proof: justified.proof.encode(),
+                    next_set: justified.next_set.map(|set| set.encode()),
+                });
+            }
+        });
+    }
+
+    /// Adds the next parachain header, starting with block 0.
+    ///
+    /// # Panics
+    /// When the header's number is not the next.
+    pub fn push_para_header(&self, header: &Header) {
+        self.change(|chain| {
+            assert_eq!(header.number as usize, chain.para.len(), "parachain headers come in sequence");
+            chain.para.push(header.encode());
+        });
+    }
+
+    /// Adds the changes of the next parachain block, starting with block 1. Its header may come later.
+    pub fn push_changes(&self, changes: &StorageChanges) {
+        self.change(|chain| chain.changes.push(changes.encode()));
+    }
+
+    /// Says how far the chains are, which is where the sync wants to get.
+    pub fn set_targets(&self, relay: RelayNumber, para: ParaNumber) {
+        self.heights.send_modify(|heights| {
+            heights.relay_target = Some(relay);
+            heights.para_target = Some(para);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Chain)) {
+        let mut chain = self.chain.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut chain);
+        let (relay, para) = chain.heights();
+        drop(chain);
+        self.heights.send_if_modified(|heights| {
+            let before = *heights;
+            heights.relay = relay;
+            heights.para = para;
+            heights.relay_target = heights.relay_target.max(relay);
+            heights.para_target = heights.para_target.max(para);
+            *heights != before
+        });
+    }
+}
+
+impl Chain {
+    fn heights(&self) -> (Option<RelayNumber>, Option<ParaNumber>) {
+        let covered =
+            |stop: &&EncodedStop| stop.para_head.is_none_or(|head| (head.0 as usize) < self.para.len());
+        let stop = self.stops.iter().rev().find(covered);
+        let carried = stop.and_then(|stop| stop.para_head);
+        let held = ParaNumber(self.changes.len() as u32);
+        (stop.map(|stop| stop.number), carried.map(|head| head.min(held)))
+    }
+}
+
+fn take_slices<'a>(
+    items: &'a [Vec<u8>],
+    base: u32,
+    first: u32,
+    last: u32,
+    take: &mut dyn FnMut(&'a [u8]) -> bool,
+) {
+    let from = first.saturating_sub(base) as usize;
+    let to = ((last + 1).saturating_sub(base) as usize).min(items.len());
+    for item in items.get(from..to).unwrap_or_default() {
+        if !take(item) {
+            return;
+        }
+    }
+}
+
+impl View for Chain {
+    type Error = std::convert::Infallible;
+
+    fn first_relay(&self) -> RelayNumber {
+        self.first_relay
+    }
+
+    fn stops<'a>(
+        &'a self,
+        from: RelayNumber,
+        take: &mut dyn FnMut(Stop<'a>) -> bool,
+    ) -> Result<(), Self::Error> {
+        let start = self.stops.partition_point(|stop| stop.number < from);
+        for stop in &self.stops[start..] {
+            let stop = Stop {
+                number: stop.number,
+                justification: &stop.justification,
+                para_head: stop.para_head,
+                proof: &stop.proof,
+                next_set: stop.next_set.as_deref(),
+            };
+            if !take(stop) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn relay_headers<'a>(
+        &'a self,
+        span: Span<RelayNumber>,
+        take: &mut dyn FnMut(&'a [u8]) -> bool,
+    ) -> Result<(), Self::Error> {
+        take_slices(&self.relay, self.first_relay.0, span.first.0, span.last.0, take);
+        Ok(())
+    }
+
+    fn para_headers<'a>(
+        &'a self,
+        span: Span<ParaNumber>,
+        take: &mut dyn FnMut(&'a [u8]) -> bool,
+    ) -> Result<(), Self::Error> {
+        take_slices(&self.para, 0, span.first.0, span.last.0, take);
+        Ok(())
+    }
+
+    fn para_blocks<'a>(
+        &'a self,
+        span: Span<ParaNumber>,
+        take: &mut dyn FnMut(&'a [u8], &'a [u8]) -> bool,
+    ) -> Result<(), Self::Error> {
+        for number in span.first.0 as usize..=span.last.0 as usize {
+            let (Some(header), Some(changes)) = (self.para.get(number), self.changes.get(number - 1)) else {
+                break;
+            };
+            if !take(header, changes) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BlobSource for MemorySource {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.heights.subscribe()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, Error> {
+        Ok(self.genesis.clone())
+    }
+
+    async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+        assemble::headers(&*self.chain.read().unwrap_or_else(PoisonError::into_inner), cursor, max_bytes)
+    }
+
+    async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+        assemble::blocks(&*self.chain.read().unwrap_or_else(PoisonError::into_inner), cursor, max_bytes)
+    }
+}
+
+/// An empty genesis, for sources whose workers are doubles too.
+pub fn empty_genesis(relay_number: RelayNumber) -> Genesis {
+    Genesis {
+        para_id: 2004,
+        relay_number,
+        relay_hash: crate::primitives::Hash::default(),
+        chain_identity: crate::primitives::Hash::default(),
+        info: Bytes::new(),
+        state: Bytes::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn empty_sources_have_no_batches() {
+        let source = MemorySource::new(empty_genesis(RelayNumber(9)));
+        let cursor = HeaderCursor { relay: RelayNumber(10), para: ParaNumber(0) };
+        assert!(matches!(source.headers(cursor, 1000).await, Ok(None)));
+        let blocks = BlockCursor { from: ParaNumber(1), to: ParaNumber(5) };
+        assert!(matches!(source.blocks(blocks, 1000).await, Ok(None)));
+        assert_eq!(*source.heights().borrow(), Heights::default());
+    }
+}

@@ -1,1 +1,315 @@
 //! Suite of the blob seam.
+//!
+//! A backend implements [`Backend`], which fills it with a [`Sample`], and calls [`run`] in a test.
+//! Justifications and proofs of a sample are mere bytes: what is checked is the cutting and the writing of
+//! batches, by decoding each body and by comparing with a slow search for the largest batch.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use codec::{Decode, DecodeAll, Encode};
+use prost::Message;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::{
+    blob::{BlobSource, BlockCursor, Error, HeaderCursor, Heights, memory::Justified},
+    primitives::{Hash, ParaNumber, RelayNumber},
+    prpc,
+    wire::{
+        AuthoritySet, AuthoritySetChange, BlockHeaderWithChanges, DigestItem, Header, HeaderToSync,
+        StorageChanges,
+    },
+};
+
+/// A limit that no sample reaches.
+const NO_LIMIT: usize = 64 << 20;
+
+/// A relay block of a sample.
+#[derive(Clone, Debug)]
+pub struct RelayBlock {
+    /// Its header.
+    pub header: Header,
+    /// Set where a batch can end at it.
+    pub justified: Option<Justified>,
+}
+
+/// Two chains with plausible headers and made-up proofs.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The relay block before the first.
+    pub genesis_number: RelayNumber,
+    /// The set that justifies the first blocks.
+    pub genesis_set: AuthoritySet,
+    /// Relay blocks in sequence.
+    pub relay: Vec<RelayBlock>,
+    /// Parachain headers from block 0 on.
+    pub para: Vec<Header>,
+    /// Changes of each parachain block; those of block 0 are never given.
+    pub changes: Vec<StorageChanges>,
+}
+
+impl Sample {
+    /// A sample of so many relay blocks; equal seeds give equal samples.
+    pub fn generate(seed: u64, blocks: u32) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let genesis_number = RelayNumber(rng.random_range(1..50));
+        let mut set = AuthoritySet { list: vec![([1; 32], 1)], id: rng.random_range(0..5) };
+        let mut sample = Self {
+            genesis_number,
+            genesis_set: set.clone(),
+            relay: Vec::new(),
+            para: vec![header(0, Hash::default(), &mut rng)],
+            changes: vec![StorageChanges::default()],
+        };
+        let (set_length, spacing) = (rng.random_range(1..20), rng.random_range(1..6));
+        let mut parent = Hash::default();
+        let mut head = 0;
+        for i in 1..=blocks {
+            let header = header(genesis_number.0 + i, parent, &mut rng);
+            parent = header.hash();
+            // Half of the blocks advance the parachain; every third stretch of 16 is a pause.
+            if (i / 16) % 3 != 2 && rng.random_bool(0.5) {
+                sample.extend_para(&mut rng);
+                head += 1;
+            }
+            let next_set = (i % set_length == 0).then(|| {
+                set = AuthoritySet { list: vec![(rng.random(), 1)], id: set.id + 1 };
+                set.clone()
+            });
+            let justified = (next_set.is_some() || i % spacing == 0).then(|| Justified {
+                justification: random_bytes(&mut rng, 10..200),
+                para_head: Some(ParaNumber(head)),
+                proof: (0..3).map(|_| random_bytes(&mut rng, 1..100)).collect(),
+                next_set,
+            });
+            sample.relay.push(RelayBlock { header, justified });
+        }
+        sample
+    }
+
+    fn extend_para(&mut self, rng: &mut StdRng) {
+        let parent = self.para[self.para.len() - 1].hash();
+        self.para.push(header(self.para.len() as u32, parent, rng));
+        let main = (0..rng.random_range(0..8))
+            .map(|_| (random_bytes(rng, 1..40), rng.random_bool(0.8).then(|| random_bytes(rng, 0..300))))
+            .collect();
+        self.changes.push(StorageChanges { main, child: Vec::new() });
+    }
+
+    /// The heights of a source that holds so many of the relay blocks and all of the parachain.
+    pub fn heights(&self, relay_blocks: usize) -> (Option<RelayNumber>, Option<ParaNumber>) {
+        let last = self.relay[..relay_blocks].iter().rev().find(|block| block.justified.is_some());
+        (
+            last.map(|block| RelayNumber(block.header.number)),
+            last.and_then(|block| block.justified.as_ref()?.para_head),
+        )
+    }
+}
+
+fn header(number: u32, parent_hash: Hash, rng: &mut StdRng) -> Header {
+    Header {
+        parent_hash,
+        number,
+        state_root: Hash(rng.random()),
+        extrinsics_root: Hash(rng.random()),
+        digest: vec![DigestItem::Seal(*b"BABE", random_bytes(rng, 0..90))],
+    }
+}
+
+fn random_bytes(rng: &mut StdRng, len: std::ops::Range<usize>) -> Vec<u8> {
+    let len = rng.random_range(len);
+    (0..len).map(|_| rng.random()).collect()
+}
+
+/// A source under test.
+#[async_trait]
+pub trait Backend: Send {
+    /// An empty source for the sample's chain.
+    async fn create(sample: &Sample) -> Self;
+
+    /// Adds relay blocks to the source.
+    async fn push_relay(&mut self, blocks: &[RelayBlock]);
+
+    /// Adds parachain blocks: header and changes.
+    async fn push_para(&mut self, blocks: &[(Header, StorageChanges)]);
+
+    /// The source.
+    fn source(&self) -> Arc<dyn BlobSource>;
+}
+
+/// Runs the suite.
+///
+/// # Panics
+/// When the backend does not keep the seam's promises.
+pub async fn run<B: Backend>() {
+    for seed in 0..6 {
+        grows::<B>(&Sample::generate(seed, 90)).await;
+    }
+    headers_wait_for_the_parachain::<B>(&Sample::generate(7, 60)).await;
+}
+
+fn para_blocks(sample: &Sample) -> Vec<(Header, StorageChanges)> {
+    sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect()
+}
+
+async fn grows<B: Backend>(sample: &Sample) {
+    let mut backend = B::create(sample).await;
+    let mut heights = backend.source().heights();
+    let first = sample.genesis_number.next();
+    let start = HeaderCursor { relay: first, para: ParaNumber(0) };
+    assert!(matches!(backend.source().headers(start, NO_LIMIT).await, Ok(None)), "nothing is there yet");
+
+    backend.push_para(&para_blocks(sample)).await;
+    let half = sample.relay.len() / 2;
+    backend.push_relay(&sample.relay[..half]).await;
+    heights.mark_unchanged();
+    backend.push_relay(&sample.relay[half..]).await;
+    assert!(heights.has_changed().unwrap(), "growth is told");
+    let Heights { relay, para, .. } = *heights.borrow_and_update();
+    assert_eq!((relay, para), sample.heights(sample.relay.len()));
+
+    let source = backend.source();
+    for relay in first.0..=first.0 + sample.relay.len() as u32 + 1 {
+        for back in [0, 1, 5] {
+            check_headers(sample, &*source, RelayNumber(relay), back).await;
+        }
+    }
+    let before = HeaderCursor { relay: sample.genesis_number, para: ParaNumber(0) };
+    let refused = source.headers(before, NO_LIMIT).await;
+    assert!(matches!(refused, Err(Error::BadCursor { .. })), "the genesis itself is no cursor: {refused:?}");
+    check_blocks(sample, &*source).await;
+}
+
+/// The newest parachain header that any state before the block names.
+fn head_before(sample: &Sample, relay: RelayNumber) -> Option<u32> {
+    let stops = sample.relay.iter().filter(|block| block.header.number < relay.0);
+    stops.filter_map(|block| block.justified.as_ref()?.para_head).next_back().map(|head| head.0)
+}
+
+async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNumber, back: u32) {
+    let next = head_before(sample, relay).map_or(0, |head| head + 1);
+    let cursor = HeaderCursor { relay, para: ParaNumber(next.saturating_sub(back)) };
+    let all = possible_batches(sample, cursor);
+    let Some(largest) = all.last() else {
+        assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "no stop after {cursor:?}");
+        return;
+    };
+    for wanted in [largest, &all[0], &all[all.len() / 2]] {
+        let batch = source.headers(cursor, wanted.len()).await.unwrap().unwrap();
+        // Proofs and justifications differ in size, so that a later stop may fit where this one did.
+        let fitting = all.iter().rfind(|body| body.len() <= wanted.len()).unwrap();
+        assert!(batch.body.len() <= wanted.len());
+        assert_eq!(batch.body, *fitting, "the largest batch at {cursor:?} in {} bytes", wanted.len());
+        check_header_body(sample, cursor, &batch);
+    }
+    let smallest = all.iter().map(Vec::len).min().unwrap();
+    let refused = source.headers(cursor, smallest - 1).await;
+    assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
+}
+
+/// Every batch that may be given at the cursor, by its stop: built the slow way.
+fn possible_batches(sample: &Sample, cursor: HeaderCursor) -> Vec<Vec<u8>> {
+    let mut headers = Vec::new();
+    let mut bodies = Vec::new();
+    for block in sample.relay.iter().skip_while(|block| block.header.number < cursor.relay.0) {
+        headers.push(HeaderToSync { header: block.header.clone(), justification: None });
+        let Some(justified) = &block.justified else { continue };
+        let mut relay = headers.clone();
+        relay.last_mut().unwrap().justification = Some(justified.justification.clone());
+        let head = justified.para_head.map_or(0, |head| head.0 as usize + 1);
+        let para = sample.para.get(cursor.para.0 as usize..head).unwrap_or_default();
+        let change = justified.next_set.clone().map(|authority_set| AuthoritySetChange {
+            authority_set,
+            authority_proof: justified.proof.clone(),
+        });
+        let body = prpc::CombinedHeadersToSync {
+            encoded_relaychain_headers: relay.encode().into(),
+            authority_set_change: change.map(|change| change.encode()),
+            encoded_parachain_headers: para.to_vec().encode().into(),
+            proof: if para.is_empty() { Vec::new() } else { justified.proof.clone() },
+        };
+        bodies.push(body.encode_to_vec());
+        if justified.next_set.is_some() {
+            break;
+        }
+    }
+    bodies
+}
+
+fn check_header_body(sample: &Sample, cursor: HeaderCursor, batch: &crate::blob::HeaderBatch) {
+    let body = prpc::CombinedHeadersToSync::decode(batch.body.clone()).unwrap();
+    let relay = Vec::<HeaderToSync>::decode_all(&mut &*body.encoded_relaychain_headers).unwrap();
+    assert_eq!(relay[0].header.number, cursor.relay.0);
+    assert_eq!(relay.last().unwrap().header.number, batch.relay.last.0);
+    assert_eq!(batch.relay.first, cursor.relay);
+    let justified = relay.iter().filter(|header| header.justification.is_some()).count();
+    assert_eq!(justified, 1, "only the last header carries a justification");
+    assert!(relay.last().unwrap().justification.is_some());
+    let para = Vec::<Header>::decode_all(&mut &*body.encoded_parachain_headers).unwrap();
+    match batch.para {
+        None => assert!(para.is_empty()),
+        Some(span) => {
+            assert_eq!(span.first, cursor.para);
+            assert_eq!(para, sample.para[span.first.0 as usize..=span.last.0 as usize]);
+        }
+    }
+}
+
+async fn check_blocks(sample: &Sample, source: &dyn BlobSource) {
+    let tip = source.heights().borrow().para.unwrap();
+    let span = |from, to| BlockCursor { from: ParaNumber(from), to: ParaNumber(to) };
+    let full = source.blocks(span(1, tip.0), NO_LIMIT).await.unwrap().unwrap();
+    assert_eq!((full.blocks.first.0, full.blocks.last), (1, tip));
+    for from in 1..=tip.0 {
+        for to in [from, (from + 3).min(tip.0)] {
+            let batch = source.blocks(span(from, to), NO_LIMIT).await.unwrap().unwrap();
+            assert_eq!((batch.blocks.first.0, batch.blocks.last.0), (from, to));
+            let expected: Vec<_> = (from..=to).map(|n| block(sample, n)).collect();
+            let body = prpc::Blocks { encoded_blocks: expected.encode().into() }.encode_to_vec();
+            assert_eq!(batch.body, body);
+            let shorter = source.blocks(span(from, to), body.len() - 1).await;
+            match shorter {
+                Ok(Some(batch)) => assert_eq!(batch.blocks.last.0, to - 1, "all but the last fit"),
+                Err(Error::TooLarge { .. }) => assert_eq!(from, to),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    let beyond = sample.para.len() as u32;
+    assert!(matches!(source.blocks(span(beyond, beyond + 5), NO_LIMIT).await, Ok(None)));
+    assert!(matches!(source.blocks(span(0, 3), NO_LIMIT).await, Err(Error::BadCursor { .. })));
+    assert!(matches!(source.blocks(span(3, 2), NO_LIMIT).await, Ok(None)), "the worker has no header of it");
+    let decoded = prpc::Blocks::decode(full.body).unwrap();
+    let blocks = Vec::<BlockHeaderWithChanges>::decode(&mut &*decoded.encoded_blocks).unwrap();
+    assert!(blocks.iter().map(|block| block.block_header.number).eq(1..=tip.0));
+}
+
+fn block(sample: &Sample, number: u32) -> BlockHeaderWithChanges {
+    BlockHeaderWithChanges {
+        block_header: sample.para[number as usize].clone(),
+        storage_changes: sample.changes[number as usize].clone(),
+    }
+}
+
+/// Relay headers whose state names parachain headers that are not there yet are not given.
+async fn headers_wait_for_the_parachain<B: Backend>(sample: &Sample) {
+    let mut backend = B::create(sample).await;
+    backend.push_relay(&sample.relay).await;
+    let blocks = para_blocks(sample);
+    let held = blocks.len() / 2;
+    backend.push_para(&blocks[..held]).await;
+    let source = backend.source();
+    let Heights { relay, para, .. } = *source.heights().borrow();
+    let last = (held - 1) as u32;
+    assert!(para.unwrap().0 <= last);
+    let covered = sample.relay.iter().rfind(|block| {
+        block.justified.as_ref().is_some_and(|at| at.para_head.is_some_and(|head| head.0 <= last))
+    });
+    assert_eq!(relay.map(|n| n.0), covered.map(|block| block.header.number));
+    let cursor = HeaderCursor { relay: relay.unwrap().next(), para: para.unwrap().next() };
+    assert!(matches!(source.headers(cursor, NO_LIMIT).await, Ok(None)), "the parachain is behind");
+    backend.push_para(&blocks[held..]).await;
+    assert!(source.headers(cursor, NO_LIMIT).await.unwrap().is_some());
+}

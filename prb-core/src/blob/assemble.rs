@@ -1,0 +1,361 @@
+//! Cutting and writing batches: what every [`BlobSource`](super::BlobSource) with blocks of its own does.
+//!
+//! A [`View`] gives already encoded pieces of a chain at one moment. [`headers`] and [`blocks`] choose the
+//! largest run that pRuntime's rules and the byte limit allow, and write the request body by copying each
+//! piece once into one allocation.
+//!
+//! Not for: verifying; the pieces are taken as they are.
+
+use bytes::Bytes;
+use codec::{Compact, CompactLen, Decode, Encode};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use super::{BlockBatch, BlockCursor, Error, HeaderBatch, HeaderCursor, Span};
+use crate::primitives::{ParaNumber, RelayNumber};
+
+/// A justified relay block, at which a header batch can end.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop<'a> {
+    /// Its number.
+    pub number: RelayNumber,
+    /// Its GRANDPA justification.
+    pub justification: &'a [u8],
+    /// The newest parachain header that its state names.
+    pub para_head: Option<ParaNumber>,
+    /// SCALE `Vec<Vec<u8>>`: trie nodes that prove that, and the authorities where the set changes.
+    pub proof: &'a [u8],
+    /// SCALE [`AuthoritySet`](crate::wire::AuthoritySet) that holds after it, where it changes the set.
+    pub next_set: Option<&'a [u8]>,
+}
+
+/// A chain's pieces at one moment.
+///
+/// Spans are given from their first block on and without gaps; they end where the view's blocks end.
+pub trait View {
+    /// Why a piece cannot be read.
+    type Error: Into<Box<dyn std::error::Error + Send + Sync>>;
+
+    /// The first relay header that a worker wants.
+    fn first_relay(&self) -> RelayNumber;
+
+    /// Calls `take` with each stop from `from` on, in order, until it answers false.
+    ///
+    /// # Errors
+    /// When the pieces cannot be read.
+    fn stops<'a>(
+        &'a self,
+        from: RelayNumber,
+        take: &mut dyn FnMut(Stop<'a>) -> bool,
+    ) -> Result<(), Self::Error>;
+
+    /// Calls `take` with each relay header of the span until it answers false.
+    ///
+    /// # Errors
+    /// When the pieces cannot be read.
+    fn relay_headers<'a>(
+        &'a self,
+        span: Span<RelayNumber>,
+        take: &mut dyn FnMut(&'a [u8]) -> bool,
+    ) -> Result<(), Self::Error>;
+
+    /// Calls `take` with each parachain header of the span until it answers false.
+    ///
+    /// # Errors
+    /// When the pieces cannot be read.
+    fn para_headers<'a>(
+        &'a self,
+        span: Span<ParaNumber>,
+        take: &mut dyn FnMut(&'a [u8]) -> bool,
+    ) -> Result<(), Self::Error>;
+
+    /// Calls `take` with header and storage changes of each block of the span until it answers false.
+    ///
+    /// # Errors
+    /// When the pieces cannot be read.
+    fn para_blocks<'a>(
+        &'a self,
+        span: Span<ParaNumber>,
+        take: &mut dyn FnMut(&'a [u8], &'a [u8]) -> bool,
+    ) -> Result<(), Self::Error>;
+}
+
+/// Encoded items in sequence, with the bytes up to each.
+struct Run<'a> {
+    items: Vec<&'a [u8]>,
+    ends: Vec<usize>,
+    limit: usize,
+}
+
+impl<'a> Run<'a> {
+    const fn new(limit: usize) -> Self {
+        Self { items: Vec::new(), ends: Vec::new(), limit }
+    }
+
+    /// Adds an item; false once the run has more bytes than its limit.
+    fn push(&mut self, item: &'a [u8]) -> bool {
+        let end = self.bytes(self.items.len()) + item.len();
+        self.items.push(item);
+        self.ends.push(end);
+        end <= self.limit
+    }
+
+    /// More bytes than the limit when the run ends before `count` items because of it.
+    fn cut_before(&self, count: usize) -> Option<usize> {
+        let bytes = self.bytes(self.items.len());
+        (count > self.items.len() && bytes > self.limit).then_some(bytes)
+    }
+
+    /// Bytes of the first `count` items.
+    fn bytes(&self, count: usize) -> usize {
+        count.checked_sub(1).map_or(0, |last| self.ends[last])
+    }
+}
+
+fn storage(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Storage(e.into())
+}
+
+/// The largest header batch at the cursor: see [`BlobSource::headers`](super::BlobSource::headers).
+///
+/// # Errors
+/// As there.
+pub fn headers<V: View>(
+    view: &V,
+    cursor: HeaderCursor,
+    max_bytes: usize,
+) -> Result<Option<HeaderBatch>, Error> {
+    if cursor.relay < view.first_relay() {
+        return Err(Error::BadCursor {
+            cursor: format!("relay {} para {}", cursor.relay, cursor.para),
+            reason: format!("workers start at relay header {}", view.first_relay()),
+        });
+    }
+    let mut stops = Vec::new();
+    view.stops(cursor.relay, &mut |stop| {
+        stops.push(stop);
+        // One batch crosses no change of set but at its last header.
+        stop.next_set.is_none()
+    })
+    .map_err(storage)?;
+    let Some(last) = stops.last() else { return Ok(None) };
+
+    let mut relay = Run::new(max_bytes);
+    let span = Span { first: cursor.relay, last: last.number };
+    view.relay_headers(span, &mut |header| relay.push(header)).map_err(storage)?;
+    let mut para = Run::new(max_bytes);
+    if let Some(head) = stops.iter().rev().find_map(|stop| stop.para_head).filter(|head| *head >= cursor.para)
+    {
+        let span = Span { first: cursor.para, last: head };
+        view.para_headers(span, &mut |header| para.push(header)).map_err(storage)?;
+    }
+
+    let mut smallest = None;
+    for stop in stops.iter().rev() {
+        let plan = match HeaderPlan::ending_at(cursor, *stop, &relay, &para)? {
+            Planned::Plan(plan) => plan,
+            Planned::Missing => continue,
+            Planned::TooLarge(at_least) => {
+                smallest = Some(at_least);
+                continue;
+            }
+        };
+        let size_bytes = plan.size_bytes();
+        if size_bytes <= max_bytes {
+            return Ok(Some(plan.write(size_bytes)));
+        }
+        smallest = Some(size_bytes);
+    }
+    match smallest {
+        Some(size_bytes) => Err(too_large(format!("relay {}", cursor.relay), size_bytes, max_bytes)),
+        None => Ok(None),
+    }
+}
+
+const fn too_large(cursor: String, size_bytes: usize, limit_bytes: usize) -> Error {
+    Error::TooLarge { cursor, size_bytes, limit_bytes }
+}
+
+/// A header batch before it is written.
+struct HeaderPlan<'a> {
+    cursor: HeaderCursor,
+    stop: Stop<'a>,
+    relay: &'a [&'a [u8]],
+    relay_bytes: usize,
+    para: &'a [&'a [u8]],
+    para_bytes: usize,
+    /// The proof's trie nodes; none where no parachain header needs proving.
+    proof: Vec<&'a [u8]>,
+}
+
+/// Whether a batch can end at a stop.
+enum Planned<'a> {
+    Plan(HeaderPlan<'a>),
+    /// Headers that it needs are not there yet.
+    Missing,
+    /// Its headers alone have at least this many bytes, more than the limit.
+    TooLarge(usize),
+}
+
+impl<'a> HeaderPlan<'a> {
+    fn ending_at(
+        cursor: HeaderCursor,
+        stop: Stop<'a>,
+        relay: &'a Run<'a>,
+        para: &'a Run<'a>,
+    ) -> Result<Planned<'a>, Error> {
+        let relay_count = (stop.number.0 - cursor.relay.0) as usize + 1;
+        let para_count = stop.para_head.map_or(0, |head| (head.0 + 1).saturating_sub(cursor.para.0)) as usize;
+        if let Some(bytes) = relay.cut_before(relay_count).or_else(|| para.cut_before(para_count)) {
+            return Ok(Planned::TooLarge(bytes));
+        }
+        if relay_count > relay.items.len() || para_count > para.items.len() {
+            return Ok(Planned::Missing);
+        }
+        let proof = if para_count == 0 { Vec::new() } else { split_vec(stop.proof)? };
+        Ok(Planned::Plan(Self {
+            cursor,
+            stop,
+            relay: &relay.items[..relay_count],
+            relay_bytes: relay.bytes(relay_count),
+            para: &para.items[..para_count],
+            para_bytes: para.bytes(para_count),
+            proof,
+        }))
+    }
+
+    /// SCALE `Vec<HeaderToSync>`: each header and a byte for its justification, which the last one has.
+    fn relay_len(&self) -> usize {
+        let justification = self.stop.justification.len();
+        vec_prefix_len(self.relay.len())
+            + self.relay_bytes
+            + self.relay.len()
+            + vec_prefix_len(justification)
+            + justification
+    }
+
+    fn change_len(&self) -> Option<usize> {
+        self.stop.next_set.map(|set| set.len() + self.stop.proof.len())
+    }
+
+    fn para_len(&self) -> usize {
+        vec_prefix_len(self.para.len()) + self.para_bytes
+    }
+
+    fn size_bytes(&self) -> usize {
+        field_len(1, self.relay_len())
+            + self.change_len().map_or(0, |len| field_len(2, len))
+            + field_len(3, self.para_len())
+            + self.proof.iter().map(|node| field_len(4, node.len())).sum::<usize>()
+    }
+
+    fn write(&self, size_bytes: usize) -> HeaderBatch {
+        let mut body = Vec::with_capacity(size_bytes);
+        start_field(1, self.relay_len(), &mut body);
+        put_vec_prefix(self.relay.len(), &mut body);
+        for (i, header) in self.relay.iter().enumerate() {
+            body.extend_from_slice(header);
+            body.push(u8::from(i + 1 == self.relay.len()));
+        }
+        put_vec_prefix(self.stop.justification.len(), &mut body);
+        body.extend_from_slice(self.stop.justification);
+        if let (Some(set), Some(len)) = (self.stop.next_set, self.change_len()) {
+            start_field(2, len, &mut body);
+            body.extend_from_slice(set);
+            body.extend_from_slice(self.stop.proof);
+        }
+        // An empty list is one byte, not an absent field: the worker decodes the field as SCALE.
+        start_field(3, self.para_len(), &mut body);
+        put_vec_prefix(self.para.len(), &mut body);
+        self.para.iter().for_each(|header| body.extend_from_slice(header));
+        for node in &self.proof {
+            start_field(4, node.len(), &mut body);
+            body.extend_from_slice(node);
+        }
+        debug_assert_eq!(body.len(), size_bytes, "one allocation of the right size");
+        let last_para = self.cursor.para.0 + self.para.len() as u32;
+        HeaderBatch {
+            relay: Span { first: self.cursor.relay, last: self.stop.number },
+            para: (!self.para.is_empty())
+                .then(|| Span { first: self.cursor.para, last: ParaNumber(last_para - 1) }),
+            body: Bytes::from(body),
+        }
+    }
+}
+
+/// As many blocks from the cursor as fit: see [`BlobSource::blocks`](super::BlobSource::blocks).
+///
+/// # Errors
+/// As there.
+pub fn blocks<V: View>(view: &V, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+    if cursor.from.0 == 0 {
+        return Err(Error::BadCursor {
+            cursor: "block 0".into(),
+            reason: "block 0 is in the genesis state".into(),
+        });
+    }
+    if cursor.to < cursor.from {
+        return Ok(None);
+    }
+    let (mut parts, mut bytes) = (Vec::new(), 0);
+    let mut too_big = None;
+    view.para_blocks(Span { first: cursor.from, last: cursor.to }, &mut |header, changes| {
+        let with = bytes + header.len() + changes.len();
+        let size = field_len(1, vec_prefix_len(parts.len() + 1) + with);
+        if size > max_bytes {
+            too_big = Some(size);
+            return false;
+        }
+        bytes = with;
+        parts.push((header, changes));
+        true
+    })
+    .map_err(storage)?;
+    if parts.is_empty() {
+        return too_big.map_or(Ok(None), |size_bytes| {
+            Err(too_large(format!("block {}", cursor.from), size_bytes, max_bytes))
+        });
+    }
+    let len = vec_prefix_len(parts.len()) + bytes;
+    let mut body = Vec::with_capacity(field_len(1, len));
+    start_field(1, len, &mut body);
+    put_vec_prefix(parts.len(), &mut body);
+    for (header, changes) in &parts {
+        body.extend_from_slice(header);
+        body.extend_from_slice(changes);
+    }
+    let last = ParaNumber(cursor.from.0 + (parts.len() - 1) as u32);
+    Ok(Some(BlockBatch { blocks: Span { first: cursor.from, last }, body: Bytes::from(body) }))
+}
+
+/// Items of a SCALE `Vec<Vec<u8>>`, uncopied.
+fn split_vec(encoded: &[u8]) -> Result<Vec<&[u8]>, Error> {
+    let mut rest = encoded;
+    let mut items = Vec::new();
+    let count = Compact::<u32>::decode(&mut rest).map_err(storage)?.0;
+    for _ in 0..count {
+        let len = Compact::<u32>::decode(&mut rest).map_err(storage)?.0 as usize;
+        let (item, after) =
+            rest.split_at_checked(len).ok_or_else(|| storage("a stored proof is cut short"))?;
+        items.push(item);
+        rest = after;
+    }
+    Ok(items)
+}
+
+// Lengths here are those of batches in memory, limited by the caller to far below `u32::MAX`.
+fn vec_prefix_len(count: usize) -> usize {
+    Compact::<u32>::compact_len(&(count as u32))
+}
+
+fn put_vec_prefix(count: usize, into: &mut Vec<u8>) {
+    Compact(count as u32).encode_to(into);
+}
+
+fn field_len(tag: u32, len: usize) -> usize {
+    key_len(tag) + encoded_len_varint(len as u64) + len
+}
+
+fn start_field(tag: u32, len: usize, into: &mut Vec<u8>) {
+    encode_key(tag, WireType::LengthDelimited, into);
+    encode_varint(len as u64, into);
+}
