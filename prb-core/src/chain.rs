@@ -251,6 +251,21 @@ impl Call {
             Self::ReclaimWorker { .. } => "PhalaStakePoolv2::reclaim_pool_worker",
         }
     }
+
+    /// An upper bound of its encoded size, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        /// Indexes, keys, numbers and length prefixes of any call.
+        const FIXED: usize = 128;
+        FIXED
+            + match self {
+                Self::SyncOffchainMessage(message) => message.encoded_size(),
+                Self::RegisterWorker { runtime_info, attestation, .. } => {
+                    runtime_info.len() + attestation.len()
+                }
+                Self::UpdateWorkerEndpoint { payload, signature } => payload.encoded_size() + signature.len(),
+                _ => 0,
+            }
+    }
 }
 
 /// Who signs a batch.

@@ -13,7 +13,10 @@ use crate::{
     vault::Sealed,
 };
 
+mod edit;
 pub mod memory;
+
+pub use edit::{Limits, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
 
 /// A pool's operator.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -56,6 +56,30 @@ pub struct Job {
 
 /// The longest list of calls in a job; more belong in several jobs.
 pub const MAX_CALLS_PER_JOB: usize = 100;
+/// The largest job, in bytes of [`Job::size_bytes`]: a block of the parachain takes less in one transaction.
+pub const MAX_JOB_BYTES: usize = 3 * 1024 * 1024;
+
+impl Job {
+    /// Bytes that its calls and its sealed key hold, without the fixed part of each.
+    pub fn size_bytes(&self) -> usize {
+        self.signer.key.0.len() + self.calls.iter().map(Call::size_bytes).sum::<usize>()
+    }
+
+    /// Checks the bounds that every queue keeps.
+    ///
+    /// # Errors
+    /// [`Error::BadJob`], [`Error::TooLarge`].
+    pub fn check(&self) -> Result<(), Error> {
+        let (calls, size_bytes) = (self.calls.len(), self.size_bytes());
+        if !(1..=MAX_CALLS_PER_JOB).contains(&calls) {
+            return Err(Error::BadJob { calls });
+        }
+        if size_bytes > MAX_JOB_BYTES {
+            return Err(Error::TooLarge { size_bytes });
+        }
+        Ok(())
+    }
+}
 
 /// How far a job is, for those who watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -177,6 +201,18 @@ pub enum Error {
         /// The bound.
         limit: usize,
     },
+    /// Its bound on bytes is reached.
+    #[error("the queue holds its {limit_bytes} bytes of jobs")]
+    FullBytes {
+        /// The bound.
+        limit_bytes: usize,
+    },
+    /// A job larger than any transaction.
+    #[error("a job has at most {MAX_JOB_BYTES} bytes, not {size_bytes}")]
+    TooLarge {
+        /// Its size.
+        size_bytes: usize,
+    },
     /// A job with no calls, or too many.
     #[error("a job has 1 to {MAX_CALLS_PER_JOB} calls, not {calls}")]
     BadJob {
@@ -200,7 +236,7 @@ pub enum Error {
 impl Error {
     /// Whether the same may succeed later.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Unavailable(_))
+        matches!(self, Self::Full { .. } | Self::FullBytes { .. } | Self::Unavailable(_))
     }
 }
 
@@ -210,7 +246,8 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// Adds a job. Its place in line is behind all that were added before.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::BadJob`], [`Error::Closed`], [`Error::Unavailable`].
+    /// [`Error::Full`], [`Error::FullBytes`], [`Error::BadJob`], [`Error::TooLarge`], [`Error::Closed`],
+    /// [`Error::Unavailable`].
     ///
     /// # Cancel safety
     /// A cancelled call may have added the job, and its outcome is lost.
@@ -227,6 +264,8 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error>;
 
     /// Renews leases for another `ttl`; gives those that are lost.
+    ///
+    /// A `ttl` of zero hands the jobs back: they are in line again at once, and no retry is used up.
     ///
     /// # Errors
     /// [`Error::Unavailable`].

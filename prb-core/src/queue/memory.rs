@@ -1,1 +1,318 @@
-//! queue in memory.
+//! [`MemoryQueue`]: jobs within one process.
+//!
+//! Jobs and outcomes are lost with the process; submitters then read from the chain what is still wanted.
+//!
+//! There is no task behind it: whoever waits in [`JobQueue::lease`] also waits for the next job that falls
+//! due or whose lease runs out.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats};
+
+/// Bounds of a [`MemoryQueue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Most jobs that are not ended, whatever their state.
+    pub max_jobs: usize,
+    /// Most bytes of them, by [`Job::size_bytes`].
+    pub max_bytes: usize,
+}
+
+impl Config {
+    /// Default of [`Config::max_jobs`]: one for each worker of a large fleet.
+    pub const MAX_JOBS: usize = 10_000;
+    /// Default of [`Config::max_bytes`].
+    pub const MAX_BYTES: usize = 256 * 1024 * 1024;
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_jobs: Self::MAX_JOBS, max_bytes: Self::MAX_BYTES }
+    }
+}
+
+/// A bounded queue in memory. Clones share it.
+///
+/// Leases go to the oldest job that is due; one that is handed out again keeps its place.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryQueue(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    config: Config,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+type Fate = Result<JobOutcome, JobFailure>;
+
+#[derive(Debug)]
+struct Entry {
+    job: Job,
+    submitter: oneshot::Sender<Fate>,
+    size_bytes: usize,
+    /// The lease's token; 0 where nobody has one.
+    token: u64,
+    hand_outs: u32,
+    retries_left: u32,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Delayed { due: Instant },
+    Active { until: Instant },
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: HashMap<JobId, Entry>,
+    waiting: BTreeSet<JobId>,
+    /// When delayed jobs fall due and leases run out: one entry for each job that is not waiting.
+    timers: BTreeSet<(Instant, JobId)>,
+    bytes: usize,
+    last_id: u64,
+    last_token: u64,
+    succeeded: u64,
+    failed: u64,
+    closed: bool,
+}
+
+impl MemoryQueue {
+    /// An empty queue.
+    pub fn new(config: Config) -> Self {
+        Self(Arc::new(Shared { config, ..Shared::default() }))
+    }
+
+    /// Takes no more jobs and hands none out. Jobs that have not ended fail, those handed out too: stop
+    /// their consumers first.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let open: Vec<_> = state.jobs.keys().copied().collect();
+        for id in open {
+            state.end(id, Err(JobFailure { message: "the queue was closed before the job's end".into() }));
+        }
+        drop(state);
+        self.0.changed.notify_waiters();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code path panics while it holds the lock, and each leaves the state whole.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes timers known to those who wait: they have armed the earliest one that they saw.
+    fn wake(&self, earliest_before: Option<Instant>, state: MutexGuard<'_, State>) {
+        let sooner = match (state.next_timer(), earliest_before) {
+            (Some(now), Some(before)) => now < before,
+            (now, None) => now.is_some(),
+            (None, _) => false,
+        };
+        let waiting = !state.waiting.is_empty();
+        drop(state);
+        if sooner {
+            self.0.changed.notify_waiters();
+        } else if waiting {
+            self.0.changed.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn next_timer(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Puts jobs in line whose delay or lease is over.
+    fn promote(&mut self, now: Instant) {
+        while let Some(&(at, id)) = self.timers.first()
+            && at <= now
+        {
+            self.set_phase(id, Phase::Waiting);
+        }
+    }
+
+    fn set_phase(&mut self, id: JobId, phase: Phase) {
+        let Some(entry) = self.jobs.get_mut(&id) else { return };
+        match std::mem::replace(&mut entry.phase, phase) {
+            Phase::Waiting => self.waiting.remove(&id),
+            Phase::Delayed { due: at } | Phase::Active { until: at } => self.timers.remove(&(at, id)),
+        };
+        match phase {
+            Phase::Waiting => self.waiting.insert(id),
+            Phase::Delayed { due: at } | Phase::Active { until: at } => self.timers.insert((at, id)),
+        };
+    }
+
+    fn take(&mut self, until: Instant) -> Option<Lease> {
+        let id = *self.waiting.first()?;
+        self.set_phase(id, Phase::Active { until });
+        let entry = self.jobs.get_mut(&id)?;
+        self.last_token += 1;
+        entry.token = self.last_token;
+        let attempt = entry.hand_outs;
+        entry.hand_outs = attempt.saturating_add(1);
+        Some(Lease { id, token: entry.token, attempt, job: entry.job.clone() })
+    }
+
+    /// The job of a lease that nobody else has got since. One that ran out but was not handed out again
+    /// still counts: what its consumer did is done.
+    fn leased(&mut self, id: JobId, token: u64) -> Result<&mut Entry, Error> {
+        self.jobs
+            .get_mut(&id)
+            .filter(|entry| token != 0 && entry.token == token)
+            .ok_or(Error::LeaseLost { id })
+    }
+
+    fn end(&mut self, id: JobId, fate: Fate) {
+        let Some(entry) = self.jobs.remove(&id) else { return };
+        match entry.phase {
+            Phase::Waiting => self.waiting.remove(&id),
+            Phase::Delayed { due: at } | Phase::Active { until: at } => self.timers.remove(&(at, id)),
+        };
+        self.bytes -= entry.size_bytes;
+        match fate {
+            Ok(_) => self.succeeded += 1,
+            Err(_) => self.failed += 1,
+        }
+        // The submitter may have stopped listening; the counts tell of the job all the same.
+        let _ = entry.submitter.send(fate);
+    }
+}
+
+#[async_trait]
+impl JobQueue for MemoryQueue {
+    async fn submit(&self, job: Job) -> Result<JobHandle, Error> {
+        job.check()?;
+        let size_bytes = job.size_bytes();
+        let (submitter, outcome) = oneshot::channel();
+        let mut state = self.state();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        let Config { max_jobs, max_bytes } = self.0.config;
+        if state.jobs.len() >= max_jobs {
+            return Err(Error::Full { limit: max_jobs });
+        }
+        if state.bytes + size_bytes > max_bytes {
+            return Err(Error::FullBytes { limit_bytes: max_bytes });
+        }
+        state.last_id += 1;
+        let id = JobId(state.last_id);
+        let retries_left = job.retries;
+        state.bytes += size_bytes;
+        state.jobs.insert(
+            id,
+            Entry { job, submitter, size_bytes, token: 0, hand_outs: 0, retries_left, phase: Phase::Waiting },
+        );
+        state.waiting.insert(id);
+        drop(state);
+        self.0.changed.notify_one();
+        Ok(JobHandle::new(id, outcome))
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the state is read, so that no change between the two is missed.
+            changed.as_mut().enable();
+            let next = {
+                let mut state = self.state();
+                if state.closed {
+                    return Err(Error::Closed);
+                }
+                let now = Instant::now();
+                let earliest = state.next_timer();
+                state.promote(now);
+                if let Some(lease) = state.take(now + ttl) {
+                    self.wake(earliest, state);
+                    return Ok(lease);
+                }
+                state.next_timer()
+            };
+            match next {
+                Some(at) => {
+                    tokio::select! { () = changed => {}, () = sleep_until(at) => {} }
+                }
+                None => changed.await,
+            }
+        }
+    }
+
+    async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error> {
+        let mut state = self.state();
+        let earliest = state.next_timer();
+        let now = Instant::now();
+        let mut lost = Vec::new();
+        for &(id, token) in leases {
+            match state.leased(id, token) {
+                Ok(entry) if ttl.is_zero() => {
+                    entry.token = 0;
+                    state.set_phase(id, Phase::Waiting);
+                }
+                Ok(_) => state.set_phase(id, Phase::Active { until: now + ttl }),
+                Err(_) => lost.push(id),
+            }
+        }
+        self.wake(earliest, state);
+        Ok(lost)
+    }
+
+    async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error> {
+        let mut state = self.state();
+        state.leased(id, token)?;
+        state.end(id, Ok(outcome));
+        Ok(())
+    }
+
+    async fn fail(
+        &self,
+        id: JobId,
+        token: u64,
+        failure: JobFailure,
+        retry_after: Option<Duration>,
+    ) -> Result<(), Error> {
+        let mut state = self.state();
+        let earliest = state.next_timer();
+        let entry = state.leased(id, token)?;
+        match retry_after {
+            Some(delay) if entry.retries_left > 0 => {
+                entry.retries_left -= 1;
+                entry.token = 0;
+                state.set_phase(id, Phase::Delayed { due: Instant::now() + delay });
+            }
+            _ => state.end(id, Err(failure)),
+        }
+        self.wake(earliest, state);
+        Ok(())
+    }
+
+    async fn stats(&self) -> Result<Stats, Error> {
+        let mut state = self.state();
+        let earliest = state.next_timer();
+        state.promote(Instant::now());
+        let delayed = state.jobs.values().filter(|e| matches!(e.phase, Phase::Delayed { .. })).count();
+        let stats = Stats {
+            waiting: state.waiting.len(),
+            delayed,
+            active: state.timers.len() - delayed,
+            succeeded: state.succeeded,
+            failed: state.failed,
+        };
+        self.wake(earliest, state);
+        Ok(stats)
+    }
+}

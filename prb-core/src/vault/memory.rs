@@ -1,1 +1,69 @@
-//! vault in memory.
+//! [`MemoryVault`]: seals for as long as the process lives, for tests and for programs that keep operators'
+//! keys elsewhere.
+
+use aes_gcm::{
+    Aes256Gcm, Nonce,
+    aead::{Aead, Generate, KeyInit, Payload},
+};
+use async_trait::async_trait;
+use rand::RngCore;
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+use super::{Error, MAX_SECRET_BYTES, Sealed, Vault};
+
+/// First byte of what a [`MemoryVault`] seals; then 12 bytes nonce, AES-256-GCM ciphertext, 16 bytes tag.
+const VERSION: u8 = 0;
+const NONCE_BYTES: usize = 12;
+
+/// A vault whose random key exists only in this process: nothing that it sealed can be opened after it.
+pub struct MemoryVault {
+    cipher: Aes256Gcm,
+}
+
+impl MemoryVault {
+    /// A vault with a key of its own.
+    pub fn new() -> Self {
+        let mut key = Zeroizing::new([0; 32]);
+        rand::rng().fill_bytes(&mut *key);
+        Self { cipher: Aes256Gcm::new((&*key).into()) }
+    }
+}
+
+impl Default for MemoryVault {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for MemoryVault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryVault").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Vault for MemoryVault {
+    async fn seal(&self, secret: &SecretString) -> Result<Sealed, Error> {
+        let secret = secret.expose_secret().as_bytes();
+        if secret.len() > MAX_SECRET_BYTES {
+            return Err(Error::TooLarge { limit_bytes: MAX_SECRET_BYTES });
+        }
+        let nonce = Nonce::generate();
+        let payload = Payload { msg: secret, aad: &[VERSION] };
+        let ciphertext = self.cipher.encrypt(&nonce, payload).map_err(|_| Error::Cipher)?;
+        Ok(Sealed([&[VERSION], nonce.as_slice(), &ciphertext].concat()))
+    }
+
+    async fn open(&self, sealed: &Sealed) -> Result<SecretString, Error> {
+        let (&version, rest) = sealed.0.split_first().ok_or(Error::WrongKey)?;
+        if version != VERSION {
+            return Err(Error::UnknownVersion { version });
+        }
+        let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(Error::WrongKey)?;
+        let payload = Payload { msg: ciphertext, aad: &[VERSION] };
+        let secret =
+            Zeroizing::new(self.cipher.decrypt(&(*nonce).into(), payload).map_err(|_| Error::WrongKey)?);
+        std::str::from_utf8(&secret).map(SecretString::from).map_err(|_| Error::WrongKey)
+    }
+}

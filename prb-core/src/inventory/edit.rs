@@ -1,0 +1,133 @@
+//! The rules of edits, the same for every backend.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use url::Url;
+use uuid::Uuid;
+
+use super::{Edit, Error, Pool, Snapshot, Worker};
+
+/// Bounds of an inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most pools.
+    pub pools: usize,
+    /// Most workers.
+    pub workers: usize,
+}
+
+impl Limits {
+    /// Default of [`Limits::pools`].
+    pub const POOLS: usize = 1_000;
+    /// Default of [`Limits::workers`].
+    pub const WORKERS: usize = 10_000;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { pools: Self::POOLS, workers: Self::WORKERS }
+    }
+}
+
+/// The longest name of a pool or worker, in bytes.
+pub const MAX_NAME_BYTES: usize = 256;
+/// The longest worker endpoint, in bytes.
+pub const MAX_ENDPOINT_BYTES: usize = 2048;
+
+impl Snapshot {
+    /// The snapshot after `edits`, taken in order; `revision` counts one for them all. Names, endpoints and
+    /// pool numbers are compared after the last edit, so that two workers may swap theirs.
+    ///
+    /// # Errors
+    /// Any but [`Error::Storage`].
+    pub fn edited(&self, edits: Vec<Edit>, limits: &Limits) -> Result<Self, Error> {
+        let mut pools: BTreeMap<Uuid, Arc<Pool>> = self.pools.iter().map(|p| (p.id, p.clone())).collect();
+        let mut workers: BTreeMap<Uuid, Arc<Worker>> =
+            self.workers.iter().map(|w| (w.id, w.clone())).collect();
+        for edit in edits {
+            match edit {
+                Edit::PutPool(pool) => {
+                    check_name("pool name", &pool.name)?;
+                    pools.insert(pool.id, Arc::new(pool));
+                }
+                Edit::RemovePool(id) => {
+                    pools.remove(&id).ok_or(Error::Unknown { what: "pool", id })?;
+                }
+                Edit::PutWorker(worker) => {
+                    check_name("worker name", &worker.name)?;
+                    endpoint_url(&worker.endpoint)?;
+                    workers.insert(worker.id, Arc::new(worker));
+                }
+                Edit::RemoveWorker(id) => {
+                    workers.remove(&id).ok_or(Error::Unknown { what: "worker", id })?;
+                }
+            }
+        }
+        check_bound("pool", pools.len(), limits.pools)?;
+        check_bound("worker", workers.len(), limits.workers)?;
+        check_unique("pid", pools.values().map(|p| (p.pid.to_string(), &p.name)))?;
+        check_unique("worker name", workers.values().map(|w| (w.name.clone(), &w.name)))?;
+        check_unique("worker endpoint", workers.values().map(|w| (normal_endpoint(&w.endpoint), &w.name)))?;
+        let mut pools: Vec<_> = pools.into_values().collect();
+        pools.sort_by_key(|p| p.pid);
+        let mut workers: Vec<_> = workers.into_values().collect();
+        workers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self { revision: self.revision + 1, pools, workers })
+    }
+}
+
+fn check_bound(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {
+    if count > limit { Err(Error::Full { what, limit }) } else { Ok(()) }
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), Error> {
+    let reason = if name.trim().is_empty() {
+        "it is empty".into()
+    } else if name.len() > MAX_NAME_BYTES {
+        format!("it has {} bytes, more than {MAX_NAME_BYTES}", name.len())
+    } else if name.chars().any(char::is_control) {
+        "it has control characters".into()
+    } else {
+        return Ok(());
+    };
+    Err(Error::Invalid { what: what.into(), reason })
+}
+
+fn endpoint_url(endpoint: &str) -> Result<Url, Error> {
+    let bad = |reason: String| Error::Invalid { what: "worker endpoint".into(), reason };
+    if endpoint.len() > MAX_ENDPOINT_BYTES {
+        return Err(bad(format!("it has {} bytes, more than {MAX_ENDPOINT_BYTES}", endpoint.len())));
+    }
+    let url = Url::parse(endpoint).map_err(|e| bad(format!("{endpoint:?}: {e}")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(bad(format!("{endpoint:?} is no http or https URL")));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        // Not shown: it has a password in it.
+        return Err(bad("it has a user name or password, which would end in logs".into()));
+    }
+    Ok(url)
+}
+
+/// One spelling for all of the same place: case of the host, default port, last slash.
+fn normal_endpoint(endpoint: &str) -> String {
+    endpoint_url(endpoint)
+        .map_or_else(|_| endpoint.into(), |url| url.as_str().trim_end_matches('/').to_owned())
+}
+
+fn check_unique<'a>(
+    what: &'static str,
+    entries: impl Iterator<Item = (String, &'a String)>,
+) -> Result<(), Error> {
+    let mut seen: HashMap<String, &String> = HashMap::new();
+    for (value, name) in entries {
+        if let Some(holder) = seen.get(&value) {
+            return Err(Error::Duplicate { what, value, holder: (*holder).clone() });
+        }
+        seen.insert(value, name);
+    }
+    Ok(())
+}
