@@ -2,4 +2,7 @@
 
 pub mod keys;
 pub mod metadata;
+pub mod reader;
 pub mod rpc;
+pub mod submit;
+pub mod verify;

@@ -25,6 +25,7 @@ mod cache;
 mod call;
 mod outcome;
 
+pub(crate) use cache::FetchError;
 pub use cache::Runtimes;
 pub use outcome::{ExtrinsicOutcome, OutcomeError};
 
@@ -94,9 +95,8 @@ impl Runtime {
                 transaction_version,
             }])
             .build();
-        let client = OfflineClient::new_with_config(config)
-            .at_block(0_u64)
-            .map_err(|e| unreadable(e.to_string()))?;
+        let client =
+            OfflineClient::new_with_config(config).at_block(0_u64).map_err(|e| unreadable(e.to_string()))?;
         Ok(Self { client })
     }
 
@@ -134,7 +134,14 @@ impl Runtime {
         prefix[..16].copy_from_slice(&twox_128(storage.prefix().as_bytes()));
         prefix[16..].copy_from_slice(&twox_128(entry.as_bytes()));
         let value = item.value_ty();
-        Ok(Item { name: name(), prefix, hasher, value, default: item.default_value().map(Into::into), metadata })
+        Ok(Item {
+            name: name(),
+            prefix,
+            hasher,
+            value,
+            default: item.default_value().map(Into::into),
+            metadata,
+        })
     }
 
     /// Reads a pallet's constant.
@@ -195,7 +202,10 @@ impl Item {
     /// # Errors
     /// [`Error::Layout`].
     pub fn read<T: DecodeAsType>(&self, value: Option<&[u8]>) -> Result<Option<T>, Error> {
-        value.or(self.default.as_deref()).map(|v| decode(&self.name, v, self.value, &self.metadata)).transpose()
+        value
+            .or(self.default.as_deref())
+            .map(|v| decode(&self.name, v, self.value, &self.metadata))
+            .transpose()
     }
 
     /// Checks that a static type reads the item's values as the runtime does, then reads one.

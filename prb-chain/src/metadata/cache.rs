@@ -55,8 +55,7 @@ impl Runtimes {
         }
         let genesis = self.genesis(node).await?;
         let metadata = fetch(node, block).await?;
-        let runtime =
-            Runtime::new(genesis, version.spec_version, version.transaction_version, &metadata)?;
+        let runtime = Runtime::new(genesis, version.spec_version, version.transaction_version, &metadata)?;
         tracing::info!(spec_version = version.spec_version, "read the metadata of a runtime");
         let runtime = Arc::new(runtime);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

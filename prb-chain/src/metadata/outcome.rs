@@ -2,7 +2,11 @@
 
 use prb_core::chain::DispatchError;
 use scale_value::{At, Composite, Value, ValueDef};
-use subxt::{SubstrateConfig, events::Phase};
+use subxt::{
+    SubstrateConfig,
+    error::EventsError,
+    events::{Event, Phase},
+};
 
 use super::Runtime;
 
@@ -47,17 +51,16 @@ impl Runtime {
         index: u32,
         calls: usize,
     ) -> Result<ExtrinsicOutcome, OutcomeError> {
-        let unreadable = |e: subxt::error::EventsError| OutcomeError::Unreadable { reason: e.to_string() };
         let events = self.client().events().from_bytes(events);
         let mut results = Vec::with_capacity(calls);
         let mut failed = None;
         let mut ended = false;
         for event in events.iter() {
-            let event = event.map_err(unreadable)?;
+            let event = event.map_err(|e| unreadable(&e))?;
             if event.phase() != Phase::ApplyExtrinsic(index) {
                 continue;
             }
-            let fields = || fields(&event).map_err(unreadable);
+            let fields = || fields(&event);
             match (event.pallet_name(), event.event_name()) {
                 ("Utility", "ItemCompleted") => results.push(Ok(())),
                 ("Utility", "ItemFailed") => results.push(Err(self.error_at(fields()?.at("error")))),
@@ -102,17 +105,19 @@ impl Runtime {
         // Four bytes, of which the first is the error's index; one byte in old runtimes.
         let error = u8::try_from(error.as_u128().or_else(|| error.at(0)?.as_u128())?).ok()?;
         let metadata = self.metadata();
-        let named = metadata.pallet_by_error_index(pallet).and_then(|p| {
-            Some(format!("{}::{}", p.name(), p.error_variant_by_index(error)?.name))
-        });
+        let named = metadata
+            .pallet_by_error_index(pallet)
+            .and_then(|p| Some(format!("{}::{}", p.name(), p.error_variant_by_index(error)?.name)));
         Some(named.unwrap_or_else(|| format!("Module({pallet})::Error({error})")))
     }
 }
 
-fn fields(
-    event: &subxt::events::Event<'_, SubstrateConfig>,
-) -> Result<Composite<()>, subxt::error::EventsError> {
-    event.decode_fields_unchecked_as::<Composite<()>>()
+fn fields(event: &Event<'_, SubstrateConfig>) -> Result<Composite<()>, OutcomeError> {
+    event.decode_fields_unchecked_as().map_err(|e| unreadable(&e))
+}
+
+fn unreadable(e: &EventsError) -> OutcomeError {
+    OutcomeError::Unreadable { reason: e.to_string() }
 }
 
 fn variant_name(value: &Value<()>) -> Option<&str> {

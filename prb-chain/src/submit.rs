@@ -1,0 +1,213 @@
+//! [`ChainSubmitter`] over a pool of parachain nodes.
+//!
+//! A batch becomes one signed, mortal transaction, and its fate is decided: the watch at the node tells it in
+//! the ordinary case, and where the watch is lost, falls silent or tells of a loss, the finalised blocks of
+//! the transaction's lifetime are searched for it. It is sent again as it is meanwhile (its nonce lets it
+//! take effect once at most), and counts as lost only when no block can hold it any more.
+//!
+//! Not for: deciding what goes in a batch, and keeping one batch in flight an account (see
+//! [`prb_core::trade`]).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use prb_core::{
+    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effects, Signer, SubmitError, SubmitProgress},
+    primitives::{AccountId, PHALA_SS58_PREFIX},
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{keys::OperatorKey, metadata::Runtimes, rpc::NodePool};
+
+mod account;
+mod ask;
+mod effects;
+mod fate;
+mod prepare;
+mod refusal;
+
+/// How a [`Submitter`] sends.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Blocks that a transaction lives, counted from the finalised head: a power of two from 4 to 4,096.
+    pub mortality_blocks: u32,
+    /// How often the finalised chain is asked while no watch tells of a transaction, or while an account has
+    /// transactions pending.
+    pub poll_interval: Duration,
+    /// How long a watch may be silent before the finalised chain is asked as well.
+    pub watch_patience: Duration,
+    /// How long nodes may be unreachable before a batch that was not sent is given back.
+    pub unavailable_after: Duration,
+    /// How long nodes may be unreachable before a sent transaction's fate counts as unknown.
+    pub unknown_after: Duration,
+    /// Address prefix in messages, and in questions to nodes.
+    pub ss58_prefix: u16,
+    /// Accounts remembered at most. A forgotten one costs a few questions when it sends again.
+    pub max_accounts: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // 13 minutes of 12 s blocks: long enough for a busy chain, short enough to wait for.
+            mortality_blocks: 64,
+            poll_interval: Duration::from_secs(6),
+            watch_patience: Duration::from_secs(60),
+            unavailable_after: Duration::from_secs(60),
+            unknown_after: Duration::from_secs(15 * 60),
+            ss58_prefix: PHALA_SS58_PREFIX,
+            max_accounts: 1_000,
+        }
+    }
+}
+
+/// Why a [`Config`] cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Eras have powers of two; above 4,096 they no longer start at every block.
+    #[error("a transaction's mortality must be a power of two from 4 to 4096, not {0}")]
+    Mortality(u32),
+    /// Two-byte prefixes are not in use here.
+    #[error("the SS58 prefix must be below 64, not {0}")]
+    Prefix(u16),
+}
+
+/// Sends batches through a pool of nodes. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub struct Submitter {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pool: NodePool,
+    config: Config,
+    runtimes: Runtimes,
+    accounts: Mutex<HashMap<AccountId, Account>>,
+}
+
+/// What is remembered of an account.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    /// Nothing of it is pending, as far as this process knows.
+    settled: bool,
+    /// Nonces below are used up.
+    next_nonce: u64,
+}
+
+impl Submitter {
+    /// A submitter. Asks nothing yet, and runs no task.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn new(pool: NodePool, config: Config) -> Result<Self, ConfigError> {
+        if !config.mortality_blocks.is_power_of_two() || !(4..=4096).contains(&config.mortality_blocks) {
+            return Err(ConfigError::Mortality(config.mortality_blocks));
+        }
+        if config.ss58_prefix >= 64 {
+            return Err(ConfigError::Prefix(config.ss58_prefix));
+        }
+        let inner = Inner { pool, config, runtimes: Runtimes::default(), accounts: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+impl Inner {
+    fn key(&self, signer: &Signer) -> Result<OperatorKey, SubmitError> {
+        let bad = |reason: String| SubmitError::BadKey { account: self.address(signer.operator), reason };
+        let key = OperatorKey::from_secret(&signer.secret).map_err(|e| bad(e.to_string()))?;
+        if key.account() != signer.operator {
+            return Err(bad(format!("it is the key of {}", self.address(key.account()))));
+        }
+        Ok(key)
+    }
+
+    fn address(&self, account: AccountId) -> String {
+        account.to_ss58(self.config.ss58_prefix)
+    }
+
+    fn account(&self, account: AccountId) -> Account {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.get(&account).copied().unwrap_or_default()
+    }
+
+    fn remember(&self, account: AccountId, change: impl FnOnce(&mut Account)) {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if accounts.len() >= self.config.max_accounts && !accounts.contains_key(&account) {
+            let forgotten = accounts.iter().find(|(_, known)| known.settled).map(|(account, _)| *account);
+            if let Some(forgotten) = forgotten.or_else(|| accounts.keys().next().copied()) {
+                accounts.remove(&forgotten);
+            }
+        }
+        change(accounts.entry(account).or_default());
+    }
+
+    /// Builds, sends and follows a batch; once more where the chain has moved on in between.
+    async fn send(
+        &self,
+        batch: &CallBatch,
+        key: &OperatorKey,
+        progress: &mpsc::Sender<SubmitProgress>,
+    ) -> Result<BatchOutcome, SubmitError> {
+        let started = Instant::now();
+        let mut rebuilt = false;
+        loop {
+            let (node, prepared) = self.prepare(batch, key, started).await?;
+            match self.submit_to(&node, &prepared).await {
+                Ok(watch) => return self.follow(&prepared, watch, progress).await,
+                Err(refusal::Refusal::MovedOn { reason }) if !rebuilt => {
+                    tracing::info!(node = %node.name(), reason, "the chain moved on, building the transaction anew");
+                    rebuilt = true;
+                }
+                Err(refusal) => return Err(self.refused(&node, refusal, &prepared).await),
+            }
+        }
+    }
+
+    /// Whether the outcome leaves nothing of the account pending.
+    const fn settles(result: &Result<BatchOutcome, SubmitError>) -> bool {
+        match result {
+            Ok(_) => true,
+            Err(SubmitError::Refused { retryable, .. }) => !*retryable,
+            Err(e) => matches!(
+                e,
+                SubmitError::BadKey { .. }
+                    | SubmitError::InsufficientFees { .. }
+                    | SubmitError::Dispatch(_)
+                    | SubmitError::Lost { .. }
+                    | SubmitError::Unsupported { .. }
+            ),
+        }
+    }
+}
+
+#[async_trait]
+impl ChainSubmitter for Submitter {
+    async fn submit(
+        &self,
+        batch: &CallBatch,
+        progress: mpsc::Sender<SubmitProgress>,
+    ) -> Result<BatchOutcome, SubmitError> {
+        let inner = &*self.inner;
+        let account = batch.signer.operator;
+        let key = inner.key(&batch.signer)?;
+        inner.settle(account).await?;
+        // A cancelled call leaves it so.
+        inner.remember(account, |known| known.settled = false);
+        let result = inner.send(batch, &key, &progress).await;
+        if Inner::settles(&result) {
+            inner.remember(account, |known| known.settled = true);
+        }
+        result
+    }
+
+    async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
+        self.inner.settle(account).await?;
+        self.inner.effects(calls).await
+    }
+}

@@ -1,0 +1,92 @@
+//! Waiting until an account has nothing pending.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use prb_core::{chain::SubmitError, primitives::AccountId};
+use tokio::time::Instant;
+
+use super::{Inner, ask};
+
+/// How long one node may take to tell the next nonce while others have told it.
+const NONCE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// An account's nonces at one moment.
+struct Nonces {
+    /// The finalised head's number.
+    head: u32,
+    finalised: u64,
+    /// Counting what is in blocks that are not final, and in the nodes' pools.
+    next: u64,
+}
+
+impl Inner {
+    /// Returns once nothing that was sent for the account can still take effect: its finalised nonce is the
+    /// one that the next transaction gets. What this process itself sent and saw to its end is not asked for
+    /// again.
+    ///
+    /// A transaction that does not go away is waited for as long as ours live; one of another program that
+    /// lives longer must not hold the account up for good.
+    pub(super) async fn settle(&self, account: AccountId) -> Result<(), SubmitError> {
+        if self.account(account).settled {
+            return Ok(());
+        }
+        let mut answered = Instant::now();
+        let mut first_head = None;
+        loop {
+            match self.nonces(account).await {
+                Ok(nonces) => {
+                    answered = Instant::now();
+                    let waited = nonces.head.saturating_sub(*first_head.get_or_insert(nonces.head));
+                    let pending = nonces.next.saturating_sub(nonces.finalised);
+                    if pending == 0 || waited > self.config.mortality_blocks {
+                        if pending > 0 {
+                            tracing::warn!(
+                                account = self.address(account),
+                                pending,
+                                "going on beside transactions that outlive ours"
+                            );
+                        }
+                        self.remember(account, |known| {
+                            known.settled = true;
+                            known.next_nonce = nonces.finalised;
+                        });
+                        return Ok(());
+                    }
+                    tracing::debug!(
+                        account = self.address(account),
+                        pending,
+                        "waiting for earlier transactions"
+                    );
+                }
+                Err(e) if answered.elapsed() >= self.config.unavailable_after => {
+                    return Err(SubmitError::Unavailable(Box::new(e)));
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(self.config.poll_interval).await;
+        }
+    }
+
+    async fn nonces(&self, account: AccountId) -> Result<Nonces, ask::Error> {
+        let (head, funds) = ask::any(&self.pool, |node| async move {
+            let head = ask::finalised_head(&node).await?;
+            let runtime = self.runtimes.at(&node, Some(head.hash)).await?;
+            Ok((head.header.number, ask::funds(&node, &runtime, account, Some(head.hash)).await?))
+        })
+        .await?;
+        // The transaction may be in the pool of one node only.
+        let address = self.address(account);
+        let nodes = self.pool.candidates();
+        let answers = join_all(nodes.iter().map(|node| async {
+            let question = node.request::<u64>("system_accountNextIndex", [&address]);
+            tokio::time::timeout(NONCE_PATIENCE, question).await
+        }))
+        .await;
+        let next = answers.into_iter().filter_map(|answer| answer.ok()?.ok()).max();
+        let Some(next) = next else {
+            return Err(ask::Error::Wrong { node: "every node".into(), reason: "no next nonce".into() });
+        };
+        Ok(Nonces { head, finalised: funds.nonce, next })
+    }
+}

@@ -1,0 +1,179 @@
+//! Questions about the finalised chain, asked of one node after the other.
+
+use std::sync::Arc;
+
+use codec::Decode;
+use prb_core::{
+    primitives::{Balance, Hash},
+    wire::Header,
+};
+use scale_decode::DecodeAsType;
+use scale_value::{At, Value};
+use serde::Deserialize;
+
+use crate::{
+    metadata::{self, FetchError, OutcomeError, Runtime},
+    rpc::{
+        self, NO_PARAMS, Node, NodePool,
+        json::{self, HexBytes},
+    },
+};
+
+/// Why a node did not tell.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Rpc(#[from] rpc::Error),
+    #[error(transparent)]
+    Metadata(#[from] metadata::Error),
+    #[error(transparent)]
+    Outcome(#[from] OutcomeError),
+    #[error("{node} answered wrongly: {reason}")]
+    Wrong { node: Arc<str>, reason: String },
+}
+
+impl From<FetchError> for Error {
+    fn from(e: FetchError) -> Self {
+        match e {
+            FetchError::Rpc(e) => Self::Rpc(e),
+            FetchError::Metadata(e) => Self::Metadata(e),
+        }
+    }
+}
+
+impl Error {
+    pub(super) fn wrong(node: &Node, reason: impl Into<String>) -> Self {
+        Self::Wrong { node: Arc::clone(node.name()), reason: reason.into() }
+    }
+}
+
+/// Asks each node in turn until one tells.
+pub(super) async fn any<T, F, Fut>(pool: &NodePool, mut ask: F) -> Result<T, Error>
+where
+    F: FnMut(Arc<Node>) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    let mut last = None;
+    for node in pool.candidates() {
+        match ask(Arc::clone(&node)).await {
+            Ok(answer) => return Ok(answer),
+            Err(e) => {
+                tracing::debug!(node = %node.name(), error = %e, "node did not tell");
+                last = Some(e);
+            }
+        }
+    }
+    // A pool has at least one node.
+    Err(last.unwrap_or(Error::Wrong { node: "the pool".into(), reason: "it is empty".into() }))
+}
+
+/// A finalised head and its header.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) hash: Hash,
+    pub(super) header: Header,
+}
+
+/// A block's header and transactions.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub(super) hash: Hash,
+    pub(super) header: Header,
+    pub(super) extrinsics: Vec<Vec<u8>>,
+}
+
+#[derive(Deserialize)]
+struct SignedBlock {
+    block: BlockJson,
+}
+
+#[derive(Deserialize)]
+struct BlockJson {
+    header: json::Header,
+    extrinsics: Vec<HexBytes>,
+}
+
+pub(super) async fn finalised_head(node: &Node) -> Result<Head, Error> {
+    let hash: Hash = node.request("chain_getFinalizedHead", NO_PARAMS).await?;
+    let header: json::Header = node.request("chain_getHeader", [hash]).await?;
+    Ok(Head { hash, header: checked(node, hash, &header)? })
+}
+
+/// The blocks with these hashes.
+pub(super) async fn blocks(node: &Node, hashes: &[Hash]) -> Result<Vec<Block>, Error> {
+    let calls: Vec<_> = hashes.iter().map(|hash| [hash]).collect();
+    let answers: Vec<Option<SignedBlock>> = node.batch("chain_getBlock", &calls).await?;
+    let mut blocks = Vec::with_capacity(hashes.len());
+    for (answer, &hash) in answers.into_iter().zip(hashes) {
+        let Some(SignedBlock { block }) = answer else {
+            return Err(Error::wrong(node, format!("it does not have block {hash}")));
+        };
+        let header = checked(node, hash, &block.header)?;
+        let extrinsics = block.extrinsics.into_iter().map(|bytes| bytes.0).collect();
+        blocks.push(Block { hash, header, extrinsics });
+    }
+    Ok(blocks)
+}
+
+/// The canonical blocks of these numbers.
+pub(super) async fn blocks_by_number(
+    node: &Node,
+    numbers: impl IntoIterator<Item = u32>,
+) -> Result<Vec<Block>, Error> {
+    let calls: Vec<_> = numbers.into_iter().map(|n| [n]).collect();
+    let hashes: Vec<Option<Hash>> = node.batch("chain_getBlockHash", &calls).await?;
+    let hashes: Option<Vec<Hash>> = hashes.into_iter().collect();
+    let hashes = hashes.ok_or_else(|| Error::wrong(node, "it does not have a finalised block"))?;
+    blocks(node, &hashes).await
+}
+
+fn checked(node: &Node, hash: Hash, header: &json::Header) -> Result<Header, Error> {
+    let bytes = header.encode();
+    if Hash::of(&bytes) != hash {
+        return Err(Error::wrong(node, format!("the header of {hash} has another hash")));
+    }
+    Header::decode(&mut &*bytes).map_err(|_| Error::wrong(node, format!("the header of {hash} is garbled")))
+}
+
+/// What an account has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Funds {
+    pub(super) nonce: u64,
+    pub(super) free: Balance,
+    /// What fees cannot be taken from.
+    pub(super) untouchable: Balance,
+}
+
+#[derive(DecodeAsType)]
+struct AccountInfo {
+    nonce: u64,
+    data: Value<()>,
+}
+
+/// An account's nonce and funds in the state of `block`, the best one without.
+pub(super) async fn funds(
+    node: &Node,
+    runtime: &Runtime,
+    account: prb_core::primitives::AccountId,
+    block: Option<Hash>,
+) -> Result<Funds, Error> {
+    let item = runtime.item("System", "Account")?;
+    let key = HexBytes(item.key(&account.0));
+    let value: Option<HexBytes> = match block {
+        Some(hash) => node.request("state_getStorage", (key, hash)).await?,
+        None => node.request("state_getStorage", [key]).await?,
+    };
+    let Some(value) = value else { return Ok(Funds::default()) };
+    let Some(info) = item.read::<AccountInfo>(Some(&value.0))? else { return Ok(Funds::default()) };
+    let part = |name: &str| info.data.at(name).and_then(Value::as_u128);
+    let Some(free) = part("free") else {
+        return Err(
+            metadata::Error::Layout { name: item.name().into(), reason: "it has no `free`".into() }.into()
+        );
+    };
+    // `frozen` counts what is reserved as well; older runtimes split it by purpose.
+    let frozen = part("frozen").or_else(|| part("fee_frozen")).unwrap_or(0);
+    let frozen = frozen.saturating_sub(part("reserved").unwrap_or(0));
+    let deposit: Balance = runtime.constant("Balances", "ExistentialDeposit").unwrap_or(0);
+    Ok(Funds { nonce: info.nonce, free, untouchable: frozen.max(deposit) })
+}

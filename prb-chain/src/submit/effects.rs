@@ -1,0 +1,163 @@
+//! Which calls have had their effect, read from the finalised state.
+
+use codec::Encode;
+use prb_core::{
+    chain::{Call, Effect, Effects, SubmitError},
+    primitives::{AccountId, Balance, ParaNumber, PoolId, WorkerKey},
+    wire::VersionedWorkerEndpoints,
+};
+use scale_decode::DecodeAsType;
+use scale_value::{Value, ValueDef};
+use sp_crypto_hashing::blake2_256;
+
+use super::{Inner, ask};
+use crate::{
+    metadata::{self, Item, Runtime},
+    reader::storage::{self, Values},
+};
+
+/// Keys in one storage query: a batch's calls need two each at most.
+const KEYS_PER_CALL: usize = 1_000;
+
+/// The account of a worker's session in a pool: the first 32 bytes of
+/// `SCALE(("spm/", blake2-256(SCALE((pid, worker)))))`, as PhalaStakePoolv2 derives it.
+pub(super) fn session_account(pool: PoolId, worker: &WorkerKey) -> AccountId {
+    let hash = blake2_256(&(pool.0, worker).encode());
+    let mut account = [0; 32];
+    account[..4].copy_from_slice(b"spm/");
+    account[4..].copy_from_slice(&hash[..28]);
+    AccountId(account)
+}
+
+/// What a call's effect is read from.
+struct Questions {
+    ingress: Item,
+    registrations: Item,
+    endpoints: Item,
+    pools: Item,
+    sessions: Item,
+    stakes: Item,
+}
+
+#[derive(DecodeAsType)]
+struct Registered {
+    last_updated: u64,
+}
+
+#[derive(DecodeAsType)]
+struct SessionState {
+    state: Value<()>,
+}
+
+impl SessionState {
+    fn is(&self, names: &[&str]) -> bool {
+        matches!(&self.state.value, ValueDef::Variant(v) if names.contains(&v.name.as_str()))
+    }
+}
+
+impl Inner {
+    /// Asks the newest finalised state for the calls' effects.
+    pub(super) async fn effects(&self, calls: &[Call]) -> Result<Effects, SubmitError> {
+        let started = tokio::time::Instant::now();
+        loop {
+            let found = ask::any(&self.pool, |node| async move {
+                let head = ask::finalised_head(&node).await?;
+                let runtime = self.runtimes.at(&node, Some(head.header.parent_hash)).await?;
+                let questions = Questions::new(&runtime)?;
+                let keys = calls.iter().flat_map(|call| questions.keys(call)).collect();
+                let values = storage::query(&node, keys, head.hash, KEYS_PER_CALL).await?;
+                let effects =
+                    calls.iter().map(|call| questions.effect(call, &values)).collect::<Result<_, _>>()?;
+                Ok(Effects { block: ParaNumber(head.header.number), calls: effects })
+            })
+            .await;
+            match found {
+                Ok(effects) => return Ok(effects),
+                Err(e) if started.elapsed() >= self.config.unavailable_after => {
+                    return Err(SubmitError::Unavailable(Box::new(e)));
+                }
+                Err(_) => tokio::time::sleep(self.config.poll_interval).await,
+            }
+        }
+    }
+}
+
+impl Questions {
+    fn new(runtime: &Runtime) -> Result<Self, metadata::Error> {
+        Ok(Self {
+            ingress: runtime.item("PhalaMq", "OffchainIngress")?,
+            registrations: runtime.item("PhalaRegistry", "Workers")?,
+            endpoints: runtime.item("PhalaRegistry", "Endpoints")?,
+            pools: runtime.item("PhalaStakePoolv2", "WorkerAssignments")?,
+            sessions: runtime.item("PhalaComputation", "Sessions")?,
+            stakes: runtime.item("PhalaComputation", "Stakes")?,
+        })
+    }
+
+    /// The storage keys that a call's effect shows in.
+    fn keys(&self, call: &Call) -> Vec<Vec<u8>> {
+        match call {
+            Call::SyncOffchainMessage(signed) => vec![self.ingress.key(&signed.message.sender.encode())],
+            Call::RegisterWorker { worker, .. } => vec![self.registrations.key(&worker.0)],
+            Call::UpdateWorkerEndpoint { payload, .. } => vec![self.endpoints.key(&payload.pubkey.0)],
+            Call::AddWorker { worker, .. } | Call::RemoveWorker { worker, .. } => {
+                vec![self.pools.key(&worker.0)]
+            }
+            Call::StartComputing { pool, worker, .. }
+            | Call::StopComputing { pool, worker }
+            | Call::ReclaimWorker { pool, worker } => {
+                vec![self.sessions.key(&session_account(*pool, worker).0)]
+            }
+            Call::RestartComputing { pool, worker, .. } => {
+                let session = session_account(*pool, worker);
+                vec![self.sessions.key(&session.0), self.stakes.key(&session.0)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn effect(&self, call: &Call, values: &Values) -> Result<Effect, metadata::Error> {
+        let value = |key: Vec<u8>| values.get(&key).and_then(Option::as_deref);
+        let session = |pool: PoolId, worker: &WorkerKey| {
+            self.sessions.read::<SessionState>(value(self.sessions.key(&session_account(pool, worker).0)))
+        };
+        let pool_of = |worker: &WorkerKey| self.pools.read::<u64>(value(self.pools.key(&worker.0)));
+        let computing = ["WorkerIdle", "WorkerUnresponsive"];
+        let present = match call {
+            Call::SyncOffchainMessage(signed) => {
+                let key = self.ingress.key(&signed.message.sender.encode());
+                self.ingress.read::<u64>(value(key))?.unwrap_or(0) > signed.sequence
+            }
+            Call::RegisterWorker { worker, replaces, .. } => {
+                let found =
+                    self.registrations.read::<Registered>(value(self.registrations.key(&worker.0)))?;
+                found.is_some_and(|found| Some(found.last_updated) != *replaces)
+            }
+            Call::UpdateWorkerEndpoint { payload, .. } => {
+                let key = self.endpoints.key(&payload.pubkey.0);
+                let found = self.endpoints.read_static::<VersionedWorkerEndpoints>(value(key))?;
+                found.as_ref() == Some(&payload.versioned_endpoints)
+            }
+            Call::AddWorker { pool, worker } => pool_of(worker)? == Some(pool.0),
+            Call::RemoveWorker { pool, worker } => pool_of(worker)? != Some(pool.0),
+            Call::StartComputing { pool, worker, .. } => {
+                session(*pool, worker)?.is_some_and(|s| s.is(&computing))
+            }
+            Call::RestartComputing { pool, worker, stake } => {
+                let key = self.stakes.key(&session_account(*pool, worker).0);
+                let locked = self.stakes.read::<Balance>(value(key))?;
+                session(*pool, worker)?.is_some_and(|s| s.is(&computing))
+                    && locked.is_some_and(|locked| locked >= *stake)
+            }
+            Call::StopComputing { pool, worker } => {
+                !session(*pool, worker)?.is_some_and(|s| s.is(&computing))
+            }
+            Call::ReclaimWorker { pool, worker } => {
+                !session(*pool, worker)?.is_some_and(|s| s.is(&["WorkerCoolingDown"]))
+            }
+            // Of a call that this crate does not know yet, no effect is known.
+            _ => false,
+        };
+        Ok(if present { Effect::Present } else { Effect::Missing })
+    }
+}

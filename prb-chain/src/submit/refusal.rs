@@ -1,0 +1,128 @@
+//! What a node's answer to a submission means.
+
+use jsonrpsee::core::client::Subscription;
+use prb_core::chain::SubmitError;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{Inner, prepare::Prepared};
+use crate::rpc::{self, Node, json::HexBytes};
+
+/// A watch on a transaction.
+pub(super) type Watch = Subscription<Box<RawValue>>;
+
+/// Why a node did not take a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It was built on a state of the chain that is over: another runtime, another nonce.
+    MovedOn { reason: String },
+    /// The operator cannot pay.
+    Payment { reason: String },
+    /// It does not fit in a block.
+    TooLarge { reason: String },
+    /// Anything else.
+    Other { reason: String, retryable: bool },
+}
+
+/// Codes of Substrate's `author` module.
+mod code {
+    pub(super) const VERIFICATION: i32 = 1002;
+    pub(super) const INVALID: i32 = 1010;
+    pub(super) const ALREADY_IMPORTED: i32 = 1013;
+    pub(super) const UNACTIONABLE: i32 = 1017;
+}
+
+impl Inner {
+    /// Sends a transaction to a node and watches it. `None` where it may be on its way without a watch: the
+    /// node knows it already, or was lost before it answered.
+    pub(super) async fn submit_to(&self, node: &Node, prepared: &Prepared) -> Result<Option<Watch>, Refusal> {
+        let params = to_raw_value(&[HexBytes(prepared.extrinsic.clone())])
+            .map_err(|e| Refusal::Other { reason: e.to_string(), retryable: false })?;
+        let answer =
+            node.subscribe("author_submitAndWatchExtrinsic", Some(params), "author_unwatchExtrinsic").await;
+        match answer {
+            Ok(watch) => Ok(Some(watch)),
+            Err(rpc::Error::Call { code: code::ALREADY_IMPORTED, .. }) => Ok(None),
+            Err(e) if e.is_retryable() => {
+                tracing::info!(node = %node.name(), error = %e, "node was lost while a transaction was sent");
+                Ok(None)
+            }
+            Err(e) => Err(classify(&e)),
+        }
+    }
+
+    /// The refusal as the caller sees it.
+    pub(super) async fn refused(&self, node: &Node, refusal: Refusal, prepared: &Prepared) -> SubmitError {
+        match refusal {
+            Refusal::MovedOn { reason } => SubmitError::Refused { reason, retryable: true },
+            Refusal::Other { reason, retryable } => SubmitError::Refused { reason, retryable },
+            Refusal::TooLarge { reason } => SubmitError::Refused {
+                reason: format!(
+                    "{} calls in {} bytes are too much for a block: {reason}",
+                    prepared.calls,
+                    prepared.extrinsic.len()
+                ),
+                retryable: false,
+            },
+            Refusal::Payment { reason } => match self.shortfall(node, prepared).await {
+                Ok(Some(e)) => e,
+                // The funds have come since.
+                Ok(None) => SubmitError::Refused { reason, retryable: true },
+                Err(_) => SubmitError::Refused { reason, retryable: false },
+            },
+        }
+    }
+}
+
+fn classify(e: &rpc::Error) -> Refusal {
+    let reason = e.to_string();
+    let rpc::Error::Call { code, message, .. } = e else {
+        return Refusal::Other { reason, retryable: false };
+    };
+    let message = message.to_ascii_lowercase();
+    let says = |words: &str| message.contains(words);
+    // The words are those of Substrate's `InvalidTransaction`.
+    if *code == code::INVALID && says("inability to pay") {
+        Refusal::Payment { reason }
+    } else if says("exhaust the block limits") || says("too large") || says("too big") {
+        Refusal::TooLarge { reason }
+    } else if *code == code::VERIFICATION
+        || (*code == code::INVALID
+            && ["outdated", "bad signature", "ancient birth block"].into_iter().any(says))
+    {
+        Refusal::MovedOn { reason }
+    } else {
+        // 1011 unknown validity, 1012 banned for a while, 1014 another one with the same nonce, 1016 the pool
+        // is full: all pass. 1010 otherwise is the transaction's own fault.
+        let retryable = (code::INVALID + 1..=code::UNACTIONABLE - 1).contains(code);
+        Refusal::Other { reason, retryable }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: i32, message: &str) -> Refusal {
+        classify(&rpc::Error::Call { node: "n".into(), method: "m".into(), code, message: message.into() })
+    }
+
+    #[test]
+    fn substrates_refusals_are_told_apart() {
+        let invalid = |what| refusal(1010, &format!("Invalid Transaction: \"{what}\""));
+        assert!(matches!(invalid("Transaction is outdated"), Refusal::MovedOn { .. }));
+        assert!(matches!(invalid("Transaction has a bad signature"), Refusal::MovedOn { .. }));
+        assert!(matches!(refusal(1002, "Verification Error: Runtime error"), Refusal::MovedOn { .. }));
+        let payment = "Inability to pay some fees (e.g. account balance too low)";
+        assert!(matches!(invalid(payment), Refusal::Payment { .. }));
+        assert!(matches!(invalid("Transaction would exhaust the block limits"), Refusal::TooLarge { .. }));
+        assert!(matches!(refusal(-32007, "Request is too big"), Refusal::TooLarge { .. }));
+        assert!(matches!(
+            invalid("Transaction call is not expected"),
+            Refusal::Other { retryable: false, .. }
+        ));
+        for code in [1011, 1012, 1014, 1016] {
+            assert!(matches!(refusal(code, "later"), Refusal::Other { retryable: true, .. }), "{code}");
+        }
+        assert!(matches!(refusal(-32601, "Method not found"), Refusal::Other { retryable: false, .. }));
+    }
+}
