@@ -1,1 +1,212 @@
-//! Suite of the inventory seam.
+//! Suite of [`Inventory`].
+
+use std::{future::Future, sync::Arc};
+
+use uuid::Uuid;
+
+use crate::{
+    inventory::{
+        Edit, Error, Inventory, Limits, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES, Operator, Pool, Snapshot, Worker,
+    },
+    primitives::{AccountId, PoolId},
+    vault::Sealed,
+};
+
+/// Runs every check. Each call of `make` must give an empty inventory with the bounds asked for.
+///
+/// # Panics
+/// Where the backend breaks the seam's contract.
+pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F) {
+    keeps_what_was_put(&make(Limits::default()).await).await;
+    replaces_and_removes(&make(Limits::default()).await).await;
+    applies_all_or_nothing(&make(Limits::default()).await).await;
+    refuses_duplicates(&make(Limits::default()).await).await;
+    lets_workers_swap(&make(Limits::default()).await).await;
+    refuses_what_cannot_be(&make(Limits::default()).await).await;
+    refuses_unknown_ids(&make(Limits::default()).await).await;
+    keeps_its_bounds(&make(Limits { pools: 1, workers: 2 }).await).await;
+    tells_of_edits(&make(Limits::default()).await).await;
+    edits_at_once_are_all_kept(&make(Limits::default()).await).await;
+}
+
+/// A pool of that number.
+pub fn pool(pid: u64) -> Pool {
+    Pool {
+        id: Uuid::from_u128(u128::from(pid) + 1_000),
+        pid: PoolId(pid),
+        name: format!("pool {pid}"),
+        enabled: true,
+        operator: Some(Operator { account: AccountId([pid as u8; 32]), key: Sealed(vec![1, 2, 3]) }),
+        proxied: None,
+        sync_only: false,
+    }
+}
+
+/// The `n`th worker of pool 1.
+pub fn worker(n: u16) -> Worker {
+    Worker {
+        id: Uuid::from_u128(u128::from(n) + 1),
+        pid: PoolId(1),
+        name: format!("worker {n:05}"),
+        endpoint: format!("http://10.0.0.1:{}", 8_000 + n),
+        stake: u128::MAX - u128::from(n),
+        enabled: true,
+        sync_only: false,
+    }
+}
+
+async fn apply(inventory: &impl Inventory, edits: Vec<Edit>) -> Arc<Snapshot> {
+    match inventory.apply(edits).await {
+        Ok(snapshot) => snapshot,
+        Err(e) => panic!("a proper edit was refused: {e}"),
+    }
+}
+
+async fn refused(inventory: &impl Inventory, edits: Vec<Edit>, why: &str) -> Error {
+    let before = inventory.snapshots().borrow().clone();
+    let Err(error) = inventory.apply(edits).await else { panic!("taken, though {why}") };
+    assert_eq!(*inventory.snapshots().borrow(), before, "something was applied, though {why}");
+    error
+}
+
+async fn keeps_what_was_put(inventory: &impl Inventory) {
+    assert_eq!(**inventory.snapshots().borrow(), Snapshot::default(), "a new inventory is not empty");
+    let mut proxied = pool(7);
+    (proxied.proxied, proxied.operator) = (Some(AccountId([9; 32])), None);
+    let edits = vec![
+        Edit::PutPool(proxied.clone()),
+        Edit::PutWorker(worker(2)),
+        Edit::PutPool(pool(1)),
+        Edit::PutWorker(worker(1)),
+    ];
+    let snapshot = apply(inventory, edits).await;
+    assert_eq!(snapshot.revision, 1, "one transaction counts one revision");
+    let pools: Vec<_> = snapshot.pools.iter().map(|p| Pool::clone(p)).collect();
+    assert_eq!(pools, [pool(1), proxied], "pools by pid, as they were put");
+    let workers: Vec<_> = snapshot.workers.iter().map(|w| Worker::clone(w)).collect();
+    assert_eq!(workers, [worker(1), worker(2)], "workers by name, as they were put");
+    assert_eq!(*inventory.snapshots().borrow(), snapshot, "the feed shows what was applied");
+    assert_eq!(apply(inventory, vec![]).await, snapshot, "no edits change nothing");
+}
+
+async fn replaces_and_removes(inventory: &impl Inventory) {
+    apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await;
+    let changed = Worker { stake: 5, pid: PoolId(9), enabled: false, ..worker(1) };
+    let snapshot = apply(inventory, vec![Edit::PutWorker(changed.clone())]).await;
+    assert_eq!(*snapshot.workers[0], changed, "a worker of a known id is replaced");
+    assert_eq!(snapshot.workers.len(), 1);
+    let snapshot = apply(inventory, vec![Edit::RemovePool(pool(1).id)]).await;
+    assert!(snapshot.pools.is_empty(), "the pool is gone");
+    assert_eq!(snapshot.workers.len(), 1, "workers stay when their pool goes");
+    let snapshot = apply(inventory, vec![Edit::RemoveWorker(worker(1).id)]).await;
+    assert!(snapshot.workers.is_empty(), "the worker is gone");
+    assert_eq!(snapshot.revision, 4, "each transaction counts");
+}
+
+async fn applies_all_or_nothing(inventory: &impl Inventory) {
+    apply(inventory, vec![Edit::PutWorker(worker(1))]).await;
+    let edits = vec![
+        Edit::PutPool(pool(1)),
+        Edit::RemoveWorker(worker(1).id),
+        Edit::PutWorker(worker(2)),
+        Edit::RemoveWorker(Uuid::from_u128(77)),
+    ];
+    refused(inventory, edits, "the last edit is of an unknown worker").await;
+}
+
+async fn refuses_duplicates(inventory: &impl Inventory) {
+    apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await;
+    let twin = Pool { id: Uuid::from_u128(1), ..pool(1) };
+    let error = refused(inventory, vec![Edit::PutPool(twin)], "the pid is taken").await;
+    assert!(matches!(&error, Error::Duplicate { what: "pid", .. }), "a pid taken gave {error:?}");
+    let named = Worker { name: worker(1).name, ..worker(2) };
+    let error = refused(inventory, vec![Edit::PutWorker(named)], "the name is taken").await;
+    assert!(
+        matches!(&error, Error::Duplicate { what: "worker name", holder, .. } if *holder == worker(1).name),
+        "a name taken gave {error:?}"
+    );
+    for endpoint in ["http://10.0.0.1:8001", "http://10.0.0.1:8001/", "HTTP://10.0.0.1:8001"] {
+        let there = Worker { endpoint: endpoint.into(), ..worker(2) };
+        let error = refused(inventory, vec![Edit::PutWorker(there)], "the endpoint is taken").await;
+        assert!(
+            matches!(&error, Error::Duplicate { what: "worker endpoint", .. }),
+            "an endpoint taken gave {error:?}"
+        );
+    }
+}
+
+async fn lets_workers_swap(inventory: &impl Inventory) {
+    apply(inventory, vec![Edit::PutWorker(worker(1)), Edit::PutWorker(worker(2))]).await;
+    let edits = vec![
+        Edit::PutWorker(Worker { endpoint: worker(2).endpoint, ..worker(1) }),
+        Edit::PutWorker(Worker { endpoint: worker(1).endpoint, ..worker(2) }),
+    ];
+    let snapshot = apply(inventory, edits).await;
+    assert_eq!(snapshot.workers[0].endpoint, worker(2).endpoint, "endpoints are swapped");
+}
+
+async fn refuses_what_cannot_be(inventory: &impl Inventory) {
+    let long = format!("http://a/{}", "x".repeat(MAX_ENDPOINT_BYTES));
+    for endpoint in [
+        "",
+        "worker",
+        "10.0.0.1:8000",
+        "ftp://a",
+        "file:///etc/passwd",
+        "http://",
+        "http://a:99999",
+        "http://u:pw@a",
+        &long,
+    ] {
+        let worker = Worker { endpoint: endpoint.into(), ..worker(1) };
+        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the endpoint is none").await;
+        assert!(matches!(error, Error::Invalid { .. }), "endpoint {endpoint:?} gave {error:?}");
+        assert!(!error.to_string().contains("pw"), "a password is shown: {error}");
+    }
+    for name in ["", "  ", "a\nb", &"x".repeat(MAX_NAME_BYTES + 1)] {
+        let worker = Worker { name: name.into(), ..worker(1) };
+        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the name is none").await;
+        assert!(matches!(error, Error::Invalid { .. }), "name {name:?} gave {error:?}");
+        let pool = Pool { name: name.into(), ..pool(1) };
+        let error = refused(inventory, vec![Edit::PutPool(pool)], "the name is none").await;
+        assert!(matches!(error, Error::Invalid { .. }), "pool name {name:?} gave {error:?}");
+    }
+}
+
+async fn refuses_unknown_ids(inventory: &impl Inventory) {
+    let id = Uuid::from_u128(77);
+    let error = refused(inventory, vec![Edit::RemovePool(id)], "there is no such pool").await;
+    assert!(matches!(error, Error::Unknown { what: "pool", .. }), "an unknown pool gave {error:?}");
+    let error = refused(inventory, vec![Edit::RemoveWorker(id)], "there is no such worker").await;
+    assert!(matches!(error, Error::Unknown { what: "worker", .. }), "an unknown worker gave {error:?}");
+}
+
+/// With room for one pool and two workers.
+async fn keeps_its_bounds(inventory: &impl Inventory) {
+    apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1)), Edit::PutWorker(worker(2))])
+        .await;
+    let error = refused(inventory, vec![Edit::PutPool(pool(2))], "it is full").await;
+    assert!(matches!(error, Error::Full { what: "pool", limit: 1 }), "a second pool gave {error:?}");
+    let error = refused(inventory, vec![Edit::PutWorker(worker(3))], "it is full").await;
+    assert!(matches!(error, Error::Full { what: "worker", limit: 2 }), "a third worker gave {error:?}");
+    apply(inventory, vec![Edit::PutWorker(worker(3)), Edit::RemoveWorker(worker(1).id)]).await;
+}
+
+async fn tells_of_edits(inventory: &impl Inventory) {
+    let mut feed = inventory.snapshots();
+    feed.mark_unchanged();
+    let snapshot = apply(inventory, vec![Edit::PutWorker(worker(1))]).await;
+    assert!(feed.changed().await.is_ok(), "the feed has ended");
+    assert_eq!(*feed.borrow_and_update(), snapshot, "the feed gives the edited snapshot");
+    let _ = inventory.apply(vec![Edit::RemoveWorker(Uuid::from_u128(77))]).await;
+    assert!(matches!(feed.has_changed(), Ok(false)), "a refused edit was told of");
+}
+
+async fn edits_at_once_are_all_kept(inventory: &impl Inventory) {
+    let edits = (1..=32).map(|n| inventory.apply(vec![Edit::PutWorker(worker(n))]));
+    for result in futures::future::join_all(edits).await {
+        assert!(result.is_ok(), "an edit beside others was refused: {result:?}");
+    }
+    let snapshot = inventory.snapshots().borrow().clone();
+    assert_eq!((snapshot.workers.len(), snapshot.revision), (32, 32), "edits were lost");
+}

@@ -1,1 +1,306 @@
-//! Suite of the queue seam.
+//! Suite of [`JobQueue`].
+//!
+//! Checks wait for what the queue does, not for the clock, so they run under paused time as well as against
+//! a backend that keeps its own.
+
+use std::{future::Future, time::Duration};
+
+use crate::{
+    chain::Call,
+    primitives::{AccountId, Hash, ParaNumber, PoolId, WorkerKey},
+    queue::{
+        CallOutcome, Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, Lease,
+        MAX_CALLS_PER_JOB, MAX_JOB_BYTES, Stats,
+    },
+    vault::Sealed,
+};
+
+/// A lease that outlives its check.
+const LONG: Duration = Duration::from_secs(60);
+/// A lease or delay that a check waits for.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Runs every check. Each call of `make` must give an empty queue with room for that many jobs.
+///
+/// # Panics
+/// Where the backend breaks the seam's contract.
+pub async fn all<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) {
+    const ROOM: usize = 256;
+    tells_the_outcome(&make(ROOM).await).await;
+    tells_of_failure(&make(ROOM).await).await;
+    hands_out_in_order(&make(ROOM).await).await;
+    waits_for_a_job(&make(ROOM).await).await;
+    hands_out_to_one(&make(ROOM).await).await;
+    hands_out_again_when_a_lease_runs_out(&make(ROOM).await).await;
+    keeps_renewed_leases(&make(ROOM).await).await;
+    takes_jobs_back(&make(ROOM).await).await;
+    retries_as_often_as_asked(&make(ROOM).await).await;
+    ends_a_job_once(&make(ROOM).await).await;
+    loses_no_job_to_a_cancelled_lease(&make(ROOM).await).await;
+    goes_on_without_its_submitter(&make(ROOM).await).await;
+    counts(&make(ROOM).await).await;
+    refuses_bad_jobs(&make(ROOM).await).await;
+    keeps_its_bound(&make(3).await).await;
+}
+
+/// A job of one call, told apart by `n`.
+pub fn job(n: u8, retries: u32) -> Job {
+    let call = Call::AddWorker { pool: PoolId(n.into()), worker: WorkerKey([n; 32]) };
+    let signer = JobSigner {
+        operator: AccountId([1; 32]),
+        key: Sealed(vec![4, 5]),
+        proxied: Some(AccountId([2; 32])),
+    };
+    Job { pool: PoolId(n.into()), signer, calls: vec![call], retries }
+}
+
+fn done(block: u32) -> JobOutcome {
+    JobOutcome {
+        calls: vec![CallOutcome::Done, CallOutcome::AlreadyDone, CallOutcome::Failed("A::B".into())],
+        block: ParaNumber(block),
+        extrinsic: Some(Hash([block as u8; 32])),
+    }
+}
+
+fn failure(message: &str) -> JobFailure {
+    JobFailure { message: message.into() }
+}
+
+fn ok<T>(result: Result<T, Error>, what: &str) -> T {
+    match result {
+        Ok(value) => value,
+        Err(e) => panic!("{what}: {e}"),
+    }
+}
+
+async fn submit(queue: &impl JobQueue, job: Job) -> JobHandle {
+    ok(queue.submit(job).await, "a proper job was refused")
+}
+
+async fn lease(queue: &impl JobQueue, ttl: Duration) -> Lease {
+    match tokio::time::timeout(LONG, queue.lease(ttl)).await {
+        Ok(result) => ok(result, "a lease was refused"),
+        Err(_) => panic!("no job was handed out within {LONG:?}"),
+    }
+}
+
+async fn fate(handle: JobHandle) -> Result<JobOutcome, JobFailure> {
+    match tokio::time::timeout(LONG, handle.outcome()).await {
+        Ok(fate) => fate,
+        Err(_) => panic!("the submitter learned nothing within {LONG:?}"),
+    }
+}
+
+async fn end(queue: &impl JobQueue, lease: &Lease) {
+    ok(queue.complete(lease.id, lease.token, done(1)).await, "a leased job could not be ended");
+}
+
+async fn is_empty(queue: &impl JobQueue) -> bool {
+    let Stats { waiting, delayed, active, .. } = ok(queue.stats().await, "no stats");
+    waiting + delayed + active == 0
+}
+
+fn assert_lost(result: Result<(), Error>, lease: JobId, what: &str) {
+    assert!(matches!(&result, Err(Error::LeaseLost { id }) if *id == lease), "{what} gave {result:?}");
+}
+
+async fn tells_the_outcome(queue: &impl JobQueue) {
+    let handle = submit(queue, job(1, 0)).await;
+    let leased = lease(queue, LONG).await;
+    assert_eq!((leased.id, leased.attempt), (handle.id, 0), "the first hand-out");
+    assert_eq!(leased.job, job(1, 0), "the job came out as it went in");
+    ok(queue.complete(leased.id, leased.token, done(7)).await, "completing");
+    assert_eq!(fate(handle).await, Ok(done(7)), "the outcome came through unchanged");
+    assert!(is_empty(queue).await, "a job that has ended is not held");
+}
+
+async fn tells_of_failure(queue: &impl JobQueue) {
+    // Retries left do not matter where the consumer sees no sense in one.
+    let handle = submit(queue, job(1, 5)).await;
+    let leased = lease(queue, LONG).await;
+    ok(queue.fail(leased.id, leased.token, failure("no key"), None).await, "failing");
+    assert_eq!(fate(handle).await, Err(failure("no key")), "the failure came through unchanged");
+    assert!(is_empty(queue).await, "a job that has failed is not held");
+}
+
+async fn hands_out_in_order(queue: &impl JobQueue) {
+    for n in 0..50 {
+        submit(queue, job(n, 0)).await;
+    }
+    for n in 0..50 {
+        assert_eq!(lease(queue, LONG).await.job, job(n, 0), "jobs come in the order of their submission");
+    }
+}
+
+async fn waits_for_a_job(queue: &impl JobQueue) {
+    let (leased, _handle) = tokio::join!(lease(queue, LONG), async {
+        tokio::task::yield_now().await;
+        submit(queue, job(1, 0)).await
+    });
+    assert_eq!(leased.job, job(1, 0), "who waits gets the next job");
+}
+
+async fn hands_out_to_one(queue: &impl JobQueue) {
+    for n in 0..16 {
+        submit(queue, job(n, 0)).await;
+    }
+    let leases = futures::future::join_all((0..16).map(|_| lease(queue, LONG))).await;
+    let mut ids: Vec<_> = leases.iter().map(|l| l.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 16, "a job was handed out to two consumers");
+}
+
+async fn hands_out_again_when_a_lease_runs_out(queue: &impl JobQueue) {
+    let handle = submit(queue, job(1, 0)).await;
+    let first = lease(queue, SHORT).await;
+    let second = lease(queue, LONG).await;
+    assert_eq!((second.id, second.attempt), (first.id, 1), "the job of a lease that ran out");
+    assert_ne!(second.token, first.token, "each hand-out has its own token");
+    let late = queue.complete(first.id, first.token, done(1)).await;
+    assert_lost(late, first.id, "completing after the job was handed out again");
+    let late = queue.fail(first.id, first.token, failure("late"), None).await;
+    assert_lost(late, first.id, "failing after the job was handed out again");
+    let lost = ok(queue.heartbeat(&[(first.id, first.token)], LONG).await, "heartbeat");
+    assert_eq!(lost, [first.id], "a heartbeat names the leases that are lost");
+    ok(queue.complete(second.id, second.token, done(2)).await, "completing");
+    assert_eq!(fate(handle).await, Ok(done(2)), "the second consumer's outcome counts");
+}
+
+async fn keeps_renewed_leases(queue: &impl JobQueue) {
+    submit(queue, job(1, 0)).await;
+    submit(queue, job(2, 0)).await;
+    let renewed = lease(queue, SHORT).await;
+    let left = lease(queue, SHORT).await;
+    let lost = ok(queue.heartbeat(&[(renewed.id, renewed.token)], LONG).await, "heartbeat");
+    assert_eq!(lost, [], "a lease in time is not lost");
+    assert_eq!(lease(queue, LONG).await.id, left.id, "only the job that was not renewed comes again");
+    end(queue, &renewed).await;
+}
+
+async fn takes_jobs_back(queue: &impl JobQueue) {
+    submit(queue, job(1, 0)).await;
+    let first = lease(queue, LONG).await;
+    let back = [(first.id, first.token)];
+    assert_eq!(ok(queue.heartbeat(&back, Duration::ZERO).await, "handing back"), []);
+    assert_lost(
+        queue.complete(first.id, first.token, done(1)).await,
+        first.id,
+        "completing a job handed back",
+    );
+    let second = lease(queue, LONG).await;
+    assert_eq!((second.id, second.attempt), (first.id, 1), "a job handed back is handed out again");
+    end(queue, &second).await;
+}
+
+async fn retries_as_often_as_asked(queue: &impl JobQueue) {
+    let handle = submit(queue, job(1, 2)).await;
+    for attempt in 0..3 {
+        let leased = lease(queue, LONG).await;
+        assert_eq!(leased.attempt, attempt, "attempts are counted");
+        let message = format!("attempt {attempt}");
+        ok(queue.fail(leased.id, leased.token, failure(&message), Some(SHORT)).await, "failing");
+        let again = queue.complete(leased.id, leased.token, done(1)).await;
+        assert_lost(again, leased.id, "ending a job after failing it");
+        let Stats { delayed, failed, .. } = ok(queue.stats().await, "no stats");
+        let expected = if attempt < 2 { (1, 0) } else { (0, 1) };
+        assert_eq!((delayed, failed), expected, "delayed and failed jobs after attempt {attempt}");
+    }
+    assert_eq!(fate(handle).await, Err(failure("attempt 2")), "the last failure is told");
+}
+
+async fn ends_a_job_once(queue: &impl JobQueue) {
+    submit(queue, job(1, 3)).await;
+    let leased = lease(queue, LONG).await;
+    let forged = queue.complete(leased.id, leased.token.wrapping_add(1), done(1)).await;
+    assert_lost(forged, leased.id, "another token");
+    end(queue, &leased).await;
+    let again = queue.complete(leased.id, leased.token, done(1)).await;
+    assert_lost(again, leased.id, "completing twice");
+    let again = queue.fail(leased.id, leased.token, failure("x"), Some(SHORT)).await;
+    assert_lost(again, leased.id, "failing after the end");
+    let unknown = JobId(u64::MAX);
+    assert_lost(queue.complete(unknown, 0, done(1)).await, unknown, "an unknown job");
+    submit(queue, job(2, 0)).await;
+    let next = lease(queue, LONG).await;
+    assert_eq!(next.job, job(2, 0), "an ended job is not handed out again");
+    end(queue, &next).await;
+}
+
+async fn loses_no_job_to_a_cancelled_lease(queue: &impl JobQueue) {
+    for n in 0..8 {
+        // Polled while the queue is empty, then dropped when the job comes.
+        let waiting = queue.lease(LONG);
+        let submitted = async {
+            tokio::task::yield_now().await;
+            submit(queue, job(n, 0)).await
+        };
+        let taken = tokio::select! { biased; _ = submitted => None, lease = waiting => Some(lease) };
+        let leased = match taken {
+            Some(result) => ok(result, "lease"),
+            None => lease(queue, LONG).await,
+        };
+        assert_eq!((leased.job.pool, leased.attempt), (PoolId(n.into()), 0), "a cancelled lease took a job");
+        end(queue, &leased).await;
+    }
+}
+
+async fn goes_on_without_its_submitter(queue: &impl JobQueue) {
+    drop(submit(queue, job(1, 0)).await);
+    let leased = lease(queue, LONG).await;
+    end(queue, &leased).await;
+    let Stats { succeeded, .. } = ok(queue.stats().await, "no stats");
+    assert_eq!(succeeded, 1, "a job whose submitter left is still carried out");
+}
+
+async fn counts(queue: &impl JobQueue) {
+    for n in 0..5 {
+        submit(queue, job(n, 1)).await;
+    }
+    let first = lease(queue, LONG).await;
+    let second = lease(queue, LONG).await;
+    let third = lease(queue, LONG).await;
+    let _fourth = lease(queue, LONG).await;
+    end(queue, &first).await;
+    ok(queue.fail(second.id, second.token, failure("x"), None).await, "failing");
+    ok(queue.fail(third.id, third.token, failure("x"), Some(LONG)).await, "failing");
+    let stats = ok(queue.stats().await, "no stats");
+    assert_eq!(stats, Stats { waiting: 1, delayed: 1, active: 1, succeeded: 1, failed: 1 });
+}
+
+async fn refuses_bad_jobs(queue: &impl JobQueue) {
+    for calls in [0, MAX_CALLS_PER_JOB + 1] {
+        let call = job(1, 0).calls.remove(0);
+        let result = queue.submit(Job { calls: vec![call; calls], ..job(1, 0) }).await;
+        assert!(
+            matches!(result, Err(Error::BadJob { calls: c }) if c == calls),
+            "{calls} calls gave {result:?}"
+        );
+    }
+    let register = Call::RegisterWorker {
+        worker: WorkerKey([1; 32]),
+        runtime_info: Vec::new(),
+        attestation: vec![0; MAX_JOB_BYTES],
+        replaces: None,
+    };
+    let result = queue.submit(Job { calls: vec![register], ..job(1, 0) }).await;
+    assert!(matches!(result, Err(Error::TooLarge { .. })), "a job over the limit gave {result:?}");
+    assert!(is_empty(queue).await, "a refused job is held");
+}
+
+/// With room for three.
+async fn keeps_its_bound(queue: &impl JobQueue) {
+    for n in 0..3 {
+        submit(queue, job(n, 1)).await;
+    }
+    let result = queue.submit(job(9, 0)).await;
+    assert!(matches!(result, Err(Error::Full { limit: 3 })), "a fourth job gave {result:?}");
+    // A job handed out, or delayed, still has its place.
+    let leased = lease(queue, LONG).await;
+    assert!(queue.submit(job(9, 0)).await.is_err(), "a leased job's place was given away");
+    ok(queue.fail(leased.id, leased.token, failure("x"), Some(LONG)).await, "failing");
+    assert!(queue.submit(job(9, 0)).await.is_err(), "a delayed job's place was given away");
+    let leased = lease(queue, LONG).await;
+    end(queue, &leased).await;
+    submit(queue, job(9, 0)).await;
+}

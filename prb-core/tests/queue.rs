@@ -1,0 +1,193 @@
+//! The queue in memory against the seam's suite, and what is its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use prb_core::{
+    chain::Call,
+    conformance,
+    primitives::WorkerKey,
+    queue::{
+        Error, Job, JobQueue,
+        memory::{Config, MemoryQueue},
+    },
+};
+use proptest::prelude::*;
+use tokio::time::{Instant, timeout};
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn conforms() {
+    conformance::queue::all(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() }))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_consumer_hears_of_an_earlier_end() {
+    let queue = MemoryQueue::default();
+    let _handle = queue.submit(conformance::queue::job(1, 0)).await.unwrap();
+    let held = queue.lease(Duration::from_secs(100)).await.unwrap();
+    let start = Instant::now();
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.lease(LONG).await.unwrap().id }
+    });
+    // It has armed the lease's end at 100 s by now.
+    tokio::task::yield_now().await;
+    queue.heartbeat(&[(held.id, held.token)], Duration::from_secs(5)).await.unwrap();
+    assert_eq!(waiting.await.unwrap(), held.id);
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_are_bounded_and_given_back() {
+    let register = |bytes: usize| Job {
+        calls: vec![Call::RegisterWorker {
+            worker: WorkerKey::default(),
+            runtime_info: vec![0; bytes],
+            attestation: vec![],
+            replaces: None,
+        }],
+        ..conformance::queue::job(1, 0)
+    };
+    let queue = MemoryQueue::new(Config { max_jobs: 100, max_bytes: 10_000 });
+    let handle = queue.submit(register(6_000)).await.unwrap();
+    let refused = queue.submit(register(6_000)).await;
+    assert!(matches!(refused, Err(Error::FullBytes { limit_bytes: 10_000 })), "{refused:?}");
+    assert!(refused.unwrap_err().is_retryable());
+    let lease = queue.lease(LONG).await.unwrap();
+    queue
+        .fail(lease.id, lease.token, prb_core::queue::JobFailure { message: "x".into() }, None)
+        .await
+        .unwrap();
+    handle.outcome().await.unwrap_err();
+    queue.submit(register(6_000)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_tells_submitters_and_consumers() {
+    let queue = MemoryQueue::default();
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move {
+            let first = queue.lease(LONG).await;
+            (first, queue.lease(LONG).await)
+        }
+    });
+    let handle = queue.submit(conformance::queue::job(1, 9)).await.unwrap();
+    tokio::task::yield_now().await;
+    queue.close();
+    let (first, second) = waiting.await.unwrap();
+    let lease = first.unwrap();
+    assert!(matches!(second, Err(Error::Closed)), "{second:?}");
+    let failure = timeout(LONG, handle.outcome()).await.unwrap().unwrap_err();
+    assert!(failure.message.contains("closed"), "{failure}");
+    let lost = queue.fail(lease.id, lease.token, failure, Some(LONG)).await;
+    assert!(matches!(lost, Err(Error::LeaseLost { .. })), "{lost:?}");
+    assert!(matches!(queue.submit(conformance::queue::job(1, 0)).await, Err(Error::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_of_a_dropped_queue_ends() {
+    let queue = MemoryQueue::default();
+    let handle = queue.submit(conformance::queue::job(1, 0)).await.unwrap();
+    drop(queue);
+    assert!(timeout(LONG, handle.outcome()).await.unwrap().is_err());
+}
+
+/// What a consumer, or its crash, does next.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Submit,
+    Lease { secs: u8 },
+    Complete,
+    Fail { retry: bool },
+    Heartbeat,
+    HandBack,
+    Forget,
+    Advance { secs: u8 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => Just(Op::Submit),
+        4 => (1u8..20).prop_map(|secs| Op::Lease { secs }),
+        2 => Just(Op::Complete),
+        1 => any::<bool>().prop_map(|retry| Op::Fail { retry }),
+        1 => Just(Op::Heartbeat),
+        1 => Just(Op::HandBack),
+        1 => Just(Op::Forget),
+        2 => (1u8..20).prop_map(|secs| Op::Advance { secs }),
+    ]
+}
+
+/// Runs the operations, then consumes what is left: every submitter must learn one outcome, and counts fit.
+async fn run(ops: Vec<Op>) {
+    let queue = MemoryQueue::default();
+    let mut handles = Vec::new();
+    let mut leases = Vec::new();
+    for op in ops {
+        match op {
+            Op::Submit => handles.push(queue.submit(conformance::queue::job(1, 2)).await.unwrap()),
+            Op::Lease { secs } => {
+                leases.extend(
+                    timeout(Duration::ZERO, queue.lease(Duration::from_secs(secs.into())))
+                        .await
+                        .map(Result::unwrap),
+                );
+            }
+            Op::Complete => {
+                if let Some(l) = leases.pop() {
+                    let _ = queue.complete(l.id, l.token, outcome()).await;
+                }
+            }
+            Op::Fail { retry } => {
+                if let Some(l) = leases.pop() {
+                    let failure = prb_core::queue::JobFailure { message: "x".into() };
+                    let _ = queue.fail(l.id, l.token, failure, retry.then_some(Duration::from_secs(3))).await;
+                }
+            }
+            Op::Heartbeat | Op::HandBack => {
+                let held: Vec<_> = leases.iter().map(|l| (l.id, l.token)).collect();
+                let ttl = Duration::from_secs(if matches!(op, Op::Heartbeat) { 10 } else { 0 });
+                let lost = queue.heartbeat(&held, ttl).await.unwrap();
+                leases.retain(|l| !lost.contains(&l.id));
+            }
+            Op::Forget => leases.clear(),
+            Op::Advance { secs } => tokio::time::advance(Duration::from_secs(secs.into())).await,
+        }
+        let s = queue.stats().await.unwrap();
+        let open = s.waiting + s.delayed + s.active;
+        assert_eq!(open as u64 + s.succeeded + s.failed, handles.len() as u64, "{s:?}");
+    }
+    drop(leases);
+    while queue.stats().await.unwrap().waiting
+        + queue.stats().await.unwrap().delayed
+        + queue.stats().await.unwrap().active
+        > 0
+    {
+        let lease = timeout(LONG, queue.lease(LONG)).await.expect("a job is stuck").unwrap();
+        queue.complete(lease.id, lease.token, outcome()).await.unwrap();
+    }
+    for handle in handles {
+        let _ = timeout(Duration::ZERO, handle.outcome()).await.expect("a submitter learned nothing");
+    }
+}
+
+fn outcome() -> prb_core::queue::JobOutcome {
+    prb_core::queue::JobOutcome {
+        calls: vec![prb_core::queue::CallOutcome::Done],
+        block: prb_core::primitives::ParaNumber(1),
+        extrinsic: None,
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_submitter_learns_one_outcome(ops in proptest::collection::vec(op(), 0..80)) {
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+            .block_on(run(ops));
+    }
+}

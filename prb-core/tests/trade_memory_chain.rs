@@ -1,0 +1,237 @@
+//! The chain in memory: the life of a worker, the pallets' refusals, faults.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use codec::Encode;
+use prb_core::{
+    chain::{
+        Call, CallBatch, ChainReader, ChainSubmitter, Effect, SessionState, Signer, SubmitError,
+        memory::{Config, Fault, MemoryChain},
+    },
+    primitives::{AccountId, Balance, Hash, PoolId, WorkerKey},
+    wire::{Message, MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
+};
+use tokio::time::timeout;
+
+const PHA: Balance = 1_000_000_000_000;
+const POOL: PoolId = PoolId(1);
+const W: WorkerKey = WorkerKey([7; 32]);
+
+fn signer(secret: &str) -> Signer {
+    Signer {
+        operator: MemoryChain::account_of(secret),
+        secret: Arc::new(secret.to_owned().into()),
+        proxied: None,
+    }
+}
+
+fn register(operator: AccountId, replaces: Option<u64>) -> Call {
+    let info = WorkerRegistrationInfoV2 {
+        version: 1,
+        machine_id: vec![],
+        pubkey: W,
+        ecdh_pubkey: [0; 32],
+        genesis_block_hash: Hash::default(),
+        features: vec![],
+        operator: Some(operator),
+        para_id: 2004,
+        max_consensus_version: 1,
+    };
+    Call::RegisterWorker { worker: W, runtime_info: info.encode(), attestation: vec![], replaces }
+}
+
+fn message(sequence: u64) -> Call {
+    let message = Message { sender: MessageOrigin::Worker(W), destination: vec![], payload: vec![] };
+    Call::SyncOffchainMessage(SignedMessage { message, sequence, signature: vec![0; 64] })
+}
+
+/// Sends one batch and makes the block that holds it.
+async fn send(
+    chain: &MemoryChain,
+    signer: Signer,
+    calls: Vec<Call>,
+) -> Result<Vec<Option<String>>, SubmitError> {
+    let batch = CallBatch { signer, calls };
+    let progress = tokio::sync::mpsc::channel(1).0;
+    let submit = chain.submit(&batch, progress);
+    tokio::pin!(submit);
+    let pending = timeout(Duration::ZERO, &mut submit).await;
+    let outcome = match pending {
+        Ok(result) => result?,
+        Err(_) => {
+            chain.produce_block();
+            submit.await?
+        }
+    };
+    assert_eq!(outcome.number, chain.head());
+    Ok(outcome.calls.into_iter().map(|r| r.err().map(|e| e.name)).collect())
+}
+
+async fn one(chain: &MemoryChain, signer: &Signer, call: Call) -> Option<String> {
+    let effect = chain.effects(signer.operator, std::slice::from_ref(&call)).await.unwrap();
+    let result = send(chain, signer.clone(), vec![call.clone()]).await.unwrap().remove(0);
+    if result.is_none() {
+        assert_eq!(effect.calls, [Effect::Missing], "{} had its effect before", call.name());
+        let after = chain.effects(signer.operator, &[call]).await.unwrap();
+        assert_eq!((after.calls, after.block), (vec![Effect::Present], chain.head()));
+    }
+    result
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_lives_its_life() {
+    let alice = signer("//Alice");
+    let (pool, worker) = (POOL, W);
+    let chain = MemoryChain::new(Config { cool_down_secs: 24, ..Config::default() });
+    chain.add_pool(POOL, alice.operator, 100 * PHA);
+    chain.track(&[W]).await.unwrap();
+    let add = Call::AddWorker { pool, worker };
+    let start = |stake| Call::StartComputing { pool, worker, stake };
+    let restart = |stake| Call::RestartComputing { pool, worker, stake };
+    let stop = Call::StopComputing { pool, worker };
+    let reclaim = Call::ReclaimWorker { pool, worker };
+    let named = |name: &str| Some(name.to_owned());
+
+    assert_eq!(one(&chain, &alice, add.clone()).await, named("PhalaStakePoolv2::WorkerNotRegistered"));
+    assert_eq!(one(&chain, &alice, register(alice.operator, None)).await, None);
+    assert_eq!(one(&chain, &alice, add.clone()).await, named("PhalaStakePoolv2::BenchmarkMissing"));
+    chain.produce_block();
+    assert_eq!(chain.worker(W).registration.unwrap().initial_score, Some(1_000));
+    assert_eq!(one(&chain, &alice, start(50 * PHA)).await, named("PhalaStakePoolv2::WorkerDoesNotExist"));
+    assert_eq!(one(&chain, &alice, add.clone()).await, None);
+    assert_eq!(one(&chain, &alice, add).await, named("PhalaStakePoolv2::WorkerExists"));
+    assert_eq!(one(&chain, &alice, start(101 * PHA)).await, named("PhalaStakePoolv2::InsufficientFreeStake"));
+    assert_eq!(one(&chain, &alice, start(PHA)).await, named("PhalaComputation::InsufficientStake"));
+    assert_eq!(one(&chain, &alice, start(50 * PHA)).await, None);
+    assert_eq!(chain.free_stake(POOL), Some(50 * PHA));
+    assert_eq!(
+        one(&chain, &alice, restart(50 * PHA)).await,
+        named("PhalaStakePoolv2::CannotRestartWithLessStake")
+    );
+    assert_eq!(
+        one(&chain, &alice, restart(101 * PHA)).await,
+        named("PhalaStakePoolv2::InsufficientFreeStake")
+    );
+    assert_eq!(chain.worker(W).session.unwrap().stake, Some(50 * PHA), "a failed call changes nothing");
+    assert_eq!(one(&chain, &alice, restart(60 * PHA)).await, None);
+    assert_eq!(chain.free_stake(POOL), Some(40 * PHA));
+    assert_eq!(one(&chain, &alice, stop.clone()).await, None);
+    assert_eq!(one(&chain, &alice, stop).await, named("PhalaComputation::WorkerAlreadyStopped"));
+    // The block of the second stop was 12 s after the first.
+    assert_eq!(one(&chain, &alice, reclaim).await, None);
+    assert_eq!(one(&chain, &alice, Call::RemoveWorker { pool, worker }).await, None);
+    assert_eq!(chain.free_stake(POOL), Some(100 * PHA));
+    let view = chain.views().borrow().clone().unwrap();
+    assert_eq!((view.block, view.workers[&W].pool), (chain.head(), None));
+    assert_eq!(*view.workers[&W], chain.worker(W));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ownership_is_checked() {
+    let (alice, bob) = (signer("//Alice"), signer("//Bob"));
+    let chain = MemoryChain::new(Config { benchmark_blocks: 0, score: None, ..Config::default() });
+    chain.add_pool(POOL, alice.operator, 100 * PHA);
+    one(&chain, &bob, register(bob.operator, None)).await;
+    chain.set_score(W, 500);
+    let add = Call::AddWorker { pool: POOL, worker: W };
+    assert_eq!(one(&chain, &alice, add.clone()).await.unwrap(), "PhalaStakePoolv2::UnauthorizedOperator");
+    assert_eq!(one(&chain, &bob, add.clone()).await.unwrap(), "PhalaStakePoolv2::UnauthorizedPoolOwner");
+    // Bob acts for Alice once he is her proxy.
+    let updated = chain.worker(W).registration.unwrap().last_updated;
+    let proxied = Signer { proxied: Some(alice.operator), ..bob.clone() };
+    let refused = send(&chain, proxied.clone(), vec![add.clone()]).await.unwrap_err();
+    assert!(matches!(&refused, SubmitError::Dispatch(e) if e.name == "Proxy::NotProxy"), "{refused}");
+    chain.set_proxy(alice.operator, bob.operator);
+    let calls = vec![register(alice.operator, Some(updated)), add];
+    assert_eq!(send(&chain, proxied, calls).await.unwrap(), [None, None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sequences_are_checked() {
+    let alice = signer("//Alice");
+    let chain = MemoryChain::default();
+    chain.set_ingress(W, 3);
+    let results = send(&chain, alice.clone(), [2, 4, 3, 3, 4].map(message).to_vec()).await.unwrap();
+    let bad = Some("PhalaMq::BadSequence".to_owned());
+    assert_eq!(results, [bad.clone(), bad.clone(), None, bad, None]);
+    assert_eq!(chain.worker(W).ingress_sequence, 5);
+    assert_eq!(chain.events().len(), 5);
+    let effects = chain.effects(alice.operator, &[4, 5].map(message)).await.unwrap();
+    assert_eq!(effects.calls, [Effect::Present, Effect::Missing]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn signers_are_checked() {
+    let chain = MemoryChain::new(Config { fee: 10, ..Config::default() });
+    let forged = Signer { operator: MemoryChain::account_of("//Bob"), ..signer("//Alice") };
+    let refused = send(&chain, forged, vec![message(0)]).await.unwrap_err();
+    assert!(matches!(refused, SubmitError::BadKey { .. }) && !refused.is_retryable(), "{refused}");
+    let alice = signer("//Alice");
+    chain.fund(alice.operator, 15);
+    send(&chain, alice.clone(), vec![message(0)]).await.unwrap();
+    let refused = send(&chain, alice, vec![message(1)]).await.unwrap_err();
+    assert!(matches!(refused, SubmitError::InsufficientFees { available: 5, needed: 10, .. }), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_befall_batches_in_order() {
+    let alice = signer("//Alice");
+    let chain = MemoryChain::default();
+    for fault in [
+        Fault::Unavailable,
+        Fault::Refused { retryable: true },
+        Fault::Lost,
+        Fault::UnknownDropped,
+        Fault::UnknownIncluded,
+    ] {
+        chain.inject(alice.operator, fault);
+    }
+    for expected in ["no chain node", "refused", "did not make it", "not known", "not known"] {
+        let error = send(&chain, alice.clone(), vec![message(0)]).await.unwrap_err();
+        assert!(error.to_string().contains(expected) && error.is_retryable(), "{error}");
+    }
+    // The last one is on its way: whoever asks for effects waits for it.
+    let sent = [message(0)];
+    let effects = chain.effects(alice.operator, &sent);
+    tokio::pin!(effects);
+    assert!(timeout(Duration::from_secs(1), &mut effects).await.is_err());
+    chain.produce_block();
+    assert_eq!(effects.await.unwrap().calls, [Effect::Present]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_account_holds_up_no_other() {
+    let (alice, bob) = (signer("//Alice"), signer("//Bob"));
+    let chain = MemoryChain::default();
+    chain.hang(alice.operator, true);
+    let stuck = tokio::spawn({
+        let (chain, alice) = (chain.clone(), alice.clone());
+        async move { send(&chain, alice, vec![message(1)]).await }
+    });
+    assert_eq!(send(&chain, bob, vec![message(0)]).await.unwrap(), [None]);
+    assert!(!stuck.is_finished());
+    chain.hang(alice.operator, false);
+    tokio::task::yield_now().await;
+    chain.produce_block();
+    assert_eq!(stuck.await.unwrap().unwrap(), [None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn views_come_with_blocks() {
+    let chain = MemoryChain::new(Config { max_tracked: 1, ..Config::default() });
+    let mut views = chain.views();
+    chain.track(&[W, W]).await.unwrap();
+    chain.track(&[WorkerKey([8; 32])]).await.unwrap_err();
+    views.mark_unchanged();
+    tokio::select! {
+        () = chain.run(Duration::from_secs(12)) => unreachable!(),
+        seen = views.wait_for(|v| v.as_ref().is_some_and(|v| v.block.0 >= 3)) => {
+            assert!(seen.unwrap().as_ref().unwrap().workers.contains_key(&W));
+        }
+    }
+    chain.untrack(&[W]);
+    assert!(chain.views().borrow().as_ref().unwrap().workers.is_empty());
+    chain.set_session_state(W, SessionState::WorkerUnresponsive);
+}
