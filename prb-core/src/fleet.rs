@@ -1,1 +1,267 @@
-//! All workers: runners, shared limits, status.
+//! Many workers: a supervisor that follows the inventory and keeps a task running for each of them.
+//!
+//! Workers are spread over runners, shards of a bounded number of them. A worker that panics is started
+//! again later and takes no other with it; edits of the inventory apply at once; a stop is bounded in time.
+//!
+//! Not for: what one worker needs (see [`crate::worker`]), or edits (see [`crate::inventory`]).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use metrics::{describe_counter, describe_gauge};
+use tokio::sync::watch;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::{
+    blob::BlobSource,
+    chain::ChainReader,
+    inventory::Inventory,
+    pruntime::Connect,
+    queue::JobQueue,
+    sync::ByteBudget,
+    worker::{Context, Keys, Settings, Slot, State, Tuning},
+};
+
+mod runner;
+mod supervisor;
+
+pub use crate::worker::{Command, WorkerStatus};
+
+/// What a fleet is made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The pools and workers.
+    pub inventory: Arc<dyn Inventory>,
+    /// Chain data for workers. Put a cache in front: workers at one cursor then share one fetch.
+    pub source: Arc<dyn BlobSource>,
+    /// What the chain says of workers.
+    pub chain: Arc<dyn ChainReader>,
+    /// Where operations on chain go.
+    pub queue: Arc<dyn JobQueue>,
+    /// The way to workers.
+    pub connect: Arc<dyn Connect>,
+}
+
+/// Bounds and settings of a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Workers of one runner (`PHALA_RUNNER_MAX_WORKER_NUMBER`).
+    pub max_workers_per_runner: usize,
+    /// Workers that run; those beyond, by name, stay idle.
+    pub max_workers: usize,
+    /// Chain data on its way to all workers at once, in bytes.
+    pub in_flight_bytes: usize,
+    /// A worker that has not moved for so long, although there is more for it, is named.
+    pub stall_after: Duration,
+    /// How often that is looked at.
+    pub watchdog_interval: Duration,
+    /// How long a stop waits for the tasks before it leaves them behind.
+    pub stop_timeout: Duration,
+    /// What holds for every worker.
+    pub settings: Settings,
+    /// Waits and sizes of every worker's task.
+    pub tuning: Tuning,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_workers_per_runner: 150,
+            max_workers: 10_000,
+            in_flight_bytes: 512 * 1024 * 1024,
+            stall_after: Duration::from_secs(120),
+            watchdog_interval: Duration::from_secs(10),
+            stop_timeout: Duration::from_secs(5),
+            settings: Settings::default(),
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+/// Why a command is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// No worker of that id.
+    #[error("there is no worker {id}")]
+    Unknown {
+        /// The id.
+        id: Uuid,
+    },
+    /// The worker, or its pool, is disabled or missing.
+    #[error("worker {name} does not run: {reason}")]
+    NotRunning {
+        /// The worker's name.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Commands wait for it already.
+    #[error("worker {name} has not taken its last commands yet")]
+    Busy {
+        /// The worker's name.
+        name: String,
+    },
+    /// The fleet has stopped.
+    #[error("the fleet has stopped")]
+    Stopped,
+}
+
+/// All workers at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct FleetStatus {
+    /// Counts the changes; the same as [`Fleet::changes`] gives.
+    pub revision: u64,
+    /// The workers, by name.
+    pub workers: Vec<Arc<WorkerStatus>>,
+    /// How many runners there are.
+    pub runners: usize,
+}
+
+impl FleetStatus {
+    /// Workers in a state.
+    pub fn count(&self, state: State) -> usize {
+        self.workers.iter().filter(|w| w.state == state).count()
+    }
+}
+
+/// The slots, in the inventory's order and by id.
+#[derive(Debug, Default)]
+struct Roster {
+    slots: Vec<Arc<Slot>>,
+    by_id: HashMap<Uuid, Arc<Slot>>,
+    runners: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    roster: RwLock<Arc<Roster>>,
+    changes: watch::Sender<u64>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    stop_timeout: Duration,
+}
+
+/// A running fleet. Clones share it; it stops when the last one is dropped.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    shared: Arc<Shared>,
+    _stop: Arc<DropGuard>,
+}
+
+impl Fleet {
+    /// Starts a fleet. Must be called within a tokio runtime.
+    pub fn start(parts: Parts, config: Config) -> Self {
+        describe_metrics();
+        let cancel = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            roster: RwLock::default(),
+            changes: watch::Sender::new(0),
+            cancel: cancel.clone(),
+            tasks: TaskTracker::new(),
+            stop_timeout: config.stop_timeout,
+        });
+        let (genesis, genesis_seen) = watch::channel(None);
+        let context = Arc::new(Context {
+            views: parts.chain.views(),
+            keys: Arc::new(Keys::new(parts.chain)),
+            source: parts.source,
+            queue: parts.queue,
+            connect: parts.connect,
+            genesis: genesis_seen,
+            budget: ByteBudget::new(config.in_flight_bytes),
+            settings: config.settings,
+            tuning: config.tuning,
+        });
+        let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), context, genesis, config);
+        shared.tasks.spawn(supervisor.run(parts.inventory.snapshots()));
+        shared.tasks.close();
+        Self { shared, _stop: Arc::new(cancel.drop_guard()) }
+    }
+
+    /// How all workers are. Costs a pointer copy a worker.
+    pub fn status(&self) -> FleetStatus {
+        // The revision first: what changes in between is told again.
+        let revision = *self.shared.changes.borrow();
+        let roster = self.shared.roster();
+        FleetStatus {
+            revision,
+            workers: roster.slots.iter().map(|slot| slot.status()).collect(),
+            runners: roster.runners,
+        }
+    }
+
+    /// How one worker is.
+    pub fn worker(&self, id: Uuid) -> Option<Arc<WorkerStatus>> {
+        Some(self.shared.roster().by_id.get(&id)?.status())
+    }
+
+    /// A number that changes with every change of any worker's status.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Tells a running worker to do something; returns before it is done.
+    ///
+    /// # Errors
+    /// See [`CommandError`].
+    pub fn command(&self, id: Uuid, command: Command) -> Result<(), CommandError> {
+        if self.shared.cancel.is_cancelled() {
+            return Err(CommandError::Stopped);
+        }
+        let roster = self.shared.roster();
+        let slot = roster.by_id.get(&id).ok_or(CommandError::Unknown { id })?;
+        let desired = slot.desired();
+        if let Some(reason) = desired.idle_reason() {
+            return Err(CommandError::NotRunning { name: desired.worker.name.clone(), reason });
+        }
+        if slot.command(command) {
+            return Ok(());
+        }
+        Err(CommandError::Busy { name: desired.worker.name.clone() })
+    }
+
+    /// Resolves when the fleet has ended: because it was stopped, or because something is broken.
+    pub async fn ended(&self) {
+        self.shared.tasks.wait().await;
+    }
+
+    /// Stops all tasks and waits for them, at most for [`Config::stop_timeout`]. Calls under way are
+    /// dropped. Gives whether all tasks have ended.
+    pub async fn stop(&self) -> bool {
+        self.shared.cancel.cancel();
+        let ended = tokio::time::timeout(self.shared.stop_timeout, self.shared.tasks.wait()).await.is_ok();
+        if !ended {
+            warn!("the fleet did not stop in time; its tasks are left behind");
+        }
+        ended
+    }
+}
+
+impl Shared {
+    fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_roster(&self, roster: Roster) {
+        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
+        self.changes.send_modify(|revision| *revision += 1);
+    }
+}
+
+fn describe_metrics() {
+    describe_gauge!("prb_worker_state", "Workers by state");
+    describe_gauge!("prb_worker_stalled", "Workers that do not move although there is more for them");
+    describe_counter!("prb_sync_bytes_total", "Bytes of headers and blocks that workers took");
+    describe_counter!("prb_sync_errors_total", "Header and block batches that were not taken");
+    describe_counter!("prb_worker_operations_total", "Operations on chain by kind and outcome");
+    describe_counter!("prb_worker_panics_total", "Worker tasks that panicked and were started again");
+}

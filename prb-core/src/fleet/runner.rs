@@ -1,0 +1,140 @@
+//! A runner: the tasks of one shard of workers.
+
+use std::{any::Any, collections::HashMap, sync::Arc, time::Duration};
+
+use metrics::counter;
+use tokio::{
+    sync::watch,
+    task::{Id, JoinError, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+use uuid::Uuid;
+
+use crate::{
+    sync::{Backoff, BackoffConfig},
+    worker::{Context, Slot, State, Task},
+};
+
+/// Waits before a worker that panicked is started again.
+const PANIC_BACKOFF: BackoffConfig =
+    BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(300) };
+/// A task that ran so long before it panicked is not taken for one that always does.
+const HEALTHY_AFTER: Duration = Duration::from_secs(600);
+
+/// The slots that a runner is to run.
+pub(super) type Roll = Arc<Vec<Arc<Slot>>>;
+
+struct Run {
+    slot: Arc<Slot>,
+    task: Id,
+    cancel: CancellationToken,
+    started: Instant,
+}
+
+pub(super) struct Runner {
+    index: usize,
+    ctx: Arc<Context>,
+    cancel: CancellationToken,
+    tasks: JoinSet<()>,
+    running: HashMap<Uuid, Run>,
+    panics: HashMap<Uuid, Backoff>,
+}
+
+impl Runner {
+    pub(super) fn new(index: usize, ctx: Arc<Context>, cancel: CancellationToken) -> Self {
+        Self { index, ctx, cancel, tasks: JoinSet::new(), running: HashMap::new(), panics: HashMap::new() }
+    }
+
+    /// Runs what the roll names until cancelled, then waits for the tasks to end.
+    pub(super) async fn run(mut self, mut roll: watch::Receiver<Roll>) {
+        loop {
+            let wanted = Arc::clone(&roll.borrow_and_update());
+            self.reconcile(&wanted);
+            tokio::select! {
+                () = self.cancel.cancelled() => break,
+                Ok(()) = roll.changed() => {}
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+            }
+        }
+        // Their tokens are this runner's children.
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    fn reconcile(&mut self, wanted: &Roll) {
+        let ids: HashMap<Uuid, &Arc<Slot>> = wanted.iter().map(|slot| (slot.id(), slot)).collect();
+        for (id, run) in &self.running {
+            if ids.get(id).is_none_or(|slot| !Arc::ptr_eq(slot, &run.slot)) {
+                run.cancel.cancel();
+            }
+        }
+        self.panics.retain(|id, _| ids.contains_key(id));
+        for slot in wanted.iter() {
+            // One that is still ending is started when it has ended.
+            if !self.running.contains_key(&slot.id()) {
+                self.start(Arc::clone(slot));
+            }
+        }
+    }
+
+    fn start(&mut self, slot: Arc<Slot>) {
+        let wait = self.panics.get_mut(&slot.id()).map(Backoff::fail);
+        let cancel = self.cancel.child_token();
+        let task = run(Arc::clone(&self.ctx), Arc::clone(&slot), self.index, wait, cancel.clone());
+        let task = self.tasks.spawn(task).id();
+        self.running.insert(slot.id(), Run { slot, task, cancel, started: Instant::now() });
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let task = match &ended {
+            Ok((task, ())) => *task,
+            Err(error) => error.id(),
+        };
+        let Some(id) = self.running.iter().find(|(_, run)| run.task == task).map(|(id, _)| *id) else {
+            return;
+        };
+        let Some(run) = self.running.remove(&id) else { return };
+        let name = &run.slot.desired().worker.name;
+        match ended {
+            Err(error) if error.is_panic() => {
+                let cause = panic_text(&*error.into_panic());
+                counter!("prb_worker_panics_total").increment(1);
+                error!(worker = %name, %cause, "worker task panicked and is started again");
+                run.slot.update(|status| {
+                    status.state = State::Error;
+                    status.message = format!("Internal error: {cause}").into();
+                });
+                let panics = self.panics.entry(id).or_insert_with(|| Backoff::new(PANIC_BACKOFF));
+                if run.started.elapsed() > HEALTHY_AFTER {
+                    panics.reset();
+                }
+            }
+            _ => {
+                debug!(worker = %name, "worker task ended");
+                run.slot.show_idle();
+            }
+        }
+    }
+}
+
+async fn run(
+    ctx: Arc<Context>,
+    slot: Arc<Slot>,
+    runner: usize,
+    wait: Option<Duration>,
+    cancel: CancellationToken,
+) {
+    if let Some(wait) = wait {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    Task::new(ctx, slot, runner).run(cancel).await;
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(|s| &**s));
+    text.unwrap_or("a panic without a text").to_owned()
+}

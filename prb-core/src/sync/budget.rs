@@ -1,0 +1,166 @@
+//! Bounds in bytes: on what one worker is sent at once, and on what all workers are.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A semaphore counts in 32 bits: a unit of 1 KiB lets it count terabytes.
+const UNIT_BYTES: usize = 1024;
+
+/// A bound on the bytes that are on their way to all workers together. Clones share it.
+#[derive(Clone, Debug)]
+pub struct ByteBudget {
+    units: Arc<Semaphore>,
+    all: u32,
+}
+
+impl ByteBudget {
+    /// At most `max_bytes` at once, rounded up to whole KiB.
+    pub fn new(max_bytes: usize) -> Self {
+        let all = units(max_bytes).max(1);
+        Self { units: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    /// Waits until `bytes` fit, then holds them. More than the whole budget holds all of it.
+    ///
+    /// # Cancel safety
+    /// Safe; a cancelled call loses its place in line.
+    pub async fn hold(&self, bytes: usize) -> Held {
+        let wanted = units(bytes).min(self.all);
+        // The semaphore is never closed, so there is always a permit in the end.
+        Held(Arc::clone(&self.units).acquire_many_owned(wanted).await.ok())
+    }
+
+    /// Bytes that are free now.
+    pub fn free_bytes(&self) -> usize {
+        self.units.available_permits() * UNIT_BYTES
+    }
+}
+
+/// Bytes held from a [`ByteBudget`]; given back when dropped.
+#[derive(Debug)]
+pub struct Held(Option<OwnedSemaphorePermit>);
+
+impl Held {
+    /// Gives back what is more than `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        if let Some(permit) = &mut self.0 {
+            let surplus = permit.num_permits().saturating_sub(units(bytes) as usize);
+            drop(permit.split(surplus));
+        }
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// How large a worker's batches may be: halved when they prove too large or too slow, doubled after some
+/// that went well.
+///
+/// Always a power of two: workers at one cursor ask for one size, and share the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSize {
+    now: usize,
+    max: usize,
+    successes: u32,
+}
+
+impl BatchSize {
+    /// Where halving ends, in bytes.
+    pub const MIN_BYTES: usize = 16 * 1024;
+    /// So many batches go well before the size is doubled again.
+    const SUCCESSES: u32 = 8;
+
+    /// Starts at `max_bytes` (rounded down to a power of two) and never asks for more, unless a single batch
+    /// has more.
+    pub fn new(max_bytes: usize) -> Self {
+        let max = (1 << max_bytes.max(Self::MIN_BYTES).ilog2()).min(1 << 30);
+        Self { now: max, max, successes: 0 }
+    }
+
+    /// What to ask for, in bytes.
+    pub const fn bytes(&self) -> usize {
+        self.now
+    }
+
+    /// A batch was too large, or took too long.
+    pub fn halve(&mut self) {
+        self.successes = 0;
+        self.now = (self.now / 2).max(Self::MIN_BYTES).min(self.now);
+    }
+
+    /// A batch went well.
+    pub fn succeeded(&mut self) {
+        if self.now > self.max {
+            self.now = self.max;
+        } else if self.now < self.max {
+            self.successes += 1;
+            if self.successes >= Self::SUCCESSES {
+                self.successes = 0;
+                self.now *= 2;
+            }
+        }
+    }
+
+    /// The smallest batch has `size_bytes`; takes it where `limit_bytes`, pRuntime's own, allows. Gives
+    /// whether it does.
+    pub fn make_room(&mut self, size_bytes: usize, limit_bytes: usize) -> bool {
+        if size_bytes > limit_bytes || size_bytes <= self.now {
+            return false;
+        }
+        self.now = size_bytes.next_power_of_two().min(limit_bytes);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_budget_is_never_exceeded_and_given_back() {
+        let budget = ByteBudget::new(10 * 1024);
+        let mut first = budget.hold(8 * 1024).await;
+        assert_eq!(budget.free_bytes(), 2 * 1024);
+        let second = budget.hold(4 * 1024);
+        tokio::pin!(second);
+        assert!(futures::poll!(second.as_mut()).is_pending());
+        first.shrink(6 * 1024);
+        let second = second.await;
+        assert_eq!(budget.free_bytes(), 0);
+        drop((first, second));
+        // More than there ever is holds all of it, and does not wait for ever.
+        let all = budget.hold(1 << 30).await;
+        assert_eq!(budget.free_bytes(), 0);
+        drop(all);
+        assert_eq!(budget.free_bytes(), 10 * 1024);
+    }
+
+    #[test]
+    fn batch_sizes_fall_fast_and_rise_slowly() {
+        const MIB: usize = 1024 * 1024;
+        let mut size = BatchSize::new(MIB + 5);
+        assert_eq!(size.bytes(), MIB);
+        size.halve();
+        assert_eq!(size.bytes(), MIB / 2);
+        for _ in 0..100 {
+            size.halve();
+        }
+        assert_eq!(size.bytes(), BatchSize::MIN_BYTES);
+        assert!(size.make_room(5 * MIB, 100 * MIB));
+        assert_eq!(size.bytes(), 8 * MIB, "one block may need more than the maximum");
+        assert!(!size.make_room(101 * MIB, 100 * MIB));
+        size.succeeded();
+        assert_eq!(size.bytes(), MIB);
+        size.halve();
+        for _ in 0..7 {
+            size.succeeded();
+        }
+        assert_eq!(size.bytes(), MIB / 2);
+        for _ in 0..100 {
+            size.succeeded();
+        }
+        assert_eq!(size.bytes(), MIB);
+    }
+}
