@@ -12,7 +12,7 @@ use super::{
     assemble::{self, Stop, View},
 };
 use crate::{
-    primitives::{ParaNumber, RelayNumber},
+    primitives::{Hash, ParaNumber, RelayNumber},
     wire::{AuthoritySet, Header, StorageChanges},
 };
 
@@ -66,6 +66,32 @@ impl MemorySource {
     pub fn new(genesis: Genesis) -> Self {
         let chain = Chain { first_relay: genesis.relay_number.next(), ..Chain::default() };
         Self { genesis, chain: RwLock::new(chain), heights: watch::Sender::default() }
+    }
+
+    /// A source of `count` relay and as many parachain blocks without content, for workers that are doubles
+    /// too (such as [`ScriptedWorker`](crate::pruntime::scripted::ScriptedWorker)).
+    pub fn of_empty_blocks(count: u32) -> Self {
+        let source = Self::new(empty_genesis(RelayNumber(0)));
+        let header = |number, parent_hash| Header {
+            parent_hash,
+            number,
+            state_root: Hash::default(),
+            extrinsics_root: Hash::default(),
+            digest: Vec::new(),
+        };
+        let mut parent = header(0, Hash::default());
+        source.push_para_header(&parent);
+        for number in 1..=count {
+            parent = header(number, parent.hash());
+            source.push_para_header(&parent);
+            source.push_changes(&StorageChanges::default());
+            let para_head = Some(ParaNumber(number));
+            let (justification, proof) = (Vec::new(), Vec::new());
+            let justified = Justified { justification, para_head, proof, next_set: None };
+            source.push_relay(&parent, Some(justified));
+        }
+        source.set_targets(RelayNumber(count), ParaNumber(count));
+        source
     }
 
     /// Adds the next relay block, starting with the one after the genesis.
@@ -243,8 +269,8 @@ pub fn empty_genesis(relay_number: RelayNumber) -> Genesis {
     Genesis {
         para_id: 2004,
         relay_number,
-        relay_hash: crate::primitives::Hash::default(),
-        chain_identity: crate::primitives::Hash::default(),
+        relay_hash: Hash::default(),
+        chain_identity: Hash::default(),
         info: Bytes::new(),
         state: Bytes::new(),
     }

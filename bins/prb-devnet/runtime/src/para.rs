@@ -23,6 +23,28 @@ pub struct Genesis {
     pub load: crate::pallets::load::Amount,
 }
 
+/// Something that was done for a worker, as a block's events tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// A message took its place in its sender's sequence.
+    Delivered {
+        /// The sender.
+        sender: crate::types::MessageOrigin,
+        /// The message's place.
+        sequence: u64,
+    },
+    /// A worker was registered, for the first time or again.
+    Registered(crate::types::WorkerPublicKey),
+    /// A worker came into a pool.
+    Added(crate::types::WorkerPublicKey),
+    /// Its session was started.
+    Started(crate::types::WorkerPublicKey),
+    /// Its session was started again with more stake.
+    Restarted(crate::types::WorkerPublicKey),
+    /// Its session was stopped.
+    Stopped(crate::types::WorkerPublicKey),
+}
+
 /// The first version.
 // The macros generate items that cannot be documented here.
 #[allow(missing_docs)]

@@ -245,6 +245,31 @@ pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
     Ok(storage)
 }
 
+/// Lists what an encoded `System::Events` says was done for workers; empty where it cannot be read.
+#[must_use]
+pub fn operations(events: &[u8]) -> Vec<super::Operation> {
+    use super::Operation as Op;
+    let records = Vec::<frame_system::EventRecord<RuntimeEvent, sp_core::H256>>::decode(&mut &events[..]);
+    let operation = |record: frame_system::EventRecord<RuntimeEvent, sp_core::H256>| match record.event {
+        RuntimeEvent::PhalaMq(pallet_mq::Event::MessageDelivered { sender, sequence }) => {
+            Some(Op::Delivered { sender, sequence })
+        }
+        RuntimeEvent::PhalaRegistry(
+            pallet_registry::Event::WorkerAdded { pubkey, .. }
+            | pallet_registry::Event::WorkerUpdated { pubkey, .. },
+        ) => Some(Op::Registered(pubkey)),
+        RuntimeEvent::PhalaStakePoolv2(event) => match event {
+            pallet_stake_pool::Event::PoolWorkerAdded { worker, .. } => Some(Op::Added(worker)),
+            pallet_stake_pool::Event::WorkerStarted { worker, .. } => Some(Op::Started(worker)),
+            pallet_stake_pool::Event::WorkerRestarted { worker, .. } => Some(Op::Restarted(worker)),
+            pallet_stake_pool::Event::WorkerStopped { worker, .. } => Some(Op::Stopped(worker)),
+            _ => None,
+        },
+        _ => None,
+    };
+    records.unwrap_or_default().into_iter().filter_map(operation).collect()
+}
+
 /// Lists the off-chain messages that an extrinsic carries, also within batches and proxy calls.
 #[must_use]
 pub fn offchain_messages(extrinsic: &[u8]) -> Vec<(MessageOrigin, u64)> {
