@@ -12,6 +12,7 @@ use std::sync::Arc;
 use codec::DecodeAll;
 use prb_core::primitives::Hash;
 use scale_decode::{DecodeAsType, visitor::IgnoreVisitor};
+use scale_value::{At, Value};
 use sp_crypto_hashing::{blake2_128, twox_64, twox_128};
 use subxt::{
     SubstrateConfig,
@@ -142,6 +143,13 @@ impl Runtime {
             default: item.default_value().map(Into::into),
             metadata,
         })
+    }
+
+    /// Most bytes that all ordinary transactions of a block may have, if the runtime tells
+    /// (`System::BlockLength`).
+    pub(crate) fn max_block_bytes(&self) -> Option<u128> {
+        let length: Value<()> = self.constant("System", "BlockLength").ok()?;
+        length.at("max").at("normal")?.as_u128()
     }
 
     /// Reads a pallet's constant.

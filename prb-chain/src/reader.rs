@@ -130,7 +130,10 @@ impl ChainReader for Reader {
         let held = |view: &Option<Arc<ChainView>>| {
             view.as_ref().is_some_and(|view| workers.iter().all(|worker| view.workers.contains_key(worker)))
         };
-        self.views.clone().wait_for(held).await.map(drop).map_err(|_| ReadError::Stopped)
+        let mut views = self.views.clone();
+        // A stopped reader's last view would do otherwise.
+        views.has_changed().map_err(|_| ReadError::Stopped)?;
+        views.wait_for(held).await.map(drop).map_err(|_| ReadError::Stopped)
     }
 
     fn untrack(&self, workers: &[WorkerKey]) {

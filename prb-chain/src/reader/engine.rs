@@ -91,9 +91,11 @@ impl Engine {
                     None => std::future::pending().await,
                 }
             };
+            let known = head.is_some();
             tokio::select! {
                 new = heads.next() => head = Some(new),
-                () = shared.changed.notified() => {}
+                // Before the first head there is nothing to do, and looking for it shall not be disturbed.
+                () = shared.changed.notified(), if known => {}
                 () = retry => {}
             }
             let Some(head) = &head else { continue };
@@ -217,7 +219,12 @@ impl Engine {
                 self.refused_until = head.number.saturating_add(self.config.refused_blocks);
                 return self.snapshot(node, head, wanted, Why::Refused).await;
             }
-            Err(e) => return Err(e.into()),
+            Err(e) if e.is_retryable() => return Err(e.into()),
+            Err(e) => {
+                // A state that the node has pruned, for one: asking again would not help.
+                tracing::info!(node = %node.name(), error = %e, "node does not tell the changes since block {from}");
+                return self.snapshot(node, head, wanted, Why::Doubt).await;
+            }
         };
         if changes.len() != (head.number - from + 1) as usize {
             return self.snapshot(node, head, wanted, Why::Doubt).await;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{
     Inner,
     ask::{self, Head},
+    refusal,
 };
 use crate::{
     keys::OperatorKey,
@@ -90,6 +91,13 @@ impl Inner {
         let nonce = next.max(self.account(account).next_nonce);
         let prepared =
             sign(&runtime, batch, key, nonce, &head, self.config.mortality_blocks).map_err(Failure::Batch)?;
+        // Sent all the same, it might end the connection instead of being refused.
+        if let Some(limit) = runtime.max_block_bytes()
+            && prepared.extrinsic.len() as u128 > limit
+        {
+            let reason = format!("a block takes {limit} bytes");
+            return Err(Failure::Batch(refusal::too_large(&prepared, &reason)));
+        }
         match self.shortfall(node, &prepared).await? {
             None => Ok(prepared),
             Some(e) => Err(Failure::Batch(e)),

@@ -55,14 +55,7 @@ impl Inner {
         match refusal {
             Refusal::MovedOn { reason } => SubmitError::Refused { reason, retryable: true },
             Refusal::Other { reason, retryable } => SubmitError::Refused { reason, retryable },
-            Refusal::TooLarge { reason } => SubmitError::Refused {
-                reason: format!(
-                    "{} calls in {} bytes are too much for a block: {reason}",
-                    prepared.calls,
-                    prepared.extrinsic.len()
-                ),
-                retryable: false,
-            },
+            Refusal::TooLarge { reason } => too_large(prepared, &reason),
             Refusal::Payment { reason } => match self.shortfall(node, prepared).await {
                 Ok(Some(e)) => e,
                 // The funds have come since.
@@ -70,6 +63,15 @@ impl Inner {
                 Err(_) => SubmitError::Refused { reason, retryable: false },
             },
         }
+    }
+}
+
+/// A batch that the trader must split.
+pub(super) fn too_large(prepared: &Prepared, reason: &str) -> SubmitError {
+    let (calls, bytes) = (prepared.calls, prepared.extrinsic.len());
+    SubmitError::Refused {
+        reason: format!("{calls} calls in {bytes} bytes are too much for a block: {reason}"),
+        retryable: false,
     }
 }
 

@@ -1,0 +1,6 @@
+//! Reader and submitter against the devnet: a real runtime, a real pool of transactions, real events.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod net;
+mod reader;
+mod submit;

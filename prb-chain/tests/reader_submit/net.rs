@@ -1,0 +1,263 @@
+//! A devnet that is driven by the test, and workers that speak for themselves without a pRuntime.
+
+use std::{sync::Arc, time::Duration};
+
+use codec::{Compact, Decode, DecodeAll, Encode};
+use prb_chain::{
+    rpc::{self, NodePool},
+    submit::{self, Submitter},
+};
+use prb_core::{
+    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Signer, SubmitError, SubmitProgress},
+    primitives::{AccountId, Hash, PoolId, WorkerKey},
+    wire::{Message, MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
+};
+use prb_devnet::{
+    Config, Devnet,
+    runtime::{PHA, types},
+};
+use sp_core::{Pair as _, sr25519};
+use tokio::sync::mpsc;
+
+/// Time between two relay blocks.
+const TICK: Duration = Duration::from_millis(15);
+/// A test that is not done by then never will be.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const MORTALITY: u32 = 16;
+pub(crate) const STAKE: u128 = 1_000 * PHA;
+
+pub(crate) struct Net {
+    pub(crate) devnet: Devnet,
+    pub(crate) pool: NodePool,
+}
+
+impl Net {
+    pub(crate) async fn start(config: Config) -> Self {
+        let devnet = Devnet::start(Config { history: 8, block_ms: 6_000, ..config }).await.unwrap();
+        let pool = pool(&devnet);
+        Self { devnet, pool }
+    }
+
+    /// Runs `work` while blocks are authored.
+    pub(crate) async fn ticking<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut timer = tokio::time::interval(TICK);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tokio::pin!(work);
+        let ended = async {
+            loop {
+                tokio::select! {
+                    done = &mut work => return done,
+                    _ = timer.tick() => self.tick(),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.expect("not done in time")
+    }
+
+    /// Runs `work` while no block is authored.
+    pub(crate) async fn still<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::time::timeout(PATIENCE, work).await.expect("not done in time")
+    }
+
+    pub(crate) fn tick(&self) {
+        self.devnet.tick().unwrap();
+    }
+
+    /// Authors until the parachain's block of this number is final.
+    pub(crate) fn finalise(&self, number: u32) {
+        while self.devnet.para().finalized_number() < number {
+            self.tick();
+        }
+    }
+
+    pub(crate) fn submitter(&self) -> Submitter {
+        Submitter::new(self.pool.clone(), config()).unwrap()
+    }
+
+    pub(crate) fn signer(&self, pool: usize) -> Signer {
+        let pool = &self.devnet.pools()[pool];
+        Signer {
+            operator: AccountId(pool.operator.clone().into()),
+            secret: Arc::new(pool.mnemonic.clone().into()),
+            proxied: pool.proxied.then(|| AccountId(pool.owner.clone().into())),
+        }
+    }
+
+    pub(crate) fn batch(&self, calls: impl IntoIterator<Item = Call>) -> CallBatch {
+        CallBatch { signer: self.signer(0), calls: calls.into_iter().collect() }
+    }
+
+    /// Sends while blocks are authored.
+    pub(crate) async fn send(
+        &self,
+        submitter: &Submitter,
+        batch: &CallBatch,
+    ) -> Result<BatchOutcome, SubmitError> {
+        let (progress, _) = mpsc::channel(8);
+        self.ticking(submitter.submit(batch, progress)).await
+    }
+
+    /// Sends calls of pool 0 that must all succeed.
+    pub(crate) async fn done(
+        &self,
+        submitter: &Submitter,
+        calls: impl IntoIterator<Item = Call>,
+    ) -> BatchOutcome {
+        let outcome = self.send(submitter, &self.batch(calls)).await.unwrap();
+        assert!(outcome.calls.iter().all(Result::is_ok), "{:?}", outcome.calls);
+        outcome
+    }
+
+    /// Registers workers and has them scored.
+    pub(crate) async fn scored(&self, submitter: &Submitter, workers: &[Worker]) {
+        self.done(submitter, workers.iter().map(|worker| worker.register(self))).await;
+        self.done(submitter, workers.iter().map(|worker| worker.bench_report(self, 0))).await;
+    }
+
+    /// A value in the parachain's newest final state, read without RPC.
+    pub(crate) fn value<T: DecodeAll>(&self, pallet: &str, item: &str, key: &[u8]) -> Option<T> {
+        let at = self.devnet.para().finalized_number();
+        self.value_at(at, pallet, item, key)
+    }
+
+    pub(crate) fn value_at<T: DecodeAll>(
+        &self,
+        block: u32,
+        pallet: &str,
+        item: &str,
+        key: &[u8],
+    ) -> Option<T> {
+        use sp_crypto_hashing::{twox_64, twox_128};
+        let mut full = [twox_128(pallet.as_bytes()), twox_128(item.as_bytes())].concat();
+        if !key.is_empty() {
+            full.extend(twox_64(key));
+            full.extend(key);
+        }
+        let node = self.devnet.para();
+        let bytes = node.storage(&full, node.block_hash(block).unwrap()).unwrap()?;
+        Some(T::decode_all(&mut bytes.as_slice()).unwrap())
+    }
+
+    pub(crate) fn ingress(&self, worker: &Worker) -> u64 {
+        self.value("PhalaMq", "OffchainIngress", &MessageOrigin::Worker(worker.key()).encode()).unwrap_or(0)
+    }
+
+    pub(crate) fn worker_info(&self, worker: &Worker) -> Option<types::WorkerInfoV2> {
+        self.value("PhalaRegistry", "Workers", &worker.key().0)
+    }
+
+    pub(crate) fn session_info(&self, pool: u64, worker: &Worker) -> Option<types::SessionInfo> {
+        let session = types::session_account(pool, &worker.pair.public());
+        self.value("PhalaComputation", "Sessions", session.as_ref())
+    }
+
+    /// How many final blocks hold transactions of somebody, not inherents; and how many transactions.
+    pub(crate) fn transactions(&self) -> usize {
+        let para = self.devnet.para();
+        let all = (1..=para.finalized_number()).map(|n| para.extrinsics(n).unwrap());
+        // Signed ones have the highest bit of their version byte set.
+        all.flatten().filter(|xt| is_signed(xt)).count()
+    }
+
+    pub(crate) async fn stop(self) {
+        self.devnet.shutdown().await;
+    }
+}
+
+fn is_signed(extrinsic: &[u8]) -> bool {
+    let mut input = extrinsic;
+    Compact::<u32>::decode(&mut input).unwrap();
+    input[0] & 0x80 != 0
+}
+
+pub(crate) fn pool(devnet: &Devnet) -> NodePool {
+    let config = rpc::Config {
+        request_timeout: Duration::from_secs(5),
+        reconnect_min: Duration::from_millis(20),
+        reconnect_max: Duration::from_millis(100),
+        poll_interval: Duration::from_millis(200),
+        ..rpc::Config::new([devnet.para().url()])
+    };
+    NodePool::new("para", config).unwrap()
+}
+
+pub(crate) fn config() -> submit::Config {
+    submit::Config {
+        mortality_blocks: MORTALITY,
+        poll_interval: Duration::from_millis(30),
+        watch_patience: Duration::from_millis(400),
+        unavailable_after: Duration::from_millis(1_500),
+        unknown_after: Duration::from_secs(3),
+        ..submit::Config::default()
+    }
+}
+
+/// A worker of which the chain sees what a real one would send.
+pub(crate) struct Worker {
+    pub(crate) pair: sr25519::Pair,
+}
+
+impl Worker {
+    pub(crate) fn new(seed: u32) -> Self {
+        let seed = sp_crypto_hashing::blake2_256(&("worker", seed).encode());
+        Self { pair: sr25519::Pair::from_seed(&seed) }
+    }
+
+    pub(crate) fn several(n: u32) -> Vec<Self> {
+        (0..n).map(Self::new).collect()
+    }
+
+    pub(crate) fn key(&self) -> WorkerKey {
+        WorkerKey(self.pair.public().0)
+    }
+
+    pub(crate) fn register(&self, net: &Net) -> Call {
+        let pool = &net.devnet.pools()[0];
+        let info = WorkerRegistrationInfoV2 {
+            version: 1,
+            machine_id: vec![7; 16],
+            pubkey: self.key(),
+            ecdh_pubkey: [9; 32],
+            genesis_block_hash: Hash(net.devnet.relay().block_hash(1).unwrap().0),
+            features: vec![4, 1],
+            operator: Some(AccountId(pool.owner.clone().into())),
+            para_id: net.devnet.para_id(),
+            max_consensus_version: 0,
+        };
+        Call::RegisterWorker {
+            worker: self.key(),
+            runtime_info: info.encode(),
+            attestation: None::<()>.encode(),
+            replaces: None,
+        }
+    }
+
+    pub(crate) fn bench_report(&self, net: &Net, sequence: u64) -> Call {
+        let report =
+            types::RegistryEvent::BenchReport { start_time: net.devnet.timestamp(1), iterations: 1 << 40 };
+        let message = Message {
+            sender: MessageOrigin::Worker(self.key()),
+            destination: types::REGISTRY_EVENT_TOPIC.to_vec(),
+            payload: report.encode(),
+        };
+        let signature = self.pair.sign(&(&message, sequence).encode()).0.to_vec();
+        Call::SyncOffchainMessage(SignedMessage { message, sequence, signature })
+    }
+
+    pub(crate) fn add(&self, pool: u64) -> Call {
+        Call::AddWorker { pool: PoolId(pool), worker: self.key() }
+    }
+
+    pub(crate) fn start(&self, pool: u64, stake: u128) -> Call {
+        Call::StartComputing { pool: PoolId(pool), worker: self.key(), stake }
+    }
+}
+
+/// Waits for progress of a kind.
+pub(crate) async fn until(
+    progress: &mut mpsc::Receiver<SubmitProgress>,
+    is: impl Fn(&SubmitProgress) -> bool,
+) {
+    while !is(&progress.recv().await.expect("the submission ended")) {}
+}

@@ -1,0 +1,327 @@
+//! The reader: what views show, and what they cost.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use codec::Encode;
+use prb_chain::reader::{self, Reader};
+use prb_core::{
+    chain::{ChainReader, ChainView, ReadError, SessionState, WorkerOnChain},
+    primitives::PoolId,
+};
+use prb_devnet::{
+    Config,
+    runtime::types::{self, session_account},
+};
+use sp_core::Pair as _;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::net::{Net, STAKE, Worker};
+
+struct Running {
+    reader: Reader,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(net: &Net, config: reader::Config) -> Self {
+        let (reader, task) = Reader::new(net.pool.clone(), config);
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(task.run(cancel.clone()));
+        Self { reader, cancel, task }
+    }
+
+    async fn track(&self, workers: &[Worker]) {
+        let keys: Vec<_> = workers.iter().map(Worker::key).collect();
+        self.reader.track(&keys).await.unwrap();
+    }
+
+    /// The view at the newest final block.
+    async fn newest(&self, net: &Net) -> Arc<ChainView> {
+        let block = net.devnet.para().finalized_number();
+        self.at_least(block).await
+    }
+
+    /// What the newest view shows of a worker, compared with the devnet's state.
+    async fn shown(&self, net: &Net, worker: &Worker) -> Arc<WorkerOnChain> {
+        assert_true(net, &*self.newest(net).await, worker)
+    }
+
+    async fn at_least(&self, block: u32) -> Arc<ChainView> {
+        let mut views = self.reader.views();
+        let view = views.wait_for(|view| view.as_ref().is_some_and(|view| view.block.0 >= block));
+        let view = tokio::time::timeout(Duration::from_secs(30), view).await.expect("no view in time");
+        view.unwrap().clone().unwrap()
+    }
+
+    async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.unwrap();
+        assert!(matches!(self.reader.track(&[]).await, Err(ReadError::Stopped)));
+    }
+}
+
+fn quick() -> reader::Config {
+    reader::Config {
+        retry_min: Duration::from_millis(20),
+        retry_max: Duration::from_millis(100),
+        ..reader::Config::default()
+    }
+}
+
+/// Compares a view with the devnet's state, read without RPC.
+fn assert_true(net: &Net, view: &ChainView, worker: &Worker) -> Arc<WorkerOnChain> {
+    let block = view.block.0;
+    let key = worker.key();
+    let shown = Arc::clone(&view.workers[&key]);
+    let info: Option<types::WorkerInfoV2> = net.value_at(block, "PhalaRegistry", "Workers", &key.0);
+    let registration = shown.registration.as_ref().map(|r| {
+        let operator = r.operator.map(|operator| operator.0);
+        (r.pubkey.0, r.ecdh_pubkey, r.runtime_version, r.last_updated, operator, r.initial_score, &r.features)
+    });
+    let expected = info.as_ref().map(|i| {
+        let operator = i.operator.clone().map(Into::into);
+        let (pubkey, ecdh) = (i.pubkey.0, i.ecdh_pubkey.0);
+        (pubkey, ecdh, i.runtime_version, i.last_updated, operator, i.initial_score, &i.features)
+    });
+    assert_eq!(registration, expected);
+    let pool = net.value_at::<u64>(block, "PhalaStakePoolv2", "WorkerAssignments", &key.0);
+    assert_eq!(shown.pool, pool.map(PoolId));
+    let origin = prb_core::wire::MessageOrigin::Worker(key).encode();
+    let ingress = net.value_at::<u64>(block, "PhalaMq", "OffchainIngress", &origin);
+    assert_eq!(shown.ingress_sequence, ingress.unwrap_or(0));
+    let account = session_account(pool.unwrap_or(0), &worker.pair.public());
+    let account: &[u8; 32] = account.as_ref();
+    let session: Option<types::SessionInfo> =
+        pool.and_then(|_| net.value_at(block, "PhalaComputation", "Sessions", account));
+    let seen = shown.session.as_ref().map(|s| {
+        let benchmark = (s.p_init, s.p_instant, s.iterations, s.working_start_time, s.challenge_time_last);
+        (s.account.0, s.ve, s.v, s.v_updated_at, benchmark, s.cool_down_start, s.total_reward, s.stake)
+    });
+    let stake = net.value_at::<u128>(block, "PhalaComputation", "Stakes", account);
+    let expected = session.as_ref().map(|s| {
+        let b = &s.benchmark;
+        let benchmark = (b.p_init, b.p_instant, b.iterations, b.working_start_time, b.challenge_time_last);
+        (*account, s.ve, s.v, s.v_updated_at, benchmark, s.cool_down_start, s.stats.total_reward, stake)
+    });
+    assert_eq!(seen, expected);
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_follow_a_worker_from_registration_to_removal() {
+    let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
+    let submitter = net.submitter();
+    let running = Running::start(&net, quick());
+    let workers = Worker::several(2);
+    let (worker, bystander) = (&workers[0], &workers[1]);
+    running.track(&workers).await;
+    let view = running.newest(&net).await;
+    assert_eq!((view.benchmark_blocks, view.cool_down_period_secs), (8, 0));
+    assert_eq!(*assert_true(&net, &view, worker), WorkerOnChain::default());
+
+    net.done(&submitter, [worker.register(&net)]).await;
+    let shown = running.shown(&net, worker).await;
+    assert!(shown.registration.is_some());
+    net.done(&submitter, [worker.bench_report(&net, 0)]).await;
+    let shown = running.shown(&net, worker).await;
+    assert!(shown.registration.as_ref().unwrap().initial_score.is_some());
+    net.done(&submitter, [worker.add(1)]).await;
+    let shown = running.shown(&net, worker).await;
+    assert_eq!(shown.session.as_ref().unwrap().state, SessionState::Ready);
+    net.done(&submitter, [worker.start(1, STAKE)]).await;
+    let shown = running.shown(&net, worker).await;
+    assert_eq!(shown.session.as_ref().unwrap().state, SessionState::WorkerIdle);
+    assert_eq!(shown.session.as_ref().unwrap().stake, Some(STAKE));
+
+    let (pool, key) = (PoolId(1), worker.key());
+    use prb_core::chain::Call;
+    net.done(&submitter, [Call::StopComputing { pool, worker: key }]).await;
+    let shown = running.shown(&net, worker).await;
+    assert_eq!(shown.session.as_ref().unwrap().state, SessionState::WorkerCoolingDown);
+    net.done(
+        &submitter,
+        [Call::ReclaimWorker { pool, worker: key }, Call::RemoveWorker { pool, worker: key }],
+    )
+    .await;
+    let shown = running.shown(&net, worker).await;
+    assert_eq!((shown.pool, &shown.session), (None, &None));
+    // Added, started in one block: the session's values come with the binding.
+    net.done(&submitter, [worker.add(1), worker.start(1, 2 * STAKE)]).await;
+    let shown = running.shown(&net, worker).await;
+    assert_eq!(shown.session.as_ref().unwrap().stake, Some(2 * STAKE));
+    assert_eq!(*running.shown(&net, bystander).await, WorkerOnChain::default());
+    running.stop().await;
+    net.stop().await;
+}
+
+/// Calls that the nodes got while `blocks` parachain blocks became final, one after the other.
+async fn cost(net: &Net, running: &Running, blocks: u32) -> BTreeMap<String, u64> {
+    running.newest(net).await;
+    let before = net.pool.counters().snapshot().by_method;
+    for _ in 0..blocks {
+        net.finalise(net.devnet.para().finalized_number() + 1);
+        running.newest(net).await;
+    }
+    let mut counts = net.pool.counters().snapshot().by_method;
+    for (method, count) in before {
+        *counts.get_mut(&method).unwrap() -= count;
+    }
+    // Asked at most every so many seconds, whatever blocks there are.
+    for by_time in ["chain_getFinalizedHead", "chain_getHeader"] {
+        counts.remove(by_time);
+    }
+    counts.retain(|_, count| *count > 0);
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_costs_the_same_for_one_worker_and_for_500() {
+    const BLOCKS: u32 = 10;
+    let net = Net::start(Config::default()).await;
+    let submitter = net.submitter();
+    let workers = Worker::several(500);
+    for some in workers.chunks(100) {
+        net.done(&submitter, some.iter().map(|worker| worker.register(&net))).await;
+    }
+    let mut costs = Vec::new();
+    for count in [1, 500] {
+        let running = Running::start(&net, quick());
+        running.track(&workers[..count]).await;
+        assert_eq!(running.newest(&net).await.workers.len(), count);
+        costs.push(cost(&net, &running, BLOCKS).await);
+        running.stop().await;
+    }
+    assert_eq!(costs[0], BTreeMap::from([("pha_getStorageChanges".to_owned(), u64::from(BLOCKS))]));
+    assert_eq!(costs[0], costs[1]);
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_are_in_view_without_a_new_block() {
+    let net = Net::start(Config::default()).await;
+    let submitter = net.submitter();
+    let workers = Worker::several(3);
+    net.done(&submitter, workers.iter().map(|worker| worker.register(&net))).await;
+    let running = Running::start(&net, quick());
+    net.still(running.track(&workers[..1])).await;
+    let first = running.newest(&net).await;
+    net.still(running.track(&workers)).await;
+    let view = running.newest(&net).await;
+    assert_eq!(view.block, first.block);
+    for worker in &workers {
+        assert!(assert_true(&net, &view, worker).registration.is_some());
+    }
+    running.reader.untrack(&[workers[0].key()]);
+    let mut views = running.reader.views();
+    let gone = views.wait_for(|view| view.as_ref().is_some_and(|view| view.workers.len() == 2));
+    assert!(!net.still(gone).await.unwrap().as_ref().unwrap().workers.contains_key(&workers[0].key()));
+    running.stop().await;
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_workers_than_agreed_are_refused() {
+    let net = Net::start(Config::default()).await;
+    let running = Running::start(&net, reader::Config { max_workers: 2, ..quick() });
+    let workers = Worker::several(3);
+    net.still(running.track(&workers[..2])).await;
+    let keys: Vec<_> = workers.iter().map(Worker::key).collect();
+    assert!(matches!(running.reader.track(&keys).await, Err(ReadError::TooManyWorkers { limit: 2 })));
+    // Known ones take no more room.
+    net.still(running.track(&workers[..2])).await;
+    running.reader.untrack(&keys[..1]);
+    net.still(running.track(&workers[1..])).await;
+    running.stop().await;
+    net.stop().await;
+}
+
+/// The chain moves on and the worker gets registered while the reader cannot see; then it can again.
+async fn caught_up(max_gap_blocks: u32) {
+    let net = Net::start(Config::default()).await;
+    let workers = Worker::several(1);
+    let running = Running::start(&net, reader::Config { max_gap_blocks, ..quick() });
+    net.still(running.track(&workers)).await;
+    let outcome = {
+        let (sender, mut progress) = tokio::sync::mpsc::channel(8);
+        let (batch, submitter) = (net.batch([workers[0].register(&net)]), net.submitter());
+        let away = async {
+            crate::net::until(&mut progress, |p| {
+                matches!(p, prb_core::chain::SubmitProgress::Submitted { .. })
+            })
+            .await;
+            net.devnet.para().stop_rpc().await;
+            net.finalise(net.devnet.para().finalized_number() + 12);
+            net.devnet.para().start_rpc().await.unwrap();
+        };
+        use prb_core::chain::ChainSubmitter;
+        net.still(async { tokio::join!(submitter.submit(&batch, sender), away).0 }).await.unwrap()
+    };
+    let view = running.newest(&net).await;
+    assert!(view.block.0 >= outcome.number.0 + 8);
+    assert!(assert_true(&net, &view, &workers[0]).registration.is_some());
+    running.stop().await;
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_node_is_caught_up_by_changes() {
+    caught_up(100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_gap_is_caught_up_by_a_snapshot() {
+    caught_up(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_storage_changes_serves_too() {
+    let net = Net::start(Config::default()).await;
+    net.devnet.para().faults().refuse("pha_getStorageChanges");
+    let submitter = net.submitter();
+    let workers = Worker::several(1);
+    let running = Running::start(&net, reader::Config { refused_blocks: 1_000, ..quick() });
+    net.still(running.track(&workers)).await;
+    net.done(&submitter, [workers[0].register(&net)]).await;
+    let view = running.newest(&net).await;
+    assert!(assert_true(&net, &view, &workers[0]).registration.is_some());
+    // It is not asked again at each block.
+    assert_eq!(net.pool.counters().snapshot().by_method["pha_getStorageChanges"], 1);
+    running.stop().await;
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_go_on_over_a_runtime_upgrade() {
+    let net = Net::start(Config::default()).await;
+    let submitter = net.submitter();
+    let workers = Worker::several(1);
+    let running = Running::start(&net, quick());
+    net.still(running.track(&workers)).await;
+    net.scored(&submitter, &workers).await;
+    net.devnet.upgrade_para_runtime();
+    net.finalise(net.devnet.para().best_number() + 3);
+    net.done(&submitter, [workers[0].add(1), workers[0].start(1, STAKE)]).await;
+    let view = running.newest(&net).await;
+    let shown = assert_true(&net, &view, &workers[0]);
+    assert_eq!(shown.session.as_ref().unwrap().state, SessionState::WorkerIdle);
+    // A snapshot at the upgrade, one at its first block, and no more.
+    let versions = net.pool.counters().snapshot().by_method;
+    assert!(versions["pha_getStorageChanges"] > 5, "{versions:?}");
+    running.stop().await;
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_read_anew_now_and_then() {
+    let net = Net::start(Config::default()).await;
+    let workers = Worker::several(1);
+    let running = Running::start(&net, reader::Config { resnapshot_blocks: 4, ..quick() });
+    net.still(running.track(&workers)).await;
+    // Two or three snapshots, of the chain's values, the worker and its sessions (none).
+    let snapshots = cost(&net, &running, 11).await["state_queryStorageAt"] / 2;
+    assert!((2..=3).contains(&snapshots), "{snapshots}");
+    running.stop().await;
+    net.stop().await;
+}
