@@ -1,0 +1,150 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    primitives::{AccountId, PoolId, WorkerKey},
+    queue::{Job, JobId, JobSigner},
+    vault::Sealed,
+};
+
+fn queued(id: u64, calls: usize, proxied: Option<u8>, at: Instant) -> Queued {
+    let call = |n: usize| Call::AddWorker { pool: PoolId(id), worker: WorkerKey([n as u8; 32]) };
+    let signer = JobSigner {
+        operator: AccountId([1; 32]),
+        key: Sealed(vec![]),
+        proxied: proxied.map(|b| AccountId([b; 32])),
+    };
+    let job = Job { pool: PoolId(id), signer, calls: (0..calls).map(call).collect(), retries: 0 };
+    Queued {
+        lease: Lease { id: JobId(id), token: 1, attempt: 0, job },
+        secret: Arc::new(SecretString::from("//Alice")),
+        at,
+        alone: false,
+    }
+}
+
+fn line(jobs: &[(usize, Option<u8>)]) -> VecDeque<Queued> {
+    let at = Instant::now();
+    jobs.iter().enumerate().map(|(id, (calls, proxied))| queued(id as u64, *calls, *proxied, at)).collect()
+}
+
+fn numbers(jobs: &[Queued]) -> Vec<u64> {
+    jobs.iter().map(|job| job.lease.id.0).collect()
+}
+
+#[test]
+fn jobs_are_not_split_and_do_not_overtake() {
+    let mut pending = line(&[(60, None), (30, None), (30, None), (10, None)]);
+    let config = Config::default();
+    assert_eq!(numbers(&take(&mut pending, &config)), [0, 1]);
+    assert_eq!(numbers(&take(&mut pending, &config)), [2, 3]);
+    assert!(take(&mut pending, &config).is_empty());
+}
+
+#[test]
+fn a_batch_has_one_signer() {
+    let mut pending = line(&[(1, None), (1, Some(2)), (1, None), (1, Some(3)), (1, Some(2))]);
+    pending[2].secret = Arc::new(SecretString::from("//Bob"));
+    let config = Config::default();
+    assert_eq!(numbers(&take(&mut pending, &config)), [0]);
+    assert_eq!(numbers(&take(&mut pending, &config)), [1, 4]);
+    assert_eq!(numbers(&take(&mut pending, &config)), [2]);
+    assert_eq!(numbers(&take(&mut pending, &config)), [3]);
+}
+
+#[test]
+fn bytes_bound_a_batch_but_not_a_job() {
+    let mut pending = line(&[(10, None), (1, None), (1, None)]);
+    let one = pending[1].call_bytes();
+    let config = Config { max_bytes: 2 * one, ..Config::default() };
+    assert_eq!(numbers(&take(&mut pending, &config)), [0]);
+    assert_eq!(numbers(&take(&mut pending, &config)), [1, 2]);
+}
+
+#[test]
+fn a_job_alone_goes_alone() {
+    let mut pending = line(&[(1, None), (1, None), (1, None)]);
+    pending[1].alone = true;
+    let config = Config::default();
+    for expected in 0..3 {
+        assert_eq!(numbers(&take(&mut pending, &config)), [expected]);
+    }
+}
+
+#[test]
+fn a_batch_is_due_after_lingering_or_at_the_latest() {
+    let start = Instant::now();
+    let after = |ms: u64| start + Duration::from_millis(ms);
+    let config = Config::default();
+    let mut pending = VecDeque::new();
+    assert_eq!(due(&pending, &config), None);
+    pending.push_back(queued(0, 1, None, start));
+    assert_eq!(due(&pending, &config), Some(after(1_000)));
+    pending.push_back(queued(1, 1, None, after(900)));
+    assert_eq!(due(&pending, &config), Some(after(1_900)));
+    pending.push_back(queued(2, 1, None, after(5_500)));
+    assert_eq!(due(&pending, &config), Some(after(6_000)));
+    // One of another signer does not put it off.
+    pending.pop_back();
+    pending.push_back(queued(2, 1, Some(9), after(1_500)));
+    assert_eq!(due(&pending, &config), Some(after(1_900)));
+    pending.push_back(queued(3, 98, None, after(1_600)));
+    assert_eq!(due(&pending, &config), Some(start), "a full batch waits for nothing");
+}
+
+#[test]
+fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
+    let at = Instant::now();
+    // Jobs 0 and 1 of pool 5 ask for the same.
+    let mut jobs = vec![queued(5, 2, None, at), queued(5, 1, None, at), queued(6, 1, None, at)];
+    jobs.push(queued(7, 1, None, at));
+    let mut work = Work::new(jobs);
+    let (places, calls) = work.select(|outcome| outcome.is_none());
+    assert_eq!((places, calls.len()), (vec![0, 1, 2, 3], 4));
+    work.already_done([2], ParaNumber(9));
+    let (places, _) = work.select(|outcome| outcome.is_none());
+    assert_eq!(places, [0, 1, 3]);
+    let results = [CallOutcome::Done, CallOutcome::Failed("A::B".into())];
+    work.sent(Hash([4; 32]), ParaNumber(10), places.into_iter().zip(results));
+    let finished: Vec<_> = work.finish().into_iter().map(|(_, outcome)| outcome).collect();
+    let sent = |calls| Some(JobOutcome { calls, block: ParaNumber(10), extrinsic: Some(Hash([4; 32])) });
+    assert_eq!(finished[0], sent(vec![CallOutcome::Done, CallOutcome::Failed("A::B".into())]));
+    assert_eq!(finished[1], sent(vec![CallOutcome::Done]));
+    let already = JobOutcome { calls: vec![CallOutcome::AlreadyDone], block: ParaNumber(9), extrinsic: None };
+    assert_eq!(finished[2], Some(already));
+    assert_eq!(finished[3], None, "a call without result leaves its job without outcome");
+}
+
+proptest! {
+    #[test]
+    fn taking_keeps_every_job_and_the_order_of_each_signer(
+        jobs in proptest::collection::vec((1usize..=100, proptest::option::of(0u8..3), any::<bool>()), 0..40),
+        max_calls in 1usize..120,
+    ) {
+        let mut pending = line(&jobs.iter().map(|(c, p, _)| (*c, *p)).collect::<Vec<_>>());
+        for (job, (_, _, alone)) in pending.iter_mut().zip(&jobs) {
+            job.alone = *alone;
+        }
+        let config = Config { max_calls, ..Config::default() };
+        let mut taken: Vec<Queued> = Vec::new();
+        while !pending.is_empty() {
+            let batch = take(&mut pending, &config);
+            let calls: usize = batch.iter().map(|job| job.calls().len()).sum();
+            prop_assert!(!batch.is_empty());
+            prop_assert!(batch.len() == 1 || calls <= max_calls);
+            prop_assert!(batch.iter().all(|job| job.signs_like(&batch[0])));
+            prop_assert!(batch.len() == 1 || !batch.iter().any(|job| job.alone));
+            taken.extend(batch);
+        }
+        prop_assert_eq!(taken.len(), jobs.len());
+        for signer in [None, Some(0), Some(1), Some(2)] {
+            let of = |job: &&Queued| job.lease.job.signer.proxied == signer.map(|b| AccountId([b; 32]));
+            let ids: Vec<_> = taken.iter().filter(of).map(|job| job.lease.id).collect();
+            prop_assert!(ids.is_sorted());
+        }
+    }
+}

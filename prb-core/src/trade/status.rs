@@ -1,0 +1,128 @@
+//! What a trader shows of itself.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{
+    primitives::{AccountId, Hash},
+    queue::CallOutcome,
+};
+
+const CALLS: &str = "prb_trade_calls_total";
+const BATCHES: &str = "prb_trade_batches_total";
+const BATCH_CALLS: &str = "prb_trade_batch_calls";
+
+pub(super) fn describe_metrics() {
+    metrics::describe_counter!(CALLS, "Calls decided, by result: done, already_done, failed");
+    metrics::describe_counter!(BATCHES, "Batches sent, by result: included, refused, doubtful");
+    metrics::describe_histogram!(BATCH_CALLS, "Calls of a batch that was sent");
+}
+
+/// What a trader is doing and has done since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The lanes that are alive, by operator.
+    pub lanes: BTreeMap<AccountId, LaneStatus>,
+    /// Batches that a finalised block holds.
+    pub batches: u64,
+    /// Batches that were refused, or whose fate was in doubt.
+    pub failed_batches: u64,
+    /// Calls that took effect.
+    pub calls_done: u64,
+    /// Calls whose effect was there already.
+    pub calls_already_done: u64,
+    /// Calls that failed on chain.
+    pub calls_failed: u64,
+    /// Jobs carried out.
+    pub jobs_completed: u64,
+    /// Jobs that could not be carried out this time: retried later where they may be, else failed.
+    pub jobs_failed: u64,
+    /// It takes no more jobs.
+    pub stopping: bool,
+}
+
+/// What one lane is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LaneStatus {
+    /// Jobs that it holds, those in flight too.
+    pub jobs: usize,
+    /// How far it is.
+    pub phase: Phase,
+    /// The last error, until a batch is included.
+    pub last_error: Option<String>,
+}
+
+/// How far a lane is with its batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Collecting jobs.
+    #[default]
+    Gathering,
+    /// Asking the chain which calls are done already.
+    Checking,
+    /// Handing its batch to the submitter.
+    Sending,
+    /// The node has its transaction.
+    Sent {
+        /// The transaction.
+        extrinsic: Hash,
+    },
+    /// Its transaction is in a block that is not final.
+    InBlock {
+        /// The block.
+        block: Hash,
+    },
+}
+
+/// Where lanes write their status.
+#[derive(Clone, Debug)]
+pub(super) struct Board(Arc<watch::Sender<Status>>);
+
+impl Board {
+    pub(super) fn new() -> (Self, watch::Receiver<Status>) {
+        let (sender, receiver) = watch::channel(Status::default());
+        (Self(Arc::new(sender)), receiver)
+    }
+
+    pub(super) fn edit(&self, edit: impl FnOnce(&mut Status)) {
+        self.0.send_modify(edit);
+    }
+
+    pub(super) fn lane(&self, operator: AccountId, edit: impl FnOnce(&mut LaneStatus)) {
+        self.edit(|status| edit(status.lanes.entry(operator).or_default()));
+    }
+
+    pub(super) fn phase(&self, operator: AccountId, phase: Phase) {
+        self.lane(operator, |lane| lane.phase = phase);
+    }
+
+    /// Counts a batch that was sent.
+    pub(super) fn batch(&self, calls: usize, result: &'static str) {
+        metrics::counter!(BATCHES, "result" => result).increment(1);
+        metrics::histogram!(BATCH_CALLS).record(calls as f64);
+        self.edit(|status| match result {
+            "included" => status.batches += 1,
+            _ => status.failed_batches += 1,
+        });
+    }
+
+    /// Counts a job that was carried out.
+    pub(super) fn completed(&self, calls: &[CallOutcome]) {
+        let of = |is: fn(&CallOutcome) -> bool| calls.iter().filter(|c| is(c)).count() as u64;
+        let done = of(|c| matches!(c, CallOutcome::Done));
+        let already = of(|c| matches!(c, CallOutcome::AlreadyDone));
+        let failed = of(|c| matches!(c, CallOutcome::Failed(_)));
+        for (result, n) in [("done", done), ("already_done", already), ("failed", failed)] {
+            metrics::counter!(CALLS, "result" => result).increment(n);
+        }
+        self.edit(|status| {
+            status.calls_done += done;
+            status.calls_already_done += already;
+            status.calls_failed += failed;
+            status.jobs_completed += 1;
+        });
+    }
+}

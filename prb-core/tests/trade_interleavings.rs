@@ -1,0 +1,208 @@
+//! Random histories of jobs, crashes, lost leases and faults: each effect at most once, an outcome for each
+//! submitter.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use prb_core::{
+    chain::{
+        Call,
+        memory::{Fault, MemoryChain},
+    },
+    primitives::{PoolId, WorkerKey},
+    queue::{CallOutcome, Job, JobHandle, JobQueue, JobSigner, memory::MemoryQueue},
+    trade::{Config, Parts, Trader},
+    vault::{Sealed, Vault, memory::MemoryVault},
+    wire::{Message, MessageOrigin, SignedMessage},
+};
+use proptest::prelude::*;
+use tokio::time::{sleep, timeout};
+
+const OPERATORS: [&str; 2] = ["//Alice", "//Bob"];
+const WORKERS: u8 = 4;
+const RETRIES: u32 = 3;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A worker's next messages, or the last ones once more where `again`.
+    Submit {
+        worker: u8,
+        count: u64,
+        again: bool,
+    },
+    Block,
+    Wait {
+        ms: u64,
+    },
+    /// The trader of that slot goes away without a word, and another one starts.
+    Crash {
+        slot: bool,
+    },
+    Stop {
+        slot: bool,
+        within_ms: u64,
+    },
+    Fault {
+        operator: bool,
+        fault: Fault,
+    },
+    Hang {
+        operator: bool,
+        hung: bool,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let fault = prop_oneof![
+        Just(Fault::Unavailable),
+        Just(Fault::Refused { retryable: true }),
+        Just(Fault::Refused { retryable: false }),
+        Just(Fault::Lost),
+        Just(Fault::UnknownIncluded),
+        Just(Fault::UnknownDropped),
+    ];
+    prop_oneof![
+        6 => (0..WORKERS, 1u64..5, prop::bool::weighted(0.2))
+            .prop_map(|(worker, count, again)| Step::Submit { worker, count, again }),
+        4 => Just(Step::Block),
+        4 => (0u64..8_000).prop_map(|ms| Step::Wait { ms }),
+        1 => any::<bool>().prop_map(|slot| Step::Crash { slot }),
+        1 => (any::<bool>(), 0u64..3_000).prop_map(|(slot, within_ms)| Step::Stop { slot, within_ms }),
+        2 => (any::<bool>(), fault).prop_map(|(operator, fault)| Step::Fault { operator, fault }),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(operator, hung)| Step::Hang { operator, hung }),
+    ]
+}
+
+fn message(worker: u8, sequence: u64) -> Call {
+    let sender = MessageOrigin::Worker(WorkerKey([worker; 32]));
+    let message = Message { sender, destination: vec![], payload: vec![] };
+    Call::SyncOffchainMessage(SignedMessage { message, sequence, signature: vec![0; 64] })
+}
+
+struct World {
+    queue: MemoryQueue,
+    chain: MemoryChain,
+    vault: Arc<MemoryVault>,
+    keys: Vec<Sealed>,
+    /// Two on one queue, so that jobs wander between them.
+    traders: HashMap<bool, Trader>,
+    jobs: Vec<(Job, JobHandle)>,
+    next: HashMap<u8, u64>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let vault = Arc::new(MemoryVault::new());
+        let mut keys = Vec::new();
+        for secret in OPERATORS {
+            keys.push(vault.seal(&secret.into()).await.unwrap());
+        }
+        let (queue, chain) = (MemoryQueue::default(), MemoryChain::default());
+        let mut world =
+            Self { queue, chain, vault, keys, traders: HashMap::new(), jobs: vec![], next: HashMap::new() };
+        for slot in [false, true] {
+            world.start(slot);
+        }
+        world
+    }
+
+    fn start(&mut self, slot: bool) {
+        let config = Config { lease_ttl: Duration::from_secs(5), max_lane_jobs: 4, ..Config::default() };
+        let parts = Parts {
+            queue: Arc::new(self.queue.clone()),
+            submitter: Arc::new(self.chain.clone()),
+            vault: self.vault.clone(),
+        };
+        self.traders.insert(slot, Trader::start(config, parts).unwrap());
+    }
+
+    async fn take(&mut self, step: Step) {
+        let account = |operator: bool| MemoryChain::account_of(OPERATORS[usize::from(operator)]);
+        match step {
+            Step::Submit { worker, count, again } => self.submit(worker, count, again).await,
+            Step::Block => drop(self.chain.produce_block()),
+            Step::Wait { ms } => sleep(Duration::from_millis(ms)).await,
+            Step::Crash { slot } => {
+                self.traders.remove(&slot);
+                self.start(slot);
+            }
+            Step::Stop { slot, within_ms } => {
+                let trader = self.traders.remove(&slot).unwrap();
+                trader.stop(Duration::from_millis(within_ms)).await.unwrap();
+                self.start(slot);
+            }
+            Step::Fault { operator, fault } => self.chain.inject(account(operator), fault),
+            Step::Hang { operator, hung } => self.chain.hang(account(operator), hung),
+        }
+    }
+
+    async fn submit(&mut self, worker: u8, count: u64, again: bool) {
+        let next = self.next.entry(worker).or_default();
+        let from = if again { next.saturating_sub(count) } else { *next };
+        *next = (*next).max(from + count);
+        let operator = usize::from(worker % 2);
+        let signer = JobSigner {
+            operator: MemoryChain::account_of(OPERATORS[operator]),
+            key: self.keys[operator].clone(),
+            proxied: None,
+        };
+        let calls = (from..from + count).map(|n| message(worker, n)).collect();
+        let job = Job { pool: PoolId(operator as u64), signer, calls, retries: RETRIES };
+        let handle = self.queue.submit(job.clone()).await.unwrap();
+        self.jobs.push((job, handle));
+    }
+
+    /// Lets everything come to rest, and looks at what became of the jobs.
+    async fn settle(mut self) {
+        for operator in OPERATORS {
+            self.chain.hang(MemoryChain::account_of(operator), false);
+        }
+        let mut told_done = Vec::new();
+        let chain = self.chain.clone();
+        let learn = async {
+            for (job, handle) in std::mem::take(&mut self.jobs) {
+                let fate = timeout(Duration::from_secs(7_200), handle.outcome()).await;
+                let Ok(outcome) = fate.expect("a submitter learned nothing") else { continue };
+                assert_eq!(outcome.calls.len(), job.calls.len());
+                for (call, outcome) in job.calls.iter().zip(outcome.calls) {
+                    if matches!(outcome, CallOutcome::Done | CallOutcome::AlreadyDone) {
+                        told_done.push(call.clone());
+                    }
+                }
+            }
+        };
+        tokio::select! { () = learn => {}, () = chain.run(Duration::from_secs(1)) => unreachable!() }
+        let mut done: Vec<Call> = Vec::new();
+        for event in self.chain.events() {
+            if event.result.is_ok() {
+                assert!(!done.contains(&event.call), "done twice: {:?}", event.call);
+                done.push(event.call);
+            }
+        }
+        for call in told_done {
+            assert!(done.contains(&call), "told done, but is not: {call:?}");
+        }
+        let stats = self.queue.stats().await.unwrap();
+        assert_eq!((stats.waiting, stats.delayed, stats.active), (0, 0, 0));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_effect_at_most_once_and_an_outcome_for_each_submitter(
+        steps in proptest::collection::vec(step(), 1..60)
+    ) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new().await;
+            for step in steps {
+                world.take(step).await;
+            }
+            world.settle().await;
+        });
+    }
+}
