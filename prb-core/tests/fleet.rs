@@ -1,0 +1,506 @@
+//! A fleet on parts in memory, in virtual time: from nothing to computing, and back there after faults.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use prb_core::{
+    chain::{Call, SessionState, memory as chain_memory},
+    fleet::{self, Command, CommandError},
+    inventory::{Edit, Inventory},
+    primitives::{AccountId, PoolId},
+    prpc::Method,
+    pruntime::{
+        Connect, PRuntimeClient,
+        scripted::{Failure, ScriptedWorker},
+    },
+    worker::{Settings, State},
+};
+use uuid::Uuid;
+
+#[path = "fleet_rig/rig.rs"]
+mod rig;
+use rig::{BLOCK, PHA, POOL, Rig, STAKE, account, endpoint};
+
+#[tokio::test(start_paused = true)]
+async fn workers_go_from_nothing_to_computing_and_stay_at_the_tip() {
+    let mut rig = Rig::new(7, 50).await;
+    rig.run();
+    let config = fleet::Config { max_workers_per_runner: 3, ..Rig::config() };
+    rig.start_with(config);
+    rig.until_all(State::Active).await;
+    let status = rig.fleet().status();
+    assert_eq!(status.runners, 3);
+    for runner in 0..3 {
+        assert!(status.workers.iter().filter(|w| w.runner == Some(runner)).count() <= 3);
+    }
+    let head = rig.chain.head();
+    rig.until("blocks at the tip", |s| {
+        s.workers.iter().all(|w| w.position.unwrap().dispatched_to() >= Some((head.0 + 5).into()))
+    })
+    .await;
+    for (index, worker) in rig.workers.iter().enumerate() {
+        assert_eq!(worker.overlaps(), 0);
+        assert_eq!(worker.count(Method::InitRuntime), 1);
+        let on_chain = rig.chain.worker(worker.key());
+        assert_eq!(on_chain.pool, Some(POOL));
+        let session = on_chain.session.unwrap();
+        assert_eq!((session.state, session.stake), (SessionState::WorkerIdle, Some(STAKE)));
+        assert_eq!(rig.status(index).public_key, Some(worker.key()));
+        assert_eq!(rig.status(index).lag, Some(0));
+    }
+    // Once each, and nothing failed.
+    let events = rig.chain.events();
+    assert_eq!(events.len(), 3 * rig.workers.len());
+    assert!(events.iter().all(|e| e.result.is_ok()), "{events:?}");
+    assert!(rig.fleet().stop().await);
+    rig.fleet().ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_tip_a_block_costs_a_worker_three_calls() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let calls = |worker: &ScriptedWorker| {
+        [Method::SyncCombinedHeaders, Method::DispatchBlocks, Method::GetInfo, Method::GetEgressMessages]
+            .map(|m| worker.count(m))
+    };
+    let (before, head) = (calls(&rig.workers[0]), rig.chain.head().0);
+    tokio::time::sleep(BLOCK * 100).await;
+    let blocks = u64::from(rig.chain.head().0 - head);
+    assert!(blocks >= 99);
+    let after = calls(&rig.workers[0]);
+    let spent: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+    assert_eq!(spent, [blocks, blocks, blocks, 0], "headers, blocks, infos, messages");
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_reach_the_chain_once_and_in_order() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    for (index, worker) in rig.workers.iter().enumerate() {
+        let key = worker.key();
+        // 250 at once: three jobs; then one a block.
+        worker.edit(|s| (0..250).for_each(|n| s.push_message(key, n, b"heartbeat")));
+        for n in 250..260 {
+            tokio::time::sleep(BLOCK).await;
+            rig.workers[index].edit(|s| s.push_message(key, n, b"heartbeat"));
+        }
+    }
+    let keys: Vec<_> = rig.workers.iter().map(ScriptedWorker::key).collect();
+    let chain = rig.chain.clone();
+    rig.until("all messages", |_| keys.iter().all(|k| chain.worker(*k).ingress_sequence == 260)).await;
+    let sent = rig.chain.events().into_iter().filter(|e| matches!(e.call, Call::SyncOffchainMessage(_)));
+    let sent: Vec<_> = sent.collect();
+    assert_eq!(sent.len(), 2 * 260, "each once");
+    assert!(sent.iter().all(|e| e.result.is_ok()));
+    tokio::time::sleep(BLOCK * 3).await;
+    let asked = rig.workers[0].count(Method::GetEgressMessages);
+    tokio::time::sleep(BLOCK * 20).await;
+    assert_eq!(rig.workers[0].count(Method::GetEgressMessages), asked, "none are pending");
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_failed_are_sent_again_from_where_the_chain_is() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let key = rig.key(0);
+    rig.chain.inject(account(POOL), chain_memory::Fault::Lost);
+    rig.workers[0].edit(|s| (0..3).for_each(|n| s.push_message(key, n, b"heartbeat")));
+    rig.until_worker(0, "the failure shown", |w| w.message.contains("Sending its messages failed")).await;
+    assert_eq!(rig.status(0).state, State::Active);
+    // Somebody else has sent the first one meanwhile.
+    rig.chain.set_ingress(key, 1);
+    let chain = rig.chain.clone();
+    rig.until("the messages", |_| chain.worker(key).ingress_sequence == 3).await;
+    rig.until_worker(0, "the failure forgotten", |w| &*w.message == "Computing").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn edits_apply_at_once() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+
+    // More stake.
+    rig.edit_worker(0, |w| w.stake = 2 * STAKE).await;
+    let (chain, key) = (rig.chain.clone(), rig.key(0));
+    let raised = |e: &chain_memory::Event| matches!(e.call, Call::RestartComputing { stake, .. } if stake == 2 * STAKE);
+    rig.until("more stake", |_| chain.worker(key).session.unwrap().stake == Some(2 * STAKE)).await;
+    assert_eq!(rig.chain.events().iter().filter(|e| raised(e)).count(), 1);
+
+    // Less stake changes nothing.
+    rig.edit_worker(0, |w| w.stake = STAKE).await;
+    tokio::time::sleep(BLOCK * 10).await;
+    assert_eq!(rig.chain.worker(key).session.unwrap().stake, Some(2 * STAKE));
+
+    // Another endpoint: another machine with another key.
+    let other = ScriptedWorker::new(777);
+    rig.connect.add("http://elsewhere", other.clone());
+    rig.edit_worker(1, |w| w.endpoint = "http://elsewhere".into()).await;
+    let key = other.key();
+    rig.until_worker(1, "the other machine", |w| w.public_key == Some(key) && w.state == State::Active).await;
+    assert_eq!(rig.chain.worker(key).pool, Some(POOL));
+
+    // Disabled, removed.
+    rig.edit_worker(0, |w| w.enabled = false).await;
+    rig.until_worker(0, "idle", |w| w.state == State::Idle && w.runner.is_none()).await;
+    let calls = rig.workers[0].calls().len();
+    tokio::time::sleep(BLOCK * 20).await;
+    assert_eq!(rig.workers[0].calls().len(), calls, "an idle worker is left alone");
+    let command = rig.fleet().command(rig.ids[0], Command::Restart);
+    assert!(matches!(command, Err(CommandError::NotRunning { .. })));
+    rig.edit_worker(0, |w| w.enabled = true).await;
+    rig.until_worker(0, "computing again", |w| w.state == State::Active).await;
+    rig.inventory.apply(vec![Edit::RemoveWorker(rig.ids[0])]).await.unwrap();
+    rig.until("one worker", |s| s.workers.len() == 1).await;
+    assert!(rig.fleet().worker(rig.ids[0]).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_loses_its_state_comes_back_by_itself() {
+    let mut rig = Rig::new(3, 40).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig.workers[1].lose_state();
+    rig.until_worker(1, "its state's loss", |w| w.state != State::Active).await;
+    assert_eq!(rig.fleet().status().count(State::Active), 2, "the others are not held up");
+    rig.until_all(State::Active).await;
+    assert_eq!(rig.workers[1].count(Method::InitRuntime), 2);
+    assert_eq!(rig.workers[1].overlaps(), 0);
+    assert!(rig.chain.events().iter().all(|e| e.result.is_ok()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_goes_away_is_found_again() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig.workers[0].set_down(true);
+    rig.until_worker(0, "an error", |w| w.state == State::Error).await;
+    let status = rig.status(0);
+    assert!(status.message.contains("unreachable"), "{}", status.message);
+    assert!(status.failures >= 3);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(rig.status(0).state, State::Error);
+    assert_eq!(rig.status(1).state, State::Active);
+    let asked = rig.workers[0].count(Method::GetInfo);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(rig.workers[0].count(Method::GetInfo) - asked <= 21, "it is asked less and less often");
+    rig.workers[0].set_down(false);
+    rig.until_all(State::Active).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_worker_is_asked_again_soon() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let rcu = Failure::refuse("RCU in progress, please try the request again later");
+    for _ in 0..10 {
+        rig.workers[0].fail_next(Method::DispatchBlocks, rcu.clone());
+    }
+    let before = rig.workers[0].count(Method::DispatchBlocks);
+    tokio::time::sleep(BLOCK * 2).await;
+    assert!(rig.workers[0].count(Method::DispatchBlocks) >= before + 10, "not one try a block");
+    assert_eq!(rig.status(0).state, State::Active);
+    assert_eq!(rig.status(0).failures, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_batch_is_observed_and_planned_anew() {
+    let mut rig = Rig::new(1, 60).await;
+    rig.run();
+    let worker = rig.workers[0].clone();
+    // Taken, but the answer is lost; refused; died.
+    worker.fail_next(Method::SyncCombinedHeaders, Failure::AnswerLost);
+    worker.fail_next(Method::DispatchBlocks, Failure::AnswerLost);
+    worker.fail_next(Method::DispatchBlocks, Failure::refuse("StateRootMismatch block=5 expected=0x actual=0x"));
+    worker.fail_next(Method::DispatchBlocks, Failure::Unreachable);
+    worker.fail_next(Method::InitRuntime, Failure::Unreachable);
+    rig.start();
+    rig.until_all(State::Active).await;
+    assert_eq!(worker.overlaps(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_reach_one_worker() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    assert_eq!(
+        rig.fleet().command(Uuid::max(), Command::Kick),
+        Err(CommandError::Unknown { id: Uuid::max() })
+    );
+
+    rig.workers[0].set_lose_state_on_kick(true);
+    rig.fleet().command(rig.ids[0], Command::Kick).unwrap();
+    rig.until_worker(0, "kicked", |w| w.state == State::Kicked).await;
+    assert_eq!((rig.workers[0].kicks(), rig.workers[1].kicks()), (1, 0));
+    rig.until_all(State::Active).await;
+
+    let registered = || {
+        let events = rig.chain.events();
+        events.iter().filter(|e| matches!(e.call, Call::RegisterWorker { .. })).count()
+    };
+    assert_eq!(registered(), 2);
+    rig.fleet().command(rig.ids[1], Command::RefreshRaAndRestart).unwrap();
+    rig.until("registered again", |_| registered() == 3).await;
+    rig.until_all(State::Active).await;
+    tokio::time::sleep(BLOCK * 10).await;
+    assert_eq!(registered(), 3, "registered again, once");
+    rig.until_all(State::Active).await;
+
+    // A hanging worker can be kicked.
+    rig.workers[1].fail_always(Method::GetInfo, Some(Failure::Hang));
+    tokio::time::sleep(BLOCK * 2).await;
+    rig.fleet().command(rig.ids[1], Command::Kick).unwrap();
+    tokio::time::sleep(BLOCK).await;
+    assert_eq!(rig.workers[1].kicks(), 1);
+    rig.fleet().stop().await;
+    assert_eq!(rig.fleet().command(rig.ids[1], Command::Kick), Err(CommandError::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn problems_on_chain_are_shown_by_name_and_hold_up_nobody() {
+    let mut rig = Rig::new(1, 10).await;
+    // A pool without stake, one whose operator is not its owner, one without an operator.
+    for pid in [2, 3, 4] {
+        rig.put_pool(PoolId(pid), pid != 4).await;
+        rig.add_worker(PoolId(pid)).await;
+    }
+    rig.chain.add_pool(PoolId(2), account(PoolId(2)), STAKE - 1);
+    rig.chain.add_pool(PoolId(3), AccountId([7; 32]), 1000 * PHA);
+    rig.run();
+    rig.start();
+    rig.until_worker(0, "computing", |w| w.state == State::Active).await;
+    let names = [(1, "InsufficientFreeStake"), (2, "UnauthorizedPoolOwner")];
+    for (index, name) in names {
+        rig.until_worker(index, name, |w| w.state == State::Error && w.message.contains(name)).await;
+    }
+    rig.until_worker(3, "no operator", |w| w.state == State::Synched && w.message.contains("no operator")).await;
+    // They are tried again, less and less often, and go on with the chain.
+    let failed = |pool: u64| {
+        let events = rig.chain.events();
+        events.iter().filter(|e| e.result.is_err() && e.operator == account(PoolId(pool))).count()
+    };
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    for pool in [2, 3] {
+        assert!((10..50).contains(&failed(pool)), "{} attempts in an hour", failed(pool));
+    }
+    for index in 1..4 {
+        assert!(rig.status(index).lag.unwrap() <= 1);
+    }
+    // Mended: they go on by themselves.
+    rig.chain.add_pool(PoolId(2), account(PoolId(2)), 10 * STAKE);
+    rig.chain.add_pool(PoolId(3), account(PoolId(3)), 10 * STAKE);
+    rig.put_pool(PoolId(4), true).await;
+    rig.until_all(State::Active).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_of_another_pool_is_told_of() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.put_pool(PoolId(2), true).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig.edit_worker(0, |w| w.pid = PoolId(2)).await;
+    rig.until_worker(0, "the other pool", |w| w.state == State::Error && w.message.contains("pool 1")).await;
+    let before = rig.chain.events().len();
+    tokio::time::sleep(BLOCK * 20).await;
+    assert_eq!(rig.chain.events().len(), before, "nothing is sent for it");
+    assert_eq!(rig.status(0).lag, Some(0), "it is kept in sync");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_workers_with_one_key_are_told_of() {
+    let mut rig = Rig::new(1, 10).await;
+    let twin = rig.add_worker(POOL).await;
+    rig.connect.add(&endpoint(twin), ScriptedWorker::new(0));
+    rig.run();
+    rig.start();
+    let told = |s: &fleet::FleetStatus| {
+        s.count(State::Active) == 1 && s.workers.iter().any(|w| w.message.contains("same public key"))
+    };
+    rig.until("one told of", told).await;
+    // When the holder goes, the other one takes its place.
+    let holder = rig.ids[usize::from(rig.status(1).state == State::Active)];
+    rig.inventory.apply(vec![Edit::RemoveWorker(holder)]).await.unwrap();
+    rig.until("the other", |s| s.workers.len() == 1 && s.count(State::Active) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unresponsive_worker_stays_active_and_is_told_of() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let sent = rig.chain.events().len();
+    rig.chain.set_session_state(rig.key(0), SessionState::WorkerUnresponsive);
+    rig.until_worker(0, "unresponsive", |w| w.message.contains("Unresponsive")).await;
+    assert_eq!(rig.status(0).state, State::Active);
+    tokio::time::sleep(BLOCK * 5).await;
+    assert_eq!(rig.status(0).lag, Some(0));
+    rig.chain.set_session_state(rig.key(0), SessionState::WorkerIdle);
+    rig.until_worker(0, "responsive", |w| &*w.message == "Computing").await;
+    assert_eq!(rig.chain.events().len(), sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_worker_cools_down_and_starts_again() {
+    let config = chain_memory::Config { cool_down_secs: 1200, ..chain_memory::Config::default() };
+    let mut rig = Rig::with(config, 1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let head = rig.chain.head();
+    rig.submit(Call::StopComputing { pool: POOL, worker: rig.key(0) }).await;
+    rig.until_worker(0, "cooling", |w| w.state == State::Synched && w.message.contains("minutes left")).await;
+    rig.until_all(State::Active).await;
+    assert!(rig.chain.head().0 - head.0 >= 100, "1200 s are 100 blocks");
+    let events = rig.chain.events();
+    assert!(events.iter().all(|e| e.result.is_ok()), "not too early: {events:?}");
+    assert_eq!(events.iter().filter(|e| matches!(e.call, Call::ReclaimWorker { .. })).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sync_only_sends_nothing() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    let settings = Settings { sync_only: true, ..Settings::default() };
+    rig.start_with(fleet::Config { settings, ..Rig::config() });
+    rig.until_all(State::Synched).await;
+    tokio::time::sleep(BLOCK * 10).await;
+    assert!(rig.chain.events().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn low_scores_register_again_where_a_minimum_is_enforced() {
+    let config = chain_memory::Config { score: None, ..chain_memory::Config::default() };
+    let mut rig = Rig::with(config, 1, 10).await;
+    rig.run();
+    let settings = Settings { enforce_min_bench_score: true, ..Settings::default() };
+    rig.start_with(fleet::Config { settings, ..Rig::config() });
+    rig.until_worker(0, "waiting", |w| w.message.contains("benchmark score")).await;
+    let key = rig.key(0);
+    rig.chain.set_score(key, 49);
+    rig.until_worker(0, "too low", |w| w.message.contains("49")).await;
+    let chain = rig.chain.clone();
+    let registered =
+        || chain.events().iter().filter(|e| matches!(e.call, Call::RegisterWorker { .. })).count();
+    rig.until("registered again", |_| registered() == 2).await;
+    tokio::time::sleep(BLOCK * 10).await;
+    assert_eq!(registered(), 2, "a benchmark is given its time");
+    rig.chain.set_score(key, 50);
+    rig.until_all(State::Active).await;
+}
+
+/// A client that panics while it is told to.
+#[derive(Debug)]
+struct Panicking(ScriptedWorker, std::sync::Arc<std::sync::atomic::AtomicU32>);
+
+#[async_trait::async_trait]
+impl PRuntimeClient for Panicking {
+    async fn call(&self, method: Method, body: bytes::Bytes) -> Result<bytes::Bytes, prb_core::pruntime::Error> {
+        let left = self.1.load(std::sync::atomic::Ordering::Relaxed);
+        if method == Method::DispatchBlocks && left > 0 {
+            self.1.store(left - 1, std::sync::atomic::Ordering::Relaxed);
+            panic!("scripted panic");
+        }
+        self.0.call(method, body).await
+    }
+
+    async fn kick(&self) -> Result<(), prb_core::pruntime::Error> {
+        self.0.kick().await
+    }
+}
+
+#[derive(Debug)]
+struct PanickingConnect(
+    prb_core::pruntime::scripted::ScriptedConnect,
+    ScriptedWorker,
+    std::sync::Arc<std::sync::atomic::AtomicU32>,
+);
+
+impl Connect for PanickingConnect {
+    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, String> {
+        if endpoint == rig::endpoint(0) {
+            return Ok(Arc::new(Panicking(self.1.clone(), Arc::clone(&self.2))));
+        }
+        self.0.connect(endpoint)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_contained_and_its_worker_started_again() {
+    let mut rig = Rig::new(4, 10).await;
+    rig.run();
+    let panics = Arc::new(std::sync::atomic::AtomicU32::new(3));
+    let connect =
+        PanickingConnect(rig.connect.clone(), rig.workers[0].clone(), Arc::clone(&panics));
+    let parts = fleet::Parts {
+        inventory: rig.inventory.clone(),
+        source: rig.source.clone(),
+        chain: Arc::new(rig.chain.clone()),
+        queue: Arc::new(rig.queue.clone()),
+        connect: Arc::new(connect),
+    };
+    rig.fleet = Some(fleet::Fleet::start(parts, Rig::config()));
+    rig.until_worker(0, "the panic", |w| w.state == State::Error && w.message.contains("scripted panic")).await;
+    rig.until_all(State::Active).await;
+    assert_eq!(panics.load(std::sync::atomic::Ordering::Relaxed), 0);
+    for worker in &rig.workers[1..] {
+        assert_eq!(worker.count(Method::InitRuntime), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stays_behind_is_named() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    rig.workers[0].fail_always(Method::DispatchBlocks, Some(Failure::Hang));
+    rig.start();
+    rig.until_worker(0, "stalled", |w| w.stalled).await;
+    assert!(!rig.status(1).stalled);
+    rig.until_worker(1, "computing", |w| w.state == State::Active).await;
+    // Let loose, by the operator's hand.
+    rig.workers[0].fail_always(Method::DispatchBlocks, None);
+    rig.fleet().command(rig.ids[0], Command::Restart).unwrap();
+    rig.until_all(State::Active).await;
+    assert!(!rig.status(0).stalled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_hanging_workers() {
+    let mut rig = Rig::new(20, 10).await;
+    rig.run();
+    for worker in &rig.workers {
+        worker.fail_always(Method::SyncCombinedHeaders, Some(Failure::Hang));
+    }
+    rig.start();
+    rig.until_all(State::Synching).await;
+    let before = tokio::time::Instant::now();
+    assert!(rig.fleet().stop().await);
+    assert!(before.elapsed() < Duration::from_secs(5));
+    // A fleet that was stopped is stopped again without harm, and can be followed by another.
+    assert!(rig.fleet().stop().await);
+    for worker in &rig.workers {
+        worker.fail_always(Method::SyncCombinedHeaders, None);
+    }
+    rig.start();
+    rig.until_all(State::Active).await;
+    for worker in &rig.workers {
+        assert_eq!(worker.overlaps(), 0);
+    }
+}

@@ -1,0 +1,300 @@
+//! The planner's promises for any numbers, and the driver's on a source in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use prb_core::{
+    blob::{self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights, memory::MemorySource},
+    primitives::{ParaNumber, RelayNumber},
+    prpc::{HeadersSyncedTo, InitRuntimeRequest, Method, SyncedTo},
+    pruntime::{
+        PRuntime,
+        scripted::{Failure, ScriptedWorker},
+    },
+    sync::{BatchSize, ByteBudget, Driver, Error, Limits, Outcome, Position, Step, plan},
+};
+use proptest::prelude::*;
+use tokio::sync::watch;
+
+#[path = "fleet_rig/rig.rs"]
+mod rig;
+use rig::{genesis, grow};
+
+fn position(relay: u32, para: u32, block: u32) -> Position {
+    Position { relay_header: RelayNumber(relay), para_header: ParaNumber(para), block: ParaNumber(block) }
+}
+
+fn heights(relay: Option<u32>, para: Option<u32>) -> Heights {
+    Heights { relay: relay.map(RelayNumber), para: para.map(ParaNumber), relay_target: None, para_target: None }
+}
+
+/// Small numbers, so that they meet, and the largest.
+fn number() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => 0..60u32, 1 => (u32::MAX - 3)..=u32::MAX]
+}
+
+fn any_position() -> impl Strategy<Value = Position> {
+    (number(), number(), number()).prop_map(|(r, p, b)| position(r, p, b))
+}
+
+fn any_heights() -> impl Strategy<Value = Heights> {
+    (proptest::option::of(number()), proptest::option::of(number())).prop_map(|(r, p)| heights(r, p))
+}
+
+proptest! {
+    #[test]
+    fn only_what_the_worker_can_take_and_the_source_has(at in any_position(), tip in any_heights()) {
+        match plan(at, &tip, &Limits::default()) {
+            Step::Headers(cursor) => {
+                prop_assert_eq!(cursor, HeaderCursor { relay: at.relay_header, para: at.para_header });
+                prop_assert!(tip.relay.unwrap() >= cursor.relay);
+                prop_assert!(cursor.relay.0 > 0);
+            }
+            Step::Blocks(cursor) => {
+                prop_assert_eq!(cursor.from, at.block);
+                prop_assert!(cursor.from.0 > 0, "block 0 is in the genesis state");
+                prop_assert!(cursor.from <= cursor.to);
+                prop_assert!(cursor.to < at.para_header, "only blocks that it has the header of");
+                prop_assert!(cursor.to <= tip.para.unwrap());
+            }
+            Step::Wait => {}
+        }
+    }
+
+    #[test]
+    fn it_waits_only_where_nothing_is_to_be_had(at in any_position(), tip in any_heights()) {
+        prop_assume!(at.relay_header.0 > 0 && at.block.0 > 0);
+        if plan(at, &tip, &Limits::default()) == Step::Wait {
+            let block = tip.para.is_some_and(|p| at.block <= p) && at.block < at.para_header;
+            prop_assert!(!block, "a block could be dispatched");
+            let headers = tip.relay.map_or(0, |r| (u64::from(r.0) + 1).saturating_sub(u64::from(at.relay_header.0)));
+            let para = tip.para.is_some_and(|p| at.para_header <= p);
+            prop_assert!(headers == 0 || !para, "a header could be synced");
+            prop_assert!(headers <= u64::from(Limits::default().idle_relay_headers));
+        }
+    }
+
+    /// Against a source whose batches end anywhere and whose parachain stands still now and then, any
+    /// worker gets to the tip, moves on at every step, and never holds many more headers than blocks.
+    #[test]
+    fn any_worker_gets_to_the_tip(
+        steps in proptest::collection::vec((1..9u32, 0..4u32), 1..40),
+        cuts in proptest::collection::vec(1..7u32, 64),
+    ) {
+        // Each stop: a justified relay block, and the newest parachain header that it names.
+        let mut stops = Vec::new();
+        let (mut relay, mut para) = (0, 0);
+        for (more_relay, more_para) in steps {
+            relay += more_relay;
+            para += more_para;
+            stops.push((relay, para));
+        }
+        let tip = heights(Some(relay), Some(para));
+        let mut at = position(1, 0, 1);
+        for (turn, cut) in cuts.iter().cycle().enumerate() {
+            prop_assert!(turn < 10_000, "no end");
+            match plan(at, &tip, &Limits::default()) {
+                Step::Wait => break,
+                Step::Headers(cursor) => {
+                    let ahead = stops.iter().filter(|(r, _)| *r >= cursor.relay.0).take(*cut as usize);
+                    let (r, p) = ahead.last().unwrap();
+                    let answer = HeadersSyncedTo {
+                        relaychain_synced_to: *r,
+                        parachain_synced_to: (*p + 1).max(cursor.para.0).wrapping_sub(1),
+                    };
+                    prop_assert!(at.headers_synced(answer));
+                }
+                Step::Blocks(cursor) => {
+                    let last = cursor.to.0.min(cursor.from.0 + cut - 1);
+                    let answer = SyncedTo { synced_to: last };
+                    prop_assert!(at.blocks_synced(answer));
+                }
+            }
+        }
+        prop_assert_eq!(at.block, ParaNumber(para + 1));
+        prop_assert!(relay + 1 - at.relay_header.0 <= Limits::default().idle_relay_headers);
+    }
+}
+
+#[test]
+fn blocks_come_before_headers_and_headers_go_on_without_blocks() {
+    let limits = Limits::default();
+    let tip = heights(Some(100), Some(50));
+    let blocks = BlockCursor { from: ParaNumber(5), to: ParaNumber(9) };
+    assert_eq!(plan(position(21, 10, 5), &tip, &limits), Step::Blocks(blocks));
+    // The source holds no more blocks, but more headers.
+    let short = heights(Some(100), Some(4));
+    let headers = HeaderCursor { relay: RelayNumber(21), para: ParaNumber(10) };
+    assert_eq!(plan(position(21, 10, 5), &short, &limits), Step::Headers(headers));
+    // Relay headers alone wait for company.
+    assert_eq!(plan(position(99, 51, 51), &tip, &limits), Step::Wait);
+    assert!(matches!(plan(position(80, 51, 51), &tip, &limits), Step::Headers(_)));
+    // A worker that is ahead of the source.
+    assert_eq!(plan(position(500, 400, 400), &tip, &limits), Step::Wait);
+}
+
+#[test]
+fn the_answer_before_any_parachain_header_is_understood() {
+    let mut at = position(1, 0, 1);
+    let answer = HeadersSyncedTo { relaychain_synced_to: 7, parachain_synced_to: u32::MAX };
+    assert!(at.headers_synced(answer));
+    assert_eq!(at, position(8, 0, 1));
+    assert!(!at.headers_synced(answer), "no further");
+}
+
+#[test]
+fn the_lag_is_against_the_chain() {
+    let at = position(1, 1, 11);
+    assert_eq!(at.lag(&heights(None, None)), None);
+    assert_eq!(at.lag(&heights(None, Some(10))), Some(0));
+    let tip = Heights { para_target: Some(ParaNumber(15)), ..heights(None, Some(10)) };
+    assert_eq!(at.lag(&tip), Some(5));
+    assert_eq!(position(1, 1, 99).lag(&tip), Some(0));
+}
+
+async fn worker() -> (ScriptedWorker, PRuntime) {
+    let worker = ScriptedWorker::new(1);
+    let client = PRuntime::new(Arc::new(worker.clone()));
+    client.init(&InitRuntimeRequest::default()).await.unwrap();
+    (worker, client)
+}
+
+fn driver(source: Arc<dyn BlobSource>, max_bytes: usize) -> Driver {
+    Driver::new(source, ByteBudget::new(1 << 20), max_bytes)
+}
+
+fn memory(blocks: u32) -> Arc<MemorySource> {
+    let source = Arc::new(MemorySource::new(genesis()));
+    grow(&source, blocks);
+    source
+}
+
+/// Steps until the plan says to wait; gives the number of steps.
+async fn drive(driver: &mut Driver, client: &PRuntime, at: &mut Position) -> usize {
+    for steps in 0.. {
+        let heights = *driver.heights().borrow();
+        match driver.step(client, *at, plan(*at, &heights, &Limits::default())).await.unwrap() {
+            Outcome::Advanced { position, .. } => *at = position,
+            Outcome::NotYet => return steps,
+        }
+    }
+    unreachable!()
+}
+
+#[tokio::test]
+async fn a_worker_is_driven_to_the_tip_in_batches_of_any_size() {
+    for max_bytes in [BatchSize::MIN_BYTES, 1 << 20] {
+        let (worker, client) = worker().await;
+        let source = memory(300);
+        let mut driver = driver(source, max_bytes);
+        let mut at = position(1, 0, 1);
+        let steps = drive(&mut driver, &client, &mut at).await;
+        assert_eq!(at, position(601, 301, 301));
+        assert_eq!(at, Position::of(&worker.state().info));
+        let largest = worker.calls().iter().map(|(_, size)| *size).max().unwrap();
+        assert!(largest <= max_bytes);
+        assert_eq!(steps == 2, max_bytes > BatchSize::MIN_BYTES, "{steps} steps");
+        assert_eq!(driver.budget().free_bytes(), 1 << 20, "all given back");
+    }
+}
+
+#[tokio::test]
+async fn batches_shrink_when_they_are_too_slow_and_grow_back() {
+    let (worker, client) = worker().await;
+    let source = memory(1);
+    let mut driver = driver(Arc::clone(&source) as Arc<dyn BlobSource>, 1 << 20);
+    worker.fail_next(Method::SyncCombinedHeaders, Failure::TimedOut);
+    worker.fail_next(Method::SyncCombinedHeaders, Failure::Refuse { status: 413, message: String::new() });
+    worker.fail_next(Method::SyncCombinedHeaders, Failure::refuse("BlockNumberMismatch"));
+    let mut at = position(1, 0, 1);
+    let step = plan(at, &driver.heights().borrow(), &Limits::default());
+    for expected in [1 << 19, 1 << 18, 1 << 18] {
+        assert!(matches!(driver.step(&client, at, step).await, Err(Error::Worker(_))));
+        assert_eq!(driver.batch_bytes(), (expected, 1 << 20));
+    }
+    for _ in 0..30 {
+        drive(&mut driver, &client, &mut at).await;
+        grow(&source, 1);
+    }
+    assert_eq!(driver.batch_bytes(), (1 << 20, 1 << 20));
+    assert_eq!(driver.budget().free_bytes(), 1 << 20);
+}
+
+/// A source that answers as told.
+#[derive(Debug)]
+struct Odd {
+    headers: Option<HeaderBatch>,
+    /// Answers to smaller requests name this size.
+    smallest: usize,
+    heights: watch::Sender<Heights>,
+}
+
+#[async_trait]
+impl BlobSource for Odd {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.heights.subscribe()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, blob::Error> {
+        Err(blob::Error::NotReady)
+    }
+
+    async fn headers(&self, cursor: HeaderCursor, max: usize) -> Result<Option<HeaderBatch>, blob::Error> {
+        if max < self.smallest {
+            let cursor = format!("{cursor:?}");
+            return Err(blob::Error::TooLarge { cursor, size_bytes: self.smallest, limit_bytes: max });
+        }
+        Ok(self.headers.clone())
+    }
+
+    async fn blocks(&self, _: BlockCursor, _: usize) -> Result<Option<BlockBatch>, blob::Error> {
+        Ok(None)
+    }
+}
+
+fn one_header() -> HeaderBatch {
+    let body = prost::Message::encode_to_vec(&prb_core::prpc::CombinedHeadersToSync::default());
+    let span = blob::Span { first: RelayNumber(1), last: RelayNumber(1) };
+    HeaderBatch { relay: span, para: None, body: body.into() }
+}
+
+async fn step_of(odd: Odd) -> (Result<Outcome, Error>, ScriptedWorker) {
+    let (worker, client) = worker().await;
+    let mut driver = driver(Arc::new(odd), BatchSize::MIN_BYTES);
+    let step = Step::Headers(HeaderCursor { relay: RelayNumber(1), para: ParaNumber(0) });
+    let done = driver.step(&client, position(1, 0, 1), step).await;
+    assert_eq!(driver.budget().free_bytes(), 1 << 20);
+    (done, worker)
+}
+
+fn odd(headers: Option<HeaderBatch>, smallest: usize) -> Odd {
+    Odd { headers, smallest, heights: watch::Sender::default() }
+}
+
+#[tokio::test]
+async fn a_source_that_errs_is_not_believed() {
+    let mut wrong = one_header();
+    wrong.relay.first = RelayNumber(2);
+    let (done, worker) = step_of(odd(Some(wrong), 0)).await;
+    assert!(matches!(&done, Err(e @ Error::WrongBatch { .. }) if e.is_source()), "{done:?}");
+    assert_eq!(worker.count(Method::SyncCombinedHeaders), 0, "it is not sent");
+
+    // Accepted, and nothing came of it.
+    let (done, _) = step_of(odd(Some(one_header()), 0)).await;
+    assert!(matches!(&done, Err(e @ Error::NoProgress { .. }) if !e.is_source()), "{done:?}");
+
+    let (done, _) = step_of(odd(None, 0)).await;
+    assert!(matches!(done, Ok(Outcome::NotYet)));
+}
+
+#[tokio::test]
+async fn room_is_made_for_a_batch_that_cannot_be_smaller() {
+    let (done, worker) = step_of(odd(Some(one_header()), 3 << 20)).await;
+    assert!(matches!(done, Err(Error::NoProgress { .. })), "{done:?}");
+    assert_eq!(worker.count(Method::SyncCombinedHeaders), 1);
+    // More than pRuntime takes at all.
+    let (done, worker) = step_of(odd(Some(one_header()), 101 << 20)).await;
+    assert!(matches!(done, Err(Error::Source(blob::Error::TooLarge { .. }))), "{done:?}");
+    assert_eq!(worker.count(Method::SyncCombinedHeaders), 0);
+}
