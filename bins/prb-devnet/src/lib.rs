@@ -36,6 +36,8 @@ mod devnet;
 mod error;
 pub mod node;
 mod rpc;
+pub mod truth;
+pub mod worker;
 
 pub use self::{
     accounts::Pool,

@@ -1,0 +1,320 @@
+//! pRuntime workers that verify: what a real one refuses, these refuse, in the same words.
+//!
+//! A worker lives from what it is sent over HTTP alone: it has no access to the devnet's chains. It checks
+//! GRANDPA justifications against the authority set that it tracks, read proofs against relay state roots,
+//! and every block's storage changes against the parachain header's state root, on a trie of its own (nodes
+//! are shared between the workers of one process, see [`Shared`]). It registers, benchmarks and answers
+//! heartbeat challenges through the message queue in the dispatched blocks.
+//!
+//! What is not real: there is no enclave. Attestations are none (or, where asked for and configured, a quote
+//! that only the devnet's registry takes), and iterations are counted from chain time at a configured rate.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), prb_devnet::worker::Error> {
+//! use prb_devnet::worker::{Worker, WorkerConfig};
+//!
+//! let worker = Worker::spawn(WorkerConfig::new("seed", 0)).await?;
+//! println!("{} is {}", worker.endpoint(), worker.public_key());
+//! worker.go_away(true).await;
+//! worker.come_back().await?;
+//! worker.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Kept over loss of state: the worker's keys, which a real one seals outside its checkpoint.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use prb_core::{
+    primitives::WorkerKey,
+    prpc::{Method, PhactoryInfo},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use self::{faults::Faults, refusal::Refusal, shared::Shared};
+use self::{
+    identity::Identity,
+    process::{Command, Parts, Process, supervise},
+    record::Recorder,
+    verifier::Options,
+};
+
+mod api;
+mod egress;
+mod faults;
+mod http;
+mod identity;
+mod json;
+mod justification;
+mod keys;
+mod light;
+mod process;
+mod proof;
+mod record;
+mod refusal;
+mod shared;
+mod sync;
+mod system;
+mod trie;
+mod verifier;
+
+#[cfg(test)]
+mod tests;
+
+/// Score of a worker that nobody configured otherwise.
+pub const DEFAULT_SCORE: u64 = 2000;
+/// Pause between a worker's exit and its restart.
+pub const DEFAULT_RESTART_DELAY: Duration = Duration::from_millis(200);
+/// Exits and faults that may wait for the supervisor.
+const COMMANDS: usize = 16;
+
+/// Why a worker does not come up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("worker {index} cannot listen on {address}")]
+    Listen {
+        /// The worker.
+        index: u32,
+        /// Its address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Requests cannot be recorded.
+    #[error("requests of worker {index} cannot be recorded")]
+    Record {
+        /// The worker.
+        index: u32,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The ports would go past the highest one.
+    #[error("no port for worker {index}")]
+    Port {
+        /// The worker.
+        index: u32,
+    },
+    /// The worker's supervisor has ended.
+    #[error("worker {index} is shut down")]
+    Ended {
+        /// The worker.
+        index: u32,
+    },
+}
+
+/// What a worker comes back with after an exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Everything, as if a checkpoint had been taken at the last moment.
+    #[default]
+    Kept,
+    /// What `TakeCheckpoint` kept; without one, nothing.
+    Checkpoint,
+    /// Nothing but its keys.
+    Lost,
+}
+
+/// Settings of one worker.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The devnet's seed: with the index it makes the worker's keys.
+    pub seed: Vec<u8>,
+    /// Number of the worker in its devnet.
+    pub index: u32,
+    /// Where to listen; port 0 takes any free one, once.
+    pub listen: SocketAddr,
+    /// Directory for `worker-N.log`, the worker's requests.
+    pub record: Option<PathBuf>,
+    /// What an exit leaves.
+    pub restart: Restart,
+    /// Pause between an exit and the restart.
+    pub restart_delay: Duration,
+    /// Benchmark iterations per 6 s of chain time.
+    pub score: u64,
+    /// Shown as `supported_attestation_methods`; `dcap` makes the devnet's own quotes possible.
+    pub attestation_methods: Vec<String>,
+    /// What it shares with the other workers of its chain.
+    pub shared: Shared,
+}
+
+impl WorkerConfig {
+    /// Settings of worker `index` on any free loopback port, sharing with nobody.
+    pub fn new(seed: impl AsRef<[u8]>, index: u32) -> Self {
+        Self {
+            seed: seed.as_ref().to_vec(),
+            index,
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            record: None,
+            restart: Restart::default(),
+            restart_delay: DEFAULT_RESTART_DELAY,
+            score: DEFAULT_SCORE,
+            attestation_methods: Vec::new(),
+            shared: Shared::default(),
+        }
+    }
+}
+
+/// Starts workers.
+#[derive(Debug)]
+pub struct Worker;
+
+impl Worker {
+    /// Starts a worker; it serves as soon as this returns.
+    ///
+    /// # Errors
+    /// [`Error::Listen`], [`Error::Record`].
+    pub async fn spawn(config: WorkerConfig) -> Result<WorkerHandle, Error> {
+        let (index, wanted) = (config.index, config.listen);
+        let listen = |source| Error::Listen { index, address: wanted, source };
+        let listener = TcpListener::bind(wanted).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let recorder = config.record.map(|dir| Recorder::open(dir, index)).transpose();
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let process = Arc::new(Process::new(Parts {
+            address,
+            index,
+            restart: config.restart,
+            restart_delay: config.restart_delay,
+            options: Arc::new(Options {
+                identity: Identity::derive(&config.seed, index),
+                score: config.score,
+                attestation_methods: config.attestation_methods,
+                shared: config.shared,
+            }),
+            recorder: recorder.map_err(|source| Error::Record { index, source })?,
+            commands,
+        }));
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(supervise(process.clone(), listener, received, cancel.clone()));
+        Ok(WorkerHandle { process, task, cancel: cancel.drop_guard() })
+    }
+}
+
+/// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0: any free ones), sharing what can be
+/// shared.
+///
+/// # Errors
+/// [`Error::Listen`], [`Error::Record`], [`Error::Port`]; workers already started are stopped.
+pub async fn spawn_all(
+    seed: impl AsRef<[u8]>,
+    count: u32,
+    base_port: u16,
+    record: Option<PathBuf>,
+) -> Result<Vec<WorkerHandle>, Error> {
+    let shared = Shared::default();
+    let mut workers = Vec::new();
+    for index in 0..count {
+        let offset = if base_port == 0 { 0 } else { index };
+        let port = u16::try_from(u32::from(base_port) + offset).map_err(|_| Error::Port { index })?;
+        let mut config = WorkerConfig::new(&seed, index);
+        config.listen.set_port(port);
+        config.record.clone_from(&record);
+        config.shared = shared.clone();
+        workers.push(Worker::spawn(config).await?);
+    }
+    Ok(workers)
+}
+
+/// A running worker. Dropped, it ends.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    process: Arc<Process>,
+    task: JoinHandle<()>,
+    cancel: DropGuard,
+}
+
+impl WorkerHandle {
+    /// Its URL, without a slash at the end; the same over restarts.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.process.address)
+    }
+
+    /// Its number in the devnet.
+    pub fn index(&self) -> u32 {
+        self.process.index()
+    }
+
+    /// Its identity, whether initialised or not.
+    pub fn public_key(&self) -> WorkerKey {
+        self.process.options().identity.public()
+    }
+
+    /// What `GetInfo` answers; it is neither counted nor recorded nor subject to faults.
+    pub fn info(&self) -> PhactoryInfo {
+        self.process.life().core.lock().info()
+    }
+
+    /// Closes the worker's connections and its port, and waits until that is done.
+    pub async fn go_away(&self, keep_state: bool) {
+        let (done, gone) = oneshot::channel();
+        self.process.command(Command::GoAway { keep_state, done }).await;
+        let _ = gone.await;
+    }
+
+    /// Serves again, on the same port.
+    ///
+    /// # Errors
+    /// [`Error::Listen`] when the port is taken, [`Error::Ended`].
+    pub async fn come_back(&self) -> Result<(), Error> {
+        let (index, address) = (self.index(), self.process.address);
+        let (done, back) = oneshot::channel();
+        self.process.command(Command::ComeBack { done }).await;
+        let result = back.await.map_err(|_| Error::Ended { index })?;
+        result.map_err(|source| Error::Listen { index, address, source })
+    }
+
+    /// Sets what the worker comes back with after its next exits.
+    pub fn set_restart(&self, restart: Restart) {
+        self.process.set_restart(restart);
+    }
+
+    /// How often somebody posted to `/kick`.
+    pub fn kick_count(&self) -> u64 {
+        self.process.kicks()
+    }
+
+    /// How often the process exited, for whatever reason, or went away.
+    pub fn restart_count(&self) -> u64 {
+        self.process.restarts()
+    }
+
+    /// How often a method was called, over all lives.
+    pub fn calls(&self, method: Method) -> u64 {
+        self.process.calls.of(method)
+    }
+
+    /// How often a sync or dispatch call came while another one ran: a bridge must never do that.
+    pub fn overlapping_calls(&self) -> u64 {
+        self.process.calls.overlapping()
+    }
+
+    /// Its faults.
+    pub fn faults(&self) -> &Faults {
+        &self.process.faults
+    }
+
+    /// Ends the worker and waits until its port is free.
+    pub async fn shutdown(self) {
+        let Self { cancel, task, .. } = self;
+        drop(cancel);
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a worker's supervisor failed");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The relay chain's light client: headers that the tracked authority set has finalized.
+
+use std::sync::Arc;
+
+use codec::{Compact, Encode};
+use prb_core::wire::{AuthoritySet, GenesisBlockInfo, Header, HeaderToSync};
+use sp_core::H256;
+
+use super::{Refusal, justification::Verdicts, keys, proof::Proof};
+
+/// The last finalized header and the set that finalizes the next ones.
+#[derive(Clone, Debug)]
+pub(crate) struct LightClient {
+    last: H256,
+    set: Arc<AuthoritySet>,
+}
+
+impl LightClient {
+    /// Starts from a header and its proven authorities. The set's id is taken on trust, as pRuntime does.
+    ///
+    /// # Errors
+    /// A text for the log, where the proof does not show these authorities.
+    pub(crate) fn new(genesis: GenesisBlockInfo) -> Result<Self, String> {
+        let proof = Proof::new(H256(genesis.block_header.state_root.0), &genesis.proof);
+        let list = genesis.authority_set.list.encode();
+        let proven = match proof.read(&keys::grandpa_authorities()) {
+            Ok(Some(proven)) => proven == list,
+            _ => {
+                let old = proof.read(keys::OLD_GRANDPA_AUTHORITIES)?;
+                old.ok_or("storage value unavailable")?.split_first().is_some_and(|(_, l)| l == list)
+            }
+        };
+        if !proven {
+            return Err("validator set mismatch".into());
+        }
+        let last = hash(&genesis.block_header);
+        Ok(Self { last, set: Arc::new(genesis.authority_set) })
+    }
+
+    /// Takes a batch of chained headers, the last one justified.
+    ///
+    /// # Errors
+    /// pRuntime's reason, inside `HeaderValidateFailed(…)`.
+    pub(crate) fn advance(
+        &mut self,
+        headers: &[HeaderToSync],
+        justification: &[u8],
+        verdicts: &Verdicts,
+    ) -> Result<(), Refusal> {
+        let failed = |reason: &str| Refusal::HeaderValidateFailed(reason.into());
+        let (Some(first), Some(last)) = (headers.first(), headers.last()) else { return Ok(()) };
+        if first.header.parent_hash.0 != self.last.0 {
+            return Err(failed("invalid ancestry proof"));
+        }
+        let last = &last.header;
+        let last_hash = hash(last);
+        verdicts.verify(justification, (last_hash, last.number), &self.set).map_err(failed)?;
+        let change = last.scheduled_change();
+        if change.as_ref().is_some_and(|change| change.delay != 0) {
+            return Err(failed("unsupported authority set change delay"));
+        }
+        self.last = last_hash;
+        if let Some(change) = change {
+            let id = self.set.id.wrapping_add(1);
+            self.set = Arc::new(AuthoritySet { list: change.next_authorities, id });
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn hash(header: &Header) -> H256 {
+    H256(header.hash().0)
+}
+
+/// Whether each header names the one before it as its parent.
+pub(crate) fn chained<'a>(headers: impl IntoIterator<Item = &'a Header>) -> bool {
+    let mut parent = None;
+    headers.into_iter().all(|header| {
+        let follows = parent.is_none_or(|parent: H256| parent.0 == header.parent_hash.0);
+        parent = Some(hash(header));
+        follows
+    })
+}
+
+/// `Paras::Heads` holds the encoded header as a SCALE byte vector.
+pub(crate) fn as_para_head(header: &Header) -> Vec<u8> {
+    let header = header.encode();
+    let mut head = Compact(u32::try_from(header.len()).unwrap_or(u32::MAX)).encode();
+    head.extend(header);
+    head
+}

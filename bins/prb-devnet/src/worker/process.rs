@@ -1,0 +1,335 @@
+//! A worker as a process: its lives, its exits, and the supervisor that restarts it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use parking_lot::Mutex;
+use prb_core::prpc::Method;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Restart,
+    faults::{Calls, Faults, InFlight},
+    http,
+    record::Recorder,
+    verifier::{Options, Verifier},
+};
+
+/// Connections that one worker serves at a time; more wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 256;
+/// How long the worker tries to get its port back, and how often.
+const REBIND_LIMIT: Duration = Duration::from_secs(10);
+const REBIND_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why the process ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Exit {
+    /// Somebody posted to `/kick`.
+    Kick,
+    /// `Stop`, perhaps with the checkpoints removed.
+    Stop {
+        /// Whether they are.
+        forget: bool,
+    },
+    /// It aborted on what it was sent.
+    Abort,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Exit(Exit),
+    GoAway { keep_state: bool, done: oneshot::Sender<()> },
+    ComeBack { done: oneshot::Sender<io::Result<()>> },
+}
+
+/// The time between a start and an exit.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) core: Mutex<Verifier>,
+    pub(crate) in_flight: InFlight,
+}
+
+/// What lasts over lives.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) faults: Faults,
+    pub(crate) calls: Calls,
+    pub(crate) address: SocketAddr,
+    index: u32,
+    restart_delay: Duration,
+    options: Arc<Options>,
+    recorder: Option<Recorder>,
+    commands: mpsc::Sender<Command>,
+    kicks: AtomicU64,
+    restarts: AtomicU64,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    life: Arc<Life>,
+    checkpoint: Option<Box<Verifier>>,
+    restart: Restart,
+}
+
+impl Life {
+    fn new(core: Verifier) -> Arc<Self> {
+        Arc::new(Self { core: Mutex::new(core), in_flight: InFlight::default() })
+    }
+}
+
+/// What a [`Process`] is made of.
+pub(crate) struct Parts {
+    pub(crate) address: SocketAddr,
+    pub(crate) index: u32,
+    pub(crate) restart: Restart,
+    pub(crate) restart_delay: Duration,
+    pub(crate) options: Arc<Options>,
+    pub(crate) recorder: Option<Recorder>,
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl Process {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let life = Life::new(Verifier::new(parts.options.clone()));
+        Self {
+            faults: Faults::default(),
+            calls: Calls::default(),
+            address: parts.address,
+            index: parts.index,
+            restart_delay: parts.restart_delay,
+            options: parts.options,
+            recorder: parts.recorder,
+            commands: parts.commands,
+            kicks: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
+            kept: Mutex::new(Kept { life, checkpoint: None, restart: parts.restart }),
+        }
+    }
+
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn life(&self) -> Arc<Life> {
+        self.kept.lock().life.clone()
+    }
+
+    pub(crate) fn kicked(&self) {
+        self.kicks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn kicks(&self) -> u64 {
+        self.kicks.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_restart(&self, restart: Restart) {
+        self.kept.lock().restart = restart;
+    }
+
+    pub(crate) fn record(&self, method: Method, body: &[u8]) {
+        if let Some(recorder) = &self.recorder {
+            recorder.write(method, body);
+        }
+    }
+
+    pub(crate) fn take_checkpoint(&self, life: &Life) {
+        let checkpoint = life.core.lock().restarted();
+        self.kept.lock().checkpoint = Some(Box::new(checkpoint));
+    }
+
+    /// Tells the supervisor. A full queue means that it is about to end the process anyway.
+    pub(crate) async fn exit(&self, exit: Exit) {
+        let _ = self.commands.try_send(Command::Exit(exit));
+    }
+
+    pub(crate) async fn command(&self, command: Command) {
+        let _ = self.commands.send(command).await;
+    }
+
+    fn end_life(&self, restart: Restart) {
+        let mut kept = self.kept.lock();
+        let survivor = match restart {
+            Restart::Kept => Some(kept.life.core.lock().restarted()),
+            Restart::Checkpoint => kept.checkpoint.as_deref().map(Verifier::restarted),
+            Restart::Lost => None,
+        };
+        if survivor.is_none() {
+            kept.checkpoint = None;
+            if let Some(recorder) = &self.recorder {
+                recorder.new_life();
+            }
+        }
+        kept.life = Life::new(survivor.unwrap_or_else(|| Verifier::new(self.options.clone())));
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn restart_mode(&self) -> Restart {
+        self.kept.lock().restart
+    }
+}
+
+enum Down {
+    Until(Instant),
+    Away,
+}
+
+/// Serves, and restarts what exits, until cancelled.
+pub(crate) async fn supervise(
+    process: Arc<Process>,
+    listener: TcpListener,
+    mut commands: mpsc::Receiver<Command>,
+    cancel: CancellationToken,
+) {
+    let mut listener = Some(listener);
+    let mut back: Option<oneshot::Sender<io::Result<()>>> = None;
+    loop {
+        let bound = match listener.take() {
+            Some(listener) => Ok(listener),
+            None => rebind(process.address, &cancel).await,
+        };
+        let (bound, report) = match bound {
+            Ok(bound) => (Some(bound), Ok(())),
+            Err(error) => {
+                tracing::error!(worker = process.index, %error, "the worker's port is gone");
+                (None, Err(error))
+            }
+        };
+        if let Some(back) = back.take() {
+            let _ = back.send(report);
+        }
+        let down = match bound {
+            Some(bound) => serve(&process, bound, &mut commands, &cancel).await,
+            None => Some(Down::Until(Instant::now() + process.restart_delay)),
+        };
+        let Some(down) = down else { return };
+        match stay_down(&process, down, &mut commands, &cancel).await {
+            Some(waiting) => back = waiting,
+            None => return,
+        }
+    }
+}
+
+/// Serves one life; afterwards all its connections are closed. `None` when cancelled.
+async fn serve(
+    process: &Arc<Process>,
+    listener: TcpListener,
+    commands: &mut mpsc::Receiver<Command>,
+    cancel: &CancellationToken,
+) -> Option<Down> {
+    let router = http::router(process.clone(), process.life());
+    let mut connections = JoinSet::new();
+    let down = loop {
+        tokio::select! {
+            () = cancel.cancelled() => break None,
+            command = commands.recv() => match command? {
+                Command::Exit(exit) => {
+                    tracing::info!(worker = process.index, ?exit, "the worker exits");
+                    let forget = matches!(exit, Exit::Stop { forget: true });
+                    process.end_life(if forget { Restart::Lost } else { process.restart_mode() });
+                    break Some(Down::Until(Instant::now() + process.restart_delay));
+                }
+                Command::GoAway { keep_state, done } => {
+                    drop(listener);
+                    connections.shutdown().await;
+                    process.end_life(if keep_state { Restart::Kept } else { Restart::Lost });
+                    let _ = done.send(());
+                    return Some(Down::Away);
+                }
+                Command::ComeBack { done } => {
+                    let _ = done.send(Ok(()));
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, router.clone()));
+                }
+                // Out of descriptors: give the connections time to end.
+                Err(_) => tokio::time::sleep(REBIND_INTERVAL).await,
+            },
+        }
+    };
+    drop(listener);
+    connections.shutdown().await;
+    down
+}
+
+async fn connection(stream: TcpStream, router: axum::Router) {
+    // Answers are small and written whole; a peer that went away is not our failure.
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router);
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Waits until the worker is to be served again. The inner option is who waits for that; `None` when
+/// cancelled.
+#[allow(clippy::option_option)]
+async fn stay_down(
+    process: &Process,
+    mut down: Down,
+    commands: &mut mpsc::Receiver<Command>,
+    cancel: &CancellationToken,
+) -> Option<Option<oneshot::Sender<io::Result<()>>>> {
+    loop {
+        let due = async {
+            match down {
+                Down::Until(due) => tokio::time::sleep_until(due).await,
+                Down::Away => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return None,
+            () = due => return Some(None),
+            command = commands.recv() => match command? {
+                Command::Exit(_) => {}
+                Command::GoAway { keep_state, done } => {
+                    if !keep_state {
+                        process.end_life(Restart::Lost);
+                    }
+                    let _ = done.send(());
+                    down = Down::Away;
+                }
+                Command::ComeBack { done } => return Some(Some(done)),
+            },
+        }
+    }
+}
+
+async fn rebind(address: SocketAddr, cancel: &CancellationToken) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + REBIND_LIMIT;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if Instant::now() < deadline => {
+                tracing::debug!(%address, %error, "the port is not free yet");
+                tokio::select! {
+                    () = cancel.cancelled() => return Err(error),
+                    () = tokio::time::sleep(REBIND_INTERVAL) => {}
+                }
+            }
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Reading values out of storage proofs.
+
+use sp_core::{Blake2Hasher, H256};
+use sp_trie::{EMPTY_PREFIX, HashDBT, LayoutV1, MemoryDB, Trie, TrieDBBuilder};
+
+/// The trie nodes of a proof, read under the root that they must add up to.
+pub(crate) struct Proof {
+    nodes: MemoryDB<Blake2Hasher>,
+    root: H256,
+}
+
+impl Proof {
+    pub(crate) fn new(root: H256, nodes: &[Vec<u8>]) -> Self {
+        let mut db = MemoryDB::default();
+        for node in nodes {
+            db.insert(EMPTY_PREFIX, node);
+        }
+        Self { nodes: db, root }
+    }
+
+    /// The value under `key`; `None` where the proof shows that there is none.
+    ///
+    /// # Errors
+    /// pRuntime's text, where nodes are missing or altered.
+    pub(crate) fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        // The relay chain may run either state version; this layout reads both.
+        TrieDBBuilder::<LayoutV1<Blake2Hasher>>::new(&self.nodes, &self.root)
+            .build()
+            .get(key)
+            .map_err(|error| format!("Failed to read value from trie: {error:?}"))
+    }
+}

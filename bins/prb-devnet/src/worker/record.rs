@@ -1,0 +1,60 @@
+//! The requests of a worker as text, so that another verifier can be fed with them.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use parking_lot::Mutex;
+use prb_core::prpc::Method;
+
+/// Writes `METHOD hex-of-protobuf` lines to `DIR/worker-N.log`.
+///
+/// A worker that lost its state starts a file of its own (`worker-N.2.log`, …): each file can be replayed
+/// from its first line.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    dir: PathBuf,
+    index: u32,
+    file: Mutex<(u32, File)>,
+}
+
+impl Recorder {
+    /// Opens the first file, creating the directory.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub(crate) fn open(dir: PathBuf, index: u32) -> io::Result<Self> {
+        std::fs::create_dir_all(&dir)?;
+        let file = append(&dir, index, 1)?;
+        Ok(Self { dir, index, file: Mutex::new((1, file)) })
+    }
+
+    pub(crate) fn write(&self, method: Method, body: &[u8]) {
+        let line = format!("{} {}\n", method.name(), hex::encode(body));
+        // One write a line: the file is unbuffered, so that it is whole whenever the process ends.
+        let mut file = self.file.lock();
+        if let Err(error) = file.1.write_all(line.as_bytes()) {
+            tracing::error!(worker = self.index, %error, "a request was not recorded");
+        }
+    }
+
+    /// Starts the next file.
+    pub(crate) fn new_life(&self) {
+        let mut file = self.file.lock();
+        let life = file.0 + 1;
+        match append(&self.dir, self.index, life) {
+            Ok(next) => *file = (life, next),
+            Err(error) => tracing::error!(worker = self.index, %error, "no new record file"),
+        }
+    }
+}
+
+fn append(dir: &std::path::Path, index: u32, life: u32) -> io::Result<File> {
+    let name = match life {
+        1 => format!("worker-{index}.log"),
+        _ => format!("worker-{index}.{life}.log"),
+    };
+    OpenOptions::new().create(true).append(true).open(dir.join(name))
+}

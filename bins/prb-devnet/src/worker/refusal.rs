@@ -1,0 +1,73 @@
+//! Why a worker refuses what it is sent, in pRuntime's own words.
+
+use sp_core::H256;
+
+/// A refusal. Its text is what a real pRuntime answers, letter by letter, because bridges match it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The last relay header of a batch came without a justification.
+    #[error("MissingJustification")]
+    MissingJustification,
+    /// The light client does not accept the relay headers.
+    #[error("HeaderValidateFailed({0})")]
+    HeaderValidateFailed(String),
+    /// A batch or a block does not start at the number wanted.
+    #[error("BlockNumberMismatch")]
+    BlockNumberMismatch,
+    /// A header does not follow the one before it.
+    #[error("HeaderHashMismatch")]
+    HeaderHashMismatch,
+    /// Parachain headers came before a relay header that could vouch for them.
+    #[error("RelaychainHeaderNotSynced")]
+    RelaychainHeaderNotSynced,
+    /// The read proof does not prove the last parachain header.
+    #[error("StorageProofFailed({0})")]
+    StorageProofFailed(String),
+    /// A block came before its header.
+    #[error("NoStateRoot")]
+    NoStateRoot,
+    /// A block's storage changes do not lead to its header's state root.
+    #[error("StateRootMismatch block={block:?} expected={expected:?} actual={actual:?}")]
+    StateRootMismatch {
+        /// The block.
+        block: u32,
+        /// The header's root.
+        expected: H256,
+        /// The root that the changes led to.
+        actual: H256,
+    },
+    /// Any other application error.
+    #[error("{0}")]
+    App(String),
+    /// A request's content is not the SCALE that it should be.
+    #[error("DecodeError({0})")]
+    Decode(String),
+    /// No such method.
+    #[error("Method Not Found")]
+    NotFound,
+    /// The process aborts without an answer.
+    #[error("the worker aborted: {0}")]
+    Abort(String),
+}
+
+impl Refusal {
+    /// A dispatch is running on a copy of the state.
+    pub(crate) fn busy() -> Self {
+        Self::App("RCU in progress, please try the request again later".into())
+    }
+
+    /// `InitRuntime` has not been called.
+    pub(crate) fn uninitialized() -> Self {
+        Self::App("Runtime not initialized".into())
+    }
+
+    /// The HTTP status that the refusal is answered with.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::Decode(_) => 400,
+            Self::NotFound => 404,
+            _ => 500,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a worker has verified: relay headers, parachain headers, blocks. The rules and their order.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use prb_core::wire::{BlockHeaderWithChanges, GenesisBlockInfo, Header, HeaderToSync};
+use sp_core::H256;
+
+use super::{
+    Refusal,
+    justification::Verdicts,
+    keys,
+    light::{LightClient, as_para_head, chained},
+    proof::Proof,
+    trie::State,
+};
+
+/// Next numbers wanted of both chains, and what has been verified so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Synchronizer {
+    light: LightClient,
+    next_relay: u32,
+    next_para: u32,
+    next_block: u32,
+    /// State root of the last relay header, until parachain headers have used it.
+    relay_root: Option<H256>,
+    /// Roots of verified parachain headers whose blocks have not come yet.
+    roots: VecDeque<H256>,
+    start_validated: bool,
+    para_head_key: Vec<u8>,
+}
+
+impl Synchronizer {
+    /// Starts after the relay block of `genesis`.
+    ///
+    /// # Errors
+    /// See [`LightClient::new`].
+    pub(crate) fn new(genesis: GenesisBlockInfo, para_id: u32) -> Result<Self, String> {
+        Ok(Self {
+            next_relay: genesis.block_header.number.wrapping_add(1),
+            light: LightClient::new(genesis)?,
+            next_para: 0,
+            next_block: 1,
+            relay_root: None,
+            roots: VecDeque::new(),
+            start_validated: false,
+            para_head_key: keys::para_head(para_id),
+        })
+    }
+
+    pub(crate) fn next_relay(&self) -> u32 {
+        self.next_relay
+    }
+
+    pub(crate) fn next_para(&self) -> u32 {
+        self.next_para
+    }
+
+    pub(crate) fn next_block(&self) -> u32 {
+        self.next_block
+    }
+
+    pub(crate) fn waiting_for_para_headers(&self) -> bool {
+        self.relay_root.is_some()
+    }
+
+    /// Whether the state that the worker started from has been checked against its header.
+    pub(crate) fn start_validated(&self) -> bool {
+        self.start_validated
+    }
+
+    /// `SyncHeader`: the last relay header held afterwards.
+    pub(crate) fn sync_relay(
+        &mut self,
+        mut headers: Vec<HeaderToSync>,
+        verdicts: &Verdicts,
+    ) -> Result<u32, Refusal> {
+        headers.retain(|item| item.header.number >= self.next_relay);
+        let (Some(first), Some(last)) = (headers.first(), headers.last()) else {
+            return Ok(self.next_relay.wrapping_sub(1));
+        };
+        if first.header.number != self.next_relay {
+            return Err(Refusal::BlockNumberMismatch);
+        }
+        let justification = last.justification.as_ref().ok_or(Refusal::MissingJustification)?;
+        if !chained(headers.iter().map(|item| &item.header)) {
+            return Err(Refusal::HeaderHashMismatch);
+        }
+        self.light.advance(&headers, justification, verdicts)?;
+        self.relay_root = Some(H256(last.header.state_root.0));
+        self.next_relay = last.header.number.wrapping_add(1);
+        Ok(last.header.number)
+    }
+
+    /// `SyncParaHeader`: the last parachain header held afterwards.
+    pub(crate) fn sync_para(&mut self, mut headers: Vec<Header>, proof: &[Vec<u8>]) -> Result<u32, Refusal> {
+        headers.retain(|header| header.number >= self.next_para);
+        let (Some(first), Some(last)) = (headers.first(), headers.last()) else {
+            return Ok(self.next_para.wrapping_sub(1));
+        };
+        if first.number != self.next_para {
+            return Err(Refusal::BlockNumberMismatch);
+        }
+        let relay_root = self.relay_root.ok_or(Refusal::RelaychainHeaderNotSynced)?;
+        let proven = Proof::new(relay_root, proof)
+            .read(&self.para_head_key)
+            .and_then(|value| value.ok_or_else(|| "storage value unavailable".into()))
+            .map_err(Refusal::StorageProofFailed)?;
+        if proven != as_para_head(last) {
+            return Err(Refusal::StorageProofFailed("storage value mismatch".into()));
+        }
+        if !chained(&headers) {
+            return Err(Refusal::HeaderHashMismatch);
+        }
+        self.relay_root = None;
+        self.next_para = last.number.wrapping_add(1);
+        self.roots.extend(headers.iter().map(|header| H256(header.state_root.0)));
+        Ok(self.next_para.wrapping_sub(1))
+    }
+
+    /// Verifies one block and gives the state after it.
+    pub(crate) fn feed(
+        &mut self,
+        block: &BlockHeaderWithChanges,
+        state: &Arc<State>,
+    ) -> Result<Arc<State>, Refusal> {
+        let number = block.block_header.number;
+        if number != self.next_block {
+            return Err(Refusal::BlockNumberMismatch);
+        }
+        if !self.start_validated {
+            let expected = *self.roots.front().ok_or(Refusal::NoStateRoot)?;
+            if state.root() != expected {
+                let (block, actual) = (number.wrapping_sub(1), state.root());
+                return Err(Refusal::StateRootMismatch { block, expected, actual });
+            }
+            self.roots.pop_front();
+            self.start_validated = true;
+        }
+        let expected = *self.roots.front().ok_or(Refusal::NoStateRoot)?;
+        let state = state
+            .apply(&block.storage_changes, expected)
+            .map_err(|actual| Refusal::StateRootMismatch { block: number, expected, actual })?;
+        self.roots.pop_front();
+        self.next_block = number.wrapping_add(1);
+        Ok(state)
+    }
+
+    /// `LoadChainState`: goes on from the state of block `number`.
+    pub(crate) fn assume_at(&mut self, number: u32) -> Result<(), Refusal> {
+        if self.next_block > 1 || self.next_para > 0 {
+            return Err(Refusal::App("Failed to set synchronizer state".into()));
+        }
+        self.next_block = number.wrapping_add(1);
+        self.next_para = number;
+        self.start_validated = false;
+        Ok(())
+    }
+}

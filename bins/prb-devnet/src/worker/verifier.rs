@@ -1,0 +1,348 @@
+//! pRuntime as a state machine: what each call checks and does, without I/O.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use codec::Encode;
+use prb_core::{
+    primitives::{AccountId, Hash},
+    prpc,
+    wire::{
+        AttestationProvider, BlockHeaderWithChanges, GenesisBlockInfo, Header, HeaderToSync, MessageOrigin,
+        VersionedWorkerEndpoints, WorkerEndpointPayload, WorkerRegistrationInfoV2,
+    },
+};
+use sp_core::Pair;
+use sp_io::hashing::blake2_256;
+
+use super::{
+    Refusal, Shared, egress::Egress, identity::Identity, keys, sync::Synchronizer, system::System,
+    trie::State,
+};
+
+mod attestation;
+mod info;
+
+/// SCALE pairs of a state.
+pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Bytes of an endpoint announcement that a worker signs at most.
+const MAX_ENDPOINT_PAYLOAD_BYTES: usize = 2048;
+/// What precedes an endpoint announcement in what is signed.
+const ENDPOINT_CONTENT_TYPE: [u8; 2] = [0xff, 0x02];
+const MAX_CONSENSUS_VERSION: u32 = 1;
+/// pRuntime's version 2.2.0, as registrations carry it.
+const VERSION: u32 = (2 << 16) | (2 << 8);
+
+/// What does not change in a worker's life.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) identity: Identity,
+    /// Iterations per 6 s of chain time.
+    pub(crate) score: u64,
+    pub(crate) attestation_methods: Vec<String>,
+    pub(crate) shared: Shared,
+}
+
+/// One pRuntime.
+#[derive(Clone, Debug)]
+pub(crate) struct Verifier {
+    options: Arc<Options>,
+    runtime: Option<Runtime>,
+    can_load_chain_state: bool,
+    dispatching: bool,
+    endpoints: BTreeMap<Vec<u8>, String>,
+    signed_endpoints: Option<prpc::GetEndpointResponse>,
+}
+
+/// What `InitRuntime` brings to life. Cheap to clone: the state is shared.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtime {
+    genesis_hash: Hash,
+    genesis_block: u32,
+    sync: Synchronizer,
+    state: Arc<State>,
+    egress: Egress,
+    system: System,
+    registration: Registration,
+}
+
+/// What the worker registers with.
+#[derive(Clone, Debug)]
+struct Registration {
+    identity: Identity,
+    info: WorkerRegistrationInfoV2,
+    dev_mode: bool,
+    provider: Option<AttestationProvider>,
+    attestation: Option<prpc::Attestation>,
+}
+
+/// Decoded fields of `InitRuntime`.
+pub(crate) struct Init {
+    pub(crate) genesis: GenesisBlockInfo,
+    pub(crate) state: Pairs,
+    pub(crate) operator: Option<AccountId>,
+    pub(crate) debug_key: Option<Vec<u8>>,
+    pub(crate) provider: Option<AttestationProvider>,
+    pub(crate) is_parachain: bool,
+}
+
+impl Verifier {
+    pub(crate) fn new(options: Arc<Options>) -> Self {
+        Self {
+            options,
+            runtime: None,
+            can_load_chain_state: true,
+            dispatching: false,
+            endpoints: BTreeMap::new(),
+            signed_endpoints: None,
+        }
+    }
+
+    /// The same worker after a restart that kept its state.
+    pub(crate) fn restarted(&self) -> Self {
+        Self { dispatching: false, ..self.clone() }
+    }
+
+    fn idle(&self) -> Result<(), Refusal> {
+        if self.dispatching { Err(Refusal::busy()) } else { Ok(()) }
+    }
+
+    fn runtime(&mut self) -> Result<&mut Runtime, Refusal> {
+        self.runtime.as_mut().ok_or_else(Refusal::uninitialized)
+    }
+
+    pub(crate) fn init(&mut self, init: Init) -> Result<prpc::InitRuntimeResponse, Refusal> {
+        self.idle()?;
+        if self.runtime.is_some() {
+            return Err(Refusal::App("Runtime already initialized".into()));
+        }
+        if !init.is_parachain {
+            return Err(Refusal::App("this worker follows parachains only".into()));
+        }
+        let state = self.options.shared.tries().load(init.state);
+        let para_id = state.decoded(&keys::para_id()).unwrap_or_default();
+        let genesis_hash = init.genesis.block_header.hash();
+        let genesis_block = init.genesis.block_header.number;
+        let dev_mode = init.debug_key.is_some();
+        let identity = match init.debug_key {
+            Some(seed) => {
+                Identity::from_seed(seed.try_into().map_err(|_| Refusal::App("InvalidSeedLength".into()))?)
+            }
+            None => self.options.identity.clone(),
+        };
+        attestation::allowed(init.provider, dev_mode, &self.options.attestation_methods)?;
+        // pRuntime aborts here: the caller gets no answer.
+        let sync = Synchronizer::new(init.genesis, para_id).map_err(Refusal::Abort)?;
+        let info = WorkerRegistrationInfoV2 {
+            version: VERSION,
+            machine_id: identity.ecdh[..16].to_vec(),
+            pubkey: identity.public(),
+            ecdh_pubkey: identity.ecdh,
+            genesis_block_hash: genesis_hash,
+            features: vec![4, 4],
+            operator: init.operator,
+            para_id,
+            max_consensus_version: MAX_CONSENSUS_VERSION,
+        };
+        let runtime = self.runtime.insert(Runtime {
+            genesis_hash,
+            genesis_block,
+            sync,
+            state,
+            egress: Egress::new(MessageOrigin::Worker(identity.public())),
+            system: System::new(identity.pair.clone(), self.options.score),
+            registration: Registration {
+                identity,
+                info,
+                dev_mode,
+                provider: init.provider,
+                attestation: None,
+            },
+        });
+        Ok(runtime.registration.response())
+    }
+
+    /// `SyncHeader`; even a refused one ends the time for `LoadChainState`.
+    pub(crate) fn sync_relay(&mut self, headers: Vec<HeaderToSync>) -> Result<u32, Refusal> {
+        self.idle()?;
+        self.can_load_chain_state = false;
+        let shared = self.options.shared.clone();
+        self.runtime()?.sync.sync_relay(headers, shared.verdicts())
+    }
+
+    pub(crate) fn sync_para(&mut self, headers: Vec<Header>, proof: &[Vec<u8>]) -> Result<u32, Refusal> {
+        self.idle()?;
+        self.runtime()?.sync.sync_para(headers, proof)
+    }
+
+    /// `SyncCombinedHeaders`: not atomic, relay headers stay when the parachain's are refused.
+    pub(crate) fn sync_combined(
+        &mut self,
+        relay: Vec<HeaderToSync>,
+        para: Vec<Header>,
+        proof: &[Vec<u8>],
+    ) -> Result<prpc::HeadersSyncedTo, Refusal> {
+        let relaychain_synced_to = self.sync_relay(relay)?;
+        let parachain_synced_to = if para.is_empty() {
+            self.runtime()?.sync.next_para().wrapping_sub(1)
+        } else {
+            self.sync_para(para, proof)?
+        };
+        Ok(prpc::HeadersSyncedTo { relaychain_synced_to, parachain_synced_to })
+    }
+
+    /// A copy of the runtime to dispatch blocks on; until [`Self::end_dispatch`] other calls that change
+    /// the state are refused.
+    pub(crate) fn begin_dispatch(&mut self) -> Result<Runtime, Refusal> {
+        self.idle()?;
+        let copy = self.runtime()?.clone();
+        self.dispatching = true;
+        Ok(copy)
+    }
+
+    /// Puts the copy in place. What `GetRuntimeInfo` changed meanwhile stays.
+    pub(crate) fn end_dispatch(&mut self, mut runtime: Runtime) {
+        self.dispatching = false;
+        if let Some(current) = self.runtime.take() {
+            runtime.registration = current.registration;
+        }
+        self.runtime = Some(runtime);
+    }
+
+    /// `DispatchBlocks` in one step.
+    #[cfg(test)]
+    pub(crate) fn dispatch(&mut self, blocks: Vec<BlockHeaderWithChanges>) -> Result<u32, Refusal> {
+        let mut runtime = self.begin_dispatch()?;
+        let result = runtime.dispatch(blocks);
+        self.end_dispatch(runtime);
+        result
+    }
+
+    pub(crate) fn load_chain_state(&mut self, block: u32, pairs: Pairs) -> Result<(), Refusal> {
+        self.idle()?;
+        let refuse = |text: String| Err(Refusal::App(text));
+        if !self.can_load_chain_state {
+            return refuse("Can not load chain state".into());
+        }
+        if block == 0 {
+            return refuse("Can not load chain state from block 0".into());
+        }
+        let tries = self.options.shared.tries().clone();
+        let Some(runtime) = &mut self.runtime else { return refuse("System is uninitialized".into()) };
+        let state = tries.load(pairs);
+        let loading: u32 = state.decoded(&keys::para_id()).unwrap_or_default();
+        let info = &runtime.registration.info;
+        if loading != info.para_id {
+            let init = info.para_id;
+            return refuse(format!("Loading different parachain state, loading={loading}, init={init}"));
+        }
+        if state.get(&keys::worker(&info.pubkey)).is_some() {
+            return refuse(format!(
+                "Failed to load state: the worker is already registered at block {block}"
+            ));
+        }
+        runtime.sync.assume_at(block)?;
+        runtime.state = state;
+        runtime.genesis_block = block;
+        self.can_load_chain_state = false;
+        Ok(())
+    }
+
+    /// `GetEgressMessages`: SCALE of the messages.
+    pub(crate) fn egress(&self) -> Vec<u8> {
+        match &self.runtime {
+            Some(runtime) => runtime.egress.encode(),
+            None => prb_core::wire::EgressMessages::new().encode(),
+        }
+    }
+
+    pub(crate) fn runtime_info(
+        &mut self,
+        refresh: bool,
+        operator: Option<AccountId>,
+    ) -> Result<prpc::InitRuntimeResponse, Refusal> {
+        let runtime = self.runtime()?;
+        let validated = runtime.sync.start_validated();
+        runtime.registration.refreshed(refresh, operator, validated);
+        Ok(runtime.registration.response())
+    }
+
+    pub(crate) fn add_endpoint(
+        &mut self,
+        kind: Vec<u8>,
+        endpoint: String,
+    ) -> Result<prpc::GetEndpointResponse, Refusal> {
+        self.idle()?;
+        self.endpoints.insert(kind, endpoint);
+        self.sign_own_endpoints()
+    }
+
+    /// `RefreshEndpointSigningTime`.
+    pub(crate) fn refresh_endpoints(&mut self) -> Result<prpc::GetEndpointResponse, Refusal> {
+        self.idle()?;
+        self.sign_own_endpoints()
+    }
+
+    pub(crate) fn endpoint_info(&mut self) -> Result<prpc::GetEndpointResponse, Refusal> {
+        if self.endpoints.is_empty() {
+            return Ok(prpc::GetEndpointResponse::default());
+        }
+        match &self.signed_endpoints {
+            Some(signed) => Ok(signed.clone()),
+            None => self.sign_own_endpoints(),
+        }
+    }
+
+    fn sign_own_endpoints(&mut self) -> Result<prpc::GetEndpointResponse, Refusal> {
+        let signed = self.sign_endpoints(self.endpoints.values().cloned().collect())?;
+        self.signed_endpoints = Some(signed.clone());
+        Ok(signed)
+    }
+
+    /// `SignEndpointInfo`.
+    pub(crate) fn sign_endpoints(
+        &mut self,
+        endpoints: Vec<String>,
+    ) -> Result<prpc::GetEndpointResponse, Refusal> {
+        let runtime = self.runtime()?;
+        let identity = &runtime.registration.identity;
+        let payload = WorkerEndpointPayload {
+            pubkey: identity.public(),
+            versioned_endpoints: VersionedWorkerEndpoints::V1(endpoints),
+            signing_time: runtime.system.now_ms(),
+        }
+        .encode();
+        if payload.len() > MAX_ENDPOINT_PAYLOAD_BYTES {
+            return Err(Refusal::App("Endpoints too large".into()));
+        }
+        let signature = identity.pair.sign(&[&ENDPOINT_CONTENT_TYPE, payload.as_slice()].concat());
+        Ok(prpc::GetEndpointResponse {
+            encoded_endpoint_payload: Some(payload),
+            signature: Some(signature.0.to_vec()),
+        })
+    }
+
+    /// The last block dispatched, which a checkpoint of now would hold.
+    pub(crate) fn checkpoint_block(&mut self) -> Result<u32, Refusal> {
+        Ok(self.runtime()?.sync.next_block().wrapping_sub(1))
+    }
+}
+
+impl Runtime {
+    /// `DispatchBlocks`: blocks before a refused one stay applied.
+    pub(crate) fn dispatch(&mut self, mut blocks: Vec<BlockHeaderWithChanges>) -> Result<u32, Refusal> {
+        let next = self.sync.next_block();
+        blocks.retain(|block| block.block_header.number >= next);
+        let last = blocks.last().map_or(next.wrapping_sub(1), |block| block.block_header.number);
+        for block in &blocks {
+            self.state = self.sync.feed(block, &self.state)?;
+            if self.egress.len() > 0 {
+                let ingress = self.state.decoded(&keys::offchain_ingress(self.egress.sender()));
+                self.egress.purge(ingress.unwrap_or_default());
+            }
+            let facts = self.state.facts();
+            self.system.process(block.block_header.number, &facts, &mut self.egress);
+        }
+        Ok(last)
+    }
+}
