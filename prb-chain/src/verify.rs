@@ -1,0 +1,302 @@
+//! Checks of what nodes answer, without a socket or a clock.
+//!
+//! Everything the store takes has passed here: headers hash to what was asked for and chain to their
+//! parents, justifications are signed by the tracked authority set, values in the state come with a proof
+//! under a header's state root.
+
+use codec::{Decode, Encode};
+use prb_core::{
+    primitives::{Hash, RelayNumber},
+    wire::{AuthoritySet, Header, ScheduledChange},
+};
+
+pub mod grandpa;
+pub mod state;
+
+/// Why an answer is not the truth.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bytes are no header.
+    #[error("header {number} cannot be decoded")]
+    HeaderEncoding {
+        /// The block that was asked for.
+        number: u32,
+    },
+    /// A header of another number.
+    #[error("asked for header {expected}, got {actual}")]
+    HeaderNumber {
+        /// The block that was asked for.
+        expected: u32,
+        /// What came.
+        actual: u32,
+    },
+    /// A header does not hash to what was asked for.
+    #[error("header {number} hashes to {actual}, not to {expected}")]
+    HeaderHash {
+        /// The block.
+        number: u32,
+        /// The hash that was asked for.
+        expected: Hash,
+        /// Hash of what came.
+        actual: Hash,
+    },
+    /// A header's parent is not the header before it.
+    #[error("header {number} does not follow the header before it")]
+    Parent {
+        /// The block.
+        number: u32,
+    },
+    /// A justification that does not prove what it should.
+    #[error("bad justification of relay block {number}: {reason}")]
+    Justification {
+        /// The block that it should prove.
+        number: u32,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Bytes of a finality proof or justification that cannot be decoded.
+    #[error("{what} cannot be decoded")]
+    Encoding {
+        /// What they should be.
+        what: &'static str,
+    },
+    /// A set change that pRuntime does not take.
+    #[error("relay block {number} delays its change of authorities by {delay} blocks")]
+    DelayedChange {
+        /// The block.
+        number: u32,
+        /// The delay.
+        delay: u32,
+    },
+    /// A proof does not belong to the state root, or leaves out what was asked for.
+    #[error("the read proof of {what} does not hold: {reason}")]
+    Proof {
+        /// What was to be proven.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A header whose hash and place are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Its number.
+    pub number: u32,
+    /// Its hash.
+    pub hash: Hash,
+    /// Its SCALE encoding.
+    pub encoded: Vec<u8>,
+    /// Root of the state after it.
+    pub state_root: Hash,
+    /// The authorities that take over after it, if it schedules a change.
+    pub change: Option<ScheduledChange>,
+}
+
+impl Checked {
+    /// Decodes a header and checks its number.
+    ///
+    /// # Errors
+    /// [`Error::HeaderEncoding`], [`Error::HeaderNumber`].
+    pub fn new(expected: u32, encoded: Vec<u8>) -> Result<Self, Error> {
+        let header = decode_header(expected, &encoded)?;
+        let change = header.scheduled_change();
+        let hash = Hash::of(&encoded);
+        Ok(Self { number: expected, hash, encoded, state_root: header.state_root, change })
+    }
+
+    /// The authority set that justifies the blocks after this one, where this one is justified by `set`.
+    ///
+    /// # Errors
+    /// [`Error::DelayedChange`]: pRuntime takes only changes that hold at once.
+    pub fn next_set(&self, set: &AuthoritySet) -> Result<Option<AuthoritySet>, Error> {
+        match &self.change {
+            None => Ok(None),
+            Some(ScheduledChange { delay, .. }) if *delay != 0 => {
+                Err(Error::DelayedChange { number: self.number, delay: *delay })
+            }
+            Some(change) => Ok(Some(AuthoritySet { list: change.next_authorities.clone(), id: set.id + 1 })),
+        }
+    }
+}
+
+fn decode_header(expected: u32, mut encoded: &[u8]) -> Result<Header, Error> {
+    let header = Header::decode(&mut encoded)
+        .ok()
+        .filter(|_| encoded.is_empty())
+        .ok_or(Error::HeaderEncoding { number: expected })?;
+    if header.number != expected {
+        return Err(Error::HeaderNumber { expected, actual: header.number });
+    }
+    Ok(header)
+}
+
+/// Checks that the header is the one with that hash and number.
+///
+/// # Errors
+/// [`Error::HeaderEncoding`], [`Error::HeaderNumber`], [`Error::HeaderHash`].
+pub fn header(expected: Hash, number: u32, encoded: Vec<u8>) -> Result<Checked, Error> {
+    let checked = Checked::new(number, encoded)?;
+    if checked.hash != expected {
+        return Err(Error::HeaderHash { number, expected, actual: checked.hash });
+    }
+    Ok(checked)
+}
+
+/// Checks that the headers follow one another from `first` on, the first one following `parent`.
+///
+/// # Errors
+/// [`Error::HeaderEncoding`], [`Error::HeaderNumber`], [`Error::Parent`].
+pub fn chain(
+    parent: Hash,
+    first: u32,
+    headers: impl IntoIterator<Item = Vec<u8>>,
+) -> Result<Vec<Checked>, Error> {
+    let mut parent = parent;
+    let mut checked = Vec::new();
+    for (number, encoded) in (first..).zip(headers) {
+        // A header starts with its parent's hash.
+        if encoded.get(..32) != Some(&parent.0[..]) {
+            return Err(Error::Parent { number });
+        }
+        let header = Checked::new(number, encoded)?;
+        parent = header.hash;
+        checked.push(header);
+    }
+    Ok(checked)
+}
+
+/// What `grandpa_proveFinality` answers: SCALE, without the headers decoded into their fields.
+#[derive(Clone, Debug)]
+pub struct FinalityProof {
+    /// Hash of the justified block.
+    pub block: Hash,
+    /// Its justification.
+    pub justification: Vec<u8>,
+    /// Encoded headers after the block that was asked for, up to the justified one.
+    pub headers: Vec<Vec<u8>>,
+}
+
+impl FinalityProof {
+    /// Most headers that nodes put into a proof.
+    const MAX_HEADERS: usize = 100_000;
+
+    /// Reads a proof.
+    ///
+    /// # Errors
+    /// [`Error::Encoding`].
+    pub fn decode(mut encoded: &[u8]) -> Result<Self, Error> {
+        const BAD: Error = Error::Encoding { what: "the finality proof" };
+        let input = &mut encoded;
+        let block = Hash::decode(input).map_err(|_| BAD)?;
+        let justification = Vec::<u8>::decode(input).map_err(|_| BAD)?;
+        let count = codec::Compact::<u32>::decode(input).map_err(|_| BAD)?.0 as usize;
+        if count > Self::MAX_HEADERS {
+            return Err(BAD);
+        }
+        let mut headers = Vec::with_capacity(count.min(input.len() / 97));
+        for _ in 0..count {
+            let start = *input;
+            Header::decode(input).map_err(|_| BAD)?;
+            headers.push(start[..start.len() - input.len()].to_vec());
+        }
+        Ok(Self { block, justification, headers })
+    }
+}
+
+/// The relay block that workers start after, with its authorities.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Start {
+    /// Its number.
+    pub number: u32,
+    /// Its hash.
+    pub hash: Hash,
+    /// The set that justifies the blocks after it.
+    pub set: AuthoritySet,
+}
+
+impl Start {
+    /// The first block that a worker wants.
+    pub const fn first(&self) -> RelayNumber {
+        RelayNumber(self.number + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use prb_core::wire::{DigestItem, GRANDPA_ENGINE_ID};
+
+    use super::*;
+
+    fn header(number: u32, parent_hash: Hash) -> Header {
+        Header {
+            parent_hash,
+            number,
+            state_root: Hash([number as u8; 32]),
+            extrinsics_root: Hash::default(),
+            digest: vec![DigestItem::Seal(*b"BABE", vec![0; 64])],
+        }
+    }
+
+    fn headers(first: u32, count: u32) -> Vec<Header> {
+        let mut parent = Hash([9; 32]);
+        (first..first + count)
+            .map(|n| {
+                let header = header(n, parent);
+                parent = header.hash();
+                header
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_chain_is_taken_and_a_gap_is_not() {
+        let good: Vec<_> = headers(5, 4).iter().map(Encode::encode).collect();
+        let checked = chain(Hash([9; 32]), 5, good.clone()).unwrap();
+        assert_eq!(checked.last().unwrap().number, 8);
+        assert_eq!(checked[1].hash, Hash::of(&good[1]));
+
+        assert_eq!(chain(Hash([8; 32]), 5, good.clone()), Err(Error::Parent { number: 5 }));
+        let gap = [&good[..1], &good[2..]].concat();
+        assert_eq!(chain(Hash([9; 32]), 5, gap), Err(Error::Parent { number: 6 }));
+        assert_eq!(
+            chain(Hash([9; 32]), 4, good.clone()),
+            Err(Error::HeaderNumber { expected: 4, actual: 5 })
+        );
+        let mut tampered = good;
+        tampered[1][40] ^= 1;
+        assert!(chain(Hash([9; 32]), 5, tampered).is_err());
+    }
+
+    #[test]
+    fn trailing_bytes_are_no_header() {
+        let mut encoded = header(3, Hash::default()).encode();
+        assert!(Checked::new(3, encoded.clone()).is_ok());
+        encoded.push(0);
+        assert_eq!(Checked::new(3, encoded), Err(Error::HeaderEncoding { number: 3 }));
+    }
+
+    #[test]
+    fn a_delayed_change_is_refused() {
+        let mut log = vec![1];
+        ScheduledChange { next_authorities: vec![([1; 32], 1)], delay: 2 }.encode_to(&mut log);
+        let mut delayed = header(3, Hash::default());
+        delayed.digest.push(DigestItem::Consensus(GRANDPA_ENGINE_ID, log));
+        let set = AuthoritySet { list: vec![], id: 0 };
+        let checked = Checked::new(3, delayed.encode()).unwrap();
+        assert_eq!(checked.next_set(&set), Err(Error::DelayedChange { number: 3, delay: 2 }));
+    }
+
+    #[test]
+    fn finality_proofs_are_split_into_their_headers() {
+        let list = headers(7, 3);
+        let encoded = (Hash([1; 32]), vec![5u8; 10], list.clone()).encode();
+        let proof = FinalityProof::decode(&encoded).unwrap();
+        assert_eq!(proof.headers, list.iter().map(Encode::encode).collect::<Vec<_>>());
+        assert_eq!((proof.block, proof.justification), (Hash([1; 32]), vec![5; 10]));
+        assert!(FinalityProof::decode(&encoded[..encoded.len() - 1]).is_err());
+        assert!(FinalityProof::decode(&(Hash::default(), vec![0u8; 0], codec::Compact(u32::MAX)).encode()).is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! GRANDPA justifications.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use codec::Decode;
+use finality_grandpa::{Chain, Error as GrandpaError, voter_set::VoterSet};
+use prb_core::{primitives::Hash, wire::AuthoritySet};
+use sp_consensus_grandpa::{AuthorityId, GrandpaJustification, check_message_signature_with_buffer};
+use sp_core::{H256, crypto::UncheckedFrom};
+use sp_runtime::{
+    generic,
+    traits::{BlakeTwo256, Header as _},
+};
+
+use super::Error;
+
+type Header = generic::Header<u32, BlakeTwo256>;
+type Justification = GrandpaJustification<Header>;
+
+/// The block that a justification says it proves: nothing is checked.
+///
+/// # Errors
+/// [`Error::Encoding`].
+pub fn target(justification: &[u8]) -> Result<(u32, Hash), Error> {
+    let decoded = decode(justification)?;
+    Ok((decoded.commit.target_number, Hash(decoded.commit.target_hash.0)))
+}
+
+/// Checks that the set has finalised the block: signed precommits of more than two thirds of the weight,
+/// for the block or its descendants.
+///
+/// # Errors
+/// [`Error::Encoding`], [`Error::Justification`].
+pub fn check(justification: &[u8], set: &AuthoritySet, number: u32, hash: Hash) -> Result<(), Error> {
+    let bad = |reason| Error::Justification { number, reason };
+    let Justification { round, commit, votes_ancestries } = decode(justification)?;
+    if commit.target_number != number || commit.target_hash.0 != hash.0 {
+        return Err(bad("it is of another block"));
+    }
+    let voters = set.list.iter().map(|(key, weight)| (AuthorityId::unchecked_from(*key), *weight));
+    let voters = VoterSet::new(voters).ok_or_else(|| bad("the authority set is empty"))?;
+
+    let chain = Ancestry::new(votes_ancestries);
+    match finality_grandpa::validate_commit(&commit, &voters, &chain) {
+        Ok(result) if result.is_valid() => {}
+        _ => return Err(bad("too few votes of the authority set")),
+    }
+    let base = commit
+        .precommits
+        .iter()
+        .map(|signed| &signed.precommit)
+        .min_by_key(|precommit| precommit.target_number)
+        .map(|precommit| precommit.target_hash)
+        .ok_or_else(|| bad("it has no votes"))?;
+
+    let (mut buffer, mut visited) = (Vec::new(), BTreeSet::new());
+    for signed in &commit.precommits {
+        let message = finality_grandpa::Message::Precommit(signed.precommit.clone());
+        let signature = check_message_signature_with_buffer(
+            &message,
+            &signed.id,
+            &signed.signature,
+            round,
+            set.id,
+            &mut buffer,
+        );
+        if !signature.is_valid() {
+            return Err(bad("a vote's signature is wrong"));
+        }
+        if signed.precommit.target_hash != base {
+            let route = chain
+                .ancestry(base, signed.precommit.target_hash)
+                .map_err(|_| bad("a vote is for no descendant of the block"))?;
+            // The route leaves out its target.
+            visited.insert(signed.precommit.target_hash);
+            visited.extend(route);
+        }
+    }
+    // pRuntime refuses headers that no vote needs.
+    if visited.len() != chain.headers.len() || !visited.iter().all(|hash| chain.headers.contains_key(hash)) {
+        return Err(bad("it carries headers that no vote needs"));
+    }
+    Ok(())
+}
+
+fn decode(mut justification: &[u8]) -> Result<Justification, Error> {
+    Justification::decode(&mut justification).map_err(|_| Error::Encoding { what: "the justification" })
+}
+
+/// The headers that a justification brings for votes on descendants of its block.
+struct Ancestry {
+    headers: BTreeMap<H256, Header>,
+}
+
+impl Ancestry {
+    fn new(headers: Vec<Header>) -> Self {
+        Self { headers: headers.into_iter().map(|header| (header.hash(), header)).collect() }
+    }
+}
+
+impl Chain<H256, u32> for Ancestry {
+    fn ancestry(&self, base: H256, block: H256) -> Result<Vec<H256>, GrandpaError> {
+        let mut route = Vec::new();
+        let mut current = block;
+        while current != base {
+            let header = self.headers.get(&current).ok_or(GrandpaError::NotDescendent)?;
+            current = *header.parent_hash();
+            route.push(current);
+        }
+        // The base itself is not part of the route.
+        route.pop();
+        Ok(route)
+    }
+}

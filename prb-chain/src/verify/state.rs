@@ -1,0 +1,108 @@
+//! Values in a chain's state, by proof.
+
+use codec::{Decode, Encode};
+use prb_core::{
+    primitives::{Hash, ParaNumber},
+    wire::{AuthorityList, AuthoritySet},
+};
+use sp_core::H256;
+use sp_crypto_hashing::{twox_64, twox_128};
+use sp_runtime::traits::BlakeTwo256;
+use sp_state_machine::read_proof_check;
+use sp_trie::{LayoutV0, LayoutV1, StorageProof, TrieConfiguration};
+
+use super::{Checked, Error};
+
+/// Where old relay chains keep their authorities, after one byte of version.
+pub const OLD_AUTHORITIES_KEY: &[u8] = b":grandpa_authorities";
+
+/// Key of a storage value.
+pub fn value_key(pallet: &str, item: &str) -> Vec<u8> {
+    [twox_128(pallet.as_bytes()), twox_128(item.as_bytes())].concat()
+}
+
+/// Key of `Paras::Heads` of the parachain.
+pub fn para_head_key(para_id: u32) -> Vec<u8> {
+    let id = para_id.encode();
+    [value_key("Paras", "Heads"), twox_64(&id).to_vec(), id].concat()
+}
+
+/// Keys that prove the authorities: the list, where old chains keep it, and the set's number.
+pub fn authority_keys() -> [Vec<u8>; 3] {
+    [
+        value_key("Grandpa", "Authorities"),
+        OLD_AUTHORITIES_KEY.to_vec(),
+        value_key("Grandpa", "CurrentSetId"),
+    ]
+}
+
+/// Reads values by their proof. An absent value is proven to be absent.
+///
+/// # Errors
+/// [`Error::Proof`] when the proof is of another state, or does not reach a key.
+pub fn read(
+    what: &'static str,
+    state_root: Hash,
+    proof: Vec<Vec<u8>>,
+    keys: &[Vec<u8>],
+) -> Result<Vec<Option<Vec<u8>>>, Error> {
+    let proof = StorageProof::new(proof);
+    let mut values = read_proof_check::<BlakeTwo256, _>(H256(state_root.0), proof, keys)
+        .map_err(|e| Error::Proof { what, reason: e.to_string() })?;
+    Ok(keys.iter().map(|key| values.remove(key).flatten()).collect())
+}
+
+/// The newest parachain header that the relay block's state names.
+///
+/// # Errors
+/// [`Error::Proof`], [`Error::HeaderEncoding`].
+pub fn para_head(state_root: Hash, proof: Vec<Vec<u8>>, para_id: u32) -> Result<Option<Checked>, Error> {
+    let what = "the parachain's head";
+    let values = read(what, state_root, proof, &[para_head_key(para_id)])?;
+    let Some(value) = values.into_iter().next().flatten() else { return Ok(None) };
+    let bad = || Error::Proof { what, reason: "the value is no header".into() };
+    let encoded = Vec::<u8>::decode(&mut &*value).map_err(|_| bad())?;
+    // The number follows the parent's hash.
+    let after_parent = encoded.get(32..).ok_or_else(bad)?;
+    let number = codec::Compact::<u32>::decode(&mut &*after_parent).map_err(|_| bad())?.0;
+    Checked::new(ParaNumber(number).0, encoded).map(Some)
+}
+
+/// The authority set that the relay block's state holds.
+///
+/// # Errors
+/// [`Error::Proof`].
+pub fn authority_set(state_root: Hash, proof: Vec<Vec<u8>>) -> Result<AuthoritySet, Error> {
+    let what = "the authorities";
+    let bad = |reason: &str| Error::Proof { what, reason: reason.into() };
+    let mut values = read(what, state_root, proof, &authority_keys())?;
+    let (id, old, new) = (values.pop().flatten(), values.pop().flatten(), values.pop().flatten());
+    let id = id.ok_or_else(|| bad("no set id"))?;
+    let list = match (new, old) {
+        (Some(list), _) => list,
+        (None, Some(versioned)) => versioned.get(1..).unwrap_or_default().to_vec(),
+        (None, None) => return Err(bad("no authorities")),
+    };
+    Ok(AuthoritySet {
+        list: AuthorityList::decode(&mut &*list).map_err(|_| bad("the value is no authority list"))?,
+        id: u64::decode(&mut &*id).map_err(|_| bad("the value is no set id"))?,
+    })
+}
+
+/// Whether the pairs are the whole state under the root; workers keep state version 0.
+///
+/// # Errors
+/// [`Error::Proof`] where they are not, or only under state version 1, which workers cannot follow.
+pub fn whole_state(state_root: Hash, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Error> {
+    let what = "the genesis state";
+    let items = || pairs.iter().map(|(key, value)| (key, value));
+    if LayoutV0::<BlakeTwo256>::trie_root(items()).0 == state_root.0 {
+        return Ok(());
+    }
+    let reason = if LayoutV1::<BlakeTwo256>::trie_root(items()).0 == state_root.0 {
+        "the parachain keeps state version 1, which workers cannot follow"
+    } else {
+        "the pairs have another root"
+    };
+    Err(Error::Proof { what, reason: reason.into() })
+}
