@@ -101,13 +101,14 @@ impl Default for Limits {
 }
 
 /// What a worker takes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Step {
     /// A header batch.
     Headers(HeaderCursor),
     /// A batch of blocks.
     Blocks(BlockCursor),
     /// Nothing until the heights grow.
+    #[default]
     Wait,
 }
 

@@ -6,7 +6,11 @@
 //!
 //! Not for: many workers (see [`crate::fleet`]), or how a transaction is made (see [`crate::trade`]).
 
-use std::{fmt, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 
@@ -316,12 +320,6 @@ impl Observed {
     /// The worker's public key, once it is initialised.
     pub fn public_key(&self) -> Option<WorkerKey> {
         self.info.as_ref()?.public_key.as_ref()?.parse().ok()
-    }
-}
-
-impl Default for Step {
-    fn default() -> Self {
-        Self::Wait
     }
 }
 

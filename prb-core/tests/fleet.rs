@@ -224,7 +224,10 @@ async fn a_refused_batch_is_observed_and_planned_anew() {
     // Taken, but the answer is lost; refused; died.
     worker.fail_next(Method::SyncCombinedHeaders, Failure::AnswerLost);
     worker.fail_next(Method::DispatchBlocks, Failure::AnswerLost);
-    worker.fail_next(Method::DispatchBlocks, Failure::refuse("StateRootMismatch block=5 expected=0x actual=0x"));
+    worker.fail_next(
+        Method::DispatchBlocks,
+        Failure::refuse("StateRootMismatch block=5 expected=0x actual=0x"),
+    );
     worker.fail_next(Method::DispatchBlocks, Failure::Unreachable);
     worker.fail_next(Method::InitRuntime, Failure::Unreachable);
     rig.start();
@@ -288,7 +291,8 @@ async fn problems_on_chain_are_shown_by_name_and_hold_up_nobody() {
     for (index, name) in names {
         rig.until_worker(index, name, |w| w.state == State::Error && w.message.contains(name)).await;
     }
-    rig.until_worker(3, "no operator", |w| w.state == State::Synched && w.message.contains("no operator")).await;
+    rig.until_worker(3, "no operator", |w| w.state == State::Synched && w.message.contains("no operator"))
+        .await;
     // They are tried again, less and less often, and go on with the chain.
     let failed = |pool: u64| {
         let events = rig.chain.events();
@@ -412,7 +416,11 @@ struct Panicking(ScriptedWorker, std::sync::Arc<std::sync::atomic::AtomicU32>);
 
 #[async_trait::async_trait]
 impl PRuntimeClient for Panicking {
-    async fn call(&self, method: Method, body: bytes::Bytes) -> Result<bytes::Bytes, prb_core::pruntime::Error> {
+    async fn call(
+        &self,
+        method: Method,
+        body: bytes::Bytes,
+    ) -> Result<bytes::Bytes, prb_core::pruntime::Error> {
         let left = self.1.load(std::sync::atomic::Ordering::Relaxed);
         if method == Method::DispatchBlocks && left > 0 {
             self.1.store(left - 1, std::sync::atomic::Ordering::Relaxed);
@@ -447,8 +455,7 @@ async fn a_panic_is_contained_and_its_worker_started_again() {
     let mut rig = Rig::new(4, 10).await;
     rig.run();
     let panics = Arc::new(std::sync::atomic::AtomicU32::new(3));
-    let connect =
-        PanickingConnect(rig.connect.clone(), rig.workers[0].clone(), Arc::clone(&panics));
+    let connect = PanickingConnect(rig.connect.clone(), rig.workers[0].clone(), Arc::clone(&panics));
     let parts = fleet::Parts {
         inventory: rig.inventory.clone(),
         source: rig.source.clone(),
@@ -457,7 +464,8 @@ async fn a_panic_is_contained_and_its_worker_started_again() {
         connect: Arc::new(connect),
     };
     rig.fleet = Some(fleet::Fleet::start(parts, Rig::config()));
-    rig.until_worker(0, "the panic", |w| w.state == State::Error && w.message.contains("scripted panic")).await;
+    rig.until_worker(0, "the panic", |w| w.state == State::Error && w.message.contains("scripted panic"))
+        .await;
     rig.until_all(State::Active).await;
     assert_eq!(panics.load(std::sync::atomic::Ordering::Relaxed), 0);
     for worker in &rig.workers[1..] {

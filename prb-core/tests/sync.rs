@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use prb_core::{
-    blob::{self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights, memory::MemorySource},
+    blob::{
+        self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights,
+        memory::MemorySource,
+    },
     primitives::{ParaNumber, RelayNumber},
     prpc::{HeadersSyncedTo, InitRuntimeRequest, Method, SyncedTo},
     pruntime::{
@@ -26,7 +29,12 @@ fn position(relay: u32, para: u32, block: u32) -> Position {
 }
 
 fn heights(relay: Option<u32>, para: Option<u32>) -> Heights {
-    Heights { relay: relay.map(RelayNumber), para: para.map(ParaNumber), relay_target: None, para_target: None }
+    Heights {
+        relay: relay.map(RelayNumber),
+        para: para.map(ParaNumber),
+        relay_target: None,
+        para_target: None,
+    }
 }
 
 /// Small numbers, so that they meet, and the largest.

@@ -141,8 +141,7 @@ impl ScriptedWorker {
     /// A worker that was never initialised; its key follows from `seed`.
     pub fn new(seed: u32) -> Self {
         let key = WorkerKey(Hash::of(&seed.to_le_bytes()).0);
-        let inner =
-            Inner { state: WorkerState::new(), script: Script::default(), record: Record::default() };
+        let inner = Inner { state: WorkerState::new(), script: Script::default(), record: Record::default() };
         Self { key, inner: Arc::new(Mutex::new(inner)) }
     }
 

@@ -204,11 +204,9 @@ fn on_chain(desired: &Desired, settings: &Settings, observed: &Observed, info: &
             let message = format!("Worker is assigned to pool {other}, not to pool {pid}");
             Standing::new(State::Error, message).silent()
         }
-        pool => candidate(desired, settings, observed, info, Candidate {
-            chain,
-            operator,
-            ours: pool.is_some(),
-        }),
+        pool => {
+            candidate(desired, settings, observed, info, Candidate { chain, operator, ours: pool.is_some() })
+        }
     }
 }
 
@@ -247,15 +245,21 @@ fn candidate(
         return waits;
     }
     match session {
-        _ if !ours => Standing::new(State::PreActive, format!("Adding worker to pool {}", desired.worker.pid))
-            .wants(Operation::AddToPool),
+        _ if !ours => {
+            Standing::new(State::PreActive, format!("Adding worker to pool {}", desired.worker.pid))
+                .wants(Operation::AddToPool)
+        }
         None => Standing::new(State::PreActive, "Waiting for its session"),
         Some(_) => Standing::new(State::PreActive, "Starting computing...")
             .wants(Operation::Start(desired.worker.stake)),
     }
 }
 
-fn stale_registration(registration: &Registration, operator: AccountId, observed: &Observed) -> Option<String> {
+fn stale_registration(
+    registration: &Registration,
+    operator: AccountId,
+    observed: &Observed,
+) -> Option<String> {
     if registration.operator != Some(operator) {
         let other = registration.operator.map_or_else(|| "none".to_owned(), |a| a.to_string());
         return Some(format!("Registering worker again: its operator on chain is {other}, not {operator}"));
@@ -290,10 +294,13 @@ fn cooling_down(
     let end = session.cool_down_start.saturating_add(observed.cool_down_period_secs);
     if now_secs < end {
         let left = end - now_secs;
-        return Standing::new(State::Synched, match now_secs {
-            0 => "Cooling down".to_owned(),
-            _ => format!("Cooling down, about {} left", in_words(left)),
-        });
+        return Standing::new(
+            State::Synched,
+            match now_secs {
+                0 => "Cooling down".to_owned(),
+                _ => format!("Cooling down, about {} left", in_words(left)),
+            },
+        );
     }
     if settings.reclaim_after_cool_down {
         return Standing::new(State::Synched, "Cooled down, reclaiming its stake").wants(Operation::Reclaim);

@@ -43,7 +43,12 @@ impl Keys {
     }
 
     /// Claims a key for a worker and has it followed; gives the holder's name where another one has it.
-    pub(crate) fn claim(self: &Arc<Self>, key: WorkerKey, id: Uuid, name: &str) -> Result<KeyClaim, Arc<str>> {
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        key: WorkerKey,
+        id: Uuid,
+        name: &str,
+    ) -> Result<KeyClaim, Arc<str>> {
         let mut books = self.books();
         match books.holders.get(&key) {
             Some((holder, name)) if *holder != id => return Err(Arc::clone(name)),

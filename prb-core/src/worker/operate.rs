@@ -97,8 +97,7 @@ pub(super) fn call(operation: Operation, desired: &Desired, worker: WorkerKey) -
 fn job(desired: &Desired, calls: Vec<Call>, retries: u32) -> Option<Job> {
     let pool = desired.pool.as_ref()?;
     let operator = pool.operator.as_ref()?;
-    let signer =
-        JobSigner { operator: operator.account, key: operator.key.clone(), proxied: pool.proxied };
+    let signer = JobSigner { operator: operator.account, key: operator.key.clone(), proxied: pool.proxied };
     Some(Job { pool: pool.pid, signer, calls, retries })
 }
 

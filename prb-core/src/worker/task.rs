@@ -525,12 +525,8 @@ impl Task {
 
     async fn init(&mut self) {
         let (Some(genesis), Some(info)) = (self.genesis.borrow().clone(), self.info.clone()) else { return };
-        let request = operate::init_request(
-            &info,
-            &genesis,
-            self.desired.operator(),
-            self.ctx.settings.dev_skip_ra,
-        );
+        let request =
+            operate::init_request(&info, &genesis, self.desired.operator(), self.ctx.settings.dev_skip_ra);
         // Whatever comes of it, the worker's own word is what counts.
         self.stale = true;
         let client = match self.client() {
@@ -764,7 +760,9 @@ fn has_moved(before: &Arc<WorkerOnChain>, after: &Arc<WorkerOnChain>) -> bool {
         return false;
     }
     let session = |w: &WorkerOnChain| w.session.as_ref().map(|s| (s.state, s.stake));
-    before.registration != after.registration || before.pool != after.pool || session(before) != session(after)
+    before.registration != after.registration
+        || before.pool != after.pool
+        || session(before) != session(after)
 }
 
 /// Waits for a change; for ever where there will be none.
@@ -801,6 +799,6 @@ const fn in_words(operation: Operation) -> &'static str {
 }
 
 fn count_operation(operation: Operation, outcome: &'static str) {
-    counter!("prb_worker_operations_total", "operation" => operation.name(), "outcome" => outcome).increment(1);
+    counter!("prb_worker_operations_total", "operation" => operation.name(), "outcome" => outcome)
+        .increment(1);
 }
-

@@ -172,8 +172,7 @@ impl Rig {
 
     pub async fn edit_worker(&self, index: usize, edit: impl FnOnce(&mut Worker)) {
         let snapshot = self.inventory.snapshots().borrow().clone();
-        let mut worker =
-            (**snapshot.workers.iter().find(|w| w.id == self.ids[index]).unwrap()).clone();
+        let mut worker = (**snapshot.workers.iter().find(|w| w.id == self.ids[index]).unwrap()).clone();
         edit(&mut worker);
         self.inventory.apply(vec![Edit::PutWorker(worker)]).await.unwrap();
     }
@@ -294,7 +293,8 @@ async fn trade(queue: MemoryQueue, chain: MemoryChain, vault: Arc<MemoryVault>) 
     loop {
         let Ok(first) = queue.lease(Duration::from_secs(600)).await else { return };
         let mut leases = vec![first];
-        while let Ok(Ok(lease)) = timeout(Duration::from_millis(10), queue.lease(Duration::from_secs(600))).await
+        while let Ok(Ok(lease)) =
+            timeout(Duration::from_millis(10), queue.lease(Duration::from_secs(600))).await
         {
             leases.push(lease);
         }
