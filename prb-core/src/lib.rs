@@ -1,4 +1,104 @@
 //! The core of Phala Runtime Bridge: domain types, seams and engines for fleets of TEE workers.
+//!
+//! Phala Network's workers run `pRuntime` in an enclave that trusts nobody. It must be fed the relay chain's
+//! finalised headers, the parachain's headers and every storage change, all provable; its messages must be
+//! carried to the chain; and the pool's operator must register it, add it to a pool and start it computing.
+//! This crate does that for a fleet, over traits: it opens no connection to a chain or to peers, and knows no
+//! database and no queue server. `prb-chain`, `prb-queue` and `prb-walkie` implement the traits for the real
+//! world; a program may bring its own.
+//!
+//! ```text
+//!   BlobSource ──► sync ──► PRuntimeClient ◄── worker ◄── Inventory        (fleet: all workers,
+//!   verified       plan,    one worker's       observe,   what is           runners, status)
+//!   chain data     send     API                decide,    wanted
+//!                                              act
+//!                                               │  ▲
+//!                                          jobs ▼  │ views
+//!                               JobQueue ──► trade │ ChainReader
+//!                                            lanes,│
+//!                                            batches ──► ChainSubmitter        (Vault opens the keys)
+//! ```
+//!
+//! # Seams
+//!
+//! | trait | gives | here | elsewhere |
+//! |---|---|---|---|
+//! | [`blob::BlobSource`] | heights, genesis, header and block batches by cursor | [`blob::memory`], decorator [`blob::cache`] | `prb_chain::source` |
+//! | [`pruntime::PRuntimeClient`] | one worker's calls | `pruntime::http`, [`pruntime::scripted`] | |
+//! | [`chain::ChainReader`] | the workers' on-chain state, block by block | [`chain::memory`] | `prb_chain::reader` |
+//! | [`chain::ChainSubmitter`] | sends batches, decides their fate | [`chain::memory`] | `prb_chain::submit` |
+//! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | |
+//! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | |
+//! | [`vault::Vault`] | seals and opens operators' keys | [`vault::memory`] | `prb_walkie::vault` |
+//!
+//! Every seam is object-safe, has its error type beside it, and says what is safe to cancel. Suites in
+//! `conformance` (feature `conformance`) hold a backend to the seam's promises.
+//!
+//! # Engines
+//!
+//! - [`sync`]: what a worker needs next (pure), and the loop that sends it.
+//! - [`worker`]: observe, decide, act. [`worker::decide`] is one pure function over what pRuntime, chain and
+//!   inventory say; nothing in it waits or fails.
+//! - [`fleet`]: all workers of an inventory, in runners; status, commands, stop.
+//! - [`trade`]: jobs to a lane per operator account, lanes to batches, batches to an outcome per call.
+//!
+//! State is rebuilt from chain and pRuntime, never trusted from memory after an error. No error is terminal: a
+//! failure is shown in the worker's message, and tried again with a growing, jittered pause.
+//!
+//! # Example
+//!
+//! A worker from nothing to computing, on in-memory parts:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use prb_core::{
+//!     blob::memory::MemorySource,
+//!     chain::memory::{Config, MemoryChain},
+//!     fleet::{self, Fleet},
+//!     inventory::{Edit, Inventory, Operator, Pool, Worker, memory::MemoryInventory},
+//!     primitives::PoolId,
+//!     pruntime::scripted::{ScriptedConnect, ScriptedWorker},
+//!     queue::memory::MemoryQueue,
+//!     trade::{self, Trader},
+//!     vault::{Vault, memory::MemoryVault},
+//!     worker::State,
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let chain = Arc::new(MemoryChain::new(Config::default()));
+//! let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
+//! let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
+//! connect.add("http://worker-1", ScriptedWorker::new(1));
+//!
+//! let (id, pid, account) = (uuid::Uuid::new_v4(), PoolId(1), MemoryChain::account_of("operator"));
+//! chain.add_pool(pid, account, 1_000_000_000_000_000);
+//! let operator = Some(Operator { account, key: vault.seal(&"operator".to_owned().into()).await? });
+//! let (enabled, sync_only, stake) = (true, false, 100_000_000_000_000);
+//! let pool = Pool { id, pid, name: "pool".into(), enabled, operator, proxied: None, sync_only };
+//! let (name, endpoint) = ("worker-1".into(), "http://worker-1".into());
+//! let worker = Worker { id, pid, name, endpoint, stake, enabled, sync_only };
+//! inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
+//!
+//! let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), vault };
+//! let trader = Trader::start(trade::Config::default(), parts)?;
+//! let source = Arc::new(MemorySource::of_empty_blocks(3));
+//! let parts = fleet::Parts { inventory, source, chain: chain.clone(), queue, connect };
+//! let fleet = Fleet::start(parts, fleet::Config::default());
+//! while fleet.status().count(State::Active) == 0 {
+//!     tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+//!     chain.produce_block();
+//! }
+//! fleet.stop().await;
+//! trader.stop(std::time::Duration::from_secs(1)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! - `http` (default): `pruntime::http`, the workers' API over HTTP.
+//! - `conformance`: the seams' suites, for backends' tests.
 
 pub mod blob;
 pub mod chain;
