@@ -1,31 +1,29 @@
 //! The task that carries decisions out.
 
-use std::{error::Error as StdError, fmt::Write, future::pending, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use metrics::counter;
-use prost::Message;
-use tokio::{
-    sync::watch,
-    task::{JoinError, JoinSet},
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{
     Action, Command, Decision, Desired, Keys, Observed, Operation, Settings, Slot, Trouble, Troubles, Tuning,
-    decide, egress::Egress, keys::KeyClaim, operate,
+    decide, egress::Egress, keys::KeyClaim,
 };
 use crate::{
     blob::{BlobSource, Genesis, Heights},
     chain::{ChainView, WorkerOnChain},
     primitives::{ParaNumber, WorkerKey},
     prpc::PhactoryInfo,
-    pruntime::{self, Connect, PRuntime},
-    queue::{self, Job, JobFailure, JobHandle, JobOutcome, JobQueue},
-    sync::{self, Backoff, BackoffConfig, ByteBudget, Driver, Outcome, Position, Step, plan},
-    wire::MessageOrigin,
+    pruntime::{Connect, PRuntime},
+    queue::JobQueue,
+    sync::{Backoff, BackoffConfig, ByteBudget, Driver, Position, Step, plan},
 };
+
+mod act;
+mod jobs;
+
+use jobs::{JobEvent, Ticket};
 
 /// What all workers of a fleet share.
 #[derive(Debug)]
@@ -78,17 +76,6 @@ impl Ache {
     fn wakes_at(&self, now: Instant) -> Option<Instant> {
         (self.message.is_some() && self.due > now).then_some(self.due)
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Ticket {
-    Operation(Operation),
-    Messages(u64),
-}
-
-enum JobEvent {
-    Added(Ticket, Result<JobHandle, queue::Error>),
-    Ended(Ticket, Result<JobOutcome, JobFailure>),
 }
 
 /// One worker's task.
@@ -430,320 +417,6 @@ impl Task {
             status.failures = failures;
         });
     }
-
-    // --- act ---
-
-    async fn wait(&mut self) {
-        let until = self.wakes_at();
-        tokio::select! {
-            () = changed(&mut self.heights) => {}
-            () = changed(&mut self.views) => {}
-            () = changed(&mut self.genesis) => {}
-            Some(event) = self.jobs.join_next() => self.job_event(event),
-            () = async {
-                match until {
-                    Some(at) => sleep_until(at).await,
-                    None => pending().await,
-                }
-            } => {}
-        }
-    }
-
-    fn wakes_at(&self) -> Option<Instant> {
-        let now = Instant::now();
-        let aches = [&self.connection, &self.sync, &self.chain, &self.relay];
-        let due = aches.into_iter().filter_map(|ache| ache.wakes_at(now));
-        due.chain(self.info.is_some().then(|| self.look_again_at()).filter(|at| *at > now)).min()
-    }
-
-    fn look_again_at(&self) -> Instant {
-        let tuning = &self.ctx.tuning;
-        self.seen_at + if self.caught_up { tuning.max_silence } else { tuning.observe_interval }
-    }
-
-    fn client(&self) -> Result<PRuntime, String> {
-        self.client.clone().map_err(|text| text.to_string())
-    }
-
-    async fn get_info(&mut self) {
-        let answer = match self.client() {
-            Ok(client) => client.info().await.map_err(|e| describe(&e)),
-            Err(text) => Err(text),
-        };
-        match answer {
-            Ok(info) => self.saw(info),
-            Err(message) => {
-                self.connection.fail(&message);
-                self.complain(&self.connection, "worker does not answer");
-                if self.connection.backoff.attempts() >= super::decide::HITCHES {
-                    self.info = None;
-                }
-            }
-        }
-    }
-
-    fn saw(&mut self, info: PhactoryInfo) {
-        self.connection.heal();
-        self.kicked = false;
-        self.stale = false;
-        self.empty = None;
-        self.seen_at = Instant::now();
-        self.position = Position::of(&info);
-        if self.info.as_ref().is_some_and(|before| before.initialized && !info.initialized) {
-            warn!(worker = %self.desired.worker.name, "worker has lost its state");
-            self.caught_up = false;
-        }
-        let key = public_key(&info);
-        if self.key != key {
-            self.key = key;
-            self.claim = None;
-            self.twin = None;
-            self.on_chain = None;
-            self.benchmark_since = None;
-            self.egress.reset();
-        }
-        self.info = Some(Arc::new(info));
-        if self.claim.is_none() {
-            self.claim_key();
-        }
-        self.egress.look_again();
-    }
-
-    async fn kick(&mut self) {
-        let kicked = match self.client() {
-            Ok(client) => client.kick().await.map_err(|e| describe(&e)),
-            Err(text) => Err(text),
-        };
-        self.lose_sight();
-        self.kicked = kicked.is_ok();
-        match kicked {
-            // It may answer once more before it exits.
-            Ok(()) => self.connection.defer("Kicked", Duration::from_secs(1)),
-            Err(message) => self.connection.fail(&message),
-        }
-    }
-
-    async fn init(&mut self) {
-        let (Some(genesis), Some(info)) = (self.genesis.borrow().clone(), self.info.clone()) else { return };
-        let request =
-            operate::init_request(&info, &genesis, self.desired.operator(), self.ctx.settings.dev_skip_ra);
-        // Whatever comes of it, the worker's own word is what counts.
-        self.stale = true;
-        let client = match self.client() {
-            Ok(client) => client,
-            Err(text) => return self.sync.fail(&text),
-        };
-        let _held = self.ctx.budget.hold(request.encoded_len()).await;
-        match client.init(&request).await {
-            Ok(_) => {
-                info!(worker = %self.desired.worker.name, "worker was initialised");
-                self.sync.heal();
-            }
-            Err(error) => {
-                self.sync.fail(&describe(&error));
-                self.complain(&self.sync, "worker cannot be initialised");
-            }
-        }
-    }
-
-    async fn sync(&mut self, step: Step) {
-        let client = match self.client() {
-            Ok(client) => client,
-            Err(text) => return self.sync.fail(&text),
-        };
-        // Until the answer is there, the position is not known: also where this call is cancelled.
-        self.stale = true;
-        let outcome = self.driver.step(&client, self.position, step).await;
-        let kind = if matches!(step, Step::Blocks(_)) { "blocks" } else { "headers" };
-        match outcome {
-            Ok(Outcome::Advanced { position, bytes }) => {
-                counter!("prb_sync_bytes_total", "kind" => kind).increment(bytes as u64);
-                self.position = position;
-                self.sync.heal();
-                let heights = *self.heights.borrow();
-                // At the tip: what the block brought (messages, registration) is in the info.
-                self.stale = matches!(step, Step::Blocks(_))
-                    && !matches!(self.next_step(&heights), Step::Blocks(_))
-                    && position.lag(&heights).is_some_and(|lag| lag <= self.ctx.tuning.caught_up_within);
-            }
-            Ok(Outcome::NotYet) => {
-                self.stale = false;
-                self.empty = Some((step, *self.heights.borrow()));
-            }
-            Err(error) if error.is_busy() => {
-                self.sync.defer(&error.to_string(), sync::busy_wait());
-            }
-            Err(error) => {
-                counter!("prb_sync_errors_total", "kind" => kind).increment(1);
-                self.stale = !error.is_source();
-                self.sync.fail(&describe(&error));
-                self.complain(&self.sync, "sync failed");
-            }
-        }
-    }
-
-    async fn relay(&mut self) {
-        let (Ok(client), Some(key), Some(on_chain)) =
-            (self.client(), self.claim.as_ref().map(KeyClaim::key), self.on_chain.clone())
-        else {
-            return;
-        };
-        let messages = match client.egress_messages().await {
-            Ok(messages) => messages,
-            Err(error) => {
-                self.stale = error.is_connection();
-                self.relay.fail(&describe(&error));
-                return self.complain(&self.relay, "messages cannot be read");
-            }
-        };
-        let own = messages
-            .into_iter()
-            .filter(|(sender, _)| *sender == MessageOrigin::Worker(key))
-            .flat_map(|(_, messages)| messages)
-            .collect();
-        let run = self.egress.pick(on_chain.ingress_sequence, self.view_block, own);
-        let Some(last) = run.last() else { return };
-        let next = last.sequence + 1;
-        let Some(job) = operate::message_job(&self.desired, run) else { return };
-        let ticket = self.egress.submitting(next);
-        self.add_job(Ticket::Messages(ticket), job);
-    }
-
-    async fn operate(&mut self, operation: Operation) {
-        let Some(key) = self.claim.as_ref().map(KeyClaim::key) else { return };
-        let call = match operation {
-            Operation::Register => self.registration(key).await,
-            _ => operate::call(operation, &self.desired, key).ok_or_else(String::new),
-        };
-        match call.map(|call| operate::operation_job(&self.desired, call)) {
-            Ok(Some(job)) => {
-                info!(worker = %self.desired.worker.name, operation = operation.name(), "sending on chain");
-                self.operation = Some(operation);
-                self.add_job(Ticket::Operation(operation), job);
-            }
-            // The operator was taken away in between: the next decision sees that.
-            Ok(None) => {}
-            Err(message) => {
-                self.chain.fail(&message);
-                self.complain(&self.chain, "worker cannot be registered");
-            }
-        }
-    }
-
-    async fn registration(&mut self, key: WorkerKey) -> Result<crate::chain::Call, String> {
-        let operator = self.desired.operator().ok_or("the pool has no operator")?;
-        let client = self.client()?;
-        let request = operate::runtime_info_request(operator, self.refresh_ra);
-        let answer = client.runtime_info(&request).await.map_err(|error: pruntime::Error| {
-            self.stale = error.is_connection();
-            describe(&error)
-        })?;
-        let on_chain = self.on_chain.clone().unwrap_or_default();
-        operate::register(key, answer, &on_chain)
-            .ok_or_else(|| "the worker gives no attestation yet: it has not validated a block".to_owned())
-    }
-
-    // --- jobs ---
-
-    fn add_job(&mut self, ticket: Ticket, job: Job) {
-        let queue = Arc::clone(&self.ctx.queue);
-        self.jobs.spawn(async move { JobEvent::Added(ticket, queue.submit(job).await) });
-    }
-
-    fn job_event(&mut self, event: Result<JobEvent, JoinError>) {
-        match event {
-            Ok(JobEvent::Added(ticket, Ok(handle))) => {
-                if let Ticket::Messages(_) = ticket {
-                    self.egress.submitted();
-                }
-                debug!(worker = %self.desired.worker.name, job = %handle.id, ?ticket, "job added");
-                self.jobs.spawn(async move { JobEvent::Ended(ticket, handle.outcome().await) });
-            }
-            Ok(JobEvent::Added(Ticket::Messages(ticket), Err(error))) => {
-                self.egress.not_submitted(ticket);
-                self.relay_failed(&describe(&error));
-            }
-            Ok(JobEvent::Added(Ticket::Operation(operation), Err(error))) => {
-                self.operation = None;
-                self.operation_failed(operation, &describe(&error));
-            }
-            Ok(JobEvent::Ended(Ticket::Messages(ticket), result)) => {
-                match self.egress.ended(ticket, &result, self.view_block) {
-                    None => self.relay.heal(),
-                    Some(error) => self.relay_failed(&error),
-                }
-            }
-            Ok(JobEvent::Ended(Ticket::Operation(operation), result)) => {
-                self.operation = None;
-                self.operation_ended(operation, result);
-            }
-            // These tasks only wait for the queue; a panic there is the queue's.
-            Err(error) => {
-                warn!(worker = %self.desired.worker.name, %error, "the queue failed");
-                self.forget_jobs();
-            }
-        }
-    }
-
-    /// Which job is lost is not known: their effects are read from the chain.
-    fn forget_jobs(&mut self) {
-        self.jobs.abort_all();
-        self.jobs = JoinSet::new();
-        self.operation = None;
-        self.egress = Egress::default();
-        self.settling = Some(self.view_block.next());
-        self.chain.fail("The job queue failed");
-        self.relay.fail("The job queue failed");
-    }
-
-    fn operation_ended(&mut self, operation: Operation, result: Result<JobOutcome, JobFailure>) {
-        match result {
-            Ok(outcome) => {
-                self.settling = Some(outcome.block);
-                match outcome.calls.iter().find_map(|call| call.error()) {
-                    Some(error) => self.operation_failed(operation, error),
-                    None => self.operation_done(operation, outcome.block),
-                }
-            }
-            Err(failure) => {
-                // It may have landed all the same: only a newer view tells.
-                self.settling = Some(self.view_block.next());
-                self.operation_failed(operation, &failure.message);
-            }
-        }
-    }
-
-    fn operation_done(&mut self, operation: Operation, block: ParaNumber) {
-        count_operation(operation, "done");
-        info!(worker = %self.desired.worker.name, operation = operation.name(), %block, "done on chain");
-        self.chain.heal();
-        if operation == Operation::Register {
-            self.refresh_ra = false;
-            self.benchmark_since = Some(block);
-        }
-    }
-
-    fn operation_failed(&mut self, operation: Operation, error: &str) {
-        count_operation(operation, "failed");
-        self.chain.fail(&format!("{} failed: {error}", in_words(operation)));
-        self.complain(&self.chain, "an operation on chain failed");
-    }
-
-    fn relay_failed(&mut self, error: &str) {
-        self.relay.fail(&format!("Sending its messages failed: {error}"));
-        self.complain(&self.relay, "messages were not sent");
-    }
-
-    /// Logs the first of several failures in a row, and every tenth.
-    fn complain(&self, ache: &Ache, what: &str) {
-        let attempts = ache.backoff.attempts();
-        let (worker, message) = (&self.desired.worker.name, ache.message.as_deref().unwrap_or_default());
-        if attempts % 10 == 1 {
-            warn!(%worker, attempts, "{what}: {message}");
-        } else {
-            debug!(%worker, attempts, "{what}: {message}");
-        }
-    }
 }
 
 fn connect(ctx: &Context, desired: &Desired) -> Result<PRuntime, Arc<str>> {
@@ -763,42 +436,4 @@ fn has_moved(before: &Arc<WorkerOnChain>, after: &Arc<WorkerOnChain>) -> bool {
     before.registration != after.registration
         || before.pool != after.pool
         || session(before) != session(after)
-}
-
-/// Waits for a change; for ever where there will be none.
-async fn changed<T>(receiver: &mut watch::Receiver<T>) {
-    if receiver.changed().await.is_err() {
-        pending::<()>().await;
-    }
-}
-
-/// An error and its causes in one line.
-fn describe(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Transparent errors repeat their source.
-        if !text.ends_with(&next) {
-            // Writing to a string does not fail.
-            let _ = write!(text, ": {next}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-const fn in_words(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Register => "Registering worker",
-        Operation::AddToPool => "Adding worker to its pool",
-        Operation::Start(_) => "Starting computing",
-        Operation::RaiseStake(_) => "Raising its stake",
-        Operation::Reclaim => "Reclaiming its stake",
-    }
-}
-
-fn count_operation(operation: Operation, outcome: &'static str) {
-    counter!("prb_worker_operations_total", "operation" => operation.name(), "outcome" => outcome)
-        .increment(1);
 }

@@ -9,14 +9,15 @@ use prb_core::{
         memory::{Justified, MemorySource, empty_genesis},
     },
     chain::{
-        Call, CallBatch, ChainReader, ChainSubmitter, Effect, Signer,
+        Call, ChainReader,
         memory::{self as chain_memory, MemoryChain},
     },
     fleet::{self, Fleet, FleetStatus, Parts, WorkerStatus},
     inventory::{Edit, Inventory, Operator, Pool, Worker, memory::MemoryInventory},
     primitives::{AccountId, Hash, ParaNumber, PoolId, RelayNumber, WorkerKey},
     pruntime::scripted::{ScriptedConnect, ScriptedWorker},
-    queue::{CallOutcome, Job, JobFailure, JobOutcome, JobQueue, JobSigner, Lease, memory::MemoryQueue},
+    queue::{CallOutcome, Job, JobQueue, JobSigner, memory::MemoryQueue},
+    trade::{self, Trader},
     vault::{Vault, memory::MemoryVault},
     wire::{Header, StorageChanges},
     worker::State,
@@ -83,6 +84,7 @@ pub struct Rig {
     pub ids: Vec<Uuid>,
     pub vault: Arc<MemoryVault>,
     pub fleet: Option<Fleet>,
+    trader: Option<Trader>,
     tasks: JoinSet<()>,
 }
 
@@ -103,6 +105,7 @@ impl Rig {
             ids: Vec::new(),
             vault: Arc::new(MemoryVault::new()),
             fleet: None,
+            trader: None,
             tasks: JoinSet::new(),
         };
         rig.blocks(history);
@@ -207,8 +210,12 @@ impl Rig {
     }
 
     pub fn trade(&mut self) {
-        let (queue, chain, vault) = (self.queue.clone(), self.chain.clone(), Arc::clone(&self.vault));
-        self.tasks.spawn(async move { trade(queue, chain, vault).await });
+        let parts = trade::Parts {
+            queue: Arc::new(self.queue.clone()),
+            submitter: Arc::new(self.chain.clone()),
+            vault: Arc::clone(&self.vault) as Arc<dyn Vault>,
+        };
+        self.trader = Some(Trader::start(trade::Config::default(), parts).unwrap());
     }
 
     pub fn tick(&mut self) {
@@ -286,72 +293,4 @@ pub fn endpoint(index: usize) -> String {
 /// Workers start after relay block 0.
 pub fn genesis() -> Genesis {
     empty_genesis(RelayNumber(0))
-}
-
-/// A trader without any engine: asks for effects, sends what is missing, one batch at a time.
-async fn trade(queue: MemoryQueue, chain: MemoryChain, vault: Arc<MemoryVault>) {
-    loop {
-        let Ok(first) = queue.lease(Duration::from_secs(600)).await else { return };
-        let mut leases = vec![first];
-        while let Ok(Ok(lease)) =
-            timeout(Duration::from_millis(10), queue.lease(Duration::from_secs(600))).await
-        {
-            leases.push(lease);
-        }
-        let mut pools: Vec<PoolId> = leases.iter().map(|l| l.job.pool).collect();
-        pools.sort_unstable();
-        pools.dedup();
-        for pool in pools {
-            let own: Vec<&Lease> = leases.iter().filter(|l| l.job.pool == pool).collect();
-            send(&queue, &chain, &vault, &own).await;
-        }
-    }
-}
-
-async fn send(queue: &MemoryQueue, chain: &MemoryChain, vault: &MemoryVault, leases: &[&Lease]) {
-    let signer = &leases[0].job.signer;
-    let calls: Vec<_> = leases.iter().flat_map(|l| l.job.calls.clone()).collect();
-    let effects = chain.effects(signer.operator, &calls).await.unwrap();
-    let missing: Vec<_> = calls
-        .iter()
-        .zip(&effects.calls)
-        .filter(|(_, effect)| **effect == Effect::Missing)
-        .map(|(call, _)| call.clone())
-        .collect();
-    let mut block = effects.block;
-    let mut results = Vec::new();
-    if !missing.is_empty() {
-        let secret = Arc::new(vault.open(&signer.key).await.unwrap());
-        let batch = CallBatch {
-            signer: Signer { operator: signer.operator, secret, proxied: signer.proxied },
-            calls: missing,
-        };
-        let (progress, _watch) = tokio::sync::mpsc::channel(1);
-        match chain.submit(&batch, progress).await {
-            Ok(outcome) => {
-                block = outcome.number;
-                results = outcome.calls;
-            }
-            Err(error) => {
-                for lease in leases {
-                    let failure = JobFailure { message: error.to_string() };
-                    queue.fail(lease.id, lease.token, failure, None).await.unwrap();
-                }
-                return;
-            }
-        }
-    }
-    let mut results = results.into_iter();
-    let mut outcomes = effects.calls.iter().map(|effect| match effect {
-        Effect::Missing => match results.next().unwrap() {
-            Ok(()) => CallOutcome::Done,
-            Err(error) => CallOutcome::Failed(error.name),
-        },
-        _ => CallOutcome::AlreadyDone,
-    });
-    for lease in leases {
-        let calls = outcomes.by_ref().take(lease.job.calls.len()).collect();
-        let outcome = JobOutcome { calls, block, extrinsic: None };
-        queue.complete(lease.id, lease.token, outcome).await.unwrap();
-    }
 }
