@@ -1,1 +1,81 @@
-//! Under construction.
+//! Job queues of Phala Runtime Bridge: what is to be sent on chain, on its way from those who want it to
+//! those who send it.
+//!
+//! A lifecycle manager submits a job (register this worker, relay these messages) and holds a handle that
+//! resolves to the job's outcome. A trader leases jobs, sends them in batches, and ends each. The seam
+//! between the two is [`prb_core::queue::JobQueue`]; this crate has its backends.
+//!
+//! ```text
+//!  lifecycle manager                                                  trader
+//!  (worker engine)                                               (trade engine)
+//!        │  submit ──▶ ┌───────── JobQueue ─────────┐ ◀── lease         │
+//!        │             │ waiting ─▶ active ─▶ ended │ ◀── heartbeat     │
+//!        ◀── outcome ──│    ▲          │            │ ◀── complete      │
+//!                      │    └─ delayed ◀ (retry)    │ ◀── fail          │
+//!                      └────────────────────────────┘
+//! ```
+//!
+//! # What a queue promises
+//!
+//! - A job that was taken in is handed out at least once, oldest first, to one consumer at a time.
+//! - A consumer that vanishes loses its lease after a while, and the job is handed out again. What a first
+//!   consumer may have done is for the next to find out: operations are idempotent against the chain.
+//! - A job has one end, and its submitter learns it: an outcome with a result for each call, or a failure.
+//! - A job that failed in a way that may pass is handed out again after a delay, as often as it allows.
+//! - Everything is bounded; a queue that is full says so, and the submitter tries later.
+//!
+//! These are checked by a suite, `prb_core::conformance::queue` (feature `conformance` of prb-core), which
+//! every backend passes.
+//!
+//! # Backends
+//!
+//! [`memory`]: within one process, for `prb all` and for programs that embed the engines. Jobs live as long
+//! as the process; that loses no effect, because wishes are read from the chain and the workers again.
+//!
+//! A queue between processes needs another backend. There is none in this crate yet.
+//!
+//! # What it is not
+//!
+//! - Not the trade engine: batches, order and retries of transactions are [`prb_core::trade`].
+//! - Not a general job queue: jobs are lists of [`Call`](prb_core::chain::Call)s with a signer.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use prb_core::{
+//!     chain::Call,
+//!     primitives::{AccountId, ParaNumber, PoolId, WorkerKey},
+//!     queue::{CallOutcome, Job, JobOutcome, JobQueue, JobSigner},
+//!     vault::Sealed,
+//! };
+//! use prb_queue::memory::{Config, MemoryQueue};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let queue = MemoryQueue::new(Config { max_jobs: 100, ..Config::default() });
+//!
+//! // A lifecycle manager wants a worker in its pool.
+//! let (pool, worker) = (PoolId(7), WorkerKey([1; 32]));
+//! let operator = AccountId([2; 32]);
+//! let signer = JobSigner { operator, key: Sealed(vec![]), proxied: None };
+//! let calls = vec![Call::AddWorker { pool, worker }];
+//! let handle = queue.submit(Job { pool, signer, calls, retries: 3 }).await?;
+//!
+//! // A trader takes the job and ends it.
+//! let lease = queue.lease(Duration::from_secs(30)).await?;
+//! let calls = vec![CallOutcome::Done; lease.job.calls.len()];
+//! let outcome = JobOutcome { calls, block: ParaNumber(42), extrinsic: None };
+//! queue.complete(lease.id, lease.token, outcome).await?;
+//!
+//! assert_eq!(handle.outcome().await?.block, ParaNumber(42));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! None.
+
+pub use prb_core::queue::memory;

@@ -1,0 +1,313 @@
+//! [`Identity`]: a daemon's RSA key and its file.
+//!
+//! # Layout of the file
+//!
+//! Protobuf, as js-libp2p's peer-id writes it (and so the original bridge); lengths for RSA-2048:
+//!
+//! ```text
+//! 0a 22  12 20 <sha-256 of the public key message>             1: id, a multihash
+//! 12 ab 02  08 00  12 a6 02 <294 bytes SPKI DER>               2: public key message { 1: type, 2: data }
+//! 1a ..     08 00  12 ..    <PKCS#1 RSAPrivateKey DER>         3: private key message { 1: type, 2: data }
+//! ```
+//!
+//! The type is RSA, 0, and is written although proto3 leaves zeros out: it is a part of what is hashed. The
+//! peer id is the multihash in base58.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use prost::Message;
+use rsa::{
+    RsaPrivateKey, RsaPublicKey,
+    pkcs1::{DecodeRsaPrivateKey, EncodeRsaPrivateKey},
+    pkcs8::EncodePublicKey,
+    sha2::{Digest, Sha256},
+    traits::PublicKeyParts,
+};
+use zeroize::{Zeroize, Zeroizing};
+
+mod file;
+
+/// Size of a new key.
+pub const KEY_BITS: usize = 2048;
+/// Largest key that is read; larger ones make every call slow, and none is in use.
+const MAX_KEY_BITS: usize = 4096;
+/// Largest file that is read: RSA-4096 takes under 3 KiB.
+const MAX_FILE_BYTES: usize = 16 * 1024;
+/// libp2p's number for RSA keys.
+const RSA: i32 = 0;
+/// Multihash code and length of SHA-256.
+const SHA2_256: [u8; 2] = [0x12, 0x20];
+
+/// Whose identity: each has a file of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A data provider.
+    DataProvider,
+    /// A lifecycle manager; the original's trader uses it too, to open what that has sealed.
+    Lifecycle,
+    /// A trader.
+    Trade,
+}
+
+impl Role {
+    /// The file's name within the folder of identities.
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::DataProvider => "DATA_PROVIDER",
+            Self::Lifecycle => "LIFECYCLE",
+            Self::Trade => "TRADE",
+        }
+    }
+}
+
+/// A libp2p peer id: the multihash of a public key. `Display` is base58, as in addresses and logs.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(Vec<u8>);
+
+impl PeerId {
+    fn of(public_message: &[u8]) -> Self {
+        Self([&SHA2_256[..], Sha256::digest(public_message).as_slice()].concat())
+    }
+
+    /// The multihash.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&bs58::encode(&self.0).into_string())
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file or its folder cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `create`…
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not an identity. It is left as it is.
+    #[error("{} is not an identity file", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Malformed,
+    },
+    /// No key could be made.
+    #[error("cannot generate an RSA key")]
+    Generate(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What is wrong with the bytes of an identity.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// More bytes than any identity has.
+    #[error("it has more than {MAX_FILE_BYTES} bytes")]
+    TooLarge,
+    /// Not protobuf.
+    #[error("it cannot be decoded")]
+    Protobuf(#[from] prost::DecodeError),
+    /// A field that must be there is not.
+    #[error("it has no {0}")]
+    Missing(&'static str),
+    /// Another kind of key, by libp2p's number.
+    #[error("its {of} key is not RSA but of type {kind}")]
+    NotRsa {
+        /// `public` or `private`.
+        of: &'static str,
+        /// The number.
+        kind: i32,
+    },
+    /// The private key is none.
+    #[error("its private key is not valid")]
+    BadKey(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A key that is too weak, or too large.
+    #[error("its key has {bits} bits, not {KEY_BITS} to {MAX_KEY_BITS}")]
+    KeySize {
+        /// Its size.
+        bits: usize,
+    },
+    /// The public key is not the private one's.
+    #[error("its public and private keys do not belong together")]
+    OtherPublicKey,
+    /// The id is not the public key's hash.
+    #[error("its id is not the hash of its public key")]
+    OtherId,
+}
+
+/// The file.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct IdentityMessage {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    public: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    private: Vec<u8>,
+}
+
+impl Drop for IdentityMessage {
+    fn drop(&mut self) {
+        self.private.zeroize();
+    }
+}
+
+/// libp2p's `PublicKey` and `PrivateKey`: `required` writes the type although it is 0.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct KeyMessage {
+    #[prost(int32, required, tag = "1")]
+    kind: i32,
+    #[prost(bytes = "vec", required, tag = "2")]
+    data: Vec<u8>,
+}
+
+impl Drop for KeyMessage {
+    fn drop(&mut self) {
+        self.data.zeroize();
+    }
+}
+
+/// A daemon's key. Clones share it; the key is wiped when the last is dropped.
+#[derive(Clone)]
+pub struct Identity {
+    key: Arc<RsaPrivateKey>,
+    peer_id: PeerId,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("peer_id", &self.peer_id).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Reads the role's identity from `folder`, and makes one first where there is none. Of several
+    /// processes that start at once, one makes the file and all read it.
+    ///
+    /// # Errors
+    /// See [`Error`]. A file that is there but is no identity is not replaced: it may be the only copy of
+    /// something.
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have made the file; it is whole.
+    pub async fn load_or_generate(folder: &Path, role: Role) -> Result<Self, Error> {
+        let path = folder.join(role.file_name());
+        let work = tokio::task::spawn_blocking(move || file::load_or_generate(&path));
+        work.await.map_err(|e| Error::Generate(e.into()))?
+    }
+
+    /// A new key, in no file. Takes a second or so of computing: not for an executor's thread.
+    ///
+    /// # Errors
+    /// [`Error::Generate`].
+    pub fn generate() -> Result<Self, Error> {
+        let failed = |e: Box<dyn std::error::Error + Send + Sync>| Error::Generate(e);
+        let key = RsaPrivateKey::new(&mut rsa::rand_core::OsRng, KEY_BITS).map_err(|e| failed(e.into()))?;
+        Self::of(key).map_err(|e| failed(e.into()))
+    }
+
+    fn of(key: RsaPrivateKey) -> Result<Self, Malformed> {
+        let peer_id = PeerId::of(&public_message(&key.to_public_key())?);
+        Ok(Self { key: Arc::new(key), peer_id })
+    }
+
+    /// Reads a file's content.
+    ///
+    /// # Errors
+    /// See [`Malformed`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
+        if bytes.len() > MAX_FILE_BYTES {
+            return Err(Malformed::TooLarge);
+        }
+        let message = IdentityMessage::decode(bytes)?;
+        for (field, name) in
+            [(&message.id, "id"), (&message.public, "public key"), (&message.private, "private key")]
+        {
+            if field.is_empty() {
+                return Err(Malformed::Missing(name));
+            }
+        }
+        let public = KeyMessage::decode(message.public.as_slice())?;
+        let private = KeyMessage::decode(message.private.as_slice())?;
+        for (of, kind) in [("public", public.kind), ("private", private.kind)] {
+            if kind != RSA {
+                return Err(Malformed::NotRsa { of, kind });
+            }
+        }
+        let key = RsaPrivateKey::from_pkcs1_der(&private.data).map_err(|e| Malformed::BadKey(e.into()))?;
+        let bits = key.n().bits();
+        if !(KEY_BITS..=MAX_KEY_BITS).contains(&bits) {
+            return Err(Malformed::KeySize { bits });
+        }
+        let identity = Self::of(key)?;
+        if message.public != public_message(&identity.key.to_public_key())? {
+            return Err(Malformed::OtherPublicKey);
+        }
+        if message.id != identity.peer_id.0 {
+            return Err(Malformed::OtherId);
+        }
+        Ok(identity)
+    }
+
+    /// The file's content: what [`from_bytes`](Self::from_bytes) reads. It holds the private key.
+    ///
+    /// # Errors
+    /// [`Malformed::BadKey`] where the key cannot be encoded, which no key that was read or made does.
+    pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, Malformed> {
+        let message = IdentityMessage {
+            id: self.peer_id.0.clone(),
+            public: public_message(&self.key.to_public_key())?,
+            private: self.private_protobuf()?.to_vec(),
+        };
+        Ok(Zeroizing::new(message.encode_to_vec()))
+    }
+
+    /// The private key as libp2p's `PrivateKey` message, for libp2p's keypair.
+    ///
+    /// # Errors
+    /// [`Malformed::BadKey`], as [`to_bytes`](Self::to_bytes).
+    pub fn private_protobuf(&self) -> Result<Zeroizing<Vec<u8>>, Malformed> {
+        let der = self.key.to_pkcs1_der().map_err(|e| Malformed::BadKey(e.into()))?;
+        let message = KeyMessage { kind: RSA, data: der.as_bytes().to_vec() };
+        Ok(Zeroizing::new(message.encode_to_vec()))
+    }
+
+    /// The key's hash, by which peers know it.
+    pub const fn peer_id(&self) -> &PeerId {
+        &self.peer_id
+    }
+
+    pub(crate) fn key(&self) -> Arc<RsaPrivateKey> {
+        self.key.clone()
+    }
+}
+
+fn public_message(key: &RsaPublicKey) -> Result<Vec<u8>, Malformed> {
+    let der = key.to_public_key_der().map_err(|e| Malformed::BadKey(e.into()))?;
+    Ok(KeyMessage { kind: RSA, data: der.into_vec() }.encode_to_vec())
+}

@@ -1,0 +1,88 @@
+//! The file of an identity: read with care, made once.
+
+use std::{
+    fs::{self, DirBuilder, File, Permissions},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+};
+
+use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
+
+use super::{Error, Identity, MAX_FILE_BYTES, Malformed};
+
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+pub(super) fn load_or_generate(path: &Path) -> Result<Identity, Error> {
+    if let Some(identity) = load(path)? {
+        return Ok(identity);
+    }
+    let new = Identity::generate()?;
+    match create(path, &new) {
+        Ok(()) => Ok(new),
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
+            // Another process was quicker.
+            load(path)?.ok_or_else(|| failed("read", path)(ErrorKind::NotFound.into()))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |source| Error::Io { action, path: path.to_owned(), source }
+}
+
+fn load(path: &Path) -> Result<Option<Identity>, Error> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed("open", path)(e)),
+    };
+    let read = failed("read", path);
+    narrow(&file, path).map_err(&read)?;
+    // Large enough from the start: a buffer that grows leaves copies of the key behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
+    file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(&read)?;
+    let malformed = |source| Error::Malformed { path: path.to_owned(), source };
+    if bytes.is_empty() {
+        return Err(malformed(Malformed::Missing("content")));
+    }
+    Identity::from_bytes(&bytes).map(Some).map_err(malformed)
+}
+
+/// Takes the file from others' reach: the original left it readable by everybody.
+fn narrow(file: &File, path: &Path) -> io::Result<()> {
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    if mode & !FILE_MODE == 0 {
+        return Ok(());
+    }
+    let path = path.display();
+    match file.set_permissions(Permissions::from_mode(FILE_MODE)) {
+        Ok(()) => {
+            tracing::warn!(%path, mode = format!("{mode:o}"), "the identity file was open to others: now 600")
+        }
+        // A read-only mount, or another owner: the key works all the same.
+        Err(error) => {
+            tracing::warn!(%path, mode = format!("{mode:o}"), %error, "the identity file is open to others");
+        }
+    }
+    Ok(())
+}
+
+/// Writes a whole file beside the place, and moves it there unless something is there.
+fn create(path: &Path, identity: &Identity) -> Result<(), Error> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(failed("create", folder))?;
+    let malformed = |source| Error::Malformed { path: path.to_owned(), source };
+    let bytes = identity.to_bytes().map_err(malformed)?;
+    let write = failed("write", path);
+    let mut file = NamedTempFile::new_in(folder).map_err(&write)?;
+    file.as_file().set_permissions(Permissions::from_mode(FILE_MODE)).map_err(&write)?;
+    file.write_all(&bytes).map_err(&write)?;
+    file.as_file().sync_all().map_err(&write)?;
+    file.persist_noclobber(path).map_err(|e| write(e.error))?;
+    // The name is durable once the folder is.
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(&write)
+}
