@@ -20,11 +20,11 @@ use sp_core::{Pair as _, sr25519};
 use tokio::sync::mpsc;
 
 /// Time between two relay blocks.
-const TICK: Duration = Duration::from_millis(15);
+const TICK: Duration = Duration::from_millis(20);
 /// A test that is not done by then never will be.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) const MORTALITY: u32 = 16;
+pub(crate) const MORTALITY: u32 = 32;
 pub(crate) const STAKE: u128 = 1_000 * PHA;
 
 pub(crate) struct Net {
@@ -172,12 +172,16 @@ fn is_signed(extrinsic: &[u8]) -> bool {
 }
 
 pub(crate) fn pool(devnet: &Devnet) -> NodePool {
+    pool_of([devnet.para().url()])
+}
+
+pub(crate) fn pool_of(endpoints: impl IntoIterator<Item = String>) -> NodePool {
     let config = rpc::Config {
         request_timeout: Duration::from_secs(5),
         reconnect_min: Duration::from_millis(20),
         reconnect_max: Duration::from_millis(100),
         poll_interval: Duration::from_millis(200),
-        ..rpc::Config::new([devnet.para().url()])
+        ..rpc::Config::new(endpoints)
     };
     NodePool::new("para", config).unwrap()
 }

@@ -12,7 +12,7 @@ use prb_devnet::{Config, TransactionFault};
 use sp_core::Pair as _;
 use tokio::sync::mpsc;
 
-use crate::net::{MORTALITY, Net, STAKE, Worker, config, until};
+use crate::net::{MORTALITY, Net, STAKE, Worker, config, pool_of, until};
 
 fn names(outcome: &prb_core::chain::BatchOutcome) -> Vec<&str> {
     outcome.calls.iter().map(|call| call.as_ref().map_or_else(|e| e.name.as_str(), |()| "ok")).collect()
@@ -132,7 +132,10 @@ async fn a_node_that_goes_away_before_finality_does_not_lose_the_outcome() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_says_nothing_is_not_waited_for() {
     let net = Net::start(Config::default()).await;
-    let (worker, submitter) = (Worker::new(1), net.submitter());
+    let worker = Worker::new(1);
+    let impatient =
+        submit::Config { mortality_blocks: 64, watch_patience: Duration::from_millis(50), ..config() };
+    let submitter = Submitter::new(net.pool.clone(), impatient).unwrap();
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let batch = net.batch([worker.register(&net)]);
     let sent_at = net.devnet.para().finalized_number();
@@ -144,7 +147,7 @@ async fn a_watch_that_says_nothing_is_not_waited_for() {
         other => panic!("{other:?}"),
     }
     // Not before no block could hold it.
-    assert!(net.devnet.para().finalized_number() >= sent_at + MORTALITY - 1);
+    assert!(net.devnet.para().finalized_number() >= sent_at + 63);
     net.devnet.para().faults().heal();
     assert_eq!(
         net.ticking(submitter.effects(batch.signer.operator, &batch.calls)).await.unwrap().calls,
@@ -160,12 +163,35 @@ async fn a_dropped_transaction_is_lost_once_it_expired() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.devnet.para().faults().transactions(TransactionFault::Dropped);
+    let sent_at = net.devnet.para().finalized_number();
     match net.send(&submitter, &net.batch([worker.register(&net)])).await {
         Err(SubmitError::Lost { reason }) => assert!(reason.contains("last seen: dropped"), "{reason}"),
         other => panic!("{other:?}"),
     }
+    assert!(net.devnet.para().finalized_number() >= sent_at + MORTALITY - 1);
     net.devnet.para().faults().heal();
     net.done(&submitter, [worker.register(&net)]).await;
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_its_node_forgot_is_sent_again() {
+    let net = Net::start(Config::default()).await;
+    let (worker, submitter) = (Worker::new(1), net.submitter());
+    let para = net.devnet.para();
+    para.faults().transactions(TransactionFault::Swallowed);
+    let (sender, mut progress) = mpsc::channel(8);
+    let batch = net.batch([worker.register(&net)]);
+    let restarted = async {
+        until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })).await;
+        para.faults().heal();
+        para.stop_rpc().await;
+        para.start_rpc().await.unwrap();
+    };
+    let (outcome, ()) =
+        net.ticking(async { tokio::join!(submitter.submit(&batch, sender), restarted) }).await;
+    assert_eq!(names(&outcome.unwrap()), ["ok"]);
+    assert_eq!(net.transactions(), 1);
     net.stop().await;
 }
 
@@ -194,6 +220,13 @@ async fn a_transaction_whose_nonce_is_taken_is_lost_at_once() {
     net.stop().await;
 }
 
+/// A submitter that knows the runtime already, so that it does not lose time before it asks for anything.
+async fn warm(net: &Net) -> Submitter {
+    let submitter = net.submitter();
+    net.still(submitter.effects(AccountId([9; 32]), &[])).await.unwrap();
+    submitter
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_program_waits_for_what_its_predecessor_sent() {
     let net = Net::start(Config::default()).await;
@@ -216,8 +249,11 @@ async fn a_restarted_program_waits_for_what_its_predecessor_sent() {
     }
     drop(before);
     assert_eq!(net.ingress(&worker), 0);
-    let after = net.submitter();
+    let after = warm(&net).await;
     let effects = after.effects(batch.signer.operator, &batch.calls);
+    tokio::pin!(effects);
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut effects).await;
+    assert!(early.is_err(), "{early:?}");
     let effects = net.ticking(effects).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present]);
     assert!(effects.block.0 <= net.devnet.para().finalized_number());
@@ -240,11 +276,16 @@ async fn a_batch_waits_for_the_predecessors_transaction_too() {
         }
     })
     .await;
-    let after = net.submitter();
-    let outcome = net.done(&after, [b.register(&net)]).await;
-    // Sent only after the first one was final, so in a later block.
-    let added: u32 = net.value("PhalaRegistry", "WorkerAddedAt", &a.key().0).unwrap();
-    assert!(outcome.number.0 > added + 1, "{} after {added}", outcome.number);
+    let after = warm(&net).await;
+    let (sender, _) = mpsc::channel(8);
+    let second = net.batch([b.register(&net)]);
+    let submission = after.submit(&second, sender);
+    tokio::pin!(submission);
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut submission).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(net.devnet.para().pending_extrinsics().len(), 1, "sent beside the first one");
+    net.ticking(submission).await.unwrap();
+    assert!(net.worker_info(&a).is_some() && net.worker_info(&b).is_some());
     net.stop().await;
 }
 
@@ -346,6 +387,18 @@ async fn nodes_that_stay_away_are_told_from_lost_transactions() {
     net.devnet.para().start_rpc().await.unwrap();
     let effects = net.ticking(submitter.effects(batch.signer.operator, &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present]);
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_holds_nobody_up() {
+    let net = Net::start(Config::default()).await;
+    let worker = Worker::new(1);
+    // Port 1 is nobody's.
+    let pool = pool_of(["ws://127.0.0.1:1".to_owned(), net.devnet.para().url()]);
+    let submitter = Submitter::new(pool, config()).unwrap();
+    net.scored(&submitter, std::slice::from_ref(&worker)).await;
+    assert_eq!(net.ingress(&worker), 1);
     net.stop().await;
 }
 
