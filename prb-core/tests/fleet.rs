@@ -1,20 +1,35 @@
 //! A fleet on parts in memory, in virtual time: from nothing to computing, and back there after faults.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use prb_core::{
-    chain::{Call, SessionState, memory as chain_memory},
+    blob::{
+        self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights,
+        memory::MemorySource,
+    },
+    chain::{
+        Call, ChainReader, ChainView, ReadError, SessionState,
+        memory::{self as chain_memory, MemoryChain},
+    },
     fleet::{self, Command, CommandError},
     inventory::{Edit, Inventory},
-    primitives::{AccountId, PoolId},
+    primitives::{AccountId, PoolId, WorkerKey},
     prpc::Method,
     pruntime::{
         Connect, PRuntimeClient,
         scripted::{Failure, ScriptedWorker},
     },
+    queue::JobQueue,
     worker::{Settings, State},
 };
+use tokio::sync::watch;
 use uuid::Uuid;
 
 #[path = "fleet_rig/rig.rs"]
@@ -233,6 +248,103 @@ async fn a_refused_batch_is_observed_and_planned_anew() {
     rig.start();
     rig.until_all(State::Active).await;
     assert_eq!(worker.overlaps(), 0);
+    let calls: Vec<Method> = worker.calls().into_iter().map(|(method, _)| method).collect();
+    let after = |method: Method| {
+        calls.windows(2).filter(move |pair| pair[0] == method).map(|pair| pair[1]).collect::<Vec<_>>()
+    };
+    assert_eq!(after(Method::InitRuntime), [Method::GetInfo; 2]);
+    assert_eq!(after(Method::SyncCombinedHeaders)[0], Method::GetInfo, "an answer was lost");
+    assert_eq!(after(Method::DispatchBlocks)[..3], [Method::GetInfo; 3], "refused or lost");
+}
+
+/// A reader whose views come late, as when its node is behind the trader's.
+#[derive(Debug)]
+struct Late(MemoryChain, watch::Receiver<Option<Arc<ChainView>>>);
+
+#[async_trait::async_trait]
+impl ChainReader for Late {
+    fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
+        self.1.clone()
+    }
+
+    async fn track(&self, workers: &[WorkerKey]) -> Result<(), ReadError> {
+        self.0.track(workers).await
+    }
+
+    fn untrack(&self, workers: &[WorkerKey]) {
+        self.0.untrack(workers);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_twice_where_views_come_late() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    let (late, views) = watch::channel(None);
+    let mut now = rig.chain.views();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        let mut line = std::collections::VecDeque::new();
+        while now.changed().await.is_ok() {
+            line.push_back(now.borrow_and_update().clone());
+            if line.len() > 5 {
+                late.send_replace(line.pop_front().unwrap());
+            }
+        }
+    });
+    let parts = fleet::Parts {
+        inventory: rig.inventory.clone(),
+        source: rig.source.clone(),
+        chain: Arc::new(Late(rig.chain.clone(), views)),
+        queue: Arc::new(rig.queue.clone()),
+        connect: Arc::new(rig.connect.clone()),
+    };
+    rig.fleet = Some(fleet::Fleet::start(parts, Rig::config()));
+    rig.until_all(State::Active).await;
+    tokio::time::sleep(BLOCK * 10).await;
+    let stats = rig.queue.stats().await.unwrap();
+    assert_eq!((stats.succeeded, stats.failed), (6, 0), "register, add and start, of each");
+}
+
+/// A source whose heights promise more than it gives.
+#[derive(Debug)]
+struct Promising(Arc<MemorySource>, AtomicU64);
+
+#[async_trait::async_trait]
+impl BlobSource for Promising {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.0.heights()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, blob::Error> {
+        self.0.genesis().await
+    }
+
+    async fn headers(&self, _: HeaderCursor, _: usize) -> Result<Option<HeaderBatch>, blob::Error> {
+        let asked = self.1.fetch_add(1, Ordering::SeqCst);
+        assert!(asked < 1000, "asked again and again");
+        Ok(None)
+    }
+
+    async fn blocks(&self, cursor: BlockCursor, max: usize) -> Result<Option<BlockBatch>, blob::Error> {
+        self.0.blocks(cursor, max).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_has_nothing_yet_is_asked_again_when_it_grows() {
+    let mut rig = Rig::new(1, 10).await;
+    let source = Arc::new(Promising(rig.source.clone(), AtomicU64::new(0)));
+    rig.start_from(Arc::clone(&source) as Arc<dyn BlobSource>, Rig::config());
+    rig.until_all(State::Synching).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let asked = source.1.load(Ordering::SeqCst);
+    assert!(asked <= 8, "{asked} times in a minute");
+    for _ in 0..5 {
+        rig.blocks(1);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!((asked + 5..asked + 7).contains(&source.1.load(Ordering::SeqCst)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -412,7 +524,7 @@ async fn low_scores_register_again_where_a_minimum_is_enforced() {
 
 /// A client that panics while it is told to.
 #[derive(Debug)]
-struct Panicking(ScriptedWorker, std::sync::Arc<std::sync::atomic::AtomicU32>);
+struct Panicking(ScriptedWorker, Arc<AtomicU64>);
 
 #[async_trait::async_trait]
 impl PRuntimeClient for Panicking {
@@ -421,9 +533,9 @@ impl PRuntimeClient for Panicking {
         method: Method,
         body: bytes::Bytes,
     ) -> Result<bytes::Bytes, prb_core::pruntime::Error> {
-        let left = self.1.load(std::sync::atomic::Ordering::Relaxed);
+        let left = self.1.load(Ordering::Relaxed);
         if method == Method::DispatchBlocks && left > 0 {
-            self.1.store(left - 1, std::sync::atomic::Ordering::Relaxed);
+            self.1.store(left - 1, Ordering::Relaxed);
             panic!("scripted panic");
         }
         self.0.call(method, body).await
@@ -435,11 +547,7 @@ impl PRuntimeClient for Panicking {
 }
 
 #[derive(Debug)]
-struct PanickingConnect(
-    prb_core::pruntime::scripted::ScriptedConnect,
-    ScriptedWorker,
-    std::sync::Arc<std::sync::atomic::AtomicU32>,
-);
+struct PanickingConnect(prb_core::pruntime::scripted::ScriptedConnect, ScriptedWorker, Arc<AtomicU64>);
 
 impl Connect for PanickingConnect {
     fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, String> {
@@ -454,7 +562,7 @@ impl Connect for PanickingConnect {
 async fn a_panic_is_contained_and_its_worker_started_again() {
     let mut rig = Rig::new(4, 10).await;
     rig.run();
-    let panics = Arc::new(std::sync::atomic::AtomicU32::new(3));
+    let panics = Arc::new(AtomicU64::new(3));
     let connect = PanickingConnect(rig.connect.clone(), rig.workers[0].clone(), Arc::clone(&panics));
     let parts = fleet::Parts {
         inventory: rig.inventory.clone(),
@@ -467,7 +575,7 @@ async fn a_panic_is_contained_and_its_worker_started_again() {
     rig.until_worker(0, "the panic", |w| w.state == State::Error && w.message.contains("scripted panic"))
         .await;
     rig.until_all(State::Active).await;
-    assert_eq!(panics.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(panics.load(Ordering::Relaxed), 0);
     for worker in &rig.workers[1..] {
         assert_eq!(worker.count(Method::InitRuntime), 1);
     }
