@@ -598,6 +598,20 @@ async fn a_worker_that_stays_behind_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_worker_that_moves_is_not_named() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    // There is always more for it, and each call takes a while.
+    rig.workers[0].set_latency(Method::DispatchBlocks, Duration::from_secs(80));
+    rig.start();
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(!rig.status(0).stalled);
+    }
+    assert!(rig.status(0).lag.unwrap() > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_does_not_wait_for_hanging_workers() {
     let mut rig = Rig::new(20, 10).await;
     rig.run();
