@@ -1,6 +1,7 @@
 //! Reader and submitter against the devnet: a real runtime, a real pool of transactions, real events.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod metadata;
 mod net;
 mod reader;
 mod submit;
