@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use prb_devnet::{Config, DEFAULT_EPOCH_MS, Devnet, Epoch};
+use prb_devnet::{Config, DEFAULT_EPOCH_MS, Devnet, Epoch, worker::WorkerHandle};
 use prb_devnet_runtime::{PHA, pallets::computation};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -36,7 +36,7 @@ pub(crate) struct Run {
     worker_base_port: u16,
     /// Workers
     #[arg(long, default_value_t = 0)]
-    workers: u16,
+    workers: u32,
     /// Relay blocks authored at the start
     #[arg(long, default_value_t = 100)]
     history: u32,
@@ -100,6 +100,7 @@ pub(crate) struct Run {
 /// A running devnet.
 pub(crate) struct Running {
     devnet: Devnet,
+    workers: Vec<WorkerHandle>,
 }
 
 impl Run {
@@ -138,8 +139,9 @@ impl Run {
     pub(crate) async fn start(self) -> anyhow::Result<Running> {
         let devnet = Devnet::start(self.config()?).await?;
         devnet.pause_para(self.pause_para);
+        let workers = devnet.spawn_workers(self.workers, self.worker_base_port, self.record).await?;
         devnet.spawn_ticker().await;
-        Ok(Running { devnet })
+        Ok(Running { devnet, workers })
     }
 }
 
@@ -161,17 +163,23 @@ impl Running {
                 })
             })
             .collect();
+        let workers: Vec<Value> = self
+            .workers
+            .iter()
+            .map(|worker| json!({ "endpoint": worker.endpoint(), "publicKey": worker.public_key().to_string() }))
+            .collect();
         json!({
             "relay": self.devnet.relay().url(),
             "para": self.devnet.para().url(),
             "paraId": self.devnet.para_id(),
             "pools": pools,
-            "workers": [],
+            "workers": workers,
         })
     }
 
     pub(crate) async fn shutdown(self) {
-        self.devnet.shutdown().await;
+        let workers = self.workers.into_iter().map(WorkerHandle::shutdown);
+        tokio::join!(futures::future::join_all(workers), self.devnet.shutdown());
     }
 }
 

@@ -1,6 +1,7 @@
 //! A relay chain and a parachain that move together.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Epoch, Error, Pool, accounts,
     node::{ChainKind, Node, finality, runtime},
+    worker::{self, WorkerHandle},
 };
 
 /// Every so many-th relay block has a parachain block.
@@ -199,7 +201,8 @@ impl Devnet {
             self.finalize(&mut moving, number - 1)?;
         }
         let paused = self.0.para_paused.load(Ordering::Relaxed);
-        let para = if number % PARA_EVERY == 0 && !paused { Some(self.author_para(number)?) } else { None };
+        let para =
+            if number.is_multiple_of(PARA_EVERY) && !paused { Some(self.author_para(number)?) } else { None };
         Ok(TickReport { relay: number, para })
     }
 
@@ -224,10 +227,10 @@ impl Devnet {
         let set = finality::authority_set(&relay.state_at(target.parent_hash)?)?;
         let justification = finality::justify(&self.0.authorities, &set, &target, child.as_ref());
         let period = self.0.config.justification_period;
-        let keep = period != 0 && number % period == 0;
+        let keep = period != 0 && number.is_multiple_of(period);
         relay.justify(number, justification, keep, finality::ends_set(&target));
         let done = moving.included.iter().take_while(|(included, _)| *included <= number).count();
-        if let Some((_, head)) = moving.included.drain(..done).last() {
+        if let Some((_, head)) = moving.included.drain(..done).next_back() {
             self.0.para.finalize(head);
         }
         Ok(())
@@ -263,6 +266,20 @@ impl Devnet {
         let mut inherents = InherentData::new();
         put(&mut inherents, *b"timstap0", &self.timestamp(relay_number))?;
         Ok(inherents)
+    }
+
+    /// Starts workers 0 to `count` − 1 on the ports from `base_port` on (0: any free ones), their keys made
+    /// from the devnet's seed.
+    ///
+    /// # Errors
+    /// [`worker::Error`]; workers already started are stopped.
+    pub async fn spawn_workers(
+        &self,
+        count: u32,
+        base_port: u16,
+        record: Option<PathBuf>,
+    ) -> Result<Vec<WorkerHandle>, worker::Error> {
+        worker::spawn_all(self.0.config.seed.to_string(), count, base_port, record).await
     }
 
     /// Starts a timer that ticks at the block time until the devnet is shut down.

@@ -29,6 +29,7 @@ pub use self::{
     finality::FinalityProof,
     ledger::{StorageChanges, StorageCollection},
     pool::{Error as PoolError, Status},
+    state::StoragePairs,
 };
 use self::{
     ledger::{Block, Ledger},
@@ -203,7 +204,7 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::UnknownBlock`], [`Error::State`].
-    pub fn storage_pairs(&self, prefix: &[u8], at: H256) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn storage_pairs(&self, prefix: &[u8], at: H256) -> Result<StoragePairs, Error> {
         state::pairs(&self.state_at(at)?, prefix, None, usize::MAX)
     }
 
@@ -265,10 +266,7 @@ impl Node {
         self.pool.lock().check(hash, best.header.number)?;
         let state = self.state.at(best.header.state_root);
         let runtime = runtime::of_state(self.versions, &state)?;
-        let valid = match validate(runtime, &state, best.hash, &extrinsic) {
-            Ok(valid) => valid,
-            Err(error) => return Err(error.into()),
-        };
+        let valid = validate(runtime, &state, best.hash, &extrinsic)?;
         let messages = (runtime.offchain_messages)(&extrinsic);
         if self.faults.transaction_fault() == TransactionFault::Swallowed {
             let (sender, receiver) = mpsc::channel(2);

@@ -164,13 +164,13 @@ impl Node {
     }
 }
 
-type Module = RpcModule<Arc<Node>>;
+type Module = RpcModule<Node>;
 type Answer<T> = Result<T, ErrorObjectOwned>;
 type Registered = Result<(), RegisterMethodError>;
 
 fn module(node: Arc<Node>) -> Result<Module, RegisterMethodError> {
     let kind = node.kind();
-    let mut module = RpcModule::new(node);
+    let mut module = RpcModule::from_arc(node);
     chain::register(&mut module)?;
     state::register(&mut module)?;
     author::register(&mut module)?;

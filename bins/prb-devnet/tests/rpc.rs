@@ -39,9 +39,8 @@ fn the_same_seed_gives_the_same_chain() {
     let build = |seed| Devnet::build(config(seed)).unwrap();
     let (one, same, other) = (build(7), build(7), build(8));
     assert_eq!(hashes(&one), hashes(&same));
-    let justifications = |devnet: &Devnet| -> Vec<_> {
-        (0..60).map(|number| devnet.relay().justification(number)).collect()
-    };
+    let justifications =
+        |devnet: &Devnet| -> Vec<_> { (0..60).map(|number| devnet.relay().justification(number)).collect() };
     assert_eq!(justifications(&one), justifications(&same));
     assert_eq!(one.pools()[0].mnemonic, same.pools()[0].mnemonic);
     assert_ne!(hashes(&one)[0], hashes(&other)[0]);

@@ -61,18 +61,11 @@ async fn subxt_reads_and_sends_a_batch_with_one_failing_item() {
     let calls = vec![remark_call("first"), add_unknown_worker(), remark_call("third")];
     let batch = dynamic::transaction("Utility", "force_batch", (Value::unnamed_composite(calls),));
     let signer = signer(&devnet.pools()[0]);
-    let progress =
-        at.transactions().sign_and_submit_then_watch_default(&batch, &signer).await.unwrap();
+    let progress = at.transactions().sign_and_submit_then_watch_default(&batch, &signer).await.unwrap();
     let events = progress.wait_for_finalized_success().await.unwrap();
     let names = names(&events);
-    let batch: Vec<&str> = names
-        .iter()
-        .filter_map(|name| name.strip_prefix("Utility."))
-        .collect();
-    assert_eq!(
-        batch,
-        ["ItemCompleted", "ItemFailed", "ItemCompleted", "BatchCompletedWithErrors"]
-    );
+    let batch: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix("Utility.")).collect();
+    assert_eq!(batch, ["ItemCompleted", "ItemFailed", "ItemCompleted", "BatchCompletedWithErrors"]);
     devnet.shutdown().await;
 }
 
@@ -88,11 +81,8 @@ async fn an_operator_acts_for_a_proxied_owner() {
     let none = Value::unnamed_variant("None", []);
     let proxy = dynamic::transaction("Proxy", "proxy", (real, none, batch));
     let at = client.at_current_block().await.unwrap();
-    let progress = at
-        .transactions()
-        .sign_and_submit_then_watch_default(&proxy, &signer(&pool))
-        .await
-        .unwrap();
+    let progress =
+        at.transactions().sign_and_submit_then_watch_default(&proxy, &signer(&pool)).await.unwrap();
     let names = names(&progress.wait_for_finalized_success().await.unwrap());
     assert!(names.contains(&"System.Remarked".to_owned()), "{names:?}");
     assert!(names.contains(&"Proxy.ProxyExecuted".to_owned()), "{names:?}");
@@ -141,9 +131,7 @@ async fn signed(client: &Client, pool: &Pool, nonce: u64, tip: u128, text: &str)
 async fn watch(rpc: &RpcClient, extrinsic: &[u8]) -> RpcSubscription<Json> {
     let hex = format!("0x{}", hex::encode(extrinsic));
     let params = rpc_params![hex];
-    rpc.subscribe("author_submitAndWatchExtrinsic", params, "author_unwatchExtrinsic")
-        .await
-        .unwrap()
+    rpc.subscribe("author_submitAndWatchExtrinsic", params, "author_unwatchExtrinsic").await.unwrap()
 }
 
 async fn next(subscription: &mut RpcSubscription<Json>) -> Json {
@@ -179,9 +167,8 @@ async fn nonces_wait_for_one_another_and_the_pool_is_counted() {
     let Manual { devnet, client, rpc } = manual().await;
     let pool = &devnet.pools()[0];
     let address = pool.operator.to_string();
-    let next_index = || async {
-        rpc.request::<u32>("system_accountNextIndex", rpc_params![&address]).await.unwrap()
-    };
+    let next_index =
+        || async { rpc.request::<u32>("system_accountNextIndex", rpc_params![&address]).await.unwrap() };
     let mut second = watch(&rpc, &signed(&client, pool, 1, 0, "second").await).await;
     assert_eq!(next(&mut second).await, "future");
     assert_eq!(next_index().await, 0, "a transaction that waits does not count");

@@ -9,8 +9,8 @@ use finality_grandpa::{Message, voter_set::VoterSet};
 use prb_devnet::{Config, Devnet, node::FinalityProof};
 use prb_devnet_runtime::Header;
 use sp_consensus_grandpa::{
-    AuthorityId, AuthorityList, ConsensusLog, GRANDPA_ENGINE_ID, GrandpaJustification,
-    SignatureResult, check_message_signature,
+    AuthorityId, AuthorityList, ConsensusLog, GRANDPA_ENGINE_ID, GrandpaJustification, SignatureResult,
+    check_message_signature,
 };
 use sp_core::{Bytes, H256};
 use sp_runtime::traits::BlakeTwo256;
@@ -91,12 +91,10 @@ fn heads_key(para_id: u32) -> Vec<u8> {
 /// Reads a value by its proof.
 async fn proven(rpc: &RpcClient, key: Vec<u8>, header: &Header) -> Option<Vec<u8>> {
     let keys = vec![Bytes(key.clone())];
-    let proof: ReadProof =
-        rpc.request("state_getReadProof", rpc_params![keys, header.hash()]).await.unwrap();
+    let proof: ReadProof = rpc.request("state_getReadProof", rpc_params![keys, header.hash()]).await.unwrap();
     assert_eq!(proof.at, header.hash());
     let nodes = StorageProof::new(proof.proof.into_iter().map(|node| node.0));
-    let mut values =
-        read_proof_check::<BlakeTwo256, _>(header.state_root, nodes, [key.clone()]).unwrap();
+    let mut values = read_proof_check::<BlakeTwo256, _>(header.state_root, nodes, [key.clone()]).unwrap();
     values.remove(&key).unwrap()
 }
 
@@ -131,8 +129,8 @@ fn check_justification(
     set_id: u64,
     authorities: &AuthorityList,
 ) -> Result<usize, String> {
-    let justification = GrandpaJustification::<Header>::decode(&mut &bytes[..])
-        .map_err(|error| error.to_string())?;
+    let justification =
+        GrandpaJustification::<Header>::decode(&mut &bytes[..]).map_err(|error| error.to_string())?;
     let commit = &justification.commit;
     if (commit.target_hash, commit.target_number) != (target.hash(), target.number) {
         return Err("another target".into());
@@ -140,8 +138,8 @@ fn check_justification(
     let voters = VoterSet::<AuthorityId>::new(authorities.iter().cloned()).unwrap();
     let headers = justification.votes_ancestries.iter();
     let ancestry = Ancestry(headers.map(|header| (header.hash(), header.clone())).collect());
-    let result = finality_grandpa::validate_commit(commit, &voters, &ancestry)
-        .map_err(|error| error.to_string())?;
+    let result =
+        finality_grandpa::validate_commit(commit, &voters, &ancestry).map_err(|error| error.to_string())?;
     if !result.is_valid() {
         return Err("invalid commit".into());
     }
@@ -149,8 +147,7 @@ fn check_justification(
     for signed in &commit.precommits {
         let message = Message::Precommit(signed.precommit.clone());
         let round = justification.round;
-        let checked =
-            check_message_signature(&message, &signed.id, &signed.signature, round, set_id);
+        let checked = check_message_signature(&message, &signed.id, &signed.signature, round, set_id);
         if checked != SignatureResult::Valid {
             return Err("invalid signature".into());
         }
@@ -181,8 +178,7 @@ impl Verifier {
     }
 
     async fn proof(&self, number: u32) -> FinalityProof {
-        let proof: Bytes =
-            self.rpc.request("grandpa_proveFinality", rpc_params![number]).await.unwrap();
+        let proof: Bytes = self.rpc.request("grandpa_proveFinality", rpc_params![number]).await.unwrap();
         FinalityProof::decode(&mut &proof[..]).unwrap()
     }
 
@@ -209,9 +205,7 @@ impl Verifier {
         let set = (self.set_id, &self.authorities);
         let brought = check_justification(justification, target, set.0, set.1).unwrap();
         self.ancestries += brought;
-        assert!(
-            check_justification(justification, target, self.set_id + 1, &self.authorities).is_err()
-        );
+        assert!(check_justification(justification, target, self.set_id + 1, &self.authorities).is_err());
         if let Some(next) = next_authorities(target) {
             self.set_id += 1;
             let read = |item| proven(&self.rpc, storage_key("Grandpa", item), target);
@@ -285,8 +279,7 @@ async fn finality_proofs_end_with_the_set_or_at_the_newest_justification() {
     let devnet = Devnet::start(config()).await.unwrap();
     let verifier = Verifier::new(&devnet.relay().url()).await;
     let relay = devnet.relay();
-    for (asked, proven) in [(0, 20), (1, 20), (20, 20), (21, 40), (119, 120), (121, 129), (129, 129)]
-    {
+    for (asked, proven) in [(0, 20), (1, 20), (20, 20), (21, 40), (119, 120), (121, 129), (129, 129)] {
         let proof = verifier.proof(asked).await;
         assert_eq!(relay.block_number(proof.block), Some(proven), "asked for {asked}");
         let numbers: Vec<u32> = proof.unknown_headers.iter().map(|header| header.number).collect();
@@ -352,33 +345,25 @@ async fn storage_changes_reproduce_every_state_root() {
     let root = |state: &BTreeMap<_, _>| LayoutV0::<BlakeTwo256>::trie_root(state);
     assert_eq!(root(&state), genesis.state_root);
 
-    let zero: Vec<StorageChanges> = rpc
-        .request("pha_getStorageChanges", rpc_params![genesis.hash(), genesis.hash()])
-        .await
-        .unwrap();
+    let zero: Vec<StorageChanges> =
+        rpc.request("pha_getStorageChanges", rpc_params![genesis.hash(), genesis.hash()]).await.unwrap();
     let mut of_genesis = BTreeMap::new();
     apply(&mut of_genesis, &zero[0]);
     assert_eq!(of_genesis, state, "block 0's changes are the whole state");
 
     let last = header_at(&rpc, 65).await;
     let first = header_at(&rpc, 1).await;
-    let changes: Vec<ChangesWithRoot> = rpc
-        .request("pha_getStorageChangesWithRoot", rpc_params![first.hash(), last.hash()])
-        .await
-        .unwrap();
+    let changes: Vec<ChangesWithRoot> =
+        rpc.request("pha_getStorageChangesWithRoot", rpc_params![first.hash(), last.hash()]).await.unwrap();
     assert_eq!(changes.len(), 65);
     for (number, item) in (1u32..).zip(changes) {
         apply(&mut state, &item.changes);
         let header = header_at(&rpc, number).await;
         assert_eq!(root(&state), header.state_root, "block {number}");
         assert_eq!(item.state_root, header.state_root.as_bytes());
-        let at: Bytes = rpc
-            .request("pha_getStorageChangesAt", rpc_params![header.hash()])
-            .await
-            .unwrap();
+        let at: Bytes = rpc.request("pha_getStorageChangesAt", rpc_params![header.hash()]).await.unwrap();
         let at = prb_devnet::node::StorageChanges::decode(&mut &at[..]).unwrap();
-        let main: Changes =
-            at.main.into_iter().map(|(key, value)| (Bytes(key), value.map(Bytes))).collect();
+        let main: Changes = at.main.into_iter().map(|(key, value)| (Bytes(key), value.map(Bytes))).collect();
         assert_eq!(main, item.changes.main_storage_changes);
     }
     devnet.shutdown().await;

@@ -7,8 +7,12 @@
 //!
 //! Not for production: the runtimes trust their author (the engine of `prb-devnet`).
 
+// FRAME's macros expand to code that this lint dislikes; there is none by hand.
+#[allow(clippy::expect_used)]
 pub mod pallets;
+#[allow(clippy::expect_used)]
 pub mod para;
+#[allow(clippy::expect_used)]
 pub mod relay;
 pub mod types;
 

@@ -13,8 +13,8 @@ use prb_devnet_runtime::{
     para::{
         Genesis,
         v1::{
-            PhalaComputation, PhalaMq, PhalaRegistry, Runtime, RuntimeCall, RuntimeEvent,
-            RuntimeOrigin, System, Timestamp, genesis,
+            PhalaComputation, PhalaMq, PhalaRegistry, Runtime, RuntimeCall, RuntimeEvent, RuntimeOrigin,
+            System, Timestamp, genesis,
         },
     },
     types::*,
@@ -131,10 +131,7 @@ fn info(operator: Option<AccountId>) -> WorkerRegistrationInfoV2 {
 }
 
 fn register(info: WorkerRegistrationInfoV2, report: Option<AttestationReport>) -> Outcome {
-    let call = registry::Call::register_worker_v2 {
-        pruntime_info: info,
-        attestation: Box::new(report),
-    };
+    let call = registry::Call::register_worker_v2 { pruntime_info: info, attestation: Box::new(report) };
     send(&owner(1), call)
 }
 
@@ -218,10 +215,7 @@ fn a_worker_registers_and_is_scored() {
         let registered = WorkerEvent::Registered(WorkerInfo { confidence_level: 128 });
         let bench = worker_event(WorkerEvent::BenchStart { duration: 8 });
         assert_eq!(messages(), [worker_event(registered), bench]);
-        assert!(matches!(
-            events()[..],
-            [RuntimeEvent::PhalaRegistry(registry::Event::WorkerAdded { .. })]
-        ));
+        assert!(matches!(events()[..], [RuntimeEvent::PhalaRegistry(registry::Event::WorkerAdded { .. })]));
         assert_eq!(score(), None);
         assert_eq!(registry::pallet::WorkerAddedAt::<Runtime>::get(key()), Some(1));
         next_block();
@@ -252,11 +246,8 @@ fn registrations_are_refused_by_name() {
         let mut other = info(None);
         other.genesis_block_hash = H256::zero();
         assert_noop!(register(other, None), E::GenesisBlockHashRejected);
-        let ias = AttestationReport::SgxIas {
-            ra_report: vec![],
-            signature: vec![],
-            raw_signing_cert: vec![],
-        };
+        let ias =
+            AttestationReport::SgxIas { ra_report: vec![], signature: vec![], raw_signing_cert: vec![] };
         assert_noop!(register(info(None), Some(ias)), E::IASAttestationDisabled);
         let dcap = |quote: &[u8]| AttestationReport::SgxDcap { quote: quote.to_vec(), collateral: None };
         assert_noop!(register(info(None), Some(dcap(&[1; 64]))), E::InvalidReport);
@@ -289,9 +280,8 @@ fn messages_take_their_place_in_the_sequence() {
         assert_ok!(deliver(message(1)));
         let ingress = mq::pallet::OffchainIngress::<Runtime>::get(MessageOrigin::Worker(key()));
         assert_eq!(ingress, Some(2));
-        let delivered = |event: &RuntimeEvent| {
-            matches!(event, RuntimeEvent::PhalaMq(mq::Event::MessageDelivered { .. }))
-        };
+        let delivered =
+            |event: &RuntimeEvent| matches!(event, RuntimeEvent::PhalaMq(mq::Event::MessageDelivered { .. }));
         assert_eq!(events().iter().filter(|event| delivered(event)).count(), 2);
         assert!(mq::pallet::OutboundMessages::<Runtime>::get().is_empty(), "^ is not forwarded");
         assert_ok!(deliver(signed(b"phala/elsewhere", vec![], 2)));
@@ -454,11 +444,8 @@ fn the_first_registration_call_is_retired() {
             features: vec![],
             operator: None,
         };
-        let attestation = Attestation::SgxIas {
-            ra_report: vec![],
-            signature: vec![],
-            raw_signing_cert: vec![],
-        };
+        let attestation =
+            Attestation::SgxIas { ra_report: vec![], signature: vec![], raw_signing_cert: vec![] };
         let call = registry::Call::register_worker { pruntime_info, attestation };
         let refused = send(&owner(1), call);
         assert_noop!(refused, registry::Error::<Runtime>::IASAttestationDisabled);

@@ -17,6 +17,9 @@ pub(crate) struct StateDb {
     nodes: Arc<RwLock<HashMap<Vec<u8>, DBValue>>>,
 }
 
+/// Keys with their values, in the order of the keys.
+pub type StoragePairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One state.
 pub(crate) type State = TrieBackend<StateDb, BlakeTwo256>;
 
@@ -66,7 +69,7 @@ pub(crate) fn pairs(
     prefix: &[u8],
     start: Option<&[u8]>,
     limit: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+) -> Result<StoragePairs, Error> {
     let mut args = IterArgs::default();
     args.prefix = Some(prefix);
     args.start_at = start;

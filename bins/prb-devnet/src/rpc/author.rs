@@ -58,7 +58,7 @@ fn check(extrinsic: &[u8]) -> Answer<()> {
     }
 }
 
-async fn watch(pending: PendingSubscriptionSink, node: Arc<Arc<Node>>, extrinsic: Vec<u8>) {
+async fn watch(pending: PendingSubscriptionSink, node: Arc<Node>, extrinsic: Vec<u8>) {
     if let Err(cause) = check(&extrinsic) {
         return pending.reject(cause).await;
     }

@@ -145,7 +145,7 @@ enum Heads {
     Finalized,
 }
 
-async fn heads(pending: PendingSubscriptionSink, node: Arc<Arc<Node>>, which: Heads) {
+async fn heads(pending: PendingSubscriptionSink, node: Arc<Node>, which: Heads) {
     let numbers = match which {
         Heads::Best => node.subscribe_best(),
         Heads::Finalized => node.subscribe_finalized(),

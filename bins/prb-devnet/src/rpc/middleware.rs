@@ -73,23 +73,8 @@ where
         &self,
         notification: Notification<'a>,
     ) -> impl Future<Output = Self::NotificationResponse> + Send + 'a {
-        self.inner.clone().notification_owned(notification)
-    }
-}
-
-trait NotificationOwned: RpcServiceT {
-    fn notification_owned<'a>(
-        self,
-        notification: Notification<'a>,
-    ) -> impl Future<Output = Self::NotificationResponse> + Send + 'a;
-}
-
-impl<S: RpcServiceT + Send + Sync + 'static> NotificationOwned for S {
-    fn notification_owned<'a>(
-        self,
-        notification: Notification<'a>,
-    ) -> impl Future<Output = Self::NotificationResponse> + Send + 'a {
-        async move { self.notification(notification).await }
+        let inner = self.inner.clone();
+        async move { inner.notification(notification).await }
     }
 }
 

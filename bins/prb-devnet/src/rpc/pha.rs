@@ -16,12 +16,15 @@ const PROVE_FINALITY_ERROR: i32 = 4;
 /// Most blocks of one call.
 const MAX_BLOCKS: u32 = 10_000;
 
+/// Changed keys with their new values.
+type Collection = Vec<(Bytes, Option<Bytes>)>;
+
 /// Storage changes as the RPC writes them.
 #[derive(Serialize, Clone)]
 #[serde(rename_all = "camelCase")]
 struct Changes {
-    main_storage_changes: Vec<(Bytes, Option<Bytes>)>,
-    child_storage_changes: Vec<(Bytes, Vec<(Bytes, Option<Bytes>)>)>,
+    main_storage_changes: Collection,
+    child_storage_changes: Vec<(Bytes, Collection)>,
 }
 
 /// Storage changes with the state root after them.
