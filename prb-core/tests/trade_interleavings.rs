@@ -159,6 +159,7 @@ impl World {
             self.chain.hang(MemoryChain::account_of(operator), false);
         }
         let mut told_done = Vec::new();
+        let wanted: Vec<Call> = self.jobs.iter().flat_map(|(job, _)| job.calls.clone()).collect();
         let chain = self.chain.clone();
         let learn = async {
             for (job, handle) in std::mem::take(&mut self.jobs) {
@@ -174,11 +175,19 @@ impl World {
         };
         tokio::select! { () = learn => {}, () = chain.run(Duration::from_secs(1)) => unreachable!() }
         let mut done: Vec<Call> = Vec::new();
+        let mut in_vain = Vec::new();
         for event in self.chain.events() {
             if event.result.is_ok() {
                 assert!(!done.contains(&event.call), "done twice: {:?}", event.call);
                 done.push(event.call);
+            } else if done.contains(&event.call) {
+                in_vain.push(event.call);
             }
+        }
+        // Nothing forbids another job that wants the same, but no job is sent again once it is done.
+        let count = |calls: &[Call], call| calls.iter().filter(|c| *c == call).count();
+        for call in &in_vain {
+            assert!(count(&in_vain, call) < count(&wanted, call), "sent again, though done: {call:?}");
         }
         for call in told_done {
             assert!(done.contains(&call), "told done, but is not: {call:?}");

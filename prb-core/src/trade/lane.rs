@@ -282,7 +282,9 @@ impl Lane {
         self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.clone()));
         let by_one_job = matches!(error, SubmitError::Refused { .. } | SubmitError::Unsupported { .. });
         if by_one_job && !error.is_retryable() && work.jobs.len() > 1 {
-            // One job's call may be to blame: each is tried without the others.
+            // One job's call may be to blame: each is tried without the others, and what is known of their
+            // calls is asked for again.
+            self.doubt = true;
             for job in work.jobs.into_iter().rev() {
                 self.pending.push_front(Queued { alone: true, ..job });
             }
