@@ -41,9 +41,12 @@ pub struct AllArgs {
         value_parser = ws_url
     )]
     pub parent_chain_endpoint: Vec<String>,
-    /// Folder of the block store and of the identity key; made where it is missing.
+    /// Folder of the block store; made where it is missing.
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
+    /// Folder of the identity key that seals operators' keys; `id` in the data folder where absent.
+    #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR")]
+    pub peer_id_prefix: Option<PathBuf>,
     /// File that names pools and workers (TOML, or JSON where its name ends in .json).
     #[arg(long, value_name = "FILE")]
     pub fleet: PathBuf,

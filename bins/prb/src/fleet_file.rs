@@ -43,6 +43,7 @@ pub struct PoolEntry {
     /// Its name; `pool-{pid}` where absent.
     pub name: Option<String>,
     /// The operator's mnemonic or secret URI.
+    #[serde(default, deserialize_with = "secret")]
     pub operator: Option<SecretString>,
     /// Name of the environment variable that holds it.
     pub operator_env: Option<String>,
@@ -85,6 +86,10 @@ pub struct WorkerEntry {
 
 const fn yes() -> bool {
     true
+}
+
+fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
 }
 
 /// Reads an amount from an integer or, beyond what every parser keeps exactly, a decimal string.
@@ -160,7 +165,11 @@ impl FleetFile {
         let workers: Vec<Worker> = self.workers.into_iter().map(WorkerEntry::into_worker).collect();
         for worker in &workers {
             if !pools.iter().any(|p| p.pid == worker.pid) {
-                bail!("worker {:?} belongs to pool {}, which the file does not name", worker.name, worker.pid);
+                bail!(
+                    "worker {:?} belongs to pool {}, which the file does not name",
+                    worker.name,
+                    worker.pid
+                );
             }
         }
         for gone in old.workers.iter().filter(|w| !workers.iter().any(|n| n.id == w.id)) {

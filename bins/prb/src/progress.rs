@@ -1,0 +1,259 @@
+//! What a person sees while `prb all` runs: bars on a terminal, lines anywhere else.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use prb_core::{
+    blob::Heights,
+    fleet::FleetStatus,
+    queue::Stats,
+    worker::{State, WorkerStatus},
+};
+
+/// Workers in trouble that are named on the terminal.
+const NAMED_WORKERS: usize = 6;
+/// Time between two plain lines.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+/// Weight of the newest rate in the shown one.
+const SMOOTHING: f64 = 0.3;
+
+/// Where progress goes.
+#[derive(Clone, Debug)]
+pub enum Display {
+    /// Bars that redraw themselves on standard error.
+    Live(MultiProgress),
+    /// A line on standard output every few seconds.
+    Plain,
+}
+
+impl Display {
+    /// Bars where standard error is a terminal, else lines.
+    pub fn detect() -> Self {
+        if std::io::stderr().is_terminal() { Self::Live(MultiProgress::new()) } else { Self::Plain }
+    }
+
+    /// Whether bars have the terminal.
+    pub const fn is_live(&self) -> bool {
+        matches!(self, Self::Live(_))
+    }
+
+    /// Does something to the terminal while the bars are away.
+    pub fn suspended<R>(&self, what: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Live(multi) => multi.suspend(what),
+            Self::Plain => what(),
+        }
+    }
+
+    /// Prints a line to standard output.
+    pub fn print(&self, line: &str) {
+        self.suspended(|| println!("{line}"));
+    }
+}
+
+/// Everything that is shown, at one moment.
+#[derive(Debug)]
+pub struct View {
+    /// The block store.
+    pub heights: Heights,
+    /// The workers.
+    pub fleet: FleetStatus,
+    /// The queue.
+    pub jobs: Stats,
+}
+
+/// A chain's height and speed.
+#[derive(Debug, Default)]
+struct Meter {
+    last: Option<(Instant, u32)>,
+    rate: f64,
+}
+
+impl Meter {
+    fn update(&mut self, now: Instant, height: Option<u32>) -> f64 {
+        if let Some(height) = height {
+            if let Some((at, old)) = self.last {
+                let seconds = now.duration_since(at).as_secs_f64();
+                if seconds > 0.0 {
+                    let rate = f64::from(height.saturating_sub(old)) / seconds;
+                    self.rate += SMOOTHING * (rate - self.rate);
+                }
+            }
+            self.last = Some((now, height));
+        }
+        self.rate
+    }
+}
+
+/// Shows one [`View`] after another.
+#[derive(Debug)]
+pub struct Progress {
+    bars: Option<Bars>,
+    relay: Meter,
+    para: Meter,
+    printed: Option<(Instant, String)>,
+}
+
+#[derive(Debug)]
+struct Bars {
+    relay: ProgressBar,
+    para: ProgressBar,
+    workers: ProgressBar,
+    jobs: ProgressBar,
+    named: Vec<ProgressBar>,
+}
+
+impl Bars {
+    fn new(multi: &MultiProgress) -> Self {
+        let chain = |name: &'static str| {
+            let style = ProgressStyle::with_template("{prefix:8} [{bar:32}] {pos}/{len} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> ");
+            multi.add(ProgressBar::new(0)).with_style(style).with_prefix(name)
+        };
+        let line = || {
+            let style = ProgressStyle::with_template("{prefix:8} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            multi.add(ProgressBar::new_spinner()).with_style(style)
+        };
+        let (relay, para) = (chain("relay"), chain("para"));
+        Self {
+            relay,
+            para,
+            workers: line().with_prefix("workers"),
+            jobs: line().with_prefix("jobs"),
+            named: (0..NAMED_WORKERS).map(|_| line()).collect(),
+        }
+    }
+
+    fn show(&self, view: &View, relay_rate: f64, para_rate: f64) {
+        let heights = &view.heights;
+        for (bar, have, target, rate) in [
+            (&self.relay, heights.relay.map(|n| n.0), heights.relay_target.map(|n| n.0), relay_rate),
+            (&self.para, heights.para.map(|n| n.0), heights.para_target.map(|n| n.0), para_rate),
+        ] {
+            let have = have.unwrap_or(0);
+            bar.set_length(target.unwrap_or(0).max(have).into());
+            bar.set_position(have.into());
+            bar.set_message(format!("{rate:.1} blocks/s"));
+        }
+        self.workers.set_message(states(&view.fleet));
+        self.jobs.set_message(jobs(&view.jobs));
+        let mut named = view.fleet.workers.iter().filter(|w| w.state != State::Active);
+        for bar in &self.named {
+            bar.set_message(named.next().map(|w| worker_line(w)).unwrap_or_default());
+        }
+    }
+}
+
+impl Progress {
+    /// Starts to show.
+    pub fn new(display: &Display) -> Self {
+        let bars = match display {
+            Display::Live(multi) => Some(Bars::new(multi)),
+            Display::Plain => None,
+        };
+        Self { bars, relay: Meter::default(), para: Meter::default(), printed: None }
+    }
+
+    /// Shows a view: at once on a terminal; as a line when it says something new and the last is old enough.
+    pub fn show(&mut self, view: &View) {
+        let now = Instant::now();
+        let relay = self.relay.update(now, view.heights.relay.map(|n| n.0));
+        let para = self.para.update(now, view.heights.para.map(|n| n.0));
+        if let Some(bars) = &self.bars {
+            bars.show(view, relay, para);
+            return;
+        }
+        if self.printed.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < PLAIN_EVERY) {
+            return;
+        }
+        let line = plain_line(view, relay, para);
+        if self.printed.as_ref().is_none_or(|(_, last)| *last != line) {
+            println!("{line}");
+        }
+        self.printed = Some((now, line));
+    }
+
+    /// Leaves the terminal to others.
+    pub fn finish(&self) {
+        if let Some(bars) = &self.bars {
+            for bar in [&bars.relay, &bars.para, &bars.workers, &bars.jobs] {
+                bar.abandon();
+            }
+            bars.named.iter().for_each(ProgressBar::finish_and_clear);
+        }
+    }
+}
+
+fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
+    let heights = &view.heights;
+    let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let mut line = format!(
+        "relay {}/{} ({relay_rate:.1}/s)  para {}/{} ({para_rate:.1}/s)  workers: {}  jobs: {}",
+        number(heights.relay.map(|n| n.0)),
+        number(heights.relay_target.map(|n| n.0)),
+        number(heights.para.map(|n| n.0)),
+        number(heights.para_target.map(|n| n.0)),
+        states(&view.fleet),
+        jobs(&view.jobs),
+    );
+    let stalled = view.fleet.workers.iter().filter(|w| w.stalled);
+    for worker in stalled.take(NAMED_WORKERS) {
+        let _ = write!(line, "\n  stalled: {}", worker_line(worker));
+    }
+    line
+}
+
+/// How many workers are in which state, such as `3 S_ACTIVE, 1 S_SYNCHING`.
+pub fn states(fleet: &FleetStatus) -> String {
+    let mut counts = BTreeMap::<u8, (State, usize)>::new();
+    for worker in &fleet.workers {
+        counts.entry(worker.state.number() as u8).or_insert((worker.state, 0)).1 += 1;
+    }
+    if counts.is_empty() {
+        return "none".into();
+    }
+    let parts: Vec<_> = counts.values().rev().map(|(state, n)| format!("{n} {}", state.as_str())).collect();
+    parts.join(", ")
+}
+
+fn jobs(stats: &Stats) -> String {
+    let Stats { waiting, delayed, active, succeeded, failed } = stats;
+    format!("{waiting} waiting, {delayed} delayed, {active} active, {succeeded} done, {failed} failed")
+}
+
+/// One worker in a line: name, state, next block, message.
+pub fn worker_line(worker: &WorkerStatus) -> String {
+    let block = worker.position.map_or_else(|| "-".into(), |p| p.block.to_string());
+    format!("{} {} block {block}: {}", worker.worker.name, worker.state.as_str(), worker.message)
+}
+
+/// A table of all workers, for the end of a run that did not go as wished.
+pub fn table(fleet: &FleetStatus) -> String {
+    let mut out = format!(
+        "{:<24} {:<12} {:>10} {:>10} {:>10}  message\n",
+        "worker", "state", "relay", "header", "block"
+    );
+    for worker in &fleet.workers {
+        let next = |f: fn(&prb_core::sync::Position) -> u32| {
+            worker.position.as_ref().map_or_else(|| "-".to_owned(), |p| f(p).to_string())
+        };
+        let _ = writeln!(
+            out,
+            "{:<24} {:<12} {:>10} {:>10} {:>10}  {}",
+            worker.worker.name,
+            worker.state.as_str(),
+            next(|p| p.relay_header.0),
+            next(|p| p.para_header.0),
+            next(|p| p.block.0),
+            worker.message,
+        );
+    }
+    out
+}

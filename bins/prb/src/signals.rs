@@ -1,0 +1,42 @@
+//! Signals: the first SIGINT or SIGTERM stops in order, a second one at once; SIGHUP reads files again.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Exit code after a second signal: the usual one of a process that a signal ended.
+const FORCED: i32 = 130;
+
+/// Cancels `stop` at the first SIGINT or SIGTERM and ends the process at the second; tells `reload` of SIGHUP.
+///
+/// Never returns; run it beside the daemon.
+///
+/// # Errors
+/// When the operating system refuses the handlers.
+#[cfg(unix)]
+pub async fn listen(
+    stop: CancellationToken,
+    reload: Option<mpsc::Sender<()>>,
+) -> std::io::Result<std::convert::Infallible> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+            _ = hup.recv() => {
+                if let Some(reload) = &reload {
+                    // A full channel means that a reload is coming anyway.
+                    let _ = reload.try_send(());
+                }
+                continue;
+            }
+        }
+        if stop.is_cancelled() {
+            std::process::exit(FORCED);
+        }
+        tracing::info!("stopping; a second signal stops at once");
+        stop.cancel();
+    }
+}

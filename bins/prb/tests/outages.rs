@@ -1,0 +1,47 @@
+//! Nodes and workers go away and come back; everybody ends active without a hand.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+mod support;
+use support::{Net, chain};
+
+const AWAY: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_nodes_away_during_the_sync_and_at_the_tip() {
+    let net = Net::start(chain(), 3).await;
+    let bridge = net.bridge().await;
+    sleep(Duration::from_millis(700)).await;
+    for _ in 0..2 {
+        net.devnet.relay().stop_rpc().await;
+        net.devnet.para().stop_rpc().await;
+        sleep(AWAY).await;
+        net.devnet.relay().start_rpc().await.unwrap();
+        net.devnet.para().start_rpc().await.unwrap();
+        net.until_active(0..3, LIMIT).await;
+    }
+    net.assert_done_once();
+    bridge.stop().await;
+    net.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_away_with_and_without_their_state() {
+    let net = Net::start(chain(), 3).await;
+    let bridge = net.bridge().await;
+    net.until_active(0..3, LIMIT).await;
+    net.workers[0].go_away(true).await;
+    net.workers[1].go_away(false).await;
+    sleep(AWAY).await;
+    assert!(net.is_active(2), "a worker was held up by its neighbours");
+    net.workers[0].come_back().await.unwrap();
+    net.workers[1].come_back().await.unwrap();
+    net.until_active(0..3, LIMIT).await;
+    net.assert_done_once();
+    bridge.stop().await;
+    net.shutdown().await;
+}

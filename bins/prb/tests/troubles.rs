@@ -1,0 +1,69 @@
+//! Workers that cannot compute say why, and hold up nobody.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{sync::Arc, time::Duration};
+
+use prb::all::Bridge;
+use prb_core::worker::{State, WorkerStatus};
+use prb_devnet::Config;
+use tokio::time::{Instant, sleep};
+
+mod support;
+use support::{Entry, Net, STAKE, chain, pool_toml};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+async fn status(bridge: &Bridge, name: &str) -> Option<Arc<WorkerStatus>> {
+    bridge.view().await.fleet.workers.into_iter().find(|w| w.worker.name == name)
+}
+
+async fn until_says(bridge: &Bridge, name: &str, words: &[&str]) {
+    let start = Instant::now();
+    loop {
+        let status = status(bridge, name).await;
+        let message = status.as_ref().map(|s| s.message.to_string()).unwrap_or_default();
+        if words.iter().all(|word| message.contains(word)) {
+            assert_ne!(status.unwrap().state, State::Active);
+            return;
+        }
+        assert!(start.elapsed() < LIMIT, "{name} says {message:?}, not {words:?}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_trouble_is_named_and_the_others_compute() {
+    let net = Net::start(Config { pools: 4, ..chain() }, 5).await;
+    let pools = net.devnet.pools();
+    let fleet = [
+        pool_toml(&pools[0], Some(&pools[0].mnemonic)),
+        // The operator of another pool: the chain refuses it.
+        pool_toml(&pools[1], Some(&pools[2].mnemonic)),
+        pool_toml(&pools[3], None),
+    ];
+    let entry = |worker, pid, stake| Entry { worker, pid, stake };
+    let too_much = pools[0].free_stake - STAKE;
+    let workers = [
+        entry(0, pools[0].pid, STAKE),
+        entry(1, pools[0].pid, STAKE),
+        entry(2, pools[0].pid, too_much),
+        entry(3, pools[1].pid, STAKE),
+        entry(4, pools[3].pid, STAKE),
+    ];
+    net.write_fleet(&fleet.concat(), workers);
+    let bridge = net.bridge().await;
+    net.until_active([0, 1], LIMIT).await;
+    until_says(&bridge, "w2", &["InsufficientFreeStake"]).await;
+    until_says(&bridge, "w3", &["UnauthorizedPoolOwner"]).await;
+    until_says(&bridge, "w4", &["operator"]).await;
+
+    // Worker 1 is claimed for another pool: it says whose it is, and goes on computing there.
+    let fleet =
+        [pool_toml(&pools[0], Some(&pools[0].mnemonic)), pool_toml(&pools[2], Some(&pools[2].mnemonic))];
+    net.write_fleet(&fleet.concat(), [entry(0, pools[0].pid, STAKE), entry(1, pools[2].pid, STAKE)]);
+    bridge.reload().await.unwrap();
+    until_says(&bridge, "w1", &["pool", &pools[0].pid.to_string()]).await;
+    net.until_active([0, 1], LIMIT).await;
+    bridge.stop().await;
+    net.shutdown().await;
+}

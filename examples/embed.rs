@@ -1,0 +1,51 @@
+//! The worker management on in-memory parts: a scripted worker goes from nothing to computing.
+use std::{sync::Arc, time::Duration};
+
+use prb_core::{
+    blob::memory::MemorySource,
+    chain::memory::{Config, MemoryChain},
+    fleet::{self, Fleet},
+    inventory::{Edit, Inventory, Operator, Pool, Worker, memory::MemoryInventory},
+    primitives::PoolId,
+    pruntime::scripted::{ScriptedConnect, ScriptedWorker},
+    queue::memory::MemoryQueue,
+    trade::{self, Trader},
+    vault::{Vault, memory::MemoryVault},
+    worker::State,
+};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // The seams. Any of them may be your own type.
+    let chain = Arc::new(MemoryChain::new(Config::default()));
+    let source = Arc::new(MemorySource::of_empty_blocks(3));
+    let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
+    let inventory = Arc::new(MemoryInventory::default());
+    let connect = Arc::new(ScriptedConnect::default());
+    connect.add("http://worker-1", ScriptedWorker::new(1));
+
+    // What is to be managed: a pool with its operator's key, and a worker that stakes 100 PHA.
+    let (id, pid, secret) = (uuid::Uuid::new_v4(), PoolId(1), "operator".to_owned());
+    let account = MemoryChain::account_of(&secret);
+    chain.add_pool(pid, account, 1_000_000_000_000_000);
+    let operator = Some(Operator { account, key: vault.seal(&secret.into()).await? });
+    let (enabled, sync_only, stake) = (true, false, 100_000_000_000_000);
+    let pool = Pool { id, pid, name: "pool".into(), enabled, operator, proxied: None, sync_only };
+    let (name, endpoint) = ("worker-1".into(), "http://worker-1".into());
+    let worker = Worker { id, pid, name, endpoint, stake, enabled, sync_only };
+    inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
+
+    // The engines.
+    let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), vault };
+    let trader = Trader::start(trade::Config::default(), parts)?;
+    let parts = fleet::Parts { inventory, source, chain: chain.clone(), queue, connect };
+    let fleet = Fleet::start(parts, fleet::Config::default());
+    while fleet.status().count(State::Active) == 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let status = &fleet.status().workers[..];
+        println!("block {}: {:?}", chain.produce_block(), status.first().map(|w| w.message.clone()));
+    }
+    fleet.stop().await;
+    trader.stop(Duration::from_secs(1)).await?;
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! Both chains, verified, into the store.
+//!
+//! Four loops share nothing but the store: the relay chain's finalised heads are the target; relay blocks
+//! come by finality proof, an authority set at a time (`ingest/relay.rs`); parachain headers up to what a
+//! stored relay block's state names (`ingest/para.rs`); and the storage changes of the stored headers. Each
+//! goes on where the store ends, waits for the one before it, and backs off where nodes fail it. Nothing is
+//! stored before [`verify`](crate::verify) has passed it; a node that answered wrongly is demoted, and
+//! another one is asked.
+//!
+//! Not for: serving the blocks (see [`crate::source`]).
+
+use std::{sync::Arc, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use metrics::counter;
+use prb_core::primitives::{ParaNumber, RelayNumber};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    rpc::{self, Node, NodePool},
+    store::{self, Store},
+    verify,
+};
+
+mod changes;
+mod para;
+mod relay;
+mod start;
+
+/// How much is asked for at once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Headers in one JSON-RPC batch.
+    pub headers_per_batch: u32,
+    /// Blocks in one question for storage changes.
+    pub changes_per_call: u32,
+    /// Such questions under way at once.
+    pub changes_in_flight: usize,
+    /// Relay headers held in memory while a justified block is looked for, where nodes give no finality
+    /// proofs.
+    pub max_unproven_headers: u32,
+    /// Shortest pause after a failure.
+    pub retry_min: Duration,
+    /// Longest pause after a failure.
+    pub retry_max: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            headers_per_batch: 256,
+            // Nodes answer this many without strain.
+            changes_per_call: 100,
+            changes_in_flight: 4,
+            max_unproven_headers: 20_000,
+            retry_min: Duration::from_millis(200),
+            retry_max: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Why the ingest cannot go on, or why one attempt failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A node gave no answer.
+    #[error(transparent)]
+    Rpc(#[from] rpc::Error),
+    /// A node's answer is not the truth; the node is demoted.
+    #[error("{node} answered wrongly: {source}")]
+    Wrong {
+        /// The node.
+        node: Arc<str>,
+        /// What is wrong.
+        #[source]
+        source: verify::Error,
+    },
+    /// A node's answer lacks what was asked for: it may be behind, or have thrown the block away.
+    #[error("{node} has no {what}")]
+    Absent {
+        /// The node.
+        node: Arc<str>,
+        /// What it does not have.
+        what: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A task that writes to the store broke.
+    #[error("writing to the store broke")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    /// Whether no further attempt can help: another chain's store, or one that cannot be read.
+    const fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(
+                store::Error::OtherChain { .. } | store::Error::Schema { .. } | store::Error::Corrupt { .. }
+            )
+        )
+    }
+}
+
+/// Fetches, verifies and stores both chains until cancelled.
+#[derive(Debug)]
+pub struct Ingest {
+    chains: Chains,
+    config: Config,
+}
+
+/// Where blocks come from and go to.
+#[derive(Clone, Debug)]
+struct Chains {
+    relay: NodePool,
+    para: NodePool,
+    store: Arc<Store>,
+}
+
+impl Chains {
+    /// Whether the relay blocks are nearly all there: larger batches are not worth the wait.
+    fn near_target(&self, blocks: u32) -> bool {
+        let target = self.store.heights().borrow().relay_target.map_or(0, |target| target.0);
+        let stored = self.store.tips().borrow().relay.map_or(0, |(number, _)| number.0);
+        target <= stored.saturating_add(blocks)
+    }
+}
+
+impl Ingest {
+    /// An ingest of the chains behind the pools. Asks nothing yet.
+    pub const fn new(relay: NodePool, para: NodePool, store: Arc<Store>, config: Config) -> Self {
+        Self { chains: Chains { relay, para, store }, config }
+    }
+
+    /// Runs until cancelled.
+    ///
+    /// # Errors
+    /// Where no further attempt can help: the store is of another chain, or cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe: each batch is stored whole or not at all.
+    pub async fn run(self, cancel: CancellationToken) -> Result<(), Error> {
+        cancel.run_until_cancelled(self.follow()).await.unwrap_or(Ok(()))
+    }
+
+    async fn follow(self) -> Result<(), Error> {
+        let Self { chains, config } = self;
+        let mut pause = Pause::new(&config);
+        loop {
+            match start::settle(&chains).await {
+                Ok(()) => break,
+                Err(e) => pause.after(&chains, "start", e).await?,
+            }
+        }
+        let (target, targets) = watch::channel(None);
+        tokio::try_join!(
+            watch_heads(&chains, target),
+            relay::run(&chains, &config, targets),
+            para::run(&chains, &config),
+            changes::run(&chains, &config),
+        )?;
+        Ok(())
+    }
+}
+
+/// Tells how far the chains are.
+async fn watch_heads(chains: &Chains, target: watch::Sender<Option<RelayNumber>>) -> Result<(), Error> {
+    let (mut relay, mut para) = (chains.relay.finalized_heads(), chains.para.finalized_heads());
+    loop {
+        tokio::select! {
+            head = relay.next() => {
+                let number = Some(RelayNumber(head.number));
+                chains.store.set_targets(number, None);
+                target.send_replace(number);
+            }
+            head = para.next() => chains.store.set_targets(None, Some(ParaNumber(head.number))),
+        }
+    }
+}
+
+/// A growing, jittered pause between failures.
+struct Pause {
+    config: ExponentialBuilder,
+    max: Duration,
+    next: ExponentialBackoff,
+}
+
+impl Pause {
+    fn new(config: &Config) -> Self {
+        let builder = ExponentialBuilder::default()
+            .with_min_delay(config.retry_min)
+            .with_max_delay(config.retry_max)
+            .with_jitter()
+            .without_max_times();
+        Self { config: builder, max: config.retry_max, next: builder.build() }
+    }
+
+    fn reset(&mut self) {
+        self.next = self.config.build();
+    }
+
+    /// Shows a failure and waits, or gives it back where waiting cannot help.
+    async fn after(&mut self, chains: &Chains, what: &'static str, error: Error) -> Result<(), Error> {
+        if error.is_fatal() {
+            return Err(error);
+        }
+        counter!("prb_ingest_failures_total", "part" => what).increment(1);
+        if let Error::Wrong { node, source } = &error {
+            let nodes = chains.relay.nodes().iter().chain(chains.para.nodes());
+            nodes.filter(|n| n.name() == node).for_each(|n| n.demote(&source.to_string()));
+        }
+        let pause = self.next.next().unwrap_or(self.max);
+        // The first failure may be a hitch; a repeated one is an outage that somebody must see.
+        tracing::warn!(part = what, retry_in = ?pause, "ingest: {}", chain_of(&error));
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain_of(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn wrong(node: &Node) -> impl Fn(verify::Error) -> Error {
+    let node = Arc::clone(node.name());
+    move |source| Error::Wrong { node: Arc::clone(&node), source }
+}
+
+fn absent(node: &Node, what: impl Into<String>) -> Error {
+    Error::Absent { node: Arc::clone(node.name()), what: what.into() }
+}
+
+/// Writes to the store on a thread that may block.
+async fn write<T: Send + 'static>(
+    store: &Arc<Store>,
+    work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
+) -> Result<T, Error> {
+    let store = Arc::clone(store);
+    Ok(tokio::task::spawn_blocking(move || work(&store)).await??)
+}

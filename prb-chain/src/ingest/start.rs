@@ -1,0 +1,132 @@
+//! Where the chains start: what `InitRuntime` needs, and the first authority set.
+
+use codec::{Decode, Encode};
+use prb_core::{
+    blob::Genesis,
+    primitives::{Hash, RelayNumber},
+    wire::{GenesisBlockInfo, Header},
+};
+
+use super::{Chains, Error, absent, write, wrong};
+use crate::{
+    rpc::{Node, json},
+    verify::{self, Checked, Start, state},
+};
+
+/// Keys in one page, where the whole state is not given at once.
+const PAGE: u32 = 1000;
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// `ParachainSystem::ValidationData`, up to the field that is wanted.
+#[derive(Decode)]
+struct ValidationData {
+    _parent_head: Vec<u8>,
+    relay_parent_number: u32,
+}
+
+/// Finds the start and stores it, or checks that the store is of the nodes' chains.
+pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
+    let para = chains.para.pick();
+    let identity = block_hash(&para, 1).await?;
+    let known = chains.store.genesis().map(|(start, genesis)| (start.clone(), genesis.clone()));
+    let (start, genesis) = match known {
+        Some((start, genesis)) => (start, Genesis { chain_identity: identity, ..genesis }),
+        None => discover(chains, &para, identity).await?,
+    };
+    let shown = (genesis.para_id, start.number);
+    write(&chains.store, move |store| store.set_genesis(&start, &genesis)).await?;
+    tracing::info!(chain_identity = %identity, para_id = shown.0, relay_start = shown.1, "chain known");
+    Ok(())
+}
+
+async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start, Genesis), Error> {
+    let genesis_hash = block_hash(para, 0).await?;
+    let head = header(para, genesis_hash, 0).await?;
+    let id_key = json::HexBytes(state::value_key("ParachainInfo", "ParachainId"));
+    let id: Option<json::HexBytes> = para.request("state_getStorage", (id_key, genesis_hash)).await?;
+    let para_id = id
+        .and_then(|id| u32::decode(&mut &*id.0).ok())
+        .ok_or_else(|| absent(para, "ParachainInfo::ParachainId in its genesis state"))?;
+    let data_key = json::HexBytes(state::value_key("ParachainSystem", "ValidationData"));
+    let data: Option<json::HexBytes> = para.request("state_getStorage", (data_key, identity)).await?;
+    let data = data.and_then(|data| ValidationData::decode(&mut &*data.0).ok());
+    let parent = data.ok_or_else(|| absent(para, "ParachainSystem::ValidationData at block 1"))?;
+    let number = parent.relay_parent_number.saturating_sub(1);
+
+    let state = genesis_state(para, genesis_hash).await?;
+    state::whole_state(head.state_root, &state).map_err(wrong(para))?;
+    let (start, info) = relay_start(&chains.relay.pick(), number).await?;
+    let genesis = Genesis {
+        para_id,
+        relay_number: RelayNumber(number),
+        relay_hash: start.hash,
+        chain_identity: identity,
+        info: info.encode().into(),
+        state: state.encode().into(),
+    };
+    Ok((start, genesis))
+}
+
+/// The relay block that workers start after, and its authorities by proof.
+async fn relay_start(relay: &Node, number: u32) -> Result<(Start, GenesisBlockInfo), Error> {
+    let hash = block_hash(relay, number).await?;
+    let checked = header(relay, hash, number).await?;
+    let keys: Vec<_> = state::authority_keys().map(json::HexBytes).into();
+    let proof: json::ReadProof = relay.request("state_getReadProof", (keys, hash)).await?;
+    let proof = proof.into_nodes();
+    let set = state::authority_set(checked.state_root, proof.clone()).map_err(wrong(relay))?;
+    let block_header = Header::decode(&mut &*checked.encoded)
+        .map_err(|_| wrong(relay)(verify::Error::HeaderEncoding { number }))?;
+    let info = GenesisBlockInfo { block_header, authority_set: set.clone(), proof };
+    Ok((Start { number, hash, set }, info))
+}
+
+async fn block_hash(node: &Node, number: u32) -> Result<Hash, Error> {
+    let hash: Option<Hash> = node.request("chain_getBlockHash", [number]).await?;
+    hash.ok_or_else(|| absent(node, format!("block {number}")))
+}
+
+async fn header(node: &Node, hash: Hash, number: u32) -> Result<Checked, Error> {
+    let header: Option<json::Header> = node.request("chain_getHeader", [hash]).await?;
+    let header = header.ok_or_else(|| absent(node, format!("header of block {number}")))?;
+    verify::header(hash, number, header.encode()).map_err(wrong(node))
+}
+
+/// The whole genesis state, in the way that the node offers.
+async fn genesis_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
+    match node.request::<Vec<json::StorageChanges>>("pha_getStorageChanges", (hash, hash)).await {
+        Ok(changes) => {
+            let main = changes.into_iter().flat_map(json::StorageChanges::into_main);
+            let pairs: Pairs = main.filter_map(|(key, value)| Some((key, value?))).collect();
+            if !pairs.is_empty() {
+                return Ok(pairs);
+            }
+        }
+        Err(e) if e.is_retryable() => return Err(e.into()),
+        Err(_) => {}
+    }
+    match node.request::<Vec<(json::HexBytes, json::HexBytes)>>("state_getPairs", ("0x", hash)).await {
+        Ok(pairs) => Ok(pairs.into_iter().map(|(key, value)| (key.0, value.0)).collect()),
+        Err(e) if e.is_retryable() => Err(e.into()),
+        Err(_) => paged_state(node, hash).await,
+    }
+}
+
+async fn paged_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
+    #[derive(serde::Deserialize)]
+    struct ChangeSet {
+        changes: Vec<(json::HexBytes, Option<json::HexBytes>)>,
+    }
+    let mut pairs = Pairs::new();
+    let mut after: Option<json::HexBytes> = None;
+    loop {
+        let keys: Vec<json::HexBytes> =
+            node.request("state_getKeysPaged", ("0x", PAGE, after.as_ref(), hash)).await?;
+        let Some(last) = keys.last() else { return Ok(pairs) };
+        after = Some(last.clone());
+        let sets: Vec<ChangeSet> = node.request("state_queryStorageAt", (&keys, hash)).await?;
+        let changes = sets.into_iter().flat_map(|set| set.changes);
+        pairs.extend(changes.filter_map(|(key, value)| Some((key.0, value?.0))));
+    }
+}

@@ -1,0 +1,462 @@
+//! The block store: every verified block once, in LMDB.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | name | schema version, start, genesis info and state |
+//! | `relay_headers` | number | SCALE header |
+//! | `justifications` | number | GRANDPA justification, at justified blocks |
+//! | `alignments` | number | [`Alignment`] and the read proof, at justified blocks |
+//! | `sets` | set id | SCALE authority set |
+//! | `para_headers` | number | SCALE header |
+//! | `changes` | first number | a [segment](segment) of several blocks' storage changes |
+//!
+//! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: a crash
+//! leaves all of it or nothing. A store belongs to one process at a time and to one pair of chains for ever.
+//!
+//! Justified blocks within an authority set are thinned once the set's last block can be given to
+//! workers: only one in [`Config::keep_stop_every`] stays, because a batch can go to the set's end.
+//!
+//! Not for: verifying. Whoever appends has done that (`crate::ingest`).
+
+use std::{
+    fmt,
+    fs::{DirBuilder, File, OpenOptions},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use bytes::Bytes;
+use codec::{Decode, Encode};
+use heed::{
+    CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls,
+    byteorder::BigEndian,
+    types::{Bytes as RawBytes, Str, U32, U64},
+};
+use prb_core::{
+    blob::{Genesis, Heights},
+    primitives::{Hash, ParaNumber, RelayNumber},
+    wire::AuthoritySet,
+};
+use tokio::sync::watch;
+
+mod append;
+mod error;
+pub mod segment;
+mod view;
+
+pub use append::{NewStop, ParaHead, RelayBatch};
+pub use error::Error;
+pub use view::StoreView;
+
+use crate::verify::Start;
+
+/// The layout that this code reads and writes.
+const SCHEMA: u32 = 1;
+
+type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
+type Txn<'e> = RoTxn<'e, WithoutTls>;
+
+/// Limits of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The largest that the store may grow to. Address space, not memory or disk, is set aside.
+    pub map_bytes: usize,
+    /// Threads that may read at once.
+    pub max_readers: u32,
+    /// Relay blocks between justified blocks that are kept within a finished authority set.
+    pub keep_stop_every: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { map_bytes: 1 << 40, max_readers: 1024, keep_stop_every: 256 }
+    }
+}
+
+/// How far each part of the chains is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tips {
+    /// Newest relay block; the last one is always justified.
+    pub relay: Option<(RelayNumber, Hash)>,
+    /// Newest parachain header that a justified relay block's state names: the headers' target.
+    pub proven: Option<ParaHead>,
+    /// Newest parachain header stored.
+    pub para_header: Option<(ParaNumber, Hash)>,
+    /// Newest block whose storage changes are stored; 0 before there is any.
+    pub changes: ParaNumber,
+}
+
+/// What is known at a justified relay block.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Alignment {
+    /// The parachain's head in its state: number and hash.
+    pub para_head: Option<(u32, Hash)>,
+    /// The set that signed its justification.
+    pub set_id: u64,
+    /// Whether the next set takes over after it.
+    pub ends_set: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Tables {
+    meta: Database<'static, Str, RawBytes>,
+    relay_headers: Numbered,
+    justifications: Numbered,
+    alignments: Numbered,
+    sets: Database<'static, U64<BigEndian>, RawBytes>,
+    para_headers: Numbered,
+    changes: Numbered,
+}
+
+/// The verified blocks of a relay chain and its parachain.
+pub struct Store {
+    path: PathBuf,
+    config: Config,
+    env: Env<WithoutTls>,
+    tables: Tables,
+    genesis: OnceLock<(Start, Genesis)>,
+    state: Mutex<State>,
+    heights: watch::Sender<Heights>,
+    tips: watch::Sender<Tips>,
+    /// Locked as long as the store is open.
+    _lock: File,
+}
+
+/// What would take a scan to find out again.
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    /// Newest justified relay block whose parachain headers are all stored, and its parachain head.
+    covered: Option<(RelayNumber, Option<ParaNumber>)>,
+    tips: Tips,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .field("state", &*self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in a directory, or makes a new one (directory 0700, files 0600).
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] by another process, [`Error::Schema`] of another version, or what the disk says.
+    pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join("in-use"))
+            .map_err(io)?;
+        lock.try_lock().map_err(|_| Error::InUse { path: path.to_owned() })?;
+        let env = open_env(path, config)?;
+        env.clear_stale_readers().map_err(|e| Error::from_heed(path, e))?;
+        let tables = open_tables(&env).map_err(|e| Error::from_heed(path, e))?;
+        let store = Self {
+            path: path.to_owned(),
+            config,
+            env,
+            tables,
+            genesis: OnceLock::new(),
+            state: Mutex::default(),
+            heights: watch::Sender::default(),
+            tips: watch::Sender::default(),
+            _lock: lock,
+        };
+        store.check_schema()?;
+        store.load()?;
+        Ok(store)
+    }
+
+    /// Where the store is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes that the store takes on disk.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    pub fn disk_bytes(&self) -> Result<u64, Error> {
+        self.env.real_disk_size().map_err(|e| self.error(e))
+    }
+
+    /// Heights for workers, now and whenever they change.
+    pub fn heights(&self) -> watch::Receiver<Heights> {
+        self.heights.subscribe()
+    }
+
+    /// How far each part is stored, now and whenever that changes.
+    pub fn tips(&self) -> watch::Receiver<Tips> {
+        self.tips.subscribe()
+    }
+
+    /// The start of the chains, once [`Store::set_genesis`] has told it.
+    pub fn genesis(&self) -> Option<&(Start, Genesis)> {
+        self.genesis.get()
+    }
+
+    /// Tells the newest finalised blocks that nodes know of; lower numbers than before are not taken.
+    pub fn set_targets(&self, relay: Option<RelayNumber>, para: Option<ParaNumber>) {
+        self.heights.send_if_modified(|heights| {
+            let before = *heights;
+            heights.relay_target = heights.relay_target.max(relay);
+            heights.para_target = heights.para_target.max(para);
+            *heights != before
+        });
+    }
+
+    /// Stores the start of the chains, or checks that the store is of these chains.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::OtherChain`].
+    pub fn set_genesis(&self, start: &Start, genesis: &Genesis) -> Result<(), Error> {
+        if let Some((known_start, known)) = self.genesis.get() {
+            let same = known.chain_identity == genesis.chain_identity
+                && known.para_id == genesis.para_id
+                && known_start.hash == start.hash;
+            let other = || Error::OtherChain {
+                path: self.path.clone(),
+                stored: known.chain_identity,
+                asked: genesis.chain_identity,
+            };
+            return if same { Ok(()) } else { Err(other()) };
+        }
+        let mut txn = self.write()?;
+        let stored = StoredGenesis {
+            start: start.clone(),
+            para_id: genesis.para_id,
+            chain_identity: genesis.chain_identity,
+            info: genesis.info.to_vec(),
+        };
+        let put = |txn: &mut RwTxn<'_>| {
+            self.tables.meta.put(txn, "genesis", &stored.encode())?;
+            self.tables.meta.put(txn, "genesis_state", &genesis.state)?;
+            self.tables.sets.put(txn, &start.set.id, &start.set.encode())
+        };
+        put(&mut txn).and_then(|()| txn.commit()).map_err(|e| self.error(e))?;
+        // Only one writer gets here first; another one's genesis was written before ours.
+        let _ = self.genesis.set((start.clone(), genesis.clone()));
+        Ok(())
+    }
+
+    /// The authority set that justifies the relay block after the stored ones.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] before the genesis is known.
+    pub fn current_set(&self) -> Result<AuthoritySet, Error> {
+        let txn = self.read()?;
+        let last = self.tables.sets.last(&txn).map_err(|e| self.error(e))?;
+        let (_, encoded) = last.ok_or(Error::Missing { what: "authority set" })?;
+        decode(encoded, "authority set")
+    }
+
+    /// The newest parachain head, named by a stored relay block, within `limit` blocks after the stored
+    /// headers; the next one where that is further away.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn next_head(&self, limit: u32) -> Result<Option<ParaHead>, Error> {
+        let state = *self.state();
+        let from = state.covered.map_or(0, |(relay, _)| relay.0);
+        let reach = state.tips.para_header.map_or(limit, |(tip, _)| tip.0.saturating_add(limit));
+        let txn = self.read()?;
+        let mut found = None;
+        for entry in self.tables.alignments.range(&txn, &(from..)).map_err(|e| self.error(e))? {
+            let (_, encoded) = entry.map_err(|e| self.error(e))?;
+            let (alignment, _) = split_alignment(encoded)?;
+            let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
+            let Some(head) = head.filter(|head| !state.tips.covers(Some(*head))) else { continue };
+            if found.is_some() && head.number.0 > reach {
+                break;
+            }
+            found = Some(head);
+        }
+        Ok(found)
+    }
+
+    /// Whether the newest stored relay block is the last one of its authority set.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn tip_ends_set(&self) -> Result<bool, Error> {
+        let txn = self.read()?;
+        let last = self.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
+        last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.ends_set))
+    }
+
+    /// Hash of a stored parachain block.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where its header is not stored.
+    pub fn para_hash(&self, number: ParaNumber) -> Result<Hash, Error> {
+        let txn = self.read()?;
+        let header = self.tables.para_headers.get(&txn, &number.0).map_err(|e| self.error(e))?;
+        header.map(Hash::of).ok_or(Error::Missing { what: "parachain header" })
+    }
+
+    /// The stored changes of a parachain block.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where they are not stored.
+    pub fn changes(&self, number: ParaNumber) -> Result<Vec<u8>, Error> {
+        let view = self.view()?;
+        view.changes(number)?.map(<[u8]>::to_vec).ok_or(Error::Missing { what: "storage changes" })
+    }
+
+    /// The store at this moment. Keep it for a moment only: what it sees cannot be freed meanwhile.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn view(&self) -> Result<StoreView<'_>, Error> {
+        Ok(StoreView::new(self, self.read()?))
+    }
+
+    fn read(&self) -> Result<Txn<'_>, Error> {
+        self.env.read_txn().map_err(|e| self.error(e))
+    }
+
+    fn write(&self) -> Result<RwTxn<'_>, Error> {
+        self.env.write_txn().map_err(|e| self.error(e))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, e: heed::Error) -> Error {
+        Error::from_heed(&self.path, e)
+    }
+
+    fn check_schema(&self) -> Result<(), Error> {
+        let mut txn = self.write()?;
+        let meta = self.tables.meta;
+        let found = meta.get(&txn, "schema").map_err(|e| self.error(e))?;
+        match found.map(|found| decode::<u32>(found, "schema version")).transpose()? {
+            Some(SCHEMA) => Ok(()),
+            Some(found) => Err(Error::Schema { path: self.path.clone(), found, expected: SCHEMA }),
+            None => meta
+                .put(&mut txn, "schema", &SCHEMA.encode())
+                .and_then(|()| txn.commit())
+                .map_err(|e| self.error(e)),
+        }
+    }
+
+    /// Finds out what is stored.
+    fn load(&self) -> Result<(), Error> {
+        let txn = self.read()?;
+        let error = |e| self.error(e);
+        if let Some(stored) = self.tables.meta.get(&txn, "genesis").map_err(error)? {
+            let stored: StoredGenesis = decode(stored, "genesis")?;
+            let state = self.tables.meta.get(&txn, "genesis_state").map_err(error)?.unwrap_or_default();
+            let genesis = Genesis {
+                para_id: stored.para_id,
+                relay_number: RelayNumber(stored.start.number),
+                relay_hash: stored.start.hash,
+                chain_identity: stored.chain_identity,
+                info: Bytes::from(stored.info),
+                state: Bytes::copy_from_slice(state),
+            };
+            let _ = self.genesis.set((stored.start, genesis));
+        }
+        let last = |table: Numbered| table.last(&txn).map_err(error);
+        let mut state = State::default();
+        state.tips.relay = last(self.tables.relay_headers)?.map(|(n, h)| (RelayNumber(n), Hash::of(h)));
+        state.tips.para_header = last(self.tables.para_headers)?.map(|(n, h)| (ParaNumber(n), Hash::of(h)));
+        if let Some((first, encoded)) = last(self.tables.changes)? {
+            let count = segment::Segment::read(encoded).ok_or(Error::Corrupt { what: "segment" })?.count();
+            state.tips.changes = ParaNumber(first + count - 1);
+        }
+        for entry in self.tables.alignments.rev_iter(&txn).map_err(error)? {
+            let (number, encoded) = entry.map_err(error)?;
+            let (alignment, _) = split_alignment(encoded)?;
+            let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
+            state.tips.proven = state.tips.proven.or(head);
+            if state.tips.covers(head) {
+                state.covered = Some((RelayNumber(number), head.map(|head| head.number)));
+                break;
+            }
+        }
+        drop(txn);
+        *self.state() = state;
+        self.publish(state);
+        Ok(())
+    }
+
+    fn publish(&self, state: State) {
+        self.tips.send_replace(state.tips);
+        let relay = state.covered.map(|(relay, _)| relay);
+        let para = state.covered.and_then(|(_, head)| head).map(|head| head.min(state.tips.changes));
+        self.heights.send_if_modified(|heights| {
+            let before = *heights;
+            heights.relay = relay;
+            heights.para = para;
+            heights.relay_target = heights.relay_target.max(relay);
+            heights.para_target = heights.para_target.max(para);
+            *heights != before
+        });
+    }
+}
+
+impl Tips {
+    fn covers(&self, head: Option<ParaHead>) -> bool {
+        head.is_none_or(|head| self.para_header.is_some_and(|(tip, _)| head.number <= tip))
+    }
+}
+
+#[derive(Encode, Decode)]
+struct StoredGenesis {
+    start: Start,
+    para_id: u32,
+    chain_identity: Hash,
+    info: Vec<u8>,
+}
+
+fn decode<T: Decode>(mut encoded: &[u8], what: &'static str) -> Result<T, Error> {
+    T::decode(&mut encoded).map_err(|_| Error::Corrupt { what })
+}
+
+/// An alignment and its proof, which is a SCALE `Vec<Vec<u8>>`.
+fn split_alignment(mut encoded: &[u8]) -> Result<(Alignment, &[u8]), Error> {
+    let alignment = Alignment::decode(&mut encoded).map_err(|_| Error::Corrupt { what: "alignment" })?;
+    Ok((alignment, encoded))
+}
+
+#[allow(unsafe_code)]
+fn open_env(path: &Path, config: Config) -> Result<Env<WithoutTls>, Error> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(config.map_bytes).max_readers(config.max_readers).max_dbs(8);
+    // SAFETY: the files are changed through LMDB alone: the lock above keeps other processes out, and heed
+    // refuses to open them twice within this one.
+    unsafe { options.open(path) }.map_err(|e| Error::from_heed(path, e))
+}
+
+fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {
+    let txn = env.write_txn()?;
+    let opened = env.create_databases_and_commit(txn, |db, txn| {
+        let meta = db.create_database(txn, Some("meta"))?;
+        let sets = db.create_database(txn, Some("sets"))?;
+        let numbered = [
+            db.create_database(txn, Some("relay_headers"))?,
+            db.create_database(txn, Some("justifications"))?,
+            db.create_database(txn, Some("alignments"))?,
+            db.create_database(txn, Some("para_headers"))?,
+            db.create_database(txn, Some("changes"))?,
+        ];
+        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, sets, numbered)))
+    })?;
+    let (meta, sets, numbered) = opened.unwrap_commit();
+    let [relay_headers, justifications, alignments, para_headers, changes] = numbered;
+    Ok(Tables { meta, relay_headers, justifications, alignments, sets, para_headers, changes })
+}
