@@ -297,6 +297,9 @@ mod tests {
         assert_eq!(proof.headers, list.iter().map(Encode::encode).collect::<Vec<_>>());
         assert_eq!((proof.block, proof.justification), (Hash([1; 32]), vec![5; 10]));
         assert!(FinalityProof::decode(&encoded[..encoded.len() - 1]).is_err());
-        assert!(FinalityProof::decode(&(Hash::default(), vec![0u8; 0], codec::Compact(u32::MAX)).encode()).is_err());
+        assert!(
+            FinalityProof::decode(&(Hash::default(), vec![0u8; 0], codec::Compact(u32::MAX)).encode())
+                .is_err()
+        );
     }
 }

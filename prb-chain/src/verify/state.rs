@@ -29,11 +29,7 @@ pub fn para_head_key(para_id: u32) -> Vec<u8> {
 
 /// Keys that prove the authorities: the list, where old chains keep it, and the set's number.
 pub fn authority_keys() -> [Vec<u8>; 3] {
-    [
-        value_key("Grandpa", "Authorities"),
-        OLD_AUTHORITIES_KEY.to_vec(),
-        value_key("Grandpa", "CurrentSetId"),
-    ]
+    [value_key("Grandpa", "Authorities"), OLD_AUTHORITIES_KEY.to_vec(), value_key("Grandpa", "CurrentSetId")]
 }
 
 /// Reads values by their proof. An absent value is proven to be absent.

@@ -82,6 +82,8 @@ impl Supervisor {
         self.apply(&first);
         loop {
             tokio::select! {
+                // First: at the end the children end too, and that is no failure then.
+                biased;
                 () = cancel.cancelled() => break,
                 changed = snapshots.changed(), if edits => match changed {
                     Ok(()) => {

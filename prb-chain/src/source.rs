@@ -1,0 +1,70 @@
+//! The store as a [`BlobSource`].
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use metrics::histogram;
+use prb_core::blob::{
+    BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, assemble,
+};
+use tokio::sync::watch;
+
+use crate::store::{self, Store, StoreView};
+
+/// Batches assembled from the store, on threads that may block.
+#[derive(Clone)]
+pub struct StoreSource {
+    store: Arc<Store>,
+}
+
+impl fmt::Debug for StoreSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreSource").field("store", &self.store).finish()
+    }
+}
+
+impl StoreSource {
+    /// A source over the store.
+    pub const fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+
+    /// Reading may wait for the disk, so it is done where that holds up nobody.
+    async fn assemble<T: Send + 'static>(
+        &self,
+        kind: &'static str,
+        work: impl FnOnce(&StoreView<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.store.genesis().is_none() {
+            return Err(Error::NotReady);
+        }
+        let store = Arc::clone(&self.store);
+        let start = tokio::time::Instant::now();
+        let done = tokio::task::spawn_blocking(move || work(&store.view().map_err(storage)?)).await;
+        histogram!("prb_blob_assembly_seconds", "kind" => kind).record(start.elapsed().as_secs_f64());
+        done.map_err(|e| Error::Storage(Box::new(e)))?
+    }
+}
+
+fn storage(e: store::Error) -> Error {
+    Error::Storage(Box::new(e))
+}
+
+#[async_trait]
+impl BlobSource for StoreSource {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.store.heights()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, Error> {
+        self.store.genesis().map(|(_, genesis)| genesis.clone()).ok_or(Error::NotReady)
+    }
+
+    async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+        self.assemble("headers", move |view| assemble::headers(view, cursor, max_bytes)).await
+    }
+
+    async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+        self.assemble("blocks", move |view| assemble::blocks(view, cursor, max_bytes)).await
+    }
+}

@@ -1,0 +1,250 @@
+//! Adding verified blocks.
+
+use codec::Encode;
+use heed::{PutFlags, RwTxn};
+use prb_core::{
+    primitives::{Hash, ParaNumber, RelayNumber},
+    wire::AuthoritySet,
+};
+
+use super::{Alignment, Error, State, Store, Tips, segment, split_alignment};
+
+/// A parachain header that a relay block's state names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParaHead {
+    /// Its number.
+    pub number: ParaNumber,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+/// A justified relay block.
+#[derive(Clone, Debug)]
+pub struct NewStop {
+    /// Its number.
+    pub number: RelayNumber,
+    /// Its justification.
+    pub justification: Vec<u8>,
+    /// The set that signed it.
+    pub set_id: u64,
+    /// The set that takes over after it, where the block changes it.
+    pub next_set: Option<AuthoritySet>,
+    /// The parachain's head in its state.
+    pub para_head: Option<ParaHead>,
+    /// Trie nodes that prove the head, and the authorities where the set changes.
+    pub proof: Vec<Vec<u8>>,
+}
+
+/// Relay headers in sequence, the last of them justified.
+#[derive(Clone, Debug)]
+pub struct RelayBatch {
+    /// Number of the first header.
+    pub first: RelayNumber,
+    /// Encoded headers.
+    pub headers: Vec<Vec<u8>>,
+    /// Justified ones among them, in order.
+    pub stops: Vec<NewStop>,
+}
+
+impl Store {
+    /// Adds relay blocks after the stored ones.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::OutOfSequence`] where they do not follow, or do not end at a justified one.
+    pub fn append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
+        let mut txn = self.write()?;
+        let mut state = *self.state();
+        let sequence = || Error::OutOfSequence { what: "relay header", number: batch.first.0 };
+        let (next, parent) = match (state.tips.relay, self.genesis()) {
+            (Some((tip, hash)), _) => (tip.next(), hash),
+            (None, Some((start, _))) => (start.first(), start.hash),
+            (None, None) => return Err(Error::Missing { what: "genesis" }),
+        };
+        let follows = batch.headers.first().is_some_and(|header| header.get(..32) == Some(&parent.0[..]));
+        if batch.first != next || !follows {
+            return Err(sequence());
+        }
+        let last = RelayNumber(batch.first.0 + (batch.headers.len() - 1) as u32);
+        let stop = batch.stops.last().filter(|stop| stop.number == last).ok_or_else(sequence)?;
+
+        self.put_relay(&mut txn, batch).map_err(|e| self.error(e))?;
+        let hash = batch.headers.last().map(|header| Hash::of(header)).unwrap_or_default();
+        state.tips.relay = Some((last, hash));
+        state.tips.proven = stop.para_head.or(state.tips.proven);
+        self.finish(txn, state)
+    }
+
+    fn put_relay(&self, txn: &mut RwTxn<'_>, batch: &RelayBatch) -> heed::Result<()> {
+        // In sequence and at the end: pages are filled to the brim.
+        let append = PutFlags::APPEND;
+        for (number, header) in (batch.first.0..).zip(&batch.headers) {
+            self.tables.relay_headers.put_with_flags(txn, append, &number, header)?;
+        }
+        for stop in &batch.stops {
+            let alignment = Alignment {
+                para_head: stop.para_head.map(|head| (head.number.0, head.hash)),
+                set_id: stop.set_id,
+                ends_set: stop.next_set.is_some(),
+            };
+            let mut encoded = alignment.encode();
+            stop.proof.encode_to(&mut encoded);
+            self.tables.alignments.put_with_flags(txn, append, &stop.number.0, &encoded)?;
+            self.tables.justifications.put_with_flags(txn, append, &stop.number.0, &stop.justification)?;
+            if let Some(set) = &stop.next_set {
+                self.tables.sets.put(txn, &set.id, &set.encode())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds parachain headers after the stored ones.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::OutOfSequence`] where they do not follow, or reach beyond what a relay block has proven.
+    pub fn append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
+        let Some(last_header) = headers.last() else { return Ok(()) };
+        let mut txn = self.write()?;
+        let mut state = *self.state();
+        let (next, parent) = match state.tips.para_header {
+            Some((tip, hash)) => (tip.next(), Some(hash)),
+            None => (ParaNumber(0), None),
+        };
+        let follows = parent.is_none_or(|parent| headers[0].get(..32) == Some(&parent.0[..]));
+        let last = ParaNumber(first.0 + (headers.len() - 1) as u32);
+        let proven = state.tips.proven.is_some_and(|head| last <= head.number);
+        if first != next || !follows || !proven {
+            return Err(Error::OutOfSequence { what: "parachain header", number: first.0 });
+        }
+        for (number, header) in (first.0..).zip(headers) {
+            self.tables
+                .para_headers
+                .put_with_flags(&mut txn, PutFlags::APPEND, &number, header)
+                .map_err(|e| self.error(e))?;
+        }
+        state.tips.para_header = Some((last, Hash::of(last_header)));
+        self.finish(txn, state)
+    }
+
+    /// Adds SCALE storage changes of parachain blocks after the stored ones.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::OutOfSequence`] where they do not follow.
+    pub fn append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut txn = self.write()?;
+        let mut state = *self.state();
+        if first != state.tips.changes.next() {
+            return Err(Error::OutOfSequence { what: "storage changes of block", number: first.0 });
+        }
+        self.put_changes(&mut txn, first.0, changes)?;
+        state.tips.changes = ParaNumber(first.0 + (changes.len() - 1) as u32);
+        self.finish(txn, state)
+    }
+
+    /// Fills up the last segment and goes on with new ones.
+    fn put_changes(&self, txn: &mut RwTxn<'_>, first: u32, changes: &[Vec<u8>]) -> Result<(), Error> {
+        let table = self.tables.changes;
+        let mut start = first;
+        let mut items: Vec<&[u8]> = Vec::with_capacity(changes.len());
+        let open = match table.last(txn).map_err(|e| self.error(e))? {
+            Some((key, encoded)) if encoded.len() < segment::TARGET_BYTES => Some((key, encoded.to_vec())),
+            _ => None,
+        };
+        if let Some((key, encoded)) = &open {
+            let open = segment::Segment::read(encoded).ok_or(Error::Corrupt { what: "segment" })?;
+            items.extend((0..open.count()).filter_map(|i| open.get(i)));
+            start = *key;
+        }
+        items.extend(changes.iter().map(Vec::as_slice));
+        let mut from = 0;
+        for to in segment::cut(&items) {
+            let encoded = segment::write(&items[from..to]);
+            table.put(txn, &(start + from as u32), &encoded).map_err(|e| self.error(e))?;
+            from = to;
+        }
+        Ok(())
+    }
+
+    /// Replaces the stored changes of blocks that turned out to be wrong.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where a block's changes are not stored.
+    pub fn replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
+        let table = self.tables.changes;
+        let mut txn = self.write()?;
+        for (number, new) in (first.0..).zip(changes) {
+            let found = table.get_lower_than_or_equal_to(&txn, &number).map_err(|e| self.error(e))?;
+            let (key, encoded) = found.ok_or(Error::Missing { what: "storage changes" })?;
+            let segment = segment::Segment::read(encoded).ok_or(Error::Corrupt { what: "segment" })?;
+            let mut items: Vec<_> = (0..segment.count()).filter_map(|i| segment.get(i)).collect();
+            let slot =
+                items.get_mut((number - key) as usize).ok_or(Error::Missing { what: "storage changes" })?;
+            *slot = new;
+            let encoded = segment::write(&items);
+            table.put(&mut txn, &key, &encoded).map_err(|e| self.error(e))?;
+        }
+        txn.commit().map_err(|e| self.error(e))
+    }
+
+    /// Commits, and tells everybody.
+    fn finish(&self, mut txn: RwTxn<'_>, mut state: State) -> Result<(), Error> {
+        self.cover(&mut txn, &mut state)?;
+        // The write transaction is held until here, so that states are published in their order.
+        let mut known = self.state();
+        txn.commit().map_err(|e| self.error(e))?;
+        *known = state;
+        self.publish(state);
+        Ok(())
+    }
+
+    /// Moves on to the newest justified block whose parachain headers are there, thinning what it passes.
+    fn cover(&self, txn: &mut RwTxn<'_>, state: &mut State) -> Result<(), Error> {
+        let from = state.covered.map_or(0, |(number, _)| number.0 + 1);
+        let mut ended = Vec::new();
+        for entry in self.tables.alignments.range(txn, &(from..)).map_err(|e| self.error(e))? {
+            let (number, encoded) = entry.map_err(|e| self.error(e))?;
+            let (alignment, _) = split_alignment(encoded)?;
+            let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
+            if !Tips::covers(&state.tips, head) {
+                break;
+            }
+            state.covered = Some((RelayNumber(number), head.map(|head| head.number)));
+            if alignment.ends_set {
+                ended.push(number);
+            }
+        }
+        ended.into_iter().try_for_each(|end| self.thin(txn, end)).map_err(|e| self.error(e))
+    }
+
+    /// Drops justified blocks of the set that ended, but for a few on the way.
+    fn thin(&self, txn: &mut RwTxn<'_>, end: u32) -> heed::Result<()> {
+        let mut drop = Vec::new();
+        let mut later = end;
+        for entry in self.tables.alignments.rev_range(txn, &(..end))? {
+            let (number, encoded) = entry?;
+            if split_alignment(encoded).is_ok_and(|(alignment, _)| alignment.ends_set) {
+                break;
+            }
+            if later - number < self.config.keep_stop_every {
+                drop.push(number);
+            } else {
+                later = number;
+            }
+        }
+        for number in drop {
+            self.tables.alignments.delete(txn, &number)?;
+            self.tables.justifications.delete(txn, &number)?;
+        }
+        Ok(())
+    }
+}
