@@ -1,5 +1,5 @@
 //! A devnet with workers, and a `prb all` on it: as a process that can be killed, or in this process.
-#![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, dead_code, unreachable_pub)]
 
 use std::{
     collections::HashMap,
@@ -111,8 +111,8 @@ impl Net {
 
     /// `prb all` as a process; its output is in the folder, for when a test fails.
     pub fn process(&self) -> Process {
-        let log = std::fs::OpenOptions::new().create(true).append(true);
-        let log = log.clone().open(self.dir.path().join("log")).unwrap();
+        let path = self.dir.path().join("log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_prb"))
             .args(self.arguments())
             .env("PHALA_LOGGER_LEVEL", "info")
