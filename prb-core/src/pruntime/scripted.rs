@@ -159,6 +159,11 @@ impl ScriptedWorker {
         self.lock().state.clone()
     }
 
+    /// The next parachain block that it wants.
+    pub fn next_block(&self) -> u32 {
+        self.lock().state.info.blocknum
+    }
+
     /// Changes what it knows.
     pub fn edit(&self, edit: impl FnOnce(&mut WorkerState)) {
         edit(&mut self.lock().state);
