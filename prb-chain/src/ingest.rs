@@ -25,8 +25,11 @@ use crate::{
 
 mod changes;
 mod para;
+mod recheck;
 mod relay;
 mod start;
+
+pub use recheck::{Rechecked, recheck};
 
 /// How much is asked for at once.
 #[derive(Clone, Debug)]
@@ -128,6 +131,26 @@ impl Chains {
     }
 }
 
+impl Chains {
+    /// Sees to it that another node is asked next, where there is one.
+    fn hold_against(&self, error: &Error) {
+        let named = |name: &str| [&self.relay, &self.para].into_iter().filter_map(|pool| pool.node(name)).next();
+        match error {
+            Error::Wrong { node, source } => {
+                named(node).into_iter().for_each(|node| node.demote(&source.to_string()));
+            }
+            Error::Absent { node, what } => {
+                named(node).into_iter().for_each(|node| node.defer(&format!("has no {what}")));
+            }
+            Error::Rpc(e) => {
+                let node = e.node().and_then(|name| named(name));
+                node.into_iter().for_each(|node| node.defer(&e.to_string()));
+            }
+            Error::Store(_) | Error::Task(_) => {}
+        }
+    }
+}
+
 impl Ingest {
     /// An ingest of the chains behind the pools. Asks nothing yet.
     pub const fn new(relay: NodePool, para: NodePool, store: Arc<Store>, config: Config) -> Self {
@@ -207,10 +230,7 @@ impl Pause {
             return Err(error);
         }
         counter!("prb_ingest_failures_total", "part" => what).increment(1);
-        if let Error::Wrong { node, source } = &error {
-            let nodes = chains.relay.nodes().iter().chain(chains.para.nodes());
-            nodes.filter(|n| n.name() == node).for_each(|n| n.demote(&source.to_string()));
-        }
+        chains.hold_against(&error);
         let pause = self.next.next().unwrap_or(self.max);
         // The first failure may be a hitch; a repeated one is an outage that somebody must see.
         tracing::warn!(part = what, retry_in = ?pause, "ingest: {}", chain_of(&error));

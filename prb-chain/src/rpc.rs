@@ -174,6 +174,18 @@ impl Error {
         }
     }
 
+    /// The node that failed, by name.
+    pub const fn node(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Call { node, .. }
+            | Self::Timeout { node, .. }
+            | Self::Disconnected { node, .. }
+            | Self::BackingOff { node, .. }
+            | Self::BadAnswer { node, .. } => Some(node),
+            Self::BadEndpoint { .. } | Self::Params { .. } => None,
+        }
+    }
+
     /// How long the node asks to be left alone, if it does.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -245,8 +257,13 @@ impl NodePool {
         &self.inner.counters
     }
 
-    /// The nodes in the order in which to ask them: fit ones, then demoted ones, then those whose
-    /// connection failed a moment ago.
+    /// The node of that name.
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.inner.nodes.iter().find(|node| &**node.name() == name)
+    }
+
+    /// The nodes in the order in which to ask them: fit ones, then deferred ones, then demoted ones, then
+    /// those whose connection failed a moment ago.
     pub fn candidates(&self) -> Vec<Arc<Node>> {
         let mut nodes = self.inner.nodes.clone();
         nodes.sort_by_key(|node| node.rank());

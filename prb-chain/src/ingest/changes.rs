@@ -3,11 +3,16 @@
 //! A node's word is taken for them: checking them takes the whole state. A worker finds out at once
 //! (`StateRootMismatch`).
 
+use std::sync::Arc;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use prb_core::primitives::ParaNumber;
 
 use super::{Chains, Config, Error, Pause, absent, write};
-use crate::rpc::{self, json};
+use crate::{
+    rpc::{self, Node, json},
+    store::Store,
+};
 
 /// One answer's blocks.
 struct Span {
@@ -76,15 +81,24 @@ async fn advance(
 }
 
 async fn fetch(chains: &Chains, first: u32, last: u32) -> Result<Span, Error> {
-    let hashes = move |store: &crate::store::Store| {
+    let changes = fetch_from(&chains.para.pick(), &chains.store, first, last).await?;
+    Ok(Span { first: ParaNumber(first), changes })
+}
+
+/// SCALE changes of blocks whose headers are stored, as one node tells them.
+pub(super) async fn fetch_from(
+    node: &Node,
+    store: &Arc<Store>,
+    first: u32,
+    last: u32,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let hashes = move |store: &Store| {
         Ok((store.para_hash(ParaNumber(first))?, store.para_hash(ParaNumber(last))?))
     };
-    let (from, to) = write(&chains.store, hashes).await?;
-    let node = chains.para.pick();
+    let (from, to) = write(store, hashes).await?;
     let changes: Vec<json::StorageChanges> = node.request("pha_getStorageChanges", (from, to)).await?;
     if changes.len() != (last - first + 1) as usize {
-        return Err(absent(&node, format!("storage changes of blocks {first} to {last}")));
+        return Err(absent(node, format!("storage changes of blocks {first} to {last}")));
     }
-    let changes = changes.iter().map(json::StorageChanges::encode).collect();
-    Ok(Span { first: ParaNumber(first), changes })
+    Ok(changes.iter().map(json::StorageChanges::encode).collect())
 }

@@ -171,7 +171,7 @@ async fn newest_justified(node: &Node, mut headers: Vec<Checked>) -> Result<Opti
     let newest = headers.len().saturating_sub(JUSTIFIED_CANDIDATES);
     let candidates: Vec<usize> = (0..headers.len())
         .rev()
-        .filter(|at| *at >= newest || headers[*at].number % JUSTIFICATION_PERIOD == 0)
+        .filter(|at| *at >= newest || headers[*at].number.is_multiple_of(JUSTIFICATION_PERIOD))
         .collect();
     for at in candidates {
         if let Some(justification) = justification(node, headers[at].hash).await? {

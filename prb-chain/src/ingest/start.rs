@@ -31,7 +31,10 @@ pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
     let identity = block_hash(&para, 1).await?;
     let known = chains.store.genesis().map(|(start, genesis)| (start.clone(), genesis.clone()));
     let (start, genesis) = match known {
-        Some((start, genesis)) => (start, Genesis { chain_identity: identity, ..genesis }),
+        Some((start, genesis)) => {
+            let hash = block_hash(&chains.relay.pick(), start.number).await?;
+            (Start { hash, ..start }, Genesis { chain_identity: identity, ..genesis })
+        }
         None => discover(chains, &para, identity).await?,
     };
     let shown = (genesis.para_id, start.number);

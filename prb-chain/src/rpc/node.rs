@@ -42,6 +42,7 @@ pub struct Node {
 struct State {
     retry_at: Option<Instant>,
     demoted_until: Option<Instant>,
+    deferred_until: Option<Instant>,
     timeouts: u32,
     refuses_batches: bool,
     last_error: Option<String>,
@@ -133,10 +134,19 @@ impl Node {
         state.last_error = Some(reason.to_owned());
     }
 
-    /// Lower is better: fit, demoted, just failed.
+    /// Lets other nodes go first for a moment: this one is slow, or lacks what it was asked for.
+    pub fn defer(&self, reason: &str) {
+        tracing::debug!(chain = self.chain, node = %self.name, reason, "node deferred");
+        let mut state = self.state();
+        state.deferred_until = Some(Instant::now() + self.config.reconnect_max);
+        state.last_error = Some(reason.to_owned());
+    }
+
+    /// Lower is better: fit, deferred, demoted, just failed.
     pub(super) fn rank(&self) -> u8 {
-        let health = self.health();
-        u8::from(health.demoted) + 2 * u8::from(health.backing_off)
+        let (state, now) = (self.state(), Instant::now());
+        let lasts = |until: Option<Instant>| u8::from(until.is_some_and(|until| until > now));
+        lasts(state.deferred_until) + 2 * lasts(state.demoted_until) + 4 * lasts(state.retry_at)
     }
 
     /// Asks one question.
@@ -365,6 +375,7 @@ impl Node {
         let timeouts = {
             let mut state = self.state();
             state.timeouts += 1;
+            state.deferred_until = Some(Instant::now() + self.config.reconnect_max);
             state.last_error = Some("no answer in time".into());
             state.timeouts
         };

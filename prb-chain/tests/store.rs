@@ -1,0 +1,361 @@
+//! The block store and the blob source over it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use codec::Encode;
+use prb_chain::{
+    source::StoreSource,
+    store::{Config, Error, NewStop, ParaHead, RelayBatch, Store},
+    verify::Start,
+};
+use prb_core::{
+    blob::{BlobSource, BlockCursor, HeaderCursor, memory::empty_genesis},
+    conformance::blob::{self, Backend, RelayBlock, Sample},
+    primitives::{Hash, ParaNumber, RelayNumber},
+    wire::{Header, StorageChanges},
+};
+use tempfile::TempDir;
+
+const LIMIT: usize = 64 << 20;
+
+/// A store without thinning, so that every stop of a sample stays.
+fn open(path: &Path, keep_stop_every: u32) -> Result<Store, Error> {
+    Store::open(path, Config { keep_stop_every, map_bytes: 1 << 30, ..Config::default() })
+}
+
+struct Filled {
+    store: Arc<Store>,
+    sample: Sample,
+    set_id: u64,
+    held_back: Vec<RelayBlock>,
+    _dir: TempDir,
+}
+
+impl Filled {
+    fn new(sample: &Sample, keep_stop_every: u32) -> Self {
+        let dir = TempDir::new().unwrap();
+        let store = open(dir.path(), keep_stop_every).unwrap();
+        set_genesis(&store, sample).unwrap();
+        Self {
+            store: Arc::new(store),
+            sample: sample.clone(),
+            set_id: sample.genesis_set.id,
+            held_back: Vec::new(),
+            _dir: dir,
+        }
+    }
+
+    /// Relay blocks reach a store up to a justified one.
+    fn append_relay(&mut self, blocks: &[RelayBlock]) {
+        self.held_back.extend_from_slice(blocks);
+        let Some(last) = self.held_back.iter().rposition(|block| block.justified.is_some()) else { return };
+        let blocks: Vec<_> = self.held_back.drain(..=last).collect();
+        let mut stops = Vec::new();
+        for block in &blocks {
+            let Some(justified) = block.justified.clone() else { continue };
+            let para_head = justified
+                .para_head
+                .map(|number| ParaHead { number, hash: self.sample.para[number.0 as usize].hash() });
+            let set_id = self.set_id;
+            self.set_id = justified.next_set.as_ref().map_or(set_id, |set| set.id);
+            stops.push(NewStop {
+                number: RelayNumber(block.header.number),
+                justification: justified.justification,
+                set_id,
+                next_set: justified.next_set,
+                para_head,
+                proof: justified.proof,
+            });
+        }
+        let headers = blocks.iter().map(|block| block.header.encode()).collect();
+        let first = RelayNumber(blocks[0].header.number);
+        self.store.append_relay(&RelayBatch { first, headers, stops }).unwrap();
+    }
+
+    fn append_para(&self, blocks: &[(Header, StorageChanges)]) {
+        let first = ParaNumber(blocks[0].0.number);
+        let headers: Vec<_> = blocks.iter().map(|(header, _)| header.encode()).collect();
+        self.store.append_para_headers(first, &headers).unwrap();
+        let blocks: Vec<_> = blocks.iter().filter(|(header, _)| header.number > 0).collect();
+        let changes: Vec<_> = blocks.iter().map(|(_, changes)| changes.encode()).collect();
+        self.store.append_changes(ParaNumber(blocks[0].0.number), &changes).unwrap();
+    }
+}
+
+/// Samples start with a header whose parent is the zero hash.
+fn set_genesis(store: &Store, sample: &Sample) -> Result<(), Error> {
+    let start = Start {
+        number: sample.genesis_number.0,
+        hash: sample.relay[0].header.parent_hash,
+        set: sample.genesis_set.clone(),
+    };
+    let mut genesis = empty_genesis(sample.genesis_number);
+    genesis.chain_identity = sample.para.get(1).map(Header::hash).unwrap_or_default();
+    store.set_genesis(&start, &genesis)
+}
+
+/// The suite pushes parachain blocks first; a store takes them after the relay block that proves them.
+struct Suite {
+    filled: Filled,
+    waiting: Vec<(Header, StorageChanges)>,
+}
+
+impl Suite {
+    fn drain(&mut self) {
+        let proven = self.filled.store.tips().borrow().proven.map_or(0, |head| head.number.0 + 1);
+        let next = self.filled.store.tips().borrow().para_header.map_or(0, |(tip, _)| tip.0 + 1);
+        let count = (proven.saturating_sub(next) as usize).min(self.waiting.len());
+        if count > 0 {
+            let blocks: Vec<_> = self.waiting.drain(..count).collect();
+            // Block 0 comes with the first blocks here, so that there are changes to append.
+            if blocks.len() == 1 && blocks[0].0.number == 0 {
+                self.filled.store.append_para_headers(ParaNumber(0), &[blocks[0].0.encode()]).unwrap();
+            } else {
+                self.filled.append_para(&blocks);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Suite {
+    async fn create(sample: &Sample) -> Self {
+        Self { filled: Filled::new(sample, 1), waiting: Vec::new() }
+    }
+
+    async fn push_relay(&mut self, blocks: &[RelayBlock]) {
+        self.filled.append_relay(blocks);
+        self.drain();
+    }
+
+    async fn push_para(&mut self, blocks: &[(Header, StorageChanges)]) {
+        self.waiting.extend_from_slice(blocks);
+        self.drain();
+    }
+
+    fn source(&self) -> Arc<dyn BlobSource> {
+        Arc::new(StoreSource::new(self.filled.store.clone()))
+    }
+}
+
+#[tokio::test]
+async fn the_store_keeps_the_seam() {
+    blob::run::<Suite>().await;
+}
+
+fn filled(sample: &Sample, keep_stop_every: u32) -> Filled {
+    let mut filled = Filled::new(sample, keep_stop_every);
+    filled.append_relay(&sample.relay);
+    let proven = filled.store.tips().borrow().proven.unwrap().number.0 as usize;
+    let para: Vec<_> = sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect();
+    filled.append_para(&para[..=proven]);
+    filled
+}
+
+#[tokio::test]
+async fn everything_is_there_after_opening_again() {
+    let sample = Sample::generate(3, 80);
+    let Filled { store, _dir: dir, .. } = filled(&sample, 1);
+    let (tips, heights) = (*store.tips().borrow(), *store.heights().borrow());
+    let (genesis, set) = (store.genesis().unwrap().clone(), store.current_set().unwrap());
+    let cursor = HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) };
+    let batch = StoreSource::new(store.clone()).headers(cursor, LIMIT).await.unwrap().unwrap();
+    assert!(matches!(open(dir.path(), 1), Err(Error::InUse { .. })), "one process at a time");
+    drop(store);
+
+    let store = Arc::new(open(dir.path(), 1).unwrap());
+    assert_eq!((*store.tips().borrow(), *store.heights().borrow()), (tips, heights));
+    assert_eq!((store.genesis().unwrap(), &store.current_set().unwrap()), (&genesis, &set));
+    assert_eq!(StoreSource::new(store.clone()).headers(cursor, LIMIT).await.unwrap().unwrap(), batch);
+    set_genesis(&store, &sample).unwrap();
+    let refused = set_genesis(&store, &Sample::generate(4, 80));
+    assert!(matches!(refused, Err(Error::OtherChain { .. })), "{refused:?}");
+}
+
+#[test]
+fn files_are_for_the_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("store");
+    let _store = open(&path, 1).unwrap();
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    for file in path.read_dir().unwrap() {
+        assert_eq!(mode(&file.unwrap().path()), 0o600);
+    }
+}
+
+#[test]
+fn what_does_not_follow_is_refused() {
+    let sample = Sample::generate(5, 60);
+    let mut filled = Filled::new(&sample, 1);
+    let justified: Vec<_> =
+        sample.relay.iter().enumerate().filter(|(_, b)| b.justified.is_some()).map(|(i, _)| i).collect();
+    filled.append_relay(&sample.relay[..=justified[1]]);
+    let batch = |from: usize, to: usize, number: u32| RelayBatch {
+        first: RelayNumber(number),
+        headers: sample.relay[from..=to].iter().map(|block| block.header.encode()).collect(),
+        stops: vec![NewStop {
+            number: RelayNumber(number + (to - from) as u32),
+            justification: vec![],
+            set_id: 0,
+            next_set: None,
+            para_head: None,
+            proof: vec![],
+        }],
+    };
+    let next = justified[1] + 1;
+    let number = sample.genesis_number.0 + 1 + next as u32;
+    let before = *filled.store.tips().borrow();
+    let store = &filled.store;
+    let refused = |r: Result<(), Error>| assert!(matches!(r, Err(Error::OutOfSequence { .. })), "{r:?}");
+    refused(store.append_relay(&batch(next + 1, next + 3, number + 1)));
+    refused(store.append_relay(&batch(next - 1, next + 3, number)));
+    refused(store.append_relay(&RelayBatch { stops: vec![], ..batch(next, next + 3, number) }));
+    refused(store.append_para_headers(ParaNumber(1), &[sample.para[1].encode()]));
+    let beyond: Vec<_> = sample.para.iter().map(Encode::encode).collect();
+    refused(store.append_para_headers(ParaNumber(0), &beyond));
+    refused(store.append_changes(ParaNumber(2), &[vec![0, 0]]));
+    assert_eq!(*store.tips().borrow(), before);
+    store.append_relay(&batch(next, next + 3, number)).unwrap();
+}
+
+#[tokio::test]
+async fn finished_sets_keep_few_stops() {
+    let sample = Sample::generate(6, 400);
+    let every = filled(&sample, 1);
+    let thin = filled(&sample, 1000);
+    let count = |filled: &Filled| {
+        let mut count = 0;
+        prb_core::blob::assemble::View::stops(&filled.store.view().unwrap(), RelayNumber(0), &mut |_| {
+            count += 1;
+            true
+        })
+        .unwrap();
+        count
+    };
+    let ends = sample.relay.iter().filter(|b| b.justified.as_ref().is_some_and(|j| j.next_set.is_some()));
+    let last_end = ends.clone().next_back().unwrap().header.number;
+    let after = sample.relay.iter().filter(|b| b.header.number > last_end && b.justified.is_some()).count();
+    assert_eq!(count(&thin), ends.count() + after);
+    assert!(count(&every) > count(&thin), "this sample has stops within sets");
+    assert_eq!(*every.store.heights().borrow(), *thin.store.heights().borrow());
+    // Every cursor still has a batch.
+    let source = StoreSource::new(thin.store.clone());
+    for relay in sample.genesis_number.next().0..=thin.store.heights().borrow().relay.unwrap().0 {
+        let cursor = HeaderCursor { relay: RelayNumber(relay), para: ParaNumber(0) };
+        assert!(source.headers(cursor, LIMIT).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn wrong_changes_can_be_replaced() {
+    let sample = Sample::generate(8, 60);
+    let filled = filled(&sample, 1);
+    let cursor = BlockCursor { from: ParaNumber(1), to: ParaNumber(6) };
+    let source = StoreSource::new(filled.store.clone());
+    let good = source.blocks(cursor, LIMIT).await.unwrap().unwrap();
+    let wrong = vec![StorageChanges::default().encode(), vec![0; 40_000]];
+    filled.store.replace_changes(ParaNumber(3), &wrong).unwrap();
+    assert_ne!(source.blocks(cursor, LIMIT).await.unwrap().unwrap(), good);
+    assert_eq!(filled.store.changes(ParaNumber(4)).unwrap(), wrong[1]);
+    let right: Vec<_> = sample.changes[3..5].iter().map(Encode::encode).collect();
+    filled.store.replace_changes(ParaNumber(3), &right).unwrap();
+    assert_eq!(source.blocks(cursor, LIMIT).await.unwrap().unwrap(), good);
+    let missing = filled.store.replace_changes(ParaNumber(10_000), &right);
+    assert!(matches!(missing, Err(Error::Missing { .. })), "{missing:?}");
+}
+
+#[test]
+fn a_full_store_says_so() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), Config { map_bytes: 1 << 20, ..Config::default() }).unwrap();
+    set_genesis(&store, &Sample::generate(1, 10)).unwrap();
+    let block = vec![7u8; 100_000];
+    let full = (1..100).find_map(|n| store.append_changes(ParaNumber(n), &[block.clone()]).err()).unwrap();
+    assert!(matches!(full, Error::MapFull { .. }) && full.is_retryable(), "{full:?}");
+    let held = store.tips().borrow().changes;
+    assert_eq!(store.changes(held).unwrap(), block, "what was told is there");
+    assert_eq!(store.append_changes(held.next(), &[vec![0, 0]]).is_ok(), true);
+}
+
+/// 2,000 relay blocks, 1,000 parachain blocks with 100 changes of 100 bytes: history in batches of 100
+/// blocks, and the tip block by block.
+#[test]
+fn the_disk_holds_little_more_than_the_blocks() {
+    let mut total = 0;
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), Config::default()).unwrap();
+    let header = |number: u32, parent_hash: Hash, log: usize| Header {
+        parent_hash,
+        number,
+        state_root: Hash([7; 32]),
+        extrinsics_root: Hash([8; 32]),
+        digest: vec![prb_core::wire::DigestItem::Seal(*b"BABE", vec![9; log])],
+    };
+    let set = prb_core::wire::AuthoritySet { list: vec![([1; 32], 1); 4], id: 0 };
+    store
+        .set_genesis(
+            &Start { number: 0, hash: Hash::default(), set: set.clone() },
+            &empty_genesis(RelayNumber(0)),
+        )
+        .unwrap();
+    let (mut relay_parent, mut para_parent, mut next_para) = (Hash::default(), Hash::default(), 0u32);
+    let changes = |n: u32| {
+        let main = (0..100u32)
+            .map(|i| {
+                (
+                    Hash::of(&(i, 1).encode()).0.to_vec(),
+                    Some(Hash::of(&(i, n).encode()).0.repeat(4)[..100].to_vec()),
+                )
+            })
+            .collect();
+        StorageChanges { main, child: vec![] }.encode()
+    };
+    for i in 0..40u64 {
+        let first = i as u32 * 50 + 1;
+        let mut headers = Vec::new();
+        for n in first..first + 50 {
+            let encoded = header(n, relay_parent, 250).encode();
+            relay_parent = Hash::of(&encoded);
+            headers.push(encoded);
+        }
+        let mut para = Vec::new();
+        for n in next_para..(i as u32 + 1) * 25 + 1 {
+            let encoded = header(n, para_parent, 120).encode();
+            para_parent = Hash::of(&encoded);
+            para.push(encoded);
+        }
+        let head = ParaNumber((i as u32 + 1) * 25);
+        let next_set = prb_core::wire::AuthoritySet { id: i + 1, ..set.clone() };
+        let stop = NewStop {
+            number: RelayNumber(first + 49),
+            justification: vec![3; 900],
+            set_id: i,
+            next_set: Some(next_set),
+            para_head: Some(ParaHead { number: head, hash: para_parent }),
+            proof: vec![vec![4; 400]; 5],
+        };
+        total += headers.iter().chain(&para).map(Vec::len).sum::<usize>() + 900 + 2000;
+        store.append_relay(&RelayBatch { first: RelayNumber(first), headers, stops: vec![stop] }).unwrap();
+        store.append_para_headers(ParaNumber(next_para), &para).unwrap();
+        next_para = head.0 + 1;
+    }
+    for first in (1..=800u32).step_by(100) {
+        let blocks: Vec<_> = (first..first + 100).map(changes).collect();
+        total += blocks.iter().map(Vec::len).sum::<usize>();
+        store.append_changes(ParaNumber(first), &blocks).unwrap();
+    }
+    for n in 801..=1000 {
+        let block = changes(n);
+        total += block.len();
+        store.append_changes(ParaNumber(n), &[block]).unwrap();
+    }
+    let disk = store.disk_bytes().unwrap();
+    let ratio = disk as f64 / total as f64;
+    println!("{total} bytes of blocks, {disk} on disk: {ratio:.3}");
+    assert!(ratio <= 1.25, "{disk} bytes on disk for {total} bytes of blocks: {ratio:.3}");
+}
