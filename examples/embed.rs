@@ -20,8 +20,7 @@ async fn main() -> anyhow::Result<()> {
     let chain = Arc::new(MemoryChain::new(Config::default()));
     let source = Arc::new(MemorySource::of_empty_blocks(3));
     let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));
-    let inventory = Arc::new(MemoryInventory::default());
-    let connect = Arc::new(ScriptedConnect::default());
+    let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
     connect.add("http://worker-1", ScriptedWorker::new(1));
 
     // What is to be managed: a pool with its operator's key, and a worker that stakes 100 PHA.

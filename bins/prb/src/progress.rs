@@ -214,7 +214,7 @@ fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
 pub fn states(fleet: &FleetStatus) -> String {
     let mut counts = BTreeMap::<u8, (State, usize)>::new();
     for worker in &fleet.workers {
-        counts.entry(worker.state.number() as u8).or_insert((worker.state, 0)).1 += 1;
+        counts.entry(worker.state.number()).or_insert((worker.state, 0)).1 += 1;
     }
     if counts.is_empty() {
         return "none".into();

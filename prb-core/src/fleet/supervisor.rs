@@ -284,7 +284,8 @@ async fn fetch_genesis(
             }
             Err(error) => {
                 let wait = backoff.fail();
-                if backoff.attempts() % 10 == 1 {
+                // The first tries come before anything can be there.
+                if backoff.attempts() % 10 == 5 {
                     warn!(%error, "the chain is not known yet");
                 }
                 tokio::select! {
