@@ -1,5 +1,7 @@
 //! Relay headers, justified, with the parachain head that the last one's state names.
 
+use std::sync::Arc;
+
 use prb_core::{
     primitives::{Hash, RelayNumber},
     wire::{AuthoritySet, GRANDPA_ENGINE_ID},
@@ -18,10 +20,24 @@ const JUSTIFIED_CANDIDATES: usize = 16;
 /// Nodes keep the justification of every block whose number this divides.
 const JUSTIFICATION_PERIOD: u32 = 512;
 
-/// Headers after the stored ones, and the justification of the last of them.
+/// Sets that are walked through before what is missing of all of them is fetched at once.
+const SETS_PER_ROUND: usize = 16;
+/// Header bytes after which no further set is added to a round.
+const ROUND_BYTES: usize = 8 * 1024 * 1024;
+
+/// Headers after the ones before, and the justification of the last of them.
 struct Proven {
     headers: Vec<Checked>,
     justification: Vec<u8>,
+}
+
+/// An answer to `grandpa_proveFinality`: without the header of the block that was asked for.
+struct Piece {
+    /// Number of the first header that is wanted.
+    number: u32,
+    /// That header's hash, where the proof leaves it out.
+    missing: Option<Hash>,
+    proof: FinalityProof,
 }
 
 /// Where the stored blocks end.
@@ -66,73 +82,102 @@ async fn advance(
         None => Tip { number: RelayNumber(start.number), hash: start.hash },
     };
     let Some(target) = target.filter(|target| *target > tip.number) else { return Ok(false) };
-    let (set, ends_set) = (chains.store.current_set()?, chains.store.tip_ends_set()?);
+    let store = Arc::clone(&chains.store);
+    let (set, ends_set) = write(&store, |store| Ok((store.current_set()?, store.tip_ends_set()?))).await?;
     let node = chains.relay.pick();
     let proven = if *proofs {
-        match by_finality_proof(&node, tip, ends_set).await {
+        match by_finality_proofs(&node, tip, ends_set).await {
             Err(Error::Rpc(e)) if e.is_refused_method() => {
                 tracing::info!(node = %node.name(), "no finality proofs here: justifications come from blocks");
                 *proofs = chains.relay.nodes().len() > 1;
-                by_justification(&node, config, tip, target).await?
+                by_justification(&node, config, tip, target).await?.into_iter().collect()
             }
             other => other?,
         }
     } else {
-        by_justification(&node, config, tip, target).await?
+        by_justification(&node, config, tip, target).await?.into_iter().collect()
     };
-    let Some(proven) = proven else { return Ok(false) };
-    let batch = batch(&node, genesis.para_id, tip, &set, proven).await?;
+    if proven.is_empty() {
+        return Ok(false);
+    }
+    let batch = batch(&node, genesis.para_id, tip, set, proven).await?;
     write(&chains.store, move |store| store.append_relay(&batch)).await?;
     Ok(true)
 }
 
-/// One finality proof gives all headers up to the end of a set, or to the newest justified block.
-async fn by_finality_proof(node: &Node, tip: Tip, ends_set: bool) -> Result<Option<Proven>, Error> {
-    if !ends_set
-        && let Some(proof) = prove(node, tip.number.0).await?
-        && !proof.headers.is_empty()
-    {
-        let headers = verify::chain(tip.hash, tip.number.next().0, proof.headers).map_err(wrong(node))?;
-        return checked(node, headers, proof.block, proof.justification);
+/// One finality proof gives the headers up to the end of a set, or to the newest justified block: some
+/// sets' proofs, and then the headers that they leave out, in one batch.
+async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Proven>, Error> {
+    let pieces = walk(node, tip, ends_set).await?;
+    let missing: Vec<[Hash; 1]> = pieces.iter().filter_map(|piece| Some([piece.missing?])).collect();
+    let first: Vec<Option<json::Header>> = node.batch("chain_getHeader", &missing).await?;
+    let mut first = first.into_iter();
+
+    let mut parent = tip.hash;
+    let mut proven = Vec::new();
+    for Piece { number, missing, proof } in pieces {
+        let mut headers = Vec::with_capacity(proof.headers.len() + 1);
+        if let Some(hash) = missing {
+            let header = first.next().flatten().ok_or_else(|| absent(node, format!("header of block {number}")))?;
+            if header.number() != number {
+                // The node's newest justification is older than the tip.
+                break;
+            }
+            headers.push(verify::header(hash, number, header.encode()).map_err(wrong(node))?.encoded);
+        }
+        headers.extend(proof.headers);
+        let headers = verify::chain(parent, number, headers).map_err(wrong(node))?;
+        let Some(last) = headers.last() else { break };
+        if last.hash != proof.block {
+            let (number, expected, actual) = (last.number, proof.block, last.hash);
+            return Err(wrong(node)(verify::Error::HeaderHash { number, expected, actual }));
+        }
+        parent = last.hash;
+        proven.push(Proven { headers, justification: proof.justification });
     }
-    // The tip is its set's last block, which the proof is of: the next set's proof starts one block later.
-    let next = tip.number.next().0;
-    let Some(proof) = prove(node, next).await? else { return Ok(None) };
-    // A proof starts after the block that it was asked for: that one is fetched by its hash.
-    let hash = match proof.headers.first() {
-        Some(header) => header.get(..32).and_then(|hash| hash.try_into().ok()).map(Hash),
-        None => Some(proof.block),
-    };
-    let Some(hash) = hash.filter(|hash| *hash != tip.hash) else { return Ok(None) };
-    let first: Option<json::Header> = node.request("chain_getHeader", [hash]).await?;
-    let Some(first) = first.filter(|first| first.number() == next) else {
-        // The node's newest justification is older than the tip.
-        return Ok(None);
-    };
-    let first = verify::header(hash, next, first.encode()).map_err(wrong(node))?;
-    let headers = std::iter::once(first.encoded).chain(proof.headers);
-    let headers = verify::chain(tip.hash, next, headers).map_err(wrong(node))?;
-    checked(node, headers, proof.block, proof.justification)
+    Ok(proven)
+}
+
+/// Proofs from the tip on, each starting where the one before ends its set.
+async fn walk(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Piece>, Error> {
+    let (mut tip, mut ends_set) = (tip, ends_set);
+    let (mut pieces, mut bytes) = (Vec::new(), 0);
+    while pieces.len() < SETS_PER_ROUND && bytes < ROUND_BYTES {
+        let number = tip.number.next().0;
+        // Asked for the last block of a set, a node answers with that block's own justification.
+        let asked = if ends_set { number } else { tip.number.0 };
+        let Some(proof) = prove(node, asked).await? else { break };
+        let missing = match (ends_set, proof.headers.first()) {
+            (false, None) => break,
+            (false, Some(_)) => None,
+            // A header starts with its parent's hash.
+            (true, Some(header)) => header.get(..32).and_then(|hash| hash.try_into().ok()).map(Hash),
+            (true, None) => Some(proof.block),
+        };
+        if missing == Some(tip.hash) {
+            break;
+        }
+        bytes += proof.headers.iter().map(Vec::len).sum::<usize>();
+        let last = asked + proof.headers.len() as u32;
+        ends_set = match proof.headers.last() {
+            Some(header) => {
+                Checked::new(last, header.clone()).map_err(wrong(node))?.change.is_some()
+            }
+            // Whether this block ends its set is in its header, which is yet to come.
+            None => false,
+        };
+        tip = Tip { number: RelayNumber(last), hash: proof.block };
+        pieces.push(Piece { number, missing, proof });
+        if !ends_set {
+            break;
+        }
+    }
+    Ok(pieces)
 }
 
 async fn prove(node: &Node, number: u32) -> Result<Option<FinalityProof>, Error> {
     let proof: Option<json::HexBytes> = node.request("grandpa_proveFinality", [number]).await?;
     proof.map(|proof| FinalityProof::decode(&proof.0).map_err(wrong(node))).transpose()
-}
-
-/// The headers must end at the block that the proof names.
-fn checked(
-    node: &Node,
-    headers: Vec<Checked>,
-    block: Hash,
-    justification: Vec<u8>,
-) -> Result<Option<Proven>, Error> {
-    let Some(last) = headers.last() else { return Ok(None) };
-    if last.hash != block {
-        let (number, actual) = (last.number, last.hash);
-        return Err(wrong(node)(verify::Error::HeaderHash { number, expected: block, actual }));
-    }
-    Ok(Some(Proven { headers, justification }))
 }
 
 /// Headers in windows, until one schedules a change of authorities (nodes keep its justification), or a
@@ -206,46 +251,66 @@ pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec
         .collect()
 }
 
-/// Checks the justification and reads, by proof, what the last block's state says.
+/// Checks the justifications and reads, by proof, what the state at each justified block says.
 async fn batch(
     node: &Node,
     para_id: u32,
     tip: Tip,
-    set: &AuthoritySet,
-    proven: Proven,
+    set: AuthoritySet,
+    proven: Vec<Proven>,
 ) -> Result<RelayBatch, Error> {
-    let Proven { headers, justification } = proven;
-    let Some((last, before)) = headers.split_last() else { return Err(absent(node, "relay header")) };
-    if let Some(early) = before.iter().find(|header| header.change.is_some()) {
-        let reason = "it is of a block after the end of its set";
-        return Err(wrong(node)(verify::Error::Justification { number: early.number, reason }));
-    }
-    grandpa::check(&justification, set, last.number, last.hash).map_err(wrong(node))?;
-    let next_set = last.next_set(set).map_err(wrong(node))?;
-
-    let mut keys = vec![json::HexBytes(state::para_head_key(para_id))];
-    if next_set.is_some() {
-        keys.extend(state::authority_keys().map(json::HexBytes));
-    }
-    let proof: json::ReadProof = node.request("state_getReadProof", (keys, last.hash)).await?;
-    let proof = proof.into_nodes();
-    let head = state::para_head(last.state_root, proof.clone(), para_id).map_err(wrong(node))?;
-    if let Some(next) = &next_set {
-        let proven = state::authority_set(last.state_root, proof.clone()).map_err(wrong(node))?;
-        if proven != *next {
-            let reason = "it is another set than the block schedules".into();
-            return Err(wrong(node)(verify::Error::Proof { what: "the authorities", reason }));
-        }
-    }
-    let stop = NewStop {
-        number: RelayNumber(last.number),
-        justification,
-        set_id: set.id,
-        next_set,
-        para_head: head.map(|head| ParaHead { number: head.number.into(), hash: head.hash }),
-        proof,
-    };
-    let first = tip.number.next();
+    let questions: Vec<_> = proven
+        .iter()
+        .filter_map(|piece| piece.headers.last())
+        .map(|last| {
+            let mut keys = vec![json::HexBytes(state::para_head_key(para_id))];
+            if last.change.is_some() {
+                keys.extend(state::authority_keys().map(json::HexBytes));
+            }
+            (keys, last.hash)
+        })
+        .collect();
+    let proofs: Vec<json::ReadProof> = node.batch("state_getReadProof", &questions).await?;
+    let proofs = proofs.into_iter().map(json::ReadProof::into_nodes);
+    let answers: Vec<_> = proven.into_iter().zip(proofs).collect();
+    // Hundreds of signatures: other tasks of this thread should not wait for them.
+    let checked = tokio::task::spawn_blocking(move || check(para_id, set, answers)).await?;
+    let (headers, stops) = checked.map_err(wrong(node))?;
     let headers = headers.into_iter().map(|header| header.encoded).collect();
-    Ok(RelayBatch { first, headers, stops: vec![stop] })
+    Ok(RelayBatch { first: tip.number.next(), headers, stops })
+}
+
+fn check(
+    para_id: u32,
+    mut set: AuthoritySet,
+    answers: Vec<(Proven, Vec<Vec<u8>>)>,
+) -> Result<(Vec<Checked>, Vec<NewStop>), verify::Error> {
+    let (mut all, mut stops) = (Vec::new(), Vec::new());
+    for (Proven { headers, justification }, proof) in answers {
+        let Some((last, before)) = headers.split_last() else { continue };
+        if let Some(early) = before.iter().find(|header| header.change.is_some()) {
+            let reason = "it is of a block after the end of its set";
+            return Err(verify::Error::Justification { number: early.number, reason });
+        }
+        grandpa::check(&justification, &set, last.number, last.hash)?;
+        let next_set = last.next_set(&set)?;
+        let head = state::para_head(last.state_root, proof.clone(), para_id)?;
+        if let Some(next) = &next_set
+            && state::authority_set(last.state_root, proof.clone())? != *next
+        {
+            let reason = "it is another set than the block schedules".into();
+            return Err(verify::Error::Proof { what: "the authorities", reason });
+        }
+        stops.push(NewStop {
+            number: RelayNumber(last.number),
+            justification,
+            set_id: set.id,
+            next_set: next_set.clone(),
+            para_head: head.map(|head| ParaHead { number: head.number.into(), hash: head.hash }),
+            proof,
+        });
+        set = next_set.unwrap_or(set);
+        all.extend(headers);
+    }
+    Ok((all, stops))
 }
