@@ -134,7 +134,8 @@ impl Chains {
 impl Chains {
     /// Sees to it that another node is asked next, where there is one.
     fn hold_against(&self, error: &Error) {
-        let named = |name: &str| [&self.relay, &self.para].into_iter().filter_map(|pool| pool.node(name)).next();
+        let named =
+            |name: &str| [&self.relay, &self.para].into_iter().filter_map(|pool| pool.node(name)).next();
         match error {
             Error::Wrong { node, source } => {
                 named(node).into_iter().for_each(|node| node.demote(&source.to_string()));
@@ -207,7 +208,7 @@ async fn watch_heads(chains: &Chains, target: watch::Sender<Option<RelayNumber>>
 struct Pause {
     config: ExponentialBuilder,
     max: Duration,
-    next: ExponentialBackoff,
+    pauses: ExponentialBackoff,
 }
 
 impl Pause {
@@ -217,11 +218,16 @@ impl Pause {
             .with_max_delay(config.retry_max)
             .with_jitter()
             .without_max_times();
-        Self { config: builder, max: config.retry_max, next: builder.build() }
+        Self { config: builder, max: config.retry_max, pauses: builder.build() }
     }
 
     fn reset(&mut self) {
-        self.next = self.config.build();
+        self.pauses = self.config.build();
+    }
+
+    /// How long to wait now; longer the next time.
+    fn next(&mut self) -> Duration {
+        self.pauses.next().unwrap_or(self.max)
     }
 
     /// Shows a failure and waits, or gives it back where waiting cannot help.
@@ -231,7 +237,7 @@ impl Pause {
         }
         counter!("prb_ingest_failures_total", "part" => what).increment(1);
         chains.hold_against(&error);
-        let pause = self.next.next().unwrap_or(self.max);
+        let pause = self.next();
         // The first failure may be a hitch; a repeated one is an outage that somebody must see.
         tracing::warn!(part = what, retry_in = ?pause, "ingest: {}", chain_of(&error));
         tokio::time::sleep(pause).await;

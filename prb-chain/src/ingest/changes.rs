@@ -92,9 +92,8 @@ pub(super) async fn fetch_from(
     first: u32,
     last: u32,
 ) -> Result<Vec<Vec<u8>>, Error> {
-    let hashes = move |store: &Store| {
-        Ok((store.para_hash(ParaNumber(first))?, store.para_hash(ParaNumber(last))?))
-    };
+    let hashes =
+        move |store: &Store| Ok((store.para_hash(ParaNumber(first))?, store.para_hash(ParaNumber(last))?));
     let (from, to) = write(store, hashes).await?;
     let changes: Vec<json::StorageChanges> = node.request("pha_getStorageChanges", (from, to)).await?;
     if changes.len() != (last - first + 1) as usize {

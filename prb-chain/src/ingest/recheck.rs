@@ -2,13 +2,24 @@
 
 use std::sync::Arc;
 
-use prb_core::{blob::Span, primitives::ParaNumber};
+use codec::DecodeAll;
+use prb_core::{
+    blob::Span,
+    primitives::{Hash, ParaNumber},
+    wire,
+};
 
 use super::{Error, absent, changes, write};
-use crate::{rpc::NodePool, store::Store};
+use crate::{
+    rpc::{Node, NodePool, json},
+    store::{self, Store},
+    verify::{Checked, state},
+};
 
 /// Blocks in one question.
 const PER_CALL: u32 = 100;
+/// Keys in one read proof.
+const KEYS_PER_PROOF: usize = 500;
 
 /// What came of a second look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,9 +30,14 @@ pub struct Rechecked {
     pub replaced: Vec<ParaNumber>,
 }
 
-/// Fetches the changes of some blocks again, from every node of the pool, and replaces stored ones that
-/// most nodes do not confirm. Where as many confirm them as do not, they are replaced as well: it is them
-/// that are suspect. Nodes in the minority are demoted.
+/// Fetches the changes of some blocks again, from every node of the pool, and replaces stored ones that are
+/// wrong.
+///
+/// Where nodes and store differ, the values that each says were written are read by proof under the block's
+/// state root: an answer with a wrong key or value is found out, whoever gave it. (One that leaves a change
+/// out is not: of the proven ones, that with the most changes is taken.) Where no node has the state any
+/// more, the answer that most nodes give is taken, and among equals one that is not the suspect. Nodes that
+/// gave another one are demoted.
 ///
 /// Call it where a worker answers `StateRootMismatch`, with the block that it names.
 ///
@@ -44,6 +60,9 @@ pub async fn recheck(
     Ok(outcome)
 }
 
+/// A node and its answer for each block of a chunk.
+type Answer = (Arc<Node>, Vec<Vec<u8>>);
+
 async fn recheck_chunk(
     para: &NodePool,
     store: &Arc<Store>,
@@ -60,14 +79,16 @@ async fn recheck_chunk(
         return Err(failure.unwrap_or_else(|| absent(&para.pick(), "storage changes")));
     }
     let mut replaced = Vec::new();
-    for number in blocks.first.0..=blocks.last.0 {
-        let number = ParaNumber(number);
+    for number in (blocks.first.0..=blocks.last.0).map(ParaNumber) {
         let stored = write(store, move |store| store.changes(number)).await?;
         let at = (number.0 - blocks.first.0) as usize;
-        let right = most_common(answers.iter().map(|(_, changes)| &changes[at]), &stored).clone();
+        if answers.iter().all(|(_, changes)| changes[at] == stored) {
+            continue;
+        }
+        let right = decide(store, &answers, at, number, &stored).await?;
         for (node, changes) in &answers {
             if changes[at] != right {
-                node.demote(&format!("its storage changes of block {number} are not those of other nodes"));
+                node.demote(&format!("its storage changes of block {number} are wrong"));
             }
         }
         if right != stored {
@@ -77,6 +98,55 @@ async fn recheck_chunk(
         }
     }
     Ok(Rechecked { nodes: answers.len(), replaced })
+}
+
+async fn decide(
+    store: &Arc<Store>,
+    answers: &[Answer],
+    at: usize,
+    number: ParaNumber,
+    stored: &Vec<u8>,
+) -> Result<Vec<u8>, Error> {
+    let header = write(store, move |store| {
+        let header = store.view()?.para_header(number)?.map(<[u8]>::to_vec);
+        header.ok_or(store::Error::Missing { what: "parachain header" })
+    })
+    .await?;
+    let header = Checked::new(number.0, header).map_err(|_| store::Error::Corrupt { what: "header" })?;
+    let mut best: Option<(usize, &Vec<u8>)> = None;
+    for candidate in answers.iter().map(|(_, changes)| &changes[at]).chain([stored]) {
+        let Ok(changes) = wire::StorageChanges::decode_all(&mut &**candidate) else { continue };
+        for (node, _) in answers {
+            match is_proven(node, &header, &changes).await {
+                Ok(true) if best.is_none_or(|(len, _)| len < changes.main.len()) => {
+                    best = Some((changes.main.len(), candidate));
+                    break;
+                }
+                Ok(_) => break,
+                // Another node may still have the state, or a better proof.
+                Err(()) => {}
+            }
+        }
+    }
+    let all = answers.iter().map(|(_, changes)| &changes[at]);
+    Ok(best.map_or_else(|| most_common(all, stored), |(_, proven)| proven).clone())
+}
+
+/// Whether the state after the block holds every value that is said to have been written. No answer where
+/// the node cannot prove anything.
+async fn is_proven(node: &Node, header: &Checked, changes: &wire::StorageChanges) -> Result<bool, ()> {
+    for some in changes.main.chunks(KEYS_PER_PROOF) {
+        let keys: Vec<Vec<u8>> = some.iter().map(|(key, _)| key.clone()).collect();
+        let asked: Vec<_> = keys.iter().cloned().map(json::HexBytes).collect();
+        let hash: Hash = header.hash;
+        let proof: json::ReadProof = node.request("state_getReadProof", (asked, hash)).await.map_err(drop)?;
+        let values =
+            state::read("changed values", header.state_root, proof.into_nodes(), &keys).map_err(drop)?;
+        if some.iter().zip(values).any(|((_, claimed), value)| *claimed != value) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The answer that most give; among equals, one that is not the suspect.

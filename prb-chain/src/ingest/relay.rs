@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use codec::Decode;
 use prb_core::{
+    blob::Genesis,
     primitives::{Hash, RelayNumber},
-    wire::{AuthoritySet, GRANDPA_ENGINE_ID},
+    wire::{AuthoritySet, GRANDPA_ENGINE_ID, GenesisBlockInfo},
 };
 use tokio::sync::watch;
 
@@ -59,6 +61,14 @@ pub(super) async fn run(
         let target = *targets.borrow_and_update();
         match advance(chains, config, target, &mut proofs).await {
             Ok(true) => pause.reset(),
+            // A head may be told a moment before its proof is there, and be the last one for a while.
+            Ok(false) if target > chains.store.tips().borrow().relay.map(|(number, _)| number) => {
+                let again = pause.next();
+                tokio::select! {
+                    _ = targets.changed() => pause.reset(),
+                    () = tokio::time::sleep(again) => {}
+                }
+            }
             Ok(false) => {
                 pause.reset();
                 // The sender lives as long as this loop.
@@ -77,13 +87,15 @@ async fn advance(
     proofs: &mut bool,
 ) -> Result<bool, Error> {
     let Some((start, genesis)) = chains.store.genesis() else { return Ok(false) };
-    let tip = match chains.store.tips().borrow().relay {
+    let stored = chains.store.tips().borrow().relay;
+    let tip = match stored {
         Some((number, hash)) => Tip { number, hash },
         None => Tip { number: RelayNumber(start.number), hash: start.hash },
     };
     let Some(target) = target.filter(|target| *target > tip.number) else { return Ok(false) };
     let store = Arc::clone(&chains.store);
     let (set, ends_set) = write(&store, |store| Ok((store.current_set()?, store.tip_ends_set()?))).await?;
+    let ends_set = ends_set || stored.is_none() && start_ends_set(genesis);
     let node = chains.relay.pick();
     let proven = if *proofs {
         match by_finality_proofs(&node, tip, ends_set).await {
@@ -105,6 +117,12 @@ async fn advance(
     Ok(true)
 }
 
+/// Whether the block that workers start after is the last of its set.
+fn start_ends_set(genesis: &Genesis) -> bool {
+    GenesisBlockInfo::decode(&mut &genesis.info[..])
+        .is_ok_and(|info| info.block_header.scheduled_change().is_some())
+}
+
 /// One finality proof gives the headers up to the end of a set, or to the newest justified block: some
 /// sets' proofs, and then the headers that they leave out, in one batch.
 async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Proven>, Error> {
@@ -118,7 +136,8 @@ async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec
     for Piece { number, missing, proof } in pieces {
         let mut headers = Vec::with_capacity(proof.headers.len() + 1);
         if let Some(hash) = missing {
-            let header = first.next().flatten().ok_or_else(|| absent(node, format!("header of block {number}")))?;
+            let header =
+                first.next().flatten().ok_or_else(|| absent(node, format!("header of block {number}")))?;
             if header.number() != number {
                 // The node's newest justification is older than the tip.
                 break;
@@ -146,7 +165,13 @@ async fn walk(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Piece>, Error
         let number = tip.number.next().0;
         // Asked for the last block of a set, a node answers with that block's own justification.
         let asked = if ends_set { number } else { tip.number.0 };
-        let Some(proof) = prove(node, asked).await? else { break };
+        let proof = match prove(node, asked).await {
+            Ok(Some(proof)) => proof,
+            Ok(None) => break,
+            // What is proven already is worth having; the next round meets the failure again.
+            Err(_) if !pieces.is_empty() => break,
+            Err(e) => return Err(e),
+        };
         let missing = match (ends_set, proof.headers.first()) {
             (false, None) => break,
             (false, Some(_)) => None,
@@ -160,9 +185,7 @@ async fn walk(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Piece>, Error
         bytes += proof.headers.iter().map(Vec::len).sum::<usize>();
         let last = asked + proof.headers.len() as u32;
         ends_set = match proof.headers.last() {
-            Some(header) => {
-                Checked::new(last, header.clone()).map_err(wrong(node))?.change.is_some()
-            }
+            Some(header) => Checked::new(last, header.clone()).map_err(wrong(node))?.change.is_some(),
             // Whether this block ends its set is in its header, which is yet to come.
             None => false,
         };

@@ -43,9 +43,21 @@ struct State {
     retry_at: Option<Instant>,
     demoted_until: Option<Instant>,
     deferred_until: Option<Instant>,
+    deferrals: u32,
     timeouts: u32,
     refuses_batches: bool,
     last_error: Option<String>,
+}
+
+impl State {
+    fn defer(&mut self, least: Duration, most: Duration, reason: &str) {
+        let now = Instant::now();
+        let recent = self.deferred_until.is_some_and(|until| now < until + most);
+        self.deferrals = if recent { self.deferrals.saturating_add(1) } else { 0 };
+        let pause = least.saturating_mul(1 << self.deferrals.min(16)).min(most.max(least));
+        self.deferred_until = Some(now + pause);
+        self.last_error = Some(reason.to_owned());
+    }
 }
 
 /// How a node is doing.
@@ -134,12 +146,11 @@ impl Node {
         state.last_error = Some(reason.to_owned());
     }
 
-    /// Lets other nodes go first for a moment: this one is slow, or lacks what it was asked for.
+    /// Lets other nodes go first for a while: this one is slow, or lacks what it was asked for. The while
+    /// doubles each time that it happens soon again.
     pub fn defer(&self, reason: &str) {
         tracing::debug!(chain = self.chain, node = %self.name, reason, "node deferred");
-        let mut state = self.state();
-        state.deferred_until = Some(Instant::now() + self.config.reconnect_max);
-        state.last_error = Some(reason.to_owned());
+        self.state().defer(self.config.reconnect_max, self.config.demotion, reason);
     }
 
     /// Lower is better: fit, deferred, demoted, just failed.
@@ -375,8 +386,9 @@ impl Node {
         let timeouts = {
             let mut state = self.state();
             state.timeouts += 1;
-            state.deferred_until = Some(Instant::now() + self.config.reconnect_max);
-            state.last_error = Some("no answer in time".into());
+            // Longer than the others need for what they are asked while this one is waited for.
+            let least = self.config.reconnect_max.max(2 * self.config.request_timeout);
+            state.defer(least, self.config.demotion, "no answer in time");
             state.timeouts
         };
         if timeouts >= MAX_TIMEOUTS {
