@@ -125,11 +125,11 @@ pub enum Error {
         reason: String,
     },
     /// The smallest possible answer is larger than the caller allows.
-    #[error("the smallest batch at {cursor} has {size_bytes} bytes, more than the {limit_bytes} allowed")]
+    #[error("the smallest batch at {cursor} has at least {size_bytes} bytes, more than the {limit_bytes} allowed")]
     TooLarge {
         /// The cursor, for people.
         cursor: String,
-        /// Size of that answer.
+        /// Size of that answer, at least.
         size_bytes: usize,
         /// What was allowed.
         limit_bytes: usize,
