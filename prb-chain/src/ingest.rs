@@ -4,7 +4,7 @@
 //! come by finality proof, an authority set at a time (`ingest/relay.rs`); parachain headers up to what a
 //! stored relay block's state names (`ingest/para.rs`); and the storage changes of the stored headers. Each
 //! goes on where the store ends, waits for the one before it, and backs off where nodes fail it. Nothing is
-//! stored before [`verify`](crate::verify) has passed it; a node that answered wrongly is demoted, and
+//! stored before [`verify`] has passed it; a node that answered wrongly is demoted, and
 //! another one is asked.
 //!
 //! Not for: serving the blocks (see [`crate::source`]).

@@ -1,6 +1,71 @@
 //! Verified ingest, block store, on-chain reads and transaction submission of Phala Runtime Bridge.
+//!
+//! What a fleet of TEE workers needs of the relay chain and the parachain, over ordinary nodes' JSON-RPC:
+//! blocks that are checked before they are stored and stored once, batches that workers take as they are,
+//! the workers' state on chain at a constant number of calls a block, and transactions whose fate is decided.
+//! It implements the seams of [`prb_core`] and knows neither peers nor queues.
+//!
+//! ```text
+//!                        rpc: NodePool (fail-over, demotion, batches)
+//!            ┌────────────────┬──────────────────┬──────────────────┐
+//!            ▼                ▼                  ▼                  ▼
+//!         ingest ── verify   reader             submit ── metadata, keys
+//!            │ one transaction a batch
+//!            ▼
+//!          store (LMDB) ──► source
+//!                           │ BlobSource    ChainReader     ChainSubmitter
+//!                           ▼
+//!                        prb_core's engines
+//! ```
+//!
+//! - [`rpc`]: a pool of nodes for each chain. A node that fails is left for another one, a node that answered
+//!   wrongly is named and put aside for a while.
+//! - [`verify`]: headers, GRANDPA justifications, read proofs; pure functions.
+//! - [`ingest`]: both chains into the store, by finality proof, or by the blocks' justifications where nodes
+//!   refuse proofs.
+//! - [`store`]: every block once, in LMDB; a killed process leaves whole batches.
+//! - [`source`]: the store as a [`BlobSource`](prb_core::blob::BlobSource): batches are concatenations of
+//!   stored slices, assembled when asked for.
+//! - [`reader`]: a [`ChainReader`](prb_core::chain::ChainReader): one snapshot, then one question a block.
+//! - [`submit`]: a [`ChainSubmitter`](prb_core::chain::ChainSubmitter): signs, sends, watches, and asks the
+//!   chain where the watch is lost.
+//! - [`metadata`]: calls, events, errors and storage by name, so that runtime upgrades are survived.
+//! - [`keys`]: operators' sr25519 keys.
+//!
+//! # What is trusted
+//!
+//! The relay block that workers start after is taken from the first node's word (as pRuntime's own operator
+//! tools do); everything above it is proven by the authorities in its state. Storage changes of the parachain
+//! are taken from the node: checking them takes the whole state. A worker notices a wrong one at once, and
+//! [`ingest::recheck`] then asks all nodes.
+//!
+//! # Example
+//!
+//! Follow both chains into a store and serve workers from it:
+//!
+//! ```no_run
+//! use std::{path::Path, sync::Arc};
+//! use prb_chain::{ingest::{self, Ingest}, rpc::{self, NodePool}, source::StoreSource, store::{self, Store}};
+//! use prb_core::blob::BlobSource;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let relay = NodePool::new("relay", rpc::Config::new(["ws://127.0.0.1:9945"]))?;
+//! let para = NodePool::new("para", rpc::Config::new(["ws://127.0.0.1:9944"]))?;
+//! let store = Arc::new(Store::open(Path::new("/var/lib/prb/blocks"), store::Config::default())?);
+//! let source = StoreSource::new(Arc::clone(&store));
+//! let cancel = CancellationToken::new();
+//! let ingest = Ingest::new(relay, para, store, ingest::Config::default());
+//! let task = tokio::spawn(ingest.run(cancel.clone()));
+//! let mut heights = source.heights();
+//! heights.changed().await?;
+//! println!("{:?}", *heights.borrow());
+//! cancel.cancel();
+//! task.await??;
+//! # Ok(())
+//! # }
+//! ```
 
-// A first version exists: improve it in place.
 pub mod ingest;
 pub mod keys;
 pub mod metadata;

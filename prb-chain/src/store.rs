@@ -8,7 +8,7 @@
 //! | `alignments` | number | [`Alignment`] and the read proof, at justified blocks |
 //! | `sets` | set id | SCALE authority set |
 //! | `para_headers` | number | SCALE header |
-//! | `changes` | first number | a [segment](segment) of several blocks' storage changes |
+//! | `changes` | first number | a segment of several blocks' storage changes |
 //!
 //! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: a crash
 //! leaves all of it or nothing. A store belongs to one process at a time and to one pair of chains for ever.

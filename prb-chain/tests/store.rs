@@ -275,7 +275,9 @@ fn a_full_store_says_so() {
     let store = Store::open(dir.path(), Config { map_bytes: 1 << 20, ..Config::default() }).unwrap();
     set_genesis(&store, &Sample::generate(1, 10)).unwrap();
     let block = vec![7u8; 100_000];
-    let full = (1..100).find_map(|n| store.append_changes(ParaNumber(n), std::slice::from_ref(&block)).err()).unwrap();
+    let full = (1..100)
+        .find_map(|n| store.append_changes(ParaNumber(n), std::slice::from_ref(&block)).err())
+        .unwrap();
     assert!(matches!(full, Error::MapFull { .. }) && full.is_retryable(), "{full:?}");
     let held = store.tips().borrow().changes;
     assert_eq!(store.changes(held).unwrap(), block, "what was told is there");
