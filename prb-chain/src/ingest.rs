@@ -133,9 +133,10 @@ impl Chains {
 
 impl Chains {
     /// Sees to it that another node is asked next, where there is one.
-    fn hold_against(&self, error: &Error) {
-        let named =
-            |name: &str| [&self.relay, &self.para].into_iter().filter_map(|pool| pool.node(name)).next();
+    fn hold_against(&self, part: &str, error: &Error) {
+        // Both chains may be served under one host and port.
+        let pools = if part == relay::PART { [&self.relay, &self.para] } else { [&self.para, &self.relay] };
+        let named = |name: &str| pools.into_iter().find_map(|pool| pool.node(name));
         match error {
             Error::Wrong { node, source } => {
                 named(node).into_iter().for_each(|node| node.demote(&source.to_string()));
@@ -236,7 +237,7 @@ impl Pause {
             return Err(error);
         }
         counter!("prb_ingest_failures_total", "part" => what).increment(1);
-        chains.hold_against(&error);
+        chains.hold_against(what, &error);
         let pause = self.next();
         // The first failure may be a hitch; a repeated one is an outage that somebody must see.
         tracing::warn!(part = what, retry_in = ?pause, "ingest: {}", chain_of(&error));

@@ -17,6 +17,8 @@ use crate::{
     verify::{self, Checked, FinalityProof, grandpa, state},
 };
 
+/// This part's name in logs and metrics.
+pub(super) const PART: &str = "relay";
 /// Blocks that are asked for a justification before more headers are fetched, newest first.
 const JUSTIFIED_CANDIDATES: usize = 16;
 /// Nodes keep the justification of every block whose number this divides.
@@ -74,7 +76,7 @@ pub(super) async fn run(
                 // The sender lives as long as this loop.
                 let _ = targets.changed().await;
             }
-            Err(e) => pause.after(chains, "relay", e).await?,
+            Err(e) => pause.after(chains, PART, e).await?,
         }
     }
 }
