@@ -33,7 +33,7 @@ async fn until_says(bridge: &Bridge, name: &str, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_trouble_is_named_and_the_others_compute() {
-    let net = Net::start(Config { pools: 4, ..chain() }, 5).await;
+    let net = Net::start(Config { pools: 4, free_stake: 10 * STAKE, ..chain() }, 5).await;
     let pools = net.devnet.pools();
     let fleet = [
         pool_toml(&pools[0], Some(&pools[0].mnemonic)),
@@ -42,7 +42,8 @@ async fn each_trouble_is_named_and_the_others_compute() {
         pool_toml(&pools[3], None),
     ];
     let entry = |worker, pid, stake| Entry { worker, pid, stake };
-    let too_much = pools[0].free_stake - STAKE;
+    // More than the pool ever has, whoever starts first.
+    let too_much = 50 * STAKE;
     let workers = [
         entry(0, pools[0].pid, STAKE),
         entry(1, pools[0].pid, STAKE),
