@@ -125,7 +125,9 @@ pub enum Error {
         reason: String,
     },
     /// The smallest possible answer is larger than the caller allows.
-    #[error("the smallest batch at {cursor} has at least {size_bytes} bytes, more than the {limit_bytes} allowed")]
+    #[error(
+        "the smallest batch at {cursor} has at least {size_bytes} bytes, more than the {limit_bytes} allowed"
+    )]
     TooLarge {
         /// The cursor, for people.
         cursor: String,
