@@ -346,8 +346,8 @@ async fn short_sets_cost_few_round_trips() {
     let per_block = (trips[0] + trips[1]) as f64 / 600.0;
     println!("{trips:?} round trips, {per_block:.3} a relay block");
     // One proof for each set, and little else: asking for the sets' first headers and read proofs one by
-    // one would make it 0.27.
-    assert!(per_block < 0.16, "{per_block} round trips a relay block");
+    // one would make it 0.27. Heads that come while it runs cost a few more.
+    assert!(per_block < 0.2, "{per_block} round trips a relay block");
     fetching.stop().await;
 }
 
