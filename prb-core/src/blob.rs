@@ -18,6 +18,7 @@ use crate::primitives::{Hash, ParaNumber, RelayNumber};
 pub mod assemble;
 pub mod cache;
 pub mod memory;
+pub mod range;
 
 /// How far a source has data, as the newest blocks it can give.
 ///
@@ -151,6 +152,30 @@ impl Error {
     }
 }
 
+/// A worker's word that it could not use what a source gave it.
+///
+/// One worker may be wrong itself: what is refused is suspect, not yet found bad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A header batch, asked for at this cursor.
+    Headers {
+        /// Where it was asked for.
+        cursor: HeaderCursor,
+        /// What the worker said.
+        message: String,
+    },
+    /// Blocks.
+    Blocks {
+        /// The blocks that were sent.
+        blocks: Span<ParaNumber>,
+        /// The one that could not be applied, where the worker says so (`StateRootMismatch block=N`).
+        at: Option<ParaNumber>,
+        /// What the worker said.
+        message: String,
+    },
+}
+
 /// Verified chain data for workers.
 ///
 /// Implementations must give only what pRuntime accepts: a header batch ends at a justified relay header
@@ -184,4 +209,10 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
     /// [`Error::BadCursor`] for block 0 (it is in the genesis state), [`Error::TooLarge`] where the first
     /// block alone does not fit.
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error>;
+
+    /// Hears that a worker refused what this source gave: a store looks at it again, a remote source suspects
+    /// the provider that it came from, a cache forgets it. Returns at once; does nothing by default.
+    fn refused(&self, refusal: &Refusal) {
+        let _ = refusal;
+    }
 }

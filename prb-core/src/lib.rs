@@ -104,6 +104,7 @@ pub mod blob;
 pub mod chain;
 pub mod fleet;
 pub mod inventory;
+pub mod manage;
 pub mod primitives;
 pub mod prpc;
 pub mod pruntime;

@@ -70,5 +70,10 @@
 //!
 //! None.
 
+pub mod blob;
 pub mod identity;
+pub mod manage;
+pub mod node;
+pub mod proto;
+pub mod rpc;
 pub mod vault;

@@ -1,0 +1,53 @@
+//! The seam [`RangeSource`]: how a source's chain falls into ranges, for peers that ask by range.
+//!
+//! The original bridge's providers keep fixed ranges and name blobs after them; a source that can say where
+//! ranges end can answer those names from the blocks that it has once.
+//!
+//! Not for: workers' batches. They are asked for by cursor ([`BlobSource`]).
+
+use async_trait::async_trait;
+
+use super::{BlobSource, Error, HeaderBatch, HeaderCursor, Span};
+use crate::primitives::{ParaNumber, RelayNumber};
+
+/// A run of relay headers that a worker can be given at once, and the parachain headers with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The relay headers; the last one is justified.
+    pub relay: Span<RelayNumber>,
+    /// The parachain headers that the last relay header vouches for and no relay header before the first
+    /// does. `None` where the parachain has not advanced.
+    pub para: Option<Span<ParaNumber>>,
+    /// The authority set that justifies the last header.
+    pub set_id: u64,
+}
+
+/// The ranges that begin at a relay header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// Up to the next justified header.
+    pub shortest: Range,
+    /// Up to the last header of the authority set, as far as the source has it: the longest batch there is.
+    pub longest: Range,
+}
+
+/// A [`BlobSource`] that knows its ranges.
+#[async_trait]
+pub trait RangeSource: BlobSource {
+    /// The ranges from a relay header on; `None` when none is there yet.
+    ///
+    /// # Errors
+    /// [`Error::BadCursor`] for relay blocks before the start, [`Error::NotReady`] before the start is known.
+    async fn ranges(&self, from: RelayNumber) -> Result<Option<Ranges>, Error>;
+
+    /// The header batch at the cursor that ends at just this relay header; `None` where none ends there.
+    ///
+    /// # Errors
+    /// As [`BlobSource::headers`].
+    async fn headers_to(
+        &self,
+        cursor: HeaderCursor,
+        end: RelayNumber,
+        max_bytes: usize,
+    ) -> Result<Option<HeaderBatch>, Error>;
+}

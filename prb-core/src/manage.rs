@@ -1,0 +1,1 @@
+//! What operators do to pools and workers, whatever the protocol that they speak.

@@ -1,0 +1,1 @@
+//! The management calls of a lifecycle manager.

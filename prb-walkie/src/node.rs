@@ -1,0 +1,1 @@
+//! A peer: libp2p, discovery, who is there.

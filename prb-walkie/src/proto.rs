@@ -1,0 +1,1 @@
+//! Walkie's messages.
