@@ -194,6 +194,14 @@ impl PRuntime {
             .map_err(|e| Error::BadAnswer { method: method.name(), reason: e.to_string() })
     }
 
+    /// `TakeCheckpoint`: keeps the state on the worker's disk, so that a restart goes on from it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn take_checkpoint(&self) -> Result<prpc::SyncedTo, Error> {
+        self.typed(Method::TakeCheckpoint, Bytes::new()).await
+    }
+
     /// Makes the process exit.
     ///
     /// # Errors

@@ -185,6 +185,17 @@ pub enum Command {
     RefreshRaAndRestart,
     /// Make the worker's process exit; its supervisor starts it again.
     Kick,
+    /// Keep the worker's state on its disk. Other commands wait until that is done.
+    Checkpoint,
+}
+
+/// What became of the last [`Command::Checkpoint`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// When that was known.
+    pub at: SystemTime,
+    /// The last block in it, or why there is none.
+    pub result: Result<ParaNumber, Arc<str>>,
 }
 
 /// How a worker is.
@@ -216,6 +227,8 @@ pub struct WorkerStatus {
     pub stalled: bool,
     /// How often in a row reaching or syncing it failed.
     pub failures: u32,
+    /// The last checkpoint that was commanded, once it has ended.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// What the operator wants of one worker.

@@ -272,6 +272,7 @@ impl ScriptedWorker {
                 done
             }
             Method::GetEgressMessages => Ok(egress(&inner.state, self.key)),
+            Method::TakeCheckpoint => checkpoint(&inner.state),
             Method::Echo => Ok(body.to_vec()),
             _ => Err(refusal(404, "not scripted")),
         };
@@ -519,6 +520,13 @@ fn dispatch(state: &mut WorkerState, body: Bytes) -> Result<Vec<u8>, Refusal> {
             return Err(refusal(500, "NoStateRoot"));
         }
         state.info.blocknum += 1;
+    }
+    Ok(prpc::SyncedTo { synced_to: state.info.blocknum.wrapping_sub(1) }.encode_to_vec())
+}
+
+fn checkpoint(state: &WorkerState) -> Result<Vec<u8>, Refusal> {
+    if !state.info.initialized {
+        return Err(refusal(500, "Runtime not initialized"));
     }
     Ok(prpc::SyncedTo { synced_to: state.info.blocknum.wrapping_sub(1) }.encode_to_vec())
 }

@@ -52,6 +52,7 @@ impl Slot {
             chain: None,
             stalled: false,
             failures: 0,
+            checkpoint: None,
         };
         count(State::Idle, 1.0);
         Self {

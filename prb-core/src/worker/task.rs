@@ -78,6 +78,14 @@ impl Ache {
     }
 }
 
+/// What a turn comes to: a decision, or what was commanded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    Act(Action),
+    Kick,
+    Checkpoint,
+}
+
 /// One worker's task.
 pub(crate) struct Task {
     ctx: Arc<Context>,
@@ -99,6 +107,7 @@ pub(crate) struct Task {
     caught_up: bool,
     kicked: bool,
     kick_asked: bool,
+    checkpoint_asked: bool,
     key: Option<WorkerKey>,
     claim: Option<KeyClaim>,
     twin: Option<Arc<str>>,
@@ -141,6 +150,7 @@ impl Task {
             caught_up: false,
             kicked: false,
             kick_asked: false,
+            checkpoint_asked: false,
             key: None,
             claim: None,
             twin: None,
@@ -171,16 +181,18 @@ impl Task {
             for command in slot.take_commands() {
                 self.commanded(command);
             }
-            let action = self.turn();
+            let errand = self.turn();
             let endpoint = self.desired.worker.endpoint.clone();
-            let waits = matches!(action, Some(Action::Wait | Action::Recheck));
-            let acting = self.act(action);
+            let waits = matches!(errand, Errand::Act(Action::Wait | Action::Recheck));
+            // A kick while it is being written would spoil it.
+            let whole = errand == Errand::Checkpoint;
+            let acting = self.act(errand);
             tokio::pin!(acting);
             loop {
                 tokio::select! {
                     biased;
                     () = cancel.cancelled() => return,
-                    () = slot.commanded() => break,
+                    () = slot.commanded(), if !whole => break,
                     Ok(()) = edits.changed() => {
                         if waits || edits.borrow().worker.endpoint != endpoint {
                             break;
@@ -192,14 +204,18 @@ impl Task {
         }
     }
 
-    /// Takes in what has changed, decides, shows; gives what is to be done, `None` for a kick.
-    fn turn(&mut self) -> Option<Action> {
+    /// Takes in what has changed, decides, shows; gives what is to be done.
+    fn turn(&mut self) -> Errand {
         while let Some(event) = self.jobs.try_join_next() {
             self.job_event(event);
         }
         self.look_at_chain();
+        // The checkpoint first: with both, the worker is to come back from it.
+        if std::mem::take(&mut self.checkpoint_asked) {
+            return Errand::Checkpoint;
+        }
         if std::mem::take(&mut self.kick_asked) {
-            return None;
+            return Errand::Kick;
         }
         let now = Instant::now();
         self.stale |= self.info.is_some() && now >= self.look_again_at();
@@ -209,22 +225,23 @@ impl Task {
         if decision.action != Action::Recheck && !observed.stale {
             self.recheck.reset();
         }
-        Some(decision.action)
+        Errand::Act(decision.action)
     }
 
-    async fn act(&mut self, action: Option<Action>) {
-        match action {
-            None => self.kick().await,
-            Some(Action::Wait) => self.wait().await,
-            Some(Action::Recheck) => {
+    async fn act(&mut self, errand: Errand) {
+        match errand {
+            Errand::Kick => self.kick().await,
+            Errand::Checkpoint => self.checkpoint().await,
+            Errand::Act(Action::Wait) => self.wait().await,
+            Errand::Act(Action::Recheck) => {
                 tokio::time::sleep(self.recheck.fail()).await;
                 self.stale = true;
             }
-            Some(Action::Observe) => self.get_info().await,
-            Some(Action::Init) => self.init().await,
-            Some(Action::Sync(step)) => self.sync(step).await,
-            Some(Action::Relay) => self.relay().await,
-            Some(Action::Operate(operation)) => self.operate(operation).await,
+            Errand::Act(Action::Observe) => self.get_info().await,
+            Errand::Act(Action::Init) => self.init().await,
+            Errand::Act(Action::Sync(step)) => self.sync(step).await,
+            Errand::Act(Action::Relay) => self.relay().await,
+            Errand::Act(Action::Operate(operation)) => self.operate(operation).await,
         }
     }
 
@@ -252,6 +269,7 @@ impl Task {
         info!(worker = %self.desired.worker.name, ?command, "worker was commanded");
         match command {
             Command::Kick => self.kick_asked = true,
+            Command::Checkpoint => self.checkpoint_asked = true,
             Command::Restart => self.restart(),
             Command::RefreshRaAndRestart => {
                 self.refresh_ra = true;

@@ -1,6 +1,12 @@
 //! Carrying out each action.
 
-use std::{error::Error as StdError, fmt::Write, future::pending, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt::Write,
+    future::pending,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use metrics::counter;
 use prost::Message;
@@ -13,12 +19,12 @@ use tracing::{info, warn};
 use super::{Task, Ticket, public_key};
 use crate::{
     chain::Call,
-    primitives::WorkerKey,
+    primitives::{ParaNumber, WorkerKey},
     prpc::PhactoryInfo,
     pruntime::{self, PRuntime},
     sync::{self, Outcome, Position, Step},
     wire::MessageOrigin,
-    worker::{Operation, decide::HITCHES, keys::KeyClaim, operate},
+    worker::{Checkpoint, Operation, decide::HITCHES, keys::KeyClaim, operate},
 };
 
 impl Task {
@@ -110,6 +116,24 @@ impl Task {
             Ok(()) => self.connection.defer("Kicked", Duration::from_secs(1)),
             Err(message) => self.connection.fail(&message),
         }
+    }
+
+    pub(super) async fn checkpoint(&mut self) {
+        self.slot.update(|status| status.message = "Taking a checkpoint".into());
+        let taken = match self.client() {
+            Ok(client) => client.take_checkpoint().await.map_err(|error| {
+                self.stale |= error.is_connection();
+                describe(&error)
+            }),
+            Err(text) => Err(text),
+        };
+        let worker = &self.desired.worker.name;
+        match &taken {
+            Ok(to) => info!(%worker, block = to.synced_to, "worker has taken a checkpoint"),
+            Err(error) => warn!(%worker, %error, "worker has not taken a checkpoint"),
+        }
+        let result = taken.map(|to| ParaNumber(to.synced_to)).map_err(Arc::from);
+        self.slot.update(|status| status.checkpoint = Some(Checkpoint { at: SystemTime::now(), result }));
     }
 
     pub(super) async fn init(&mut self) {
