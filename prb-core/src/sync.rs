@@ -16,10 +16,13 @@ use crate::{
 
 mod backoff;
 mod budget;
+mod cooldown;
 mod driver;
+mod refused;
 
 pub use backoff::{Backoff, BackoffConfig};
 pub use budget::{BatchSize, ByteBudget};
+pub use cooldown::Cooldown;
 pub(crate) use driver::busy_wait;
 pub use driver::{Driver, Error, Outcome};
 

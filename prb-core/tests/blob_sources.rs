@@ -2,15 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights,
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        Span,
         cache::{self, CachedSource},
         memory::{MemorySource, empty_genesis},
     },
@@ -86,12 +90,18 @@ struct Counting {
     asked: AtomicUsize,
     permits: Semaphore,
     fail: AtomicUsize,
+    refused: Mutex<Vec<Refusal>>,
 }
 
 impl Counting {
     fn new(inner: Arc<MemorySource>) -> Self {
         let permits = Semaphore::new(0);
-        Self { inner, asked: AtomicUsize::new(0), permits, fail: AtomicUsize::new(0) }
+        let refused = Mutex::default();
+        Self { inner, asked: AtomicUsize::new(0), permits, fail: AtomicUsize::new(0), refused }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
     }
 
     async fn turn(&self) -> Result<(), Error> {
@@ -123,6 +133,10 @@ impl BlobSource for Counting {
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
         self.turn().await?;
         self.inner.blocks(cursor, max_bytes).await
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        self.refused.lock().unwrap().push(refusal.clone());
     }
 }
 
@@ -203,4 +217,83 @@ async fn old_bodies_make_room() {
     }
     let held = cached.held_bytes().await;
     assert!(held <= 1200, "{held} bytes are kept");
+}
+
+/// A cache with 40 blocks in it and nothing that holds its source up.
+async fn cached(sample: &Sample) -> (Arc<Counting>, CachedSource<Counting>) {
+    let memory = filled(sample, 40).await;
+    let counting = Arc::new(Counting::new(memory.0.clone()));
+    counting.permits.add_permits(1_000_000);
+    (counting.clone(), CachedSource::new(counting, cache::Config::default()))
+}
+
+const fn para(first: u32, last: u32) -> Span<ParaNumber> {
+    Span { first: ParaNumber(first), last: ParaNumber(last) }
+}
+
+fn refused_blocks(blocks: Span<ParaNumber>, at: Option<u32>) -> Refusal {
+    Refusal::Blocks { blocks, at: at.map(ParaNumber), message: "StateRootMismatch".into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_worker_refused_is_fetched_again() {
+    let sample = Sample::generate(1, 40);
+    let (counting, cached) = cached(&sample).await;
+    let headers = HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) };
+    let blocks = [(1, 3), (2, 3), (4, 6)].map(|(from, to)| para(from, to));
+    let ask = async || {
+        cached.headers(headers, LIMIT).await.unwrap().unwrap();
+        cached.headers(headers, LIMIT / 2).await.unwrap().unwrap();
+        for span in blocks {
+            let cursor = BlockCursor { from: span.first, to: span.last };
+            let batch = cached.blocks(cursor, LIMIT).await.unwrap().unwrap();
+            assert_eq!(batch.blocks, span);
+        }
+    };
+    ask().await;
+    ask().await;
+    assert_eq!(counting.asked(), 5);
+
+    let refusal = Refusal::Headers { cursor: headers, message: "HeaderHashMismatch".into() };
+    cached.refused(&refusal);
+    ask().await;
+    assert_eq!(counting.asked(), 7, "the headers of every size, and no blocks");
+    // Two batches hold block 3; the third does not.
+    cached.refused(&refused_blocks(blocks[0], Some(3)));
+    ask().await;
+    assert_eq!(counting.asked(), 9);
+    ask().await;
+    assert_eq!(counting.asked(), 9, "once");
+    tokio::time::advance(cache::Config::default().forget_every).await;
+    cached.refused(&refused_blocks(para(3, 4), None));
+    ask().await;
+    assert_eq!(counting.asked(), 12, "all that have one of the blocks");
+    assert_eq!(counting.refused.lock().unwrap().len(), 3, "the source hears all of it");
+    assert_eq!(counting.refused.lock().unwrap()[0], refusal);
+}
+
+/// A worker that refuses everything, as often as it can, costs one fetch in a while.
+#[tokio::test(start_paused = true)]
+async fn a_broken_worker_does_not_take_the_cache_from_the_others() {
+    let sample = Sample::generate(1, 40);
+    let (counting, cached) = cached(&sample).await;
+    let headers = HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) };
+    let span = para(2, 5);
+    let blocks = BlockCursor { from: span.first, to: span.last };
+    let every = cache::Config::default().forget_every;
+    for round in 1..=3 {
+        for turn in 0..1000_u32 {
+            cached.headers(headers, LIMIT).await.unwrap().unwrap();
+            cached.blocks(blocks, LIMIT).await.unwrap().unwrap();
+            cached.refused(&Refusal::Headers { cursor: headers, message: "HeaderHashMismatch".into() });
+            // Also under other batches' names, and other blocks'.
+            let first = 1 + turn % 5;
+            let other = (1 + turn / 5 % 5).max(first);
+            cached.refused(&refused_blocks(para(first, 5), Some(other)));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(counting.asked() <= 2 * (round + 1), "{} fetches in round {round}", counting.asked());
+        assert!(counting.asked() > 2 * (round - 1), "{} fetches in round {round}", counting.asked());
+        tokio::time::advance(every).await;
+    }
 }

@@ -1,12 +1,12 @@
 //! The planner's promises for any numbers, and the driver's on a source in memory.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use prb_core::{
     blob::{
-        self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights,
+        self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
         memory::MemorySource,
     },
     primitives::{ParaNumber, RelayNumber},
@@ -305,4 +305,72 @@ async fn room_is_made_for_a_batch_that_cannot_be_smaller() {
     let (done, worker) = step_of(odd(Some(one_header()), 101 << 20)).await;
     assert!(matches!(done, Err(Error::Source(blob::Error::TooLarge { .. }))), "{done:?}");
     assert_eq!(worker.count(Method::SyncCombinedHeaders), 0);
+}
+
+/// Notes what it hears of refusals.
+#[derive(Debug)]
+struct Hearing(Arc<MemorySource>, Mutex<Vec<Refusal>>);
+
+#[async_trait]
+impl BlobSource for Hearing {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.0.heights()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, blob::Error> {
+        self.0.genesis().await
+    }
+
+    async fn headers(&self, cursor: HeaderCursor, max: usize) -> Result<Option<HeaderBatch>, blob::Error> {
+        self.0.headers(cursor, max).await
+    }
+
+    async fn blocks(&self, cursor: BlockCursor, max: usize) -> Result<Option<BlockBatch>, blob::Error> {
+        self.0.blocks(cursor, max).await
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        self.1.lock().unwrap().push(refusal.clone());
+    }
+}
+
+#[tokio::test]
+async fn the_source_hears_of_what_a_worker_refused_for_its_content() {
+    let (worker, client) = worker().await;
+    let source = Arc::new(Hearing(memory(5), Mutex::default()));
+    let mut driver = driver(Arc::clone(&source) as Arc<dyn BlobSource>, 1 << 20);
+    let heard = || std::mem::take(&mut *source.1.lock().unwrap());
+    let at = position(1, 0, 1);
+    let headers = HeaderCursor { relay: RelayNumber(1), para: ParaNumber(0) };
+    worker.fail_next(Method::SyncCombinedHeaders, Failure::refuse("HeaderHashMismatch"));
+    driver.step(&client, at, Step::Headers(headers)).await.unwrap_err();
+    assert_eq!(heard(), [Refusal::Headers { cursor: headers, message: "HeaderHashMismatch".into() }]);
+
+    // About the worker, not about what it was sent.
+    let position_texts = ["BlockNumberMismatch", "RelaychainHeaderNotSynced", "RCU in progress, please try"];
+    let mut others: Vec<_> = position_texts.into_iter().map(Failure::refuse).collect();
+    others.push(Failure::Refuse { status: 413, message: String::new() });
+    others.extend([Failure::Unreachable, Failure::TimedOut]);
+    for failure in others {
+        worker.fail_next(Method::SyncCombinedHeaders, failure);
+        driver.step(&client, at, Step::Headers(headers)).await.unwrap_err();
+        assert_eq!(heard(), []);
+    }
+
+    driver.step(&client, at, Step::Headers(headers)).await.unwrap();
+    let at = position(11, 6, 1);
+    let step = Step::Blocks(BlockCursor { from: ParaNumber(1), to: ParaNumber(3) });
+    let message = "StateRootMismatch block=2 expected=0x01 actual=0x02".to_owned();
+    worker.fail_next(Method::DispatchBlocks, Failure::refuse(&message));
+    driver.step(&client, at, step).await.unwrap_err();
+    let blocks = blob::Span { first: ParaNumber(1), last: ParaNumber(3) };
+    assert_eq!(heard(), [Refusal::Blocks { blocks, at: Some(ParaNumber(2)), message }]);
+    let undecodable = Failure::Refuse { status: 400, message: "DecodeError(x)".into() };
+    worker.fail_next(Method::DispatchBlocks, undecodable);
+    worker.fail_next(Method::DispatchBlocks, Failure::refuse("NoStateRoot"));
+    driver.step(&client, at, step).await.unwrap_err();
+    driver.step(&client, at, step).await.unwrap_err();
+    assert_eq!(heard(), [Refusal::Blocks { blocks, at: None, message: "DecodeError(x)".into() }]);
+    driver.step(&client, at, step).await.unwrap();
+    assert_eq!(heard(), []);
 }

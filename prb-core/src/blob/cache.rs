@@ -1,13 +1,27 @@
 //! A byte-bounded cache over a [`BlobSource`]: equal cursors share one fetch and one encoding.
+//!
+//! What a worker refuses is forgotten, so that the next fetch shows whether the source has it better by then.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use metrics::counter;
 use moka::future::Cache;
 use tokio::sync::{OnceCell, watch};
 
-use super::{BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights};
+use super::{
+    BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal, Span,
+};
+use crate::{primitives::ParaNumber, sync::Cooldown};
+
+/// Refusals that are remembered; while so many are recent, further ones make nothing be forgotten.
+const REFUSALS: usize = 1024;
 
 /// Limits of a [`CachedSource`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +30,18 @@ pub struct Config {
     pub max_bytes: u64,
     /// How long a body is kept.
     pub max_age: Duration,
+    /// What a worker refused is forgotten at most once in this time, so that a worker that is itself broken
+    /// does not take the cache from the others.
+    pub forget_every: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_bytes: 256 * 1024 * 1024, max_age: Duration::from_secs(1800) }
+        Self {
+            max_bytes: 256 * 1024 * 1024,
+            max_age: Duration::from_secs(1800),
+            forget_every: Duration::from_secs(5),
+        }
     }
 }
 
@@ -29,6 +50,17 @@ struct Entry<B> {
     answer: Result<Option<B>, Arc<Error>>,
     /// The batch ended where the source did, so that a longer one is there once the source has grown.
     ended_at_tip: bool,
+    /// A worker refused it: the next who asks gets a new one.
+    forgotten: AtomicBool,
+}
+
+/// What was forgotten of late.
+struct Recent {
+    headers: Cooldown<HeaderCursor>,
+    /// Refused batches, by their first block.
+    blocks: Cooldown<ParaNumber>,
+    /// Entries that hold blocks of a refused batch, which may be those of other workers.
+    entries: Cooldown<(BlockCursor, usize)>,
 }
 
 type Entries<C, B> = Cache<(C, usize), Arc<Entry<B>>>;
@@ -39,6 +71,7 @@ pub struct CachedSource<S: ?Sized> {
     blocks: Entries<BlockCursor, BlockBatch>,
     genesis: OnceCell<Genesis>,
     heights: watch::Receiver<Heights>,
+    recent: Mutex<Recent>,
     inner: Arc<S>,
 }
 
@@ -56,6 +89,11 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
             blocks: entries(config, |batch: &BlockBatch| batch.body.len()),
             genesis: OnceCell::new(),
             heights: inner.heights(),
+            recent: Mutex::new(Recent {
+                headers: Cooldown::new(config.forget_every, REFUSALS),
+                blocks: Cooldown::new(config.forget_every, REFUSALS),
+                entries: Cooldown::new(config.forget_every, REFUSALS),
+            }),
             inner,
         }
     }
@@ -65,6 +103,23 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
         self.headers.run_pending_tasks().await;
         self.blocks.run_pending_tasks().await;
         self.headers.weighted_size() + self.blocks.weighted_size()
+    }
+
+    fn forget(&self, refusal: &Refusal) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        match refusal {
+            Refusal::Headers { cursor, .. } if recent.headers.admit(*cursor) => {
+                let touched = self.headers.iter().filter(|(key, _)| key.0 == *cursor);
+                touched.for_each(|(_, entry)| entry.forget("headers"));
+            }
+            Refusal::Blocks { blocks, at, .. } if recent.blocks.admit(blocks.first) => {
+                let suspect = at.map_or(*blocks, |at| Span { first: at, last: at });
+                let touched = self.blocks.iter().filter(|(_, entry)| entry.holds(suspect));
+                let now = touched.filter(|(key, _)| recent.entries.admit(**key));
+                now.for_each(|(_, entry)| entry.forget("blocks"));
+            }
+            Refusal::Headers { .. } | Refusal::Blocks { .. } => {}
+        }
     }
 
     fn relay_height_above(&self, batch: &HeaderBatch) -> bool {
@@ -94,11 +149,30 @@ where
 }
 
 impl<B> Entry<B> {
+    fn new(answer: Result<Option<B>, Arc<Error>>, ended_at_tip: bool) -> Self {
+        Self { answer, ended_at_tip, forgotten: AtomicBool::new(false) }
+    }
+
     fn is_outdated(&self, source_grew: impl Fn(&B) -> bool) -> bool {
         match &self.answer {
-            Ok(Some(batch)) => self.ended_at_tip && source_grew(batch),
+            Ok(Some(batch)) => {
+                self.forgotten.load(Ordering::Relaxed) || self.ended_at_tip && source_grew(batch)
+            }
             Ok(None) | Err(_) => true,
         }
+    }
+
+    fn forget(&self, kind: &'static str) {
+        if !self.forgotten.swap(true, Ordering::Relaxed) {
+            counter!("prb_blob_cache_forgotten_total", "kind" => kind).increment(1);
+        }
+    }
+}
+
+impl Entry<BlockBatch> {
+    fn holds(&self, suspect: Span<ParaNumber>) -> bool {
+        let batch = self.answer.as_ref().ok().and_then(Option::as_ref);
+        batch.is_some_and(|b| b.blocks.first <= suspect.last && suspect.first <= b.blocks.last)
     }
 }
 
@@ -157,7 +231,7 @@ impl<S: BlobSource + ?Sized> BlobSource for CachedSource<S> {
             let answer = self.inner.headers(cursor, max_bytes).await.map_err(Arc::new);
             // A batch that ends below the tip was cut by a change of set or by the limit: it cannot grow.
             let ended_at_tip = matches!(&answer, Ok(Some(batch)) if tip <= Some(batch.relay.last));
-            Arc::new(Entry { answer, ended_at_tip })
+            Arc::new(Entry::new(answer, ended_at_tip))
         };
         let outdated = |entry: &Arc<Entry<_>>| entry.is_outdated(|batch| self.relay_height_above(batch));
         let entry = self.headers.entry((cursor, max_bytes)).or_insert_with_if(fetch, outdated).await;
@@ -171,11 +245,16 @@ impl<S: BlobSource + ?Sized> BlobSource for CachedSource<S> {
             let answer = self.inner.blocks(cursor, max_bytes).await.map_err(Arc::new);
             let ended_at_tip = matches!(&answer, Ok(Some(batch))
                 if batch.blocks.last < cursor.to && tip <= Some(batch.blocks.last));
-            Arc::new(Entry { answer, ended_at_tip })
+            Arc::new(Entry::new(answer, ended_at_tip))
         };
         let outdated = |entry: &Arc<Entry<_>>| entry.is_outdated(|batch| self.para_height_above(batch));
         let entry = self.blocks.entry((cursor, max_bytes)).or_insert_with_if(fetch, outdated).await;
         count("blocks", !entry.is_fresh());
         entry.into_value().answer.as_ref().cloned().map_err(unshare)
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        self.forget(refusal);
+        self.inner.refused(refusal);
     }
 }

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{BatchSize, ByteBudget, Position, Step};
+use super::{BatchSize, ByteBudget, Position, Step, refused};
 use crate::{
-    blob::{self, BlobSource, BlockBatch, BlockCursor, HeaderBatch, HeaderCursor, Heights},
+    blob::{self, BlobSource, BlockBatch, BlockCursor, HeaderBatch, HeaderCursor, Heights, Refusal},
     prpc::Method,
     pruntime::{self, PRuntime},
 };
@@ -101,7 +101,8 @@ impl Driver {
         (self.headers.bytes(), self.blocks.bytes())
     }
 
-    /// Does one step for the worker at `position`.
+    /// Does one step for the worker at `position`. Where the worker refuses a batch for what is in it, the
+    /// source hears of it ([`BlobSource::refused`]).
     ///
     /// # Errors
     /// See [`Error`]. After a worker's error its position is not known: observe it.
@@ -141,7 +142,12 @@ impl Driver {
         check_headers(&batch, cursor)?;
         let bytes = batch.body.len();
         held.shrink(bytes);
-        let synced = worker.sync_headers(batch.body).await.map_err(|e| resize(&mut self.headers, e))?;
+        let synced = worker.sync_headers(batch.body).await.map_err(|e| {
+            if let Some(message) = refused::content(&e) {
+                self.source.refused(&Refusal::Headers { cursor, message: message.to_owned() });
+            }
+            resize(&mut self.headers, e)
+        })?;
         self.headers.succeeded();
         if !position.headers_synced(synced) {
             return Err(Error::NoProgress { method: method.name(), position });
@@ -169,7 +175,12 @@ impl Driver {
         check_blocks(&batch, cursor)?;
         let bytes = batch.body.len();
         held.shrink(bytes);
-        let synced = worker.dispatch_blocks(batch.body).await.map_err(|e| resize(&mut self.blocks, e))?;
+        let synced = worker.dispatch_blocks(batch.body).await.map_err(|e| {
+            if let Some(message) = refused::content(&e) {
+                self.source.refused(&refused::blocks(batch.blocks, message));
+            }
+            resize(&mut self.blocks, e)
+        })?;
         self.blocks.succeeded();
         if !position.blocks_synced(synced) {
             return Err(Error::NoProgress { method: method.name(), position });

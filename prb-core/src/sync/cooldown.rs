@@ -1,0 +1,69 @@
+//! Doing something about a subject at most once in a while.
+
+use std::{collections::HashMap, hash::Hash, time::Duration};
+
+use tokio::time::Instant;
+
+/// Lets each subject through once a period. Holds a bounded number of subjects; while it is full of recent
+/// ones, a new one is not let through.
+#[derive(Debug)]
+pub struct Cooldown<K> {
+    period: Duration,
+    capacity: usize,
+    until: HashMap<K, Instant>,
+}
+
+impl<K: Eq + Hash> Cooldown<K> {
+    /// At most once a `period` for each subject, and for at most `capacity` subjects in one.
+    pub fn new(period: Duration, capacity: usize) -> Self {
+        Self { period, capacity, until: HashMap::new() }
+    }
+
+    /// Whether the subject may be dealt with now; if so, not again before the period is over.
+    pub fn admit(&mut self, subject: K) -> bool {
+        let now = Instant::now();
+        if self.until.len() >= self.capacity {
+            self.until.retain(|_, until| *until > now);
+        }
+        let room = self.until.len() < self.capacity;
+        match self.until.get_mut(&subject) {
+            Some(until) if *until > now => false,
+            Some(until) => {
+                *until = now + self.period;
+                true
+            }
+            None if room => {
+                self.until.insert(subject, now + self.period);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_subject_is_let_through_once_a_period() {
+        let mut cooldown = Cooldown::new(Duration::from_secs(5), 10);
+        assert!(cooldown.admit("a"));
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert!(!cooldown.admit("a"), "too soon");
+        assert!(cooldown.admit("b"), "subjects do not share their time");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(cooldown.admit("a"), "a refusal does not prolong the period");
+        assert!(!cooldown.admit("b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_subjects_takes_no_more_room_than_allowed() {
+        let mut cooldown = Cooldown::new(Duration::from_secs(5), 100);
+        let admitted = (0..10_000).filter(|n| cooldown.admit(*n)).count();
+        assert_eq!((admitted, cooldown.until.len()), (100, 100));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(cooldown.admit(9_999));
+        assert_eq!(cooldown.until.len(), 1, "what is over takes no room");
+    }
+}

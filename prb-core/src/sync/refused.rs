@@ -1,0 +1,103 @@
+//! Which of a worker's refusals speak against what it was sent.
+
+use crate::{
+    blob::{Refusal, Span},
+    primitives::ParaNumber,
+    pruntime::Error,
+};
+
+/// Beginnings of pRuntime's texts that name what was sent as wrong. What is left out is about the worker:
+/// where it is (`BlockNumberMismatch`, `NoStateRoot`, `RelaychainHeaderNotSynced`), what it does (`RCU in
+/// progress`), whether it was initialised. Source: pRuntime's own texts, 2.x.
+const CONTENT: [&str; 6] = [
+    "MissingJustification",
+    "HeaderValidateFailed",
+    "HeaderHashMismatch",
+    "StorageProofFailed",
+    "StateRootMismatch",
+    "DecodeError",
+];
+/// What pRuntime answers to a body that it cannot decode.
+const BAD_REQUEST: u16 = 400;
+
+/// The worker's words, where it refused the bytes that it was sent for what is in them.
+pub(super) fn content(error: &Error) -> Option<&str> {
+    match error {
+        Error::Refused { status, message, .. } => {
+            let named = CONTENT.iter().any(|text| message.starts_with(text));
+            (*status == BAD_REQUEST || named).then_some(message)
+        }
+        _ => None,
+    }
+}
+
+/// The refusal of blocks. A number that was not among them is not believed.
+pub(super) fn blocks(blocks: Span<ParaNumber>, message: &str) -> Refusal {
+    let at = mismatch_at(message).filter(|at| (blocks.first..=blocks.last).contains(at));
+    Refusal::Blocks { blocks, at, message: message.to_owned() }
+}
+
+/// `N` of `StateRootMismatch block=N expected=0x… actual=0x…`.
+fn mismatch_at(message: &str) -> Option<ParaNumber> {
+    let number = message.strip_prefix("StateRootMismatch block=")?.split_whitespace().next()?;
+    number.parse().ok().map(ParaNumber)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, message: &str) -> Error {
+        Error::Refused { method: "DispatchBlocks", status, message: message.to_owned() }
+    }
+
+    #[test]
+    fn only_words_about_what_was_sent_count() {
+        for text in [
+            "MissingJustification",
+            "HeaderValidateFailed(error decoding justification for header)",
+            "HeaderHashMismatch",
+            "StorageProofFailed(storage value mismatch)",
+            "StateRootMismatch block=7 expected=0x01 actual=0x02",
+        ] {
+            assert_eq!(content(&refused(500, text)), Some(text));
+        }
+        assert!(content(&refused(400, "DecodeError(unexpected end)")).is_some());
+        assert!(content(&refused(400, "whatever")).is_some());
+        for text in [
+            "BlockNumberMismatch",
+            "NoStateRoot",
+            "RelaychainHeaderNotSynced",
+            "RCU in progress, please try the request again later",
+            "Uninitialized",
+            "",
+        ] {
+            assert_eq!(content(&refused(500, text)), None, "{text:?}");
+        }
+        assert_eq!(content(&refused(413, "too large")), None);
+        let slow = Error::TimedOut { method: "DispatchBlocks", limit: std::time::Duration::ZERO };
+        assert_eq!(content(&slow), None);
+    }
+
+    #[test]
+    fn the_block_is_read_from_the_text_and_must_be_one_that_was_sent() {
+        let sent = Span { first: ParaNumber(5), last: ParaNumber(9) };
+        let at = |message: &str| match blocks(sent, message) {
+            Refusal::Blocks { at, .. } => at.map(|at| at.0),
+            Refusal::Headers { .. } => unreachable!(),
+        };
+        assert_eq!(at("StateRootMismatch block=7 expected=0x01 actual=0x02"), Some(7));
+        assert_eq!(at("StateRootMismatch block=9"), Some(9));
+        for text in [
+            "StateRootMismatch block=4 expected=0x01 actual=0x02",
+            "StateRootMismatch block=10 expected=0x01 actual=0x02",
+            "StateRootMismatch block=-7",
+            "StateRootMismatch block=99999999999",
+            "StateRootMismatch block=",
+            "StateRootMismatch",
+            "DecodeError(block=7)",
+        ] {
+            assert_eq!(at(text), None, "{text:?}");
+        }
+    }
+}
