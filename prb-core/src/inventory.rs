@@ -16,6 +16,7 @@ use crate::{
 mod edit;
 pub mod memory;
 
+pub(crate) use edit::normal_endpoint;
 pub use edit::{Limits, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
 
 /// A pool's operator.
@@ -34,7 +35,7 @@ pub struct Pool {
     pub id: Uuid,
     /// Its number on chain; one entry a number.
     pub pid: PoolId,
-    /// Its name, for people.
+    /// Its name, for people; unique.
     pub name: String,
     /// Whether its workers run.
     pub enabled: bool,
@@ -111,7 +112,7 @@ pub enum Error {
     /// Two entries with one name, endpoint or pid.
     #[error("{what} {value:?} is taken by {holder:?}")]
     Duplicate {
-        /// `pid`, `worker name` or `worker endpoint`.
+        /// `pid`, `pool name`, `worker name` or `worker endpoint`.
         what: &'static str,
         /// The value.
         value: String,

@@ -231,6 +231,28 @@ pub struct WorkerStatus {
     pub checkpoint: Option<Checkpoint>,
 }
 
+impl WorkerStatus {
+    /// Of a worker that does not run.
+    pub fn idle(desired: &Desired, message: Arc<str>, message_at: SystemTime) -> Self {
+        Self {
+            worker: Arc::clone(&desired.worker),
+            pool: desired.pool.clone(),
+            runner: None,
+            state: State::Idle,
+            message,
+            message_at,
+            position: None,
+            lag: None,
+            public_key: None,
+            info: None,
+            chain: None,
+            stalled: false,
+            failures: 0,
+            checkpoint: None,
+        }
+    }
+}
+
 /// What the operator wants of one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {

@@ -119,6 +119,9 @@ async fn refuses_duplicates(inventory: &impl Inventory) {
     let twin = Pool { id: Uuid::from_u128(1), ..pool(1) };
     let error = refused(inventory, vec![Edit::PutPool(twin)], "the pid is taken").await;
     assert!(matches!(&error, Error::Duplicate { what: "pid", .. }), "a pid taken gave {error:?}");
+    let named = Pool { name: pool(1).name, ..pool(2) };
+    let error = refused(inventory, vec![Edit::PutPool(named)], "the name is taken").await;
+    assert!(matches!(&error, Error::Duplicate { what: "pool name", .. }), "a name taken gave {error:?}");
     let named = Worker { name: worker(1).name, ..worker(2) };
     let error = refused(inventory, vec![Edit::PutWorker(named)], "the name is taken").await;
     assert!(

@@ -37,6 +37,27 @@ pub const MAX_NAME_BYTES: usize = 256;
 /// The longest worker endpoint, in bytes.
 pub const MAX_ENDPOINT_BYTES: usize = 2048;
 
+impl Pool {
+    /// Whether the values can be, other pools aside.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check(&self) -> Result<(), Error> {
+        check_name("pool name", &self.name)
+    }
+}
+
+impl Worker {
+    /// Whether the values can be, other workers aside.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check(&self) -> Result<(), Error> {
+        check_name("worker name", &self.name)?;
+        endpoint_url(&self.endpoint).map(drop)
+    }
+}
+
 impl Snapshot {
     /// The snapshot after `edits`, taken in order; `revision` counts one for them all. Names, endpoints and
     /// pool numbers are compared after the last edit, so that two workers may swap theirs.
@@ -50,15 +71,14 @@ impl Snapshot {
         for edit in edits {
             match edit {
                 Edit::PutPool(pool) => {
-                    check_name("pool name", &pool.name)?;
+                    pool.check()?;
                     pools.insert(pool.id, Arc::new(pool));
                 }
                 Edit::RemovePool(id) => {
                     pools.remove(&id).ok_or(Error::Unknown { what: "pool", id })?;
                 }
                 Edit::PutWorker(worker) => {
-                    check_name("worker name", &worker.name)?;
-                    endpoint_url(&worker.endpoint)?;
+                    worker.check()?;
                     workers.insert(worker.id, Arc::new(worker));
                 }
                 Edit::RemoveWorker(id) => {
@@ -69,6 +89,7 @@ impl Snapshot {
         check_bound("pool", pools.len(), limits.pools)?;
         check_bound("worker", workers.len(), limits.workers)?;
         check_unique("pid", pools.values().map(|p| (p.pid.to_string(), &p.name)))?;
+        check_unique("pool name", pools.values().map(|p| (p.name.clone(), &p.name)))?;
         check_unique("worker name", workers.values().map(|w| (w.name.clone(), &w.name)))?;
         check_unique("worker endpoint", workers.values().map(|w| (normal_endpoint(&w.endpoint), &w.name)))?;
         let mut pools: Vec<_> = pools.into_values().collect();
@@ -113,7 +134,7 @@ fn endpoint_url(endpoint: &str) -> Result<Url, Error> {
 }
 
 /// One spelling for all of the same place: case of the host, default port, last slash.
-fn normal_endpoint(endpoint: &str) -> String {
+pub(crate) fn normal_endpoint(endpoint: &str) -> String {
     endpoint_url(endpoint)
         .map_or_else(|_| endpoint.into(), |url| url.as_str().trim_end_matches('/').to_owned())
 }

@@ -38,22 +38,8 @@ struct Shown {
 impl Slot {
     /// A worker that does not run yet. `changes` is told of each change of its status.
     pub(crate) fn new(desired: Desired, changes: watch::Sender<u64>) -> Self {
-        let status = WorkerStatus {
-            worker: Arc::clone(&desired.worker),
-            pool: desired.pool.clone(),
-            runner: None,
-            state: State::Idle,
-            message: desired.idle_reason().unwrap_or("Waiting for a runner").into(),
-            message_at: SystemTime::now(),
-            position: None,
-            lag: None,
-            public_key: None,
-            info: None,
-            chain: None,
-            stalled: false,
-            failures: 0,
-            checkpoint: None,
-        };
+        let message = desired.idle_reason().unwrap_or("Waiting for a runner").into();
+        let status = WorkerStatus::idle(&desired, message, SystemTime::now());
         count(State::Idle, 1.0);
         Self {
             id: desired.worker.id,

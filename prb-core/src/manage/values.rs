@@ -1,0 +1,131 @@
+//! Values as people write them.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
+
+use super::Error;
+use crate::primitives::{AccountId, Balance, PoolId};
+
+/// How many characters of a name an error shows.
+const MAX_SHOWN: usize = 64;
+
+/// A pool as it is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct PoolValue {
+    /// Its number on chain.
+    pub pid: PoolId,
+    /// Its name.
+    pub name: String,
+    /// The operator's mnemonic or secret URI; blank is none. A new pool needs one, unless it only syncs; in
+    /// an update none leaves the operator as it is.
+    pub secret: Option<SecretString>,
+    /// Address of the account that owns the pool, where the operator is its proxy; blank is none.
+    pub proxied: String,
+    /// Whether its workers run.
+    pub enabled: bool,
+    /// Sync its workers, send nothing on chain.
+    pub sync_only: bool,
+}
+
+impl PoolValue {
+    pub(super) fn secret(&self) -> Option<&SecretString> {
+        self.secret.as_ref().filter(|secret| !secret.expose_secret().trim().is_empty())
+    }
+
+    pub(super) fn proxied(&self, entry: &Entry) -> Result<Option<AccountId>, Error> {
+        match self.proxied.trim() {
+            "" => Ok(None),
+            address => AccountId::from_address(address)
+                .map(Some)
+                .map_err(|error| entry.invalid("proxied account", error.to_string())),
+        }
+    }
+}
+
+/// A worker as it is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerValue {
+    /// Its pool's number; the pool must be there.
+    pub pid: PoolId,
+    /// Its name.
+    pub name: String,
+    /// Its pRuntime's URL.
+    pub endpoint: String,
+    /// The stake to compute with, a whole decimal number of 10^-12 PHA.
+    pub stake: String,
+    /// Whether it runs.
+    pub enabled: bool,
+    /// Sync it, send nothing on chain.
+    pub sync_only: bool,
+}
+
+impl WorkerValue {
+    pub(super) fn stake(&self, entry: &Entry) -> Result<Balance, Error> {
+        let text = self.stake.trim();
+        // `parse` would take a sign.
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|_| digits).ok_or_else(|| {
+            let reason = format!("{:?} is no whole decimal number of 10^-12 PHA below 2^128", cut(text));
+            entry.invalid("stake", reason)
+        })
+    }
+}
+
+/// Names a pool or a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Selector {
+    /// By its id.
+    Id(Uuid),
+    /// By its name.
+    Name(String),
+    /// A pool, by its number on chain. A worker has none of its own.
+    Pid(PoolId),
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => write!(f, "{:?}", cut(name)),
+            Self::Pid(pid) => write!(f, "with pid {pid}"),
+        }
+    }
+}
+
+/// What becomes of an entry.
+#[derive(Clone, Debug)]
+pub enum Change<T> {
+    /// The whole value is replaced.
+    Put(T),
+    /// It is removed.
+    Delete,
+}
+
+/// An entry of a call, as errors name it: `workers[2] "rack-1-a"`.
+#[derive(Clone, Debug)]
+pub(super) struct Entry(String);
+
+impl Entry {
+    pub(super) fn new(list: &str, index: usize, name: &str) -> Self {
+        match name.trim() {
+            "" => Self(format!("{list}[{index}]")),
+            name => Self(format!("{list}[{index}] {:?}", cut(name))),
+        }
+    }
+
+    pub(super) fn invalid(&self, field: &str, reason: String) -> Error {
+        Error::Invalid { entry: self.to_string(), field: field.to_owned(), reason }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(MAX_SHOWN).map_or(text, |(end, _)| &text[..end])
+}

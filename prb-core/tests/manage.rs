@@ -1,0 +1,508 @@
+//! The manager on parts in memory: edits as transactions, secrets, commands and status, in virtual time.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use prb_core::{
+    chain::memory::{Config, MemoryChain},
+    fleet::CommandError,
+    inventory::{self, Edit, Inventory, Pool, Snapshot, Worker, memory::MemoryInventory},
+    manage::{Change, Error, MAX_ENTRIES, Manager, OperatorKeys, Parts, PoolValue, Selector, WorkerValue},
+    primitives::{AccountId, ParaNumber, PoolId},
+    prpc::Method,
+    pruntime::scripted::Failure,
+    vault::{MAX_SECRET_BYTES, Vault, memory::MemoryVault},
+    worker::State,
+};
+use proptest::prelude::*;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+#[path = "fleet_rig/rig.rs"]
+mod rig;
+use rig::{Rig, endpoint};
+
+const SECRET: &str = "wombat hunter quokka of pool one";
+
+/// Gives others their turn before it applies, as one on a disk does.
+#[derive(Clone, Debug, Default)]
+struct SlowInventory(MemoryInventory);
+
+#[async_trait]
+impl Inventory for SlowInventory {
+    fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.0.snapshots()
+    }
+
+    async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, inventory::Error> {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.0.apply(edits).await
+    }
+}
+
+/// Takes no secret with a question mark in it.
+#[derive(Debug)]
+struct Keys;
+
+impl OperatorKeys for Keys {
+    fn account(&self, secret: &SecretString) -> Result<AccountId, String> {
+        if secret.expose_secret().contains('?') {
+            return Err("it is no mnemonic".into());
+        }
+        Ok(MemoryChain::account_of(secret.expose_secret()))
+    }
+}
+
+struct Bench {
+    manager: Manager,
+    vault: Arc<MemoryVault>,
+}
+
+fn bench() -> Bench {
+    let vault = Arc::new(MemoryVault::new());
+    let parts = Parts {
+        inventory: Arc::new(SlowInventory::default()),
+        vault: vault.clone(),
+        keys: Arc::new(Keys),
+        fleet: None,
+    };
+    Bench { manager: Manager::new(parts), vault }
+}
+
+fn manager_of(rig: &Rig) -> Manager {
+    Manager::new(Parts {
+        inventory: rig.inventory.clone(),
+        vault: rig.vault.clone(),
+        keys: Arc::new(MemoryChain::new(Config::default())),
+        fleet: rig.fleet.clone(),
+    })
+}
+
+fn pool(pid: u64) -> PoolValue {
+    PoolValue {
+        pid: PoolId(pid),
+        name: format!("pool {pid}"),
+        secret: Some(SECRET.into()),
+        proxied: String::new(),
+        enabled: true,
+        sync_only: false,
+    }
+}
+
+fn worker(n: usize) -> WorkerValue {
+    WorkerValue {
+        pid: PoolId(1),
+        name: format!("worker {n}"),
+        endpoint: endpoint(n),
+        stake: "340282366920938463463374607431768211455".into(),
+        enabled: true,
+        sync_only: false,
+    }
+}
+
+fn id_of(worker: &Worker) -> Selector {
+    Selector::Id(worker.id)
+}
+
+#[tokio::test(start_paused = true)]
+async fn created_pools_have_their_secret_sealed_and_nowhere_else() {
+    let Bench { manager, vault } = bench();
+    let owner = AccountId([7; 32]);
+    let proxied = PoolValue { proxied: format!(" {} ", owner.to_ss58(30)), ..pool(2) };
+    assert!(!format!("{proxied:?}").contains("wombat"), "a value shows its secret");
+    let made =
+        manager.create_pools(vec![proxied, PoolValue { name: " a ".into(), ..pool(1) }]).await.unwrap();
+    let names: Vec<_> = made.iter().map(|p| (p.pid.0, p.name.as_str(), p.enabled, p.proxied)).collect();
+    assert_eq!(names, [(2, "pool 2", true, Some(owner)), (1, "a", true, None)], "in the call's order");
+    assert_ne!(made[0].id, made[1].id);
+    for pool in &made {
+        let operator = pool.operator.as_ref().unwrap();
+        assert_eq!(operator.account, MemoryChain::account_of(SECRET));
+        assert_eq!(vault.open(&operator.key).await.unwrap().expose_secret(), SECRET);
+    }
+    assert_eq!(manager.pools().iter().map(|p| p.pid.0).collect::<Vec<_>>(), [1, 2]);
+    assert!(!format!("{manager:?} {made:?}").contains("wombat"), "a secret is shown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_without_a_secret_must_only_sync() {
+    let Bench { manager, .. } = bench();
+    for secret in [None, Some("".into()), Some("  \n".into())] {
+        let error = manager.create_pools(vec![PoolValue { secret, ..pool(1) }]).await.unwrap_err();
+        assert!(error.to_string().starts_with("pools[0] \"pool 1\": the operator's secret"), "{error}");
+    }
+    let made =
+        manager.create_pools(vec![PoolValue { secret: None, sync_only: true, ..pool(1) }]).await.unwrap();
+    assert_eq!(made[0].operator, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_applied_whole_or_not_at_all() {
+    let Bench { manager, .. } = bench();
+    manager.create_pools(vec![pool(1)]).await.unwrap();
+    manager.create_workers(vec![worker(1)]).await.unwrap();
+    let before = manager.snapshots().borrow().clone();
+
+    let twin = PoolValue { name: "twin".into(), ..pool(3) };
+    let error = manager.create_pools(vec![pool(2), pool(3), twin]).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Duplicate { entry, field: "pid", value, holder }
+            if entry == "pools[2] \"twin\"" && value == "3" && holder == "pool 3"),
+        "{error:?}"
+    );
+    let there = WorkerValue { endpoint: format!("{}/", endpoint(1)), ..worker(3) };
+    let error = manager.create_workers(vec![worker(2), there]).await.unwrap_err();
+    let text = "workers[1] \"worker 3\": worker endpoint \"http://10.0.0.1:10001\" is taken by \"worker 1\"";
+    assert_eq!(error.to_string(), text);
+    let items = vec![
+        (Selector::Name("worker 1".into()), Change::Delete),
+        (id_of(&Worker::clone(&before.workers[0])), Change::Delete),
+    ];
+    let error = manager.update_workers(items).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Invalid { entry, field, .. } if entry == "items[1]" && field == "id"),
+        "{error:?}"
+    );
+    let items =
+        vec![(Selector::Pid(PoolId(1)), Change::Delete), (Selector::Pid(PoolId(9)), Change::Put(pool(9)))];
+    let error = manager.update_pools(items).await.unwrap_err();
+    assert_eq!(error.to_string(), "items[1] \"pool 9\": there is no pool with pid 9");
+    assert_eq!(*manager.snapshots().borrow(), before, "something was applied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_cannot_be_is_refused_by_entry_and_field() {
+    let Bench { manager, .. } = bench();
+    let long: String = "x".repeat(MAX_SECRET_BYTES + 1);
+    let cases = [
+        ("operator's secret", PoolValue { secret: Some("hunter?".into()), ..pool(2) }),
+        ("operator's secret", PoolValue { secret: Some(long.into()), ..pool(2) }),
+        ("proxied account", PoolValue { proxied: "4fake".into(), ..pool(2) }),
+        ("pool name", PoolValue { name: " ".into(), ..pool(2) }),
+        ("pool name", PoolValue { name: "x".repeat(257), ..pool(2) }),
+    ];
+    for (wanted, value) in cases {
+        let error = manager.create_pools(vec![pool(1), value]).await.unwrap_err();
+        let Error::Invalid { entry, field, .. } = &error else { panic!("{error:?}") };
+        assert!(entry.starts_with("pools[1]") && entry.len() < 100, "{entry}");
+        assert_eq!(field, wanted, "{error}");
+        assert!(
+            !error.to_string().contains("hunter") && !error.to_string().contains("xxxxxxxxxxx"),
+            "{error}"
+        );
+    }
+    assert!(manager.pools().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_be_is_refused_by_entry_and_field() {
+    let Bench { manager, .. } = bench();
+    manager.create_pools(vec![pool(1)]).await.unwrap();
+    let mut cases = vec![
+        ("worker endpoint", WorkerValue { endpoint: "10.0.0.1".into(), ..worker(2) }),
+        ("worker name", WorkerValue { name: String::new(), ..worker(2) }),
+    ];
+    for stake in
+        ["", " ", "-1", "+1", "1.5", "1e12", "0x10", "12 PHA", "340282366920938463463374607431768211456"]
+    {
+        cases.push(("stake", WorkerValue { stake: stake.into(), ..worker(2) }));
+    }
+    for (wanted, value) in cases {
+        let error = manager.create_workers(vec![worker(1), value]).await.unwrap_err();
+        let Error::Invalid { entry, field, .. } = &error else { panic!("{error:?}") };
+        assert!(entry.starts_with("workers[1]"), "{entry}");
+        assert_eq!(field, wanted, "{error}");
+    }
+    let error = manager.create_workers(vec![WorkerValue { pid: PoolId(2), ..worker(1) }]).await.unwrap_err();
+    assert_eq!(error.to_string(), "workers[0] \"worker 1\": there is no pool with pid 2");
+    assert!(manager.workers().is_empty());
+    let made = manager.create_workers(vec![worker(1)]).await.unwrap();
+    assert_eq!(made[0].stake, u128::MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_has_a_bounded_number_of_entries() {
+    let Bench { manager, .. } = bench();
+    let error = manager.create_workers(vec![worker(1); MAX_ENTRIES + 1]).await.unwrap_err();
+    assert!(matches!(error, Error::TooMany { limit: MAX_ENTRIES, .. }), "{error:?}");
+    let items = vec![(Selector::Pid(PoolId(1)), Change::Delete); MAX_ENTRIES + 1];
+    assert!(matches!(manager.update_pools(items).await, Err(Error::TooMany { .. })));
+    let ids = vec![Uuid::nil(); MAX_ENTRIES + 1];
+    assert!(matches!(manager.status(&ids), Err(Error::TooMany { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pools_are_changed_by_id_name_and_pid() {
+    let Bench { manager, vault } = bench();
+    let made = manager.create_pools(vec![pool(1), pool(2), pool(3)]).await.unwrap();
+    let proxied = AccountId([9; 32]).to_ss58(30);
+    let kept = PoolValue { name: "one".into(), secret: None, enabled: false, proxied, ..pool(1) };
+    let moved = PoolValue { pid: PoolId(22), secret: Some("another".into()), ..pool(2) };
+    let items = vec![
+        (Selector::Id(made[0].id), Change::Put(kept)),
+        (Selector::Name("pool 2".into()), Change::Put(moved)),
+        (Selector::Pid(PoolId(3)), Change::Delete),
+    ];
+    let changed = manager.update_pools(items).await.unwrap();
+    assert_eq!(changed, manager.pools(), "those deleted are not answered");
+    assert_eq!(
+        changed.iter().map(|p| (p.id, p.pid.0)).collect::<Vec<_>>(),
+        [(made[0].id, 1), (made[1].id, 22)]
+    );
+    assert_eq!(changed[0].operator, made[0].operator, "no secret leaves the operator");
+    assert_eq!((changed[0].enabled, changed[0].proxied), (false, Some(AccountId([9; 32]))));
+    let operator = changed[1].operator.as_ref().unwrap();
+    assert_eq!(operator.account, MemoryChain::account_of("another"));
+    assert_eq!(vault.open(&operator.key).await.unwrap().expose_secret(), "another");
+
+    let back = manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Put(pool(1)))]).await.unwrap();
+    assert_eq!(back[0].proxied, None, "a full value without a proxied account has none");
+    for selector in [Selector::Id(Uuid::nil()), Selector::Name("pool 3".into()), Selector::Pid(PoolId(3))] {
+        let error = manager.update_pools(vec![(selector, Change::Delete)]).await.unwrap_err();
+        assert!(matches!(error, Error::NotFound { what: "pool", .. }), "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_are_changed_by_id_and_name_and_may_swap() {
+    let Bench { manager, .. } = bench();
+    manager.create_pools(vec![pool(1)]).await.unwrap();
+    let made = manager.create_workers(vec![worker(1), worker(2), worker(3)]).await.unwrap();
+    let items = vec![
+        (
+            id_of(&made[0]),
+            Change::Put(WorkerValue { endpoint: endpoint(2), stake: " 5 ".into(), ..worker(1) }),
+        ),
+        (Selector::Name("worker 2".into()), Change::Put(WorkerValue { endpoint: endpoint(1), ..worker(2) })),
+        (id_of(&made[2]), Change::Delete),
+    ];
+    let changed = manager.update_workers(items).await.unwrap();
+    assert_eq!(changed, manager.workers());
+    assert_eq!((changed[0].id, &changed[0].endpoint, changed[0].stake), (made[0].id, &endpoint(2), 5));
+
+    let by_pid = vec![(Selector::Pid(PoolId(1)), Change::Put(worker(1)))];
+    let error = manager.update_workers(by_pid).await.unwrap_err();
+    assert!(matches!(&error, Error::Invalid { field, .. } if field == "id"), "{error:?}");
+    let gone = vec![(id_of(&made[2]), Change::Put(worker(3)))];
+    assert!(matches!(manager.update_workers(gone).await, Err(Error::NotFound { what: "worker", .. })));
+    // Workers stay when their pool goes, and can be edited; others cannot be moved to it.
+    manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Delete)]).await.unwrap();
+    manager.update_workers(vec![(id_of(&made[0]), Change::Put(worker(1)))]).await.unwrap();
+    let moved = WorkerValue { pid: PoolId(2), ..worker(1) };
+    let error = manager.update_workers(vec![(id_of(&made[0]), Change::Put(moved))]).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { what: "pool", .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn edits_at_once_lose_nothing() {
+    let Bench { manager, vault } = bench();
+    manager.create_pools(vec![pool(1)]).await.unwrap();
+    let select = || Selector::Pid(PoolId(1));
+    let rekeyed = Change::Put(PoolValue { secret: Some("new key".into()), ..pool(1) });
+    let renamed = Change::Put(PoolValue { secret: None, name: "renamed".into(), ..pool(1) });
+    let (a, b) = tokio::join!(
+        manager.update_pools(vec![(select(), rekeyed)]),
+        manager.update_pools(vec![(select(), renamed)])
+    );
+    (a.unwrap(), b.unwrap());
+    let operator = manager.pools()[0].operator.clone().unwrap();
+    assert_eq!(vault.open(&operator.key).await.unwrap().expose_secret(), "new key", "the key was lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_fleet_the_inventory_is_served() {
+    let Bench { manager, .. } = bench();
+    manager.create_pools(vec![pool(1)]).await.unwrap();
+    let made = manager.create_workers(vec![worker(2), worker(1)]).await.unwrap();
+    let all = manager.status(&[]).unwrap();
+    assert_eq!(all.iter().map(|s| s.worker.name.as_str()).collect::<Vec<_>>(), ["worker 1", "worker 2"]);
+    assert!(
+        all.iter().all(|s| s.state == State::Idle && s.pool.is_some() && s.message.contains("inventory"))
+    );
+    assert_eq!(manager.status(&[made[0].id]).unwrap()[0].message_at, all[0].message_at, "it does not tick");
+    assert!(matches!(manager.restart(&[made[0].id]), Err(Error::NoFleet)));
+    assert!(matches!(manager.kick(&[Uuid::nil()]), Err(Error::NotFound { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_reach_the_workers_named_and_no_others() {
+    let mut rig = Rig::new(3, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let manager = manager_of(&rig);
+    let ids = [rig.ids[2], rig.ids[0]];
+
+    let done = manager.kick(&[ids[0], ids[1], ids[0]]).unwrap();
+    assert_eq!(
+        done.workers.iter().map(|s| s.worker.id).collect::<Vec<_>>(),
+        ids,
+        "in the call's order, once"
+    );
+    assert!(done.refused.is_empty());
+    rig.until("kicked and back", |s| s.count(State::Active) == 3 && rig.workers[0].kicks() == 1).await;
+    assert_eq!([0, 1, 2].map(|n| rig.workers[n].kicks()), [1, 0, 1]);
+
+    let infos = |n: usize| rig.workers[n].count(Method::GetInfo);
+    let (before, other) = (infos(0), infos(1));
+    manager.restart(&[rig.ids[0]]).unwrap();
+    rig.until("observed", |_| infos(0) > before).await;
+    assert_eq!(infos(1), other);
+
+    let registered = |n: usize| rig.chain.worker(rig.key(n)).registration.unwrap().last_updated;
+    let (before, other) = (registered(0), registered(1));
+    manager.refresh_ra_and_restart(&[rig.ids[0]]).unwrap();
+    rig.until("registered again", |s| registered(0) > before && s.count(State::Active) == 3).await;
+    assert_eq!(registered(1), other);
+
+    assert!(manager.restart(&[]).unwrap().workers.is_empty(), "an empty list is nobody");
+    let kicks = rig.workers[0].kicks();
+    let error = manager.kick(&[rig.ids[0], Uuid::nil()]).unwrap_err();
+    assert!(matches!(&error, Error::NotFound { entry, .. } if entry == "ids[1]"), "{error:?}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.workers[0].kicks(), kicks, "nobody is commanded where one is unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_is_taken_whole_before_a_kick() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let manager = manager_of(&rig);
+    rig.workers[0].set_latency(Method::TakeCheckpoint, Duration::from_secs(30));
+    let at = rig.workers[0].next_block() - 1;
+    manager.checkpoint(&rig.ids[..1]).unwrap();
+    rig.until_worker(0, "taking", |w| &*w.message == "Taking a checkpoint").await;
+    manager.kick(&rig.ids[..1]).unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(rig.workers[0].kicks(), 0, "the kick waits");
+    rig.until_worker(0, "a checkpoint", |w| w.checkpoint.is_some()).await;
+    let checkpoint = rig.status(0).checkpoint.clone().unwrap();
+    let block = checkpoint.result.unwrap();
+    assert!(block >= ParaNumber(at) && block <= rig.chain.head(), "{block}");
+    rig.until("the kick", |s| rig.workers[0].kicks() == 1 && s.count(State::Active) == 2).await;
+    assert_eq!(rig.workers[0].count(Method::TakeCheckpoint), 1);
+    assert_eq!(rig.workers[1].count(Method::TakeCheckpoint), 0);
+
+    rig.workers[1].fail_next(Method::TakeCheckpoint, Failure::refuse("No space left on device"));
+    manager.checkpoint(&rig.ids[1..]).unwrap();
+    rig.until_worker(1, "a failure", |w| w.checkpoint.is_some()).await;
+    let error = rig.status(1).checkpoint.clone().unwrap().result.unwrap_err();
+    assert!(error.contains("No space left on device"), "{error}");
+    let head = rig.chain.head();
+    rig.until_worker(1, "going on", |w| w.position.unwrap().dispatched_to() > Some(head)).await;
+    assert_eq!(rig.workers[1].overlaps(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_do_not_run_are_left_out_by_name() {
+    let mut rig = Rig::new(2, 10).await;
+    rig.edit_worker(1, |w| w.enabled = false).await;
+    rig.run();
+    rig.start();
+    rig.until_worker(0, "computing", |w| w.state == State::Active).await;
+    let manager = manager_of(&rig);
+    let done = manager.kick(&rig.ids).unwrap();
+    assert_eq!(done.workers.len(), 2);
+    assert!(
+        matches!(&done.refused[..], [(id, CommandError::NotRunning { name, .. })]
+            if *id == rig.ids[1] && name == "worker 00001"),
+        "{:?}",
+        done.refused
+    );
+    rig.until("the other", |_| rig.workers[0].kicks() == 1).await;
+    let error = manager.kick(&rig.ids[1..]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no worker was commanded: worker worker 00001 does not run: Worker is disabled"
+    );
+    rig.fleet().stop().await;
+    let error = manager.kick(&rig.ids).unwrap_err();
+    assert!(matches!(error, Error::NotCommanded(CommandError::Stopped)), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn status_shows_an_edit_at_once() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    let manager = manager_of(&rig);
+    let value = WorkerValue { endpoint: endpoint(7), ..worker(7) };
+    let made = manager.create_workers(vec![value]).await.unwrap();
+    // No await in between: the fleet has not seen the edit.
+    let all = manager.status(&[]).unwrap();
+    assert_eq!(all.iter().map(|s| s.worker.name.as_str()).collect::<Vec<_>>(), ["worker 00000", "worker 7"]);
+    assert_eq!((all[1].state, &*all[1].message), (State::Idle, "Waiting for the fleet"));
+    let error = manager.restart(&[made[0].id]).unwrap_err();
+    assert!(matches!(error, Error::NotCommanded(CommandError::NotRunning { .. })), "{error:?}");
+
+    let renamed = WorkerValue { endpoint: endpoint(0), name: "renamed".into(), ..worker(0) };
+    manager.update_workers(vec![(Selector::Id(rig.ids[0]), Change::Put(renamed))]).await.unwrap();
+    let status = manager.status(&rig.ids[..1]).unwrap().remove(0);
+    assert_eq!((status.worker.name.as_str(), status.state), ("renamed", State::Active));
+    manager.update_workers(vec![(id_of(&made[0]), Change::Delete)]).await.unwrap();
+    assert_eq!(manager.status(&[]).unwrap().len(), 1, "one deleted is not shown");
+    assert!(matches!(manager.status(&[made[0].id]), Err(Error::NotFound { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_made_by_a_call_computes() {
+    let mut rig = Rig::new(0, 10).await;
+    rig.run();
+    rig.start();
+    let index = rig.workers.len();
+    let scripted = prb_core::pruntime::scripted::ScriptedWorker::new(1);
+    rig.connect.add(&endpoint(index), scripted.clone());
+    let manager = manager_of(&rig);
+    let account = manager.create_pools(vec![pool(5)]).await.unwrap()[0].operator.clone().unwrap().account;
+    rig.chain.add_pool(PoolId(5), account, 1_000_000 * rig::PHA);
+    let value = WorkerValue { pid: PoolId(5), stake: rig::STAKE.to_string(), ..worker(index) };
+    manager.create_workers(vec![value]).await.unwrap();
+    rig.until_all(State::Active).await;
+    assert_eq!(rig.chain.worker(scripted.key()).pool, Some(PoolId(5)));
+}
+
+fn texts() -> impl Strategy<Value = String> {
+    prop_oneof!["\\PC{0,80}", "[0-9]{0,50}", "http://[a-z]{1,9}(:[0-9]{1,6})?", Just(String::new())]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever comes is taken or refused, never both, and what was taken is what was sent.
+    #[test]
+    fn any_value_is_taken_or_refused(name in texts(), address in texts(), stake in texts(), pid in any::<u64>()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let manager = bench().manager;
+            let value = PoolValue { pid: PoolId(pid), name: name.clone(), proxied: address.clone(), secret: None, sync_only: true, enabled: false };
+            let pools = manager.create_pools(vec![value]).await;
+            match pools {
+                Ok(pools) => assert_eq!((pools[0].pid.0, pools[0].name.as_str()), (pid, name.trim())),
+                Err(error) => assert!(matches!(error, Error::Invalid { .. }) && manager.pools().is_empty()),
+            }
+            let snapshot = manager.snapshots();
+            let known = snapshot.borrow().pool(PoolId(pid)).is_some();
+            let value = WorkerValue { pid: PoolId(pid), name: name.clone(), endpoint: address, stake: stake.clone(), enabled: true, sync_only: false };
+            match manager.create_workers(vec![value]).await {
+                Ok(workers) => assert_eq!(workers[0].stake.to_string(), Some(stake.trim().trim_start_matches('0')).filter(|s| !s.is_empty()).unwrap_or("0")),
+                Err(Error::NotFound { what: "pool", .. }) => assert!(!known),
+                Err(error) => assert!(matches!(error, Error::Invalid { .. }), "{error:?}"),
+            }
+        });
+    }
+}
+
+/// Used by [`Pool`]'s readers: nobody's `Debug` shows what is sealed.
+#[tokio::test]
+async fn sealed_keys_are_not_shown() {
+    let Bench { manager, .. } = bench();
+    let made: Vec<Arc<Pool>> = manager.create_pools(vec![pool(1)]).await.unwrap();
+    let sealed = &made[0].operator.as_ref().unwrap().key.0;
+    let shown = format!("{made:?}");
+    assert!(!shown.contains(&hex::encode(sealed)) && !shown.contains(&format!("{sealed:?}")), "{shown}");
+}
