@@ -12,8 +12,11 @@ use prb_chain::{
     verify::Start,
 };
 use prb_core::{
-    blob::{BlobSource, BlockCursor, HeaderCursor, memory::empty_genesis},
-    conformance::blob::{self, Backend, RelayBlock, Sample},
+    blob::{BlobSource, BlockCursor, HeaderCursor, memory::empty_genesis, range::RangeSource},
+    conformance::{
+        blob::{self, Backend, RelayBlock, Sample},
+        range::{self, RangeBackend},
+    },
     primitives::{Hash, ParaNumber, RelayNumber},
     wire::{Header, StorageChanges},
 };
@@ -141,6 +144,17 @@ impl Backend for Suite {
     }
 }
 
+impl RangeBackend for Suite {
+    fn ranges(&self) -> Arc<dyn RangeSource> {
+        Arc::new(StoreSource::new(self.filled.store.clone()))
+    }
+}
+
+#[tokio::test]
+async fn the_store_knows_its_ranges() {
+    range::run::<Suite>().await;
+}
+
 #[tokio::test]
 async fn the_store_keeps_the_seam() {
     blob::run::<Suite>().await;
@@ -248,6 +262,26 @@ async fn finished_sets_keep_few_stops() {
     for relay in sample.genesis_number.next().0..=thin.store.heights().borrow().relay.unwrap().0 {
         let cursor = HeaderCursor { relay: RelayNumber(relay), para: ParaNumber(0) };
         assert!(source.headers(cursor, LIMIT).await.unwrap().is_some());
+    }
+    thin_ranges_begin_no_later(&StoreSource::new(every.store.clone()), &source, &sample).await;
+}
+
+/// A forgotten stop makes a range longer at both ends; a worker drops what it has.
+async fn thin_ranges_begin_no_later(every: &StoreSource, thin: &StoreSource, sample: &Sample) {
+    let tip = thin.heights().borrow().relay.unwrap();
+    for relay in (sample.genesis_number.next().0..=tip.0).map(RelayNumber) {
+        let exact = every.ranges(relay).await.unwrap().unwrap();
+        let wide = thin.ranges(relay).await.unwrap().unwrap();
+        assert_eq!(exact.longest.relay, wide.longest.relay);
+        assert!(exact.shortest.relay.last <= wide.shortest.relay.last);
+        if let Some(span) = exact.longest.para {
+            let wide = wide.longest.para.unwrap();
+            assert!(wide.first <= span.first && wide.last == span.last);
+        }
+        // A name that was given before the stop was forgotten still has a blob.
+        let cursor = HeaderCursor { relay, para: ParaNumber(0) };
+        let batch = thin.headers_to(cursor, exact.shortest.relay.last, LIMIT).await.unwrap().unwrap();
+        assert_eq!(batch.relay.last, wide.shortest.relay.last);
     }
 }
 

@@ -16,9 +16,13 @@ use prb_core::{
         BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
         Span,
         cache::{self, CachedSource},
-        memory::{MemorySource, empty_genesis},
+        memory::MemorySource,
+        range::RangeSource,
     },
-    conformance::blob::{self, Backend, RelayBlock, Sample},
+    conformance::{
+        blob::{self, Backend, RelayBlock, Sample},
+        range::{self, RangeBackend},
+    },
     primitives::ParaNumber,
     wire::{Header, StorageChanges},
 };
@@ -29,7 +33,7 @@ struct Memory(Arc<MemorySource>);
 #[async_trait]
 impl Backend for Memory {
     async fn create(sample: &Sample) -> Self {
-        Self(Arc::new(MemorySource::new(empty_genesis(sample.genesis_number))))
+        Self(Arc::new(MemorySource::new(sample.genesis())))
     }
 
     async fn push_relay(&mut self, blocks: &[RelayBlock]) {
@@ -46,6 +50,12 @@ impl Backend for Memory {
     }
 
     fn source(&self) -> Arc<dyn BlobSource> {
+        self.0.clone()
+    }
+}
+
+impl RangeBackend for Memory {
+    fn ranges(&self) -> Arc<dyn RangeSource> {
         self.0.clone()
     }
 }
@@ -76,6 +86,11 @@ impl Backend for Cached {
 #[tokio::test]
 async fn memory_keeps_the_seam() {
     blob::run::<Memory>().await;
+}
+
+#[tokio::test]
+async fn memory_knows_its_ranges() {
+    range::run::<Memory>().await;
 }
 
 #[tokio::test]

@@ -106,6 +106,32 @@ impl<'s> StoreView<'s> {
     }
 }
 
+impl StoreView<'_> {
+    /// The stop at a number, from its row among the alignments.
+    fn stop<'a>(&'a self, number: u32, encoded: &'a [u8]) -> Result<Stop<'a>, Error> {
+        let tables = &self.store.tables;
+        let error = |e| self.store.error(e);
+        let missing = |what| Error::Missing { what };
+        let (alignment, proof) = split_alignment(encoded)?;
+        let justification = tables.justifications.get(&self.txn, &number).map_err(error)?;
+        let next_set = match alignment.ends_set {
+            false => None,
+            true => {
+                let set = tables.sets.get(&self.txn, &(alignment.set_id + 1)).map_err(error)?;
+                Some(set.ok_or_else(|| missing("authority set"))?)
+            }
+        };
+        Ok(Stop {
+            number: RelayNumber(number),
+            justification: justification.ok_or_else(|| missing("justification"))?,
+            set_id: alignment.set_id,
+            para_head: alignment.para_head.map(|(number, _)| ParaNumber(number)),
+            proof,
+            next_set,
+        })
+    }
+}
+
 impl View for StoreView<'_> {
     type Error = Error;
 
@@ -122,28 +148,18 @@ impl View for StoreView<'_> {
         let error = |e| self.store.error(e);
         for entry in tables.alignments.range(&self.txn, &(from.0..)).map_err(error)? {
             let (number, encoded) = entry.map_err(error)?;
-            let (alignment, proof) = split_alignment(encoded)?;
-            let missing = |what| Error::Missing { what };
-            let justification = tables.justifications.get(&self.txn, &number).map_err(error)?;
-            let next_set = match alignment.ends_set {
-                false => None,
-                true => {
-                    let set = tables.sets.get(&self.txn, &(alignment.set_id + 1)).map_err(error)?;
-                    Some(set.ok_or_else(|| missing("authority set"))?)
-                }
-            };
-            let stop = Stop {
-                number: RelayNumber(number),
-                justification: justification.ok_or_else(|| missing("justification"))?,
-                para_head: alignment.para_head.map(|(number, _)| ParaNumber(number)),
-                proof,
-                next_set,
-            };
+            let stop = self.stop(number, encoded)?;
             if !take(stop) {
                 break;
             }
         }
         Ok(())
+    }
+
+    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Self::Error> {
+        let found = self.store.tables.alignments.get_lower_than(&self.txn, &number.0);
+        let found = found.map_err(|e| self.store.error(e))?;
+        found.map(|(number, encoded)| self.stop(number, encoded)).transpose()
     }
 
     fn relay_headers<'a>(

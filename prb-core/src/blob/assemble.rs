@@ -10,7 +10,10 @@ use bytes::Bytes;
 use codec::{Compact, CompactLen, Decode, Encode};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use super::{BlockBatch, BlockCursor, Error, HeaderBatch, HeaderCursor, Span};
+use super::{
+    BlockBatch, BlockCursor, Error, HeaderBatch, HeaderCursor, Span,
+    range::{Range, Ranges},
+};
 use crate::primitives::{ParaNumber, RelayNumber};
 
 /// A justified relay block, at which a header batch can end.
@@ -20,6 +23,8 @@ pub struct Stop<'a> {
     pub number: RelayNumber,
     /// Its GRANDPA justification.
     pub justification: &'a [u8],
+    /// The authority set that signed it.
+    pub set_id: u64,
     /// The newest parachain header that its state names.
     pub para_head: Option<ParaNumber>,
     /// SCALE `Vec<Vec<u8>>`: trie nodes that prove that, and the authorities where the set changes.
@@ -47,6 +52,12 @@ pub trait View {
         from: RelayNumber,
         take: &mut dyn FnMut(Stop<'a>) -> bool,
     ) -> Result<(), Self::Error>;
+
+    /// The newest stop before a relay block.
+    ///
+    /// # Errors
+    /// When the pieces cannot be read.
+    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Self::Error>;
 
     /// Calls `take` with each relay header of the span until it answers false.
     ///
@@ -124,19 +135,84 @@ pub fn headers<V: View>(
     cursor: HeaderCursor,
     max_bytes: usize,
 ) -> Result<Option<HeaderBatch>, Error> {
-    if cursor.relay < view.first_relay() {
+    headers_among(view, cursor, &stops_of_set(view, cursor.relay)?, max_bytes)
+}
+
+/// The header batch that ends at the first stop from `end` on: see
+/// [`RangeSource::headers_to`](super::range::RangeSource::headers_to).
+///
+/// # Errors
+/// As there.
+pub fn headers_to<V: View>(
+    view: &V,
+    cursor: HeaderCursor,
+    end: RelayNumber,
+    max_bytes: usize,
+) -> Result<Option<HeaderBatch>, Error> {
+    let stops = stops_of_set(view, cursor.relay)?;
+    let at = stops.partition_point(|stop| stop.number < end);
+    headers_among(view, cursor, stops.get(at..=at).unwrap_or_default(), max_bytes)
+}
+
+/// The ranges from a relay header on: see [`RangeSource::ranges`](super::range::RangeSource::ranges).
+///
+/// # Errors
+/// As there.
+pub fn ranges<V: View>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Error> {
+    let stops = stops_of_set(view, from)?;
+    let before = view.stop_before(from).map_err(storage)?;
+    let first_para = before.and_then(|stop| stop.para_head).map_or(ParaNumber(0), ParaNumber::next);
+    let range = |stop: &Stop<'_>| Range {
+        relay: Span { first: from, last: stop.number },
+        para: stop.para_head.filter(|head| *head >= first_para).map(|last| Span { first: first_para, last }),
+        set_id: stop.set_id,
+        ends_set: stop.next_set.is_some(),
+    };
+    for longest in stops.iter().rev() {
+        if has_para_header(view, longest.para_head)? {
+            // What is there is there from the start on: if the last one can be given, so can the first.
+            return Ok(Some(Ranges { shortest: range(&stops[0]), longest: range(longest) }));
+        }
+    }
+    Ok(None)
+}
+
+fn has_para_header<V: View>(view: &V, head: Option<ParaNumber>) -> Result<bool, Error> {
+    let Some(head) = head else { return Ok(true) };
+    let mut found = false;
+    view.para_headers(Span { first: head, last: head }, &mut |_| {
+        found = true;
+        false
+    })
+    .map_err(storage)?;
+    Ok(found)
+}
+
+/// The stops from a relay header on, up to the one that changes the set: one batch crosses no change but at
+/// its last header.
+fn stops_of_set<V: View>(view: &V, from: RelayNumber) -> Result<Vec<Stop<'_>>, Error> {
+    if from < view.first_relay() {
         return Err(Error::BadCursor {
-            cursor: format!("relay {} para {}", cursor.relay, cursor.para),
+            cursor: format!("relay {from}"),
             reason: format!("workers start at relay header {}", view.first_relay()),
         });
     }
     let mut stops = Vec::new();
-    view.stops(cursor.relay, &mut |stop| {
+    view.stops(from, &mut |stop| {
         stops.push(stop);
-        // One batch crosses no change of set but at its last header.
         stop.next_set.is_none()
     })
     .map_err(storage)?;
+    Ok(stops)
+}
+
+/// The largest header batch at the cursor that ends at one of the stops.
+fn headers_among<V: View>(
+    view: &V,
+    cursor: HeaderCursor,
+    stops: &[Stop<'_>],
+    max_bytes: usize,
+) -> Result<Option<HeaderBatch>, Error> {
     let Some(last) = stops.last() else { return Ok(None) };
 
     let mut relay = Run::new(max_bytes);

@@ -1,19 +1,20 @@
 //! A [`BlobSource`] in memory: for tests, examples, and programs with blocks from elsewhere.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::Encode;
+use codec::{Decode, Encode};
 use tokio::sync::watch;
 
 use super::{
     BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Span,
     assemble::{self, Stop, View},
+    range::{RangeSource, Ranges},
 };
 use crate::{
     primitives::{Hash, ParaNumber, RelayNumber},
-    wire::{AuthoritySet, Header, StorageChanges},
+    wire::{AuthoritySet, GenesisBlockInfo, Header, StorageChanges},
 };
 
 /// What makes a relay block one that a batch can end at.
@@ -32,14 +33,30 @@ pub struct Justified {
 struct EncodedStop {
     number: RelayNumber,
     justification: Vec<u8>,
+    set_id: u64,
     para_head: Option<ParaNumber>,
     proof: Vec<u8>,
     next_set: Option<Vec<u8>>,
 }
 
+impl EncodedStop {
+    fn as_stop(&self) -> Stop<'_> {
+        Stop {
+            number: self.number,
+            justification: &self.justification,
+            set_id: self.set_id,
+            para_head: self.para_head,
+            proof: &self.proof,
+            next_set: self.next_set.as_deref(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Chain {
     first_relay: RelayNumber,
+    /// The set that justifies what comes next.
+    set_id: u64,
     relay: Vec<Vec<u8>>,
     stops: Vec<EncodedStop>,
     /// From block 0 on.
@@ -62,9 +79,15 @@ impl std::fmt::Debug for MemorySource {
 }
 
 impl MemorySource {
-    /// A source that has nothing but the genesis.
+    /// A source that has nothing but the genesis. Its first authority set is that of the genesis info, or
+    /// set 0 where that is none.
     pub fn new(genesis: Genesis) -> Self {
-        let chain = Chain { first_relay: genesis.relay_number.next(), ..Chain::default() };
+        let info = GenesisBlockInfo::decode(&mut &*genesis.info).ok();
+        let chain = Chain {
+            first_relay: genesis.relay_number.next(),
+            set_id: info.map_or(0, |info| info.authority_set.id),
+            ..Chain::default()
+        };
         Self { genesis, chain: RwLock::new(chain), heights: watch::Sender::default() }
     }
 
@@ -104,9 +127,12 @@ impl MemorySource {
             assert_eq!(header.number, next, "relay headers come in sequence");
             chain.relay.push(header.encode());
             if let Some(justified) = justified {
+                let set_id = chain.set_id;
+                chain.set_id = justified.next_set.as_ref().map_or(set_id, |set| set.id);
                 chain.stops.push(EncodedStop {
                     number: RelayNumber(next),
                     justification: justified.justification,
+                    set_id,
                     para_head: justified.para_head,
                     proof: justified.proof.encode(),
                     next_set: justified.next_set.map(|set| set.encode()),
@@ -137,6 +163,10 @@ impl MemorySource {
             heights.relay_target = Some(relay);
             heights.para_target = Some(para);
         });
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Chain> {
+        self.chain.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, change: impl FnOnce(&mut Chain)) {
@@ -196,18 +226,16 @@ impl View for Chain {
     ) -> Result<(), Self::Error> {
         let start = self.stops.partition_point(|stop| stop.number < from);
         for stop in &self.stops[start..] {
-            let stop = Stop {
-                number: stop.number,
-                justification: &stop.justification,
-                para_head: stop.para_head,
-                proof: &stop.proof,
-                next_set: stop.next_set.as_deref(),
-            };
-            if !take(stop) {
+            if !take(stop.as_stop()) {
                 break;
             }
         }
         Ok(())
+    }
+
+    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Self::Error> {
+        let end = self.stops.partition_point(|stop| stop.number < number);
+        Ok(self.stops[..end].last().map(EncodedStop::as_stop))
     }
 
     fn relay_headers<'a>(
@@ -256,11 +284,27 @@ impl BlobSource for MemorySource {
     }
 
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
-        assemble::headers(&*self.chain.read().unwrap_or_else(PoisonError::into_inner), cursor, max_bytes)
+        assemble::headers(&*self.read(), cursor, max_bytes)
     }
 
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
-        assemble::blocks(&*self.chain.read().unwrap_or_else(PoisonError::into_inner), cursor, max_bytes)
+        assemble::blocks(&*self.read(), cursor, max_bytes)
+    }
+}
+
+#[async_trait]
+impl RangeSource for MemorySource {
+    async fn ranges(&self, from: RelayNumber) -> Result<Option<Ranges>, Error> {
+        assemble::ranges(&*self.read(), from)
+    }
+
+    async fn headers_to(
+        &self,
+        cursor: HeaderCursor,
+        end: RelayNumber,
+        max_bytes: usize,
+    ) -> Result<Option<HeaderBatch>, Error> {
+        assemble::headers_to(&*self.read(), cursor, end, max_bytes)
     }
 }
 

@@ -15,11 +15,16 @@ use crate::primitives::{ParaNumber, RelayNumber};
 pub struct Range {
     /// The relay headers; the last one is justified.
     pub relay: Span<RelayNumber>,
-    /// The parachain headers that the last relay header vouches for and no relay header before the first
-    /// does. `None` where the parachain has not advanced.
+    /// The parachain headers that the last relay header vouches for, from the first one on that no justified
+    /// header before the range is known to vouch for. `None` where the parachain has not advanced.
+    ///
+    /// Sources forget justified headers of sets that are over, so that it may begin earlier than it did
+    /// once: pRuntime drops the headers that it has.
     pub para: Option<Span<ParaNumber>>,
     /// The authority set that justifies the last header.
     pub set_id: u64,
+    /// Whether the next set takes over after the last header: a range that will never be longer.
+    pub ends_set: bool,
 }
 
 /// The ranges that begin at a relay header.
@@ -40,7 +45,8 @@ pub trait RangeSource: BlobSource {
     /// [`Error::BadCursor`] for relay blocks before the start, [`Error::NotReady`] before the start is known.
     async fn ranges(&self, from: RelayNumber) -> Result<Option<Ranges>, Error>;
 
-    /// The header batch at the cursor that ends at just this relay header; `None` where none ends there.
+    /// The header batch at the cursor that ends at this relay header, or at the next one that is justified
+    /// where the source has forgotten that it was. `None` where there is none in the cursor's authority set.
     ///
     /// # Errors
     /// As [`BlobSource::headers`].

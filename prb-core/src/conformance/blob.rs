@@ -14,12 +14,12 @@ use prost::Message;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
-    blob::{BlobSource, BlockCursor, Error, HeaderCursor, Heights, memory::Justified},
+    blob::{BlobSource, BlockCursor, Error, Genesis, HeaderCursor, Heights, memory::Justified},
     primitives::{Hash, ParaNumber, RelayNumber},
     prpc,
     wire::{
-        AuthoritySet, AuthoritySetChange, BlockHeaderWithChanges, DigestItem, Header, HeaderToSync,
-        StorageChanges,
+        AuthoritySet, AuthoritySetChange, BlockHeaderWithChanges, DigestItem, GenesisBlockInfo, Header,
+        HeaderToSync, StorageChanges,
     },
 };
 
@@ -98,6 +98,29 @@ impl Sample {
         self.changes.push(StorageChanges { main, child: Vec::new() });
     }
 
+    /// What `InitRuntime` would need: plausible, but proven by nothing.
+    pub fn genesis(&self) -> Genesis {
+        let block_header = Header {
+            parent_hash: Hash::default(),
+            number: self.genesis_number.0,
+            state_root: Hash::default(),
+            extrinsics_root: Hash::default(),
+            digest: Vec::new(),
+        };
+        let relay_hash = block_header.hash();
+        let authority_set = self.genesis_set.clone();
+        let info = GenesisBlockInfo { block_header, authority_set, proof: vec![vec![1, 2, 3]] };
+        let state = vec![(b":code".to_vec(), vec![7u8; 100]), (b"key".to_vec(), Vec::new())];
+        Genesis {
+            para_id: 2004,
+            relay_number: self.genesis_number,
+            relay_hash,
+            chain_identity: self.para.get(1).map(Header::hash).unwrap_or_default(),
+            info: info.encode().into(),
+            state: state.encode().into(),
+        }
+    }
+
     /// The heights of a source that holds so many of the relay blocks and all of the parachain.
     pub fn heights(&self, relay_blocks: usize) -> (Option<RelayNumber>, Option<ParaNumber>) {
         let last = self.relay[..relay_blocks].iter().rev().find(|block| block.justified.is_some());
@@ -150,7 +173,8 @@ pub async fn run<B: Backend>() {
     headers_wait_for_the_parachain::<B>(&Sample::generate(7, 60)).await;
 }
 
-fn para_blocks(sample: &Sample) -> Vec<(Header, StorageChanges)> {
+/// Header and changes of each parachain block.
+pub(super) fn para_blocks(sample: &Sample) -> Vec<(Header, StorageChanges)> {
     sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect()
 }
 
@@ -183,7 +207,7 @@ async fn grows<B: Backend>(sample: &Sample) {
 }
 
 /// The newest parachain header that any state before the block names.
-fn head_before(sample: &Sample, relay: RelayNumber) -> Option<u32> {
+pub(super) fn head_before(sample: &Sample, relay: RelayNumber) -> Option<u32> {
     let stops = sample.relay.iter().filter(|block| block.header.number < relay.0);
     stops.filter_map(|block| block.justified.as_ref()?.para_head).next_back().map(|head| head.0)
 }
@@ -210,7 +234,7 @@ async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNum
 }
 
 /// Every batch that may be given at the cursor, by its stop: built the slow way.
-fn possible_batches(sample: &Sample, cursor: HeaderCursor) -> Vec<Vec<u8>> {
+pub(super) fn possible_batches(sample: &Sample, cursor: HeaderCursor) -> Vec<Vec<u8>> {
     let mut headers = Vec::new();
     let mut bodies = Vec::new();
     for block in sample.relay.iter().skip_while(|block| block.header.number < cursor.relay.0) {

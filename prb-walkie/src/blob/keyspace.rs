@@ -1,0 +1,265 @@
+//! [`KeySpace`]: blobs for keys, assembled from a source when they are asked for.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use prb_core::{
+    blob::{
+        BlockCursor, Error, HeaderBatch, HeaderCursor, Heights,
+        range::{Range, RangeSource},
+    },
+    primitives::{ParaNumber, RelayNumber},
+};
+use prost::Message;
+use serde::Serialize;
+
+use super::{
+    Lookup, Parts,
+    answer::{self, Position},
+    keys::{HeaderRange, Key},
+    scale,
+};
+use crate::proto::db;
+
+/// What a key space sets aside for small blobs, in bytes.
+const SMALL_BYTES: usize = 16 * 1024;
+/// The most relay headers that an original's range names one by one.
+const MAX_NAMED: u32 = 100_000;
+
+/// Limits of a [`KeySpace`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The largest blob, in bytes.
+    pub max_blob_bytes: usize,
+    /// Parachain blocks in one of the original's range blobs
+    /// (`PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT`).
+    pub max_para_blocks: u32,
+    /// The longest that an answer about heights is held back.
+    pub max_wait: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // A worker takes request bodies of 100 MiB, a genesis may be somewhat larger than it is there.
+        Self { max_blob_bytes: 101 << 20, max_para_blocks: 15, max_wait: Duration::from_secs(60) }
+    }
+}
+
+/// A source's blobs by [key](Key): the original's and ours.
+///
+/// Nothing is kept: what the original stores as ranges are cuts through the source's blocks here, and any relay
+/// block may begin one. A range that has been named keeps its name: where the source has forgotten that a
+/// header is justified, the blob goes on to the next that is.
+#[derive(Clone, Debug)]
+pub struct KeySpace {
+    source: Arc<dyn RangeSource>,
+    config: Config,
+}
+
+impl KeySpace {
+    /// The blobs of a source.
+    pub fn new(source: Arc<dyn RangeSource>, config: Config) -> Self {
+        Self { source, config }
+    }
+
+    async fn blob(&self, key: Key) -> Result<Option<Parts>, Error> {
+        let limit = |max_bytes: u32| (max_bytes as usize).min(self.config.max_blob_bytes);
+        Ok(Some(match key {
+            Key::Headers { cursor, max_bytes } => {
+                answer::headers(self.source.headers(cursor, limit(max_bytes)).await)
+            }
+            Key::Blocks { cursor, max_bytes } => {
+                answer::blocks(self.source.blocks(cursor, limit(max_bytes)).await)
+            }
+            Key::Genesis => answer::genesis(self.source.genesis().await),
+            Key::Heights { relay, para, wait_ms } => {
+                answer::heights(&self.heights(relay, para, Duration::from_millis(wait_ms.into())).await)
+            }
+            original => return Ok(self.original(original).await?.map(Parts::whole)),
+        }))
+    }
+
+    /// Waits until the source has more than the asker, or the wait is over.
+    async fn heights(
+        &self,
+        relay: Option<RelayNumber>,
+        para: Option<ParaNumber>,
+        wait: Duration,
+    ) -> Position {
+        let mut heights = self.source.heights();
+        let more = |heights: &Heights| heights.relay > relay || heights.para > para;
+        let wait = wait.min(self.config.max_wait);
+        // A source that is gone says no more; what it said last is the answer.
+        let _ = tokio::time::timeout(wait, heights.wait_for(more)).await;
+        let now = *heights.borrow();
+        let identity = self.source.genesis().await.ok().map(|genesis| genesis.chain_identity);
+        Position { heights: now, identity }
+    }
+
+    async fn original(&self, key: Key) -> Result<Option<Bytes>, Error> {
+        let answer = match key {
+            Key::OriginalGenesis { para_id } => self.original_genesis(para_id).await,
+            Key::RangeByParentBlock(from) => self.range_meta(from).await,
+            Key::DrySyncHeader(range) | Key::BlobRange(range) => self.header_request(range).await,
+            Key::RangeParaBlockKey(number) => self.block_range(number).await,
+            Key::DryParaBlock(number) => self.block_request(number, 1).await,
+            Key::RangeParaBlockBuffer(number) => {
+                self.block_request(number, self.config.max_para_blocks).await
+            }
+            Key::Genesis | Key::Heights { .. } | Key::Headers { .. } | Key::Blocks { .. } => Ok(None),
+        };
+        match answer {
+            // What is not on the chain has no blob.
+            Err(Error::BadCursor { .. } | Error::NotReady) => Ok(None),
+            answer => answer,
+        }
+    }
+
+    async fn original_genesis(&self, para_id: u32) -> Result<Option<Bytes>, Error> {
+        let genesis = self.source.genesis().await?;
+        if genesis.para_id != para_id {
+            return Ok(None);
+        }
+        let message = db::Genesis {
+            para_id,
+            para_number: 0,
+            parent_number: genesis.relay_number.0,
+            bridge_genesis_info: genesis.info,
+            genesis_state: genesis.state,
+        };
+        Ok(Some(message.encode_to_vec().into()))
+    }
+
+    async fn range_meta(&self, from: RelayNumber) -> Result<Option<Bytes>, Error> {
+        let Some(ranges) = self.source.ranges(from).await? else { return Ok(None) };
+        let dry = ranges.shortest;
+        let mut meta = dry_meta(&dry);
+        // A set that goes on has a longer range tomorrow. Originals keep what they are told for half an hour.
+        let blob = ranges.longest;
+        if blob.ends_set {
+            meta.blob_parent_stop_block = blob.relay.last.0;
+            meta.blob_para_stop_block = number_or_none(blob.para.map(|span| span.last));
+            meta.blob_sync_header_req_key =
+                Key::BlobRange(HeaderRange::of(blob.relay, blob.para)).to_string();
+        }
+        Ok(Some(meta.encode_to_vec().into()))
+    }
+
+    async fn header_request(&self, range: HeaderRange) -> Result<Option<Bytes>, Error> {
+        let named = range.para.map_or(ParaNumber(u32::MAX), |(first, _)| first);
+        let Some(mut batch) = self.headers_to(range, named).await? else { return Ok(None) };
+        if batch.relay.last == range.relay_last {
+            if batch.para.map(|span| span.last) != range.para.map(|(_, last)| last) {
+                return Ok(None);
+            }
+        } else if range.para.is_none() {
+            // The blob goes further than its name, and the parachain may have advanced on the way.
+            let ranges = self.source.ranges(range.relay_first).await?;
+            if let Some(para) = ranges.and_then(|ranges| ranges.longest.para) {
+                let Some(longer) = self.headers_to(range, para.first).await? else { return Ok(None) };
+                batch = longer;
+            }
+        }
+        scale::request_of_headers(&batch.body).map(Some).map_err(|e| Error::Storage(Box::new(e)))
+    }
+
+    async fn headers_to(&self, range: HeaderRange, para: ParaNumber) -> Result<Option<HeaderBatch>, Error> {
+        let cursor = HeaderCursor { relay: range.relay_first, para };
+        self.source.headers_to(cursor, range.relay_last, self.config.max_blob_bytes).await
+    }
+
+    /// Several blocks at once only where they are all there: the same key has the same blob for ever.
+    async fn block_range(&self, first: ParaNumber) -> Result<Option<Bytes>, Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct BlockRange {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            buffer_key: Option<String>,
+            first_block_number: u32,
+            last_block_number: u32,
+        }
+        let heights = *self.source.heights().borrow();
+        if first.0 == 0 || heights.para.is_none_or(|tip| tip < first) {
+            return Ok(None);
+        }
+        let wanted = first.0.saturating_add(self.config.max_para_blocks.saturating_sub(1));
+        let mut last = first.0;
+        if wanted > last && heights.para.is_some_and(|tip| tip.0 >= wanted) {
+            let cursor = BlockCursor { from: first, to: ParaNumber(wanted) };
+            let batch = self.source.blocks(cursor, self.config.max_blob_bytes).await?;
+            last = batch.map_or(last, |batch| batch.blocks.last.0);
+        }
+        let range = BlockRange {
+            buffer_key: (last > first.0).then(|| Key::RangeParaBlockBuffer(first).to_string()),
+            first_block_number: first.0,
+            last_block_number: last,
+        };
+        serde_json::to_vec(&range).map(|json| Some(json.into())).map_err(|e| Error::Storage(Box::new(e)))
+    }
+
+    async fn block_request(&self, first: ParaNumber, count: u32) -> Result<Option<Bytes>, Error> {
+        let to = ParaNumber(first.0.saturating_add(count.saturating_sub(1)));
+        // A buffer that is cut by the tip would be another one later.
+        if count > 1 && self.source.heights().borrow().para.is_none_or(|tip| tip < to) {
+            return Ok(None);
+        }
+        let cursor = BlockCursor { from: first, to };
+        let Some(batch) = self.source.blocks(cursor, self.config.max_blob_bytes).await? else {
+            return Ok(None);
+        };
+        scale::request_of_blocks(&batch.body).map(Some).map_err(|e| Error::Storage(Box::new(e)))
+    }
+}
+
+fn number_or_none(number: Option<ParaNumber>) -> i32 {
+    number.and_then(|number| i32::try_from(number.0).ok()).unwrap_or(-1)
+}
+
+fn dry_meta(dry: &Range) -> db::RangeMeta {
+    let (relay, para) = (dry.relay, dry.para);
+    // The set that holds after the last block, as its state says.
+    let set_id = dry.set_id + u64::from(dry.ends_set);
+    db::RangeMeta {
+        parent_start_block: relay.first.0,
+        parent_stop_block: relay.last.0,
+        para_start_block: number_or_none(para.map(|span| span.first)),
+        para_stop_block: number_or_none(para.map(|span| span.last)),
+        parent_range: (relay.first.0..=relay.last.0).take(MAX_NAMED as usize).collect(),
+        para_range: para
+            .map(|span| (span.first.0..=span.last.0).take(MAX_NAMED as usize).collect())
+            .unwrap_or_default(),
+        dry_sync_header_req_key: Key::DrySyncHeader(HeaderRange::of(relay, para)).to_string(),
+        latest_set_id: i32::try_from(set_id).unwrap_or(i32::MAX),
+        ..db::RangeMeta::default()
+    }
+}
+
+#[async_trait]
+impl Lookup for KeySpace {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        Ok(self.parts(key).await?.map(Parts::join))
+    }
+
+    async fn parts(&self, key: &str) -> Result<Option<Parts>, Error> {
+        match Key::parse(key) {
+            Some(key) => self.blob(key).await,
+            None => Ok(None),
+        }
+    }
+
+    fn bound_bytes(&self, key: &str) -> usize {
+        let max = self.config.max_blob_bytes;
+        match Key::parse(key) {
+            None | Some(Key::Heights { .. } | Key::RangeParaBlockKey(_)) => SMALL_BYTES,
+            Some(Key::Headers { max_bytes, .. } | Key::Blocks { max_bytes, .. }) => {
+                (max_bytes as usize).min(max).saturating_add(answer::MAX_HEAD_BYTES)
+            }
+            // Names of blocks: 5 bytes each.
+            Some(Key::RangeByParentBlock(_)) => SMALL_BYTES + 2 * 5 * MAX_NAMED as usize,
+            // The source has it in memory already.
+            Some(Key::Genesis) => SMALL_BYTES,
+            Some(_) => max,
+        }
+    }
+}
