@@ -4,8 +4,12 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use metrics::histogram;
-use prb_core::blob::{
-    BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, assemble,
+use prb_core::{
+    blob::{
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, assemble,
+        range::{RangeSource, Ranges},
+    },
+    primitives::RelayNumber,
 };
 use tokio::sync::watch;
 
@@ -66,5 +70,21 @@ impl BlobSource for StoreSource {
 
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
         self.assemble("blocks", move |view| assemble::blocks(view, cursor, max_bytes)).await
+    }
+}
+
+#[async_trait]
+impl RangeSource for StoreSource {
+    async fn ranges(&self, from: RelayNumber) -> Result<Option<Ranges>, Error> {
+        self.assemble("ranges", move |view| assemble::ranges(view, from)).await
+    }
+
+    async fn headers_to(
+        &self,
+        cursor: HeaderCursor,
+        end: RelayNumber,
+        max_bytes: usize,
+    ) -> Result<Option<HeaderBatch>, Error> {
+        self.assemble("headers", move |view| assemble::headers_to(view, cursor, end, max_bytes)).await
     }
 }
