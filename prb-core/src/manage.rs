@@ -23,6 +23,7 @@ use crate::{
 mod command;
 mod edit;
 mod error;
+mod refusal;
 mod values;
 
 pub use command::Commanded;

@@ -188,10 +188,7 @@ async fn a_pool_that_cannot_be_is_refused_by_entry_and_field() {
         let Error::Invalid { entry, field, .. } = &error else { panic!("{error:?}") };
         assert!(entry.starts_with("pools[1]") && entry.len() < 100, "{entry}");
         assert_eq!(field, wanted, "{error}");
-        assert!(
-            !error.to_string().contains("hunter") && !error.to_string().contains("xxxxxxxxxxx"),
-            "{error}"
-        );
+        assert!(!error.to_string().contains("hunter") && error.to_string().len() < 300, "{error}");
     }
     assert!(manager.pools().is_empty());
 }
@@ -289,7 +286,8 @@ async fn workers_are_changed_by_id_and_name_and_may_swap() {
     assert!(matches!(manager.update_workers(gone).await, Err(Error::NotFound { what: "worker", .. })));
     // Workers stay when their pool goes, and can be edited; others cannot be moved to it.
     manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Delete)]).await.unwrap();
-    manager.update_workers(vec![(id_of(&made[0]), Change::Put(worker(1)))]).await.unwrap();
+    let kept = WorkerValue { endpoint: endpoint(2), ..worker(1) };
+    manager.update_workers(vec![(id_of(&made[0]), Change::Put(kept))]).await.unwrap();
     let moved = WorkerValue { pid: PoolId(2), ..worker(1) };
     let error = manager.update_workers(vec![(id_of(&made[0]), Change::Put(moved))]).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { what: "pool", .. }), "{error:?}");
@@ -306,7 +304,8 @@ async fn edits_at_once_lose_nothing() {
         manager.update_pools(vec![(select(), rekeyed)]),
         manager.update_pools(vec![(select(), renamed)])
     );
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     let operator = manager.pools()[0].operator.clone().unwrap();
     assert_eq!(vault.open(&operator.key).await.unwrap().expose_secret(), "new key", "the key was lost");
 }

@@ -10,15 +10,19 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 use uuid::Uuid;
 
-use super::{Change, Error, MAX_ENTRIES, Manager, PoolValue, Selector, WorkerValue, values::Entry};
+use super::{
+    Change, Error, MAX_ENTRIES, Manager, PoolValue, Selector, WorkerValue,
+    refusal::{placed, refused},
+    values::Entry,
+};
 use crate::{
-    inventory::{self, Edit, Operator, Pool, Snapshot, Worker, normal_endpoint},
+    inventory::{Edit, Operator, Pool, Snapshot, Worker},
     primitives::PoolId,
     vault::{self, MAX_SECRET_BYTES},
 };
 
 /// An edit and the entry of the call that asked for it.
-type Asked = (Entry, Edit);
+pub(super) type Asked = (Entry, Edit);
 
 /// A pool that has no id yet, its secret sealed.
 struct PoolDraft {
@@ -187,9 +191,10 @@ impl Manager {
 
     /// Applies the edits as one and gives what was put.
     async fn commit(&self, asked: Vec<Asked>) -> Result<Done, Error> {
+        let before = self.snapshot();
         let edits = asked.iter().map(|(_, edit)| edit.clone()).collect();
         let applied = self.parts.inventory.apply(edits).await;
-        let snapshot = applied.map_err(|error| placed(&asked, error))?;
+        let snapshot = applied.map_err(|error| placed(&before, &asked, error))?;
         info!(edits = asked.len(), revision = snapshot.revision, "pools or workers were edited");
         let index = Index::new(&snapshot);
         let mut done = Done::default();
@@ -293,40 +298,4 @@ fn worker(entry: &Entry, id: Uuid, value: &WorkerValue) -> Result<Worker, Error>
 
 fn not_found(entry: &Entry, what: &'static str, selector: &Selector) -> Error {
     Error::NotFound { entry: entry.to_string(), what, id: selector.to_string() }
-}
-
-/// The inventory's refusal of one entry.
-fn refused(entry: &Entry, error: inventory::Error) -> Error {
-    let entry = entry.to_string();
-    match error {
-        inventory::Error::Duplicate { what: field, value, holder } => {
-            Error::Duplicate { entry, field, value, holder }
-        }
-        inventory::Error::Invalid { what, reason } => Error::Invalid { entry, field: what, reason },
-        inventory::Error::Unknown { what, id } => Error::NotFound { entry, what, id: id.to_string() },
-        inventory::Error::Full { what, limit } => Error::Full { what, limit },
-        inventory::Error::Storage(source) => Error::Storage(source),
-    }
-}
-
-/// The inventory's refusal of a call: finds the entry at fault, the last that has the value.
-fn placed(asked: &[Asked], error: inventory::Error) -> Error {
-    let at_fault = |edit: &Edit| match (&error, edit) {
-        (inventory::Error::Duplicate { what, value, .. }, Edit::PutPool(pool)) => match *what {
-            "pid" => pool.pid.to_string() == *value,
-            "pool name" => pool.name == *value,
-            _ => false,
-        },
-        (inventory::Error::Duplicate { what, value, .. }, Edit::PutWorker(worker)) => match *what {
-            "worker name" => worker.name == *value,
-            "worker endpoint" => normal_endpoint(&worker.endpoint) == *value,
-            _ => false,
-        },
-        (inventory::Error::Unknown { id, .. }, Edit::RemovePool(gone) | Edit::RemoveWorker(gone)) => {
-            gone == id
-        }
-        _ => false,
-    };
-    let found = asked.iter().rfind(|(_, edit)| at_fault(edit)).map(|(entry, _)| entry.clone());
-    refused(&found.unwrap_or_else(|| Entry::new("call", 0, "")), error)
 }

@@ -98,9 +98,12 @@ impl Slot {
         std::mem::take(&mut *lock(&self.commands))
     }
 
-    /// Waits until a command is left.
+    /// Waits until a command is there to be taken.
     pub(crate) async fn commanded(&self) {
-        self.commanded.notified().await;
+        // A wake-up may be left over from one that was taken already.
+        while lock(&self.commands).is_empty() {
+            self.commanded.notified().await;
+        }
     }
 
     pub(crate) fn status(&self) -> Arc<WorkerStatus> {

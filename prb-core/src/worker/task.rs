@@ -184,8 +184,8 @@ impl Task {
             let errand = self.turn();
             let endpoint = self.desired.worker.endpoint.clone();
             let waits = matches!(errand, Errand::Act(Action::Wait | Action::Recheck));
-            // A kick while it is being written would spoil it.
-            let whole = errand == Errand::Checkpoint;
+            // Dropped, these would be lost; and a kick while a checkpoint is being written would spoil it.
+            let whole = matches!(errand, Errand::Kick | Errand::Checkpoint);
             let acting = self.act(errand);
             tokio::pin!(acting);
             loop {

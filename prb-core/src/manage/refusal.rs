@@ -1,0 +1,80 @@
+//! From the inventory's refusals to the entry of the call that is at fault.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use super::{Error, edit::Asked, values::Entry};
+use crate::inventory::{self, Edit, Pool, Snapshot, Worker, normal_endpoint};
+
+/// The inventory's refusal of one entry.
+pub(super) fn refused(entry: &Entry, error: inventory::Error) -> Error {
+    let entry = entry.to_string();
+    match error {
+        inventory::Error::Duplicate { what: field, value, holder } => {
+            Error::Duplicate { entry, field, value, holder }
+        }
+        inventory::Error::Invalid { what, reason } => Error::Invalid { entry, field: what, reason },
+        inventory::Error::Unknown { what, id } => Error::NotFound { entry, what, id: id.to_string() },
+        inventory::Error::Full { what, limit } => Error::Full { what, limit },
+        inventory::Error::Storage(source) => Error::Storage(source),
+    }
+}
+
+/// The inventory's refusal of a call: finds the entry at fault.
+pub(super) fn placed(before: &Snapshot, asked: &[Asked], error: inventory::Error) -> Error {
+    let (at_fault, error) = match error {
+        inventory::Error::Duplicate { what, value, holder } => {
+            let at_fault = asked.iter().rposition(|(_, edit)| value_of(edit, what).as_ref() == Some(&value));
+            let holder = other_holder(before, asked, at_fault, what, &value).unwrap_or(holder);
+            (at_fault, inventory::Error::Duplicate { what, value, holder })
+        }
+        inventory::Error::Unknown { what, id } => {
+            let removes = |edit: &Edit| matches!(edit, Edit::RemovePool(gone) | Edit::RemoveWorker(gone) if *gone == id);
+            (asked.iter().position(|(_, edit)| removes(edit)), inventory::Error::Unknown { what, id })
+        }
+        error => (None, error),
+    };
+    let entry = at_fault.map_or_else(|| Entry::new("call", 0, ""), |at| asked[at].0.clone());
+    refused(&entry, error)
+}
+
+/// The name of another entry with that value: of the call's, else of those that it does not touch.
+fn other_holder(
+    before: &Snapshot,
+    asked: &[Asked],
+    at_fault: Option<usize>,
+    what: &str,
+    value: &str,
+) -> Option<String> {
+    let in_call = asked.iter().enumerate().filter(|(at, _)| Some(*at) != at_fault).map(|(_, (_, edit))| edit);
+    let touched: HashSet<Uuid> = asked.iter().map(|(_, edit)| id_of(edit)).collect();
+    let pools = before.pools.iter().map(|pool| Edit::PutPool(Pool::clone(pool)));
+    let workers = before.workers.iter().map(|worker| Edit::PutWorker(Worker::clone(worker)));
+    let kept = pools.chain(workers).filter(|edit| !touched.contains(&id_of(edit)));
+    let holder = in_call.cloned().chain(kept).find(|edit| value_of(edit, what).as_deref() == Some(value))?;
+    match holder {
+        Edit::PutPool(pool) => Some(pool.name),
+        Edit::PutWorker(worker) => Some(worker.name),
+        _ => None,
+    }
+}
+
+/// The value that the inventory compares under that name.
+fn value_of(edit: &Edit, what: &str) -> Option<String> {
+    match (edit, what) {
+        (Edit::PutPool(pool), "pid") => Some(pool.pid.to_string()),
+        (Edit::PutPool(pool), "pool name") => Some(pool.name.clone()),
+        (Edit::PutWorker(worker), "worker name") => Some(worker.name.clone()),
+        (Edit::PutWorker(worker), "worker endpoint") => Some(normal_endpoint(&worker.endpoint)),
+        _ => None,
+    }
+}
+
+const fn id_of(edit: &Edit) -> Uuid {
+    match edit {
+        Edit::PutPool(pool) => pool.id,
+        Edit::PutWorker(worker) => worker.id,
+        Edit::RemovePool(id) | Edit::RemoveWorker(id) => *id,
+    }
+}
