@@ -1,0 +1,124 @@
+//! The protocols that a node speaks.
+
+use libp2p::{
+    PeerId, StreamProtocol,
+    connection_limits::{self, ConnectionLimits},
+    identify,
+    identity::Keypair,
+    kad::{self, store::MemoryStore},
+    mdns, ping,
+    request_response::{self, ProtocolSupport},
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+
+use super::{
+    Config, ConfigError, Limits,
+    codec::{Codec, Memory},
+};
+
+const PB: StreamProtocol = StreamProtocol::new("/pb");
+const BLOB: StreamProtocol = StreamProtocol::new("/blob");
+/// The originals' table of peers.
+pub(super) const KAD: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
+/// What originals say of themselves.
+const IDENTIFY_VERSION: &str = "ipfs/0.1.0";
+const AGENT: &str = concat!("prb/", env!("CARGO_PKG_VERSION"));
+/// Streams of `/pb`, or `/blob`, on one connection, both ways together.
+const MAX_STREAMS: usize = 128;
+/// Longest key of a blob.
+const MAX_KEY_BYTES: usize = 1024;
+
+/// A protocol of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Protocol {
+    Pb,
+    Blob,
+}
+
+impl Protocol {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Pb => "/pb",
+            Self::Blob => "/blob",
+        }
+    }
+}
+
+/// All protocols. The limits come first: what they deny reaches no other.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    pub(super) pb: request_response::Behaviour<Codec>,
+    pub(super) blob: request_response::Behaviour<Codec>,
+    ping: ping::Behaviour,
+    identify: identify::Behaviour,
+    pub(super) kad: kad::Behaviour<MemoryStore>,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+impl Behaviour {
+    pub(super) fn new(key: &Keypair, config: &Config, memory: &Memory) -> Result<Self, ConfigError> {
+        let (me, limits) = (key.public().to_peer_id(), &config.limits);
+        let identify = identify::Config::new(IDENTIFY_VERSION.to_owned(), key.public())
+            .with_agent_version(AGENT.to_owned())
+            .with_push_listen_addr_updates(true);
+        let calls = request_response::Config::default()
+            .with_request_timeout(limits.call_timeout)
+            .with_max_concurrent_streams(MAX_STREAMS);
+        let support = |inbound| if inbound { ProtocolSupport::Full } else { ProtocolSupport::Outbound };
+        let codec = |request_limit| Codec::new(request_limit, limits.answer_bytes, memory.clone());
+        Ok(Self {
+            limits: connection_limits::Behaviour::new(connection_limits(limits)),
+            pb: request_response::Behaviour::with_codec(
+                codec(limits.request_bytes),
+                [(PB, support(true))],
+                calls.clone(),
+            ),
+            blob: request_response::Behaviour::with_codec(
+                codec(MAX_KEY_BYTES),
+                [(BLOB, support(config.blobs.is_some()))],
+                calls,
+            ),
+            ping: ping::Behaviour::new(
+                ping::Config::new().with_interval(limits.ping_interval).with_timeout(limits.ping_timeout),
+            ),
+            identify: identify::Behaviour::new(identify),
+            kad: kad(me, limits),
+            mdns: mdns(me, config)?.into(),
+        })
+    }
+}
+
+fn kad(me: PeerId, limits: &Limits) -> kad::Behaviour<MemoryStore> {
+    let mut config = kad::Config::new(KAD);
+    // Only the table of peers is used: nobody's records are kept.
+    config
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_query_timeout(limits.call_timeout)
+        .set_publication_interval(None)
+        .set_replication_interval(None)
+        .set_periodic_bootstrap_interval(None);
+    let mut kad = kad::Behaviour::with_config(me, MemoryStore::new(me), config);
+    kad.set_mode(Some(kad::Mode::Server));
+    kad
+}
+
+fn mdns(me: PeerId, config: &Config) -> Result<Option<mdns::tokio::Behaviour>, ConfigError> {
+    if !config.mdns {
+        return Ok(None);
+    }
+    let query_interval = config.limits.discovery_interval;
+    let mdns = mdns::tokio::Behaviour::new(mdns::Config { query_interval, ..Default::default() }, me);
+    mdns.map(Some).map_err(|e| ConfigError::Mdns { reason: e.to_string() })
+}
+
+fn connection_limits(limits: &Limits) -> ConnectionLimits {
+    // An eighth is kept for dialling: strangers cannot use up what it takes to reach peers.
+    let incoming = limits.connections - limits.connections / 8;
+    ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limits.handshakes))
+        .with_max_pending_outgoing(Some(limits.handshakes))
+        .with_max_established_incoming(Some(incoming))
+        .with_max_established(Some(limits.connections))
+        .with_max_established_per_peer(Some(limits.connections_per_peer))
+}

@@ -1,0 +1,191 @@
+//! A message is everything up to the end of its half of the stream. Its size is bounded while it is read.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use libp2p::{StreamProtocol, request_response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Memory that a message may take without asking for it.
+const FREE_BYTES: usize = 16 * 1024;
+/// Unit of the memory that messages share: a semaphore counts up to `u32::MAX` at a time.
+const UNIT_BYTES: usize = 1024;
+
+/// A message, and the memory set aside for it.
+#[derive(Debug)]
+pub(super) struct Frame {
+    bytes: Bytes,
+    /// For a request: most bytes of the answer that are read.
+    answer_limit: usize,
+    memory: Vec<OwnedSemaphorePermit>,
+}
+
+impl Frame {
+    pub(super) const fn new(bytes: Bytes, answer_limit: usize) -> Self {
+        Self { bytes, answer_limit, memory: Vec::new() }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The message alone: its memory is the caller's concern from here.
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
+    /// The message, and the memory that is given back when that is dropped.
+    pub(super) fn into_parts(self) -> (Bytes, Vec<OwnedSemaphorePermit>) {
+        (self.bytes, self.memory)
+    }
+}
+
+/// Reads and writes messages of `/pb` and `/blob`.
+#[derive(Clone, Debug)]
+pub(super) struct Codec {
+    request_limit: usize,
+    answer_limit: usize,
+    memory: Memory,
+}
+
+/// Memory that all messages on their way share.
+#[derive(Clone, Debug)]
+pub(super) struct Memory(Arc<Semaphore>);
+
+impl Memory {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes / UNIT_BYTES).min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Sets memory aside at once or not at all: who waits for more while holding some may wait for ever.
+    fn take(&self, bytes: usize) -> io::Result<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        let full = |_| io::Error::new(io::ErrorKind::OutOfMemory, "too many large messages are on their way");
+        Arc::clone(&self.0).try_acquire_many_owned(units).map_err(full)
+    }
+
+    /// A message that this node has made, with its memory set aside.
+    pub(super) fn frame(&self, bytes: Bytes) -> io::Result<Frame> {
+        let memory = match bytes.len() {
+            ..=FREE_BYTES => Vec::new(),
+            more => vec![self.take(more - FREE_BYTES)?],
+        };
+        Ok(Frame { bytes, answer_limit: 0, memory })
+    }
+}
+
+/// What a message that is too large fails with.
+#[derive(Debug, thiserror::Error)]
+#[error("a message has more than {limit_bytes} bytes")]
+pub(super) struct TooLarge {
+    pub(super) limit_bytes: usize,
+}
+
+impl Codec {
+    pub(super) const fn new(request_limit: usize, answer_limit: usize, memory: Memory) -> Self {
+        Self { request_limit, answer_limit, memory }
+    }
+
+    async fn read<T: AsyncRead + Unpin + Send>(&self, io: &mut T, limit_bytes: usize) -> io::Result<Frame> {
+        let mut buffer = Vec::new();
+        let mut memory = Vec::new();
+        let mut filled = 0;
+        loop {
+            if filled == buffer.len() {
+                // One byte beyond the limit tells a message that is just as large from one that is larger.
+                let next = (buffer.len() * 2).clamp(1024, limit_bytes + 1);
+                if next > FREE_BYTES {
+                    memory.push(self.memory.take(next - buffer.len().max(FREE_BYTES))?);
+                }
+                buffer.resize(next, 0);
+            }
+            let n = io.read(&mut buffer[filled..]).await?;
+            filled += n;
+            if filled > limit_bytes {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, TooLarge { limit_bytes }));
+            }
+            if n == 0 {
+                buffer.truncate(filled);
+                return Ok(Frame { bytes: buffer.into(), answer_limit: 0, memory });
+            }
+        }
+    }
+}
+
+impl request_response::Codec for Codec {
+    type Protocol = StreamProtocol;
+    type Request = Frame;
+    type Response = Frame;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Frame>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        self.read(io, self.request_limit).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Frame>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        self.read(io, self.answer_limit).await
+    }
+
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Frame) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        // Each stream has a codec of its own, so this holds for this request's answer.
+        self.answer_limit = self.answer_limit.min(request.answer_limit);
+        io.write_all(&request.bytes).await
+    }
+
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Frame) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        io.write_all(&response.bytes).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures::io::Cursor;
+
+    use super::*;
+
+    fn codec(limit: usize, memory: usize) -> Codec {
+        Codec::new(limit, limit, Memory::new(memory))
+    }
+
+    #[tokio::test]
+    async fn a_message_at_the_limit_is_taken_and_one_beyond_refused() {
+        for limit in [1, 1024, FREE_BYTES, 100_000] {
+            let codec = codec(limit, 1 << 20);
+            let frame = codec.read(&mut Cursor::new(vec![7; limit]), limit).await.unwrap();
+            assert_eq!(frame.into_bytes(), vec![7; limit]);
+            let error = codec.read(&mut Cursor::new(vec![7; limit + 1]), limit).await.unwrap_err();
+            assert!(error.get_ref().unwrap().is::<TooLarge>(), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_is_set_aside_while_messages_live() {
+        let codec = codec(1 << 20, 128 * 1024);
+        let read = || async { codec.read(&mut Cursor::new(vec![7; 100_000]), 1 << 20).await };
+        let first = read().await.unwrap();
+        assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        // Small ones always find room.
+        codec.read(&mut Cursor::new(vec![7; 1000]), 1 << 20).await.unwrap();
+        drop(first);
+        let (bytes, memory) = read().await.unwrap().into_parts();
+        drop(bytes);
+        assert!(read().await.is_err());
+        drop(memory);
+        read().await.unwrap();
+        // What failed halfway has given its share back.
+        assert_eq!(codec.memory.0.available_permits(), 128);
+    }
+}

@@ -1,0 +1,268 @@
+//! The one task that owns the swarm: everything that happens between this node and others goes through it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    request_response::{InboundRequestId, OutboundRequestId},
+};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+
+use super::{
+    Command, Config, Limits, PeerTable, Shared,
+    behaviour::{Behaviour, Protocol},
+    codec::{Frame, Memory},
+    local::LocalAddresses,
+    mdns::Found,
+    metrics,
+    outbound::Permit,
+    peers::{Membership, Peers},
+    rooms::Rooms,
+};
+use crate::{
+    blob::Lookup,
+    proto::{AuthStatus, SystemInfo},
+    rpc::{Error, Handlers, auth::Gate},
+};
+
+mod boot;
+mod events;
+mod hello;
+mod inbound;
+
+use boot::Boot;
+use inbound::Done;
+
+/// How often it is looked whom to dial and greet.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a refused or broken `Hello` waits for its next try.
+const GREET_AGAIN: Duration = Duration::from_secs(2);
+
+/// The driver's ends of the channels.
+pub(super) struct Channels {
+    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) found: mpsc::Receiver<Found>,
+    pub(super) listen: watch::Sender<Vec<Multiaddr>>,
+    pub(super) peers: watch::Sender<Arc<PeerTable>>,
+}
+
+/// What waits for an answer.
+enum Pending {
+    /// A call of a handle; the permit is its place among the calls to that peer.
+    Call { reply: oneshot::Sender<Result<Frame, Error>>, _permit: Permit },
+    /// A `Hello` of the driver's own.
+    Hello { nonce: String },
+}
+
+/// What handlers of `Hello` and `Auth` share with the driver.
+struct Own {
+    info: RwLock<SystemInfo>,
+    gate: Arc<Mutex<Gate>>,
+    local: LocalAddresses,
+}
+
+impl Own {
+    /// How a caller stands, as `Hello` tells it and management methods ask.
+    fn standing(&self, peer: &PeerId, ip: Option<std::net::IpAddr>) -> AuthStatus {
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.standing(peer, ip, |ip| self.local.contains(ip))
+    }
+
+    fn info(&self) -> SystemInfo {
+        self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+pub(super) struct Driver {
+    pub(super) swarm: Swarm<Behaviour>,
+    shared: Arc<Shared>,
+    limits: Limits,
+    own: Arc<Own>,
+    peers: Peers,
+    boot: Vec<Boot>,
+    pending: HashMap<(Protocol, OutboundRequestId), Pending>,
+    handlers: Arc<Handlers>,
+    blobs: Option<Arc<dyn Lookup>>,
+    memory: Memory,
+    /// Calls that are being answered.
+    work: JoinSet<Done>,
+    rooms: Rooms,
+    all_rooms: Arc<Semaphore>,
+    /// What peers have said of themselves in a `Hello`.
+    introductions: mpsc::Receiver<(PeerId, SystemInfo)>,
+    /// Proofs on their way to peers.
+    chores: JoinSet<()>,
+    lookups: JoinSet<boot::Resolved>,
+    /// Answers that are being written.
+    writing: HashSet<(Protocol, InboundRequestId)>,
+    /// Tells that the last call is answered; no new one is taken then.
+    drain: Option<oneshot::Sender<()>>,
+    drained: bool,
+    channels: Channels,
+    /// Whom to dial or greet may have changed.
+    wake: bool,
+    next_discovery: Instant,
+}
+
+impl Driver {
+    pub(super) fn new(
+        swarm: Swarm<Behaviour>,
+        config: Config,
+        shared: Arc<Shared>,
+        gate: Arc<Mutex<Gate>>,
+        memory: Memory,
+        channels: Channels,
+    ) -> Self {
+        let (me, limits) = (shared.peer_id, config.limits);
+        let boot =
+            config.boot().into_iter().map(|(address, peer)| Boot::new(address, peer, &limits)).collect();
+        let own = Arc::new(Own {
+            info: RwLock::new(hello::own_info(&config, me)),
+            gate,
+            local: LocalAddresses::default(),
+        });
+        let (handlers, introductions) = hello::handlers(&config, &own);
+        let membership = Membership {
+            chain_identity: config.chain_identity,
+            bridge_identity: config.bridge_identity,
+            ignore_bridge_identity: config.ignore_bridge_identity,
+        };
+        Self {
+            swarm,
+            shared,
+            limits,
+            own,
+            peers: Peers::new(me, limits, membership),
+            boot,
+            pending: HashMap::new(),
+            handlers: Arc::new(handlers),
+            blobs: config.blobs,
+            memory,
+            work: JoinSet::new(),
+            rooms: Rooms::new(limits.calls_per_peer, limits.peers),
+            all_rooms: Arc::new(Semaphore::new(limits.calls)),
+            introductions,
+            chores: JoinSet::new(),
+            lookups: JoinSet::new(),
+            writing: HashSet::new(),
+            drain: None,
+            drained: false,
+            channels,
+            wake: true,
+            next_discovery: Instant::now(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let cancel = self.shared.cancel.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                Some(command) = self.channels.inbox.recv() => self.on_command(command),
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => self.on_done(done),
+                Some((peer, info)) = self.introductions.recv() => self.on_introduced(peer, &info),
+                Some(found) = self.channels.found.recv() => self.on_found(found.peer, found.addresses),
+                Some(resolved) = self.lookups.join_next(), if !self.lookups.is_empty() => {
+                    if let Ok(resolved) = resolved { self.on_resolved(resolved); }
+                }
+                Some(_) = self.chores.join_next(), if !self.chores.is_empty() => {}
+                _ = tick.tick() => self.wake = true,
+            }
+            self.settle();
+        }
+        self.close();
+    }
+
+    /// Whether no new calls are taken.
+    const fn is_draining(&self) -> bool {
+        self.drain.is_some() || self.drained
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Send { peer, protocol, frame, reply, permit } => {
+                self.send(peer, protocol, frame, Pending::Call { reply, _permit: permit });
+            }
+            Command::Auth { peer, status } => self.peers.auth(&peer, status),
+            Command::ChainIdentity(identity) => {
+                self.peers.membership.chain_identity = Some(identity);
+                self.own.info.write().unwrap_or_else(PoisonError::into_inner).chain_identity =
+                    identity.to_string();
+                self.peers.greet_all();
+                self.wake = true;
+            }
+            Command::Drain(done) => self.drain = Some(done),
+        }
+    }
+
+    /// Sends a request over a connection that is there or is dialled.
+    fn send(&mut self, peer: PeerId, protocol: Protocol, frame: Frame, pending: Pending) {
+        let addresses = match self.peers.get(&peer) {
+            _ if self.swarm.is_connected(&peer) => Vec::new(),
+            Some(known) if !known.addresses().is_empty() => known.addresses().to_vec(),
+            _ => return self.answered(peer, pending, Err(Error::UnknownPeer { peer })),
+        };
+        let behaviour = self.swarm.behaviour_mut();
+        let calls = match protocol {
+            Protocol::Pb => &mut behaviour.pb,
+            Protocol::Blob => &mut behaviour.blob,
+        };
+        let id = calls.send_request_with_addresses(&peer, frame, addresses);
+        self.pending.insert((protocol, id), pending);
+    }
+
+    /// Hands an answer, or why there is none, to whoever waits for it.
+    fn answered(&mut self, peer: PeerId, pending: Pending, result: Result<Frame, Error>) {
+        match pending {
+            // Nobody may wait any more.
+            Pending::Call { reply, .. } => drop(reply.send(result)),
+            Pending::Hello { nonce } => self.on_hello_answer(peer, &nonce, result),
+        }
+    }
+
+    /// Drops everything: connections end, and callers see that the node has stopped.
+    fn close(mut self) {
+        self.work.abort_all();
+        let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
+    /// What is due after anything has happened.
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.wake) && !self.is_draining() {
+            let now = Instant::now();
+            self.peers.prune(now);
+            self.dial_boot(now);
+            self.dial_known(now);
+            self.greet(now);
+            self.discover(now);
+        }
+        if std::mem::take(&mut self.peers.dirty) {
+            let table = self.peers.table();
+            let connected = table.iter().filter(|peer| peer.connected).count();
+            metrics::peers(connected, table.len() - connected);
+            self.channels.peers.send_replace(Arc::new(table));
+        }
+        if self.work.is_empty()
+            && self.writing.is_empty()
+            && let Some(done) = self.drain.take()
+        {
+            let _ = done.send(());
+            self.drained = true;
+        }
+    }
+}

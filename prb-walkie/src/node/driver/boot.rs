@@ -1,0 +1,190 @@
+//! Whom to dial, and when.
+
+use std::time::Instant;
+
+use libp2p::{
+    Multiaddr, PeerId,
+    multiaddr::Protocol,
+    swarm::{ConnectionId, DialError, dial_opts::DialOpts},
+};
+use prb_core::sync::Backoff;
+use tracing::{debug, info};
+
+use super::Driver;
+use crate::node::Limits;
+
+/// A boot node. It is dialled by its address while nobody is known to be there, or its name has to be looked
+/// up; else as any other peer that is known.
+#[derive(Debug)]
+pub(super) struct Boot {
+    address: Multiaddr,
+    /// Who must be there, or was found there.
+    peer: Option<PeerId>,
+    is_given: bool,
+    is_self: bool,
+    dialling: Option<ConnectionId>,
+    looking_up: bool,
+    dial_at: Instant,
+    backoff: Backoff,
+}
+
+/// What a name stands for; nothing where it could not be found out.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    boot: usize,
+    addresses: Vec<Multiaddr>,
+}
+
+impl Boot {
+    pub(super) fn new(address: Multiaddr, peer: Option<PeerId>, limits: &Limits) -> Self {
+        Self {
+            address,
+            peer,
+            is_given: peer.is_some(),
+            is_self: false,
+            dialling: None,
+            looking_up: false,
+            dial_at: Instant::now(),
+            backoff: Backoff::new(limits.redial),
+        }
+    }
+
+    pub(super) fn is_dialled_by(&self, id: ConnectionId) -> bool {
+        self.dialling == Some(id)
+    }
+
+    pub(super) fn reached(&mut self, peer: PeerId) {
+        self.dialling = None;
+        self.peer = Some(peer);
+        self.backoff.reset();
+    }
+
+    pub(super) fn failed(&mut self, error: &DialError) {
+        self.dialling = None;
+        if matches!(error, DialError::LocalPeerId { .. }) {
+            info!(address = %self.address, "a boot node is this node itself");
+            self.is_self = true;
+        }
+        self.dial_at = Instant::now() + self.backoff.fail();
+    }
+
+    /// The peer is not there any more.
+    pub(super) fn lost(&mut self, peer: &PeerId) {
+        if !self.is_given && self.peer.as_ref() == Some(peer) {
+            self.peer = None;
+        }
+    }
+
+    fn is_name(&self) -> bool {
+        matches!(self.address.iter().next(), Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)))
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        !self.is_self && self.dialling.is_none() && !self.looking_up && self.dial_at <= now
+    }
+}
+
+impl Driver {
+    pub(super) fn dial_boot(&mut self, now: Instant) {
+        for at in 0..self.boot.len() {
+            let boot = &mut self.boot[at];
+            let is_name = boot.is_name();
+            if !boot.is_idle(now) || boot.peer.is_some_and(|peer| self.swarm.is_connected(&peer)) {
+                continue;
+            }
+            if is_name {
+                boot.looking_up = true;
+                let address = boot.address.clone();
+                self.lookups.spawn(async move { Resolved { boot: at, addresses: resolve(&address).await } });
+            } else if let Some(peer) = boot.peer {
+                // From here on it is dialled as a peer that is known.
+                self.peers.found(peer, boot.address.clone(), true);
+                boot.dial_at = now + boot.backoff.fail();
+            } else {
+                let address = boot.address.clone();
+                self.dial_address(at, address);
+            }
+        }
+    }
+
+    fn dial_address(&mut self, at: usize, address: Multiaddr) {
+        let dial = DialOpts::unknown_peer_id().address(address).build();
+        let boot = &mut self.boot[at];
+        boot.dialling = Some(dial.connection_id());
+        if let Err(error) = self.swarm.dial(dial) {
+            self.boot[at].failed(&error);
+        }
+    }
+
+    pub(super) fn dial_resolved(&mut self, resolved: Resolved) {
+        let Resolved { boot: at, addresses } = resolved;
+        let boot = &mut self.boot[at];
+        boot.looking_up = false;
+        boot.dial_at = Instant::now() + boot.backoff.fail();
+        let Some(first) = addresses.first().cloned() else { return };
+        match boot.peer {
+            Some(peer) => {
+                addresses.into_iter().for_each(|address| self.peers.found(peer, address, true));
+                self.wake = true;
+            }
+            None => self.dial_address(at, first),
+        }
+    }
+
+    pub(super) fn dial_known(&mut self, now: Instant) {
+        for peer in self.peers.due_dials(now) {
+            let Some(known) = self.peers.get_mut(&peer) else { continue };
+            let dial = DialOpts::peer_id(peer).addresses(known.addresses().to_vec()).build();
+            known.dialling = true;
+            match self.swarm.dial(dial) {
+                Ok(()) => {}
+                // A call, or kad, is dialling it, or has just done so.
+                Err(DialError::DialPeerConditionFalse(_)) => {
+                    if let Some(known) = self.peers.get_mut(&peer) {
+                        known.dialling = false;
+                    }
+                }
+                Err(error) => {
+                    debug!(%peer, %error, "cannot dial");
+                    self.peers.dial_failed(&peer);
+                }
+            }
+        }
+    }
+
+    /// Asks those who are there who else is.
+    pub(super) fn discover(&mut self, now: Instant) {
+        if now < self.next_discovery {
+            return;
+        }
+        self.next_discovery = now + self.limits.discovery_interval;
+        let me = self.shared.peer_id;
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        // One at a time is enough.
+        if kad.iter_queries().next().is_none() {
+            kad.get_closest_peers(me);
+        }
+    }
+}
+
+/// Looks a name up.
+async fn resolve(address: &Multiaddr) -> Vec<Multiaddr> {
+    let mut parts = address.iter();
+    let (Some(name), Some(Protocol::Tcp(port))) = (parts.next(), parts.next()) else { return Vec::new() };
+    let (name, v4, v6) = match name {
+        Protocol::Dns(name) => (name, true, true),
+        Protocol::Dns4(name) => (name, true, false),
+        Protocol::Dns6(name) => (name, false, true),
+        _ => return Vec::new(),
+    };
+    match tokio::net::lookup_host((name.as_ref(), port)).await {
+        Ok(found) => found
+            .filter(|socket| if socket.is_ipv4() { v4 } else { v6 })
+            .map(|socket| Multiaddr::from(socket.ip()).with(Protocol::Tcp(port)))
+            .collect(),
+        Err(error) => {
+            debug!(%address, %error, "cannot look up a boot node");
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What the swarm tells.
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{ConnectedPoint, upgrade::NegotiationError},
+    identify, kad, mdns, ping,
+    request_response::{self, OutboundFailure},
+    swarm::{ConnectionId, DialError, SwarmEvent},
+};
+use tracing::{debug, warn};
+
+use super::{Driver, boot};
+use crate::{
+    node::{
+        behaviour::{BehaviourEvent, KAD, Protocol},
+        codec::{Frame, TooLarge},
+        config::{is_dialable, split_peer_id},
+        metrics,
+        peers::Link,
+    },
+    rpc::Error,
+};
+
+impl Driver {
+    pub(in crate::node) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                debug!(peer = %peer_id, cause = cause.map(|e| e.to_string()), "connection closed");
+                self.peers.disconnected(&peer_id, connection_id);
+                self.count_connections();
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
+                self.on_dial_error(connection_id, peer_id, &error);
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                debug!(from = %send_back_addr, %error, "a connection came to nothing");
+            }
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
+                let addresses: Vec<_> = self.swarm.listeners().cloned().collect();
+                self.channels.listen.send_replace(addresses);
+            }
+            SwarmEvent::ListenerError { error, .. } => warn!(%error, "a listener has trouble"),
+            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
+                warn!(?addresses, %error, "a listener has closed");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: ConnectedPoint) {
+        let outbound = endpoint.is_dialer();
+        let (address, _) = split_peer_id(endpoint.get_remote_address());
+        if outbound {
+            metrics::dial("connected");
+            if let Some(boot) = self.boot.iter_mut().find(|boot| boot.is_dialled_by(id)) {
+                boot.reached(peer);
+                self.peers.found(peer, address.clone(), true);
+            }
+        }
+        self.peers.connected(peer, id, Link { address, outbound, round_trip: None });
+        self.count_connections();
+        self.wake = true;
+    }
+
+    fn on_dial_error(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
+        // Not an attempt: it is connected, or being dialled, already.
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            return;
+        }
+        metrics::dial("failed");
+        debug!(peer = peer.map(|p| p.to_string()), %error, "cannot connect");
+        if let Some(boot) = self.boot.iter_mut().find(|boot| boot.is_dialled_by(id)) {
+            boot.failed(error);
+        }
+        let Some(peer) = peer else { return };
+        self.peers.dial_failed(&peer);
+        if let DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } = error {
+            self.peers.is_not_at(&peer, &split_peer_id(address).0);
+            // Whoever is there now is found out by dialling that address alone.
+            self.boot.iter_mut().for_each(|boot| boot.lost(&peer));
+        }
+    }
+
+    fn count_connections(&self) {
+        metrics::connections(self.swarm.network_info().connection_counters().num_established());
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Pb(event) => self.on_calls(Protocol::Pb, event),
+            BehaviourEvent::Blob(event) => self.on_calls(Protocol::Blob, event),
+            BehaviourEvent::Ping(event) => self.on_ping(event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.on_identified(peer_id, info);
+            }
+            BehaviourEvent::Kad(event) => self.on_kad(event),
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    self.on_found(peer, vec![address]);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_calls(&mut self, protocol: Protocol, event: request_response::Event<Frame, Frame>) {
+        use request_response::{Event, Message};
+        match event {
+            Event::Message { peer, connection_id, message } => match message {
+                Message::Request { request_id, request, channel } => {
+                    let call = super::inbound::Inbound { protocol, peer, connection_id, request_id };
+                    self.on_request(call, request, channel);
+                }
+                Message::Response { request_id, response } => {
+                    if let Some(pending) = self.pending.remove(&(protocol, request_id)) {
+                        self.answered(peer, pending, Ok(response));
+                    }
+                }
+            },
+            Event::OutboundFailure { peer, request_id, error, .. } => {
+                if let Some(pending) = self.pending.remove(&(protocol, request_id)) {
+                    let error = self.failure(peer, protocol, error);
+                    self.answered(peer, pending, Err(error));
+                }
+            }
+            Event::InboundFailure { peer, request_id, error, .. } => {
+                self.writing.remove(&(protocol, request_id));
+                debug!(%peer, protocol = protocol.name(), %error, "a call could not be answered");
+            }
+            Event::ResponseSent { request_id, .. } => {
+                self.writing.remove(&(protocol, request_id));
+            }
+        }
+    }
+
+    fn failure(&self, peer: PeerId, protocol: Protocol, failure: OutboundFailure) -> Error {
+        let unreachable = |reason: &str| Error::Unreachable { peer, reason: reason.to_owned() };
+        let unsupported = Error::Unsupported { peer, protocol: protocol.name() };
+        match failure {
+            OutboundFailure::DialFailure => unreachable("no connection could be made"),
+            OutboundFailure::Timeout => Error::TimedOut { peer, waited: self.limits.call_timeout },
+            OutboundFailure::ConnectionClosed => unreachable("the connection closed"),
+            OutboundFailure::UnsupportedProtocols => unsupported,
+            OutboundFailure::Io(e) => match e.get_ref() {
+                Some(inner) if inner.is::<NegotiationError>() => unsupported,
+                Some(inner) => match inner.downcast_ref() {
+                    Some(TooLarge { limit_bytes }) => {
+                        Error::TooLarge { what: "answer", limit_bytes: *limit_bytes }
+                    }
+                    None => unreachable(&format!("the stream broke: {e}")),
+                },
+                None => unreachable(&format!("the stream broke: {e}")),
+            },
+        }
+    }
+
+    fn on_ping(&mut self, event: ping::Event) {
+        match event.result {
+            Ok(took) => self.peers.round_trip(&event.peer, event.connection, took),
+            // It may be alive all the same: nothing says that it must answer.
+            Err(ping::Failure::Unsupported) => {}
+            Err(error) => {
+                debug!(peer = %event.peer, %error, "no answer to a ping: closing the connection");
+                self.swarm.close_connection(event.connection);
+            }
+        }
+    }
+
+    fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
+        let speaks_kad = info.protocols.contains(&KAD);
+        for address in info.listen_addrs {
+            let (address, _) = split_peer_id(&address);
+            if is_dialable(&address) {
+                if speaks_kad {
+                    self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
+                }
+                self.peers.found(peer, address, false);
+            }
+        }
+    }
+
+    fn on_kad(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::RoutingUpdated { peer, addresses, is_new_peer: true, .. } => {
+                self.on_found(peer, addresses.into_vec());
+                // Whom does the new one know?
+                self.next_discovery = std::time::Instant::now();
+                self.wake = true;
+            }
+            kad::Event::OutboundQueryProgressed {
+                result: kad::QueryResult::GetClosestPeers(Ok(found)),
+                ..
+            } => {
+                for peer in found.peers {
+                    self.on_found(peer.peer_id, peer.addrs);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Somebody says that a peer is there.
+    pub(super) fn on_found(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        for address in addresses {
+            let (address, _) = split_peer_id(&address);
+            if is_dialable(&address) {
+                self.peers.found(peer, address, false);
+                self.wake = true;
+            }
+        }
+    }
+
+    pub(super) fn on_resolved(&mut self, resolved: boot::Resolved) {
+        self.dial_resolved(resolved);
+    }
+}

@@ -1,0 +1,170 @@
+//! Calls of others.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use libp2p::{
+    PeerId,
+    request_response::{InboundRequestId, ResponseChannel},
+    swarm::ConnectionId,
+};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinError};
+use tracing::{debug, error};
+
+use super::Driver;
+use crate::{
+    blob::Lookup,
+    node::{
+        behaviour::Protocol,
+        codec::{Frame, Memory},
+        metrics,
+    },
+    proto::AuthStatus,
+    rpc::{Caller, Handlers, ResponseError, envelope, handlers::Bounds},
+};
+
+/// A call that has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inbound {
+    pub(super) protocol: Protocol,
+    pub(super) peer: PeerId,
+    pub(super) connection_id: ConnectionId,
+    pub(super) request_id: InboundRequestId,
+}
+
+/// A call that has its answer.
+#[derive(Debug)]
+pub(super) struct Done {
+    call: Inbound,
+    channel: ResponseChannel<Frame>,
+    answer: Frame,
+    /// Its place among the calls that are answered, until its answer is handed over.
+    _room: Room,
+}
+
+/// A place among the calls of its peer, and among all.
+type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+/// What calls are answered with.
+struct Desk {
+    handlers: Arc<Handlers>,
+    blobs: Option<Arc<dyn Lookup>>,
+    memory: Memory,
+    bounds: Bounds,
+}
+
+impl Driver {
+    pub(super) fn on_request(&mut self, call: Inbound, request: Frame, channel: ResponseChannel<Frame>) {
+        if self.is_draining() {
+            return self.refuse(call, channel, "this peer is shutting down");
+        }
+        let Some(room) = self.room(call.peer) else {
+            return self.refuse(call, channel, "too many calls at once");
+        };
+        let link = self.peers.get(&call.peer).and_then(|known| known.links.get(&call.connection_id));
+        let ip = link.and_then(|link| link.ip());
+        let standing = self.own.standing(&call.peer, ip);
+        let granted = matches!(standing, AuthStatus::Granted | AuthStatus::None);
+        if let Some(known) = self.peers.get_mut(&call.peer) {
+            known.hear();
+        }
+        let caller = Caller::new(call.peer, ip, granted);
+        let desk = Desk {
+            handlers: Arc::clone(&self.handlers),
+            blobs: self.blobs.clone(),
+            memory: self.memory.clone(),
+            bounds: Bounds { timeout: self.limits.call_timeout, answer_bytes: self.limits.answer_bytes },
+        };
+        self.work.spawn(async move {
+            let answer = desk.answer(call, caller, request).await;
+            Done { call, channel, answer, _room: room }
+        });
+    }
+
+    fn room(&self, peer: PeerId) -> Option<Room> {
+        let of_peer = self.rooms.of(peer).try_acquire_owned().ok()?;
+        let of_all = Arc::clone(&self.all_rooms).try_acquire_owned().ok()?;
+        Some((of_peer, of_all))
+    }
+
+    fn refuse(&mut self, call: Inbound, channel: ResponseChannel<Frame>, reason: &'static str) {
+        debug!(peer = %call.peer, reason, "refused a call");
+        metrics::refused(reason);
+        let bytes = match call.protocol {
+            Protocol::Pb => envelope::response(String::new(), Err(ResponseError::server(reason))),
+            Protocol::Blob => Bytes::new(),
+        };
+        self.respond(call, channel, Frame::new(bytes, 0));
+    }
+
+    pub(super) fn on_done(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(Done { call, channel, answer, .. }) => self.respond(call, channel, answer),
+            Err(e) if e.is_cancelled() => {}
+            // Handlers' own panics are caught before.
+            Err(e) => error!(error = %e, "answering a call failed"),
+        }
+    }
+
+    fn respond(&mut self, call: Inbound, channel: ResponseChannel<Frame>, answer: Frame) {
+        let behaviour = self.swarm.behaviour_mut();
+        let calls = match call.protocol {
+            Protocol::Pb => &mut behaviour.pb,
+            Protocol::Blob => &mut behaviour.blob,
+        };
+        match calls.send_response(channel, answer) {
+            Ok(()) => drop(self.writing.insert((call.protocol, call.request_id))),
+            Err(_) => debug!(peer = %call.peer, "the caller has gone before its answer was there"),
+        }
+    }
+}
+
+impl Desk {
+    async fn answer(&self, call: Inbound, caller: Caller, request: Frame) -> Frame {
+        let started = Instant::now();
+        // The request's memory is given back once it is answered.
+        let (raw, _memory) = request.into_parts();
+        let bytes = match call.protocol {
+            Protocol::Pb => {
+                let answer = self.handlers.answer(caller, raw, self.bounds).await;
+                metrics::call("in", answer.method, answer.outcome, started.elapsed());
+                answer.bytes
+            }
+            Protocol::Blob => {
+                let (bytes, outcome) = self.blob(caller, &raw).await;
+                metrics::blob(outcome, started.elapsed());
+                bytes
+            }
+        };
+        match self.memory.frame(bytes) {
+            Ok(frame) => frame,
+            Err(error) => {
+                debug!(peer = %caller.peer, %error, "refused a call");
+                let bytes = match call.protocol {
+                    Protocol::Pb => {
+                        envelope::response(String::new(), Err(ResponseError::server(error.to_string())))
+                    }
+                    Protocol::Blob => Bytes::new(),
+                };
+                Frame::new(bytes, 0)
+            }
+        }
+    }
+
+    /// A blob; nothing where there is none, as the original answers.
+    async fn blob(&self, caller: Caller, raw: &[u8]) -> (Bytes, &'static str) {
+        let (Some(blobs), Ok(key)) = (&self.blobs, std::str::from_utf8(raw)) else {
+            return (Bytes::new(), "malformed");
+        };
+        match tokio::time::timeout(self.bounds.timeout, blobs.get(key.trim())).await {
+            Ok(Ok(Some(blob))) if blob.len() > self.bounds.answer_bytes => (Bytes::new(), "too_large"),
+            Ok(Ok(Some(blob))) => (blob, "ok"),
+            Ok(Ok(None)) => (Bytes::new(), "not_found"),
+            Ok(Err(error)) => {
+                debug!(peer = %caller.peer, key, %error, "a blob cannot be read");
+                (Bytes::new(), "server")
+            }
+            Err(_) => (Bytes::new(), "timed_out"),
+        }
+    }
+}

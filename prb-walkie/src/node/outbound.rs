@@ -1,0 +1,143 @@
+//! Calls to peers: what happens before the driver sends them, and after it has the answer.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use prost::Message;
+use secrecy::SecretString;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, rooms::Rooms};
+use crate::{
+    proto::{AuthResponse, AuthStatus},
+    rpc::{
+        Error, ErrorKind, Method,
+        auth::Gate,
+        envelope::{self, now_ms},
+    },
+};
+
+/// Room among the calls to one peer; held until the driver is done with the call.
+pub(super) type Permit = OwnedSemaphorePermit;
+
+/// What calls need besides the driver.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    limits: Limits,
+    key: Option<SecretString>,
+    rooms: Rooms,
+    last_proof_ms: Mutex<u64>,
+}
+
+impl Outbound {
+    pub(super) fn new(limits: Limits, key: Option<SecretString>) -> Self {
+        let rooms = Rooms::new(limits.calls_to_peer, limits.peers);
+        Self { limits, key, rooms, last_proof_ms: Mutex::default() }
+    }
+
+    pub(super) const fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// A time for a proof that no earlier proof has: each is taken once.
+    fn proof_time(&self) -> u64 {
+        let mut last = self.last_proof_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = now_ms().max(*last + 1);
+        *last
+    }
+}
+
+pub(super) async fn call(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
+    let started = Instant::now();
+    let mut result = once_more(shared, peer, method, data.clone()).await;
+    let refused = matches!(&result, Err(e) if e.kind() == Some(ErrorKind::Unauthorized));
+    if refused && method != Method::Auth && authenticate(shared, peer).await? {
+        result = once_more(shared, peer, method, data).await;
+    }
+    metrics::call("out", Some(method), outcome(&result), started.elapsed());
+    result
+}
+
+/// A call, and a second try where the connection broke and asking twice does no harm: a peer that hangs up
+/// after each call, as originals do, may do so in the moment that its connection is chosen.
+async fn once_more(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
+    match attempt(shared, peer, method, data.clone()).await {
+        Err(Error::Unreachable { .. }) if method.is_repeatable() => attempt(shared, peer, method, data).await,
+        result => result,
+    }
+}
+
+async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
+    let limits = &shared.outbound.limits;
+    let (bytes, nonce) = envelope::request(method, data);
+    let frame = Frame::new(bytes, method.answer_limit_bytes(limits.answer_bytes));
+    let answer = send(shared, peer, Protocol::Pb, frame).await?;
+    match envelope::open(answer.into_bytes(), &nonce) {
+        Ok(Ok(data)) => Ok(data),
+        Ok(Err(source)) => Err(Error::Refused { peer, method, source }),
+        Err(reason) => Err(Error::Malformed { peer, reason }),
+    }
+}
+
+/// Shows a peer that this node knows the key. Gives whether it was let in.
+pub(super) async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
+    let Some(key) = &shared.outbound.key else { return Ok(false) };
+    let request = Gate::proof_for(key, &shared.peer_id, &peer, shared.outbound.proof_time());
+    let answer = attempt(shared, peer, Method::Auth, request.encode_to_vec().into()).await;
+    let status = match answer {
+        Ok(data) => match AuthResponse::decode(data) {
+            Ok(response) => response.status(),
+            Err(e) => return Err(Error::Malformed { peer, reason: e.to_string() }),
+        },
+        // An original has no such handler.
+        Err(Error::Refused { .. }) => AuthStatus::Rejected,
+        Err(e) => return Err(e),
+    };
+    let _ = shared.commands.send(Command::Auth { peer, status }).await;
+    if status == AuthStatus::Rejected {
+        tracing::warn!(%peer, "a peer refuses our pre-shared key");
+    }
+    Ok(matches!(status, AuthStatus::Granted | AuthStatus::None))
+}
+
+pub(super) async fn blob(shared: &Shared, peer: PeerId, key: &str) -> Result<Option<Bytes>, Error> {
+    let frame = Frame::new(Bytes::copy_from_slice(key.as_bytes()), shared.outbound.limits.answer_bytes);
+    let answer = send(shared, peer, Protocol::Blob, frame).await?.into_bytes();
+    Ok((!answer.is_empty()).then_some(answer))
+}
+
+async fn send(shared: &Shared, peer: PeerId, protocol: Protocol, frame: Frame) -> Result<Frame, Error> {
+    let limits = &shared.outbound.limits;
+    if frame.len() > limits.request_bytes {
+        return Err(Error::TooLarge { what: "request", limit_bytes: limits.request_bytes });
+    }
+    let waited = limits.call_timeout;
+    let work = async {
+        let permit = shared.outbound.rooms.of(peer).acquire_owned().await.map_err(|_| Error::Stopped)?;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Send { peer, protocol, frame, reply, permit };
+        shared.commands.send(command).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    };
+    tokio::select! {
+        result = tokio::time::timeout(waited, work) => result.unwrap_or(Err(Error::TimedOut { peer, waited })),
+        () = shared.cancel.cancelled() => Err(Error::Stopped),
+    }
+}
+
+fn outcome(result: &Result<Bytes, Error>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(Error::Refused { .. }) => "refused",
+        Err(Error::TimedOut { .. }) => "timed_out",
+        Err(Error::UnknownPeer { .. } | Error::Unreachable { .. } | Error::Unsupported { .. }) => {
+            "unreachable"
+        }
+        Err(Error::TooLarge { .. }) => "too_large",
+        Err(Error::Malformed { .. }) => "malformed",
+        Err(Error::Stopped) => "stopped",
+    }
+}

@@ -1,0 +1,343 @@
+//! What the driver knows of each peer: addresses, connections, what it says of itself, when to dial.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
+use prb_core::{primitives::Hash, sync::Backoff};
+
+use super::{Limits, Peer, PeerTable, Standing};
+use crate::proto::{AuthStatus, Role, SystemInfo};
+
+/// Addresses kept of a peer.
+const MAX_ADDRESSES: usize = 8;
+/// Longest name or identity that is kept of what a peer says.
+const MAX_TEXT_CHARS: usize = 128;
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) address: Multiaddr,
+    pub(super) outbound: bool,
+    pub(super) round_trip: Option<Duration>,
+}
+
+impl Link {
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        ip_of(&self.address)
+    }
+}
+
+/// What a peer says of itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Introduction {
+    role: Role,
+    hostname: String,
+    chain_identity: String,
+    bridge_identity: String,
+}
+
+/// A peer, introduced or not.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Where it may be dialled, the best first; without `/p2p/…`.
+    addresses: Vec<Multiaddr>,
+    pub(super) links: HashMap<ConnectionId, Link>,
+    introduction: Option<Introduction>,
+    auth: AuthStatus,
+    pub(super) proof_sent: bool,
+    /// A `Hello` is on its way.
+    pub(super) greeting: bool,
+    /// When the next `Hello` is due, while there is a connection.
+    pub(super) greet_at: Instant,
+    pub(super) dialling: bool,
+    pub(super) dial_at: Instant,
+    backoff: Backoff,
+    is_boot: bool,
+    since: SystemTime,
+    last_seen: SystemTime,
+    heard: Instant,
+}
+
+impl Known {
+    fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            addresses: Vec::new(),
+            links: HashMap::new(),
+            introduction: None,
+            auth: AuthStatus::None,
+            proof_sent: false,
+            greeting: false,
+            greet_at: now,
+            dialling: false,
+            dial_at: now,
+            backoff: Backoff::new(limits.redial),
+            is_boot: false,
+            since: SystemTime::now(),
+            last_seen: SystemTime::now(),
+            heard: now,
+        }
+    }
+
+    pub(super) fn addresses(&self) -> &[Multiaddr] {
+        &self.addresses
+    }
+
+    pub(super) fn is_client(&self) -> bool {
+        self.introduction.as_ref().is_some_and(|i| i.role == Role::Client)
+    }
+
+    /// Whether a connection is wanted that is not there.
+    fn wants_dial(&self) -> bool {
+        self.links.is_empty()
+            && !self.dialling
+            && !self.addresses.is_empty()
+            // One that only calls comes by itself when it wants something.
+            && (self.is_boot || !self.is_client())
+    }
+
+    pub(super) fn hear(&mut self) {
+        self.last_seen = SystemTime::now();
+        self.heard = Instant::now();
+    }
+
+    /// Puts an address first, where it worked, or last.
+    fn learn(&mut self, address: Multiaddr, worked: bool) {
+        if let Some(at) = self.addresses.iter().position(|known| *known == address) {
+            if !worked {
+                return;
+            }
+            self.addresses.remove(at);
+        }
+        if worked {
+            self.addresses.insert(0, address);
+            self.addresses.truncate(MAX_ADDRESSES);
+        } else if self.addresses.len() < MAX_ADDRESSES {
+            self.addresses.push(address);
+        }
+    }
+}
+
+/// Which peers are ours.
+#[derive(Clone, Debug)]
+pub(super) struct Membership {
+    pub(super) chain_identity: Option<Hash>,
+    pub(super) bridge_identity: String,
+    pub(super) ignore_bridge_identity: bool,
+}
+
+impl Membership {
+    fn judge(&self, peer: &Introduction) -> Standing {
+        if !self.ignore_bridge_identity && peer.bridge_identity != self.bridge_identity {
+            return Standing::OtherBridge;
+        }
+        let Some(own) = self.chain_identity else { return Standing::OwnChainUnknown };
+        match peer.chain_identity.parse::<Hash>() {
+            Ok(theirs) if theirs == own => Standing::Accepted,
+            Err(_) if peer.chain_identity.is_empty() => Standing::ChainUnknown,
+            _ => Standing::OtherChain,
+        }
+    }
+}
+
+/// All peers that are known, boundedly many.
+#[derive(Debug)]
+pub(super) struct Peers {
+    me: PeerId,
+    limits: Limits,
+    pub(super) membership: Membership,
+    known: HashMap<PeerId, Known>,
+    /// Something that the table shows has changed.
+    pub(super) dirty: bool,
+}
+
+impl Peers {
+    pub(super) fn new(me: PeerId, limits: Limits, membership: Membership) -> Self {
+        Self { me, limits, membership, known: HashMap::new(), dirty: true }
+    }
+
+    pub(super) fn get(&self, peer: &PeerId) -> Option<&Known> {
+        self.known.get(peer)
+    }
+
+    pub(super) fn get_mut(&mut self, peer: &PeerId) -> Option<&mut Known> {
+        self.known.get_mut(peer)
+    }
+
+    /// The peer, made room for where it is new. `None` where there is no room, or it is this node itself.
+    fn entry(&mut self, peer: PeerId) -> Option<&mut Known> {
+        if peer == self.me {
+            return None;
+        }
+        if !self.known.contains_key(&peer) && self.known.len() >= self.limits.peers {
+            // Who is away makes room, the longest first; nobody who is connected does.
+            let away = self.known.iter().filter(|(_, k)| k.links.is_empty() && !k.is_boot);
+            let oldest = *away.min_by_key(|(_, known)| known.heard)?.0;
+            self.known.remove(&oldest);
+            self.dirty = true;
+        }
+        let (limits, now) = (&self.limits, Instant::now());
+        Some(self.known.entry(peer).or_insert_with(|| Known::new(limits, now)))
+    }
+
+    /// An address at which a peer is said to be. Returns whether it was new to us.
+    pub(super) fn found(&mut self, peer: PeerId, address: Multiaddr, is_boot: bool) {
+        if let Some(known) = self.entry(peer) {
+            known.is_boot |= is_boot;
+            known.learn(address, is_boot);
+        }
+    }
+
+    pub(super) fn connected(&mut self, peer: PeerId, id: ConnectionId, link: Link) {
+        let Some(known) = self.entry(peer) else { return };
+        if link.outbound {
+            known.learn(link.address.clone(), true);
+            known.dialling = false;
+            known.greet_at = Instant::now();
+        }
+        known.backoff.reset();
+        known.links.insert(id, link);
+        known.hear();
+        self.dirty = true;
+    }
+
+    pub(super) fn disconnected(&mut self, peer: &PeerId, id: ConnectionId) {
+        let Some(known) = self.known.get_mut(peer) else { return };
+        known.links.remove(&id);
+        if known.links.is_empty() {
+            known.proof_sent = false;
+            known.greeting = false;
+            // A peer that has just gone may come back at once, or be gone for long.
+            known.dial_at = Instant::now() + known.backoff.fail();
+        }
+        self.dirty = true;
+    }
+
+    pub(super) fn dial_failed(&mut self, peer: &PeerId) {
+        if let Some(known) = self.known.get_mut(peer) {
+            known.dialling = false;
+            known.dial_at = Instant::now() + known.backoff.fail();
+        }
+    }
+
+    /// What a peer has said of itself. Whether it is new.
+    pub(super) fn introduced(&mut self, peer: PeerId, info: &SystemInfo) -> bool {
+        let Some(known) = self.entry(peer) else { return false };
+        let clip = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_CHARS).collect();
+        let new = Some(Introduction {
+            role: info.role(),
+            hostname: clip(&info.hostname),
+            chain_identity: clip(&info.chain_identity),
+            bridge_identity: clip(&info.bridge_identity),
+        });
+        known.hear();
+        let changed = known.introduction != new;
+        known.introduction = new;
+        self.dirty = true;
+        changed
+    }
+
+    pub(super) fn standing(&self, peer: &PeerId) -> Option<Standing> {
+        Some(self.membership.judge(self.known.get(peer)?.introduction.as_ref()?))
+    }
+
+    /// Another peer answers at an address.
+    pub(super) fn is_not_at(&mut self, peer: &PeerId, address: &Multiaddr) {
+        if let Some(known) = self.known.get_mut(peer) {
+            known.addresses.retain(|a| a != address);
+        }
+    }
+
+    pub(super) fn auth(&mut self, peer: &PeerId, status: AuthStatus) {
+        if let Some(known) = self.known.get_mut(peer) {
+            known.auth = status;
+            self.dirty = true;
+        }
+    }
+
+    pub(super) fn round_trip(&mut self, peer: &PeerId, id: ConnectionId, took: Duration) {
+        let Some(known) = self.known.get_mut(peer) else { return };
+        known.hear();
+        if let Some(link) = known.links.get_mut(&id) {
+            link.round_trip = Some(took);
+            self.dirty = true;
+        }
+    }
+
+    /// Everybody is to be told anew who this node is.
+    pub(super) fn greet_all(&mut self) {
+        let now = Instant::now();
+        self.known.values_mut().for_each(|known| known.greet_at = now);
+        self.dirty = true;
+    }
+
+    /// Whom to dial now.
+    pub(super) fn due_dials(&self, now: Instant) -> Vec<PeerId> {
+        let due = self.known.iter().filter(|(_, k)| k.wants_dial() && k.dial_at <= now);
+        due.map(|(peer, _)| *peer).collect()
+    }
+
+    /// Whom to say `Hello` to now: whoever was dialled, and whoever has introduced itself.
+    pub(super) fn due_greetings(&self, now: Instant) -> Vec<PeerId> {
+        let due = self.known.iter().filter(|(_, k)| {
+            let dialled = k.links.values().any(|link| link.outbound);
+            // One that only calls is left in peace once it is known.
+            let wanted = if k.introduction.is_some() { k.is_boot || !k.is_client() } else { dialled };
+            wanted && !k.links.is_empty() && !k.greeting && k.greet_at <= now
+        });
+        due.map(|(peer, _)| *peer).collect()
+    }
+
+    /// Forgets who has been away for long.
+    pub(super) fn prune(&mut self, now: Instant) {
+        let (limits, before) = (self.limits, self.known.len());
+        self.known.retain(|_, known| {
+            let patience = if known.is_client() { limits.idle_timeout } else { limits.forget_after };
+            known.is_boot || !known.links.is_empty() || now.duration_since(known.heard) < patience
+        });
+        self.dirty |= self.known.len() != before;
+    }
+
+    pub(super) fn table(&self) -> PeerTable {
+        let show = |(peer, known): (&PeerId, &Known)| Some((*peer, Arc::new(self.show(*peer, known)?)));
+        PeerTable { peers: self.known.iter().filter_map(show).collect::<BTreeMap<_, _>>() }
+    }
+
+    fn show(&self, peer_id: PeerId, known: &Known) -> Option<Peer> {
+        let who = known.introduction.as_ref()?;
+        // The connection that this node has made tells where the peer listens; the other ones only its IP.
+        let outbound = known.links.values().find(|link| link.outbound);
+        let inbound = known.links.values().next();
+        let live_ip = outbound.or(inbound).and_then(Link::ip);
+        let listens = known.addresses.iter().find(|a| live_ip.is_none() || ip_of(a) == live_ip);
+        let address = (outbound.map(|link| &link.address)).or(listens).or(inbound.map(|link| &link.address));
+        Some(Peer {
+            peer_id,
+            role: who.role,
+            hostname: who.hostname.clone(),
+            chain_identity: who.chain_identity.clone(),
+            bridge_identity: who.bridge_identity.clone(),
+            address: address.map(|a| a.clone().with(Protocol::P2p(peer_id))),
+            ip: live_ip.or_else(|| address.and_then(ip_of)),
+            auth: known.auth,
+            standing: self.membership.judge(who),
+            connected: !known.links.is_empty(),
+            since: known.since,
+            last_seen: known.last_seen,
+            round_trip: known.links.values().filter_map(|link| link.round_trip).min(),
+        })
+    }
+}
+
+/// The IP that an address starts with.
+pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(IpAddr::V6(ip).to_canonical()),
+        _ => None,
+    }
+}

@@ -1,0 +1,150 @@
+//! From a configuration to a node that listens.
+
+use std::{
+    collections::HashSet,
+    io::ErrorKind,
+    sync::{Arc, Mutex},
+};
+
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, Swarm, TransportError,
+    core::{transport::ListenerId, upgrade::Version},
+    identity::Keypair,
+    multiaddr::Protocol,
+    swarm::{self, SwarmEvent},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use super::{
+    Config, ConfigError, Node, PeerId, PeerTable, Shared, behaviour::Behaviour, codec::Memory, driver,
+    mdns::Responder, metrics, outbound::Outbound, transport,
+};
+
+/// Commands that wait for the driver.
+const COMMANDS: usize = 256;
+/// Peers found by mDNS that wait for the driver.
+const FOUND: usize = 64;
+
+pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
+    config.check()?;
+    metrics::describe();
+    let key = keypair(&config)?;
+    let me = key.public().to_peer_id();
+    let memory = Memory::new(config.limits.in_flight_bytes);
+    let mut swarm = swarm(&key, &config, &memory)?;
+    let listeners = listen(&mut swarm, &config.listen)?;
+
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let (found_sender, found) = mpsc::channel(FOUND);
+    let (listen_sender, listen) = watch::channel(Vec::new());
+    let (peers_sender, peers) = watch::channel(Arc::new(PeerTable::default()));
+    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let shared = Arc::new(Shared {
+        peer_id: me,
+        commands,
+        listen: listen.clone(),
+        peers,
+        outbound: Outbound::new(config.limits, config.auth.psk.clone()),
+        cancel: cancel.clone(),
+        tasks: tasks.clone(),
+    });
+    let responder = config.mdns.then(|| Responder {
+        me,
+        hostname: config.hostname.clone(),
+        interval: config.limits.discovery_interval,
+        listen,
+        found: found_sender.clone(),
+    });
+    let channels = driver::Channels { inbox, found, listen: listen_sender, peers: peers_sender };
+    let gate = Arc::new(Mutex::new(crate::rpc::auth::Gate::new(config.auth.clone(), me)));
+    let mut driver = driver::Driver::new(swarm, config, Arc::clone(&shared), gate, memory, channels);
+    until_listening(&mut driver, listeners).await;
+    info!(peer_id = %me, addresses = ?shared.listen.borrow().as_slice(), "listening for peers");
+    if let Some(responder) = responder {
+        tasks.spawn(responder.run(cancel.clone()));
+    }
+    // The driver's channel for what mDNS finds stays open without mDNS: it has nothing to say then.
+    tasks.spawn(async move {
+        let _found = found_sender;
+        driver.run().await;
+    });
+    tasks.close();
+    Ok(Node { shared, _stop: Arc::new(cancel.drop_guard()) })
+}
+
+fn keypair(config: &Config) -> Result<Keypair, ConfigError> {
+    let identity = |reason: String| ConfigError::Identity { reason };
+    let private = config.identity.private_protobuf().map_err(|e| identity(e.to_string()))?;
+    let key = Keypair::from_protobuf_encoding(&private).map_err(|e| identity(e.to_string()))?;
+    let ours = PeerId::from_bytes(config.identity.peer_id().as_bytes()).ok();
+    if ours != Some(key.public().to_peer_id()) {
+        return Err(identity("its peer id is not libp2p's".to_owned()));
+    }
+    Ok(key)
+}
+
+fn swarm(key: &Keypair, config: &Config, memory: &Memory) -> Result<Swarm<Behaviour>, ConfigError> {
+    let transport = transport::build(key).map_err(|e| ConfigError::Identity { reason: e.to_string() })?;
+    let behaviour = Behaviour::new(key, config, memory)?;
+    let swarm = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(config.limits.idle_timeout)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
+    Ok(Swarm::new(transport, behaviour, key.public().to_peer_id(), swarm))
+}
+
+fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[Multiaddr]) -> Result<HashSet<ListenerId>, ConfigError> {
+    let mut listeners = HashSet::new();
+    let mut left_out = None;
+    for address in addresses {
+        let error = match swarm.listen_on(address.clone()) {
+            Ok(id) => {
+                listeners.insert(id);
+                continue;
+            }
+            Err(e) => e,
+        };
+        let reason = match &error {
+            TransportError::MultiaddrNotSupported(_) => "it is not a TCP address".to_owned(),
+            TransportError::Other(e) => e.to_string(),
+        };
+        let refused = ConfigError::Listen { address: address.clone(), reason };
+        if !lacks_ipv6(address, &error) {
+            return Err(refused);
+        }
+        warn!(%address, "not listening there: the system has no IPv6");
+        left_out = Some(refused);
+    }
+    match left_out {
+        Some(refused) if listeners.is_empty() => Err(refused),
+        _ => Ok(listeners),
+    }
+}
+
+/// Whether an IPv6 address cannot be listened on because there is no IPv6.
+fn lacks_ipv6(address: &Multiaddr, error: &TransportError<std::io::Error>) -> bool {
+    let is_v6 = matches!(address.iter().next(), Some(Protocol::Ip6(_)));
+    let TransportError::Other(error) = error else { return false };
+    // EAFNOSUPPORT has no kind of its own; libp2p wraps the error, so its code may be lost.
+    let text = error.to_string();
+    is_v6
+        && (matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
+            || text.contains("not supported by protocol"))
+}
+
+/// Lets the driver work until every listener has an address.
+async fn until_listening(driver: &mut driver::Driver, mut waiting: HashSet<ListenerId>) {
+    while !waiting.is_empty() {
+        let event = driver.swarm.select_next_some().await;
+        match &event {
+            SwarmEvent::NewListenAddr { listener_id, .. }
+            | SwarmEvent::ListenerClosed { listener_id, .. } => {
+                waiting.remove(listener_id);
+            }
+            _ => {}
+        }
+        driver.on_swarm(event);
+    }
+}

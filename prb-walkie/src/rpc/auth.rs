@@ -1,0 +1,212 @@
+//! Who may call management methods, and the proof that opens them.
+//!
+//! # The proof
+//!
+//! `Auth` with type `AT_PSK` carries, as its `auth_string`, a time and a code over it and both peers:
+//!
+//! ```text
+//! auth_string = T ":" hex(HMAC-SHA256(key, "prb-walkie-auth-1" || len(A) || A || len(B) || B || t))
+//!
+//! T    the time in ms since the Unix epoch, decimal        A    the caller's peer id, a multihash
+//! t    the same time, 8 bytes big-endian                   B    the called peer's
+//! key  the pre-shared key's UTF-8                          len  1 byte
+//! hex  64 lower-case digits
+//! ```
+//!
+//! Noise has proved both peer ids, so the string is worthless to anybody but the caller, and towards anybody
+//! but the called. Its time must be within [`WINDOW`] of the called peer's clock, and it is taken once, on
+//! whatever connection it comes again. Codes are compared in constant time.
+//!
+//! A called peer that is dishonest can try keys against the string at leisure: use a key from a random
+//! generator, such as 32 hexadecimal digits.
+//!
+//! # Who is let in
+//!
+//! | policy | management methods answer |
+//! |---|---|
+//! | [`open`](Policy::open) | everybody |
+//! | a whitelist | those peers, at once |
+//! | a key | those who have proved that they know it, for [`GRANT_LASTS`] |
+//! | neither | peers of the same machine: their connection comes from one of its own addresses |
+//!
+//! Whatever runs on the machine and forwards connections (a proxy, a container engine's port forwarding) makes
+//! strangers look local: use a key there.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use libp2p::PeerId;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+
+use crate::proto::{AuthRequest, AuthResponse, AuthStatus, AuthType};
+
+/// How far the time of an auth string may be from the clock of the one who checks it.
+pub const WINDOW: Duration = Duration::from_secs(30);
+/// How long a peer is let in after its proof.
+pub const GRANT_LASTS: Duration = Duration::from_secs(12 * 60 * 60);
+/// Shortest pre-shared key.
+pub const MIN_KEY_BYTES: usize = 16;
+/// Auth strings remembered, and peers let in, at most.
+const MAX_REMEMBERED: usize = 4096;
+/// What the code is for.
+const DOMAIN: &[u8] = b"prb-walkie-auth-1";
+
+/// Who may call management methods.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// The pre-shared key: callers that know it are let in, and this node shows others that it knows it.
+    pub psk: Option<SecretString>,
+    /// Peers that are let in.
+    pub whitelist: HashSet<PeerId>,
+    /// Takes the bare key as an auth string too. Who listens to one such call at the caller's or the called
+    /// peer's end knows the key.
+    pub allow_bare_key: bool,
+    /// Lets everybody in.
+    pub open: bool,
+}
+
+impl Policy {
+    /// What is wrong with it, for people.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let length = self.psk.as_ref()?.expose_secret().len();
+        (length < MIN_KEY_BYTES).then(|| {
+            format!("the pre-shared key has {length} bytes: take {MIN_KEY_BYTES} or more, at random")
+        })
+    }
+}
+
+/// The proof that `caller` knows the key, for `called` at a time in ms since the Unix epoch.
+pub fn auth_string(key: &SecretString, caller: &PeerId, called: &PeerId, at_ms: u64) -> String {
+    let code = mac(key, caller, called, at_ms).finalize().into_bytes();
+    format!("{at_ms}:{}", hex::encode(code))
+}
+
+fn mac(key: &SecretString, caller: &PeerId, called: &PeerId, at_ms: u64) -> Hmac<Sha256> {
+    let mut mac = keyed(key);
+    mac.update(DOMAIN);
+    for peer in [caller, called] {
+        let bytes = peer.to_bytes();
+        // A multihash of a peer id has at most 44 bytes.
+        mac.update(&[bytes.len() as u8]);
+        mac.update(&bytes);
+    }
+    mac.update(&at_ms.to_be_bytes());
+    mac
+}
+
+fn keyed(key: &SecretString) -> Hmac<Sha256> {
+    #[allow(clippy::expect_used, reason = "HMAC takes keys of any length")]
+    Hmac::new_from_slice(key.expose_secret().as_bytes()).expect("any length is a key")
+}
+
+/// Checks proofs and remembers who has given one.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    policy: Policy,
+    me: PeerId,
+    granted: HashMap<PeerId, Instant>,
+    used: BTreeSet<(u64, PeerId)>,
+}
+
+impl Gate {
+    pub(crate) fn new(policy: Policy, me: PeerId) -> Self {
+        Self { policy, me, granted: HashMap::new(), used: BTreeSet::new() }
+    }
+
+    /// How a caller stands. `is_local` is asked only where it matters.
+    pub(crate) fn standing(
+        &self,
+        peer: &PeerId,
+        ip: Option<IpAddr>,
+        is_local: impl FnOnce(IpAddr) -> bool,
+    ) -> AuthStatus {
+        let policy = &self.policy;
+        if policy.open {
+            return AuthStatus::None;
+        }
+        if policy.whitelist.contains(peer) {
+            return AuthStatus::Granted;
+        }
+        if policy.psk.is_some() && self.granted.get(peer).is_some_and(|since| since.elapsed() < GRANT_LASTS) {
+            return AuthStatus::Granted;
+        }
+        if policy.psk.is_none() && policy.whitelist.is_empty() && ip.is_some_and(is_local) {
+            return AuthStatus::None;
+        }
+        AuthStatus::NeedAuth
+    }
+
+    /// Judges a proof.
+    pub(crate) fn admit(&mut self, peer: PeerId, request: &AuthRequest, now_ms: u64) -> AuthResponse {
+        let by = if self.policy.whitelist.contains(&peer) {
+            Ok(AuthType::WhiteList)
+        } else if request.r#type() == AuthType::Psk {
+            self.check(peer, &request.auth_string, now_ms).map(|()| AuthType::Psk)
+        } else {
+            Err("it is not on the whitelist")
+        };
+        let (status, r#type) = match by {
+            Ok(by) => (AuthStatus::Granted, by),
+            Err(reason) => {
+                tracing::warn!(%peer, reason, "refused to let a peer in");
+                (AuthStatus::Rejected, request.r#type())
+            }
+        };
+        AuthResponse { status: status.into(), r#type: r#type.into(), peer_id: self.me.to_base58() }
+    }
+
+    fn check(&mut self, peer: PeerId, auth_string: &str, now_ms: u64) -> Result<(), &'static str> {
+        let key = self.policy.psk.as_ref().ok_or("there is no pre-shared key here")?;
+        if self.policy.allow_bare_key && same_text(key, auth_string) {
+            return self.grant(peer);
+        }
+        let (at, code) = auth_string.split_once(':').ok_or("its auth string has another form")?;
+        let at_ms: u64 = at.parse().map_err(|_| "its auth string has no time")?;
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(code, &mut bytes).map_err(|_| "its auth string has no code")?;
+        mac(key, &peer, &self.me, at_ms).verify_slice(&bytes).map_err(|_| "its code is wrong")?;
+        let window = WINDOW.as_millis() as u64;
+        if now_ms.abs_diff(at_ms) > window {
+            return Err("its auth string is too old, or the clocks differ");
+        }
+        // Those before the window are refused by their time.
+        self.used.retain(|(at, _)| *at >= now_ms.saturating_sub(window));
+        if self.used.contains(&(at_ms, peer)) {
+            return Err("its auth string was used before");
+        }
+        if self.used.len() >= MAX_REMEMBERED {
+            return Err("too many auth strings were used just now");
+        }
+        self.grant(peer)?;
+        self.used.insert((at_ms, peer));
+        Ok(())
+    }
+
+    fn grant(&mut self, peer: PeerId) -> Result<(), &'static str> {
+        if self.granted.len() >= MAX_REMEMBERED {
+            self.granted.retain(|_, since| since.elapsed() < GRANT_LASTS);
+        }
+        if self.granted.len() >= MAX_REMEMBERED && !self.granted.contains_key(&peer) {
+            return Err("too many peers are let in");
+        }
+        self.granted.insert(peer, Instant::now());
+        Ok(())
+    }
+
+    /// The proof for another peer, where there is a key.
+    pub(crate) fn proof_for(key: &SecretString, me: &PeerId, called: &PeerId, at_ms: u64) -> AuthRequest {
+        AuthRequest { r#type: AuthType::Psk.into(), auth_string: auth_string(key, me, called, at_ms) }
+    }
+}
+
+/// Whether a text is the key, in a time that does not tell how much of it is.
+fn same_text(key: &SecretString, text: &str) -> bool {
+    let code_of = |text: &str| keyed(key).chain_update(text.as_bytes());
+    let code = code_of(key.expose_secret()).finalize().into_bytes();
+    code_of(text).verify_slice(&code).is_ok()
+}

@@ -1,0 +1,53 @@
+//! Wrapping and unwrapping: what both sides put around a method's message.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use prost::Message;
+use uuid::Uuid;
+
+use super::{Method, ResponseError};
+use crate::proto::{Request, Response};
+
+/// Now, in ms since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn nonce() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// A request, and the nonce that its answer must repeat.
+pub(crate) fn request(method: Method, data: Bytes) -> (Bytes, String) {
+    let nonce = nonce();
+    let request =
+        Request { created_at: now_ms(), nonce: nonce.clone(), data, method: method.name().to_owned() };
+    (request.encode_to_vec().into(), nonce)
+}
+
+/// An answer to the request of that nonce; it is empty where the request could not be read.
+pub(crate) fn response(request_nonce: String, result: Result<Bytes, ResponseError>) -> Bytes {
+    let (data, error) = match result {
+        Ok(data) => (data, None),
+        Err(e) => (Bytes::new(), Some(e.into())),
+    };
+    let (created_at, has_error) = (now_ms(), error.is_some());
+    Response { created_at, request_nonce, nonce: nonce(), data, has_error, error }.encode_to_vec().into()
+}
+
+/// What an answer says; the outer error is for an answer that makes no sense.
+pub(crate) fn open(answer: Bytes, nonce: &str) -> Result<Result<Bytes, ResponseError>, String> {
+    if answer.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    let response = Response::decode(answer).map_err(|e| e.to_string())?;
+    if response.has_error || response.error.is_some() {
+        return Ok(Err(response.error.unwrap_or_default().into()));
+    }
+    if response.request_nonce != nonce {
+        return Err(format!("it is for the request {:.64}", response.request_nonce));
+    }
+    Ok(Ok(response.data))
+}
