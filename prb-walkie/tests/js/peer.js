@@ -25,6 +25,7 @@ node peer.js serve [--identity FILE] [--role WR_DATA_PROVIDER_INT] [--listen ADD
     {"command": "blob", "addr": ADDR, "key": K}                         /blob: size and SHA-256
     {"command": "ping", "addr": ADDR}
     {"command": "identify", "addr": ADDR}                               what identify says of it
+    {"command": "hangup", "addr": ADDR}                                 closes the connections with that peer
     {"command": "peers"}                                                who answered Hello
     {"command": "connections"}                                          which connections are open
 node peer.js call --addr ADDR --method M [--json REQUEST]
@@ -118,6 +119,9 @@ const commands = {
         encryption: connection.stat.encryption
       }
     })
+  },
+  async hangup (node, _, { addr }) {
+    await node.hangUp(addr)
   },
   async peers (_, acquaintances) {
     return { peers: Object.fromEntries(acquaintances.known) }

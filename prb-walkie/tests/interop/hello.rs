@@ -1,0 +1,168 @@
+//! Meeting: boot nodes, mDNS, Hello in both directions, hang-ups.
+
+use prb_walkie::{
+    node::Standing,
+    proto::{AuthStatus, Role},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    js::{Peer, Tool},
+    ours,
+};
+
+const CHAIN: &str = "0x5555555555555555555555555555555555555555555555555555555555555555";
+const PROVIDER: &[&str] =
+    &["--role", "WR_DATA_PROVIDER_INT", "--chain-identity", CHAIN, "--bridge-identity", "interop"];
+
+/// A lifecycle manager of the same chain and namespace as [`PROVIDER`].
+async fn manager(boot: &[&str], mdns: bool) -> prb_walkie::node::Node {
+    ours::start(Role::LifecycleManager, |config| {
+        config.boot_nodes = boot.iter().map(|address| address.parse().unwrap()).collect();
+        config.mdns = mdns;
+        config.hostname = "ours".into();
+        config.bridge_identity = "interop".into();
+        config.chain_identity = Some(CHAIN.parse().unwrap());
+    })
+    .await
+}
+
+/// What the original must see of [`manager`], however it hears of it.
+fn assert_is_ours(info: &Value, node: &prb_walkie::node::Node) {
+    assert_eq!(info["hostname"], "ours");
+    assert_eq!(info["peerId"], node.peer_id().to_string());
+    assert_eq!(info["role"], "WR_LIFECYCLE_MANAGER");
+    assert_eq!(info["chainIdentity"], CHAIN);
+    assert_eq!(info["bridgeIdentity"], "interop");
+}
+
+/// What we must see of [`PROVIDER`].
+fn assert_is_theirs(peer: &prb_walkie::node::Peer, theirs: &Peer) {
+    assert_eq!(peer.peer_id.to_string(), theirs.peer_id);
+    assert_eq!(peer.role, Role::DataProviderInt);
+    assert!(!peer.hostname.is_empty());
+    assert_eq!(peer.chain_identity, CHAIN);
+    assert_eq!(peer.bridge_identity, "interop");
+    assert_eq!(peer.standing, Standing::Accepted);
+    assert_eq!(peer.auth, AuthStatus::None);
+    assert_eq!(peer.ip, Some("127.0.0.1".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn ours_starts_from_the_original() {
+    for with_id in [true, false] {
+        let mut theirs = Peer::start(PROVIDER).await;
+        let boot =
+            if with_id { theirs.address.clone() } else { ours::without_id(&theirs.address).to_string() };
+        let node = manager(&[&boot], false).await;
+        let peer = ours::peer(&node, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
+        assert_is_theirs(&peer, &theirs);
+        assert_eq!(peer.address.unwrap().to_string(), theirs.address);
+
+        let greeting = theirs.tool.event("request").await;
+        assert_eq!(greeting["method"], "Hello");
+        assert_eq!(greeting["peerId"], node.peer_id().to_string());
+        assert_is_ours(&greeting["request"], &node);
+        // It dials back, because we have dialled it: its table fills too.
+        assert_is_ours(&theirs.tool.event("hello-answered").await["info"], &node);
+    }
+}
+
+#[tokio::test]
+async fn the_original_starts_from_ours() {
+    let node = manager(&[], false).await;
+    let mut theirs = Peer::start(&[PROVIDER, &["--boot", &ours::address(&node)]].concat()).await;
+    let answered = theirs.tool.event("hello-answered").await;
+    assert_eq!(answered["peerId"], node.peer_id().to_string());
+    assert_is_ours(&answered["info"], &node);
+    // It hangs up; we have its address from identify, and stay connected.
+    let dialled = |peer: &prb_walkie::node::Peer| {
+        peer.is_usable() && peer.address.as_ref().is_some_and(|address| address.to_string() == theirs.address)
+    };
+    let peer = ours::peer(&node, &theirs.peer_id, "dialled back", dialled).await;
+    assert_is_theirs(&peer, &theirs);
+}
+
+#[tokio::test]
+async fn they_find_each_other_by_mdns() {
+    let node = manager(&[], true).await;
+    let mdns = &["--mdns", "--mdns-interval", "2000"];
+    let mut theirs = Peer::start(&[PROVIDER, mdns].concat()).await;
+    let us = node.peer_id().to_string();
+    let found = theirs.tool.find("discovery", |e| e["event"] == "discovered" && e["peerId"] == *us).await;
+    assert_eq!(found["addresses"], json!([node.listen_addresses()[0].to_string()]));
+    let answered = theirs.tool.find("Hello", |e| e["event"] == "hello-answered" && e["peerId"] == *us).await;
+    assert_is_ours(&answered["info"], &node);
+    let peer = ours::peer(&node, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
+    assert_is_theirs(&peer, &theirs);
+}
+
+/// One that is shy dials nobody: what is in our table we have found ourselves.
+#[tokio::test]
+async fn ours_finds_the_original_by_mdns() {
+    let mut shy = Peer::start(&[PROVIDER, &["--mdns", "--mdns-interval", "3600000", "--shy"]].concat()).await;
+    let node = manager(&[], true).await;
+    let peer = ours::peer(&node, &shy.peer_id, "usable", |peer| peer.is_usable()).await;
+    assert_is_theirs(&peer, &shy);
+    let us = node.peer_id().to_string();
+    let greeting = shy.tool.find("Hello", |e| e["event"] == "request" && e["peerId"] == *us).await;
+    assert_is_ours(&greeting["request"], &node);
+}
+
+/// Who knows one original finds those that it knows, and the other way.
+#[tokio::test]
+async fn peers_are_found_through_others() {
+    let first = manager(&[], false).await;
+    let theirs = Peer::start(&[PROVIDER, &["--boot", &ours::address(&first)]].concat()).await;
+    ours::peer(&first, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
+    let second = manager(&[&theirs.address], false).await;
+    let met = |peer: &prb_walkie::node::Peer| peer.connected && peer.role == Role::LifecycleManager;
+    ours::peer(&second, &first.peer_id().to_string(), "met", met).await;
+
+    let mut last = Peer::start(&["--boot", &ours::address(&second)]).await;
+    for known in [&first.peer_id().to_string(), &theirs.peer_id] {
+        last.tool.find("Hello", |e| e["event"] == "hello-answered" && e["peerId"] == **known).await;
+    }
+}
+
+#[tokio::test]
+async fn other_chains_and_namespaces_are_ignored() {
+    let other_chain =
+        ["--role", "WR_DATA_PROVIDER_INT", "--chain-identity", "0x01", "--bridge-identity", "interop"];
+    let other_bridge =
+        ["--role", "WR_DATA_PROVIDER_INT", "--chain-identity", CHAIN, "--bridge-identity", "else"];
+    let one = Peer::start(&other_chain).await;
+    let two = Peer::start(&other_bridge).await;
+    let node = manager(&[&one.address, &two.address], false).await;
+    let known = |peer: &prb_walkie::node::Peer| peer.connected;
+    assert_eq!(ours::peer(&node, &one.peer_id, "known", known).await.standing, Standing::OtherChain);
+    assert_eq!(ours::peer(&node, &two.peer_id, "known", known).await.standing, Standing::OtherBridge);
+    assert_eq!(node.peers().borrow().usable(Role::DataProviderInt).count(), 0);
+}
+
+#[tokio::test]
+async fn hang_ups_and_restarts_are_survived() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = folder.path().join("identity");
+    let identity = ["--identity", identity.to_str().unwrap(), "--shy"];
+    let mut theirs = Peer::start(&[PROVIDER, &identity].concat()).await;
+    let node = manager(&[&theirs.address], false).await;
+    ours::peer(&node, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
+    let client = node.client(theirs.peer_id.parse().unwrap());
+    for _ in 0..5 {
+        theirs.tool.ask(json!({ "command": "hangup", "addr": ours::address(&node) })).await;
+        assert_eq!(client.blob_by_key("pattern:10").await.unwrap().unwrap().len(), 10);
+    }
+
+    let (address, peer_id) = (theirs.address.clone(), theirs.peer_id.clone());
+    theirs.tool.kill().await;
+    ours::peer(&node, &peer_id, "away", |peer| !peer.connected).await;
+    assert!(client.blob_by_key("pattern:10").await.is_err());
+
+    let listen = ours::without_id(&address).to_string();
+    let again = [&["serve", "--listen", &listen], PROVIDER, &identity].concat();
+    let theirs = Peer::ready(Tool::start("peer.js", &again)).await;
+    assert_eq!(theirs.address, address);
+    ours::peer(&node, &peer_id, "usable again", |peer| peer.is_usable()).await;
+    assert_eq!(client.blob_by_key("pattern:10").await.unwrap().unwrap().len(), 10);
+}

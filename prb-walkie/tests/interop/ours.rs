@@ -1,0 +1,48 @@
+//! Our side.
+
+use std::time::Duration;
+
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use prb_walkie::{
+    identity::Identity,
+    node::{Config, Node, Peer},
+    proto::Role,
+};
+use tokio::time::timeout;
+
+/// For something to happen on a machine that has much else to do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Starts a node on a port of 127.0.0.1, without mDNS.
+pub(crate) async fn start(role: Role, configure: impl FnOnce(&mut Config)) -> Node {
+    let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
+    let mut config = Config::new(identity, role);
+    config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    config.mdns = false;
+    configure(&mut config);
+    Node::start(config).await.unwrap()
+}
+
+/// Its first address, with the peer id, as originals need it.
+pub(crate) fn address(node: &Node) -> String {
+    node.listen_addresses()[0].clone().with(Protocol::P2p(node.peer_id())).to_string()
+}
+
+/// An address without its peer id.
+pub(crate) fn without_id(address: &str) -> Multiaddr {
+    let mut address: Multiaddr = address.parse().unwrap();
+    address.pop();
+    address
+}
+
+/// Waits until a peer is in the table as `wanted`.
+pub(crate) async fn peer(node: &Node, id: &str, what: &str, wanted: impl Fn(&Peer) -> bool) -> Peer {
+    let id: PeerId = id.parse().unwrap();
+    let mut peers = node.peers();
+    let found =
+        timeout(PATIENCE, peers.wait_for(|table| table.get(&id).is_some_and(|peer| wanted(peer)))).await;
+    match found {
+        Ok(table) => Peer::clone(table.unwrap().get(&id).unwrap()),
+        Err(_) => panic!("{id} is not {what} within {PATIENCE:?}: {:?}", node.peers().borrow().get(&id)),
+    }
+}
