@@ -17,6 +17,7 @@ use crate::{
     vault::Sealed,
 };
 
+pub mod admin;
 pub mod memory;
 
 /// A job's number within its queue.
@@ -82,7 +83,8 @@ impl Job {
 }
 
 /// How far a job is, for those who watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum JobState {
     /// In line.
@@ -97,8 +99,21 @@ pub enum JobState {
     Failed,
 }
 
+/// What a trader is doing with a job, for those who watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Progress {
+    /// Taken from the queue.
+    Taken,
+    /// In a batch that is about to be sent.
+    Prepared,
+    /// Sent; its block is awaited.
+    Sent,
+}
+
 /// What became of a job that was carried out: one result a call, in the job's order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobOutcome {
     /// The calls' results.
     pub calls: Vec<CallOutcome>,
@@ -109,7 +124,7 @@ pub struct JobOutcome {
 }
 
 /// One call's result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum CallOutcome {
     /// It took effect now.
@@ -270,6 +285,16 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error::Unavailable`].
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error>;
+
+    /// Shows how far leased jobs are. Nothing depends on it: lost leases are passed over, and a backend may
+    /// keep nothing of it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), Error> {
+        let _ = (leases, progress);
+        Ok(())
+    }
 
     /// Ends a job that was carried out, whatever its calls' results.
     ///

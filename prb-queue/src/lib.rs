@@ -78,4 +78,6 @@
 //!
 //! None.
 
+pub mod redis;
+
 pub use prb_core::queue::memory;

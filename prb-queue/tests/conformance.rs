@@ -1,10 +1,29 @@
 //! Every backend of this crate against the seam's suite.
+#![allow(clippy::unwrap_used)]
+
+mod support;
 
 use prb_core::conformance;
-use prb_queue::memory::{Config, MemoryQueue};
+use prb_queue::{
+    memory::{self, MemoryQueue},
+    redis::{Config, RedisQueue},
+};
+use support::{Server, fresh_name};
 
 #[tokio::test(start_paused = true)]
 async fn memory_conforms() {
-    conformance::queue::all(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() }))
-        .await;
+    conformance::queue::all(async |max_jobs| {
+        MemoryQueue::new(memory::Config { max_jobs, ..memory::Config::default() })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_conforms() {
+    support::log();
+    let server = Server::start();
+    conformance::queue::all(async |max_jobs| {
+        RedisQueue::start(Config { name: fresh_name(), max_jobs, ..server.config() }).unwrap()
+    })
+    .await;
 }

@@ -1,0 +1,482 @@
+//! [`RedisQueue`]: jobs between processes, in bee-queue 1.4's layout.
+//!
+//! Lifecycle managers and traders of the original, and dashboards that know bee-queue, work on the same
+//! queue: keys, job JSON and events are bee-queue's, actions and payloads the original's. What ours need
+//! besides stands in fields of its own and in keys that start with `prb:` behind the queue's prefix.
+//!
+//! ```text
+//!  submit ──▶ one script: jobs, waiting, books            take ◀── lease
+//!  events ◀── one script: active, jobs, succeeded|failed ◀── finish ◀── complete, fail
+//!  fates  ──▶ asked every few seconds, should an event have been missed
+//! ```
+//!
+//! - Whatever changes more than one key is one script: a crash of any side leaves whole steps.
+//! - A call whose connection was lost is repeated, and known again by its nonce: it happens once.
+//! - Leases have tokens that never come twice, and jobs have marks: a Redis that lost its data, or went back
+//!   to an old snapshot, can neither end somebody else's lease nor tell a submitter of somebody else's job.
+//!   Submitters learn that theirs is gone, and consumers that their leases are lost.
+//! - While Redis is away, calls fail after [`Config::call_timeout`], and after [`Config::outage_limit`] the
+//!   jobs submitted before are given up.
+//!
+//! Our consumers and the original's workers may serve one queue together. The original keeps no tokens: a
+//! job of ours that its check for stalled jobs takes away from a process that hung for
+//! [`Config::stall_interval`] may be done by both.
+//!
+//! Needs Redis 6.2 or newer (`BLMOVE`), one server, no cluster. TLS is not built in.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use prb_core::queue::{
+    Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, JobState, Lease, Progress,
+    Stats,
+    admin::{Step, now_ms},
+};
+use rand::Rng;
+use redis::{RedisResult, aio::MultiplexedConnection};
+use serde_json::{Value, value::RawValue};
+use tokio::{
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    dispense::{Grant, Taken, Want, number},
+    finish::{Ending, Kind},
+    held::{Held, HeldJob},
+    link::{Link, unavailable},
+    pending::Pending,
+    record::{Event, Record},
+    submit::Submission,
+};
+
+mod action;
+mod admin;
+mod config;
+mod dispense;
+mod finish;
+mod held;
+mod keep;
+mod link;
+mod pending;
+mod record;
+mod scripts;
+mod submit;
+mod watch_events;
+
+pub use config::{BlockHint, Config, Signers, StartError};
+
+/// Calls that may wait for a task; more wait at its door.
+const DOOR: usize = 256;
+/// Most leases in one script.
+const MAX_RENEWED: usize = 256;
+
+/// A queue in Redis. Clones share it; it ends with the last.
+#[derive(Clone)]
+pub struct RedisQueue(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    submissions: mpsc::Sender<Submission>,
+    wants: mpsc::Sender<Want>,
+    endings: mpsc::Sender<Ending>,
+    /// The supervisor, and with it all tasks.
+    _tasks: JoinSet<()>,
+}
+
+/// What the tasks share.
+struct Shared {
+    config: Config,
+    link: Link,
+    /// This process's name in Redis.
+    caller: String,
+    pending: Pending,
+    held: Held,
+    /// Whether events are heard.
+    listening: watch::Sender<bool>,
+    /// A job may fall due sooner than was known.
+    sooner: Notify,
+    /// The connection that waits for jobs.
+    blocking: Mutex<Option<MultiplexedConnection>>,
+    closed: CancellationToken,
+}
+
+impl Shared {
+    fn nonce(&self) -> String {
+        random_name()
+    }
+}
+
+fn random_name() -> String {
+    format!("{:016x}", rand::rng().random::<u64>())
+}
+
+impl RedisQueue {
+    /// Starts working on a queue. Redis need not be there yet: see [`RedisQueue::ready`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        config.check()?;
+        let link = Link::new(&config)?;
+        let shared = Arc::new(Shared {
+            config,
+            link,
+            caller: random_name(),
+            pending: Pending::default(),
+            held: Held::default(),
+            listening: watch::Sender::new(false),
+            sooner: Notify::new(),
+            blocking: Mutex::new(None),
+            closed: CancellationToken::new(),
+        });
+        let (submissions, to_submit) = mpsc::channel(DOOR);
+        let (wants, to_dispense) = mpsc::channel(DOOR);
+        let (endings, to_finish) = mpsc::channel(DOOR);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(submit::run(shared.clone(), to_submit));
+        tasks.spawn(dispense::run(shared.clone(), to_dispense));
+        tasks.spawn(finish::run(shared.clone(), to_finish));
+        tasks.spawn(watch_events::listen(shared.clone()));
+        tasks.spawn(watch_events::ask(shared.clone()));
+        tasks.spawn(keep::run(shared.clone()));
+        let mut supervisor = JoinSet::new();
+        supervisor.spawn(supervise(shared.clone(), tasks));
+        Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
+    }
+
+    /// Asks Redis whether it is there and fit.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], with what is wrong.
+    pub async fn ready(&self) -> Result<(), Error> {
+        const NEEDED: (u32, u32) = (6, 2);
+        let mut connection = self.0.shared.link.commands();
+        let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(&mut connection).await;
+        let info = info.map_err(unavailable)?;
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+        let mut numbers = version.trim().split('.').map(|n| n.parse::<u32>().unwrap_or_default());
+        let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        if found < NEEDED {
+            let text = format!("Redis {version} is too old: 6.2 or newer is needed");
+            return Err(Error::Unavailable(text.into()));
+        }
+        Ok(())
+    }
+
+    /// Takes no more jobs and hands none out. Submitters of this process learn no more: their jobs stay in
+    /// Redis. Leases that it gave out run out, unless they were ended or handed back before.
+    pub fn close(&self) {
+        self.0.shared.closed.cancel();
+    }
+
+    async fn unless_closed<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            () = self.0.shared.closed.cancelled() => Err(Error::Closed),
+            result = call => result,
+        }
+    }
+}
+
+impl fmt::Debug for RedisQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RedisQueue").field(&self.0.shared.config).finish()
+    }
+}
+
+/// Ends all where the queue is closed, or where a task ends by itself: that is a fault of the program.
+async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>) {
+    tokio::select! {
+        () = shared.closed.cancelled() => {
+            shared.pending.close("the queue was closed before the job's end");
+        }
+        ended = tasks.join_next() => {
+            // Tasks whose door was closed end when the last clone is dropped, and this one with them.
+            if ended.is_some_and(|task| task.is_err_and(|e| e.is_panic())) {
+                tracing::error!("a task of the queue panicked, the queue is closed");
+            }
+            shared.closed.cancel();
+            shared.pending.close("a task of the queue ended before the job's end");
+        }
+    }
+    tasks.shutdown().await;
+}
+
+/// A job that was taken, read.
+struct Opened {
+    lease: Lease,
+    held: HeldJob,
+}
+
+impl RedisQueue {
+    /// Reads a job that was taken, or says why nobody can carry it out.
+    async fn open(&self, taken: &Taken) -> Result<Opened, (Option<Record>, String)> {
+        let record = Record::read(&taken.json).map_err(|e| (None, format!("the job cannot be read: {e}")))?;
+        let Some(id) = number(&taken.id) else {
+            return Err((Some(record), "the job's id is not a number".into()));
+        };
+        let decoded = match action::decode(&record.data) {
+            Ok(decoded) => decoded,
+            Err(e) => return Err((Some(record), e.to_string())),
+        };
+        let (pool, mark) = (decoded.pool, decoded.mark);
+        let signer = match decoded.signer {
+            Some(signer) => signer,
+            None => match self.signer(pool).await {
+                Ok(signer) => signer,
+                Err(message) => return Err((Some(record), message)),
+            },
+        };
+        let job = Job { pool, signer, calls: decoded.calls, retries: record.tail.retries() };
+        if let Err(e) = job.check() {
+            return Err((Some(record), e.to_string()));
+        }
+        // Another program's retry does not count in our books; what was done then is to be asked for.
+        let attempt = taken.tries.max(record.tail.is_used().into());
+        let lease = Lease { id, token: taken.token, attempt, job };
+        let progress = std::sync::Mutex::new(None);
+        let held = HeldJob { token: taken.token, record, mark, since_ms: now_ms(), progress };
+        Ok(Opened { lease, held })
+    }
+
+    async fn signer(&self, pool: prb_core::primitives::PoolId) -> Result<JobSigner, String> {
+        let config = &self.0.shared.config;
+        let found = match &config.signers {
+            Some(signers) => timeout(config.call_timeout, signers.signer(pool)).await.ok().flatten(),
+            None => None,
+        };
+        found.ok_or_else(|| {
+            format!(
+                "the job does not say who signs, and this trader knows no operator of pool {pool}: add the \
+                 pool with its operator here, or submit with a lifecycle manager that sends the signer along"
+            )
+        })
+    }
+
+    /// Fails a job that nobody can carry out. It goes back where this is cancelled.
+    async fn refuse(&self, grant: Grant, record: Option<Record>, message: String) {
+        let Some(Taken { id, token, .. }) = grant.taken() else { return };
+        tracing::warn!(job = id, reason = message, "a job cannot be carried out");
+        let record = match record {
+            Some(record) => record,
+            None => match serde_json::value::to_raw_value(&Value::Null) {
+                Ok(data) => Record::new(data, 0, now_ms()),
+                Err(_) => return,
+            },
+        };
+        let held = HeldJob {
+            token: *token,
+            mark: action::decode(&record.data).ok().and_then(|decoded| decoded.mark),
+            record,
+            since_ms: now_ms(),
+            progress: std::sync::Mutex::new(None),
+        };
+        match self.finish(id.clone(), &held, End::Failed { message, retry_after: None }).await {
+            Ok(_) => drop(grant.accept()),
+            Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be told"),
+        }
+    }
+
+    /// Ends a lease; says whether it was held.
+    async fn finish(&self, id: String, held: &HeldJob, end: End) -> Result<bool, Error> {
+        let (done, answer) = oneshot::channel();
+        let ending = ending(id, held, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
+        self.unless_closed(async {
+            self.0.endings.send(ending).await.map_err(|_| Error::Closed)?;
+            answer.await.map_err(|_| Error::Closed)?
+        })
+        .await
+    }
+
+    async fn end(&self, id: JobId, token: u64, end: End) -> Result<(), Error> {
+        let held = self.0.shared.held.get(id, token).ok_or(Error::LeaseLost { id })?;
+        let was_held = self.finish(id.to_string(), &held, end).await?;
+        self.0.shared.held.forget(id, token);
+        if was_held { Ok(()) } else { Err(Error::LeaseLost { id }) }
+    }
+}
+
+/// What a consumer says at a lease's end.
+enum End {
+    Succeeded(JobOutcome),
+    Failed { message: String, retry_after: Option<Duration> },
+}
+
+fn ending(
+    id: String,
+    held: &HeldJob,
+    end: End,
+    done: oneshot::Sender<Result<bool, Error>>,
+) -> Result<Ending, serde_json::Error> {
+    let mut tail = held.record.tail.clone();
+    tail.step(Step { state: JobState::Active, at_ms: held.since_ms, note: None });
+    let at_ms = now_ms();
+    let (kind, name, data) = match end {
+        End::Succeeded(outcome) => {
+            let data = serde_json::to_value(&outcome)?;
+            tail.succeed(outcome);
+            tail.step(Step { state: JobState::Succeeded, at_ms, note: None });
+            (Kind::Succeeded, "succeeded", data)
+        }
+        End::Failed { message, retry_after } => {
+            let retry_after = retry_after.filter(|_| tail.retries() > 0);
+            tail.fail(&message, retry_after.is_some());
+            let (state, kind, name) = match retry_after {
+                Some(delay) => {
+                    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX >> 12);
+                    (JobState::Delayed, Kind::Retried { delay_ms }, "retrying")
+                }
+                None => (JobState::Failed, Kind::Failed, "failed"),
+            };
+            tail.step(Step { state, at_ms, note: retry_after.is_some().then(|| message.clone()) });
+            (kind, name, Value::String(message))
+        }
+    };
+    let json = held.record.write(&tail)?;
+    let event = Event { id: id.clone(), event: name.into(), data, mark: held.mark.clone() };
+    let event = serde_json::to_string(&event)?;
+    Ok(Ending { id, token: held.token, kind, json, event, done })
+}
+
+/// The original's words.
+const fn word(progress: Progress) -> &'static str {
+    match progress {
+        Progress::Taken => "RP_INIT",
+        Progress::Prepared => "RP_PREPROCESSED",
+        _ => "RP_WORKING",
+    }
+}
+
+/// A job's JSON, and the rest of its book.
+fn encoded(job: &Job, mark: &str) -> Result<(String, String), serde_json::Error> {
+    let encoded = action::encode(job, mark.to_owned())?;
+    let book = format!("|{mark}|{}|{}", job.pool, encoded.action);
+    let data: Box<RawValue> = encoded.data;
+    let record = Record::new(data, job.retries, now_ms());
+    Ok((record.write(&record.tail)?, book))
+}
+
+#[async_trait]
+impl JobQueue for RedisQueue {
+    async fn submit(&self, job: Job) -> Result<JobHandle, Error> {
+        job.check()?;
+        let mark = random_name();
+        let (json, book) = encoded(&job, &mark).map_err(|e| Error::Unavailable(Box::new(e)))?;
+        let calls = job.calls.len();
+        drop(job);
+        let (submitter, outcome) = oneshot::channel();
+        let (added, answer) = oneshot::channel();
+        self.unless_closed(async {
+            let submission = Submission { json, book, mark, calls, submitter, added };
+            self.0.submissions.send(submission).await.map_err(|_| Error::Closed)?;
+            let id = answer.await.map_err(|_| Error::Closed)??;
+            Ok(JobHandle::new(id, outcome))
+        })
+        .await
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {
+        self.unless_closed(async {
+            loop {
+                let (grant, granted) = oneshot::channel();
+                self.0.wants.send(Want { ttl, grant }).await.map_err(|_| Error::Closed)?;
+                let grant = granted.await.map_err(|_| Error::Closed)??;
+                let Some(taken) = grant.taken() else { continue };
+                match self.open(taken).await {
+                    Ok(Opened { lease, held }) => {
+                        self.0.shared.held.add(lease.id, held);
+                        drop(grant.accept());
+                        return Ok(lease);
+                    }
+                    Err((record, message)) => self.refuse(grant, record, message).await,
+                }
+            }
+        })
+        .await
+    }
+
+    async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error> {
+        let shared = &self.0.shared;
+        // Less than a millisecond is not nothing.
+        let ttl_ms =
+            if ttl.is_zero() { 0 } else { u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1) };
+        let mut leases = leases.to_vec();
+        // Handed back in order: the oldest is the first in line, so its chunk goes last.
+        leases.sort_unstable();
+        let mut lost = Vec::new();
+        for chunk in leases.rchunks(MAX_RENEWED) {
+            let mut script = scripts::RENEW.prepare_invoke();
+            script.arg(ttl_ms.min(u64::MAX >> 12)).arg("");
+            for (id, token) in chunk {
+                script.arg(id.0).arg(token);
+            }
+            let ids: Vec<u64> = shared.link.run(&mut script).await.map_err(unavailable)?;
+            lost.extend(ids.into_iter().map(JobId));
+        }
+        for (id, token) in leases {
+            if ttl.is_zero() || lost.contains(&id) {
+                shared.held.forget(id, token);
+            }
+        }
+        Ok(lost)
+    }
+
+    async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), Error> {
+        let shared = &self.0.shared;
+        let mut pipe = redis::pipe();
+        let mut any = false;
+        for (id, token) in leases {
+            let Some(held) = shared.held.get(*id, *token) else { continue };
+            *held.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
+            let data = word(progress).into();
+            let event = Event { id: id.to_string(), event: "progress".into(), data, mark: None };
+            let event = serde_json::to_string(&event).map_err(|e| Error::Unavailable(Box::new(e)))?;
+            pipe.publish(shared.link.key("events"), event).ignore();
+            any = true;
+        }
+        if any {
+            let result: RedisResult<()> = pipe.query_async(&mut shared.link.commands()).await;
+            result.map_err(unavailable)?;
+        }
+        Ok(())
+    }
+
+    async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error> {
+        self.end(id, token, End::Succeeded(outcome)).await
+    }
+
+    async fn fail(
+        &self,
+        id: JobId,
+        token: u64,
+        failure: JobFailure,
+        retry_after: Option<Duration>,
+    ) -> Result<(), Error> {
+        self.end(id, token, End::Failed { message: failure.message, retry_after }).await
+    }
+
+    async fn stats(&self) -> Result<Stats, Error> {
+        let key = |name| self.0.shared.link.key(name);
+        type Counts = (usize, usize, usize, u64, u64, (Option<u64>, Option<u64>));
+        let counts: RedisResult<Counts> = redis::pipe()
+            .llen(key("waiting"))
+            .llen(key("active"))
+            .zcard(key("delayed"))
+            .scard(key("succeeded"))
+            .scard(key("failed"))
+            .hmget(key("prb:meta"), &["trimmed_succeeded", "trimmed_failed"])
+            .query_async(&mut self.0.shared.link.commands())
+            .await;
+        let (waiting, active, delayed, succeeded, failed, (trimmed_succeeded, trimmed_failed)) =
+            counts.map_err(unavailable)?;
+        let succeeded = succeeded + trimmed_succeeded.unwrap_or_default();
+        let failed = failed + trimmed_failed.unwrap_or_default();
+        Ok(Stats { waiting, delayed, active, succeeded, failed })
+    }
+}

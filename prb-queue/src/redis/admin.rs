@@ -1,0 +1,228 @@
+//! The operator's view.
+
+use async_trait::async_trait;
+use prb_core::{
+    primitives::PoolId,
+    queue::{
+        Error, JobId, JobState,
+        admin::{Filter, JobDetail, JobRecord, Page, QueueAdmin, Step, describe, push_step},
+    },
+};
+use redis::{Pipeline, RedisResult};
+use serde_json::Value;
+
+use super::{RedisQueue, Shared, action, dispense::number, link::unavailable, record::Record, scripts, word};
+
+/// Most books asked for at once.
+const MAX_CHUNK: usize = 1000;
+/// Most jobs on a page.
+const MAX_PAGE: usize = 1000;
+
+/// Every list that a job may be in.
+const STATES: [JobState; 5] =
+    [JobState::Waiting, JobState::Delayed, JobState::Active, JobState::Succeeded, JobState::Failed];
+
+const fn list_of(state: JobState) -> &'static str {
+    match state {
+        JobState::Delayed => "delayed",
+        JobState::Active => "active",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        _ => "waiting",
+    }
+}
+
+fn ask_for(pipe: &mut Pipeline, shared: &Shared, state: JobState) {
+    let key = shared.link.key(list_of(state));
+    match state {
+        JobState::Succeeded | JobState::Failed => pipe.smembers(key),
+        JobState::Delayed => pipe.zrange(key, 0, -1),
+        _ => pipe.lrange(key, 0, -1),
+    };
+}
+
+/// The pool and the action in a job's book.
+fn of_book(book: Option<&str>) -> (Option<PoolId>, &str) {
+    let mut parts = book.unwrap_or_default().split('|').skip(2);
+    let pool = parts.next().and_then(|pid| pid.parse().ok()).map(PoolId);
+    (pool, parts.next().unwrap_or_default())
+}
+
+impl RedisQueue {
+    /// Ids of the wanted states, newest first.
+    async fn ids(&self, filter: Filter) -> RedisResult<Vec<(JobId, JobState)>> {
+        let shared = &self.0.shared;
+        let states: Vec<_> =
+            STATES.into_iter().filter(|state| filter.state.is_none_or(|wanted| wanted == *state)).collect();
+        let mut pipe = redis::pipe();
+        states.iter().for_each(|state| ask_for(&mut pipe, shared, *state));
+        let lists: Vec<Vec<String>> = pipe.query_async(&mut shared.link.commands()).await?;
+        let mut ids: Vec<_> = states
+            .into_iter()
+            .zip(lists)
+            .flat_map(|(state, ids)| ids.into_iter().filter_map(move |id| Some((number(&id)?, state))))
+            .collect();
+        ids.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        ids.dedup_by_key(|(id, _)| *id);
+        Ok(ids)
+    }
+
+    /// Leaves out the jobs of other pools. A job that was just added by another program has no book yet.
+    async fn of_pool(
+        &self,
+        ids: Vec<(JobId, JobState)>,
+        pool: PoolId,
+    ) -> RedisResult<Vec<(JobId, JobState)>> {
+        let shared = &self.0.shared;
+        let mut kept = Vec::new();
+        for ids in ids.chunks(MAX_CHUNK) {
+            let mut command = redis::cmd("HMGET");
+            command.arg(shared.link.key("prb:books"));
+            ids.iter().for_each(|(id, _)| drop(command.arg(id.0)));
+            let books: Vec<Option<String>> = command.query_async(&mut shared.link.commands()).await?;
+            let of_pool = ids.iter().zip(books);
+            kept.extend(
+                of_pool.filter(|(_, book)| of_book(book.as_deref()).0 == Some(pool)).map(|(job, _)| *job),
+            );
+        }
+        Ok(kept)
+    }
+
+    async fn records(&self, ids: &[(JobId, JobState)]) -> RedisResult<Vec<(JobRecord, Record)>> {
+        let shared = &self.0.shared;
+        let mut pipe = redis::pipe();
+        for (id, _) in ids {
+            pipe.hget(shared.link.key("jobs"), id.0)
+                .hget(shared.link.key("prb:books"), id.0)
+                .hget(shared.link.key("prb:tries"), id.0)
+                .zscore(shared.link.key("prb:ended"), id.0);
+        }
+        type Answer = (Option<Vec<u8>>, Option<String>, Option<u32>, Option<f64>);
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let flat: Vec<redis::Value> = pipe.query_async(&mut shared.link.commands()).await?;
+        let mut records = Vec::new();
+        for ((id, state), answer) in ids.iter().zip(flat.chunks_exact(4)) {
+            let answer: Answer = redis::from_redis_value(redis::Value::Array(answer.to_vec()))?;
+            let (Some(json), book, tries, ended) = answer else { continue };
+            let Ok(record) = Record::read(&json) else { continue };
+            let ended_ms = ended.map(|ms| ms as u64);
+            let (pool, action) = of_book(book.as_deref());
+            let mut shown = self.shown(*id, *state, &record);
+            (shown.pool, shown.ended_ms) = (pool.or(shown.pool), ended_ms);
+            shown.hand_outs = shown.hand_outs.max(tries.unwrap_or_default());
+            if !action.is_empty() {
+                shown.action = action.to_owned();
+            }
+            records.push((shown, record));
+        }
+        Ok(records)
+    }
+
+    fn shown(&self, id: JobId, state: JobState, record: &Record) -> JobRecord {
+        let tail = &record.tail;
+        let decoded = action::decode(&record.data).ok();
+        let held = self.0.shared.held.all().into_iter().find(|(held, _)| *held == id);
+        let held = held.and_then(|(id, token)| self.0.shared.held.get(id, token));
+        let mut history = vec![Step { state: JobState::Waiting, at_ms: tail.created_ms(), note: None }];
+        tail.history.iter().cloned().for_each(|step| push_step(&mut history, step));
+        if let Some(held) = &held {
+            push_step(&mut history, Step { state: JobState::Active, at_ms: held.since_ms, note: None });
+        }
+        let progress = held
+            .and_then(|held| *held.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+            .map(|progress| word(progress).to_owned());
+        JobRecord {
+            id,
+            state,
+            pool: decoded.as_ref().map(|decoded| decoded.pool),
+            action: decoded.map(|decoded| decoded.action).unwrap_or_default(),
+            created_ms: tail.created_ms(),
+            ended_ms: None,
+            hand_outs: tail.is_used().into(),
+            retries_left: tail.retries(),
+            progress: progress.or_else(|| tail.progress.as_str().map(str::to_owned)),
+            error: tail.error().map(str::to_owned),
+            outcome: tail.outcome.clone(),
+            history,
+        }
+    }
+
+    async fn state_of(&self, id: JobId) -> RedisResult<Option<JobState>> {
+        let shared = &self.0.shared;
+        let key = |state| shared.link.key(list_of(state));
+        type Places = (bool, bool, bool, Option<f64>, Option<usize>, Option<usize>);
+        let (there, succeeded, failed, delayed, active, waiting): Places = redis::pipe()
+            .hexists(shared.link.key("jobs"), id.0)
+            .sismember(key(JobState::Succeeded), id.0)
+            .sismember(key(JobState::Failed), id.0)
+            .zscore(key(JobState::Delayed), id.0)
+            .lpos(key(JobState::Active), id.0, redis::LposOptions::default())
+            .lpos(key(JobState::Waiting), id.0, redis::LposOptions::default())
+            .query_async(&mut shared.link.commands())
+            .await?;
+        let places = [
+            (succeeded, JobState::Succeeded),
+            (failed, JobState::Failed),
+            (delayed.is_some(), JobState::Delayed),
+            (active.is_some(), JobState::Active),
+            // Or between two lists, while these questions were asked.
+            (waiting.is_some() || there, JobState::Waiting),
+        ];
+        Ok(places.into_iter().find(|(here, _)| there && *here).map(|(_, state)| state))
+    }
+}
+
+/// Without the sealed key: nobody who looks needs it.
+fn redacted(data: &str) -> Value {
+    let mut data: Value = serde_json::from_str(data).unwrap_or_default();
+    if let Some(key) = data.pointer_mut("/prb/key") {
+        *key = "(sealed)".into();
+    }
+    data
+}
+
+#[async_trait]
+impl QueueAdmin for RedisQueue {
+    async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<Page, Error> {
+        let mut ids = self.ids(filter).await.map_err(unavailable)?;
+        if let Some(pool) = filter.pool {
+            ids = self.of_pool(ids, pool).await.map_err(unavailable)?;
+        }
+        let total = ids.len();
+        let page: Vec<_> = ids.into_iter().skip(offset).take(limit.min(MAX_PAGE)).collect();
+        let jobs = self.records(&page).await.map_err(unavailable)?;
+        Ok(Page { total, jobs: jobs.into_iter().map(|(shown, _)| shown).collect() })
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
+        let Some(state) = self.state_of(id).await.map_err(unavailable)? else { return Ok(None) };
+        let mut found = self.records(&[(id, state)]).await.map_err(unavailable)?;
+        Ok(found.pop().map(|(record, whole)| {
+            let calls = action::decode(&whole.data).map(|decoded| decoded.calls).unwrap_or_default();
+            let calls = calls.iter().map(describe).collect();
+            JobDetail { record, calls, data: redacted(whole.data.get()) }
+        }))
+    }
+
+    async fn retry(&self, id: JobId) -> Result<bool, Error> {
+        let config = &self.0.shared.config;
+        let mut script = scripts::RETRY.prepare_invoke();
+        script.arg(id.0).arg(config.max_jobs).arg(config.max_bytes);
+        let answer: RedisResult<String> = self.0.shared.link.run(&mut script).await;
+        match answer.map_err(unavailable)?.as_str() {
+            "F" => Err(Error::Full { limit: config.max_jobs }),
+            "B" => Err(Error::FullBytes { limit_bytes: config.max_bytes }),
+            answer => Ok(answer == "K"),
+        }
+    }
+
+    async fn remove(&self, id: JobId) -> Result<bool, Error> {
+        let mut script = scripts::REMOVE.prepare_invoke();
+        script.arg(id.0);
+        let there: RedisResult<bool> = self.0.shared.link.run(&mut script).await;
+        self.0.shared.pending.ask_all();
+        there.map_err(unavailable)
+    }
+}

@@ -1,0 +1,198 @@
+//! Settings.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use prb_core::{
+    primitives::{ParaNumber, PoolId},
+    queue::JobSigner,
+};
+
+/// Says who signs for a pool, for jobs of lifecycle managers that do not put it into the job: the original's.
+#[async_trait]
+pub trait Signers: Send + Sync + fmt::Debug {
+    /// The pool's signer, `None` where none is known.
+    async fn signer(&self, pool: PoolId) -> Option<JobSigner>;
+}
+
+/// Says from which parachain block on the effects of a job can be seen that ends now, see
+/// [`Config::block_hint`].
+pub type BlockHint = Arc<dyn Fn() -> ParaNumber + Send + Sync>;
+
+/// Settings of a [`RedisQueue`](super::RedisQueue).
+#[derive(Clone)]
+pub struct Config {
+    /// Where Redis is: `redis://[user:password@]host[:port][/database]`, or `redis+unix:///path`. Shown
+    /// without its password.
+    pub url: String,
+    /// The queue's name: keys start with `bq:NAME:`.
+    pub name: String,
+    /// Most jobs that are not ended, whatever their state and whoever added them.
+    pub max_jobs: usize,
+    /// Most bytes of them in Redis: those of their JSON, about twice [`Job::size_bytes`].
+    ///
+    /// [`Job::size_bytes`]: prb_core::queue::Job::size_bytes
+    pub max_bytes: usize,
+    /// How long an ended job is kept at most.
+    pub keep_age: Duration,
+    /// Most ended jobs that are kept.
+    pub keep_jobs: usize,
+    /// Most bytes of them, those of their JSON.
+    pub keep_bytes: usize,
+    /// How long a worker of the original may be silent before its job is handed out again: twice this at
+    /// most. The original's `stallInterval`; all who work on one queue should agree.
+    pub stall_interval: Duration,
+    /// How often Redis is asked for the fate of submitted jobs, should their events have been missed.
+    pub poll_interval: Duration,
+    /// How long a call may take, repetitions after a lost connection included.
+    pub call_timeout: Duration,
+    /// How long Redis may be away before the jobs that were submitted to it are given up.
+    pub outage_limit: Duration,
+    /// Who signs for jobs that do not say.
+    pub signers: Option<Arc<dyn Signers>>,
+    /// The block that an outcome names where a program ended the job that does not say (the original's
+    /// trader): readers wait for a view at or after it, so it should be a little ahead of the newest
+    /// finalised height. Without it that is block 0: any view.
+    pub block_hint: Option<BlockHint>,
+}
+
+impl Config {
+    /// Default of [`Config::url`].
+    pub const URL: &'static str = "redis://127.0.0.1:6379";
+    /// Default of [`Config::name`]: the original's.
+    pub const NAME: &'static str = "prbmq__main";
+    /// Default of [`Config::max_jobs`].
+    pub const MAX_JOBS: usize = 10_000;
+    /// Default of [`Config::max_bytes`].
+    pub const MAX_BYTES: usize = 512 * 1024 * 1024;
+    /// Default of [`Config::keep_age`].
+    pub const KEEP_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+    /// Default of [`Config::keep_jobs`].
+    pub const KEEP_JOBS: usize = 10_000;
+    /// Default of [`Config::keep_bytes`].
+    pub const KEEP_BYTES: usize = 256 * 1024 * 1024;
+    /// Default of [`Config::stall_interval`]: the original's.
+    pub const STALL_INTERVAL: Duration = Duration::from_secs(5);
+    /// Default of [`Config::poll_interval`].
+    pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
+    /// Default of [`Config::call_timeout`].
+    pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Default of [`Config::outage_limit`].
+    pub const OUTAGE_LIMIT: Duration = Duration::from_secs(60);
+
+    /// The defaults, for a Redis at `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            name: Self::NAME.into(),
+            max_jobs: Self::MAX_JOBS,
+            max_bytes: Self::MAX_BYTES,
+            keep_age: Self::KEEP_AGE,
+            keep_jobs: Self::KEEP_JOBS,
+            keep_bytes: Self::KEEP_BYTES,
+            stall_interval: Self::STALL_INTERVAL,
+            poll_interval: Self::POLL_INTERVAL,
+            call_timeout: Self::CALL_TIMEOUT,
+            outage_limit: Self::OUTAGE_LIMIT,
+            signers: None,
+            block_hint: None,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), StartError> {
+        let times = [
+            ("stall_interval", self.stall_interval),
+            ("poll_interval", self.poll_interval),
+            ("call_timeout", self.call_timeout),
+            ("outage_limit", self.outage_limit),
+        ];
+        if let Some((what, _)) = times.into_iter().find(|(_, t)| t.as_millis() == 0) {
+            return Err(StartError::ZeroSetting { what });
+        }
+        if self.max_jobs == 0 || self.max_bytes == 0 {
+            return Err(StartError::ZeroSetting { what: "max_jobs or max_bytes" });
+        }
+        if self.name.is_empty() || self.name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(StartError::BadName { name: self.name.chars().take(64).collect() });
+        }
+        Ok(())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new(Self::URL)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &without_password(&self.url))
+            .field("name", &self.name)
+            .field("max_jobs", &self.max_jobs)
+            .field("max_bytes", &self.max_bytes)
+            .field("keep_age", &self.keep_age)
+            .field("keep_jobs", &self.keep_jobs)
+            .field("keep_bytes", &self.keep_bytes)
+            .field("stall_interval", &self.stall_interval)
+            .field("poll_interval", &self.poll_interval)
+            .field("call_timeout", &self.call_timeout)
+            .field("outage_limit", &self.outage_limit)
+            .field("signers", &self.signers)
+            .field("block_hint", &self.block_hint.is_some())
+            .finish()
+    }
+}
+
+/// A URL for logs: everything between `//` and the last `@` of the authority is left out, and so is a query.
+pub(super) fn without_password(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(url, _)| url);
+    match url.split_once("://") {
+        Some((scheme, rest)) => match rest.rsplit_once('@') {
+            Some((_, host)) => format!("{scheme}://***@{host}"),
+            None => url.to_owned(),
+        },
+        None => "***".to_owned(),
+    }
+}
+
+/// Why a [`RedisQueue`](super::RedisQueue) does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting that must be more than zero.
+    #[error("the queue's {what} must be more than zero")]
+    ZeroSetting {
+        /// Its name.
+        what: &'static str,
+    },
+    /// No name for a queue.
+    #[error("{name:?} is no name for a queue: it must have characters, and no blanks among them")]
+    BadName {
+        /// The name, cut to 64 characters.
+        name: String,
+    },
+    /// No Redis URL.
+    #[error("{url:?} is no usable Redis URL (redis://[user:password@]host[:port][/database]): {reason}")]
+    BadUrl {
+        /// The URL without its password.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let config = Config::new("redis://user:se@cret@host:1/0?x=secret");
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("cret") && shown.contains("redis://***@host:1/0"), "{shown}");
+        assert_eq!(without_password("redis://host:1"), "redis://host:1");
+        assert_eq!(without_password("secret"), "***");
+    }
+}

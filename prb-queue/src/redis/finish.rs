@@ -1,0 +1,83 @@
+//! Ending leases: many consumers' in one script, one script at a time.
+
+use std::sync::Arc;
+
+use prb_core::queue::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Shared, link::unavailable, scripts};
+
+/// Most jobs, and about as many bytes, in one script.
+const MAX_BATCH: usize = 128;
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// How a lease ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Succeeded,
+    Failed,
+    Retried { delay_ms: u64 },
+}
+
+/// A lease to be ended.
+pub(super) struct Ending {
+    pub(super) id: String,
+    pub(super) token: u64,
+    pub(super) kind: Kind,
+    pub(super) json: String,
+    pub(super) event: String,
+    /// Told whether the lease was held.
+    pub(super) done: oneshot::Sender<Result<bool, Error>>,
+}
+
+/// Runs until its queue is dropped.
+pub(super) async fn run(shared: Arc<Shared>, mut endings: mpsc::Receiver<Ending>) {
+    while let Some(first) = endings.recv().await {
+        let mut bytes = first.json.len();
+        let mut batch = vec![first];
+        while batch.len() < MAX_BATCH
+            && bytes < MAX_BATCH_BYTES
+            && let Ok(next) = endings.try_recv()
+        {
+            bytes += next.json.len();
+            batch.push(next);
+        }
+        end(&shared, batch).await;
+    }
+}
+
+async fn end(shared: &Shared, batch: Vec<Ending>) {
+    let mut script = scripts::FINISH.prepare_invoke();
+    script.arg(shared.nonce()).arg(&shared.caller);
+    for Ending { id, token, kind, json, event, .. } in &batch {
+        let (kind, delay_ms) = match kind {
+            Kind::Succeeded => ("s", 0),
+            Kind::Failed => ("f", 0),
+            Kind::Retried { delay_ms } => ("r", *delay_ms),
+        };
+        script.arg(id).arg(token).arg(kind).arg(delay_ms).arg(json).arg(event);
+    }
+    let answer: Result<Vec<String>, _> = shared.link.settle(&mut script).await;
+    let retried = batch.iter().any(|ending| matches!(ending.kind, Kind::Retried { .. }));
+    match answer {
+        Ok(words) => {
+            let mut words = words.into_iter();
+            for ending in batch {
+                let result = match words.next() {
+                    Some(word) => Ok(word == "K"),
+                    None => Err(Error::Unavailable("Redis gave too few answers".into())),
+                };
+                // The consumer may have left; the job has ended all the same.
+                let _ = ending.done.send(result);
+            }
+        }
+        Err(e) => {
+            for ending in batch {
+                let _ = ending.done.send(Err(unavailable(e.clone())));
+            }
+        }
+    }
+    if retried {
+        shared.sooner.notify_one();
+    }
+}

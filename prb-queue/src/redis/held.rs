@@ -1,0 +1,49 @@
+//! The leases that this process has given out and not ended: what is needed to end them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use prb_core::queue::{JobId, Progress};
+
+use super::record::Record;
+
+#[derive(Default)]
+pub(super) struct Held(Mutex<HashMap<JobId, Arc<HeldJob>>>);
+
+pub(super) struct HeldJob {
+    pub(super) token: u64,
+    pub(super) record: Record,
+    /// The submitter's name for it.
+    pub(super) mark: Option<String>,
+    /// When it was handed out, in ms since the Unix epoch.
+    pub(super) since_ms: u64,
+    pub(super) progress: Mutex<Option<Progress>>,
+}
+
+impl Held {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Arc<HeldJob>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, id: JobId, job: HeldJob) {
+        self.jobs().insert(id, Arc::new(job));
+    }
+
+    pub(super) fn get(&self, id: JobId, token: u64) -> Option<Arc<HeldJob>> {
+        self.jobs().get(&id).filter(|job| job.token == token).cloned()
+    }
+
+    /// A newer lease of the same job stays.
+    pub(super) fn forget(&self, id: JobId, token: u64) {
+        let mut jobs = self.jobs();
+        if jobs.get(&id).is_some_and(|job| job.token == token) {
+            jobs.remove(&id);
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<(JobId, u64)> {
+        self.jobs().iter().map(|(id, job)| (*id, job.token)).collect()
+    }
+}

@@ -1,0 +1,148 @@
+//! Housekeeping: leases kept alive in the original's eyes, stalled and due jobs, retention, books.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use redis::RedisResult;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{Shared, scripts};
+
+/// Rounds of keeping leases alive in a stall interval: the original's own workers make two.
+const KEEPS: u32 = 4;
+/// Most leases, or ids, in one script.
+const MAX_CHUNK: usize = 256;
+/// Most jobs that one script forgets, and most scripts in a row.
+const TRIM_CHUNK: usize = 128;
+const MAX_TRIMS: usize = 100;
+/// How long each ended job is kept in any case: submitters may still ask for it.
+const GRACE_POLLS: u32 = 4;
+
+/// Until its queue is dropped.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let config = &shared.config;
+    let mut ticks = interval((config.stall_interval / KEEPS).max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut swept = Instant::now();
+    let mut settled = None;
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        let mut result = keep_leases(&shared).await;
+        if result.is_ok() && swept.elapsed() >= config.stall_interval {
+            swept = Instant::now();
+            result = sweep(&shared, &mut settled).await;
+        }
+        match &result {
+            Err(error) if !failing => {
+                tracing::warn!(%error, "the queue cannot be kept in order, trying again")
+            }
+            Ok(()) if failing => tracing::info!("the queue is kept in order again"),
+            _ => {}
+        }
+        failing = result.is_err();
+    }
+}
+
+async fn keep_leases(shared: &Shared) -> RedisResult<()> {
+    let leases = shared.held.all();
+    for leases in leases.chunks(MAX_CHUNK) {
+        let mut script = scripts::KEEP.prepare_invoke();
+        for (id, token) in leases {
+            script.arg(id.0).arg(token);
+        }
+        let lost: Vec<u64> = shared.link.run(&mut script).await?;
+        for (id, token) in leases.iter().filter(|(id, _)| lost.contains(&id.0)) {
+            tracing::warn!(job = %id, "a lease is lost");
+            shared.held.forget(*id, *token);
+        }
+    }
+    Ok(())
+}
+
+async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()> {
+    let mut script = scripts::STALLED.prepare_invoke();
+    script.arg(u64::try_from(shared.config.stall_interval.as_millis()).unwrap_or(u64::MAX));
+    let stalled: Vec<String> = shared.link.run(&mut script).await?;
+    if !stalled.is_empty() {
+        tracing::warn!(jobs = ?stalled, "a worker of another program left its jobs; they are in line again");
+    }
+    let counts = Counts::read(shared).await?;
+    if !counts.agree() && settled.as_ref() != Some(&counts) {
+        account_all(shared).await?;
+        *settled = Some(Counts::read(shared).await?);
+    }
+    trim(shared).await
+}
+
+async fn trim(shared: &Shared) -> RedisResult<()> {
+    let config = &shared.config;
+    let millis =
+        |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 12).min(u64::MAX >> 12);
+    for _ in 0..MAX_TRIMS {
+        let mut script = scripts::TRIM.prepare_invoke();
+        script.arg(millis(config.keep_age)).arg(config.keep_jobs).arg(config.keep_bytes);
+        script.arg(millis(config.poll_interval * GRACE_POLLS)).arg(TRIM_CHUNK);
+        let trimmed: usize = shared.link.run(&mut script).await?;
+        if trimmed < TRIM_CHUNK {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How many entries the books and the lists have.
+#[derive(Debug, PartialEq, Eq)]
+struct Counts {
+    jobs: usize,
+    books: usize,
+    ended: usize,
+    succeeded: usize,
+    failed: usize,
+}
+
+impl Counts {
+    async fn read(shared: &Shared) -> RedisResult<Self> {
+        let key = |name| shared.link.key(name);
+        let (jobs, books, ended, succeeded, failed) = redis::pipe()
+            .hlen(key("jobs"))
+            .hlen(key("prb:books"))
+            .zcard(key("prb:ended"))
+            .scard(key("succeeded"))
+            .scard(key("failed"))
+            .query_async(&mut shared.link.commands())
+            .await?;
+        Ok(Self { jobs, books, ended, succeeded, failed })
+    }
+
+    /// They do not where another program added, ended or removed jobs.
+    const fn agree(&self) -> bool {
+        self.jobs == self.books && self.ended == self.succeeded + self.failed
+    }
+}
+
+/// Puts the books right for every job that any list names.
+async fn account_all(shared: &Shared) -> RedisResult<()> {
+    let key = |name| shared.link.key(name);
+    let mut ids = HashSet::new();
+    for (command, name) in
+        [("HKEYS", "jobs"), ("HKEYS", "prb:books"), ("SMEMBERS", "succeeded"), ("SMEMBERS", "failed")]
+    {
+        let more: Vec<String> =
+            redis::cmd(command).arg(key(name)).query_async(&mut shared.link.commands()).await?;
+        ids.extend(more);
+    }
+    let ended: Vec<String> = redis::cmd("ZRANGE")
+        .arg(key("prb:ended"))
+        .arg(0)
+        .arg(-1)
+        .query_async(&mut shared.link.commands())
+        .await?;
+    ids.extend(ended);
+    let ids: Vec<_> = ids.into_iter().collect();
+    for ids in ids.chunks(MAX_CHUNK) {
+        let mut script = scripts::ACCOUNT.prepare_invoke();
+        script.arg(ids);
+        let _: usize = shared.link.run(&mut script).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! The connections to Redis.
+
+use std::time::Duration;
+
+use prb_core::queue::Error;
+use redis::{
+    AsyncConnectionConfig, Client, FromRedisValue, RedisError, RedisResult, ScriptInvocation,
+    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub},
+};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::config::{Config, StartError, without_password};
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
+const REPEAT_MIN: Duration = Duration::from_millis(50);
+const REPEAT_MAX: Duration = Duration::from_secs(1);
+
+/// One Redis, for commands over one connection that mends itself, and for connections of one's own.
+#[derive(Clone)]
+pub(super) struct Link {
+    client: Client,
+    manager: ConnectionManager,
+    pub(super) prefix: String,
+    call_timeout: Duration,
+}
+
+impl Link {
+    pub(super) fn new(config: &Config) -> Result<Self, StartError> {
+        let bad_url = |e: RedisError| StartError::BadUrl {
+            url: without_password(&config.url),
+            // Its details may hold the URL.
+            reason: format!("{:?}", e.kind()),
+        };
+        let client = Client::open(config.url.as_str()).map_err(bad_url)?;
+        let manager = ConnectionManager::new_lazy_with_config(
+            client.clone(),
+            ConnectionManagerConfig::new()
+                .set_number_of_retries(1)
+                .set_min_delay(REPEAT_MIN)
+                .set_max_delay(REPEAT_MAX)
+                .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                .set_response_timeout(Some(config.call_timeout)),
+        )
+        .map_err(bad_url)?;
+        let prefix = format!("bq:{}:", config.name);
+        Ok(Self { client, manager, prefix, call_timeout: config.call_timeout })
+    }
+
+    pub(super) fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The connection for commands.
+    pub(super) fn commands(&self) -> ConnectionManager {
+        self.manager.clone()
+    }
+
+    /// Runs a script once.
+    pub(super) async fn run<T: FromRedisValue>(&self, script: &mut ScriptInvocation<'_>) -> RedisResult<T> {
+        script.key(&self.prefix);
+        self.invoke(script).await
+    }
+
+    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
+        let mut connection = self.manager.clone();
+        match timeout(self.call_timeout, script.invoke_async(&mut connection)).await {
+            Ok(result) => result,
+            Err(_) => Err(timed_out()),
+        }
+    }
+
+    /// Runs a script that may be repeated, as often as it takes to get an answer in time.
+    pub(super) async fn settle<T: FromRedisValue>(
+        &self,
+        script: &mut ScriptInvocation<'_>,
+    ) -> RedisResult<T> {
+        script.key(&self.prefix);
+        let deadline = Instant::now() + self.call_timeout;
+        let mut pause = REPEAT_MIN;
+        loop {
+            let error = match timeout_at(deadline, self.invoke(script)).await {
+                Ok(Err(e)) => e,
+                Ok(Ok(answer)) => return Ok(answer),
+                Err(_) => return Err(timed_out()),
+            };
+            if !may_pass(&error) || Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(REPEAT_MAX);
+        }
+    }
+
+    /// A connection of one's own, for commands that block for up to `longest`.
+    pub(super) async fn blocking(&self, longest: Duration) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(longest + self.call_timeout));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// A connection of one's own, for subscriptions.
+    pub(super) async fn subscriptions(&self) -> RedisResult<PubSub> {
+        match timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub()).await {
+            Ok(result) => result,
+            Err(_) => Err(timed_out()),
+        }
+    }
+}
+
+/// Whether the same call may succeed on another connection, or a little later.
+fn may_pass(error: &RedisError) -> bool {
+    const PASSING: [&str; 4] = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN"];
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || error.code().is_some_and(|code| PASSING.contains(&code))
+}
+
+fn timed_out() -> RedisError {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "Redis did not answer in time").into()
+}
+
+/// The seam's error for one of Redis's.
+pub(super) fn unavailable(error: RedisError) -> Error {
+    Error::Unavailable(Box::new(error))
+}

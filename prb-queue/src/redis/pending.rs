@@ -1,0 +1,192 @@
+//! The jobs that this process submitted and whose fate it does not know yet.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use prb_core::queue::{CallOutcome, JobFailure, JobId, JobOutcome};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::config::BlockHint;
+
+pub(super) type Fate = Result<JobOutcome, JobFailure>;
+
+/// Most events that are kept while a submission's answer, and with it the ids, is under way. More than that
+/// are asked for.
+const MAX_EARLY: usize = 4096;
+
+/// A job that waits for its fate.
+pub(super) struct Waiting {
+    /// The name that its submitter gave it.
+    pub(super) mark: String,
+    pub(super) calls: usize,
+    pub(super) submitter: oneshot::Sender<Fate>,
+    pub(super) since: Instant,
+}
+
+/// What an event says of a job's end.
+#[derive(Debug)]
+pub(super) enum End {
+    /// One of our traders ended it.
+    Known { mark: String, fate: Fate },
+    /// Another program did, or the event cannot be read: Redis is to be asked.
+    Ask,
+}
+
+#[derive(Default)]
+pub(super) struct Pending {
+    state: Mutex<State>,
+    /// Some jobs' fates should be asked for now.
+    pub(super) ask: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    open: HashMap<JobId, Waiting>,
+    /// Ends of jobs that may be ours, while a submission is under way.
+    early: Option<HashMap<JobId, End>>,
+    ask: Vec<JobId>,
+    ask_all: bool,
+    closed: Option<String>,
+}
+
+impl Pending {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code path panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before ids are given out: events may be faster than the answer that tells the ids.
+    pub(super) fn begin(&self) {
+        self.state().early = Some(HashMap::new());
+    }
+
+    /// The ids are known.
+    pub(super) fn register(&self, jobs: impl IntoIterator<Item = (JobId, Waiting)>) {
+        let mut state = self.state();
+        let mut early = state.early.take().unwrap_or_default();
+        for (id, waiting) in jobs {
+            if let Some(message) = &state.closed {
+                let _ = waiting.submitter.send(Err(JobFailure { message: message.clone() }));
+                continue;
+            }
+            // An id comes again where Redis lost its data: the job before is gone.
+            if let Some(before) = state.open.insert(id, waiting) {
+                tell(before, Err(gone()));
+            }
+            if let Some(end) = early.remove(&id) {
+                self.settle(&mut state, id, end);
+            }
+        }
+    }
+
+    /// An event told of a job's end.
+    pub(super) fn ended(&self, id: JobId, end: End) {
+        let mut state = self.state();
+        if state.open.contains_key(&id) {
+            self.settle(&mut state, id, end);
+        } else if let Some(early) = &mut state.early {
+            if early.len() < MAX_EARLY {
+                early.insert(id, end);
+            } else {
+                state.ask_all = true;
+            }
+        }
+    }
+
+    fn settle(&self, state: &mut State, id: JobId, end: End) {
+        match end {
+            End::Known { mark, fate } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
+                if let Some(waiting) = state.open.remove(&id) {
+                    tell(waiting, fate);
+                }
+            }
+            _ => {
+                state.ask.push(id);
+                self.ask.notify_one();
+            }
+        }
+    }
+
+    /// All fates should be asked for: events may have been missed.
+    pub(super) fn ask_all(&self) {
+        self.state().ask_all = true;
+        self.ask.notify_one();
+    }
+
+    /// The jobs to ask for now: those named, and those that have waited for `older_than`.
+    pub(super) fn to_ask(&self, older_than: Duration) -> Vec<(JobId, String)> {
+        let mut state = self.state();
+        // Nobody waits for these.
+        state.open.retain(|_, waiting| !waiting.submitter.is_closed());
+        let all = std::mem::take(&mut state.ask_all);
+        let named = std::mem::take(&mut state.ask);
+        let mut jobs: Vec<_> = state
+            .open
+            .iter()
+            .filter(|(_, waiting)| all || waiting.since.elapsed() >= older_than)
+            .map(|(id, waiting)| (*id, waiting.mark.clone()))
+            .collect();
+        for id in named {
+            if let Some(waiting) = state.open.get(&id)
+                && !all
+                && waiting.since.elapsed() < older_than
+            {
+                jobs.push((id, waiting.mark.clone()));
+            }
+        }
+        jobs
+    }
+
+    /// Redis told a job's fate; `None` where it says nothing of the job's calls.
+    pub(super) fn answered(&self, id: JobId, mark: &str, fate: Option<Fate>, hint: Option<&BlockHint>) {
+        let mut state = self.state();
+        if state.open.get(&id).is_none_or(|waiting| waiting.mark != mark) {
+            return;
+        }
+        let Some(waiting) = state.open.remove(&id) else { return };
+        drop(state);
+        let fate = fate.unwrap_or_else(|| {
+            let block = hint.map(|hint| hint()).unwrap_or_default();
+            Ok(JobOutcome { calls: vec![CallOutcome::Done; waiting.calls], block, extrinsic: None })
+        });
+        tell(waiting, fate);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.state().open.is_empty()
+    }
+
+    /// Gives all up; says how many those were.
+    pub(super) fn give_up(&self, message: &str) -> usize {
+        let open = std::mem::take(&mut self.state().open);
+        let count = open.len();
+        open.into_values().for_each(|waiting| tell(waiting, Err(JobFailure { message: message.to_owned() })));
+        count
+    }
+
+    /// Gives all up, those to come too.
+    pub(super) fn close(&self, message: &str) {
+        self.state().closed = Some(message.to_owned());
+        self.give_up(message);
+    }
+}
+
+/// Why a job that Redis does not know has failed.
+pub(super) fn gone() -> JobFailure {
+    JobFailure {
+        message: "the job is gone from the queue (Redis lost its data, or somebody removed the job): look \
+                  at the chain and submit again what is still wanted"
+            .into(),
+    }
+}
+
+fn tell(waiting: Waiting, fate: Fate) {
+    // The submitter may have stopped listening.
+    let _ = waiting.submitter.send(fate);
+}

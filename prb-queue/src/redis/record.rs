@@ -1,0 +1,228 @@
+//! The job's JSON as bee-queue 1.4 keeps it in the hash `jobs`, and its events. Fields of ours stand beside.
+
+use prb_core::queue::{
+    JobFailure, JobOutcome,
+    admin::{Step, push_step},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+
+/// Most error texts that a job's JSON keeps, and most characters of each.
+const MAX_STACKTRACES: usize = 8;
+const MAX_STACKTRACE_CHARS: usize = 4096;
+
+/// A job's JSON. What is not known of it survives in `data` and `options`.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// Never changed, and large.
+    pub(super) data: Box<RawValue>,
+    pub(super) tail: Tail,
+}
+
+/// What changes in a job's JSON.
+#[derive(Clone, Debug)]
+pub(super) struct Tail {
+    options: Map<String, Value>,
+    status: String,
+    pub(super) progress: Value,
+    /// Ours: what became of it, where one of our traders carried it out.
+    pub(super) outcome: Option<JobOutcome>,
+    /// Ours: its states so far.
+    pub(super) history: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    data: Box<RawValue>,
+    #[serde(default)]
+    options: Map<String, Value>,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    progress: Value,
+    #[serde(default)]
+    outcome: Option<JobOutcome>,
+    #[serde(default)]
+    history: Vec<Step>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    data: &'a RawValue,
+    options: &'a Map<String, Value>,
+    status: &'a str,
+    progress: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'a JobOutcome>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    history: &'a [Step],
+}
+
+impl Record {
+    /// A new job's.
+    pub(super) fn new(data: Box<RawValue>, retries: u32, now_ms: u64) -> Self {
+        let mut options = Map::new();
+        options.insert("timestamp".into(), now_ms.into());
+        options.insert("stacktraces".into(), Value::Array(Vec::new()));
+        if retries > 0 {
+            options.insert("retries".into(), retries.into());
+        }
+        let tail = Tail {
+            options,
+            status: "created".into(),
+            progress: 0.into(),
+            outcome: None,
+            history: Vec::new(),
+        };
+        Self { data, tail }
+    }
+
+    pub(super) fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let Read { data, options, status, progress, outcome, history } = serde_json::from_slice(json)?;
+        Ok(Self { data, tail: Tail { options, status, progress, outcome, history } })
+    }
+
+    /// The JSON with another tail.
+    pub(super) fn write(&self, tail: &Tail) -> Result<String, serde_json::Error> {
+        let Tail { options, status, progress, outcome, history } = tail;
+        serde_json::to_string(&Written {
+            data: &self.data,
+            options,
+            status,
+            progress,
+            outcome: outcome.as_ref(),
+            history,
+        })
+    }
+}
+
+impl Tail {
+    fn number(&self, option: &str) -> u64 {
+        let value = self.options.get(option);
+        value.and_then(|v| v.as_u64().or_else(|| v.as_f64().map(|f| f as u64))).unwrap_or_default()
+    }
+
+    pub(super) fn retries(&self) -> u32 {
+        u32::try_from(self.number("retries")).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn created_ms(&self) -> u64 {
+        self.number("timestamp")
+    }
+
+    /// The newest error text.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.options.get("stacktraces")?.as_array()?.first()?.as_str()
+    }
+
+    /// Whether it was handed out before, to whomever.
+    pub(super) fn is_used(&self) -> bool {
+        self.status != "created" || self.error().is_some()
+    }
+
+    pub(super) fn step(&mut self, step: Step) {
+        push_step(&mut self.history, step);
+    }
+
+    pub(super) fn succeed(&mut self, outcome: JobOutcome) {
+        self.status = "succeeded".into();
+        self.progress = "RP_FINISHED".into();
+        self.outcome = Some(outcome);
+    }
+
+    /// Notes a failure; with `retry` it uses up one.
+    pub(super) fn fail(&mut self, message: &str, retry: bool) {
+        let text: String = message.chars().take(MAX_STACKTRACE_CHARS).collect();
+        let traces = self.options.entry("stacktraces").or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(traces) = traces {
+            traces.insert(0, text.into());
+            traces.truncate(MAX_STACKTRACES);
+        }
+        self.outcome = None;
+        if retry {
+            let left = self.retries().saturating_sub(1);
+            self.options.insert("retries".into(), left.into());
+            self.status = "retrying".into();
+            self.progress = "RP_SHOULD_RETRY".into();
+        } else {
+            self.status = "failed".into();
+            self.progress = "RP_FAILED".into();
+        }
+    }
+
+    /// The fate of an ended job: `None` where a program ended it that says nothing of its calls.
+    pub(super) fn fate(&self, succeeded: bool) -> Option<Result<JobOutcome, JobFailure>> {
+        if succeeded {
+            return self.outcome.clone().map(Ok);
+        }
+        let error = self.error().unwrap_or("its worker gave no reason");
+        Some(Err(JobFailure { message: first_line(error).to_owned() }))
+    }
+}
+
+/// Of an error that JavaScript shows with its stack, the message.
+fn first_line(text: &str) -> &str {
+    match text.split_once("\n    at ") {
+        Some((message, _)) => message.strip_prefix("Error: ").unwrap_or(message),
+        None => text,
+    }
+}
+
+/// A message of the channel `events`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Event {
+    pub(super) id: String,
+    pub(super) event: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub(super) data: Value,
+    /// Ours: the mark that the job's submitter gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn record(json: &str) -> Record {
+        Record::read(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_new_job_is_bee_queues() {
+        let data = RawValue::from_string(r#"{"action":"X","payload":{}}"#.into()).unwrap();
+        let record = Record::new(data, 3, 1_700_000_000_000);
+        assert_eq!(
+            record.write(&record.tail).unwrap(),
+            r#"{"data":{"action":"X","payload":{}},"options":{"retries":3,"stacktraces":[],"timestamp":1700000000000},"status":"created","progress":0}"#
+        );
+    }
+
+    #[test]
+    fn what_another_program_wrote_stays() {
+        let record = record(
+            r#"{"data":{"big":123456789012345678901234567890,"x":[]},"options":{"timestamp":1,"stacktraces":[],"retries":1,"backoff":{"strategy":"fixed","delay":5}},"status":"created"}"#,
+        );
+        let mut tail = record.tail.clone();
+        assert_eq!((tail.retries(), tail.is_used()), (1, false));
+        tail.fail("first", true);
+        assert_eq!((tail.retries(), tail.is_used(), tail.error()), (0, true, Some("first")));
+        tail.fail("second", false);
+        let text = record.write(&tail).unwrap();
+        assert!(text.starts_with(r#"{"data":{"big":123456789012345678901234567890,"x":[]},"#), "{text}");
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["options"]["backoff"]["strategy"], "fixed");
+        assert_eq!(json["options"]["stacktraces"], serde_json::json!(["second", "first"]));
+        assert_eq!(json["status"], "failed");
+    }
+
+    #[test]
+    fn fates_are_read() {
+        let stack = r#"{"data":0,"options":{"stacktraces":["Error: no\n    at x (y.js:1)"]}}"#;
+        assert_eq!(record(stack).tail.fate(false), Some(Err(JobFailure { message: "no".into() })));
+        let none = record(r#"{"data":0}"#).tail.fate(false).unwrap().unwrap_err();
+        assert_eq!(none.message, "its worker gave no reason");
+        assert_eq!(record(r#"{"data":0}"#).tail.fate(true), None, "the original says nothing of its calls");
+    }
+}

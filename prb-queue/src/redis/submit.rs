@@ -1,0 +1,99 @@
+//! Adding jobs: many submitters' in one script, one script at a time.
+
+use std::sync::Arc;
+
+use prb_core::queue::{Error, JobId};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    Shared,
+    link::unavailable,
+    pending::{Fate, Waiting},
+    scripts,
+};
+
+/// Most jobs, and about as many bytes, in one script.
+const MAX_BATCH: usize = 128;
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// A job to be added.
+pub(super) struct Submission {
+    pub(super) json: String,
+    /// The rest of its book: mark, pool, action.
+    pub(super) book: String,
+    pub(super) mark: String,
+    pub(super) calls: usize,
+    pub(super) submitter: oneshot::Sender<Fate>,
+    pub(super) added: oneshot::Sender<Result<JobId, Error>>,
+}
+
+/// Runs until its queue is dropped.
+pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission>) {
+    // Events are heard before anything is added; without them, fates are asked for.
+    let mut listening = shared.listening.subscribe();
+    while let Some(first) = jobs.recv().await {
+        if !*listening.borrow() {
+            let wait = tokio::time::timeout(shared.config.poll_interval, listening.wait_for(|on| *on));
+            let _ = wait.await;
+        }
+        let mut bytes = first.json.len();
+        let mut batch = vec![first];
+        while batch.len() < MAX_BATCH
+            && bytes < MAX_BATCH_BYTES
+            && let Ok(next) = jobs.try_recv()
+        {
+            bytes += next.json.len();
+            batch.push(next);
+        }
+        // Submitters that left before their job was added.
+        batch.retain(|job| !job.added.is_closed());
+        if !batch.is_empty() {
+            add(&shared, batch).await;
+        }
+    }
+}
+
+async fn add(shared: &Shared, batch: Vec<Submission>) {
+    let mut script = scripts::SUBMIT.prepare_invoke();
+    script.arg(shared.nonce()).arg(&shared.caller);
+    script.arg(shared.config.max_jobs).arg(shared.config.max_bytes);
+    for job in &batch {
+        script.arg(&job.json).arg(&job.book);
+    }
+    shared.pending.begin();
+    let answer: Result<Vec<String>, _> = shared.link.settle(&mut script).await;
+    let mut words = match answer {
+        Ok(words) => words.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(e) => batch.iter().map(|_| Err(e.clone())).collect(),
+    }
+    .into_iter();
+    let (mut open, mut told) = (Vec::new(), Vec::new());
+    let since = Instant::now();
+    for Submission { mark, calls, submitter, added, .. } in batch {
+        let result = match words.next() {
+            Some(Ok(word)) => read(&word, shared),
+            Some(Err(e)) => Err(unavailable(e)),
+            None => Err(Error::Unavailable("Redis gave too few answers".into())),
+        };
+        if let Ok(id) = &result {
+            open.push((*id, Waiting { mark, calls, submitter, since }));
+        }
+        told.push((added, result));
+    }
+    shared.pending.register(open);
+    for (added, result) in told {
+        // The submitter may have left: the job is added all the same.
+        let _ = added.send(result);
+    }
+}
+
+fn read(word: &str, shared: &Shared) -> Result<JobId, Error> {
+    match word {
+        "F" => Err(Error::Full { limit: shared.config.max_jobs }),
+        "B" => Err(Error::FullBytes { limit_bytes: shared.config.max_bytes }),
+        id => id.parse().map(JobId).map_err(|_| Error::Unavailable("Redis gave no number for a job".into())),
+    }
+}

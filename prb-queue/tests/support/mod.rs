@@ -1,0 +1,168 @@
+//! A real redis-server of the test's own, and the real bee-queue.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use prb_queue::redis::{Config, RedisQueue};
+use tempfile::TempDir;
+
+/// What nothing in these tests takes, even on a machine with other work.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// How a server keeps its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    None,
+    /// Every write is on disk before it is answered.
+    AppendOnly,
+}
+
+/// A redis-server on its own port, in a directory of its own; killed when dropped.
+pub struct Server {
+    dir: TempDir,
+    pub port: u16,
+    persistence: Persistence,
+    child: Child,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::with(Persistence::None)
+    }
+
+    pub fn with(persistence: Persistence) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..20 {
+            let port = free_port();
+            if let Some(child) = spawn(dir.path(), port, persistence) {
+                return Self { dir, port, persistence, child };
+            }
+        }
+        panic!("no redis-server could be started on 20 ports");
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again where it was.
+    pub fn restart(&mut self) {
+        let until = Instant::now() + LONG;
+        loop {
+            if let Some(child) = spawn(self.dir.path(), self.port, self.persistence) {
+                self.child = child;
+                return;
+            }
+            assert!(Instant::now() < until, "redis-server did not start again on port {}", self.port);
+        }
+    }
+
+    /// Stops and continues it: a server that hangs.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).unwrap();
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LONG));
+        client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+    }
+
+    /// Runs a command that is written in words.
+    pub async fn command<T: redis::FromRedisValue>(&self, words: &str) -> T {
+        let mut words = words.split_whitespace();
+        let mut command = redis::cmd(words.next().unwrap());
+        for word in words {
+            command.arg(word);
+        }
+        command.query_async(&mut self.connection().await).await.unwrap()
+    }
+
+    pub fn queue(&self) -> RedisQueue {
+        RedisQueue::start(self.config()).unwrap()
+    }
+
+    pub fn config(&self) -> Config {
+        Config::new(self.url())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// `None` where the server ended before it answered: the port was taken in the meantime.
+fn spawn(dir: &Path, port: u16, persistence: Persistence) -> Option<Child> {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
+    command.arg("--dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
+    match persistence {
+        Persistence::None => command.args(["--appendonly", "no"]),
+        Persistence::AppendOnly => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+    };
+    let mut child = command.spawn().unwrap_or_else(|e| {
+        panic!("redis-server is missing ({e}); install it: apt-get update && apt-get install -y redis-server")
+    });
+    let until = Instant::now() + LONG;
+    loop {
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        if answers(port) {
+            return Some(child);
+        }
+        assert!(Instant::now() < until, "redis-server does not answer on port {port}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn answers(port: u16) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut answer = [0; 7];
+    stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"+PONG\r\n"
+}
+
+/// A queue's name that no other check uses.
+pub fn fresh_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("queue{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Where the JavaScript lies, with its packages installed.
+pub fn javascript() -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js");
+    let ask = format!("install them: apt-get install -y nodejs npm && npm ci --prefix {}", dir.display());
+    assert!(
+        Command::new("node").arg("--version").output().is_ok_and(|output| output.status.success()),
+        "node is missing; {ask}"
+    );
+    assert!(dir.join("node_modules/bee-queue").is_dir(), "the packages of the tests are missing; {ask}");
+    dir
+}
+
+/// Logs of a test that fails.
+pub fn log() {
+    let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("prb_queue=debug").try_init();
+}
