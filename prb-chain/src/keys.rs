@@ -4,7 +4,7 @@
 
 use std::{fmt, str::FromStr};
 
-use prb_core::primitives::AccountId;
+use prb_core::{manage::OperatorKeys, primitives::AccountId};
 use secrecy::{ExposeSecret, SecretString};
 use subxt_signer::{SecretUri, sr25519};
 
@@ -62,6 +62,16 @@ impl OperatorKey {
 
     pub(crate) const fn pair(&self) -> &sr25519::Keypair {
         &self.pair
+    }
+}
+
+/// Reads secrets as sr25519 keys, for a [`Manager`](prb_core::manage::Manager).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sr25519Keys;
+
+impl OperatorKeys for Sr25519Keys {
+    fn account(&self, secret: &SecretString) -> Result<AccountId, String> {
+        OperatorKey::from_secret(secret).map(|key| key.account()).map_err(|error| error.to_string())
     }
 }
 

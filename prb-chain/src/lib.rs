@@ -31,6 +31,8 @@
 //!   chain where the watch is lost.
 //! - [`metadata`]: calls, events, errors and storage by name, so that runtime upgrades are survived.
 //! - [`keys`]: operators' sr25519 keys.
+//! - [`inventory`]: an [`Inventory`](prb_core::inventory::Inventory) on disk: a lifecycle manager's pools and
+//!   workers.
 //!
 //! # What is trusted
 //!
@@ -67,6 +69,7 @@
 //! ```
 
 pub mod ingest;
+pub mod inventory;
 pub mod keys;
 pub mod metadata;
 pub mod reader;

@@ -1,0 +1,285 @@
+//! [`HeedInventory`]: the pools and workers of a lifecycle manager, in LMDB.
+//!
+//! The path (`PHALA_LOCAL_DB_PATH`) is a folder:
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | `schema`, `revision` | SCALE u32, SCALE u64 |
+//! | `pools` | the id's 16 bytes | JSON object |
+//! | `workers` | the id's 16 bytes | JSON object |
+//!
+//! Records are JSON objects, so that fields can be added: one that is missing has its default, one that is
+//! not known is left alone until the record is put again. Operators' keys are in them as the vault sealed
+//! them; whoever has the folder without the vault's identity cannot open them.
+//!
+//! An edit is one transaction, flushed to the disk before it is answered. The folder belongs to one process
+//! at a time.
+//!
+//! The original keeps an encrypted SQLite file at the same path. It is not read, and never overwritten.
+
+use std::{
+    fmt,
+    fs::{DirBuilder, File, OpenOptions},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use codec::{Decode, Encode};
+use heed::{
+    CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls,
+    types::{Bytes, Str},
+};
+use prb_core::inventory::{self, Edit, Inventory, Limits, Pool, Snapshot, Worker};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+mod error;
+mod record;
+
+pub use error::Error;
+
+use record::{PoolRecord, WorkerRecord};
+
+/// The layout that this code reads and writes.
+const SCHEMA: u32 = 1;
+
+/// Bounds of an inventory on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How many pools and workers.
+    pub limits: Limits,
+    /// The largest that the file may grow to: twice what all entries take, at least. Address space, not
+    /// memory or disk, is set aside.
+    pub map_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { limits: Limits::default(), map_bytes: 256 * 1024 * 1024 }
+    }
+}
+
+type Records = Database<'static, Bytes, Bytes>;
+
+#[derive(Clone, Copy)]
+struct Tables {
+    meta: Database<'static, Str, Bytes>,
+    pools: Records,
+    workers: Records,
+}
+
+struct Shared {
+    path: PathBuf,
+    limits: Limits,
+    env: Env<WithoutTls>,
+    tables: Tables,
+    /// Held from reading the snapshot to telling of the next.
+    writing: Mutex<()>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    /// Locked as long as the inventory is open. Let go after the tables are closed.
+    _lock: File,
+}
+
+/// Pools and workers on disk. Clones share them.
+#[derive(Clone)]
+pub struct HeedInventory {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for HeedInventory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeedInventory").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+impl HeedInventory {
+    /// Opens the inventory in a folder, or makes a new one (folder 0700, files 0600).
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] by another process, [`Error::NotAFolder`] where the original's file is,
+    /// [`Error::Schema`] of another version, or what the disk says.
+    pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        if path.exists() && !path.is_dir() {
+            return Err(Error::NotAFolder { path: path.to_owned() });
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join("in-use"))
+            .map_err(io)?;
+        lock.try_lock().map_err(|_| Error::InUse { path: path.to_owned() })?;
+        let failed = |e| Error::from_heed(path, e);
+        let env = open_env(path, config.map_bytes).map_err(failed)?;
+        env.clear_stale_readers().map_err(failed)?;
+        let tables = open_tables(&env).map_err(failed)?;
+        // LMDB flushes the files, not the names of new ones.
+        File::open(path).and_then(|folder| folder.sync_all()).map_err(io)?;
+        let shared = Shared {
+            path: path.to_owned(),
+            limits: config.limits,
+            env,
+            tables,
+            writing: Mutex::default(),
+            snapshot: watch::Sender::default(),
+            _lock: lock,
+        };
+        shared.check_schema()?;
+        let snapshot = shared.load()?;
+        shared.snapshot.send_replace(Arc::new(snapshot));
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Where the inventory is.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+}
+
+#[async_trait]
+impl Inventory for HeedInventory {
+    fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.shared.snapshot.subscribe()
+    }
+
+    /// A dropped call may have been applied.
+    async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, inventory::Error> {
+        let shared = Arc::clone(&self.shared);
+        let applied = tokio::task::spawn_blocking(move || shared.apply(edits)).await;
+        applied.unwrap_or_else(|panicked| Err(inventory::Error::Storage(Box::new(panicked))))
+    }
+}
+
+impl Shared {
+    fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, inventory::Error> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = Arc::clone(&self.snapshot.borrow());
+        if edits.is_empty() {
+            return Ok(current);
+        }
+        let next = Arc::new(current.edited(edits.clone(), &self.limits)?);
+        self.store(&edits, next.revision).map_err(|e| inventory::Error::Storage(Box::new(e)))?;
+        self.snapshot.send_replace(Arc::clone(&next));
+        Ok(next)
+    }
+
+    /// Writes the edits as one transaction and flushes it.
+    fn store(&self, edits: &[Edit], revision: u64) -> Result<(), Error> {
+        let mut txn = self.write()?;
+        for edit in edits {
+            self.store_one(&mut txn, edit)?;
+        }
+        let stored = self.tables.meta.put(&mut txn, "revision", &revision.encode());
+        stored.and_then(|()| txn.commit()).map_err(|e| self.error(e))
+    }
+
+    fn store_one(&self, txn: &mut RwTxn<'_>, edit: &Edit) -> Result<(), Error> {
+        let Tables { pools, workers, .. } = self.tables;
+        let stored = match edit {
+            Edit::PutPool(pool) => pools.put(txn, pool.id.as_bytes(), &encode(&PoolRecord::from(pool))?),
+            Edit::PutWorker(worker) => {
+                workers.put(txn, worker.id.as_bytes(), &encode(&WorkerRecord::from(worker))?)
+            }
+            Edit::RemovePool(id) => pools.delete(txn, id.as_bytes()).map(drop),
+            Edit::RemoveWorker(id) => workers.delete(txn, id.as_bytes()).map(drop),
+            other => return Err(Error::UnknownEdit { edit: format!("{other:?}") }),
+        };
+        stored.map_err(|e| self.error(e))
+    }
+
+    fn check_schema(&self) -> Result<(), Error> {
+        let mut txn = self.write()?;
+        let meta = self.tables.meta;
+        let found = meta.get(&txn, "schema").map_err(|e| self.error(e))?;
+        match found.map(|mut bytes| u32::decode(&mut bytes)).transpose() {
+            Ok(Some(SCHEMA)) => Ok(()),
+            Ok(Some(found)) => Err(Error::Schema { path: self.path.clone(), found, expected: SCHEMA }),
+            Ok(None) => meta
+                .put(&mut txn, "schema", &SCHEMA.encode())
+                .and_then(|()| txn.commit())
+                .map_err(|e| self.error(e)),
+            Err(_) => Err(self.corrupt("schema version", String::new())),
+        }
+    }
+
+    /// What is stored. Entries are taken as they are: they kept the rules when they were put.
+    fn load(&self) -> Result<Snapshot, Error> {
+        let txn = self.env.read_txn().map_err(|e| self.error(e))?;
+        let revision = self.tables.meta.get(&txn, "revision").map_err(|e| self.error(e))?;
+        let revision = revision.map_or(Ok(0), |mut bytes| u64::decode(&mut bytes));
+        let revision = revision.map_err(|_| self.corrupt("revision", String::new()))?;
+        let mut pools = Vec::new();
+        self.each(&txn, self.tables.pools, "pool", |id, record: PoolRecord| {
+            pools.push(Arc::new(record.into_pool(id)));
+        })?;
+        let mut workers = Vec::new();
+        self.each(&txn, self.tables.workers, "worker", |id, record: WorkerRecord| {
+            workers.push(Arc::new(record.into_worker(id)));
+        })?;
+        pools.sort_by_key(|pool: &Arc<Pool>| pool.pid);
+        workers.sort_by(|a: &Arc<Worker>, b| a.name.cmp(&b.name));
+        Ok(Snapshot { revision, pools, workers })
+    }
+
+    fn each<R: DeserializeOwned>(
+        &self,
+        txn: &RoTxn<'_, WithoutTls>,
+        table: Records,
+        what: &'static str,
+        mut take: impl FnMut(Uuid, R),
+    ) -> Result<(), Error> {
+        for entry in table.iter(txn).map_err(|e| self.error(e))? {
+            let (key, bytes) = entry.map_err(|e| self.error(e))?;
+            let id = Uuid::from_slice(key).map_err(|_| self.corrupt(what, hex::encode(key)))?;
+            // What serde says may quote the record.
+            let record = serde_json::from_slice(bytes).map_err(|_| self.corrupt(what, id.to_string()))?;
+            take(id, record);
+        }
+        Ok(())
+    }
+
+    fn write(&self) -> Result<RwTxn<'_>, Error> {
+        self.env.write_txn().map_err(|e| self.error(e))
+    }
+
+    fn error(&self, e: heed::Error) -> Error {
+        Error::from_heed(&self.path, e)
+    }
+
+    fn corrupt(&self, what: &'static str, id: String) -> Error {
+        Error::Corrupt { path: self.path.clone(), what, id }
+    }
+}
+
+fn encode(record: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(record).map_err(Error::Encode)
+}
+
+#[allow(unsafe_code)]
+fn open_env(path: &Path, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_bytes).max_readers(16).max_dbs(3);
+    // SAFETY: the files are changed through LMDB alone: the lock above keeps other processes out, and heed
+    // refuses to open them twice within this one.
+    unsafe { options.open(path) }
+}
+
+fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {
+    let txn = env.write_txn()?;
+    let opened = env.create_databases_and_commit(txn, |db, txn| {
+        let meta = db.create_database(txn, Some("meta"))?;
+        let pools = db.create_database(txn, Some("pools"))?;
+        let workers = db.create_database(txn, Some("workers"))?;
+        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, pools, workers)))
+    })?;
+    let (meta, pools, workers) = opened.unwrap_commit();
+    Ok(Tables { meta, pools, workers })
+}

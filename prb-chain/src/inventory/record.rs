@@ -1,0 +1,109 @@
+//! Pools and workers as they are stored. A field that is added later needs a default.
+
+use prb_core::{
+    inventory::{Operator, Pool, Worker},
+    primitives::{AccountId, Balance, PoolId},
+    vault::Sealed,
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct PoolRecord {
+    pid: PoolId,
+    name: String,
+    enabled: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    operator: Option<OperatorRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    proxied: Option<AccountId>,
+    #[serde(default)]
+    sync_only: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OperatorRecord {
+    account: AccountId,
+    key: Sealed,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct WorkerRecord {
+    pid: PoolId,
+    name: String,
+    endpoint: String,
+    #[serde(with = "decimal")]
+    stake: Balance,
+    enabled: bool,
+    #[serde(default)]
+    sync_only: bool,
+}
+
+impl From<&Pool> for PoolRecord {
+    fn from(pool: &Pool) -> Self {
+        let operator = pool.operator.as_ref();
+        Self {
+            pid: pool.pid,
+            name: pool.name.clone(),
+            enabled: pool.enabled,
+            operator: operator.map(|o| OperatorRecord { account: o.account, key: o.key.clone() }),
+            proxied: pool.proxied,
+            sync_only: pool.sync_only,
+        }
+    }
+}
+
+impl PoolRecord {
+    pub(super) fn into_pool(self, id: Uuid) -> Pool {
+        Pool {
+            id,
+            pid: self.pid,
+            name: self.name,
+            enabled: self.enabled,
+            operator: self.operator.map(|o| Operator { account: o.account, key: o.key }),
+            proxied: self.proxied,
+            sync_only: self.sync_only,
+        }
+    }
+}
+
+impl From<&Worker> for WorkerRecord {
+    fn from(worker: &Worker) -> Self {
+        Self {
+            pid: worker.pid,
+            name: worker.name.clone(),
+            endpoint: worker.endpoint.clone(),
+            stake: worker.stake,
+            enabled: worker.enabled,
+            sync_only: worker.sync_only,
+        }
+    }
+}
+
+impl WorkerRecord {
+    pub(super) fn into_worker(self, id: Uuid) -> Worker {
+        Worker {
+            id,
+            pid: self.pid,
+            name: self.name,
+            endpoint: self.endpoint,
+            stake: self.stake,
+            enabled: self.enabled,
+            sync_only: self.sync_only,
+        }
+    }
+}
+
+/// An amount as a decimal string: a JSON number does not have enough digits everywhere.
+mod decimal {
+    use prb_core::primitives::Balance;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(amount: &Balance, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(amount)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Balance, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}

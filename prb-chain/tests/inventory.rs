@@ -1,0 +1,350 @@
+//! The inventory on disk: the seam's suite, restarts, kills, foreign and broken files, a full map.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use codec::Encode;
+use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, types::Bytes};
+use prb_chain::{
+    inventory::{Config, Error, HeedInventory},
+    keys::{OperatorKey, Sr25519Keys},
+};
+use prb_core::{
+    conformance::{
+        self,
+        inventory::{pool, worker},
+    },
+    inventory::{self, Edit, Inventory, Limits, Pool, Snapshot, Worker},
+    manage::{Manager, Parts, PoolValue, WorkerValue},
+    primitives::{AccountId, PoolId},
+    vault::{Vault, memory::MemoryVault},
+};
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// The folder that the process to be killed writes to.
+const CHILD: &str = "PRB_TEST_INVENTORY";
+const PHRASE: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+
+fn folder() -> (TempDir, PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("local.db");
+    (parent, path)
+}
+
+fn open(path: &Path) -> HeedInventory {
+    HeedInventory::open(path, Config::default()).unwrap()
+}
+
+fn snapshot(inventory: &HeedInventory) -> Arc<Snapshot> {
+    inventory.snapshots().borrow().clone()
+}
+
+#[allow(unsafe_code)]
+fn table_of(path: &Path, table: &str) -> (Env, Database<'static, Bytes, Bytes>) {
+    // SAFETY: nobody else has the files open.
+    let env = unsafe { EnvOpenOptions::new().max_dbs(3).open(path) }.unwrap();
+    let txn = env.write_txn().unwrap();
+    let opened = env.create_databases_and_commit(txn, |db, txn| {
+        db.create_database(txn, Some(table)).map(CommitOrAbort::<_, ()>::Commit)
+    });
+    (env, opened.unwrap().unwrap_commit())
+}
+
+/// What the table holds at a key.
+fn read(path: &Path, table: &str, key: &[u8]) -> Vec<u8> {
+    let (env, db) = table_of(path, table);
+    let txn = env.read_txn().unwrap();
+    db.get(&txn, key).unwrap().unwrap().to_vec()
+}
+
+/// Puts bytes as some other program might have.
+fn write(path: &Path, table: &str, key: &[u8], value: &[u8]) {
+    let (env, db) = table_of(path, table);
+    let mut txn = env.write_txn().unwrap();
+    db.put(&mut txn, key, value).unwrap();
+    txn.commit().unwrap();
+}
+
+#[tokio::test]
+async fn conforms() {
+    let parent = tempfile::tempdir().unwrap();
+    conformance::inventory::all(async |limits| {
+        let path = parent.path().join(Uuid::new_v4().to_string());
+        HeedInventory::open(&path, Config { limits, ..Config::default() }).unwrap()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_put_is_there_after_a_restart() {
+    let (_parent, path) = folder();
+    let proxied = Pool { proxied: Some(AccountId([9; 32])), operator: None, sync_only: true, ..pool(7) };
+    let off = Worker { enabled: false, sync_only: true, stake: u128::MAX, ..worker(2) };
+    let before = {
+        let inventory = open(&path);
+        assert_eq!(*snapshot(&inventory), Snapshot::default());
+        let puts = vec![Edit::PutPool(pool(1)), Edit::PutPool(proxied), Edit::PutWorker(worker(1))];
+        inventory.apply(puts).await.unwrap();
+        inventory.apply(vec![Edit::PutWorker(worker(3)), Edit::PutWorker(off)]).await.unwrap();
+        let edits = vec![Edit::RemoveWorker(worker(3).id), Edit::PutWorker(Worker { stake: 5, ..worker(1) })];
+        inventory.apply(edits).await.unwrap()
+    };
+    assert_eq!((before.revision, before.pools.len(), before.workers.len()), (3, 2, 2));
+    let inventory = open(&path);
+    assert_eq!(snapshot(&inventory), before);
+    assert_eq!(
+        inventory.apply(vec![Edit::RemovePool(pool(1).id)]).await.unwrap().revision,
+        4,
+        "it counts on"
+    );
+}
+
+#[tokio::test]
+async fn it_belongs_to_one_at_a_time() {
+    let (_parent, path) = folder();
+    let inventory = open(&path);
+    let error = HeedInventory::open(&path, Config::default()).unwrap_err();
+    assert!(matches!(error, Error::InUse { .. }) && error.is_retryable(), "{error:?}");
+    let clone = inventory.clone();
+    drop(inventory);
+    assert!(HeedInventory::open(&path, Config::default()).is_err(), "a clone has it open");
+    drop(clone);
+    open(&path);
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_it() {
+    let (_parent, path) = folder();
+    let inventory = open(&path);
+    inventory.apply(vec![Edit::PutPool(pool(1))]).await.unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    let files: Vec<_> = fs::read_dir(&path).unwrap().map(|file| file.unwrap().path()).collect();
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+}
+
+#[test]
+fn the_originals_file_is_named_and_left_alone() {
+    let (_parent, path) = folder();
+    fs::write(&path, b"SQLite format 3\0 or ciphertext").unwrap();
+    let error = HeedInventory::open(&path, Config::default()).unwrap_err();
+    assert!(matches!(error, Error::NotAFolder { .. }), "{error:?}");
+    assert!(error.to_string().contains("local.db"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"SQLite format 3\0 or ciphertext");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_an_error() {
+    let (_parent, path) = folder();
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("data.mdb"), vec![0x5a; 16384]).unwrap();
+    let error = HeedInventory::open(&path, Config::default()).unwrap_err();
+    assert!(matches!(error, Error::Database { .. }), "{error:?}");
+    assert_eq!(fs::read(path.join("data.mdb")).unwrap(), vec![0x5a; 16384], "it was changed");
+}
+
+#[tokio::test]
+async fn another_layout_is_refused() {
+    let (_parent, path) = folder();
+    drop(open(&path));
+    write(&path, "meta", b"schema", &2u32.encode());
+    let error = HeedInventory::open(&path, Config::default()).unwrap_err();
+    assert!(matches!(error, Error::Schema { found: 2, expected: 1, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn records_of_other_versions_are_read() {
+    let (_parent, path) = folder();
+    drop(open(&path));
+    let (old, new) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    write(&path, "pools", old.as_bytes(), br#"{"pid":5,"name":"old","enabled":true}"#);
+    let record =
+        br#"{"pid":5,"name":"new","endpoint":"http://a","stake":"7","enabled":true,"gatekeeper":{"x":1}}"#;
+    write(&path, "workers", new.as_bytes(), record);
+    let inventory = open(&path);
+    let snapshot = snapshot(&inventory);
+    let fields = (PoolId(5), true, false);
+    let pool = &snapshot.pools[0];
+    assert_eq!((pool.id, pool.name.as_str(), &pool.operator, pool.proxied), (old, "old", &None, None));
+    assert_eq!((pool.pid, pool.enabled, pool.sync_only), fields);
+    let worker = &snapshot.workers[0];
+    assert_eq!((worker.id, worker.stake, (worker.pid, worker.enabled, worker.sync_only)), (new, 7, fields));
+}
+
+#[tokio::test]
+async fn a_broken_record_is_named() {
+    let (_parent, path) = folder();
+    drop(open(&path));
+    let id = Uuid::from_u128(1);
+    for (table, key, what) in [("pools", id.as_bytes().as_slice(), "pool"), ("workers", b"no id", "worker")] {
+        write(&path, table, key, br#"{"pid":"hunter2"}"#);
+        let error = HeedInventory::open(&path, Config::default()).unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { what: found, .. } if *found == what), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "a record is quoted: {error:?}");
+        fs::remove_dir_all(&path).unwrap();
+        drop(open(&path));
+    }
+}
+
+#[tokio::test]
+async fn a_full_map_changes_nothing() {
+    let (_parent, path) = folder();
+    let config = Config { limits: Limits::default(), map_bytes: 128 * 1024 };
+    let inventory = HeedInventory::open(&path, config).unwrap();
+    let before = inventory.apply(vec![Edit::PutWorker(worker(1))]).await.unwrap();
+    let many = (2..2_000).map(|n| Edit::PutWorker(worker(n))).collect();
+    let error = inventory.apply(many).await.unwrap_err();
+    let inventory::Error::Storage(source) = &error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("map_bytes"), "{source}");
+    assert_eq!(snapshot(&inventory), before, "something was applied");
+    let after = inventory.apply(vec![Edit::PutWorker(worker(2))]).await.unwrap();
+    drop(inventory);
+    assert_eq!(snapshot(&open(&path)), after, "a small edit still fits, and no other is in it");
+}
+
+#[tokio::test]
+async fn many_entries_fit_the_default_size() {
+    let (_parent, path) = folder();
+    let inventory = open(&path);
+    let long = |n: u16| Worker {
+        name: format!("{n:0256}"),
+        endpoint: format!("http://{n}/{}", "x".repeat(2_000)),
+        ..worker(n)
+    };
+    let workers: Vec<Edit> = (0..10_000).map(|n| Edit::PutWorker(long(n))).collect();
+    inventory.apply(workers.clone()).await.unwrap();
+    let after = inventory.apply(workers).await.unwrap();
+    drop(inventory);
+    assert_eq!(snapshot(&open(&path)), after);
+}
+
+/// Not a test of its own: the process that `a_killed_writer_keeps_what_it_answered` kills.
+#[tokio::test]
+async fn killed_child() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let inventory = open(Path::new(&path));
+    for n in 1.. {
+        // Each edit replaces the last one's workers: a torn one would show both or none.
+        let edits = (0..20u16)
+            .map(|i| {
+                let name = format!("{n} {i}");
+                Edit::PutWorker(Worker { name, stake: n, ..worker(i) })
+            })
+            .collect();
+        inventory.apply(edits).await.unwrap();
+        println!("\nanswered {n}");
+    }
+}
+
+#[test]
+fn a_killed_writer_keeps_what_it_answered() {
+    let (_parent, path) = folder();
+    let mut last = 0;
+    for round in 0..5 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["killed_child", "--exact", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut answered = lines
+            .filter_map(|line| line.unwrap().strip_prefix("answered ").map(|n| n.parse::<u128>().unwrap()));
+        for n in answered.by_ref().take(3 + round) {
+            last = n;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        last = answered.last().unwrap_or(last);
+
+        let inventory = open(&path);
+        let snapshot = snapshot(&inventory);
+        assert_eq!(snapshot.workers.len(), 20);
+        let stored = snapshot.workers[0].stake;
+        assert!(stored == last || stored == last + 1, "answered {last}, found {stored}");
+        assert!(snapshot.workers.iter().all(|w| w.stake == stored), "a torn edit: {:?}", snapshot.workers);
+    }
+}
+
+#[tokio::test]
+async fn a_manager_keeps_pools_and_their_keys_over_a_restart() {
+    let (_parent, path) = folder();
+    let vault = Arc::new(MemoryVault::new());
+    let manager = |inventory: HeedInventory| {
+        let (inventory, keys) = (Arc::new(inventory), Arc::new(Sr25519Keys));
+        Manager::new(Parts { inventory, vault: vault.clone(), keys, fleet: None })
+    };
+    let value = PoolValue {
+        pid: PoolId(12),
+        name: "twelve".into(),
+        secret: Some(format!(" {PHRASE}//12\n").into()),
+        enabled: true,
+        ..PoolValue::default()
+    };
+    let made = {
+        let manager = manager(open(&path));
+        for secret in ["bottom drive", "", "///", "not a phrase at all"] {
+            let value = PoolValue { secret: Some(secret.into()), ..value.clone() };
+            let error = manager.create_pools(vec![value]).await.unwrap_err();
+            assert!(error.to_string().contains("the operator's secret is not valid"), "{error}");
+        }
+        let worker = WorkerValue {
+            pid: PoolId(12),
+            name: "a".into(),
+            endpoint: "http://a:8000".into(),
+            stake: "30000000000000000".into(),
+            ..WorkerValue::default()
+        };
+        let made = manager.create_pools(vec![value]).await.unwrap();
+        manager.create_workers(vec![worker]).await.unwrap();
+        made
+    };
+    let account = OperatorKey::from_secret(&format!("{PHRASE}//12").into()).unwrap().account();
+    assert_eq!(made[0].operator.as_ref().unwrap().account, account);
+    let data = fs::read(path.join("data.mdb")).unwrap();
+    assert!(!data.windows(12).any(|bytes| bytes == &PHRASE.as_bytes()[..12]), "the phrase is on the disk");
+
+    let again = manager(open(&path));
+    assert_eq!((again.pools(), again.workers().len()), (made, 1));
+    let sealed = again.pools()[0].operator.clone().unwrap().key;
+    assert_eq!(vault.open(&sealed).await.unwrap().expose_secret().trim(), format!("{PHRASE}//12"));
+}
+
+/// The tables' names and the meta keys, which other programs may look at.
+#[tokio::test]
+async fn the_layout_is_as_documented() {
+    let (_parent, path) = folder();
+    {
+        let inventory = open(&path);
+        inventory.apply(vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await.unwrap();
+    }
+    assert_eq!(read(&path, "meta", b"schema"), 1u32.encode());
+    assert_eq!(read(&path, "meta", b"revision"), 1u64.encode());
+    let json = |table, id: Uuid| -> serde_json::Value {
+        serde_json::from_slice(&read(&path, table, id.as_bytes())).unwrap()
+    };
+    let account = format!("0x{}", "01".repeat(32));
+    let expected = serde_json::json!({
+        "pid": 1, "name": "pool 1", "enabled": true, "sync_only": false,
+        "operator": {"account": account, "key": "010203"},
+    });
+    assert_eq!(json("pools", pool(1).id), expected);
+    let stake = (u128::MAX - 1).to_string();
+    let expected = serde_json::json!({
+        "pid": 1, "name": "worker 00001", "endpoint": "http://10.0.0.1:8001", "stake": stake,
+        "enabled": true, "sync_only": false,
+    });
+    assert_eq!(json("workers", worker(1).id), expected);
+}
