@@ -123,7 +123,7 @@ impl Driver {
         channels: Channels,
     ) -> Self {
         let (me, limits) = (shared.peer_id, config.limits);
-        let boot =
+        let boot: Vec<_> =
             config.boot().into_iter().map(|(address, peer)| Boot::new(address, peer, &limits)).collect();
         let own = Arc::new(Own {
             info: RwLock::new(hello::own_info(&config, me)),
@@ -136,12 +136,16 @@ impl Driver {
             bridge_identity: config.bridge_identity,
             ignore_bridge_identity: config.ignore_bridge_identity,
         };
+        let mut peers = Peers::new(me, limits, membership);
+        for (peer, address) in boot.iter().filter_map(Boot::known) {
+            peers.found(peer, address, true);
+        }
         Self {
             swarm,
             shared,
             limits,
             own,
-            peers: Peers::new(me, limits, membership),
+            peers,
             boot,
             pending: HashMap::new(),
             handlers: Arc::new(handlers),

@@ -75,6 +75,11 @@ impl Boot {
         }
     }
 
+    /// Who is at which address, where both are known from the start.
+    pub(super) fn known(&self) -> Option<(PeerId, Multiaddr)> {
+        (!self.is_name()).then(|| Some((self.peer?, self.address.clone())))?
+    }
+
     fn is_name(&self) -> bool {
         matches!(self.address.iter().next(), Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)))
     }
