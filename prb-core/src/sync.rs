@@ -21,7 +21,7 @@ mod driver;
 mod refused;
 
 pub use backoff::{Backoff, BackoffConfig};
-pub use budget::{BatchSize, ByteBudget};
+pub use budget::{BatchSize, ByteBudget, Held};
 pub use cooldown::Cooldown;
 pub(crate) use driver::busy_wait;
 pub use driver::{Driver, Error, Outcome};

@@ -16,10 +16,12 @@ use bytes::Bytes;
 use prb_core::blob::Error;
 
 pub mod answer;
+pub mod client;
 pub mod frame;
 pub mod keys;
 pub mod keyspace;
 pub mod scale;
+pub mod server;
 
 /// Answers keys with blobs; what the TCP server, `/blob` and `GetBlobByKey` serve from.
 #[async_trait]

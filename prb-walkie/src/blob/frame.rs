@@ -3,7 +3,7 @@
 //! ```text
 //! frame     LEB128 length, then so many bytes of body; both directions
 //! request   0d 0102030405060708 "hello"                           8-byte id, UTF-8 key
-//! answer    1b 0102030405060708 00000000c99465aa "hello"          id, CRC-32C as 8 bytes big-endian, payload
+//! answer    1b 0102030405060708 00000000c99465aa "hello world"    id, CRC-32C as 8 bytes big-endian, payload
 //! missing   08 0102030405060708                                   id alone: no such blob, or an empty one
 //! ```
 //!

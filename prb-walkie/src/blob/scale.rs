@@ -349,8 +349,7 @@ pub fn headers_of_request(request: &[u8], cursor: HeaderCursor) -> Result<Option
     relay.drain(..relay.partition_point(|item| item.header.number < cursor.relay.0));
     para.drain(..para.partition_point(|header| header.number < cursor.para.0));
     let (Some(first), Some(last)) = (relay.first(), relay.last()) else { return Ok(None) };
-    let relay_span =
-        Span { first: RelayNumber(first.header.number), last: RelayNumber(last.header.number) };
+    let relay_span = Span { first: RelayNumber(first.header.number), last: RelayNumber(last.header.number) };
     let para_span = para
         .first()
         .zip(para.last())

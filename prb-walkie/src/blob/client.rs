@@ -1,0 +1,313 @@
+//! A client of one provider's blob server: many requests over one connection.
+//!
+//! Requests go out together as they come, answers are given to whoever waits for them, in any order. The
+//! connection is made again when it is lost, after a growing wait; what was asked over it fails then, so that
+//! the caller can ask somebody else. Every payload is checked against its checksum, and no frame is longer than
+//! its asker allows: bytes that are neither fail with [`Error::BadBytes`], which names the provider.
+//!
+//! Not for: choosing a provider (see [`remote`](super::remote)), or reading what a blob means.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use prb_core::sync::{Backoff, BackoffConfig};
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use super::keys::MAX_KEY_BYTES;
+
+mod link;
+mod pending;
+
+use pending::Pending;
+
+/// A connection that held so long is a success: the next wait is the shortest.
+const STEADY: Duration = Duration::from_secs(10);
+/// A request whose answer comes so slowly that it takes this many time-outs has failed.
+const SLOWEST_TIMEOUTS: u32 = 10;
+const SILENT: &str = "it did not answer in time";
+
+/// Limits of a [`Client`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Requests at once (`PHALA_LIFECYCLE_BLOB_QUEUE_SIZE`); more wait.
+    pub max_in_flight: usize,
+    /// How long to wait for a connection.
+    pub connect_timeout: Duration,
+    /// Waits before the connection is made again.
+    pub reconnect: BackoffConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_in_flight: 36,
+            connect_timeout: Duration::from_secs(5),
+            reconnect: BackoffConfig { first: Duration::from_millis(200), max: Duration::from_secs(15) },
+        }
+    }
+}
+
+/// How far a request may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The largest blob that is taken, in bytes.
+    pub max_bytes: usize,
+    /// How long the provider may send nothing at all. While bytes come, also those of other answers, it has
+    /// up to ten times as long.
+    pub timeout: Duration,
+}
+
+/// Why there is no blob.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no connection, or it was lost.
+    #[error("{provider} is not connected: {reason}")]
+    Disconnected {
+        /// Who.
+        provider: Arc<str>,
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// No answer came in time. The connection is made anew.
+    #[error("{provider} did not answer {key} within {} ms", .after.as_millis())]
+    TimedOut {
+        /// Who.
+        provider: Arc<str>,
+        /// What was asked for.
+        key: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// What came is not what a provider sends.
+    #[error("{provider} sent bad bytes: {reason}")]
+    BadBytes {
+        /// Who.
+        provider: Arc<str>,
+        /// What is wrong with them.
+        reason: Arc<str>,
+    },
+    /// The key is longer than servers read.
+    #[error("the key {key:.40}… has more than {MAX_KEY_BYTES} bytes")]
+    KeyTooLong {
+        /// The key.
+        key: String,
+    },
+}
+
+/// Whether there is a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// One is being made.
+    Connecting,
+    /// There is one.
+    Up,
+    /// There is none.
+    Down {
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+/// One provider's blobs. The connection is closed when this is dropped.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    slots: Arc<Semaphore>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What requests and the connection's task have in common.
+#[derive(Debug)]
+struct Shared {
+    provider: Arc<str>,
+    address: SocketAddr,
+    config: Config,
+    pending: Pending,
+    link: watch::Sender<Link>,
+    /// There is something to write.
+    written: Notify,
+    /// The connection is to be made anew.
+    reset: Notify,
+    started: Instant,
+    /// When bytes came last, in ms after `started`.
+    heard_ms: AtomicU64,
+}
+
+impl Client {
+    /// A client that connects at once, and again whenever the connection is lost. `provider` is its name in
+    /// errors and logs.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn start(address: SocketAddr, provider: &str, config: Config) -> Self {
+        let shared = Arc::new(Shared {
+            provider: provider.into(),
+            address,
+            config,
+            pending: Pending::default(),
+            link: watch::Sender::new(Link::Connecting),
+            written: Notify::new(),
+            reset: Notify::new(),
+            started: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+        });
+        let slots = Arc::new(Semaphore::new(config.max_in_flight.clamp(1, Semaphore::MAX_PERMITS)));
+        let task = tokio::spawn(shared.clone().run());
+        Self { shared, slots, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Whether there is a connection, now and whenever that changes.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.shared.link.subscribe()
+    }
+
+    /// The blob of a key; `None` where the provider has none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Safe. An answer that comes later is thrown away; until it does, it counts as a request at once.
+    pub async fn get(&self, key: &str, bounds: Bounds) -> Result<Option<Bytes>, Error> {
+        if key.len() > MAX_KEY_BYTES {
+            return Err(Error::KeyTooLong { key: key.to_owned() });
+        }
+        let start = Instant::now();
+        let ask = async {
+            // The semaphore is never closed.
+            let slot = self.slots.clone().acquire_owned().await.ok();
+            self.connected().await?;
+            Ok(self.shared.pending.ask(key, bounds.max_bytes, slot, &self.shared.written))
+        };
+        let Ok(asked) = timeout(bounds.timeout, ask).await else { return Err(self.timed_out(key, start)) };
+        let Some(mut answer) = asked? else { return Err(self.disconnected()) };
+        let mut deadline = Instant::now() + bounds.timeout;
+        let last = start + bounds.timeout * SLOWEST_TIMEOUTS;
+        loop {
+            match timeout_at(deadline, &mut answer).await {
+                Ok(Ok(answer)) => return answer,
+                // The connection's task fails what is pending before it ends; it ends with this client.
+                Ok(Err(_)) => return Err(self.disconnected()),
+                Err(_) => {}
+            }
+            let extended = (self.shared.heard() + bounds.timeout).min(last);
+            if extended <= Instant::now() {
+                self.shared.give_up();
+                return Err(self.timed_out(key, start));
+            }
+            deadline = extended;
+        }
+    }
+
+    /// Waits while a connection is being made.
+    async fn connected(&self) -> Result<(), Error> {
+        let mut link = self.shared.link.subscribe();
+        let state = link.wait_for(|link| *link != Link::Connecting).await.map(|link| link.clone());
+        match state {
+            Ok(Link::Up) => Ok(()),
+            _ => Err(self.disconnected()),
+        }
+    }
+
+    fn disconnected(&self) -> Error {
+        let reason = match &*self.shared.link.borrow() {
+            Link::Down { reason } => reason.clone(),
+            Link::Connecting | Link::Up => "the connection was lost".into(),
+        };
+        Error::Disconnected { provider: self.shared.provider.clone(), reason }
+    }
+
+    fn timed_out(&self, key: &str, start: Instant) -> Error {
+        Error::TimedOut {
+            provider: self.shared.provider.clone(),
+            key: key.to_owned(),
+            after: start.elapsed(),
+        }
+    }
+}
+
+impl Shared {
+    /// Keeps a connection, for ever.
+    async fn run(self: Arc<Self>) {
+        let mut backoff = Backoff::new(self.config.reconnect);
+        loop {
+            let start = Instant::now();
+            let error = self.connect_once().await;
+            let reason: Arc<str> = error.to_string().into();
+            debug!(provider = %self.provider, "no blob connection: {reason}");
+            metrics::counter!("prb_blob_client_disconnects_total").increment(1);
+            self.link.send_replace(Link::Down { reason });
+            self.pending.fail(&error);
+            if start.elapsed() >= STEADY {
+                backoff.reset();
+            }
+            sleep(backoff.fail()).await;
+            self.link.send_replace(Link::Connecting);
+        }
+    }
+
+    /// Connects, and talks until the connection is lost; gives why.
+    async fn connect_once(&self) -> Error {
+        let lost = |reason: String| self.lost(reason);
+        let connect = async {
+            let stream = TcpStream::connect(self.address).await?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(stream)
+        };
+        let mut stream = match timeout(self.config.connect_timeout, connect).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(e)) => return lost(format!("cannot connect to {}: {e}", self.address)),
+            Err(_) => return lost(format!("cannot connect to {}: no answer", self.address)),
+        };
+        self.heard_now();
+        // What the last connection was given up for is no reason to give up this one.
+        let _ = self.reset.notified().now_or_never();
+        self.pending.open();
+        self.link.send_replace(Link::Up);
+        let (read, write) = stream.split();
+        tokio::select! {
+            error = link::read(self, read) => error,
+            error = link::write(self, write) => error,
+            () = self.reset.notified() => lost(SILENT.to_owned()),
+        }
+    }
+
+    /// Fails everything that is asked over the connection, at once, and has it made anew.
+    fn give_up(&self) {
+        let error = self.lost(SILENT);
+        self.link.send_replace(Link::Down { reason: SILENT.into() });
+        self.pending.fail(&error);
+        self.reset.notify_one();
+    }
+
+    fn heard_now(&self) {
+        self.heard_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn heard(&self) -> Instant {
+        self.started + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed))
+    }
+
+    fn bad(&self, reason: impl std::fmt::Display) -> Error {
+        Error::BadBytes { provider: self.provider.clone(), reason: reason.to_string().into() }
+    }
+
+    fn lost(&self, reason: impl std::fmt::Display) -> Error {
+        Error::Disconnected { provider: self.provider.clone(), reason: reason.to_string().into() }
+    }
+}

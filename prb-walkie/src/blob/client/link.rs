@@ -1,0 +1,184 @@
+//! One connection: requests out, answers in.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::tcp::{ReadHalf, WriteHalf},
+    time::{Duration, timeout},
+};
+
+use super::{Error, Shared, pending::Asked};
+use crate::blob::frame::{self, ANSWER_HEAD_BYTES, Decoded, ID_BYTES};
+
+/// Room for small answers that come together.
+const READ_BYTES: usize = 64 * 1024;
+/// The largest payload that is copied out of the room for small ones. Larger ones are read to where they stay.
+const SMALL_BYTES: usize = 16 * 1024;
+/// No frame can be longer: lengths are checked against what was asked for once the id is there.
+const MAX_FRAME_BYTES: usize = u32::MAX as usize;
+/// A provider that does not read requests for so long is gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Writes requests, all that are there at once, until that fails.
+pub(super) async fn write(shared: &Shared, mut socket: WriteHalf<'_>) -> Error {
+    let mut batch = Vec::new();
+    loop {
+        batch.clear();
+        batch = shared.pending.written(batch);
+        if batch.is_empty() {
+            shared.written.notified().await;
+            continue;
+        }
+        match timeout(WRITE_TIMEOUT, socket.write_all(&batch)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return shared.lost(e),
+            Err(_) => return shared.lost("it does not take requests"),
+        }
+    }
+}
+
+/// Reads answers until that fails.
+pub(super) async fn read(shared: &Shared, socket: ReadHalf<'_>) -> Error {
+    let mut reader = Reader { shared, socket, buffer: BytesMut::with_capacity(READ_BYTES) };
+    loop {
+        if let Err(error) = reader.answer().await {
+            return error;
+        }
+    }
+}
+
+struct Reader<'s> {
+    shared: &'s Shared,
+    socket: ReadHalf<'s>,
+    buffer: BytesMut,
+}
+
+impl Reader<'_> {
+    /// Reads one answer and gives it to whoever asked.
+    async fn answer(&mut self) -> Result<(), Error> {
+        let (start, length) = self.length().await?;
+        if length == 0 {
+            self.buffer.advance(start);
+            return Ok(());
+        }
+        // An answer is never shorter than its id.
+        if length < ID_BYTES {
+            return Err(self.shared.bad(frame::Error::BadAnswer { bytes: length }));
+        }
+        let head_bytes = length.min(ANSWER_HEAD_BYTES);
+        self.fill(start + head_bytes).await?;
+        let mut id = [0; ID_BYTES];
+        id.copy_from_slice(&self.buffer[start..start + ID_BYTES]);
+        let crc = frame::answer_crc(&self.buffer[start + ID_BYTES..start + head_bytes], length);
+        self.buffer.advance(start + head_bytes);
+        let crc = crc.map_err(|e| self.shared.bad(e))?;
+        let Some(asked) = self.shared.pending.take(id) else {
+            return Err(self.shared.bad("an answer to what was not asked"));
+        };
+        let Some(crc) = crc else {
+            asked.answer(Ok(None));
+            return Ok(());
+        };
+        let payload_bytes = length - ANSWER_HEAD_BYTES;
+        if payload_bytes > asked.max_bytes {
+            let (claimed, limit) = (payload_bytes as u64, asked.max_bytes);
+            let error = self.shared.bad(frame::Error::TooLong { claimed, limit });
+            asked.answer(Err(error.clone()));
+            return Err(error);
+        }
+        self.deliver(asked, payload_bytes, crc).await
+    }
+
+    async fn deliver(&mut self, asked: Asked, payload_bytes: usize, crc: u64) -> Result<(), Error> {
+        let payload = match self.payload(payload_bytes, &asked).await {
+            Ok(payload) => payload,
+            Err(error) => {
+                asked.answer(Err(error.clone()));
+                return Err(error);
+            }
+        };
+        let (payload, found) = payload;
+        // The frame is whole: what follows can be read, whatever is wrong within this one.
+        asked.answer(if u64::from(found) == crc {
+            Ok(payload)
+        } else {
+            Err(self.shared.bad(frame::Error::Crc { expected: crc, found }))
+        });
+        Ok(())
+    }
+
+    /// Reads a payload and its checksum; gives none where nobody waits for it.
+    async fn payload(&mut self, bytes: usize, asked: &Asked) -> Result<(Option<Bytes>, u32), Error> {
+        if bytes <= SMALL_BYTES {
+            self.fill(bytes).await?;
+            // A copy, because a slice would keep all of the room that it lies in.
+            let payload = Bytes::copy_from_slice(&self.buffer[..bytes]);
+            self.buffer.advance(bytes);
+            let crc = crc32c::crc32c(&payload);
+            return Ok((Some(payload), crc));
+        }
+        let already = bytes.min(self.buffer.len());
+        if asked.is_abandoned() {
+            self.skip(bytes).await?;
+            return Ok((None, 0));
+        }
+        let mut payload = Vec::with_capacity(bytes);
+        payload.extend_from_slice(&self.buffer[..already]);
+        self.buffer.advance(already);
+        let mut crc = crc32c::crc32c(&payload);
+        while payload.len() < bytes {
+            let start = payload.len();
+            let mut rest = (&mut payload).limit(bytes - start);
+            let read = self.socket.read_buf(&mut rest).await;
+            self.heard(read)?;
+            // While it is still near.
+            crc = crc32c::crc32c_append(crc, &payload[start..]);
+        }
+        Ok((Some(payload.into()), crc))
+    }
+
+    /// Reads past so many bytes.
+    async fn skip(&mut self, mut bytes: usize) -> Result<(), Error> {
+        while bytes > 0 {
+            if self.buffer.is_empty() {
+                self.fill(1).await?;
+            }
+            let step = bytes.min(self.buffer.len());
+            self.buffer.advance(step);
+            bytes -= step;
+        }
+        Ok(())
+    }
+
+    /// Where a frame's body starts in the buffer, and how long it is.
+    async fn length(&mut self) -> Result<(usize, usize), Error> {
+        loop {
+            match frame::decode(&self.buffer, MAX_FRAME_BYTES).map_err(|e| self.shared.bad(e))? {
+                Decoded::Frame { body } => return Ok((body.start, body.len())),
+                Decoded::NoLength => self.fill(self.buffer.len() + 1).await?,
+            }
+        }
+    }
+
+    /// Reads until the buffer has so many bytes.
+    async fn fill(&mut self, bytes: usize) -> Result<(), Error> {
+        while self.buffer.len() < bytes {
+            // Moves what is left to the front, where the room behind it does not do.
+            self.buffer.reserve(SMALL_BYTES.max(bytes - self.buffer.len()));
+            let read = self.socket.read_buf(&mut self.buffer).await;
+            self.heard(read)?;
+        }
+        Ok(())
+    }
+
+    fn heard(&self, read: std::io::Result<usize>) -> Result<(), Error> {
+        match read {
+            Ok(0) => Err(self.shared.lost("it closed the connection")),
+            Ok(_) => {
+                self.shared.heard_now();
+                Ok(())
+            }
+            Err(e) => Err(self.shared.lost(e)),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Answers on their way to a socket.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::Bytes;
+use prb_core::sync::Held;
+use tokio::{io::AsyncWriteExt, net::tcp::WriteHalf};
+
+use super::Stats;
+use crate::blob::frame::AnswerHead;
+
+/// Pieces that one call to the system takes.
+const MAX_SLICES: usize = 96;
+
+/// An answer, and what it holds until it is written.
+pub(super) struct Answer {
+    frame: AnswerHead,
+    head: Bytes,
+    body: Bytes,
+    _queued: Queued,
+}
+
+impl Answer {
+    pub(super) fn new(
+        frame: AnswerHead,
+        head: Bytes,
+        body: Bytes,
+        held: [Held; 2],
+        stats: &Arc<Stats>,
+    ) -> Self {
+        let bytes = head.len() + body.len();
+        stats.queue(bytes);
+        Self { frame, head, body, _queued: Queued { bytes, stats: stats.clone(), _held: held } }
+    }
+
+    fn pieces(&self) -> [&[u8]; 3] {
+        [self.frame.as_bytes(), &self.head, &self.body]
+    }
+
+    fn len(&self) -> usize {
+        self.pieces().iter().map(|piece| piece.len()).sum()
+    }
+}
+
+/// Bytes that count as queued until this is dropped.
+struct Queued {
+    bytes: usize,
+    stats: Arc<Stats>,
+    _held: [Held; 2],
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.stats.unqueue(self.bytes);
+    }
+}
+
+/// Writes answers in the order in which they came.
+pub(super) struct Outbox<'s> {
+    socket: WriteHalf<'s>,
+    answers: VecDeque<Answer>,
+    /// Bytes of the first answer that are written.
+    written: usize,
+    /// Bytes of all answers that were written.
+    progress: u64,
+    stats: Arc<Stats>,
+}
+
+impl<'s> Outbox<'s> {
+    pub(super) const fn new(socket: WriteHalf<'s>, stats: Arc<Stats>) -> Self {
+        Self { socket, answers: VecDeque::new(), written: 0, progress: 0, stats }
+    }
+
+    pub(super) fn push(&mut self, answer: Answer) {
+        self.answers.push_back(answer);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.answers.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+
+    pub(super) const fn progress(&self) -> u64 {
+        self.progress
+    }
+
+    /// Writes once: as many answers as one call takes, and the socket has room for.
+    ///
+    /// Cancel safe: what is written is noted.
+    pub(super) async fn write(&mut self) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let mut count = 0;
+        let mut skip = self.written;
+        'fill: for answer in &self.answers {
+            for piece in answer.pieces() {
+                let rest = piece.get(skip..).unwrap_or_default();
+                skip = skip.saturating_sub(piece.len());
+                if rest.is_empty() {
+                    continue;
+                }
+                if count == MAX_SLICES {
+                    break 'fill;
+                }
+                slices[count] = IoSlice::new(rest);
+                count += 1;
+            }
+        }
+        let written = self.socket.write_vectored(&slices[..count]).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.advance(written);
+        Ok(())
+    }
+
+    fn advance(&mut self, written: usize) {
+        self.progress += written as u64;
+        self.stats.sent_bytes.fetch_add(written as u64, Ordering::Relaxed);
+        self.written += written;
+        while let Some(len) = self.answers.front().map(Answer::len)
+            && self.written >= len
+        {
+            self.written -= len;
+            self.answers.pop_front();
+        }
+    }
+}

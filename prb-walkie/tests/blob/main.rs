@@ -1,0 +1,8 @@
+//! The blob wire: frames, keys, server and client over real sockets, and the source that fetches from providers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod frames;
+mod lookups;
+mod proxy;
+mod wire;

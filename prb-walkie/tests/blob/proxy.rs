@@ -1,0 +1,86 @@
+//! A man in the middle: takes connections, passes bytes on, and does something to what comes back.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::lookups::LOOPBACK;
+
+/// What is done to answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mischief {
+    None,
+    /// The last bit of each read is flipped.
+    Flip,
+    /// The connection is closed in the middle of what comes.
+    Truncate,
+    /// Everything comes later.
+    Delay(Duration),
+    /// Nothing comes any more, and nothing is closed.
+    Swallow,
+}
+
+pub struct Proxy {
+    pub address: SocketAddr,
+    mischief: Arc<Mutex<Mischief>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Proxy {
+    pub async fn start(to: SocketAddr, mischief: Mischief) -> Self {
+        let listener = TcpListener::bind(LOOPBACK).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mischief = Arc::new(Mutex::new(mischief));
+        let shared = mischief.clone();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(pass(stream, to, shared.clone()));
+            }
+        });
+        Self { address, mischief, _task: AbortOnDropHandle::new(task) }
+    }
+
+    pub fn set(&self, mischief: Mischief) {
+        *self.mischief.lock().unwrap() = mischief;
+    }
+}
+
+async fn pass(peer: TcpStream, to: SocketAddr, mischief: Arc<Mutex<Mischief>>) {
+    let Ok(server) = TcpStream::connect(to).await else { return };
+    let (mut peer_in, mut peer_out) = peer.into_split();
+    let (mut server_in, mut server_out) = server.into_split();
+    let up = async { tokio::io::copy(&mut peer_in, &mut server_out).await.map(drop) };
+    let down = async {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = server_in.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok::<_, std::io::Error>(());
+            }
+            let bytes = &mut buffer[..read];
+            let now = *mischief.lock().unwrap();
+            match now {
+                Mischief::None => {}
+                Mischief::Flip => bytes[read - 1] ^= 1,
+                Mischief::Truncate => {
+                    peer_out.write_all(&bytes[..read / 2]).await?;
+                    return Ok(());
+                }
+                Mischief::Delay(time) => tokio::time::sleep(time).await,
+                Mischief::Swallow => continue,
+            }
+            peer_out.write_all(bytes).await?;
+        }
+    };
+    let _ = tokio::select! { done = up => done, done = down => done };
+}

@@ -1,0 +1,338 @@
+//! Server and client over real sockets.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use prb_walkie::blob::{
+    client::{self, Bounds, Client, Error},
+    frame, server,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Semaphore,
+    time::timeout,
+};
+
+use crate::{
+    lookups::{BOUNDS, Blobs, LONG, Running, until},
+    proxy::{Mischief, Proxy},
+};
+
+fn blobs() -> Arc<Blobs> {
+    Arc::new(Blobs::default())
+}
+
+#[tokio::test]
+async fn the_bytes_on_the_wire_are_the_facts() {
+    let fixed = HashMap::from([("hello".to_owned(), Bytes::from_static(b"hello world"))]);
+    let server =
+        Running::start(Arc::new(Blobs { fixed, ..Blobs::default() }), server::Config::default()).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // An empty frame, a request of 8 bytes, both to be passed over; then two requests, the first in pieces.
+    let bytes =
+        hex::decode("0008aabbccddeeff00110d010203040506070868656c6c6f0b0203040506070809206e6f").unwrap();
+    for piece in bytes.chunks(5) {
+        stream.write_all(piece).await.unwrap();
+        stream.flush().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut answers = vec![0; 28 + 9];
+    timeout(LONG, stream.read_exact(&mut answers)).await.unwrap().unwrap();
+    let found = hex::decode("1b010203040506070800000000c99465aa68656c6c6f20776f726c64").unwrap();
+    let missing = hex::decode("080203040506070809").unwrap();
+    assert!(answers == [&found[..], &missing].concat() || answers == [&missing[..], &found].concat());
+    // A peer that has said all is answered all, and then the connection ends.
+    stream.shutdown().await.unwrap();
+    assert_eq!(timeout(LONG, stream.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
+    until("the connection's end", || server.stats.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn blobs_of_all_sizes_come_whole() {
+    let server = Running::start(blobs(), server::Config::default()).await;
+    let client = server.client();
+    for size in
+        [1usize, 2, 110, 111, 112, 1000, 16_367, 16_384, 16_385, 65_519, 65_536, 70_000, 1 << 20, 9_999_999]
+    {
+        let blob = client.get(&format!("size:{size}:7"), BOUNDS).await.unwrap().unwrap();
+        assert!(blob.len() == size && blob.iter().all(|byte| *byte == 7), "{size}");
+    }
+    assert_eq!(client.get("size:0:0", BOUNDS).await.unwrap(), None, "an empty blob is a missing one");
+    assert_eq!(client.get("nothing", BOUNDS).await.unwrap(), None);
+    assert_eq!(client.get("fail", BOUNDS).await.unwrap(), None, "what cannot be read is missing to peers");
+}
+
+#[tokio::test]
+async fn answers_come_in_the_order_in_which_they_are_ready() {
+    let gates: HashMap<_, _> = (0..30).map(|i| (format!("wait:{i}"), Arc::new(Semaphore::new(0)))).collect();
+    let server = Running::start(
+        Arc::new(Blobs { gates: gates.clone(), ..Blobs::default() }),
+        server::Config::default(),
+    )
+    .await;
+    let client = Arc::new(server.client());
+    let asked: Vec<_> = (0..30)
+        .map(|i| {
+            let client = client.clone();
+            tokio::spawn(async move { client.get(&format!("wait:{i}"), BOUNDS).await })
+        })
+        .collect();
+    for (i, asked) in asked.into_iter().enumerate().rev() {
+        gates[&format!("wait:{i}")].add_permits(1);
+        let blob = timeout(LONG, asked).await.unwrap().unwrap().unwrap().unwrap();
+        assert_eq!(blob, format!("wait:{i}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_of_many_clients_meet_their_answers() {
+    let server = Running::start(blobs(), server::Config::default()).await;
+    let clients: Vec<_> = (0..8).map(|_| server.client()).collect();
+    let all = (0..2000u32).map(|i| {
+        let client = &clients[i as usize % 8];
+        async move {
+            let (size, fill) = (1 + (i * 37) % 30_000, i % 251);
+            let blob = client.get(&format!("size:{size}:{fill}"), BOUNDS).await.unwrap().unwrap();
+            assert!(blob.len() == size as usize && blob.iter().all(|byte| u32::from(*byte) == fill));
+        }
+    });
+    timeout(LONG, join_all(all)).await.unwrap();
+    assert_eq!(server.stats.answered(), 2000);
+    until("the queue's end", || server.stats.queued_bytes() == 0).await;
+}
+
+/// A peer that asks for much and reads nothing: what is queued stays within bounds, it is dropped in the end,
+/// and others do not notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_never_reads_is_bounded_and_dropped() {
+    const MIB: usize = 1 << 20;
+    let config = server::Config {
+        session_max_bytes: 4 * MIB,
+        max_bytes: 10 * MIB,
+        write_timeout: Duration::from_millis(600),
+        ..server::Config::default()
+    };
+    let server = Running::start(blobs(), config).await;
+    let mut deaf = Vec::new();
+    for _ in 0..6 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let mut out = Vec::new();
+        (0..500u64).for_each(|i| frame::put_request(i.to_be_bytes(), "size:1000000:1", &mut out));
+        stream.write_all(&out).await.unwrap();
+        deaf.push(stream);
+    }
+    until("queueing", || server.stats.peak_queued_bytes() > 3 * MIB).await;
+    let client = server.client();
+    for _ in 0..5 {
+        assert!(client.get("size:1000:1", BOUNDS).await.unwrap().is_some(), "others are served");
+    }
+    until("dropping", || server.stats.connections() == 1).await;
+    let peak = server.stats.peak_queued_bytes();
+    assert!(peak <= 10 * MIB, "{peak} bytes were queued");
+    until("the queue's end", || server.stats.queued_bytes() == 0).await;
+}
+
+/// One connection alone stays within its own bound, also while its peer reads, slowly.
+#[tokio::test]
+async fn a_slow_reader_gets_everything_within_its_bound() {
+    let config = server::Config { session_max_bytes: 300_000, ..server::Config::default() };
+    let server = Running::start(blobs(), config).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut out = Vec::new();
+    (0..200u64).for_each(|i| frame::put_request(i.to_be_bytes(), "size:100000:1", &mut out));
+    stream.write_all(&out).await.unwrap();
+    let (mut read, mut buffer) = (0, vec![0; 50_000]);
+    while read < 200 * (3 + 16 + 100_000) {
+        let n = timeout(LONG, stream.read(&mut buffer)).await.unwrap().unwrap();
+        assert!(n > 0, "closed after {read} bytes");
+        read += n;
+        tokio::task::yield_now().await;
+    }
+    let peak = server.stats.peak_queued_bytes();
+    assert!((100_000..=300_000 + 1024).contains(&peak), "{peak} bytes were queued");
+}
+
+#[tokio::test]
+async fn claims_of_4_gib_end_the_connection_at_once() {
+    let server = Running::start(blobs(), server::Config::default()).await;
+    for claim in ["ffffffff0f", "8080808010", "ffffffffffffff", "8108"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(&hex::decode(claim).unwrap()).await.unwrap();
+        let ended = timeout(LONG, stream.read(&mut [0; 8])).await.unwrap();
+        assert!(matches!(ended, Ok(0) | Err(_)), "{claim}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn connections_over_the_bounds_are_closed() {
+    let config =
+        server::Config { max_connections: 20, max_connections_per_ip: 12, ..server::Config::default() };
+    let server = Running::start(blobs(), config).await;
+    let first = server.client();
+    first.get("size:1:1", BOUNDS).await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..40 {
+        streams.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    until("refusals", || server.stats.refused() == 29).await;
+    assert_eq!(server.stats.connections(), 12);
+    let mut closed = 0;
+    for stream in &mut streams[11..] {
+        closed +=
+            usize::from(matches!(timeout(LONG, stream.read(&mut [0; 1])).await.unwrap(), Ok(0) | Err(_)));
+    }
+    assert_eq!(closed, 29);
+    assert!(first.get("size:1:1", BOUNDS).await.unwrap().is_some());
+    // Another address has its own share; the whole has a bound too.
+    let other = tokio::net::TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(server.address).await.unwrap();
+    let mut out = Vec::new();
+    frame::put_request([0; 8], "size:5:1", &mut out);
+    other.write_all(&out).await.unwrap();
+    timeout(LONG, other.read_exact(&mut [0; 10])).await.unwrap().unwrap();
+    drop(streams);
+    until("places becoming free", || server.stats.connections() == 2).await;
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed() {
+    let config = server::Config { idle_timeout: Duration::from_millis(80), ..server::Config::default() };
+    let server = Running::start(blobs(), config).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(timeout(LONG, stream.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_writes_what_it_has() {
+    let gate = Arc::new(Semaphore::new(0));
+    let gates = HashMap::from([("wait:1".to_owned(), gate.clone())]);
+    let config = server::Config { stop_timeout: LONG, ..server::Config::default() };
+    let server = Running::start(Arc::new(Blobs { gates, ..Blobs::default() }), config).await;
+    let client = Arc::new(server.client());
+    let asking = {
+        let client = client.clone();
+        tokio::spawn(async move { client.get("wait:1", BOUNDS).await })
+    };
+    until("the request", || server.stats.connections() == 1).await;
+    client.get("nothing", BOUNDS).await.unwrap();
+    server.stop.cancel();
+    until("the end of listening", || std::net::TcpStream::connect(server.address).is_err()).await;
+    gate.add_permits(1);
+    assert_eq!(timeout(LONG, asking).await.unwrap().unwrap().unwrap().unwrap(), "wait:1");
+    timeout(LONG, server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_an_error_that_names_the_provider() {
+    let server = Running::start(blobs(), server::Config::default()).await;
+    let proxy = Proxy::start(server.address, Mischief::Flip).await;
+    let client = Client::start(proxy.address, "QmProvider", client::Config::default());
+    for size in [100, 1_000_000] {
+        let error = client.get(&format!("size:{size}:1"), BOUNDS).await.unwrap_err();
+        assert!(matches!(&error, Error::BadBytes { provider, .. } if &**provider == "QmProvider"), "{error}");
+        assert!(error.to_string().contains("checksum"), "{error}");
+    }
+    proxy.set(Mischief::None);
+    assert!(client.get("size:100:1", BOUNDS).await.unwrap().is_some(), "the connection was kept");
+}
+
+#[tokio::test]
+async fn a_cut_connection_fails_what_is_asked_and_is_made_again() {
+    let server = Running::start(blobs(), server::Config::default()).await;
+    let proxy = Proxy::start(server.address, Mischief::Truncate).await;
+    let client = Client::start(proxy.address, "provider", client::Config::default());
+    let all = join_all((0..5).map(|_| client.get("size:100000:1", BOUNDS))).await;
+    assert!(all.iter().all(|answer| matches!(answer, Err(Error::Disconnected { .. }))), "{all:?}");
+    proxy.set(Mischief::None);
+    let mut link = client.link();
+    timeout(LONG, link.wait_for(|link| *link == client::Link::Up)).await.unwrap().unwrap();
+    assert!(client.get("size:100000:1", BOUNDS).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn silence_is_a_time_out_and_slowness_is_not() {
+    let server = Running::start(blobs(), server::Config::default()).await;
+    let proxy = Proxy::start(server.address, Mischief::Swallow).await;
+    let client = Client::start(proxy.address, "provider", client::Config::default());
+    let short = Bounds { timeout: Duration::from_millis(300), ..BOUNDS };
+    let error = client.get("size:10:1", short).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    // Some 10 MB at 64 KiB every 20 ms: longer than the time-out, but never silent for as long.
+    proxy.set(Mischief::Delay(Duration::from_millis(20)));
+    let mut link = client.link();
+    timeout(LONG, link.wait_for(|link| *link == client::Link::Up)).await.unwrap().unwrap();
+    let patient = Bounds { timeout: Duration::from_millis(1500), ..BOUNDS };
+    let blob = client.get("size:10000000:1", patient).await.unwrap().unwrap();
+    assert_eq!(blob.len(), 10_000_000);
+}
+
+#[tokio::test]
+async fn a_blob_larger_than_asked_for_is_not_taken() {
+    let server = Running::start(blobs(), server::Config::default()).await;
+    let client = server.client();
+    let tight = Bounds { max_bytes: 1000, ..BOUNDS };
+    assert!(client.get("size:1000:1", tight).await.unwrap().is_some());
+    let error = client.get("size:1001:1", tight).await.unwrap_err();
+    assert!(matches!(error, Error::BadBytes { .. }), "{error}");
+}
+
+/// A provider that claims 4 GiB: refused by what was asked for, and nothing is set aside for it.
+#[tokio::test]
+async fn a_provider_that_claims_4_gib_is_refused() {
+    let listener = tokio::net::TcpListener::bind(crate::lookups::LOOPBACK).await.unwrap();
+    let client = Client::start(listener.local_addr().unwrap(), "liar", client::Config::default());
+    let liar = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 32];
+        let read = stream.read(&mut request).await.unwrap();
+        let mut answer = hex::decode("ffffffff0f").unwrap();
+        answer.extend(&request[1..9]);
+        answer.extend([0; 8]);
+        stream.write_all(&answer).await.unwrap();
+        (stream, read)
+    };
+    let (error, _) = tokio::join!(client.get("size:10:1", BOUNDS), liar);
+    let error = error.unwrap_err();
+    assert!(matches!(&error, Error::BadBytes { .. }) && error.to_string().contains("4294967279"), "{error}");
+}
+
+#[tokio::test]
+async fn cancelled_requests_leave_the_others_their_answers() {
+    let gate = Arc::new(Semaphore::new(0));
+    let gates = HashMap::from([("wait:x".to_owned(), gate.clone())]);
+    let server =
+        Running::start(Arc::new(Blobs { gates, ..Blobs::default() }), server::Config::default()).await;
+    let config = client::Config { max_in_flight: 3, ..client::Config::default() };
+    let client = Client::start(server.address, "provider", config);
+    client.get("nothing", BOUNDS).await.unwrap();
+    for _ in 0..2 {
+        let mut asking = Box::pin(client.get("wait:x", BOUNDS));
+        assert!(futures::poll!(&mut asking).is_pending());
+    }
+    // Two of three places are taken by requests that nobody waits for; the third goes on.
+    for i in 1..50 {
+        let blob = client.get(&format!("size:{i}:3"), BOUNDS).await.unwrap().unwrap();
+        assert_eq!(blob.len(), i);
+    }
+    gate.add_permits(2);
+    let all = join_all((0..3).map(|_| client.get("size:20000:3", BOUNDS)));
+    assert!(timeout(LONG, all).await.unwrap().iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn without_a_server_requests_fail_until_there_is_one() {
+    let address = Running::start(blobs(), server::Config::default()).await.address;
+    until("the port's freedom", || std::net::TcpListener::bind(address).is_ok()).await;
+    let client = Client::start(address, "provider", client::Config::default());
+    let error = client.get("size:1:1", BOUNDS).await.unwrap_err();
+    assert!(matches!(error, Error::Disconnected { .. }), "{error}");
+    let _server = Running::start_at(address, blobs(), server::Config::default()).await;
+    let mut link = client.link();
+    timeout(LONG, link.wait_for(|link| *link == client::Link::Up)).await.unwrap().unwrap();
+    assert!(client.get("size:1:1", BOUNDS).await.unwrap().is_some());
+    let long = client.get(&"x".repeat(300), BOUNDS).await.unwrap_err();
+    assert!(matches!(long, Error::KeyTooLong { .. }));
+}
