@@ -1,5 +1,7 @@
 //! The protocols that a node speaks.
 
+use std::time::Duration;
+
 use libp2p::{
     PeerId, StreamProtocol,
     connection_limits::{self, ConnectionLimits},
@@ -25,6 +27,8 @@ const IDENTIFY_VERSION: &str = "ipfs/0.1.0";
 const AGENT: &str = concat!("prb/", env!("CARGO_PKG_VERSION"));
 /// Streams of `/pb`, or `/blob`, on one connection, both ways together.
 const MAX_STREAMS: usize = 128;
+/// How much longer a stream lives than the call on it may take.
+const STREAM_GRACE: Duration = Duration::from_secs(3);
 /// Longest key of a blob.
 const MAX_KEY_BYTES: usize = 1024;
 
@@ -63,7 +67,8 @@ impl Behaviour {
             .with_agent_version(AGENT.to_owned())
             .with_push_listen_addr_updates(true);
         let calls = request_response::Config::default()
-            .with_request_timeout(limits.call_timeout)
+            // Both sides' own time is over before: that of the stream leaves room to say so.
+            .with_request_timeout(limits.call_timeout + STREAM_GRACE)
             .with_max_concurrent_streams(MAX_STREAMS);
         let support = |inbound| if inbound { ProtocolSupport::Full } else { ProtocolSupport::Outbound };
         let codec = |request_limit| Codec::new(request_limit, limits.answer_bytes, memory.clone());

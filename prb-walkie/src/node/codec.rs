@@ -19,11 +19,22 @@ pub(super) struct Frame {
     /// For a request: most bytes of the answer that are read.
     answer_limit: usize,
     memory: Vec<OwnedSemaphorePermit>,
+    /// A request that is larger than the limit; its bytes are not kept.
+    oversized: Option<usize>,
 }
 
 impl Frame {
     pub(super) const fn new(bytes: Bytes, answer_limit: usize) -> Self {
-        Self { bytes, answer_limit, memory: Vec::new() }
+        Self { bytes, answer_limit, memory: Vec::new(), oversized: None }
+    }
+
+    const fn held(bytes: Bytes, memory: Vec<OwnedSemaphorePermit>) -> Self {
+        Self { bytes, answer_limit: 0, memory, oversized: None }
+    }
+
+    /// The limit that it was beyond, where it was.
+    pub(super) const fn oversized(&self) -> Option<usize> {
+        self.oversized
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -71,7 +82,7 @@ impl Memory {
             ..=FREE_BYTES => Vec::new(),
             more => vec![self.take(more - FREE_BYTES)?],
         };
-        Ok(Frame { bytes, answer_limit: 0, memory })
+        Ok(Frame::held(bytes, memory))
     }
 }
 
@@ -107,7 +118,7 @@ impl Codec {
             }
             if n == 0 {
                 buffer.truncate(filled);
-                return Ok(Frame { bytes: buffer.into(), answer_limit: 0, memory });
+                return Ok(Frame::held(buffer.into(), memory));
             }
         }
     }
@@ -122,7 +133,13 @@ impl request_response::Codec for Codec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        self.read(io, self.request_limit).await
+        match self.read(io, self.request_limit).await {
+            // The caller is told why; the rest of the stream is left unread.
+            Err(e) if e.get_ref().is_some_and(|e| e.is::<TooLarge>()) => {
+                Ok(Frame { oversized: Some(self.request_limit), ..Frame::new(Bytes::new(), 0) })
+            }
+            result => result,
+        }
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Frame>

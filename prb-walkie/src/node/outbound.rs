@@ -75,6 +75,10 @@ async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> 
     let (bytes, nonce) = envelope::request(method, data);
     let frame = Frame::new(bytes, method.answer_limit_bytes(limits.answer_bytes));
     let answer = send(shared, peer, Protocol::Pb, frame).await?;
+    if answer.len() == 0 {
+        // It gave up on the call, or dropped the stream.
+        return Err(Error::Unreachable { peer, reason: "it closed the stream without an answer".to_owned() });
+    }
     match envelope::open(answer.into_bytes(), &nonce) {
         Ok(Ok(data)) => Ok(data),
         Ok(Err(source)) => Err(Error::Refused { peer, method, source }),

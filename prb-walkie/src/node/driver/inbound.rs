@@ -55,11 +55,19 @@ struct Desk {
 
 impl Driver {
     pub(super) fn on_request(&mut self, call: Inbound, request: Frame, channel: ResponseChannel<Frame>) {
+        if let Some(limit) = request.oversized() {
+            return self.refuse(
+                call,
+                channel,
+                "too_large",
+                format!("the request has more than {limit} bytes"),
+            );
+        }
         if self.is_draining() {
-            return self.refuse(call, channel, "this peer is shutting down");
+            return self.refuse(call, channel, "stopping", "this peer is shutting down");
         }
         let Some(room) = self.room(call.peer) else {
-            return self.refuse(call, channel, "too many calls at once");
+            return self.refuse(call, channel, "busy", "too many calls at once");
         };
         let link = self.peers.get(&call.peer).and_then(|known| known.links.get(&call.connection_id));
         let ip = link.and_then(|link| link.ip());
@@ -87,14 +95,17 @@ impl Driver {
         Some((of_peer, of_all))
     }
 
-    fn refuse(&mut self, call: Inbound, channel: ResponseChannel<Frame>, reason: &'static str) {
-        debug!(peer = %call.peer, reason, "refused a call");
+    fn refuse(
+        &mut self,
+        call: Inbound,
+        channel: ResponseChannel<Frame>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        let message = message.into();
+        debug!(peer = %call.peer, message, "refused a call");
         metrics::refused(reason);
-        let bytes = match call.protocol {
-            Protocol::Pb => envelope::response(String::new(), Err(ResponseError::server(reason))),
-            Protocol::Blob => Bytes::new(),
-        };
-        self.respond(call, channel, Frame::new(bytes, 0));
+        self.respond(call, channel, Frame::new(refusal(call.protocol, message), 0));
     }
 
     pub(super) fn on_done(&mut self, done: Result<Done, JoinError>) {
@@ -119,6 +130,14 @@ impl Driver {
     }
 }
 
+/// What a call is answered that nobody has looked at; `/blob` has no words for it.
+fn refusal(protocol: Protocol, message: String) -> Bytes {
+    match protocol {
+        Protocol::Pb => envelope::response(String::new(), Err(ResponseError::server(message))),
+        Protocol::Blob => Bytes::new(),
+    }
+}
+
 impl Desk {
     async fn answer(&self, call: Inbound, caller: Caller, request: Frame) -> Frame {
         let started = Instant::now();
@@ -140,13 +159,7 @@ impl Desk {
             Ok(frame) => frame,
             Err(error) => {
                 debug!(peer = %caller.peer, %error, "refused a call");
-                let bytes = match call.protocol {
-                    Protocol::Pb => {
-                        envelope::response(String::new(), Err(ResponseError::server(error.to_string())))
-                    }
-                    Protocol::Blob => Bytes::new(),
-                };
-                Frame::new(bytes, 0)
+                Frame::new(refusal(call.protocol, error.to_string()), 0)
             }
         }
     }

@@ -1,0 +1,294 @@
+//! Who is let in to management methods.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "node_rig/rig.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of the rig")]
+mod rig;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use if_addrs::get_if_addrs;
+use prb_walkie::{
+    node::{Config, ConfigError, Node},
+    proto::{AuthRequest, AuthResponse, AuthStatus, AuthType, Request, Response, Role, lifecycle as lm},
+    rpc::{Error, ErrorKind, Handlers, auth, calls},
+};
+use prost::Message;
+use rig::{RawPeer, address, config, start, start_knowing, until_friends, until_peer};
+use secrecy::SecretString;
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+fn key(text: &str) -> SecretString {
+    text.into()
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+fn managed(n: usize) -> Config {
+    let mut config = config(n, Role::LifecycleManager);
+    config.handlers = Handlers::new()
+        .on(calls::ListPool, |_, _| async { Ok(lm::PoolList::default()) })
+        .on(calls::GetDataProviderInfo, |_, _| async {
+            Ok(prb_walkie::proto::data_provider::Info::default())
+        });
+    config
+}
+
+fn keyed(n: usize, key_text: &str) -> Config {
+    let mut config = managed(n);
+    config.auth.psk = Some(key(key_text));
+    config
+}
+
+async fn may(caller: &Node, called: &Node) -> bool {
+    // What everybody may ask is always answered.
+    caller.client(called.peer_id()).data_provider_info().await.unwrap();
+    match caller.client(called.peer_id()).list_pools().await {
+        Ok(_) => true,
+        Err(e) => {
+            assert_eq!(e.kind(), Some(ErrorKind::Unauthorized), "{e}");
+            assert!(!e.is_retryable());
+            false
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_lets_in_who_knows_it() {
+    let guarded = start(keyed(0, KEY)).await;
+    let stranger = start_knowing(config(1, Role::Trader), &guarded).await;
+    let friend = start_knowing(keyed(2, KEY), &guarded).await;
+    let wrong = start_knowing(keyed(3, "0123456789abcdef0123456789abcdeF"), &guarded).await;
+    for node in [&stranger, &friend, &wrong] {
+        until_friends(&guarded, node).await;
+    }
+    // Although it is on the same machine: there is a key.
+    assert!(!may(&stranger, &guarded).await);
+    assert!(!may(&wrong, &guarded).await);
+    assert!(may(&friend, &guarded).await);
+    let auth_is = |status| move |p: &prb_walkie::node::Peer| p.auth == status;
+    until_peer(&friend, guarded.peer_id(), "let in", auth_is(AuthStatus::Granted)).await;
+    until_peer(&wrong, guarded.peer_id(), "rejected", auth_is(AuthStatus::Rejected)).await;
+    until_peer(&stranger, guarded.peer_id(), "has to ask", auth_is(AuthStatus::NeedAuth)).await;
+    // The other way, nobody has asked the guarded one to show anything but what it has.
+    assert!(may(&guarded, &friend).await);
+
+    // One that comes after a restart of the guarded one shows the key by itself.
+    let (at, id) = (guarded.listen_addresses(), guarded.peer_id());
+    guarded.stop(rig::LONG).await;
+    until_peer(&friend, id, "gone", |p| !p.connected).await;
+    let mut again = keyed(0, KEY);
+    again.listen = at;
+    let again = start(again).await;
+    until_friends(&friend, &again).await;
+    assert!(may(&friend, &again).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_shows_the_key_when_it_must() {
+    // Nobody says Hello before the call: the peer is only known by its address.
+    let guarded = start(keyed(0, KEY)).await;
+    let friend = start_knowing(keyed(1, KEY), &guarded).await;
+    friend.client(guarded.peer_id()).list_pools().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whitelist_lets_in_who_is_on_it() {
+    let friend_id = rig::identity(1);
+    let mut guarded = managed(0);
+    guarded.auth.whitelist.insert(friend_id.peer_id().to_string().parse().unwrap());
+    let guarded = start(guarded).await;
+    let friend = start_knowing(config(1, Role::Trader), &guarded).await;
+    let stranger = start_knowing(keyed(2, KEY), &guarded).await;
+    for node in [&stranger, &friend] {
+        until_friends(&guarded, node).await;
+    }
+    assert!(may(&friend, &guarded).await);
+    assert!(!may(&stranger, &guarded).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_both_the_same_machine_is_let_in() {
+    let local = start(managed(0)).await;
+    let caller = start_knowing(config(1, Role::Trader), &local).await;
+    until_friends(&local, &caller).await;
+    assert!(may(&caller, &local).await);
+
+    // Over one of the machine's own addresses too, where it has one besides loopback.
+    let own = get_if_addrs().unwrap().into_iter().find(|i| !i.is_loopback() && i.ip().is_ipv4());
+    if let Some(own) = own {
+        let mut wide = managed(2);
+        wide.listen = vec![format!("/ip4/{}/tcp/0", own.ip()).parse().unwrap()];
+        let wide = start(wide).await;
+        let caller = start_knowing(config(3, Role::Trader), &wide).await;
+        until_friends(&wide, &caller).await;
+        let seen = wide.peers().borrow().get(&caller.peer_id()).unwrap().ip;
+        assert_eq!(seen, Some(own.ip()));
+        assert!(may(&caller, &wide).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_node_asks_nobody() {
+    let mut open = keyed(0, KEY);
+    open.auth.open = true;
+    let open = start(open).await;
+    let stranger = start_knowing(config(1, Role::Trader), &open).await;
+    until_friends(&open, &stranger).await;
+    assert!(may(&stranger, &open).await);
+}
+
+#[tokio::test]
+async fn a_short_key_is_refused_at_the_start() {
+    let error = Node::start(keyed(0, "short")).await.unwrap_err();
+    assert!(matches!(error, ConfigError::Auth { .. }) && error.to_string().contains("16"), "{error}");
+    assert!(!error.to_string().contains("short"), "{error}");
+    assert!(!format!("{:?}", keyed(0, KEY)).contains(KEY));
+}
+
+/// A peer without a key of its own, that sends what it is given.
+struct Attacker(RawPeer);
+
+impl Attacker {
+    async fn start(n: usize, node: &Node) -> Self {
+        Self(RawPeer::start(n, Some(address(node)), Box::new(|_| None)).await)
+    }
+
+    async fn call(&self, node: &Node, method: &str, data: Vec<u8>) -> Response {
+        let request = Request { method: method.into(), data: data.into(), ..Request::default() };
+        let answer = self.0.ask(node.peer_id(), request.encode_to_vec()).await.unwrap();
+        Response::decode(answer.as_slice()).unwrap()
+    }
+
+    async fn auth(&self, node: &Node, r#type: AuthType, auth_string: &str) -> AuthStatus {
+        let request = AuthRequest { r#type: r#type.into(), auth_string: auth_string.into() };
+        let response = self.call(node, "Auth", request.encode_to_vec()).await;
+        assert!(!response.has_error, "{response:?}");
+        let answer = AuthResponse::decode(response.data).unwrap();
+        assert_eq!(answer.peer_id, node.peer_id().to_base58());
+        answer.status()
+    }
+
+    async fn may(&self, node: &Node) -> bool {
+        let response = self.call(node, "ListPool", Vec::new()).await;
+        if response.has_error {
+            assert_eq!(response.error.unwrap().r#type(), prb_walkie::proto::ErrorType::Unauthorized);
+        }
+        !response.has_error
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_is_for_one_pair_one_moment_and_one_use() {
+    let guarded = start(keyed(0, KEY)).await;
+    let caller = Attacker::start(1, &guarded).await;
+    let thief = Attacker::start(2, &guarded).await;
+    let (called, me) = (guarded.peer_id(), caller.0.peer_id);
+    let proof = |key_text: &str, at| auth::auth_string(&key(key_text), &me, &called, at);
+    let (psk, now) = (AuthType::Psk, now_ms());
+    let window = auth::WINDOW.as_millis() as u64;
+
+    for (what, bad) in [
+        ("nothing", String::new()),
+        ("the bare key", KEY.to_owned()),
+        ("a wrong key", proof("another key of good length", now)),
+        ("an old one", proof(KEY, now - window - 5_000)),
+        ("one of the future", proof(KEY, now + window + 60_000)),
+        ("another caller's", auth::auth_string(&key(KEY), &thief.0.peer_id, &called, now)),
+        ("one for another peer", auth::auth_string(&key(KEY), &me, &thief.0.peer_id, now)),
+        ("the other way round", auth::auth_string(&key(KEY), &called, &me, now)),
+        ("another time than its code's", proof(KEY, now).replace(&now.to_string(), &(now + 1).to_string())),
+        ("a cut one", proof(KEY, now)[..40].to_owned()),
+        ("a very long one", "1".repeat(100_000)),
+    ] {
+        assert_eq!(caller.auth(&guarded, psk, &bad).await, AuthStatus::Rejected, "{what}");
+    }
+    let good = proof(KEY, now);
+    assert_eq!(caller.auth(&guarded, AuthType::WhiteList, &good).await, AuthStatus::Rejected);
+    assert_eq!(caller.auth(&guarded, AuthType::None, &good).await, AuthStatus::Rejected);
+    assert!(!caller.may(&guarded).await);
+
+    // A thief cannot use it, and does not use it up.
+    assert_eq!(thief.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
+    assert_eq!(caller.auth(&guarded, psk, &good).await, AuthStatus::Granted);
+    assert!(caller.may(&guarded).await);
+    assert!(!thief.may(&guarded).await);
+    // Once used it is used, on this connection, by a thief, and on a new connection of the same peer.
+    assert_eq!(caller.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
+    assert_eq!(thief.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
+    let again = Attacker::start(1, &guarded).await;
+    assert_eq!(again.auth(&guarded, psk, &good).await, AuthStatus::Rejected);
+    assert_eq!(again.auth(&guarded, psk, &proof(KEY, now_ms() + 1)).await, AuthStatus::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bare_key_only_where_it_is_configured() {
+    let mut lenient = keyed(0, KEY);
+    lenient.auth.allow_bare_key = true;
+    let lenient = start(lenient).await;
+    let caller = Attacker::start(1, &lenient).await;
+    for bad in ["", &KEY[..31], "0123456789abcdef0123456789abcdeF"] {
+        assert_eq!(caller.auth(&lenient, AuthType::Psk, bad).await, AuthStatus::Rejected);
+    }
+    assert!(!caller.may(&lenient).await);
+    assert_eq!(caller.auth(&lenient, AuthType::Psk, KEY).await, AuthStatus::Granted);
+    assert!(caller.may(&lenient).await);
+    // The proof is still taken.
+    let other = Attacker::start(2, &lenient).await;
+    let proof = auth::auth_string(&key(KEY), &other.0.peer_id, &lenient.peer_id(), now_ms());
+    assert_eq!(other.auth(&lenient, AuthType::Psk, &proof).await, AuthStatus::Granted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_original_that_knows_no_auth() {
+    // It answers UNAUTHORIZED to everything but has no Auth method: the caller sees the refusal.
+    let raw = RawPeer::start(
+        0,
+        None,
+        Box::new(|bytes| {
+            let request = Request::decode(bytes.as_slice()).unwrap();
+            let unauthorized = request.method == "ListPool";
+            let error = prb_walkie::proto::ResponseError {
+                r#type: if unauthorized { 4 } else { 2 },
+                message: "Handler not implemented.".into(),
+            };
+            let response = Response {
+                request_nonce: request.nonce,
+                has_error: true,
+                error: Some(error),
+                ..Response::default()
+            };
+            Some(response.encode_to_vec())
+        }),
+    )
+    .await;
+    let mut config = keyed(1, KEY);
+    config.boot_nodes = vec![raw.address.clone()];
+    let node = start(config).await;
+    let error = node.client(raw.peer_id).list_pools().await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Refused { .. }) && error.kind() == Some(ErrorKind::Unauthorized),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_string_is_as_documented() {
+    use hmac::{Hmac, KeyInit, Mac};
+    let (a, b) =
+        ("QmSoLer265NRgSp2LA3dPaeykiS1J6DifTC88f5uVQKNAd", "QmSoLMeWqB7YGVLJN3pNLQpmmEk35v6wYtsMGLzSr5QBU3");
+    let (a, b) = (a.parse().unwrap(), b.parse::<prb_walkie::node::PeerId>().unwrap());
+    let mut message = b"prb-walkie-auth-1".to_vec();
+    for peer in [a, b] {
+        message.push(34);
+        message.extend(peer.to_bytes());
+    }
+    message.extend(1_700_000_000_123_u64.to_be_bytes());
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
+    mac.update(&message);
+    let expected = format!("1700000000123:{}", hex::encode(mac.finalize().into_bytes()));
+    assert_eq!(auth::auth_string(&key(KEY), &a, &b, 1_700_000_000_123), expected);
+}
