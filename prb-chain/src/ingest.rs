@@ -5,7 +5,8 @@
 //! stored relay block's state names (`ingest/para.rs`); and the storage changes of the stored headers. Each
 //! goes on where the store ends, waits for the one before it, and backs off where nodes fail it. Nothing is
 //! stored before [`verify`] has passed it; a node that answered wrongly is demoted, and
-//! another one is asked.
+//! another one is asked. A fifth loop looks again at storage changes that a worker could not apply
+//! (`ingest/suspects.rs`).
 //!
 //! Not for: serving the blocks (see [`crate::source`]).
 
@@ -14,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use metrics::counter;
 use prb_core::primitives::{ParaNumber, RelayNumber};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,8 +29,10 @@ mod para;
 mod recheck;
 mod relay;
 mod start;
+mod suspects;
 
 pub use recheck::{Rechecked, recheck};
+pub use suspects::Suspects;
 
 /// How much is asked for at once.
 #[derive(Clone, Debug)]
@@ -47,6 +50,10 @@ pub struct Config {
     pub retry_min: Duration,
     /// Longest pause after a failure.
     pub retry_max: Duration,
+    /// Shortest time between two looks at a block that workers cannot apply.
+    pub recheck_min: Duration,
+    /// Longest such time: it doubles with each look that finds the block right.
+    pub recheck_max: Duration,
 }
 
 impl Default for Config {
@@ -59,6 +66,8 @@ impl Default for Config {
             max_unproven_headers: 20_000,
             retry_min: Duration::from_millis(200),
             retry_max: Duration::from_secs(15),
+            recheck_min: Duration::from_secs(30),
+            recheck_max: Duration::from_secs(3600),
         }
     }
 }
@@ -112,6 +121,8 @@ impl Error {
 pub struct Ingest {
     chains: Chains,
     config: Config,
+    suspects: Suspects,
+    reported: mpsc::Receiver<ParaNumber>,
 }
 
 /// Where blocks come from and go to.
@@ -155,8 +166,17 @@ impl Chains {
 
 impl Ingest {
     /// An ingest of the chains behind the pools. Asks nothing yet.
-    pub const fn new(relay: NodePool, para: NodePool, store: Arc<Store>, config: Config) -> Self {
-        Self { chains: Chains { relay, para, store }, config }
+    pub fn new(relay: NodePool, para: NodePool, store: Arc<Store>, config: Config) -> Self {
+        let (sender, reported) = mpsc::channel(suspects::WAITING);
+        let suspects = Suspects::new(sender);
+        Self { chains: Chains { relay, para, store }, config, suspects, reported }
+    }
+
+    /// Where to tell of blocks that a worker cannot apply (`StateRootMismatch`): their storage changes are
+    /// fetched again from every node, one block at a time, and replaced where they were wrong. A block that
+    /// is found right is looked at again ever less often.
+    pub fn suspects(&self) -> Suspects {
+        self.suspects.clone()
     }
 
     /// Runs until cancelled.
@@ -171,7 +191,7 @@ impl Ingest {
     }
 
     async fn follow(self) -> Result<(), Error> {
-        let Self { chains, config } = self;
+        let Self { chains, config, reported, .. } = self;
         let mut pause = Pause::new(&config);
         loop {
             match start::settle(&chains).await {
@@ -185,6 +205,7 @@ impl Ingest {
             relay::run(&chains, &config, targets),
             para::run(&chains, &config),
             changes::run(&chains, &config),
+            suspects::run(&chains, &config, reported),
         )?;
         Ok(())
     }

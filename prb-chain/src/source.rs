@@ -6,19 +6,24 @@ use async_trait::async_trait;
 use metrics::histogram;
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, assemble,
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        assemble,
         range::{RangeSource, Ranges},
     },
     primitives::RelayNumber,
 };
 use tokio::sync::watch;
 
-use crate::store::{self, Store, StoreView};
+use crate::{
+    ingest::Suspects,
+    store::{self, Store, StoreView},
+};
 
 /// Batches assembled from the store, on threads that may block.
 #[derive(Clone)]
 pub struct StoreSource {
     store: Arc<Store>,
+    suspects: Option<Suspects>,
 }
 
 impl fmt::Debug for StoreSource {
@@ -30,7 +35,12 @@ impl fmt::Debug for StoreSource {
 impl StoreSource {
     /// A source over the store.
     pub const fn new(store: Arc<Store>) -> Self {
-        Self { store }
+        Self { store, suspects: None }
+    }
+
+    /// Tells the ingest of blocks that workers cannot apply.
+    pub fn with_suspects(self, suspects: Suspects) -> Self {
+        Self { suspects: Some(suspects), ..self }
     }
 
     /// Reading may wait for the disk, so it is done where that holds up nobody.
@@ -70,6 +80,13 @@ impl BlobSource for StoreSource {
 
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
         self.assemble("blocks", move |view| assemble::blocks(view, cursor, max_bytes)).await
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        // Headers are stored only once they are proven.
+        if let (Refusal::Blocks { at: Some(at), .. }, Some(suspects)) = (refusal, &self.suspects) {
+            suspects.report(*at);
+        }
     }
 }
 

@@ -103,9 +103,9 @@ impl Bridge {
             .await?
             .with_context(|| format!("cannot open the block store {}", blocks.display()))?;
         let store = Arc::new(store);
-        let stored = Arc::new(StoreSource::new(Arc::clone(&store)));
+        let ingest = Ingest::new(relay, para.clone(), Arc::clone(&store), ingest::Config::default());
+        let stored = Arc::new(StoreSource::new(store).with_suspects(ingest.suspects()));
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
-        let ingest = Ingest::new(relay, para.clone(), store, ingest::Config::default());
         let stop = cancel.clone();
         tasks.spawn(async move { ended("the ingest", ingest.run(stop).await) });
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use prb::all::Bridge;
 use prb_core::worker::{State, WorkerStatus};
-use prb_devnet::Config;
+use prb_devnet::{Config, Devnet};
 use tokio::time::{Instant, sleep};
 
 mod support;
@@ -66,5 +66,32 @@ async fn each_trouble_is_named_and_the_others_compute() {
     until_says(&bridge, "w1", &["pool", &pools[0].pid.to_string()]).await;
     net.until_active([0, 1], LIMIT).await;
     bridge.stop().await;
+    net.shutdown().await;
+}
+
+/// A node tells one block's changes wrongly; the worker finds out, and another node's word takes its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lying_node_told_is_replaced_and_the_worker_goes_on() {
+    let config = Config { history: 200, ..chain() };
+    let (honest, liar) = (Devnet::start(config.clone()).await.unwrap(), Devnet::start(config).await.unwrap());
+    liar.para().faults().corrupt_storage_changes(20);
+    let net = Net::of(honest, vec![liar], 1).await;
+    let mut prb = net.process_with(&["--sync-only"]);
+    let (start, tip) = (Instant::now(), net.devnet.para().finalized_number());
+    while net.workers[0].info().blocknum <= tip {
+        assert!(
+            prb.is_running() && start.elapsed() < LIMIT,
+            "{:?}\n{}",
+            net.workers[0].info(),
+            net.log_tail()
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+    let log = net.log();
+    for words in ["StateRootMismatch block=20 ", "wrong storage changes were replaced"] {
+        assert!(log.contains(words), "{words:?} is not in the log:\n{log}");
+    }
+    prb.signal("TERM");
+    assert_eq!(prb.wait(Duration::from_secs(5)).await, Some(0));
     net.shutdown().await;
 }

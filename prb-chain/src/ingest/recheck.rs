@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Blocks in one question.
-const PER_CALL: u32 = 100;
+pub(super) const PER_CALL: u32 = 100;
 /// Keys in one read proof.
 const KEYS_PER_PROOF: usize = 500;
 
@@ -39,7 +39,7 @@ pub struct Rechecked {
 /// more, the answer that most nodes give is taken, and among equals one that is not the suspect. Nodes that
 /// gave another one are demoted.
 ///
-/// Call it where a worker answers `StateRootMismatch`, with the block that it names.
+/// [`Suspects`](super::Suspects) does so where a worker answers `StateRootMismatch`.
 ///
 /// # Errors
 /// Where no node answers, or the store fails.

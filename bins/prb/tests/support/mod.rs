@@ -23,12 +23,16 @@ use prb_devnet::{
 };
 use tempfile::TempDir;
 
+pub mod daemons;
+
 /// The stake of a worker: 100 PHA.
 pub const STAKE: u128 = 100_000_000_000_000;
 
 /// A devnet, its workers, and a folder for the bridge.
 pub struct Net {
     pub devnet: Devnet,
+    /// Further nodes of the same chains, asked before the devnet's own.
+    pub others: Vec<Devnet>,
     pub workers: Vec<WorkerHandle>,
     pub dir: TempDir,
 }
@@ -49,8 +53,13 @@ impl Net {
     pub async fn start(config: Config, workers: u32) -> Self {
         let devnet = Devnet::start(config).await.unwrap();
         devnet.spawn_ticker().await;
+        Self::of(devnet, Vec::new(), workers).await
+    }
+
+    /// On chains that stand still.
+    pub async fn of(devnet: Devnet, others: Vec<Devnet>, workers: u32) -> Self {
         let workers = worker::spawn_all("test", workers, 0, None).await.unwrap();
-        let net = Self { devnet, workers, dir: TempDir::new().unwrap() };
+        let net = Self { devnet, others, workers, dir: TempDir::new().unwrap() };
         let pools = net.devnet.pools().len();
         let entries = (0..net.workers.len()).map(|worker| Entry {
             worker,
@@ -84,13 +93,18 @@ impl Net {
         self.dir.path().join("fleet.toml")
     }
 
+    fn urls(&self, url: fn(&Devnet) -> String) -> String {
+        let all: Vec<_> = self.others.iter().chain([&self.devnet]).map(url).collect();
+        all.join(",")
+    }
+
     fn arguments(&self) -> Vec<String> {
         [
             "all",
             "--parent-chain-endpoint",
-            &self.devnet.relay().url(),
+            &self.urls(|devnet| devnet.relay().url()),
             "--chain-endpoint",
-            &self.devnet.para().url(),
+            &self.urls(|devnet| devnet.para().url()),
             "--data",
             self.dir.path().join("data").to_str().unwrap(),
             "--fleet",
@@ -104,17 +118,23 @@ impl Net {
     pub async fn bridge(&self) -> Bridge {
         let args = self.arguments();
         let cli = Cli::try_parse_from(std::iter::once("prb".to_owned()).chain(args)).unwrap();
-        let config::Command::All(args) = cli.command;
+        let config::Command::All(args) = cli.command else { unreachable!() };
         let args: AllArgs = *args;
         Bridge::start(&args).await.unwrap()
     }
 
     /// `prb all` as a process; its output is in the folder, for when a test fails.
     pub fn process(&self) -> Process {
+        self.process_with(&[])
+    }
+
+    /// The same with further arguments.
+    pub fn process_with(&self, further: &[&str]) -> Process {
         let path = self.dir.path().join("log");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_prb"))
             .args(self.arguments())
+            .args(further)
             .env("PHALA_LOGGER_LEVEL", "info")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -124,9 +144,14 @@ impl Net {
         Process(child)
     }
 
+    /// The process's output.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
     /// The end of the process's output.
     pub fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
@@ -185,6 +210,9 @@ impl Net {
         for worker in self.workers {
             worker.shutdown().await;
         }
+        for devnet in self.others {
+            devnet.shutdown().await;
+        }
         self.devnet.shutdown().await;
     }
 }
@@ -199,6 +227,10 @@ pub fn pool_toml(pool: &Pool, mnemonic: Option<&str>) -> String {
 pub struct Process(Child);
 
 impl Process {
+    pub fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();

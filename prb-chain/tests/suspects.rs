@@ -1,0 +1,181 @@
+//! A worker that refuses storage changes makes the ingest look at them again.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use codec::Encode;
+use prb_chain::{
+    ingest::{self, Ingest, Suspects},
+    rpc::{self, NodePool},
+    source::StoreSource,
+    store::{self, Store},
+};
+use prb_core::{
+    blob::{
+        BlobSource, Refusal, Span,
+        cache::{self, CachedSource},
+    },
+    primitives::{ParaNumber, RelayNumber},
+    prpc::InitRuntimeRequest,
+    pruntime::{
+        Connect, PRuntime,
+        http::{HttpConfig, HttpConnect},
+    },
+    sync::{ByteBudget, Driver, Error, Limits, Outcome, Position, plan},
+};
+use prb_devnet::{
+    Config, Devnet,
+    worker::{Worker, WorkerConfig, WorkerHandle},
+};
+use tempfile::TempDir;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+/// A test that is not done by then never will be.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A store that is filled by an ingest, and what workers ask.
+struct Provider {
+    store: Arc<Store>,
+    suspects: Suspects,
+    source: Arc<dyn BlobSource>,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), ingest::Error>>,
+    _dir: TempDir,
+}
+
+impl Provider {
+    async fn filled_from(devnets: &[Devnet]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let urls = |url: fn(&Devnet) -> String| rpc::Config::new(devnets.iter().map(url));
+        let relay = NodePool::new("relay", urls(|devnet| devnet.relay().url())).unwrap();
+        let para = NodePool::new("para", urls(|devnet| devnet.para().url())).unwrap();
+        let store = Arc::new(Store::open(dir.path(), store::Config::default()).unwrap());
+        let ingest = Ingest::new(relay, para, Arc::clone(&store), ingest::Config::default());
+        let suspects = ingest.suspects();
+        let stored = Arc::new(StoreSource::new(Arc::clone(&store)).with_suspects(suspects.clone()));
+        let source = Arc::new(CachedSource::new(stored, cache::Config::default()));
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(ingest.run(cancel.clone()));
+        let truth = &devnets[0];
+        let relay = RelayNumber(truth.relay().finalized_number());
+        let para = ParaNumber(truth.para().finalized_number());
+        let mut heights = store.heights();
+        let filled = heights.wait_for(|h| h.relay >= Some(relay) && h.para >= Some(para));
+        timeout(PATIENCE, filled).await.unwrap().unwrap();
+        Self { store, suspects, source, cancel, task, _dir: dir }
+    }
+
+    async fn until_right(&self, number: u32, truth: &Devnet) {
+        let right = truth.para().storage_changes(number).unwrap().encode();
+        let mended = async {
+            while self.store.changes(ParaNumber(number)).unwrap() != right {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, mended).await.unwrap();
+    }
+
+    async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn initialised(worker: &WorkerHandle, source: &dyn BlobSource) -> PRuntime {
+    let connect = HttpConnect::new(HttpConfig::default()).unwrap();
+    let client = PRuntime::new(connect.connect(&worker.endpoint()).unwrap());
+    let genesis = source.genesis().await.unwrap();
+    let request = InitRuntimeRequest {
+        encoded_genesis_info: genesis.info,
+        encoded_genesis_state: genesis.state,
+        is_parachain: true,
+        ..Default::default()
+    };
+    client.init(&request).await.unwrap();
+    client
+}
+
+/// Drives a worker to the tip, or until it refuses something; gives what it says then.
+async fn drive(client: &PRuntime, source: &Arc<dyn BlobSource>) -> Option<String> {
+    let mut driver = Driver::new(Arc::clone(source), ByteBudget::new(64 << 20), 8 << 20);
+    let mut at = Position::of(&client.info().await.unwrap());
+    loop {
+        let heights = *driver.heights().borrow();
+        match driver.step(client, at, plan(at, &heights, &Limits { idle_relay_headers: 0 })).await {
+            Ok(Outcome::Advanced { position, .. }) => at = position,
+            Ok(Outcome::NotYet) => return None,
+            Err(Error::Worker(e)) => return Some(e.refusal().unwrap().to_owned()),
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+fn config() -> Config {
+    Config { history: 200, set_length: 25, justification_period: 8, ..Config::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_told_wrongly_is_mended_by_a_workers_refusal() {
+    let devnets = [Devnet::start(config()).await.unwrap(), Devnet::start(config()).await.unwrap()];
+    let [liar, honest] = &devnets;
+    [20, 21, 60].into_iter().for_each(|block| liar.para().faults().corrupt_storage_changes(block));
+    let provider = Provider::filled_from(&devnets).await;
+    let truth = |n| honest.para().storage_changes(n).unwrap().encode();
+    for block in [20, 21, 60] {
+        assert_ne!(provider.store.changes(ParaNumber(block)).unwrap(), truth(block), "the fault was seen");
+    }
+
+    let worker = Worker::spawn(WorkerConfig::new("suspects", 0)).await.unwrap();
+    let client = initialised(&worker, &*provider.source).await;
+    let refused = timeout(PATIENCE, drive(&client, &provider.source)).await.unwrap().unwrap();
+    assert!(refused.starts_with("StateRootMismatch block=20 "), "{refused}");
+    for block in [20, 21, 60] {
+        provider.until_right(block, honest).await;
+    }
+    // The cache has forgotten what was refused.
+    assert_eq!(timeout(PATIENCE, drive(&client, &provider.source)).await.unwrap(), None);
+    assert_eq!(worker.info().blocknum, honest.para().finalized_number() + 1);
+    for n in 1..=honest.para().finalized_number() {
+        assert_eq!(provider.store.changes(ParaNumber(n)).unwrap(), truth(n), "block {n}");
+    }
+    worker.shutdown().await;
+    provider.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_worker_costs_one_look() {
+    let devnet = Devnet::start(config()).await.unwrap();
+    let provider = Provider::filled_from(std::slice::from_ref(&devnet)).await;
+    let looks = || devnet.para().rpc_counters().get("pha_getStorageChanges").copied().unwrap_or_default();
+    let before = looks();
+    // One block really is wrong, and not the one that the worker complains of.
+    provider.store.replace_changes(ParaNumber(40), &[vec![0, 0]]).unwrap();
+    let blocks = Span { first: ParaNumber(30), last: ParaNumber(35) };
+    let message = "StateRootMismatch block=33 expected=0x01 actual=0x02".to_owned();
+    let refusal = Refusal::Blocks { blocks, at: Some(ParaNumber(33)), message };
+    for _ in 0..1000 {
+        provider.source.refused(&refusal);
+        tokio::task::yield_now().await;
+    }
+    // Nothing that was stored, and nothing of which the worker says no block.
+    provider.suspects.report(ParaNumber(u32::MAX));
+    provider.source.refused(&Refusal::Blocks { blocks, at: None, message: "DecodeError(x)".into() });
+    // Looks are taken in order: once this one is done, all before it are.
+    let last = async {
+        loop {
+            // The queue may still be full of the others.
+            provider.suspects.report(ParaNumber(40));
+            if provider.store.changes(ParaNumber(40)).unwrap() != [0, 0] {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, last).await.unwrap();
+    provider.until_right(40, &devnet).await;
+    // One for block 33, one for block 40, one for those after it.
+    assert!(looks() - before <= 3, "{} looks", looks() - before);
+    provider.stop().await;
+}
