@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
+    time::Instant,
 };
 
 use codec::Encode;
@@ -250,9 +251,9 @@ async fn killed_child() {
 
 #[test]
 fn a_killed_writer_keeps_what_it_answered() {
+    const ROUNDS: u32 = 12;
     let (_parent, path) = folder();
-    let mut last = 0;
-    for round in 0..5 {
+    for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["killed_child", "--exact", "--nocapture"])
             .env(CHILD, &path)
@@ -262,12 +263,14 @@ fn a_killed_writer_keeps_what_it_answered() {
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut answered = lines
             .filter_map(|line| line.unwrap().strip_prefix("answered ").map(|n| n.parse::<u128>().unwrap()));
-        for n in answered.by_ref().take(3 + round) {
-            last = n;
-        }
+        answered.by_ref().take(2).for_each(drop);
+        let begun = Instant::now();
+        let last = answered.next().unwrap();
+        // Another moment of an edit each time: from its first to its last steps.
+        std::thread::sleep(begun.elapsed() * round / ROUNDS);
         child.kill().unwrap();
         child.wait().unwrap();
-        last = answered.last().unwrap_or(last);
+        let last = answered.last().unwrap_or(last);
 
         let inventory = open(&path);
         let snapshot = snapshot(&inventory);
