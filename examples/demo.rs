@@ -233,7 +233,7 @@ async fn start_bridge(devnet: &Devnet, data: &Path, fleet: &Path) -> anyhow::Res
         "--fleet".as_ref(),
         fleet.as_os_str(),
     ])?;
-    let Command::All(args) = cli.command;
+    let Command::All(args) = cli.command else { unreachable!("the command is `all`") };
     match Bridge::start(&args).await {
         Ok(bridge) => Ok(bridge),
         Err(Failure::Configuration(error) | Failure::Run(error)) => Err(error),

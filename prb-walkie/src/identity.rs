@@ -54,6 +54,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::DataProvider, Self::Lifecycle, Self::Trade];
+
     /// The file's name within the folder of identities.
     pub const fn file_name(self) -> &'static str {
         match self {
@@ -219,6 +222,22 @@ impl Identity {
         let path = folder.join(role.file_name());
         let work = tokio::task::spawn_blocking(move || file::load_or_generate(&path));
         work.await.map_err(|e| Error::Generate(e.into()))?
+    }
+
+    /// Reads the role's identity from `folder`; `None` where there is none. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Malformed`].
+    pub fn load(folder: &Path, role: Role) -> Result<Option<Self>, Error> {
+        file::load(&folder.join(role.file_name()))
+    }
+
+    /// Writes it to `folder` as the role's, where there is none yet. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`], with [`io::ErrorKind::AlreadyExists`] where a file is there: it is not touched.
+    pub fn store(&self, folder: &Path, role: Role) -> Result<(), Error> {
+        file::create(&folder.join(role.file_name()), self)
     }
 
     /// A new key, in no file. Takes a second or so of computing: not for an executor's thread.

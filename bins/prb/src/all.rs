@@ -8,7 +8,7 @@ use anyhow::Context;
 use prb_chain::{
     ingest::{self, Ingest},
     reader::{self, Reader},
-    rpc::{self, NodePool},
+    rpc::NodePool,
     source::StoreSource,
     store::{self, Store},
     submit::{self, Submitter},
@@ -21,42 +21,32 @@ use prb_core::{
     chain::ChainReader,
     fleet::{self, Fleet},
     inventory::{Inventory, memory::MemoryInventory},
-    pruntime::http::{HttpConfig, HttpConnect},
     queue::JobQueue,
     trade::{self, Trader},
     vault::Vault,
-    worker::Settings,
 };
 use prb_queue::memory::{self, MemoryQueue};
 use prb_walkie::{
     identity::{Identity, Role},
     vault::RsaVault,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::daemon::Failure;
 use crate::{
-    config::{AllArgs, WorkerArgs},
+    config::AllArgs,
+    daemon::{self, Daemon, ended, pool},
     fleet_file::FleetFile,
-    progress::{Display, Progress, View},
-    signals,
+    ops::Probe,
+    progress::{Display, Shown, View},
+    readiness,
 };
 
-/// Time between two looks at the state for the display.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the trader may finish its batches at the end.
 const TRADER_STOP: Duration = Duration::from_millis(1500);
 /// How long the background tasks may take to end.
 const TASKS_STOP: Duration = Duration::from_millis(1500);
-
-/// Why a daemon did not run.
-#[derive(Debug)]
-pub enum Failure {
-    /// The operator has to change something.
-    Configuration(anyhow::Error),
-    /// Something broke.
-    Run(anyhow::Error),
-}
 
 /// A running data provider, lifecycle manager and trader.
 #[derive(Debug)]
@@ -67,6 +57,7 @@ pub struct Bridge {
     queue: MemoryQueue,
     fleet: Fleet,
     trader: Trader,
+    chain: Arc<dyn ChainReader>,
     fleet_file: PathBuf,
     cancel: CancellationToken,
     tasks: JoinSet<anyhow::Error>,
@@ -123,19 +114,19 @@ impl Bridge {
         let parts = trade::Parts { queue: Arc::clone(&jobs), submitter, vault: Arc::clone(&vault) };
         let trader = Trader::start(trade::Config::default(), parts)?;
 
-        let connect = Arc::new(HttpConnect::new(http_config(&args.workers))?);
+        let connect = Arc::new(args.workers.connect()?);
         let fleet = Fleet::start(
             fleet::Parts {
                 inventory: Arc::clone(&inventory),
                 source: Arc::clone(&source),
-                chain,
+                chain: Arc::clone(&chain),
                 queue: jobs,
                 connect,
             },
-            fleet_config(&args.workers),
+            args.workers.fleet_config(),
         );
         let fleet_file = args.fleet.clone();
-        Ok(Self { source, inventory, vault, queue, fleet, trader, fleet_file, cancel, tasks })
+        Ok(Self { source, inventory, vault, queue, fleet, trader, chain, fleet_file, cancel, tasks })
     }
 
     /// What there is to see now.
@@ -144,6 +135,7 @@ impl Bridge {
             heights: *self.source.heights().borrow(),
             fleet: self.fleet.status(),
             jobs: self.queue.stats().await.unwrap_or_default(),
+            shown: Shown::Everything,
         }
     }
 
@@ -192,41 +184,41 @@ impl Bridge {
     }
 }
 
+impl Daemon for Bridge {
+    const OPS_PORT: u16 = 18015;
+
+    fn probe(&self) -> Probe {
+        let (heights, chain) = (self.source.heights(), self.chain.views());
+        Arc::new(move || readiness::provider(&heights).chain(readiness::chain_view(&chain)).collect())
+    }
+
+    fn view(&self) -> impl Future<Output = View> {
+        self.view()
+    }
+
+    fn ended(&mut self) -> impl Future<Output = anyhow::Error> {
+        self.ended()
+    }
+
+    async fn reload(&self) {
+        let file = self.fleet_file.display();
+        match self.reload().await {
+            Ok(()) => tracing::info!(%file, "fleet file applied"),
+            Err(error) => tracing::error!("fleet file not applied, nothing changed: {error:#}"),
+        }
+    }
+
+    fn stop(self) -> impl Future<Output = ()> {
+        self.stop()
+    }
+}
+
 /// Runs until a signal.
 ///
 /// # Errors
 /// See [`Failure`].
 pub async fn run(args: AllArgs, display: Display) -> Result<(), Failure> {
-    let stop = CancellationToken::new();
-    let (reload, mut reloads) = mpsc::channel(1);
-    let mut signals = JoinSet::new();
-    signals.spawn(signals::listen(stop.clone(), Some(reload)));
-    let mut bridge = tokio::select! {
-        bridge = Bridge::start(&args) => bridge?,
-        () = stop.cancelled() => return Ok(()),
-    };
-    let mut progress = Progress::new(&display);
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let result = loop {
-        tokio::select! {
-            () = stop.cancelled() => break Ok(()),
-            error = bridge.ended() => break Err(Failure::Run(error)),
-            Some(()) = reloads.recv() => match bridge.reload().await {
-                Ok(()) => tracing::info!(file = %args.fleet.display(), "fleet file applied"),
-                Err(error) => tracing::error!("fleet file not applied, nothing changed: {error:#}"),
-            },
-            _ = look.tick() => progress.show(&bridge.view().await),
-        }
-    };
-    progress.finish();
-    bridge.stop().await;
-    result
-}
-
-fn pool(chain: &'static str, endpoints: &[String]) -> anyhow::Result<NodePool> {
-    NodePool::new(chain, rpc::Config::new(endpoints))
-        .with_context(|| format!("the {chain} chain's endpoints"))
+    daemon::run(&args.ops, Bridge::start(&args), &display).await
 }
 
 async fn vault(args: &AllArgs) -> anyhow::Result<RsaVault> {
@@ -240,35 +232,4 @@ async fn apply(file: FleetFile, inventory: &dyn Inventory, vault: &dyn Vault) ->
     let edits = file.edits(inventory, vault).await?;
     inventory.apply(edits).await?;
     Ok(())
-}
-
-fn http_config(args: &WorkerArgs) -> HttpConfig {
-    HttpConfig {
-        request_timeout: args.prpc_request_timeout,
-        sync_timeout: args.blob_request_timeout,
-        keep_alive: args.worker_keepalive_enabled.then_some(args.worker_keepalive_timeout),
-        ..HttpConfig::default()
-    }
-}
-
-fn fleet_config(args: &WorkerArgs) -> fleet::Config {
-    let defaults = fleet::Config::default();
-    fleet::Config {
-        max_workers_per_runner: args.runner_max_worker_number as usize,
-        settings: Settings {
-            sync_only: args.sync_only,
-            enforce_min_bench_score: args.enforce_min_bench_score,
-            min_bench_score: args.min_bench_score,
-            dev_skip_ra: args.dev_skip_ra,
-            ..defaults.settings
-        },
-        ..defaults
-    }
-}
-
-fn ended<E: Into<anyhow::Error>>(what: &'static str, result: Result<(), E>) -> anyhow::Error {
-    match result {
-        Ok(()) => anyhow::anyhow!("{what} has ended"),
-        Err(error) => error.into().context(format!("{what} broke")),
-    }
 }

@@ -1,12 +1,61 @@
 //! What operators set: flags, and the environment variables of the original daemons with the same meaning.
+//!
+//! Everything is read and checked before anything is opened; what is wrong is named with its variable, its
+//! value and what is allowed. An empty variable counts as one that is not set, as in the original.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+};
 
-use clap::{ArgAction, Args, Parser, Subcommand, builder::BoolishValueParser};
+use anyhow::{Context, bail};
+use clap::{
+    Arg, CommandFactory, FromArgMatches, Parser, Subcommand,
+    builder::{Resettable, StyledStr},
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use secrecy::SecretString;
+use zeroize::Zeroizing;
+
+mod all;
+mod data_provider;
+mod keys;
+mod lifecycle;
+mod ops;
+mod trader;
+mod values;
+mod walkie;
+mod workers;
+
+pub use all::AllArgs;
+pub use data_provider::DataProviderArgs;
+pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
+pub use lifecycle::LifecycleArgs;
+pub use ops::OpsArgs;
+pub use trader::TraderArgs;
+pub use values::{NodeUrl, OpsListen, RedisUrl};
+pub use walkie::{BootNode, PSK_VARIABLE, PeerName, WalkieArgs};
+pub use workers::WorkerArgs;
+
+/// Exit code for a bad configuration, as clap's own.
+pub const BAD_CONFIGURATION: u8 = 2;
+/// The variable that names the daemon where no argument does.
+const MODULE: &str = "PHALA_MODULE";
+/// Second names of variables.
+const ALIASES: [(&str, &str); 1] =
+    [("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", "PHALA_DATA_PROVIDER_LOCAL_SERVER")];
+/// Variables that are read, but by no argument.
+const OTHERS: [&str; 4] = [MODULE, PSK_VARIABLE, "PRB_KEYS_PASSPHRASE", ALIASES[0].1];
 
 /// Runtime Bridge for Phala Network: feeds fleets of TEE workers and speaks for them on chain.
 #[derive(Debug, Parser)]
-#[command(name = "prb", version, about, max_term_width = 110)]
+#[command(
+    name = "prb",
+    version,
+    about,
+    max_term_width = 110,
+    after_help = "Where no command is given, the variable PHALA_MODULE picks it: data_provider, lifecycle, trade or all."
+)]
 pub struct Cli {
     /// How the log shows: `development` for people, anything else for machines.
     #[arg(long, env = "NODE_ENV", default_value = "production", global = true)]
@@ -14,104 +63,233 @@ pub struct Cli {
     /// Log level (trace, debug, info, warn, error, fatal) or a filter such as info,prb_core=debug.
     #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true)]
     pub log_level: Option<String>,
+    /// Check the configuration, show it without secrets, and end.
+    #[arg(long, global = true)]
+    pub check: bool,
     /// What to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The daemons.
+/// The daemons, and what is done beside them.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Data provider, lifecycle manager and trader in one process.
     All(Box<AllArgs>),
+    /// Fetch both chains, verify and store them, and serve them to lifecycle managers.
+    DataProvider(Box<DataProviderArgs>),
+    /// Manage workers with the data of the data providers that are found.
+    Lifecycle(Box<LifecycleArgs>),
+    /// Send what lifecycle managers want on chain, from the queue in Redis.
+    Trader(Box<TraderArgs>),
+    /// Show identity keys' peer ids, back keys up, restore them.
+    Keys(KeysArgs),
 }
 
-/// `prb all`.
-#[derive(Clone, Debug, Args)]
-pub struct AllArgs {
-    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
-    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
-    pub chain_endpoint: Vec<String>,
-    /// WebSocket endpoints of the relay chain's nodes, by comma; the first that works is used.
-    #[arg(
-        long,
-        env = "PHALA_PARENT_CHAIN_ENDPOINT",
-        value_delimiter = ',',
-        required = true,
-        value_parser = ws_url
-    )]
-    pub parent_chain_endpoint: Vec<String>,
-    /// Folder of the block store; made where it is missing.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
-    /// Folder of the identity key that seals operators' keys; `id` in the data folder where absent.
-    #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR")]
-    pub peer_id_prefix: Option<PathBuf>,
-    /// File that names pools and workers (TOML, or JSON where its name ends in .json).
-    #[arg(long, value_name = "FILE")]
-    pub fleet: PathBuf,
-    /// How workers are treated.
-    #[command(flatten)]
-    pub workers: WorkerArgs,
-}
-
-/// How workers are treated.
-#[derive(Clone, Debug, Args)]
-pub struct WorkerArgs {
-    /// Workers of one runner.
-    #[arg(long, env = "PHALA_RUNNER_MAX_WORKER_NUMBER", default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..))]
-    pub runner_max_worker_number: u32,
-    /// Sync every worker, send nothing on chain.
-    #[arg(long, env = "PHALA_SYNC_ONLY", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
-    pub sync_only: bool,
-    /// Initialise workers with the debug key and no attestation (development chains only).
-    #[arg(long, env = "PHALA_DEV_SKIP_RA", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
-    pub dev_skip_ra: bool,
-    /// Wait for, and register again until, the minimum score.
-    #[arg(long, env = "PHALA_ENFORCE_MIN_BENCH_SCORE", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
-    pub enforce_min_bench_score: bool,
-    /// The minimum score.
-    #[arg(long, env = "PHALA_MIN_BENCH_SCORE", default_value_t = 50)]
-    pub min_bench_score: u32,
-    /// Time-out of pRuntime calls, in ms.
-    #[arg(long, env = "PHALA_PRPC_REQUEST_TIMEOUT", default_value = "8000", value_parser = millis)]
-    pub prpc_request_timeout: Duration,
-    /// Time-out of sync and dispatch calls, in ms.
-    #[arg(long, env = "PHALA_BLOB_REQUEST_TIMEOUT", default_value = "150000", value_parser = millis)]
-    pub blob_request_timeout: Duration,
-    /// Keep HTTP connections to workers open.
-    #[arg(long, env = "WORKER_KEEPALIVE_ENABLED", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
-    pub worker_keepalive_enabled: bool,
-    /// How long an idle connection is kept, in ms.
-    #[arg(long, env = "WORKER_KEEPALIVE_TIMEOUT", default_value = "5000", value_parser = millis)]
-    pub worker_keepalive_timeout: Duration,
-}
-
-fn millis(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(0) => Err("must be more than 0 ms".into()),
-        Ok(ms) => Ok(Duration::from_millis(ms)),
-        Err(_) => Err("must be a number of milliseconds".into()),
+impl Cli {
+    /// Reads arguments and environment.
+    ///
+    /// # Errors
+    /// What is wrong, for [`clap::Error::print`]; or help and version, which were asked for.
+    pub fn read(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
+        let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+        let mut command = with_environment(Self::command())?;
+        if lacks_subcommand(&arguments)
+            && let Some(module) = variable(MODULE)
+        {
+            arguments.insert(1.min(arguments.len()), subcommand_of(&module)?.into());
+        }
+        let cli = command
+            .try_get_matches_from_mut(&arguments)
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| explained(error, &command, &arguments))?;
+        cli.command.check()?;
+        Ok(cli)
     }
 }
 
-fn ws_url(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    match text.split_once("://") {
-        Some(("ws" | "wss", host)) if !host.is_empty() => Ok(text.to_owned()),
-        _ => Err("must be a WebSocket URL such as ws://127.0.0.1:9944".into()),
+impl Command {
+    /// Checks what takes more than one value to see, or must not be quoted.
+    fn check(&self) -> Result<(), clap::Error> {
+        match self {
+            Self::DataProvider(args) => check_psk(&args.walkie),
+            Self::Lifecycle(args) => {
+                check_psk(&args.walkie)?;
+                check_desk(args)
+            }
+            Self::Trader(args) => check_redis(&args.q_redis_endpoint),
+            Self::All(_) | Self::Keys(_) => Ok(()),
+        }
     }
+}
+
+fn check_psk(args: &WalkieArgs) -> Result<(), clap::Error> {
+    args.psk().map(drop).map_err(|error| wrong(&format!("{error:#}")))
+}
+
+fn check_redis(url: &RedisUrl) -> Result<(), clap::Error> {
+    url.check().map_err(|allowed| wrong(&format!("the value of PHALA_Q_REDIS_ENDPOINT {allowed}")))
+}
+
+fn check_desk(args: &LifecycleArgs) -> Result<(), clap::Error> {
+    match (&args.q_redis_endpoint, args.use_built_in_trader) {
+        (Some(_), true) => Err(wrong(
+            "PHALA_Q_REDIS_ENDPOINT and USE_BUILT_IN_TRADER are both set: a built-in trader has a queue of its \
+             own; unset one of them",
+        )),
+        (None, false) if !args.lifecycle_config_mode => Err(wrong(
+            "there is no trade queue: set PHALA_Q_REDIS_ENDPOINT (a Redis URL such as \
+             redis://127.0.0.1:6379/0, where a trader works too), or USE_BUILT_IN_TRADER=true",
+        )),
+        (Some(url), _) => check_redis(url),
+        (None, _) => Ok(()),
+    }
+}
+
+fn wrong(message: &str) -> clap::Error {
+    Cli::command().error(ErrorKind::ValueValidation, message)
+}
+
+fn variable(name: impl AsRef<OsStr>) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Takes empty variables away from their arguments, and reads second names.
+fn with_environment(command: clap::Command) -> Result<clap::Command, clap::Error> {
+    for (name, alias) in ALIASES {
+        if let (Some(value), Some(other)) = (variable(name), variable(alias))
+            && value != other
+        {
+            return Err(wrong(&format!("{name} and {alias} are both set and differ; set one")));
+        }
+    }
+    let adapt = |arg: Arg| {
+        let Some(name) = arg.get_env().map(OsStr::to_owned) else { return arg };
+        match ALIASES.iter().find(|(first, _)| *first == name) {
+            _ if variable(&name).is_some() => arg,
+            Some((_, alias)) if variable(alias).is_some() => arg.env(*alias),
+            _ if std::env::var_os(&name).is_some() => arg.env(Resettable::Reset),
+            _ => arg,
+        }
+    };
+    fn everywhere(command: clap::Command, adapt: &impl Fn(Arg) -> Arg) -> clap::Command {
+        command.mut_args(adapt).mut_subcommands(|sub| everywhere(sub, adapt))
+    }
+    Ok(everywhere(command, &adapt))
+}
+
+/// Whether the arguments name no subcommand and do not ask for help or version.
+fn lacks_subcommand(arguments: &[OsString]) -> bool {
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        match argument.to_str() {
+            Some("--node-env" | "--log-level") => {
+                rest.next();
+            }
+            Some("--check") => {}
+            Some(text) if text.starts_with("--node-env=") || text.starts_with("--log-level=") => {}
+            Some("-h" | "--help" | "-V" | "--version") => return false,
+            Some(text) => return text.starts_with('-'),
+            None => return false,
+        }
+    }
+    true
+}
+
+fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
+    match module.to_str() {
+        Some("data_provider" | "data-provider") => Ok("data-provider"),
+        Some("lifecycle") => Ok("lifecycle"),
+        Some("trade" | "trader") => Ok("trader"),
+        Some("all") => Ok("all"),
+        _ => Err(wrong(&format!(
+            "{MODULE} is {:?}; it must be data_provider, lifecycle, trade or all",
+            module.to_string_lossy()
+        ))),
+    }
+}
+
+/// Says which variable a refused value is from, and which one would give a missing value.
+fn explained(mut error: clap::Error, command: &clap::Command, arguments: &[OsString]) -> clap::Error {
+    let missing = error.kind() == ErrorKind::MissingRequiredArgument;
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(one)) => vec![one.clone()],
+        Some(ContextValue::Strings(several)) => several.clone(),
+        _ => Vec::new(),
+    };
+    let tips: Vec<StyledStr> = named.iter().filter_map(|arg| tip(arg, missing, command, arguments)).collect();
+    if !tips.is_empty() {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+    }
+    error
+}
+
+fn tip(shown: &str, missing: bool, command: &clap::Command, arguments: &[OsString]) -> Option<StyledStr> {
+    let long = shown.strip_prefix("--")?.split([' ', '=', '[']).next()?;
+    let name = environment_name(command, long)?;
+    if missing {
+        return Some(format!("the variable {name} gives --{long} too").into());
+    }
+    let flag = format!("--{long}");
+    let is_flag = |argument: &OsString| {
+        argument.to_str().is_some_and(|text| text == flag || text.starts_with(&format!("{flag}=")))
+    };
+    let from_environment = variable(&name).is_some() && !arguments.iter().any(is_flag);
+    from_environment.then(|| format!("the value is that of the variable {name}").into())
+}
+
+fn environment_name(command: &clap::Command, long: &str) -> Option<String> {
+    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long)).and_then(Arg::get_env);
+    match own {
+        Some(name) => name.to_str().map(str::to_owned),
+        None => command.get_subcommands().find_map(|sub| environment_name(sub, long)),
+    }
+}
+
+/// Variables that look like ours and are read by nothing: typing mistakes, most likely.
+pub fn unknown_variables() -> Vec<String> {
+    fn collect(command: &clap::Command, known: &mut Vec<OsString>) {
+        known.extend(command.get_arguments().filter_map(Arg::get_env).map(OsStr::to_owned));
+        command.get_subcommands().for_each(|sub| collect(sub, known));
+    }
+    let mut known: Vec<OsString> = OTHERS.map(Into::into).to_vec();
+    collect(&Cli::command(), &mut known);
+    let mut unknown: Vec<_> = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| !known.contains(name))
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| ["PHALA_", "PRB_", "PRPC_"].iter().any(|prefix| name.starts_with(prefix)))
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+/// The first line of a file that holds a secret.
+pub(crate) fn first_line(path: &Path, max_bytes: u64) -> anyhow::Result<SecretString> {
+    use std::io::Read;
+    let shown = path.display();
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    // Large enough from the start: a buffer that grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(max_bytes as usize + 1));
+    file.take(max_bytes + 1).read_to_string(&mut text).with_context(|| format!("cannot read {shown}"))?;
+    if text.len() as u64 > max_bytes {
+        bail!("{shown} has more than {max_bytes} bytes");
+    }
+    Ok(SecretString::from(text.lines().next().unwrap_or_default()))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use super::*;
 
     fn all(args: &[&str]) -> Result<AllArgs, clap::Error> {
         let base = ["prb", "all", "--data", "/tmp/x", "--fleet", "f.toml"];
-        Cli::try_parse_from(base.iter().chain(args)).map(|cli| match cli.command {
+        Cli::read(base.iter().chain(args)).map(|cli| match cli.command {
             Command::All(args) => *args,
+            other => panic!("{other:?}"),
         })
     }
 
@@ -121,7 +299,8 @@ mod tests {
     #[test]
     fn lists_and_defaults() {
         let args = all(&ENDPOINTS).unwrap();
-        assert_eq!(args.chain_endpoint, ["ws://a:1", "ws://b:2"]);
+        let urls: Vec<_> = args.chain_endpoint.iter().map(NodeUrl::as_str).collect();
+        assert_eq!(urls, ["ws://a:1", "ws://b:2"]);
         assert_eq!(args.workers.prpc_request_timeout, Duration::from_secs(8));
         assert_eq!(args.workers.runner_max_worker_number, 150);
         assert!(!args.workers.sync_only);
@@ -136,5 +315,21 @@ mod tests {
         for bad in [["--prpc-request-timeout", "0"], ["--runner-max-worker-number", "0"]] {
             assert!(all(&[&ENDPOINTS[..], &bad].concat()).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_subcommand_is_seen_behind_the_global_flags() {
+        let lacks = |args: &[&str]| lacks_subcommand(&args.iter().map(Into::into).collect::<Vec<_>>());
+        assert!(lacks(&["prb"]));
+        assert!(lacks(&["prb", "--log-level", "all"]));
+        assert!(lacks(&["prb", "--check", "--sync-only"]));
+        for given in [&["prb", "all"][..], &["prb", "--log-level=info", "keys", "show"], &["prb", "--help"]] {
+            assert!(!lacks(given), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
     }
 }

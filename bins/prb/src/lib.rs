@@ -2,7 +2,16 @@
 
 pub mod all;
 pub mod config;
+pub mod daemon;
+pub mod data_provider;
+mod desk;
 pub mod fleet_file;
+pub mod keys;
+pub mod limit;
+pub mod ops;
+mod peers;
 pub mod progress;
+mod readiness;
 pub mod signals;
 pub mod telemetry;
+pub mod trader;

@@ -1,44 +1,62 @@
 //! `prb`: parse, log, run, exit. Everything else is in the library.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
-use clap::Parser;
 use prb::{
-    config::{Cli, Command},
+    config::{self, BAD_CONFIGURATION, Cli, Command},
+    daemon::Failure,
+    keys,
+    progress::Display,
     telemetry,
 };
 
-/// Exit code for a bad configuration, as clap's own.
-const BAD_CONFIGURATION: u8 = 2;
+/// How long blocking work may outlive a daemon's own deadline.
+const LAST_WAIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let development = cli.node_env == "development";
-    let Command::All(args) = cli.command;
-    let display = prb::progress::Display::detect();
-    if let Err(error) = telemetry::init(cli.log_level.as_deref(), development, &display) {
-        eprintln!("prb: {error:#}");
-        return ExitCode::from(BAD_CONFIGURATION);
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
         Err(error) => {
-            eprintln!("prb: cannot start: {error}");
-            return ExitCode::FAILURE;
+            // Nobody is there to read it where this fails.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { BAD_CONFIGURATION } else { 0 });
         }
     };
-    let code = match runtime.block_on(prb::all::run(*args, display)) {
+    if cli.check {
+        println!("{:#?}", cli.command);
+        return ExitCode::SUCCESS;
+    }
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(prb::all::Failure::Configuration(error)) => {
+        Err(Failure::Configuration(error)) => {
             eprintln!("prb: {error:#}");
             ExitCode::from(BAD_CONFIGURATION)
         }
-        Err(prb::all::Failure::Run(error)) => {
+        Err(Failure::Run(error)) => {
             eprintln!("prb: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let display = Display::detect();
+    let development = cli.node_env == "development";
+    telemetry::init(cli.log_level.as_deref(), development, &display).map_err(Failure::Configuration)?;
+    for name in config::unknown_variables() {
+        tracing::warn!(variable = name, "this variable looks like a setting, but nothing reads it");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Run(anyhow::Error::new(error).context("cannot start")))?;
+    let result = match cli.command {
+        Command::All(args) => runtime.block_on(prb::all::run(*args, display)),
+        Command::DataProvider(args) => runtime.block_on(prb::data_provider::run(*args, display)),
+        Command::Lifecycle(_) => Err(Failure::Configuration(anyhow::anyhow!("this daemon is not there yet"))),
+        Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
+        Command::Keys(args) => keys::run(&args),
     };
-    // Blocking work that outlives the deadline must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-    code
+    runtime.shutdown_timeout(LAST_WAIT);
+    result
 }

@@ -1,4 +1,4 @@
-//! What a person sees while `prb all` runs: bars on a terminal, lines anywhere else.
+//! What a person sees while a daemon runs: bars on a terminal, lines anywhere else.
 
 use std::{
     collections::BTreeMap,
@@ -57,7 +57,7 @@ impl Display {
 }
 
 /// Everything that is shown, at one moment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct View {
     /// The block store.
     pub heights: Heights,
@@ -65,6 +65,28 @@ pub struct View {
     pub fleet: FleetStatus,
     /// The queue.
     pub jobs: Stats,
+    /// Which of it this daemon has.
+    pub shown: Shown,
+}
+
+/// What a daemon has to show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// Both chains, workers and jobs.
+    #[default]
+    Everything,
+    /// Both chains, and how many peers there are.
+    Provider {
+        /// Peers now.
+        peers: usize,
+    },
+    /// What the data providers have, workers, jobs, and how many data providers there are.
+    Manager {
+        /// Data providers now.
+        providers: usize,
+    },
+    /// Jobs.
+    Trader,
 }
 
 /// A chain's height and speed.
@@ -142,10 +164,24 @@ impl Bars {
             bar.set_position(have.into());
             bar.set_message(format!("{rate:.1} blocks/s"));
         }
+        match view.shown {
+            Shown::Everything => {}
+            Shown::Provider { peers } => {
+                self.workers.set_prefix("peers");
+                self.workers.set_message(peers.to_string());
+                return;
+            }
+            Shown::Trader => return self.jobs.set_message(jobs(&view.jobs)),
+            Shown::Manager { providers } => {
+                self.named[0].set_prefix("data");
+                self.named[0].set_message(format!("{providers} data providers"));
+            }
+        }
         self.workers.set_message(states(&view.fleet));
         self.jobs.set_message(jobs(&view.jobs));
         let mut named = view.fleet.workers.iter().filter(|w| w.state != State::Active);
-        for bar in &self.named {
+        let skip = usize::from(matches!(view.shown, Shown::Manager { .. }));
+        for bar in &self.named[skip..] {
             bar.set_message(named.next().map(|w| worker_line(w)).unwrap_or_default());
         }
     }
@@ -192,17 +228,26 @@ impl Progress {
 }
 
 fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
+    if view.shown == Shown::Trader {
+        return format!("jobs: {}", jobs(&view.jobs));
+    }
     let heights = &view.heights;
     let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let mut line = format!(
-        "relay {}/{} ({relay_rate:.1}/s)  para {}/{} ({para_rate:.1}/s)  workers: {}  jobs: {}",
+        "relay {}/{} ({relay_rate:.1}/s)  para {}/{} ({para_rate:.1}/s)",
         number(heights.relay.map(|n| n.0)),
         number(heights.relay_target.map(|n| n.0)),
         number(heights.para.map(|n| n.0)),
         number(heights.para_target.map(|n| n.0)),
-        states(&view.fleet),
-        jobs(&view.jobs),
     );
+    let _ = match view.shown {
+        Shown::Everything | Shown::Trader => Ok(()),
+        Shown::Provider { peers } => write!(line, "  peers: {peers}"),
+        Shown::Manager { providers } => write!(line, "  data providers: {providers}"),
+    };
+    if !matches!(view.shown, Shown::Provider { .. }) {
+        let _ = write!(line, "  workers: {}  jobs: {}", states(&view.fleet), jobs(&view.jobs));
+    }
     let stalled = view.fleet.workers.iter().filter(|w| w.stalled);
     for worker in stalled.take(NAMED_WORKERS) {
         let _ = write!(line, "\n  stalled: {}", worker_line(worker));

@@ -34,7 +34,7 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Err
     move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
-fn load(path: &Path) -> Result<Option<Identity>, Error> {
+pub(super) fn load(path: &Path) -> Result<Option<Identity>, Error> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -72,7 +72,7 @@ fn narrow(file: &File, path: &Path) -> io::Result<()> {
 }
 
 /// Writes a whole file beside the place, and moves it there unless something is there.
-fn create(path: &Path, identity: &Identity) -> Result<(), Error> {
+pub(super) fn create(path: &Path, identity: &Identity) -> Result<(), Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder).map_err(failed("create", folder))?;
     let malformed = |source| Error::Malformed { path: path.to_owned(), source };

@@ -1,0 +1,42 @@
+//! `prb all`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{
+    OpsArgs, WorkerArgs,
+    values::{NodeUrl, ws_url},
+};
+
+/// `prb all`.
+#[derive(Clone, Debug, Args)]
+pub struct AllArgs {
+    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
+    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
+    pub chain_endpoint: Vec<NodeUrl>,
+    /// WebSocket endpoints of the relay chain's nodes, by comma; the first that works is used.
+    #[arg(
+        long,
+        env = "PHALA_PARENT_CHAIN_ENDPOINT",
+        value_delimiter = ',',
+        required = true,
+        value_parser = ws_url
+    )]
+    pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Folder of the block store; made where it is missing.
+    #[arg(long, env = "PRB_DATA", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Folder of the identity key that seals operators' keys; `id` in the data folder where absent.
+    #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR")]
+    pub peer_id_prefix: Option<PathBuf>,
+    /// File that names pools and workers (TOML, or JSON where its name ends in .json).
+    #[arg(long, env = "PRB_FLEET", value_name = "FILE")]
+    pub fleet: PathBuf,
+    /// The ops port.
+    #[command(flatten)]
+    pub ops: OpsArgs,
+    /// How workers are treated.
+    #[command(flatten)]
+    pub workers: WorkerArgs,
+}

@@ -1,0 +1,50 @@
+//! `prb data-provider`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{
+    OpsArgs, WalkieArgs,
+    values::{NodeUrl, whole, ws_url},
+};
+
+/// `prb data-provider`.
+#[derive(Clone, Debug, Args)]
+pub struct DataProviderArgs {
+    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
+    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
+    pub chain_endpoint: Vec<NodeUrl>,
+    /// WebSocket endpoints of the relay chain's nodes, by comma; the first that works is used.
+    #[arg(
+        long,
+        env = "PHALA_PARENT_CHAIN_ENDPOINT",
+        value_delimiter = ',',
+        required = true,
+        value_parser = ws_url
+    )]
+    pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Folder of the block store; made where it is missing.
+    #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/0", value_name = "DIR")]
+    pub local_db_path: PathBuf,
+    /// TCP port of the blob server, on every address of the machine; 0 takes a free one. The variable may
+    /// also be called PHALA_DATA_PROVIDER_LOCAL_SERVER.
+    #[arg(long, env = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", default_value_t = 8012, value_parser = whole(0u16..=u16::MAX))]
+    pub local_server_port: u16,
+    /// Relay blocks at most in a range that an original lifecycle manager is given where the range ends at
+    /// no change of authority set.
+    #[arg(long, env = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT", default_value_t = 60, value_parser = whole(1u32..=100_000))]
+    pub blob_max_range_count: u32,
+    /// Parachain blocks at most in one of its range blobs.
+    #[arg(long, env = "PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT", default_value_t = 15, value_parser = whole(1u32..=10_000))]
+    pub blob_max_para_block_range_count: u32,
+    /// MiB of answers that one blob connection may hold at once.
+    #[arg(long, env = "PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY", default_value_t = 64, value_parser = whole(1u32..=65_536))]
+    pub blob_server_session_max_memory: u32,
+    /// Its place among its peers.
+    #[command(flatten)]
+    pub walkie: WalkieArgs,
+    /// The ops port.
+    #[command(flatten)]
+    pub ops: OpsArgs,
+}

@@ -1,0 +1,85 @@
+//! `prb lifecycle`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args};
+use prb_core::blob::cache;
+use prb_walkie::blob::{client, remote};
+
+use super::{
+    OpsArgs, WalkieArgs, WorkerArgs,
+    values::{NodeUrl, RedisUrl, millis, redis_url, whole, ws_url, yes_no},
+};
+
+/// Bytes that one cached blob is taken to have.
+const MIB: u64 = 1024 * 1024;
+
+/// `prb lifecycle`.
+#[derive(Clone, Debug, Args)]
+pub struct LifecycleArgs {
+    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
+    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
+    pub chain_endpoint: Vec<NodeUrl>,
+    /// Taken for the original's sake; a lifecycle manager asks no relay chain node.
+    #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url)]
+    pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Folder of the pools and workers; made where it is missing.
+    #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/local.db", value_name = "DIR")]
+    pub local_db_path: PathBuf,
+    /// Redis server of the trade queue.
+    #[arg(long, env = "PHALA_Q_REDIS_ENDPOINT", value_name = "URL", value_parser = redis_url, hide_env_values = true)]
+    pub q_redis_endpoint: Option<RedisUrl>,
+    /// Run a trader, and the trade queue in memory, inside this process.
+    #[arg(long, env = "USE_BUILT_IN_TRADER", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub use_built_in_trader: bool,
+    /// Only take edits of pools and workers; run no worker.
+    #[arg(long, env = "PHALA_LIFECYCLE_CONFIG_MODE", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub lifecycle_config_mode: bool,
+    /// Use data providers of any bridge identity.
+    #[arg(long, env = "PHALA_PTP_IGNORE_BRIDGE_IDENTITY", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub ptp_ignore_bridge_identity: bool,
+    /// Blob requests in flight, to each data provider.
+    #[arg(long, env = "PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", default_value_t = 36, value_parser = whole(1u32..=10_000))]
+    pub lifecycle_blob_queue_size: u32,
+    /// Blobs cached at most, each taken to have 1 MiB.
+    #[arg(long, env = "PHALA_LRU_CACHE_SIZE", default_value_t = 5000, value_parser = whole(1u32..=100_000_000))]
+    pub lru_cache_size: u32,
+    /// MiB of blobs cached at most, of headers and of blocks each.
+    #[arg(long, env = "PRB_LRU_CACHE_MIB", default_value_t = 256, value_parser = whole(1u32..=1_048_576))]
+    pub lru_cache_mib: u32,
+    /// How long a blob is cached, in ms.
+    #[arg(long, env = "PHALA_LRU_CACHE_MAX_AGE", default_value = "1800000", value_parser = millis)]
+    pub lru_cache_max_age: Duration,
+    /// Cache nothing. Workers that want a blob at the same moment still share one fetch.
+    #[arg(long, env = "DISABLE_LRU", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub disable_lru: bool,
+    /// Its place among its peers.
+    #[command(flatten)]
+    pub walkie: WalkieArgs,
+    /// The ops port.
+    #[command(flatten)]
+    pub ops: OpsArgs,
+    /// How workers are treated.
+    #[command(flatten)]
+    pub workers: WorkerArgs,
+}
+
+impl LifecycleArgs {
+    /// How much of what was fetched is kept. The cache is bounded in bytes: a number of blobs is as many times
+    /// one MiB.
+    pub fn cache_config(&self) -> cache::Config {
+        let mib = if self.disable_lru { 0 } else { self.lru_cache_mib.min(self.lru_cache_size) };
+        cache::Config {
+            max_bytes: u64::from(mib) * MIB,
+            max_age: self.lru_cache_max_age,
+            ..cache::Config::default()
+        }
+    }
+
+    /// How data providers are asked.
+    pub fn remote_config(&self) -> remote::Config {
+        let defaults = remote::Config::default();
+        let max_in_flight = self.lifecycle_blob_queue_size as usize;
+        remote::Config { client: client::Config { max_in_flight, ..defaults.client }, ..defaults }
+    }
+}

@@ -1,0 +1,38 @@
+//! `prb trader`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{
+    OpsArgs,
+    values::{NodeUrl, RedisUrl, redis_url, ws_url},
+};
+
+/// `prb trader`.
+#[derive(Clone, Debug, Args)]
+pub struct TraderArgs {
+    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
+    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
+    pub chain_endpoint: Vec<NodeUrl>,
+    /// Taken for the original's sake; a trader asks no relay chain node.
+    #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url)]
+    pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Folder of the identity keys. A trader needs a copy of the lifecycle manager's (`prb keys backup`): it
+    /// opens what that has sealed.
+    #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]
+    pub peer_id_prefix: PathBuf,
+    /// Redis server of the trade queue.
+    #[arg(
+        long,
+        env = "PHALA_Q_REDIS_ENDPOINT",
+        required = true,
+        value_name = "URL",
+        value_parser = redis_url,
+        hide_env_values = true
+    )]
+    pub q_redis_endpoint: RedisUrl,
+    /// The ops port.
+    #[command(flatten)]
+    pub ops: OpsArgs,
+}

@@ -1,0 +1,190 @@
+//! A daemon's place among its peers: key, addresses, discovery, who may manage it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{ArgAction, Args};
+use multiaddr::{Multiaddr, Protocol};
+use secrecy::SecretString;
+
+use super::values::yes_no;
+
+/// The variable that holds the pre-shared key. Never a flag: arguments can be read by every user.
+pub const PSK_VARIABLE: &str = "PRB_WALKIE_PSK";
+/// The shortest pre-shared key, in bytes: who is shown an HMAC of a short one can guess it.
+const MIN_PSK_BYTES: usize = 16;
+/// The largest file of a pre-shared key, in bytes.
+const MAX_PSK_FILE_BYTES: u64 = 4096;
+/// What the original's guides print where there is no boot node.
+const NO_BOOT_NODES: [&str; 2] = ["/ip4/0.0.0.0/tcp/18888", "/ip6/::/tcp/28889"];
+
+/// A daemon's place among its peers.
+#[derive(Clone, Debug, Args)]
+pub struct WalkieArgs {
+    /// Folder of the identity keys.
+    #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]
+    pub peer_id_prefix: PathBuf,
+    /// Addresses to listen on for peers, by comma.
+    #[arg(
+        long,
+        env = "PHALA_WALKIE_LISTEN_ADDRESSES",
+        value_delimiter = ',',
+        default_value = "/ip4/0.0.0.0/tcp/0,/ip6/::/tcp/0",
+        value_name = "MULTIADDR",
+        value_parser = listen_address
+    )]
+    pub walkie_listen_addresses: Vec<Multiaddr>,
+    /// Addresses of peers to start from, by comma, with or without /p2p/ID. The placeholder of the original's
+    /// guides, /ip4/0.0.0.0/tcp/18888,/ip6/::/tcp/28889, counts as none.
+    #[arg(
+        long,
+        env = "PHALA_WALKIE_BOOT_NODES",
+        value_delimiter = ',',
+        value_name = "MULTIADDR",
+        value_parser = boot_address
+    )]
+    pub walkie_boot_nodes: Vec<BootNode>,
+    /// Look for no peers by mDNS.
+    #[arg(long, env = "PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub walkie_disable_mdns_discovery: bool,
+    /// Name of the group of daemons that belong together; peers of others are ignored.
+    #[arg(long, env = "PHALA_BRIDGE_IDENTITY", default_value = "default", value_name = "NAME")]
+    pub bridge_identity: String,
+    /// File whose first line is the key shared by those who may manage this daemon (at least 16 bytes). The
+    /// variable PRB_WALKIE_PSK may hold the key itself.
+    #[arg(long, env = "PRB_WALKIE_PSK_FILE", value_name = "FILE")]
+    pub walkie_psk_file: Option<PathBuf>,
+    /// Take the bare pre-shared key as proof too. Who is sent it can use it elsewhere.
+    #[arg(long, env = "PRB_WALKIE_PSK_BARE", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub walkie_psk_bare: bool,
+    /// Peer ids that may manage this daemon, by comma.
+    #[arg(long, env = "PRB_WALKIE_WHITELIST", value_delimiter = ',', value_name = "PEER_ID", value_parser = peer_id)]
+    pub walkie_whitelist: Vec<PeerName>,
+    /// Let every peer manage this daemon. Without this, and with neither key nor whitelist, only peers of
+    /// this machine may.
+    #[arg(long, env = "PRB_WALKIE_OPEN_MANAGEMENT", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub walkie_open_management: bool,
+}
+
+/// A peer's id in base58, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerName(pub multiaddr::PeerId);
+
+/// A boot node, or the guides' word for none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootNode {
+    /// An address to dial.
+    At(Multiaddr),
+    /// The placeholder.
+    None,
+}
+
+impl WalkieArgs {
+    /// The addresses to start from, without the placeholder.
+    pub fn boot_nodes(&self) -> Vec<Multiaddr> {
+        let address = |node: &BootNode| match node {
+            BootNode::At(address) => Some(address.clone()),
+            BootNode::None => None,
+        };
+        self.walkie_boot_nodes.iter().filter_map(address).collect()
+    }
+
+    /// The pre-shared key, where there is one.
+    ///
+    /// # Errors
+    /// Where it is given twice, cannot be read, or is too short.
+    pub fn psk(&self) -> anyhow::Result<Option<SecretString>> {
+        let variable = std::env::var_os(PSK_VARIABLE).filter(|value| !value.is_empty());
+        let (key, place) = match (variable, &self.walkie_psk_file) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => bail!("both {PSK_VARIABLE} and PRB_WALKIE_PSK_FILE are set; set one"),
+            (Some(value), None) => {
+                let text = value.into_string().map_err(|_| anyhow::anyhow!("{PSK_VARIABLE} is not UTF-8"))?;
+                (SecretString::from(text), PSK_VARIABLE.to_owned())
+            }
+            (None, Some(file)) => (super::first_line(file, MAX_PSK_FILE_BYTES)?, file.display().to_string()),
+        };
+        check_psk(&key).with_context(|| format!("the pre-shared key in {place}"))?;
+        Ok(Some(key))
+    }
+}
+
+fn check_psk(key: &SecretString) -> anyhow::Result<()> {
+    use secrecy::ExposeSecret;
+    let bytes = key.expose_secret().len();
+    if bytes < MIN_PSK_BYTES {
+        bail!("has {bytes} bytes; it must have at least {MIN_PSK_BYTES}, or it can be guessed");
+    }
+    Ok(())
+}
+
+/// A host and a TCP port, and nothing else but perhaps a peer id.
+fn is_tcp(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let host = matches!(
+        parts.next(),
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_))
+    );
+    host && matches!(parts.next(), Some(Protocol::Tcp(_)))
+        && matches!(parts.next(), None | Some(Protocol::P2p(_)))
+        && parts.next().is_none()
+}
+
+fn listen_address(text: &str) -> Result<Multiaddr, String> {
+    let wrong = || "must be an IP address and a TCP port such as /ip4/0.0.0.0/tcp/28888".to_owned();
+    let address: Multiaddr = text.trim().parse().map_err(|_| wrong())?;
+    let ip = matches!(address.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)));
+    if ip && is_tcp(&address) && address.iter().count() == 2 { Ok(address) } else { Err(wrong()) }
+}
+
+fn boot_address(text: &str) -> Result<BootNode, String> {
+    let text = text.trim();
+    if text.is_empty() || NO_BOOT_NODES.contains(&text) {
+        return Ok(BootNode::None);
+    }
+    match text.parse::<Multiaddr>() {
+        Ok(address) if is_tcp(&address) => Ok(BootNode::At(address)),
+        _ => Err("must be a host and a TCP port such as /ip4/10.0.0.2/tcp/28888 or \
+                  /dns4/provider/tcp/28888/p2p/Qm…, or the guides' placeholder for none"
+            .into()),
+    }
+}
+
+fn peer_id(text: &str) -> Result<PeerName, String> {
+    text.trim().parse().map(PeerName).map_err(|_| "must be a peer id in base58 such as Qm…".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_placeholder_is_no_boot_node() {
+        for none in ["/ip4/0.0.0.0/tcp/18888", " /ip6/::/tcp/28889", ""] {
+            assert_eq!(boot_address(none), Ok(BootNode::None), "{none:?}");
+        }
+        let id = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N";
+        for node in ["/ip4/10.0.0.2/tcp/28888".to_owned(), format!("/dns4/dp/tcp/1/p2p/{id}")] {
+            assert!(matches!(boot_address(&node), Ok(BootNode::At(_))), "{node}");
+        }
+        for bad in ["10.0.0.2:28888", "/ip4/10.0.0.2/udp/1", "/ip4/10.0.0.2", "/ip4/10.0.0.2/tcp/1/ws"] {
+            assert!(boot_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn listening_takes_addresses_of_this_machine() {
+        assert!(listen_address("/ip6/::/tcp/0").is_ok());
+        for bad in ["/dns4/x/tcp/1", "/ip4/0.0.0.0/tcp/99999", "0.0.0.0:1", "/ip4/0.0.0.0/udp/1"] {
+            assert!(listen_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_short_key_is_refused_without_being_shown() {
+        let error = check_psk(&"hunter2".into()).unwrap_err().to_string();
+        assert!(error.contains("7 bytes") && !error.contains("hunter2"), "{error}");
+        assert!(check_psk(&"x".repeat(16).into()).is_ok());
+    }
+}

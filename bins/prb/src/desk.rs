@@ -1,0 +1,140 @@
+//! Where operations on chain go, and who sends them.
+
+use std::{sync::Arc, time::Duration};
+
+use prb_chain::{
+    rpc::NodePool,
+    submit::{self, Submitter},
+};
+use prb_core::{
+    queue::{JobQueue, Stats},
+    trade::{self, Trader},
+    vault::Vault,
+};
+use prb_queue::{
+    memory::{self, MemoryQueue},
+    redis::{self, RedisQueue},
+};
+use tokio::{sync::watch, time::MissedTickBehavior};
+
+use crate::{config::RedisUrl, daemon::Background, ops::Reason};
+
+/// How long a trader may finish its batches at the end.
+const TRADER_STOP: Duration = Duration::from_millis(1500);
+/// Time between two looks at the queue.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A queue, and the trader of this process where it has one.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    queue: Arc<dyn JobQueue>,
+    trader: Option<Trader>,
+    /// `None` while the queue does not answer.
+    stats: watch::Receiver<Option<Stats>>,
+    background: Background,
+}
+
+impl Desk {
+    /// A queue in memory, and a trader that works on it.
+    pub(crate) fn built_in(para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
+        let queue: Arc<dyn JobQueue> = Arc::new(MemoryQueue::new(memory::Config::default()));
+        let trader = trader(&queue, para, vault)?;
+        Ok(Self::of(queue, Some(trader)))
+    }
+
+    /// A queue in Redis, which another process's trader works on. Redis need not be there yet.
+    pub(crate) fn queue_only(url: &RedisUrl) -> anyhow::Result<Self> {
+        Ok(Self::of(redis_queue(url)?, None))
+    }
+
+    /// A queue in Redis, and a trader that works on it. Redis need not be there yet.
+    pub(crate) fn trading(url: &RedisUrl, para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
+        let queue = redis_queue(url)?;
+        let trader = trader(&queue, para, vault)?;
+        Ok(Self::of(queue, Some(trader)))
+    }
+
+    fn of(queue: Arc<dyn JobQueue>, trader: Option<Trader>) -> Self {
+        let (seen, stats) = watch::channel(Some(Stats::default()));
+        let mut background = Background::default();
+        let asked = Arc::clone(&queue);
+        background.spawn(|stop| async move {
+            stop.run_until_cancelled(look(&*asked, &seen)).await;
+            anyhow::anyhow!("the look at the queue has ended")
+        });
+        Self { queue, trader, stats, background }
+    }
+
+    /// The queue.
+    pub(crate) fn queue(&self) -> Arc<dyn JobQueue> {
+        Arc::clone(&self.queue)
+    }
+
+    /// How many jobs there were at the last look.
+    pub(crate) fn stats(&self) -> Stats {
+        self.stats.borrow().unwrap_or_default()
+    }
+
+    /// What the last look at the queue gave; `None` where it did not answer.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<Stats>> {
+        self.stats.clone()
+    }
+
+    /// Waits for a part to end that should not. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        let trader = async {
+            let Some(trader) = &mut self.trader else { return std::future::pending().await };
+            match trader.ended().await {
+                Ok(_) => anyhow::anyhow!("the trader has ended"),
+                Err(error) => anyhow::Error::new(error).context("the trader broke"),
+            }
+        };
+        tokio::select! {
+            error = trader => error,
+            error = self.background.ended() => error,
+        }
+    }
+
+    /// Ends: no more jobs are taken, and batches end or are handed back.
+    pub(crate) async fn stop(self) {
+        if let Some(trader) = self.trader {
+            match trader.stop(TRADER_STOP).await {
+                Ok(report) => tracing::info!(?report, "trader stopped"),
+                Err(error) => tracing::warn!("the trader broke: {error}"),
+            }
+        }
+        self.background.stop().await;
+    }
+}
+
+fn trader(queue: &Arc<dyn JobQueue>, para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Trader> {
+    let submitter = Arc::new(Submitter::new(para, submit::Config::default())?);
+    let parts = trade::Parts { queue: Arc::clone(queue), submitter, vault };
+    Ok(Trader::start(trade::Config::default(), parts)?)
+}
+
+fn redis_queue(url: &RedisUrl) -> anyhow::Result<Arc<dyn JobQueue>> {
+    Ok(Arc::new(RedisQueue::start(redis::Config::new(url.as_str()))?))
+}
+
+/// Asks the queue now and then, so that nobody who wants to know has to wait for it.
+async fn look(queue: &dyn JobQueue, seen: &watch::Sender<Option<Stats>>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let answer = queue.stats().await;
+        match (&answer, seen.borrow().is_some()) {
+            (Err(error), true) => tracing::warn!("the trade queue does not answer: {error}"),
+            (Ok(_), false) => tracing::info!("the trade queue answers again"),
+            _ => {}
+        }
+        seen.send_replace(answer.ok());
+    }
+}
+
+/// Whether the queue answers.
+pub(crate) fn readiness(seen: &watch::Receiver<Option<Stats>>) -> Option<Reason> {
+    let silent = seen.borrow().is_none();
+    silent.then(|| Reason::new("queue_unreachable", "the trade queue does not answer"))
+}

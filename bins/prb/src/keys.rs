@@ -1,0 +1,177 @@
+//! `prb keys`: peer ids shown, identities backed up and restored.
+//!
+//! A backup is the identity file itself, encrypted under a passphrase in the format of age
+//! (<https://age-encryption.org/v1>), so that `age -d` opens it without this program; or, if asked for, as it
+//! is. It is everything that opens the sealed operators' keys.
+
+use std::{
+    fs::{self, Permissions},
+    io::{IsTerminal, Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+use anyhow::{Context, bail, ensure};
+use prb_walkie::identity::{Identity, Role};
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{BackupArgs, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs, first_line},
+    daemon::Failure,
+};
+
+/// The variable that holds a passphrase.
+const PASSPHRASE_VARIABLE: &str = "PRB_KEYS_PASSPHRASE";
+/// The shortest passphrase for a new backup, in bytes.
+const MIN_PASSPHRASE_BYTES: usize = 12;
+/// The largest passphrase file, in bytes.
+const MAX_PASSPHRASE_BYTES: u64 = 4096;
+/// The largest backup that is read, in bytes: an identity has under 3 KiB, and age adds little.
+const MAX_BACKUP_BYTES: usize = 64 * 1024;
+/// What an age file begins with.
+const AGE: &[u8] = b"age-encryption.org/v1";
+
+/// Does what was asked and says on standard output what was done.
+///
+/// # Errors
+/// [`Failure::Configuration`] where the folder, a file or the passphrase does not allow it; nothing was
+/// changed then.
+pub fn run(args: &KeysArgs) -> Result<(), Failure> {
+    let folder = &args.peer_id_prefix;
+    match &args.action {
+        KeysAction::Show => show(folder),
+        KeysAction::Backup(args) => backup(folder, args),
+        KeysAction::Restore(args) => restore(folder, args),
+    }
+    .map_err(Failure::Configuration)
+}
+
+fn show(folder: &Path) -> anyhow::Result<()> {
+    let mut found = false;
+    for role in Role::ALL {
+        if let Some(identity) = Identity::load(folder, role)? {
+            found = true;
+            println!("{:<14} {}", role.file_name(), identity.peer_id());
+        }
+    }
+    ensure!(found, "there is no identity in {}; a daemon makes its own at its first start", folder.display());
+    Ok(())
+}
+
+fn backup(folder: &Path, args: &BackupArgs) -> anyhow::Result<()> {
+    let role = Role::from(args.role);
+    let identity = Identity::load(folder, role)?
+        .with_context(|| format!("there is no {} in {}", role.file_name(), folder.display()))?;
+    let to = args.to.display();
+    if !args.force && fs::symlink_metadata(&args.to).is_ok() {
+        bail!("{to} is there already; --force replaces it");
+    }
+    let bytes = identity.to_bytes()?;
+    let bytes = if args.plain { bytes } else { encrypted(&bytes, &args.passphrase)? };
+    write(&args.to, &bytes, args.force)?;
+    println!("{} of peer {} written to {to}", role.file_name(), identity.peer_id());
+    if args.plain {
+        eprintln!("prb: {to} is not encrypted: who reads it can open the operators' keys sealed under it");
+    }
+    Ok(())
+}
+
+fn restore(folder: &Path, args: &RestoreArgs) -> anyhow::Result<()> {
+    let role = Role::from(args.role);
+    let from = args.from.display();
+    let bytes = read(&args.from)?;
+    let bytes = if bytes.starts_with(AGE) {
+        decrypted(&bytes, &args.passphrase).with_context(|| format!("cannot decrypt {from}"))?
+    } else {
+        bytes
+    };
+    let identity =
+        Identity::from_bytes(&bytes).with_context(|| format!("{from} is no backup of an identity"))?;
+    let name = role.file_name();
+    match Identity::load(folder, role)? {
+        Some(there) if there.peer_id() == identity.peer_id() => {
+            println!("{name} of peer {} is in place already", identity.peer_id());
+            return Ok(());
+        }
+        Some(there) => bail!(
+            "{} holds another identity, {}, and is not replaced: move it away first if it is not needed",
+            folder.join(name).display(),
+            there.peer_id()
+        ),
+        None => identity.store(folder, role)?,
+    }
+    println!("{name} of peer {} restored to {}", identity.peer_id(), folder.display());
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let shown = path.display();
+    let file = fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BACKUP_BYTES + 1));
+    file.take(MAX_BACKUP_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {shown}"))?;
+    ensure!(bytes.len() <= MAX_BACKUP_BYTES, "{shown} has more than {MAX_BACKUP_BYTES} bytes: no backup has");
+    Ok(bytes)
+}
+
+/// Writes the whole file beside its place, and moves it there.
+fn write(path: &Path, bytes: &[u8], replace: bool) -> anyhow::Result<()> {
+    let shown = path.display();
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || -> std::io::Result<()> {
+        let mut file = NamedTempFile::new_in(folder)?;
+        file.as_file().set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        if replace { file.persist(path) } else { file.persist_noclobber(path) }.map_err(|e| e.error)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {shown}"))
+}
+
+fn encrypted(bytes: &[u8], from: &PassphraseArgs) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let passphrase = passphrase(from, true)?;
+    let length = passphrase.expose_secret().len();
+    ensure!(
+        length >= MIN_PASSPHRASE_BYTES,
+        "the passphrase has {length} bytes; it must have at least {MIN_PASSPHRASE_BYTES}"
+    );
+    let recipient = age::scrypt::Recipient::new(passphrase);
+    let sealed = age::encrypt(&recipient, bytes).context("cannot encrypt the backup")?;
+    Ok(Zeroizing::new(sealed))
+}
+
+fn decrypted(bytes: &[u8], from: &PassphraseArgs) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let identity = age::scrypt::Identity::new(passphrase(from, false)?);
+    Ok(Zeroizing::new(age::decrypt(&identity, bytes)?))
+}
+
+/// The passphrase: from its file, else the variable, else the terminal, where a new one is asked for twice.
+fn passphrase(from: &PassphraseArgs, new: bool) -> anyhow::Result<SecretString> {
+    if let Some(file) = &from.passphrase_file {
+        return first_line(file, MAX_PASSPHRASE_BYTES);
+    }
+    match std::env::var(PASSPHRASE_VARIABLE) {
+        Ok(passphrase) if !passphrase.is_empty() => return Ok(passphrase.into()),
+        Err(std::env::VarError::NotUnicode(_)) => bail!("{PASSPHRASE_VARIABLE} is not UTF-8"),
+        _ => {}
+    }
+    ensure!(
+        std::io::stdin().is_terminal(),
+        "there is no passphrase: give --passphrase-file or {PASSPHRASE_VARIABLE}{}",
+        if new { ", or --plain for none" } else { "" }
+    );
+    let ask = |prompt: &str| rpassword::prompt_password(prompt).map(SecretString::from);
+    let passphrase = ask("Passphrase: ").context("cannot read the passphrase")?;
+    if new {
+        let again = ask("Again: ").context("cannot read the passphrase")?;
+        ensure!(passphrase.expose_secret() == again.expose_secret(), "the passphrases differ");
+    }
+    Ok(passphrase)
+}

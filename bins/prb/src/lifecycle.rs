@@ -1,0 +1,271 @@
+//! `prb lifecycle`: workers managed with the data of the data providers that are found.
+//!
+//! Composition only. The order of the end is that of [`LifecycleManager::stop`].
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use prb_chain::{
+    inventory::{self, HeedInventory},
+    keys::Sr25519Keys,
+    reader::{self, Reader},
+    rpc::NodePool,
+};
+use prb_core::{
+    blob::{BlobSource, cache::CachedSource},
+    chain::ChainReader,
+    fleet::{self, Fleet},
+    inventory::Inventory,
+    manage::{self, Manager},
+    primitives::Hash,
+    vault::Vault,
+};
+use prb_walkie::{
+    blob::remote::{Candidate, RemoteBlobSource},
+    identity,
+    manage::handlers,
+    node::{self, Node, PeerTable},
+    proto::Role,
+    vault::RsaVault,
+};
+use tokio::sync::watch;
+
+use crate::{
+    config::LifecycleArgs,
+    daemon::{self, Background, Daemon, Failure, pool},
+    desk::{self, Desk},
+    ops::Probe,
+    peers,
+    progress::{Display, Shown, View},
+    readiness,
+};
+
+mod candidates;
+
+/// How long calls under way may take to be answered.
+const NODE_STOP: Duration = Duration::from_millis(300);
+/// Pause before the chain is asked again who it is.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// A running lifecycle manager.
+#[derive(Debug)]
+pub struct LifecycleManager {
+    node: Node,
+    /// `None` where only the inventory is edited.
+    work: Option<Work>,
+    background: Background,
+}
+
+/// What works on workers.
+#[derive(Debug)]
+struct Work {
+    source: Arc<dyn BlobSource>,
+    chain: Arc<dyn ChainReader>,
+    fleet: Fleet,
+    desk: Desk,
+}
+
+/// What everything is made of.
+struct Parts {
+    para: NodePool,
+    inventory: Arc<dyn Inventory>,
+    vault: Arc<dyn Vault>,
+}
+
+impl LifecycleManager {
+    /// Reads the identity, opens the inventory and starts everything. No data provider need be there.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn start(args: &LifecycleArgs) -> Result<Self, Failure> {
+        let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
+        let folder = &args.walkie.peer_id_prefix;
+        let identity = peers::identity(folder, identity::Role::Lifecycle).await;
+        let identity = identity.map_err(Failure::Configuration)?;
+        let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
+        let inventory = open_inventory(&args.local_db_path).await.map_err(Failure::Configuration)?;
+        let mut config = peers::config(&args.walkie, identity, Role::LifecycleManager)
+            .map_err(Failure::Configuration)?;
+        config.ignore_bridge_identity = args.ptp_ignore_bridge_identity;
+        Self::compose(args, config, Parts { para, inventory, vault }).await
+    }
+
+    async fn compose(
+        args: &LifecycleArgs,
+        mut config: node::Config,
+        parts: Parts,
+    ) -> Result<Self, Failure> {
+        let mut background = Background::default();
+        let (found, candidates) = watch::channel(Vec::new());
+        let work = if args.lifecycle_config_mode {
+            tracing::info!("configuration mode: pools and workers can be edited, no worker runs");
+            None
+        } else {
+            let work = Work::start(args, candidates, &parts, &mut background);
+            Some(work.map_err(Failure::Run)?)
+        };
+        config.handlers = handlers(Manager::new(manage::Parts {
+            inventory: parts.inventory,
+            vault: parts.vault,
+            keys: Arc::new(Sr25519Keys),
+            fleet: work.as_ref().map(|work| work.fleet.clone()),
+        }));
+        let node = peers::start(config).await?;
+        let (asked, told) = (parts.para, node.clone());
+        background.spawn(|stop| async move {
+            stop.run_until_cancelled(tell_identity(asked, told)).await;
+            stop.cancelled().await;
+            anyhow::anyhow!("stopped")
+        });
+        let looking = node.clone();
+        background.spawn(|stop| async move {
+            stop.run_until_cancelled(candidates::follow(looking, found)).await;
+            anyhow::anyhow!("the search for data providers has ended")
+        });
+        Ok(Self { node, work, background })
+    }
+
+    /// Its node among its peers.
+    pub const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// What there is to see now.
+    pub fn view(&self) -> View {
+        let shown = Shown::Manager { providers: providers(&self.node.peers()) };
+        match &self.work {
+            None => View { shown, ..View::default() },
+            Some(work) => View {
+                heights: *work.source.heights().borrow(),
+                fleet: work.fleet.status(),
+                jobs: work.desk.stats(),
+                shown,
+            },
+        }
+    }
+
+    /// Ends in order: no more management calls, then the workers' tasks (no new jobs), then the trade (batches
+    /// end or are handed back), then what reads the chain; the inventory closes with its last user. Takes less
+    /// than five seconds.
+    pub async fn stop(self) {
+        // 1. Calls under way are answered, no others.
+        if !self.node.stop(NODE_STOP).await {
+            tracing::warn!("some calls of peers were not answered in time");
+        }
+        if let Some(work) = self.work {
+            // 2. Workers keep what they have; nothing new is wanted of the chain.
+            if !work.fleet.stop().await {
+                tracing::warn!("some workers' tasks did not end in time and were left behind");
+            }
+            // 3. Jobs go back to the queue, for the next trader.
+            work.desk.stop().await;
+        }
+        // 4. Nobody looks at the chain any more.
+        self.background.stop().await;
+    }
+}
+
+impl Work {
+    fn start(
+        args: &LifecycleArgs,
+        candidates: watch::Receiver<Vec<Candidate>>,
+        parts: &Parts,
+        background: &mut Background,
+    ) -> anyhow::Result<Self> {
+        let (reader, task) = Reader::new(parts.para.clone(), reader::Config::default());
+        background.spawn(|stop| async move {
+            task.run(stop).await;
+            anyhow::anyhow!("the chain reader has ended")
+        });
+        let chain: Arc<dyn ChainReader> = Arc::new(reader);
+        let remote = RemoteBlobSource::start(candidates, args.remote_config());
+        let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
+        let desk = match &args.q_redis_endpoint {
+            Some(url) => Desk::queue_only(url)?,
+            None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault))?,
+        };
+        let fleet = fleet::Parts {
+            inventory: Arc::clone(&parts.inventory),
+            source: Arc::clone(&source),
+            chain: Arc::clone(&chain),
+            queue: desk.queue(),
+            connect: Arc::new(args.workers.connect()?),
+        };
+        let fleet = Fleet::start(fleet, args.workers.fleet_config());
+        Ok(Self { source, chain, fleet, desk })
+    }
+}
+
+impl Daemon for LifecycleManager {
+    const OPS_PORT: u16 = 18013;
+
+    fn probe(&self) -> Probe {
+        let Some(work) = &self.work else { return Arc::new(Vec::new) };
+        let (peers, chain, queue) = (self.node.peers(), work.chain.views(), work.desk.watch());
+        Arc::new(move || {
+            let data = readiness::data_providers(providers(&peers));
+            data.into_iter().chain(readiness::chain_view(&chain)).chain(desk::readiness(&queue)).collect()
+        })
+    }
+
+    async fn view(&self) -> View {
+        self.view()
+    }
+
+    async fn ended(&mut self) -> anyhow::Error {
+        let work = async {
+            let Some(work) = &mut self.work else { return std::future::pending().await };
+            tokio::select! {
+                error = work.desk.ended() => error,
+                () = work.fleet.ended() => anyhow::anyhow!("the fleet's supervisor has ended"),
+            }
+        };
+        tokio::select! {
+            error = work => error,
+            error = self.background.ended() => error,
+        }
+    }
+
+    fn stop(self) -> impl Future<Output = ()> {
+        self.stop()
+    }
+}
+
+/// Runs until a signal.
+///
+/// # Errors
+/// See [`Failure`].
+pub async fn run(args: LifecycleArgs, display: Display) -> Result<(), Failure> {
+    daemon::run(&args.ops, LifecycleManager::start(&args), &display).await
+}
+
+async fn open_inventory(path: &Path) -> anyhow::Result<Arc<dyn Inventory>> {
+    let opening = path.to_owned();
+    let open = move || HeedInventory::open(&opening, inventory::Config::default());
+    let inventory = tokio::task::spawn_blocking(open)
+        .await?
+        .with_context(|| format!("cannot open the inventory {} (PHALA_LOCAL_DB_PATH)", path.display()))?;
+    Ok(Arc::new(inventory))
+}
+
+fn providers(peers: &watch::Receiver<Arc<PeerTable>>) -> usize {
+    peers.borrow().usable(Role::DataProviderInt).count()
+}
+
+/// Tells peers of the chain as soon as a node has said which one it is: by the hash of block 1.
+async fn tell_identity(para: NodePool, node: Node) {
+    loop {
+        match para.request::<Option<String>>("chain_getBlockHash", [1]).await {
+            Ok(Some(text)) => match text.parse::<Hash>() {
+                Ok(identity) => {
+                    tracing::info!(chain_identity = %identity, "the chain is known");
+                    return node.set_chain_identity(identity).await;
+                }
+                Err(error) => tracing::warn!("the node's hash of block 1 is none: {error}"),
+            },
+            Ok(None) => tracing::info!("the parachain has no block 1 yet"),
+            Err(error) => tracing::warn!("the chain is not known yet: {error}"),
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}

@@ -1,0 +1,259 @@
+//! The ops port of a daemon: `/metrics` for Prometheus, `/livez`, `/readyz`.
+//!
+//! `/livez` answers 200 while the process turns over. `/readyz` answers 200 where the daemon does its work,
+//! else 503 with the reasons, each with a code that does not change and a sentence for people:
+//!
+//! ```json
+//! {"ready":false,"reasons":[{"code":"no_data_provider","message":"no data provider has been found yet"}]}
+//! ```
+//!
+//! The port tells who asks and changes nothing, so it asks for no key; it is on loopback unless the operator
+//! says otherwise.
+
+use std::{
+    fmt, io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::Duration,
+};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Serialize;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{OpsArgs, OpsListen};
+
+/// Connections served at once; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a connection may take to ask.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two clean-ups of what histograms hold.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// Pause where the system has no more sockets.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Upper bounds of histograms of seconds.
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 150.0];
+/// Upper bounds of histograms of bytes.
+const BYTES: [f64; 7] = [256.0, 1024.0, 16_384.0, 65_536.0, 1_048_576.0, 4_194_304.0, 33_554_432.0];
+/// Upper bounds of histograms that count things.
+const COUNTS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0];
+
+/// Why a daemon does not do its work yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// For programs; never changes.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl Reason {
+    /// A reason.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// Looks at a daemon and gives what keeps it from its work; nothing where it is ready.
+pub type Probe = Arc<dyn Fn() -> Vec<Reason> + Send + Sync>;
+
+/// A daemon's ops port, open from before the daemon starts until it has ended.
+pub struct Ops {
+    address: SocketAddr,
+    probe: Arc<RwLock<Option<Probe>>>,
+    cancel: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl fmt::Debug for Ops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ops").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Ops {
+    /// Opens the port, or gives `None` where it is off or its default is taken by another.
+    ///
+    /// # Errors
+    /// Where an address that was asked for cannot be had.
+    pub async fn open(args: &OpsArgs, default_port: u16) -> anyhow::Result<Option<Self>> {
+        let address = match args.ops_listen {
+            Some(OpsListen::Off) => return Ok(None),
+            Some(OpsListen::At(address)) => address,
+            None => (Ipv4Addr::LOCALHOST, default_port).into(),
+        };
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(error) if args.ops_listen.is_none() => {
+                tracing::warn!(%address, %error, "no ops port: its default is taken; PRB_OPS_LISTEN gives another");
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot open the ops port at {address} (PRB_OPS_LISTEN)"));
+            }
+        };
+        Self::serve(listener).map(Some)
+    }
+
+    fn serve(listener: TcpListener) -> anyhow::Result<Self> {
+        let address = listener.local_addr()?;
+        let metrics = recorder();
+        let probe = Arc::new(RwLock::new(None));
+        let shared = Shared { probe: Arc::clone(&probe), metrics };
+        let cancel = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        if let Some(metrics) = metrics {
+            let stop = cancel.clone();
+            tasks.spawn(async move {
+                stop.run_until_cancelled(upkeep(metrics)).await;
+            });
+        }
+        let stop = cancel.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(accept(listener, router(shared))).await;
+        });
+        tracing::info!(%address, "ops port open");
+        Ok(Self { address, probe, cancel, tasks })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on, the probe says whether the daemon is ready. Before, it is starting.
+    pub fn watch(&self, probe: Probe) {
+        *self.probe.write().unwrap_or_else(PoisonError::into_inner) = Some(probe);
+    }
+
+    /// Closes the port.
+    pub async fn stop(mut self) {
+        self.cancel.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// The process's recorder of metrics; `None` where somebody else has installed theirs.
+fn recorder() -> Option<&'static PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| match install() {
+            Ok(handle) => Some(handle),
+            Err(error) => {
+                tracing::warn!("no metrics on the ops port: {error}");
+                None
+            }
+        })
+        .as_ref()
+}
+
+fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets(&COUNTS)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_bytes".into()), &BYTES)?
+        .install_recorder()
+}
+
+async fn upkeep(metrics: &PrometheusHandle) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+/// Serves connections, a bounded number at once, until dropped.
+async fn accept(listener: TcpListener, router: Router) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, router.clone()));
+                }
+                Err(error) => pause(error).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn pause(error: io::Error) {
+    tracing::debug!(%error, "ops port: a connection was not accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+async fn connection(stream: TcpStream, router: Router) {
+    let service = TowerToHyperService::new(router);
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "ops port: a connection broke");
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    probe: Arc<RwLock<Option<Probe>>>,
+    metrics: Option<&'static PrometheusHandle>,
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    reasons: Vec<Reason>,
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(async || Json(serde_json::json!({ "live": true }))))
+        .route("/readyz", get(readiness))
+        .with_state(shared)
+}
+
+async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    match shared.metrics {
+        Some(metrics) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
+        }
+        None => (StatusCode::SERVICE_UNAVAILABLE, "metrics are recorded elsewhere\n").into_response(),
+    }
+}
+
+async fn readiness(State(shared): State<Shared>) -> (StatusCode, Json<Readiness>) {
+    let probe = shared.probe.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let reasons = match probe {
+        Some(probe) => probe(),
+        None => vec![Reason::new("starting", "the daemon is starting")],
+    };
+    let ready = reasons.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Readiness { ready, reasons }))
+}
+
+#[cfg(test)]
+mod tests;

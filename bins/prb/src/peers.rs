@@ -1,0 +1,50 @@
+//! A daemon's place among its peers, from what the operator set.
+
+use anyhow::Context;
+use prb_walkie::{
+    identity::{self, Identity},
+    node::{self, ConfigError},
+    proto::Role,
+    rpc::auth::Policy,
+};
+
+use crate::{config::WalkieArgs, daemon::Failure};
+
+/// Reads the daemon's identity, or makes it at the first start.
+pub(crate) async fn identity(folder: &std::path::Path, role: identity::Role) -> anyhow::Result<Identity> {
+    let identity = Identity::load_or_generate(folder, role).await?;
+    tracing::info!(peer_id = %identity.peer_id(), "Got my peer id");
+    Ok(identity)
+}
+
+/// What a node is told, without what it answers.
+pub(crate) fn config(args: &WalkieArgs, identity: Identity, role: Role) -> anyhow::Result<node::Config> {
+    let auth = Policy {
+        psk: args.psk()?,
+        whitelist: args.walkie_whitelist.iter().map(|peer| peer.0).collect(),
+        allow_bare_key: args.walkie_psk_bare,
+        open: args.walkie_open_management,
+    };
+    Ok(node::Config {
+        listen: args.walkie_listen_addresses.clone(),
+        boot_nodes: args.boot_nodes(),
+        mdns: !args.walkie_disable_mdns_discovery,
+        hostname: gethostname::gethostname().to_string_lossy().into_owned(),
+        bridge_identity: args.bridge_identity.clone(),
+        auth,
+        ..node::Config::new(identity, role)
+    })
+}
+
+/// Starts the node. What it refuses, an address above all, is for the operator to change.
+pub(crate) async fn start(config: node::Config) -> Result<node::Node, Failure> {
+    let started = node::Node::start(config).await;
+    let node = started
+        .map_err(|error: ConfigError| anyhow::Error::new(error))
+        .context("the node cannot start (PHALA_WALKIE_LISTEN_ADDRESSES, PHALA_WALKIE_BOOT_NODES)")
+        .map_err(Failure::Configuration)?;
+    for address in node.listen_addresses() {
+        tracing::info!(%address, "listening for peers");
+    }
+    Ok(node)
+}

@@ -1,0 +1,213 @@
+//! Configuration as a process reads it: `PHALA_MODULE`, every variable, and what is refused.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::process::{Command, Output, Stdio};
+
+/// What every daemon needs.
+const CHAINS: [(&str, &str); 2] =
+    [("PHALA_CHAIN_ENDPOINT", "ws://para:9944"), ("PHALA_PARENT_CHAIN_ENDPOINT", "ws://relay:9945,wss://r2")];
+
+fn prb(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
+    command.env_clear().args(args).envs(variables.iter().copied()).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// What `--check` shows.
+#[track_caller]
+fn shown(args: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = prb(&[args, &["--check"]].concat(), &[&CHAINS[..], variables].concat());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{error}");
+    // One field a line, without the commas and the indentation.
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
+}
+
+#[track_caller]
+fn refusal(args: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = prb(args, variables);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    error
+}
+
+#[test]
+fn the_module_variable_picks_the_daemon() {
+    let built_in = ("USE_BUILT_IN_TRADER", "true");
+    for (module, daemon) in [("data_provider", "DataProvider("), ("lifecycle", "Lifecycle(")] {
+        let text = shown(&[], &[("PHALA_MODULE", module), built_in]);
+        assert!(text.starts_with(daemon), "{text}");
+    }
+    let all = [("PHALA_MODULE", "all"), ("PRB_DATA", "/d"), ("PRB_FLEET", "/f.toml")];
+    assert!(shown(&[], &all).starts_with("All("));
+    // An argument has the last word, and flags alone leave it to the variable.
+    assert!(shown(&["data-provider"], &[("PHALA_MODULE", "lifecycle")]).starts_with("DataProvider("));
+    let flagged = shown(&["--local-server-port", "1"], &[("PHALA_MODULE", "data_provider")]);
+    assert!(flagged.contains("local_server_port: 1,"), "{flagged}");
+    let error = refusal(&[], &[("PHALA_MODULE", "miner")]);
+    for word in ["PHALA_MODULE", "miner", "data_provider", "lifecycle"] {
+        assert!(error.contains(word), "{error}");
+    }
+    assert!(refusal(&[], &[]).contains("PHALA_MODULE"), "the help names the variable");
+}
+
+#[test]
+fn defaults_are_the_originals() {
+    let text = shown(&["data-provider"], &[]);
+    for line in [
+        "local_db_path: \"/var/data/0\",",
+        "peer_id_prefix: \"/var/data/keys/id\",",
+        "local_server_port: 8012,",
+        "blob_max_range_count: 60,",
+        "blob_max_para_block_range_count: 15,",
+        "blob_server_session_max_memory: 64,",
+        "bridge_identity: \"default\",",
+        "walkie_disable_mdns_discovery: false,",
+        "walkie_boot_nodes: [],",
+        "[\n/ip4/0.0.0.0/tcp/0,\n/ip6/::/tcp/0,\n],",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+    let text = shown(&["lifecycle"], &[("USE_BUILT_IN_TRADER", "yes")]);
+    for line in [
+        "local_db_path: \"/var/data/local.db\",",
+        "runner_max_worker_number: 150,",
+        "lifecycle_config_mode: false,",
+        "ptp_ignore_bridge_identity: false,",
+        "lru_cache_size: 5000,",
+        "lru_cache_max_age: 1800s,",
+        "disable_lru: false,",
+        "lifecycle_blob_queue_size: 36,",
+        "enforce_min_bench_score: false,",
+        "min_bench_score: 50,",
+        "prpc_request_timeout: 8s,",
+        "blob_request_timeout: 150s,",
+        "prpc_queue_size: 65535,",
+        "prpc_subqueue_size: 10,",
+        "worker_keepalive_enabled: false,",
+        "worker_keepalive_timeout: 5s,",
+        "sync_only: false,",
+        "dev_skip_ra: false,",
+        "use_built_in_trader: true,",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn every_variable_is_read() {
+    let walkie = [
+        ("PHALA_PEER_ID_PREFIX", "/k", "peer_id_prefix: \"/k\","),
+        ("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/127.0.0.1/tcp/28888", "[\n/ip4/127.0.0.1/tcp/28888,\n],"),
+        ("PHALA_WALKIE_BOOT_NODES", "/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1,"),
+        ("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", "1", "walkie_disable_mdns_discovery: true,"),
+        ("PHALA_BRIDGE_IDENTITY", "blue", "bridge_identity: \"blue\","),
+        ("PRB_OPS_LISTEN", "127.0.0.1:9", "127.0.0.1:9,"),
+        ("PHALA_LOCAL_DB_PATH", "/db", "local_db_path: \"/db\","),
+    ];
+    let provider = [
+        ("PHALA_DATA_PROVIDER_LOCAL_SERVER", "9012", "local_server_port: 9012,"),
+        ("PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT", "61", "blob_max_range_count: 61,"),
+        ("PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT", "16", "para_block_range_count: 16,"),
+        ("PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY", "65", "session_max_memory: 65,"),
+    ];
+    let lifecycle = [
+        ("PHALA_Q_REDIS_ENDPOINT", "redis://:word@h:1/0", "redis://h:1,"),
+        ("PHALA_RUNNER_MAX_WORKER_NUMBER", "151", "runner_max_worker_number: 151,"),
+        ("PHALA_LIFECYCLE_CONFIG_MODE", "true", "lifecycle_config_mode: true,"),
+        ("PHALA_PTP_IGNORE_BRIDGE_IDENTITY", "true", "ptp_ignore_bridge_identity: true,"),
+        ("PHALA_LRU_CACHE_SIZE", "5001", "lru_cache_size: 5001,"),
+        ("PHALA_LRU_CACHE_MAX_AGE", "1", "lru_cache_max_age: 1ms,"),
+        ("DISABLE_LRU", "true", "disable_lru: true,"),
+        ("PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", "37", "lifecycle_blob_queue_size: 37,"),
+        ("PHALA_ENFORCE_MIN_BENCH_SCORE", "true", "enforce_min_bench_score: true,"),
+        ("PHALA_MIN_BENCH_SCORE", "51", "\nmin_bench_score: 51,"),
+        ("PHALA_PRPC_REQUEST_TIMEOUT", "8001", "prpc_request_timeout: 8.001s,"),
+        ("PHALA_BLOB_REQUEST_TIMEOUT", "2", "blob_request_timeout: 2ms,"),
+        ("PRPC_QUEUE_SIZE", "3", "prpc_queue_size: 3,"),
+        ("PRPC_SUBQUEUE_SIZE", "4", "prpc_subqueue_size: 4,"),
+        ("WORKER_KEEPALIVE_ENABLED", "true", "worker_keepalive_enabled: true,"),
+        ("WORKER_KEEPALIVE_TIMEOUT", "5", "worker_keepalive_timeout: 5ms,"),
+        ("PHALA_SYNC_ONLY", "true", "\nsync_only: true,"),
+        ("PHALA_DEV_SKIP_RA", "true", "dev_skip_ra: true,"),
+    ];
+    for (daemon, own) in [("data-provider", &provider[..]), ("lifecycle", &lifecycle[..])] {
+        let all = [&walkie[..], own].concat();
+        let variables: Vec<_> = all.iter().map(|(name, value, _)| (*name, *value)).collect();
+        let text = shown(&[daemon], &variables);
+        for (name, _, line) in all {
+            assert!(text.contains(line), "{name}: {line} in\n{text}");
+        }
+        assert!(!text.contains("word"), "a password shows");
+    }
+}
+
+#[test]
+fn a_refused_value_is_named_with_its_variable_and_what_is_allowed() {
+    let provider = |name, value| refusal(&["data-provider"], &[CHAINS[0], CHAINS[1], (name, value)]);
+    for (name, value, allowed) in [
+        ("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", "80120", "from 0 to 65535"),
+        ("PHALA_DATA_PROVIDER_LOCAL_SERVER", "eighty", "from 0 to 65535"),
+        ("PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY", "0", "from 1 to"),
+        ("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", "perhaps", "true or false"),
+        ("PHALA_WALKIE_LISTEN_ADDRESSES", "0.0.0.0:1", "/ip4/0.0.0.0/tcp/28888"),
+        ("PHALA_WALKIE_BOOT_NODES", "/ip4/1.2.3.4", "TCP port"),
+        ("PRB_OPS_LISTEN", "9100", "127.0.0.1:18012"),
+        ("PRB_WALKIE_WHITELIST", "somebody", "base58"),
+    ] {
+        let error = provider(name, value);
+        for word in [name, value, allowed] {
+            assert!(error.contains(word), "{name}: {word} in\n{error}");
+        }
+    }
+    // A flag is not blamed on a variable.
+    let error = refusal(&["data-provider", "--local-server-port", "x"], &CHAINS);
+    assert!(!error.contains("variable"), "{error}");
+    let error = refusal(&["data-provider", "--chain-endpont", "ws://x"], &CHAINS);
+    assert!(error.contains("--chain-endpont"), "{error}");
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_variable() {
+    let error = refusal(&["data-provider"], &[]);
+    assert!(
+        error.contains("PHALA_CHAIN_ENDPOINT") && error.contains("PHALA_PARENT_CHAIN_ENDPOINT"),
+        "{error}"
+    );
+    let error = refusal(&["lifecycle"], &CHAINS);
+    assert!(
+        error.contains("PHALA_Q_REDIS_ENDPOINT") && error.contains("USE_BUILT_IN_TRADER=true"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_redis_url_is_refused_without_being_quoted() {
+    let bad = ("PHALA_Q_REDIS_ENDPOINT", "http://:word@host");
+    let error = refusal(&["lifecycle"], &[CHAINS[0], bad]);
+    assert!(error.contains("PHALA_Q_REDIS_ENDPOINT") && error.contains("redis://"), "{error}");
+    assert!(!error.contains("word"), "{error}");
+}
+
+#[test]
+fn empty_variables_count_as_not_set_and_the_placeholder_as_no_boot_node() {
+    let placeholder = "/ip4/0.0.0.0/tcp/18888,/ip6/::/tcp/28889";
+    let variables = [
+        ("PHALA_WALKIE_BOOT_NODES", placeholder),
+        ("PHALA_LOCAL_DB_PATH", ""),
+        ("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", ""),
+    ];
+    let text = shown(&["data-provider"], &variables);
+    assert!(text.contains("walkie_boot_nodes: [\nNone,\nNone,\n],"), "{text}");
+    assert!(text.contains("local_db_path: \"/var/data/0\",") && text.contains("local_server_port: 8012,"));
+}
+
+#[test]
+fn two_names_of_one_variable_must_agree() {
+    let port = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT";
+    let other = "PHALA_DATA_PROVIDER_LOCAL_SERVER";
+    assert!(shown(&["data-provider"], &[(port, "7"), (other, "7")]).contains("local_server_port: 7,"));
+    let error = refusal(&["data-provider"], &[CHAINS[0], CHAINS[1], (port, "7"), (other, "8")]);
+    assert!(error.contains(port) && error.contains("differ"), "{error}");
+}

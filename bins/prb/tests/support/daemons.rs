@@ -1,0 +1,220 @@
+//! Daemons as processes, each with a folder, an ops port and a log; and a client among their peers.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use std::{
+    collections::HashSet,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use prb_walkie::{
+    identity::Identity,
+    node::{self, Multiaddr, Node, PeerId},
+    proto::Role,
+    rpc::Client,
+};
+use serde_json::Value;
+
+use super::Process;
+
+/// A port that nobody has now, and that this process does not give out again.
+pub fn free_port() -> u16 {
+    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut given = GIVEN.lock().unwrap();
+    let given = given.get_or_insert_default();
+    loop {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if given.insert(port) {
+            return port;
+        }
+    }
+}
+
+/// A daemon that can be started, killed and started again with the same folder, ports and settings.
+pub struct Daemon {
+    name: String,
+    module: &'static str,
+    variables: Vec<(String, String)>,
+    folder: PathBuf,
+    walkie: u16,
+    ops: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Daemon {
+    /// A daemon that is not started yet. Its folder is made below `folder`.
+    pub fn new(folder: &Path, module: &'static str, name: &str) -> Self {
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let (walkie, ops) = (free_port(), free_port());
+        let daemon = Self {
+            name: name.to_owned(),
+            module,
+            variables: Vec::new(),
+            walkie,
+            ops: (Ipv4Addr::LOCALHOST, ops).into(),
+            process: None,
+            folder: folder.clone(),
+        };
+        daemon
+            .set("PHALA_MODULE", module)
+            .set("PHALA_LOCAL_DB_PATH", folder.join("db").display())
+            .set("PHALA_PEER_ID_PREFIX", folder.join("id").display())
+            .set("PHALA_WALKIE_LISTEN_ADDRESSES", format!("/ip4/127.0.0.1/tcp/{walkie}"))
+            .set("PRB_OPS_LISTEN", format!("127.0.0.1:{ops}"))
+            .set("PHALA_LOGGER_LEVEL", std::env::var("PRB_TEST_LOG").unwrap_or_else(|_| "info".into()))
+    }
+
+    /// Sets a variable, in place of an earlier value.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl std::fmt::Display) -> Self {
+        self.put(name, value);
+        self
+    }
+
+    /// The same, of a daemon that exists; it counts from the next start.
+    pub fn put(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.variables.retain(|(other, _)| other != name);
+        self.variables.push((name.to_owned(), value.to_string()));
+    }
+
+    /// Where its peers reach it.
+    pub fn address(&self) -> Multiaddr {
+        format!("/ip4/127.0.0.1/tcp/{}", self.walkie).parse().unwrap()
+    }
+
+    /// Starts `prb` with nothing but variables.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_prb"))
+            .env_clear()
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(Process::of(child));
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        assert!(process.is_running(), "{} ended by itself:\n{}", self.name, self.log_tail());
+        process.kill();
+    }
+
+    /// SIGTERM; within five seconds, with exit code 0.
+    pub async fn stop(&mut self) {
+        let mut process = self.process.take().unwrap();
+        assert!(process.is_running(), "{} ended by itself:\n{}", self.name, self.log_tail());
+        process.signal("TERM");
+        let code = process.wait(Duration::from_secs(6)).await;
+        assert_eq!(code, Some(0), "{}:\n{}", self.name, self.log_tail());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Status and body of a path of the ops port; `None` where it is not open.
+    pub fn ops(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.ops).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// Codes of the reasons why it is not ready; none where it is.
+    pub fn unready(&self) -> Option<Vec<String>> {
+        let (_, body) = self.ops("/readyz")?;
+        let body: Value = serde_json::from_str(&body).ok()?;
+        let reasons = body["reasons"].as_array()?;
+        Some(reasons.iter().map(|reason| reason["code"].as_str().unwrap().to_owned()).collect())
+    }
+
+    /// Waits until its reasons are these.
+    pub async fn until_unready(&self, codes: &[&str], limit: Duration) {
+        let start = Instant::now();
+        loop {
+            let now = self.unready();
+            if now.as_ref().is_some_and(|now| now == codes) {
+                return;
+            }
+            assert!(
+                start.elapsed() < limit,
+                "{}: {now:?} instead of {codes:?}\n{}",
+                self.name,
+                self.log_tail()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// A client among the peers: the operator's hand.
+pub struct Hand {
+    node: Node,
+}
+
+impl Hand {
+    /// A client that starts from these addresses, in the group of that bridge identity; by mDNS where there is
+    /// no address.
+    pub async fn new(boot_nodes: Vec<Multiaddr>, bridge_identity: &str) -> Self {
+        let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
+        let mut config = node::Config::new(identity, Role::Client);
+        config.mdns = boot_nodes.is_empty();
+        config.boot_nodes = boot_nodes;
+        config.bridge_identity = bridge_identity.to_owned();
+        config.ignore_bridge_identity = true;
+        config.hostname = "hand".into();
+        if !config.mdns {
+            config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        }
+        Self { node: Node::start(config).await.unwrap() }
+    }
+
+    /// Waits for the connected peer of a role and bridge identity.
+    pub async fn find(&self, role: Role, bridge_identity: &str, limit: Duration) -> Client {
+        self.node.client(self.peer(role, bridge_identity, limit).await)
+    }
+
+    async fn peer(&self, role: Role, bridge_identity: &str, limit: Duration) -> PeerId {
+        let mut peers = self.node.peers();
+        let found = async {
+            loop {
+                let fits = |peer: &&std::sync::Arc<node::Peer>| {
+                    peer.role == role && peer.bridge_identity == bridge_identity && peer.connected
+                };
+                let peer = peers.borrow_and_update().iter().find(fits).map(|peer| peer.peer_id);
+                match peer {
+                    Some(peer) => return peer,
+                    None => peers.changed().await.unwrap(),
+                }
+            }
+        };
+        tokio::time::timeout(limit, found)
+            .await
+            .unwrap_or_else(|_| panic!("no {role:?} of {bridge_identity}"))
+    }
+
+    pub async fn close(self) {
+        self.node.stop(Duration::from_secs(1)).await;
+    }
+}
