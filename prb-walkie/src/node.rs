@@ -69,6 +69,8 @@ enum Command {
     },
     /// How this node stands with a peer now.
     Auth { peer: PeerId, status: AuthStatus },
+    /// No connection with a peer, for now; the reply comes when there is none.
+    Disconnect { peer: PeerId, done: oneshot::Sender<()> },
     /// Our chain.
     ChainIdentity(Hash),
     /// No more calls; the reply is dropped when the last is answered.
@@ -153,6 +155,15 @@ impl Node {
     /// Nothing is lost but the answer.
     pub async fn blob(&self, peer: PeerId, key: &str) -> Result<Option<Bytes>, Error> {
         outbound::blob(&self.shared, peer, key).await
+    }
+
+    /// Closes the connections with a peer, as originals do after each call; returns when there is none. The next
+    /// call dials it again, and so does the node before long where it wants to keep the peer.
+    pub async fn disconnect(&self, peer: PeerId) {
+        let (done, closed) = oneshot::channel();
+        if self.shared.commands.send(Command::Disconnect { peer, done }).await.is_ok() {
+            let _ = closed.await;
+        }
     }
 
     /// Stops: refuses new calls, lets those that it answers end, then closes its connections, all within the

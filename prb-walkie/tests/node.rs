@@ -306,16 +306,32 @@ async fn a_stop_lets_calls_end() {
         async move { slow.stop(LONG).await }
     });
     // New calls are refused, until the last one is answered and the connection closes.
-    loop {
-        match tokio::time::timeout(LONG, client.data_provider_info()).await.unwrap() {
-            Err(Error::Refused { source, .. }) => break assert!(source.message.contains("shutting down")),
-            other => panic!("{other:?}"),
-        }
-    }
+    let refused = async {
+        while !matches!(
+            client.list_pools().await,
+            Err(Error::Refused { source, .. }) if source.message == "this peer is shutting down"
+        ) {}
+    };
+    tokio::time::timeout(LONG, refused).await.unwrap();
     leave.notify_one();
     assert!(tokio::time::timeout(LONG, stopping).await.unwrap().unwrap());
     assert_eq!(call.await.unwrap().unwrap().para_id, 5);
     until_peer(&caller, slow.peer_id(), "gone", |p| !p.connected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_for_each_call() {
+    let provider = start(provider(0, 8012)).await;
+    let client = start_knowing(config(1, Role::Client), &provider).await;
+    let id = provider.peer_id();
+    for _ in 0..5 {
+        assert_eq!(port_of(&client, &provider).await, 8012);
+        client.disconnect(id).await;
+        // One that only calls is not dialled back, and stays known for a while.
+        until(&client, "gone", |table| !table.get(&id).is_some_and(|p| p.connected)).await;
+        until(&provider, "gone", |table| table.iter().all(|p| !p.connected)).await;
+    }
+    client.disconnect(id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

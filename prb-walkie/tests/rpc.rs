@@ -131,14 +131,15 @@ async fn every_method() {
     let made = client.create_pools(lm::CreatePool { pools: vec![new] }).await.unwrap().pools;
     assert_eq!((made[0].name.as_str(), made[0].owner.as_ref().unwrap().mnemonic.as_str()), ("new 5", ""));
     let id = Some(QueryIdentity { identity: Some(Identity::Pid(7)) });
-    let pool = Some(db::Pool { pid: 7, deleted: true, ..db::Pool::default() });
-    let request = lm::UpdatePool { items: vec![lm::UpdatePoolItem { id: id.clone(), pool: pool.clone() }] };
-    assert_eq!(client.update_pools(request).await.unwrap().pools, [pool.unwrap()]);
+    let pool = db::Pool { pid: 7, deleted: true, ..db::Pool::default() };
+    let request =
+        lm::UpdatePool { items: vec![lm::UpdatePoolItem { id: id.clone(), pool: Some(pool.clone()) }] };
+    assert_eq!(client.update_pools(request).await.unwrap().pools, [pool]);
 
     assert_eq!(client.list_workers().await.unwrap().workers[0].name, "listed");
     let worker = db::Worker { stake: "30000000000000000".into(), ..db::Worker::default() };
     let request = lm::CreateWorker { workers: vec![worker.clone()] };
-    assert_eq!(client.create_workers(request).await.unwrap().workers, [worker.clone()]);
+    assert_eq!(client.create_workers(request).await.unwrap().workers, std::slice::from_ref(&worker));
     let item = lm::UpdateWorkerItem { id, worker: Some(worker.clone()) };
     let request = lm::UpdateWorker { items: vec![item] };
     assert_eq!(client.update_workers(request).await.unwrap().workers, [worker]);
@@ -339,7 +340,8 @@ async fn liar(n: usize, mut answer: impl FnMut(Request) -> Option<Vec<u8>> + Sen
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_make_no_sense() {
-    let answers: Vec<fn(Request) -> Option<Vec<u8>>> = vec![
+    type Lie = fn(Request) -> Option<Vec<u8>>;
+    let answers: Vec<Lie> = vec![
         |_| Some(Vec::new()),
         |_| Some(vec![0xff; 10]),
         // Another call's answer.

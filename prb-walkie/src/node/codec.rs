@@ -105,7 +105,7 @@ impl Codec {
         loop {
             if filled == buffer.len() {
                 // One byte beyond the limit tells a message that is just as large from one that is larger.
-                let next = (buffer.len() * 2).clamp(1024, limit_bytes + 1);
+                let next = (buffer.len() * 2).max(1024).min(limit_bytes + 1);
                 if next > FREE_BYTES {
                     memory.push(self.memory.take(next - buffer.len().max(FREE_BYTES))?);
                 }

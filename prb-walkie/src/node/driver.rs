@@ -102,6 +102,8 @@ pub(super) struct Driver {
     /// Proofs on their way to peers.
     chores: JoinSet<()>,
     lookups: JoinSet<boot::Resolved>,
+    /// Who waits for a peer's connections to be closed.
+    closing: HashMap<PeerId, Vec<oneshot::Sender<()>>>,
     /// Answers that are being written.
     writing: HashSet<(Protocol, InboundRequestId)>,
     /// Tells that the last call is answered; no new one is taken then.
@@ -157,6 +159,7 @@ impl Driver {
             introductions,
             chores: JoinSet::new(),
             lookups: JoinSet::new(),
+            closing: HashMap::new(),
             writing: HashSet::new(),
             drain: None,
             drained: false,
@@ -207,6 +210,12 @@ impl Driver {
                 self.peers.greet_all();
                 self.wake = true;
             }
+            Command::Disconnect { peer, done } => match self.swarm.disconnect_peer_id(peer) {
+                Ok(()) => self.closing.entry(peer).or_default().push(done),
+                Err(()) => {
+                    let _ = done.send(());
+                }
+            },
             Command::Drain(done) => self.drain = Some(done),
         }
     }

@@ -31,6 +31,11 @@ impl Driver {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 debug!(peer = %peer_id, cause = cause.map(|e| e.to_string()), "connection closed");
                 self.peers.disconnected(&peer_id, connection_id);
+                if !self.swarm.is_connected(&peer_id) {
+                    for done in self.closing.remove(&peer_id).into_iter().flatten() {
+                        let _ = done.send(());
+                    }
+                }
                 self.count_connections();
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
