@@ -2,65 +2,40 @@
 //!
 //! Composition only. The order of the end is that of [`Bridge::stop`].
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Context;
-use prb_chain::{
-    ingest::{self, Ingest},
-    reader::{self, Reader},
-    rpc::NodePool,
-    source::StoreSource,
-    store::{self, Store},
-    submit::{self, Submitter},
-};
 use prb_core::{
     blob::{
         BlobSource,
         cache::{self, CachedSource},
     },
-    chain::ChainReader,
-    fleet::{self, Fleet},
     inventory::{Inventory, memory::MemoryInventory},
-    queue::JobQueue,
-    trade::{self, Trader},
     vault::Vault,
 };
-use prb_queue::memory::{self, MemoryQueue};
-use prb_walkie::{
-    identity::{Identity, Role},
-    vault::RsaVault,
-};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use prb_walkie::{identity::Role, vault::RsaVault};
 
 pub use crate::daemon::Failure;
 use crate::{
+    blocks::{Blocks, Chains},
     config::AllArgs,
-    daemon::{self, Daemon, ended, pool},
+    daemon::{self, Daemon, pool},
+    desk::Desk,
     fleet_file::FleetFile,
     ops::Probe,
+    peers,
     progress::{Display, Shown, View},
     readiness,
+    work::{self, Work},
 };
-
-/// How long the trader may finish its batches at the end.
-const TRADER_STOP: Duration = Duration::from_millis(1500);
-/// How long the background tasks may take to end.
-const TASKS_STOP: Duration = Duration::from_millis(1500);
 
 /// A running data provider, lifecycle manager and trader.
 #[derive(Debug)]
 pub struct Bridge {
-    source: Arc<dyn BlobSource>,
     inventory: Arc<dyn Inventory>,
     vault: Arc<dyn Vault>,
-    queue: MemoryQueue,
-    fleet: Fleet,
-    trader: Trader,
-    chain: Arc<dyn ChainReader>,
+    blocks: Blocks,
+    work: Work,
     fleet_file: PathBuf,
-    cancel: CancellationToken,
-    tasks: JoinSet<anyhow::Error>,
 }
 
 impl Bridge {
@@ -72,71 +47,33 @@ impl Bridge {
         let file = FleetFile::read(&args.fleet).map_err(Failure::Configuration)?;
         let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
-        let vault: Arc<dyn Vault> = Arc::new(vault(args).await.map_err(Failure::Configuration)?);
+        let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
+        let identity = peers::identity(&folder, Role::Lifecycle).await.map_err(Failure::Configuration)?;
+        let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         let inventory: Arc<dyn Inventory> = Arc::new(MemoryInventory::default());
         apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
-        Self::compose(args, relay, para, inventory, vault).await.map_err(Failure::Run)
+        Self::compose(args, Chains { relay, para }, inventory, vault).await.map_err(Failure::Run)
     }
 
     async fn compose(
         args: &AllArgs,
-        relay: NodePool,
-        para: NodePool,
+        chains: Chains,
         inventory: Arc<dyn Inventory>,
         vault: Arc<dyn Vault>,
     ) -> anyhow::Result<Self> {
-        let cancel = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-
-        let blocks = args.data.join("blocks");
-        let opening = blocks.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default()))
-            .await?
-            .with_context(|| format!("cannot open the block store {}", blocks.display()))?;
-        let store = Arc::new(store);
-        let ingest = Ingest::new(relay, para.clone(), Arc::clone(&store), ingest::Config::default());
-        let stored = Arc::new(StoreSource::new(store).with_suspects(ingest.suspects()));
+        let para = chains.para.clone();
+        let blocks = Blocks::start(&args.data.join("blocks"), chains).await?;
+        let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
-        let stop = cancel.clone();
-        tasks.spawn(async move { ended("the ingest", ingest.run(stop).await) });
-
-        let (reader, task) = Reader::new(para.clone(), reader::Config::default());
-        let chain: Arc<dyn ChainReader> = Arc::new(reader);
-        let stop = cancel.clone();
-        tasks.spawn(async move {
-            task.run(stop).await;
-            anyhow::anyhow!("the chain reader has ended")
-        });
-
-        let queue = MemoryQueue::new(memory::Config::default());
-        let submitter = Arc::new(Submitter::new(para, submit::Config::default())?);
-        let jobs: Arc<dyn JobQueue> = Arc::new(queue.clone());
-        let parts = trade::Parts { queue: Arc::clone(&jobs), submitter, vault: Arc::clone(&vault) };
-        let trader = Trader::start(trade::Config::default(), parts)?;
-
-        let connect = Arc::new(args.workers.connect()?);
-        let fleet = Fleet::start(
-            fleet::Parts {
-                inventory: Arc::clone(&inventory),
-                source: Arc::clone(&source),
-                chain: Arc::clone(&chain),
-                queue: jobs,
-                connect,
-            },
-            args.workers.fleet_config(),
-        );
-        let fleet_file = args.fleet.clone();
-        Ok(Self { source, inventory, vault, queue, fleet, trader, chain, fleet_file, cancel, tasks })
+        let desk = Desk::built_in(para.clone(), Arc::clone(&vault))?;
+        let parts = work::Parts { source, inventory: Arc::clone(&inventory), para, desk };
+        let work = Work::start(parts, &args.workers)?;
+        Ok(Self { inventory, vault, blocks, work, fleet_file: args.fleet.clone() })
     }
 
     /// What there is to see now.
     pub async fn view(&self) -> View {
-        View {
-            heights: *self.source.heights().borrow(),
-            fleet: self.fleet.status(),
-            jobs: self.queue.stats().await.unwrap_or_default(),
-            shown: Shown::Everything,
-        }
+        self.work.view(Shown::Everything)
     }
 
     /// Waits for a part to end that should not: the daemon cannot go on without it.
@@ -145,15 +82,8 @@ impl Bridge {
     /// Safe.
     pub async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
-            trader = self.trader.ended() => match trader {
-                Ok(_) => anyhow::anyhow!("the trader has ended"),
-                Err(error) => anyhow::Error::new(error).context("the trader broke"),
-            },
-            () = self.fleet.ended() => anyhow::anyhow!("the fleet's supervisor has ended"),
-            Some(task) = self.tasks.join_next() => match task {
-                Ok(error) => error,
-                Err(error) => anyhow::Error::new(error).context("a background task broke"),
-            },
+            error = self.work.ended() => error,
+            error = self.blocks.ended() => error,
         }
     }
 
@@ -168,19 +98,11 @@ impl Bridge {
 
     /// Ends in order: workers first (no new jobs), then the trader (its batches end or are handed back), then
     /// what reads the chains. Takes less than five seconds.
-    pub async fn stop(mut self) {
-        if !self.fleet.stop().await {
-            tracing::warn!("some workers' tasks did not end in time and were left behind");
-        }
-        match self.trader.stop(TRADER_STOP).await {
-            Ok(report) => tracing::info!(?report, "trader stopped"),
-            Err(error) => tracing::warn!("the trader broke: {error}"),
-        }
-        self.cancel.cancel();
-        let drain = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(TASKS_STOP, drain).await.is_err() {
-            tracing::warn!("background tasks did not end in time and are aborted; the store stays whole");
-        }
+    pub async fn stop(self) {
+        // 1. Workers, trader, chain reader: see there.
+        self.work.stop().await;
+        // 2. Nothing more is fetched; the store closes.
+        self.blocks.stop().await;
     }
 }
 
@@ -188,7 +110,7 @@ impl Daemon for Bridge {
     const OPS_PORT: u16 = 18015;
 
     fn probe(&self) -> Probe {
-        let (heights, chain) = (self.source.heights(), self.chain.views());
+        let (heights, chain) = (self.blocks.store.heights(), self.work.chain_views());
         Arc::new(move || readiness::provider(&heights).chain(readiness::chain_view(&chain)).collect())
     }
 
@@ -219,13 +141,6 @@ impl Daemon for Bridge {
 /// See [`Failure`].
 pub async fn run(args: AllArgs, display: Display) -> Result<(), Failure> {
     daemon::run(&args.ops, Bridge::start(&args), &display).await
-}
-
-async fn vault(args: &AllArgs) -> anyhow::Result<RsaVault> {
-    let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
-    let identity = Identity::load_or_generate(&folder, Role::Lifecycle).await?;
-    tracing::info!(peer_id = %identity.peer_id(), "Got my peer id");
-    Ok(RsaVault::new(&identity))
 }
 
 async fn apply(file: FleetFile, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<()> {

@@ -19,7 +19,9 @@ mod gauges;
 /// Time between two looks at the state for the display.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the background tasks may take to end.
-const TASKS_STOP: Duration = Duration::from_millis(1500);
+const TASKS_STOP: Duration = Duration::from_millis(1000);
+/// How long a daemon may take to end in order.
+const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
 /// Why a daemon did not run.
 #[derive(Debug)]
@@ -92,7 +94,9 @@ pub(crate) async fn run<D: Daemon>(
         }
     };
     progress.finish();
-    daemon.stop().await;
+    if tokio::time::timeout(STOP_WITHIN, daemon.stop()).await.is_err() {
+        tracing::warn!("the end took too long and is cut short; what is stored is whole");
+    }
     if let Some(ops) = ops {
         ops.stop().await;
     }

@@ -5,34 +5,29 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
-use prb_chain::{
-    ingest::{self, Ingest},
-    rpc::NodePool,
-    source::StoreSource,
-    store::{self, Store},
-};
-use prb_core::blob::range::RangeSource;
+use prb_chain::store::Store;
+use prb_core::blob::{BlobSource, range::RangeSource};
 use prb_walkie::{
     blob::{
         Lookup,
         keyspace::{self, KeySpace},
         server::{self, Server},
     },
-    identity::{self, Identity},
-    node::Node,
+    identity,
+    node::{self, Node},
     proto::Role,
     rpc::{Handlers, calls},
 };
 
 use crate::{
+    blocks::{Blocks, Chains},
     config::DataProviderArgs,
-    daemon::{self, Background, Daemon, Failure, ended, pool},
+    daemon::{self, Background, Daemon, Failure, pool},
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
@@ -48,10 +43,9 @@ const MIB: usize = 1024 * 1024;
 /// A running data provider.
 #[derive(Debug)]
 pub struct DataProvider {
-    source: Arc<dyn RangeSource>,
+    blocks: Blocks,
     node: Node,
     serving: Background,
-    background: Background,
 }
 
 impl DataProvider {
@@ -63,55 +57,56 @@ impl DataProvider {
         let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;
-        let identity =
-            peers::identity(folder, identity::Role::DataProvider).await.map_err(Failure::Configuration)?;
-        let store = open_store(&args.local_db_path).await.map_err(Failure::Run)?;
-        Self::compose(args, relay, para, identity, store).await
+        let identity = peers::identity(folder, identity::Role::DataProvider).await;
+        let config =
+            peers::config(&args.walkie, identity.map_err(Failure::Configuration)?, Role::DataProviderInt);
+        let config = config.map_err(Failure::Configuration)?;
+        let blocks = Blocks::start(&args.local_db_path, Chains { relay, para }).await;
+        let blocks = blocks.context("PHALA_LOCAL_DB_PATH").map_err(Failure::Run)?;
+        Self::compose(args, blocks, config).await
     }
 
     async fn compose(
         args: &DataProviderArgs,
-        relay: NodePool,
-        para: NodePool,
-        identity: Identity,
-        store: Arc<Store>,
+        blocks: Blocks,
+        mut config: node::Config,
     ) -> Result<Self, Failure> {
-        let ingest = Ingest::new(relay, para, Arc::clone(&store), ingest::Config::default());
-        let stored = StoreSource::new(Arc::clone(&store)).with_suspects(ingest.suspects());
-        let source: Arc<dyn RangeSource> = Arc::new(stored);
+        let source: Arc<dyn RangeSource> = Arc::clone(&blocks.source) as _;
         let keys = keyspace::Config {
             max_para_blocks: args.blob_max_para_block_range_count,
             ..keyspace::Config::default()
         };
-        let blobs: Arc<dyn Lookup> = Arc::new(KeySpace::new(Arc::clone(&source), keys));
+        let blobs: Arc<dyn Lookup> = Arc::new(KeySpace::new(source, keys));
         let server = blob_server(args, Arc::clone(&blobs)).await.map_err(Failure::Configuration)?;
         let port = server.local_addr().port();
-
-        let mut config =
-            peers::config(&args.walkie, identity, Role::DataProviderInt).map_err(Failure::Configuration)?;
+        let store = Arc::clone(&blocks.store);
         config.chain_identity = store.genesis().map(|(_, genesis)| genesis.chain_identity);
         config.blobs = Some(blobs);
         config.handlers = handlers(store, port);
         let node = peers::start(config).await?;
-        let (mut serving, mut background) = (Background::default(), Background::default());
+
+        let mut serving = Background::default();
         serving.spawn(|stop| async move {
             server.run(stop).await;
             anyhow::anyhow!("the blob server has ended")
         });
-        background.spawn(|stop| async move { ended("the ingest", ingest.run(stop).await) });
-        let (teller, told) = (node.clone(), Arc::clone(&source));
-        background.spawn(|stop| async move {
-            stop.run_until_cancelled(tell_identity(told, teller)).await;
+        let (told, of) = (node.clone(), Arc::clone(&blocks.source));
+        serving.spawn(|stop| async move {
+            stop.run_until_cancelled(tell_identity(&*of, told)).await;
             stop.cancelled().await;
             anyhow::anyhow!("stopped")
         });
-        Ok(Self { source, node, serving, background })
+        Ok(Self { blocks, node, serving })
     }
 
     /// What there is to see now.
     pub fn view(&self) -> View {
         let peers = self.node.peers().borrow().iter().filter(|peer| peer.is_usable()).count();
-        View { heights: *self.source.heights().borrow(), shown: Shown::Provider { peers }, ..View::default() }
+        View {
+            heights: *self.blocks.store.heights().borrow(),
+            shown: Shown::Provider { peers },
+            ..View::default()
+        }
     }
 
     /// Its node among its peers.
@@ -130,7 +125,7 @@ impl DataProvider {
         // 2. Blobs under way are sent.
         self.serving.stop().await;
         // 3. What is verified is stored, nothing more is fetched.
-        self.background.stop().await;
+        self.blocks.stop().await;
     }
 }
 
@@ -138,7 +133,7 @@ impl Daemon for DataProvider {
     const OPS_PORT: u16 = 18012;
 
     fn probe(&self) -> Probe {
-        let heights = self.source.heights();
+        let heights = self.blocks.store.heights();
         Arc::new(move || readiness::provider(&heights).collect())
     }
 
@@ -149,7 +144,7 @@ impl Daemon for DataProvider {
     async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.serving.ended() => error,
-            error = self.background.ended() => error,
+            error = self.blocks.ended() => error,
         }
     }
 
@@ -164,16 +159,6 @@ impl Daemon for DataProvider {
 /// See [`Failure`].
 pub async fn run(args: DataProviderArgs, display: Display) -> Result<(), Failure> {
     daemon::run(&args.ops, DataProvider::start(&args), &display).await
-}
-
-async fn open_store(path: &Path) -> anyhow::Result<Arc<Store>> {
-    let opening = path.to_owned();
-    let store = tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default()))
-        .await?
-        .with_context(|| {
-        format!("cannot open the block store {} (PHALA_LOCAL_DB_PATH)", path.display())
-    })?;
-    Ok(Arc::new(store))
 }
 
 /// Takes the port on every address of the machine.
@@ -195,7 +180,7 @@ async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow:
 }
 
 /// Tells peers of the chain as soon as the store knows it.
-async fn tell_identity(source: Arc<dyn RangeSource>, node: Node) {
+async fn tell_identity(source: &impl BlobSource, node: Node) {
     let mut heights = source.heights();
     loop {
         if let Ok(genesis) = source.genesis().await {

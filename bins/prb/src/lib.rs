@@ -1,12 +1,14 @@
 //! The daemons of Phala Runtime Bridge, as a library: the `prb` binary and the demo are thin over it.
 
 pub mod all;
+mod blocks;
 pub mod config;
 pub mod daemon;
 pub mod data_provider;
 mod desk;
 pub mod fleet_file;
 pub mod keys;
+pub mod lifecycle;
 pub mod limit;
 pub mod ops;
 mod peers;
@@ -15,3 +17,4 @@ mod readiness;
 pub mod signals;
 pub mod telemetry;
 pub mod trader;
+mod work;

@@ -8,13 +8,10 @@ use anyhow::Context;
 use prb_chain::{
     inventory::{self, HeedInventory},
     keys::Sr25519Keys,
-    reader::{self, Reader},
     rpc::NodePool,
 };
 use prb_core::{
     blob::{BlobSource, cache::CachedSource},
-    chain::ChainReader,
-    fleet::{self, Fleet},
     inventory::Inventory,
     manage::{self, Manager},
     primitives::Hash,
@@ -26,6 +23,7 @@ use prb_walkie::{
     manage::handlers,
     node::{self, Node, PeerTable},
     proto::Role,
+    rpc::Handlers,
     vault::RsaVault,
 };
 use tokio::sync::watch;
@@ -38,6 +36,7 @@ use crate::{
     peers,
     progress::{Display, Shown, View},
     readiness,
+    work::{self, Work},
 };
 
 mod candidates;
@@ -54,15 +53,6 @@ pub struct LifecycleManager {
     /// `None` where only the inventory is edited.
     work: Option<Work>,
     background: Background,
-}
-
-/// What works on workers.
-#[derive(Debug)]
-struct Work {
-    source: Arc<dyn BlobSource>,
-    chain: Arc<dyn ChainReader>,
-    fleet: Fleet,
-    desk: Desk,
 }
 
 /// What everything is made of.
@@ -84,32 +74,28 @@ impl LifecycleManager {
         let identity = identity.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         let inventory = open_inventory(&args.local_db_path).await.map_err(Failure::Configuration)?;
-        let mut config = peers::config(&args.walkie, identity, Role::LifecycleManager)
-            .map_err(Failure::Configuration)?;
+        let mut config =
+            peers::config(&args.walkie, identity, Role::LifecycleManager).map_err(Failure::Configuration)?;
         config.ignore_bridge_identity = args.ptp_ignore_bridge_identity;
         Self::compose(args, config, Parts { para, inventory, vault }).await
     }
 
-    async fn compose(
-        args: &LifecycleArgs,
-        mut config: node::Config,
-        parts: Parts,
-    ) -> Result<Self, Failure> {
+    async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
         let mut background = Background::default();
         let (found, candidates) = watch::channel(Vec::new());
         let work = if args.lifecycle_config_mode {
             tracing::info!("configuration mode: pools and workers can be edited, no worker runs");
             None
         } else {
-            let work = Work::start(args, candidates, &parts, &mut background);
-            Some(work.map_err(Failure::Run)?)
+            Some(work(args, candidates, &parts).map_err(Failure::Run)?)
         };
-        config.handlers = handlers(Manager::new(manage::Parts {
+        let manager = Manager::new(manage::Parts {
             inventory: parts.inventory,
             vault: parts.vault,
             keys: Arc::new(Sr25519Keys),
-            fleet: work.as_ref().map(|work| work.fleet.clone()),
-        }));
+            fleet: work.as_ref().map(|work| work.fleet().clone()),
+        });
+        config.handlers = handlers(manager, Handlers::new());
         let node = peers::start(config).await?;
         let (asked, told) = (parts.para, node.clone());
         background.spawn(|stop| async move {
@@ -135,12 +121,7 @@ impl LifecycleManager {
         let shown = Shown::Manager { providers: providers(&self.node.peers()) };
         match &self.work {
             None => View { shown, ..View::default() },
-            Some(work) => View {
-                heights: *work.source.heights().borrow(),
-                fleet: work.fleet.status(),
-                jobs: work.desk.stats(),
-                shown,
-            },
+            Some(work) => work.view(shown),
         }
     }
 
@@ -152,48 +133,29 @@ impl LifecycleManager {
         if !self.node.stop(NODE_STOP).await {
             tracing::warn!("some calls of peers were not answered in time");
         }
+        // 2. Workers, trade, chain reader: see there.
         if let Some(work) = self.work {
-            // 2. Workers keep what they have; nothing new is wanted of the chain.
-            if !work.fleet.stop().await {
-                tracing::warn!("some workers' tasks did not end in time and were left behind");
-            }
-            // 3. Jobs go back to the queue, for the next trader.
-            work.desk.stop().await;
+            work.stop().await;
         }
-        // 4. Nobody looks at the chain any more.
+        // 3. Nobody looks for data providers any more; the inventory closes.
         self.background.stop().await;
     }
 }
 
-impl Work {
-    fn start(
-        args: &LifecycleArgs,
-        candidates: watch::Receiver<Vec<Candidate>>,
-        parts: &Parts,
-        background: &mut Background,
-    ) -> anyhow::Result<Self> {
-        let (reader, task) = Reader::new(parts.para.clone(), reader::Config::default());
-        background.spawn(|stop| async move {
-            task.run(stop).await;
-            anyhow::anyhow!("the chain reader has ended")
-        });
-        let chain: Arc<dyn ChainReader> = Arc::new(reader);
-        let remote = RemoteBlobSource::start(candidates, args.remote_config());
-        let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
-        let desk = match &args.q_redis_endpoint {
-            Some(url) => Desk::queue_only(url)?,
-            None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault))?,
-        };
-        let fleet = fleet::Parts {
-            inventory: Arc::clone(&parts.inventory),
-            source: Arc::clone(&source),
-            chain: Arc::clone(&chain),
-            queue: desk.queue(),
-            connect: Arc::new(args.workers.connect()?),
-        };
-        let fleet = Fleet::start(fleet, args.workers.fleet_config());
-        Ok(Self { source, chain, fleet, desk })
-    }
+/// What works on workers, with the data of those candidates.
+fn work(
+    args: &LifecycleArgs,
+    candidates: watch::Receiver<Vec<Candidate>>,
+    parts: &Parts,
+) -> anyhow::Result<Work> {
+    let remote = RemoteBlobSource::start(candidates, args.remote_config());
+    let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
+    let desk = match &args.q_redis_endpoint {
+        Some(url) => Desk::queue_only(url)?,
+        None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault))?,
+    };
+    let (inventory, para) = (Arc::clone(&parts.inventory), parts.para.clone());
+    Work::start(work::Parts { source, inventory, para, desk }, &args.workers)
 }
 
 impl Daemon for LifecycleManager {
@@ -201,7 +163,7 @@ impl Daemon for LifecycleManager {
 
     fn probe(&self) -> Probe {
         let Some(work) = &self.work else { return Arc::new(Vec::new) };
-        let (peers, chain, queue) = (self.node.peers(), work.chain.views(), work.desk.watch());
+        let (peers, chain, queue) = (self.node.peers(), work.chain_views(), work.desk().watch());
         Arc::new(move || {
             let data = readiness::data_providers(providers(&peers));
             data.into_iter().chain(readiness::chain_view(&chain)).chain(desk::readiness(&queue)).collect()
@@ -214,10 +176,9 @@ impl Daemon for LifecycleManager {
 
     async fn ended(&mut self) -> anyhow::Error {
         let work = async {
-            let Some(work) = &mut self.work else { return std::future::pending().await };
-            tokio::select! {
-                error = work.desk.ended() => error,
-                () = work.fleet.ended() => anyhow::anyhow!("the fleet's supervisor has ended"),
+            match &mut self.work {
+                Some(work) => work.ended().await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {

@@ -53,7 +53,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let result = match cli.command {
         Command::All(args) => runtime.block_on(prb::all::run(*args, display)),
         Command::DataProvider(args) => runtime.block_on(prb::data_provider::run(*args, display)),
-        Command::Lifecycle(_) => Err(Failure::Configuration(anyhow::anyhow!("this daemon is not there yet"))),
+        Command::Lifecycle(args) => runtime.block_on(prb::lifecycle::run(*args, display)),
         Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
     };

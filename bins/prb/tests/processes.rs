@@ -4,17 +4,22 @@
 //! the run with kills larger.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use prb_walkie::proto::{
-    Role,
-    data_provider::{Info, Status},
+use prb_walkie::{
+    proto::{
+        self, FullAccount, Role, WorkerState,
+        data_provider::{Info, Status},
+        db, lifecycle as lm,
+    },
+    rpc::Client,
 };
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 
 mod support;
 use support::{
-    Net, chain,
+    Net, STAKE, chain,
     daemons::{Daemon, Hand},
 };
 
@@ -98,4 +103,325 @@ async fn blob_over_tcp(port: u16, key: &str) -> Vec<u8> {
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer[..8], body[..8]);
     answer.split_off(16)
+}
+
+/// A lifecycle manager of the net, not started yet.
+fn manager(net: &Net, name: &str) -> Daemon {
+    Daemon::new(net.dir.path(), "lifecycle", name)
+        .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
+        .set("USE_BUILT_IN_TRADER", true)
+        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
+}
+
+/// Gives a manager some of the net's pools, with their operators, and workers of them.
+async fn assign(net: &Net, client: &Client, pools: &[usize], workers: &[usize]) {
+    let pool = |index: &usize| {
+        let pool = &net.devnet.pools()[*index];
+        let mut owner = FullAccount::default();
+        owner.mnemonic.clone_from(&pool.mnemonic);
+        db::Pool {
+            owner: Some(owner),
+            pid: pool.pid,
+            name: format!("pool-{}", pool.pid),
+            enabled: true,
+            ..db::Pool::default()
+        }
+    };
+    let made = client.create_pools(lm::CreatePool { pools: pools.iter().map(pool).collect() }).await.unwrap();
+    assert_eq!(made.pools.len(), pools.len());
+    let mnemonics = made.pools.iter().filter_map(|pool| pool.owner.as_ref()).map(|owner| &owner.mnemonic);
+    assert!(mnemonics.into_iter().all(String::is_empty), "a mnemonic came back");
+    let worker = |(place, index): (usize, &usize)| db::Worker {
+        pid: net.devnet.pools()[pools[place % pools.len()]].pid,
+        name: format!("w{index}"),
+        endpoint: net.workers[*index].endpoint(),
+        enabled: true,
+        stake: STAKE.to_string(),
+        ..db::Worker::default()
+    };
+    let workers: Vec<_> = workers.iter().enumerate().map(worker).collect();
+    let made = client.create_workers(lm::CreateWorker { workers: workers.clone() }).await.unwrap();
+    assert_eq!(made.workers.len(), workers.len());
+}
+
+async fn states(client: &Client) -> Vec<WorkerState> {
+    let all = lm::UuidQueryRequest::default();
+    // The manager answers while its data providers die: one call that fails is a failure.
+    client.worker_status(all).await.unwrap().worker_states
+}
+
+/// How long a worker may be in a lesser state than it had.
+const MAY_LEAVE: Duration = Duration::from_secs(10);
+
+/// Watches that no worker leaves its state for long.
+#[derive(Default)]
+struct Watch {
+    /// The best state that a worker was in, and since when it is in a lesser one.
+    workers: HashMap<String, (i32, Option<Instant>)>,
+    longest: Duration,
+}
+
+impl Watch {
+    /// Workers that are in this state or a better one.
+    fn look(&mut self, states: &[WorkerState], at_least: proto::WorkerStatus) -> usize {
+        let mut there = 0;
+        for state in states {
+            let name = state.worker.as_ref().unwrap().name.clone();
+            // Being kicked, or in trouble, is less than any step of the way.
+            let step = if state.status <= proto::WorkerStatus::Active as i32 { state.status } else { 0 };
+            there += usize::from(step >= at_least as i32);
+            let (best, left) = self.workers.entry(name.clone()).or_insert((step, None));
+            if step >= *best {
+                (*best, *left) = (step, None);
+                continue;
+            }
+            let away = left.get_or_insert_with(Instant::now).elapsed();
+            self.longest = self.longest.max(away);
+            assert!(
+                away < MAY_LEAVE,
+                "{name} was in state {best} and is in {} for {away:?}: {state:?}",
+                state.status
+            );
+        }
+        there
+    }
+}
+
+fn variable(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Two data providers and two lifecycle managers, of different bridge identities; boot nodes only.
+struct Ground {
+    net: Net,
+    providers: [Daemon; 2],
+    managers: [Daemon; 2],
+    clients: [Client; 2],
+    hand: Hand,
+    watch: Watch,
+    random: StdRng,
+    limit: Duration,
+}
+
+impl Ground {
+    async fn start(workers: usize) -> Self {
+        let config = prb_devnet::Config { pools: 4, history: 1200, ..chain() };
+        let net = Net::start(config, workers as u32).await;
+        for worker in &net.workers {
+            // A sync that lasts long enough to be disturbed.
+            worker.faults().slow(Duration::from_millis(150));
+        }
+        let mut providers = [provider(&net, "dp-0"), provider(&net, "dp-1")];
+        let boot = format!("{},{}", providers[0].address(), providers[1].address());
+        let address = providers[0].address();
+        providers[1].put("PHALA_WALKIE_BOOT_NODES", address);
+        let manager = |name, bridge: &str| {
+            manager(&net, name)
+                .set("PHALA_WALKIE_BOOT_NODES", &boot)
+                .set("PHALA_BRIDGE_IDENTITY", bridge)
+                .set("PHALA_PTP_IGNORE_BRIDGE_IDENTITY", true)
+        };
+        let mut managers = [manager("lm-0", "red"), manager("lm-1", "blue")];
+        // The managers come first, and wait.
+        managers.iter_mut().for_each(Daemon::start);
+        let hand = Hand::new(managers.iter().map(Daemon::address).collect(), "default").await;
+        let red = hand.find(Role::LifecycleManager, "red", LIMIT).await;
+        let blue = hand.find(Role::LifecycleManager, "blue", LIMIT).await;
+        for manager in &managers {
+            manager.until_unready(&["no_data_provider"], LIMIT).await;
+        }
+        let half = workers / 2;
+        assign(&net, &red, &[0, 1], &(0..half).collect::<Vec<_>>()).await;
+        assign(&net, &blue, &[2, 3], &(half..workers).collect::<Vec<_>>()).await;
+        providers.iter_mut().for_each(Daemon::start);
+        let limit = LIMIT + Duration::from_secs(2) * workers as u32;
+        let random = StdRng::seed_from_u64(7);
+        let (clients, watch) = ([red, blue], Watch::default());
+        Self { net, providers, managers, clients, hand, watch, random, limit }
+    }
+
+    async fn look(&mut self, at_least: proto::WorkerStatus) -> usize {
+        let mut there = 0;
+        for client in &self.clients {
+            there += self.watch.look(&states(client).await, at_least);
+        }
+        there
+    }
+
+    /// Watches until all workers are at least in a state.
+    async fn until(&mut self, at_least: proto::WorkerStatus) {
+        let start = Instant::now();
+        while self.look(at_least).await < self.net.workers.len() {
+            if start.elapsed() > self.limit {
+                let states = [states(&self.clients[0]).await, states(&self.clients[1]).await].concat();
+                let lines = states.iter().map(|s| format!("{} {}", s.status, s.last_message));
+                let logs = self.managers.iter().map(Daemon::log_tail).collect::<Vec<_>>().join("\n");
+                panic!("not {at_least:?}:\n{}\n{logs}", lines.collect::<Vec<_>>().join("\n"));
+            }
+            sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    async fn watch_for(&mut self, time: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            self.look(proto::WorkerStatus::Synching).await;
+            sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Kills one provider after the other, each for some seconds; both are there when the next one dies.
+    async fn kill_providers(&mut self, times: usize) {
+        for kill in 0..times {
+            let victim = kill % 2;
+            self.providers[victim].kill();
+            let away = Duration::from_millis(self.random.random_range(500..4_000));
+            self.watch_for(away).await;
+            self.providers[victim].start();
+            let start = Instant::now();
+            while !self.managers.iter().all(|manager| usable_peers(manager) == Some(2)) {
+                assert!(start.elapsed() < LIMIT, "not found again:\n{}", self.managers[0].log_tail());
+                self.watch_for(Duration::from_millis(250)).await;
+            }
+            let pause = Duration::from_millis(self.random.random_range(0..2_000));
+            self.watch_for(pause).await;
+        }
+    }
+}
+
+/// Data providers that a manager can use.
+fn usable_peers(manager: &Daemon) -> Option<u32> {
+    let metrics = manager.ops("/metrics")?.1;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("prb_usable_peers "))?;
+    line.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_providers_killed_at_any_time_hold_up_no_worker() {
+    let workers = variable("PRB_TEST_WORKERS", 8);
+    let kills = variable("PRB_TEST_KILLS", 2);
+    let mut ground = Ground::start(workers).await;
+
+    // During the sync.
+    ground.until(proto::WorkerStatus::Synching).await;
+    ground.kill_providers(kills).await;
+    let synching = workers - ground.look(proto::WorkerStatus::Synched).await;
+    ground.net.workers.iter().for_each(|worker| worker.faults().clear());
+    ground.until(proto::WorkerStatus::Active).await;
+
+    // At the tip.
+    ground.kill_providers(kills).await;
+    ground.until(proto::WorkerStatus::Active).await;
+    ground.net.until_active(0..workers, LIMIT).await;
+    ground.net.assert_done_once();
+    for manager in &ground.managers {
+        let metrics = manager.ops("/metrics").unwrap().1;
+        let refused: Vec<_> = metrics.lines().filter(|l| l.starts_with("prb_sync_errors_total")).collect();
+        assert!(refused.is_empty(), "workers refused what they were sent: {refused:?}");
+    }
+    eprintln!(
+        "{workers} workers, {kills} kills each: {synching} were synching after the kills, out of state at most {:?}",
+        ground.watch.longest
+    );
+    for daemon in ground.managers.iter_mut().chain(&mut ground.providers) {
+        daemon.stop().await;
+    }
+    ground.hand.close().await;
+    ground.net.shutdown().await;
+}
+
+/// A redis-server of the test's own; killed when dropped.
+fn redis(net: &Net, port: u16) -> support::Process {
+    let child = std::process::Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+        .arg(net.dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| {
+            panic!("redis-server is missing ({e}); install it: apt-get install -y redis-server")
+        });
+    support::Process::of(child)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trader_of_its_own_works_on_the_queue_in_redis() {
+    let net = Net::start(chain(), 2).await;
+    let port = support::daemons::free_port();
+    let url = format!("redis://127.0.0.1:{port}");
+    let mut provider = provider(&net, "dp");
+    let mut manager = manager(&net, "lm")
+        .set("USE_BUILT_IN_TRADER", false)
+        .set("PHALA_Q_REDIS_ENDPOINT", &url)
+        .set("PHALA_WALKIE_BOOT_NODES", provider.address());
+    provider.start();
+    manager.start();
+    let hand = Hand::new(vec![manager.address()], "default").await;
+    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    assign(&net, &client, &[0], &[0, 1]).await;
+    // Everything but Redis is there.
+    manager.until_unready(&["queue_unreachable"], LIMIT).await;
+    let mut redis = redis(&net, port);
+    manager.until_unready(&[], LIMIT).await;
+
+    // The trader has the manager's identity, and dies with work on its hands.
+    let mut trader = Daemon::new(net.dir.path(), "trade", "trader")
+        .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
+        .set("PHALA_PEER_ID_PREFIX", net.dir.path().join("lm").join("id").display())
+        .set("PHALA_Q_REDIS_ENDPOINT", &url);
+    for life in [700, 2500] {
+        trader.start();
+        sleep(Duration::from_millis(life)).await;
+        trader.kill();
+    }
+    trader.start();
+    net.until_active(0..2, LIMIT).await;
+    net.assert_done_once();
+    trader.until_unready(&[], LIMIT).await;
+    trader.stop().await;
+    manager.stop().await;
+    provider.stop().await;
+    redis.kill();
+    hand.close().await;
+    net.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn found_by_mdns_and_configured_before_it_works() {
+    let net = Net::start(chain(), 1).await;
+    // Others on this network are of other groups.
+    let group = format!("test-{}", std::process::id());
+    let by_mdns = |daemon: Daemon| {
+        daemon
+            .set("PHALA_BRIDGE_IDENTITY", &group)
+            .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false)
+            .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/0")
+            .set("PHALA_WALKIE_BOOT_NODES", "/ip4/0.0.0.0/tcp/18888,/ip6/::/tcp/28889")
+    };
+    let mut manager = by_mdns(manager(&net, "lm")).set("PHALA_LIFECYCLE_CONFIG_MODE", true);
+    manager.start();
+    let hand = Hand::new(Vec::new(), &group).await;
+    let client = hand.find(Role::LifecycleManager, &group, LIMIT).await;
+    assign(&net, &client, &[0], &[0]).await;
+    let ids = lm::UuidQueryRequest::default();
+    let listed = client.list_workers().await.unwrap().workers;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(net.workers[0].info().headernum, 0, "a worker runs in configuration mode");
+    assert_eq!(states(&client).await.iter().filter(|s| s.status != 0).count(), 0);
+    manager.stop().await;
+
+    // The same inventory, now to be worked on.
+    manager.put("PHALA_LIFECYCLE_CONFIG_MODE", false);
+    manager.start();
+    let mut provider = by_mdns(provider(&net, "dp"));
+    provider.start();
+    net.until_active([0], LIMIT).await;
+    manager.until_unready(&[], LIMIT).await;
+    let client = hand.find(Role::LifecycleManager, &group, LIMIT).await;
+    let state = client.worker_status(ids).await.unwrap().worker_states.remove(0);
+    assert_eq!(state.worker.unwrap(), listed[0]);
+    assert!(state.initialized && !state.public_key.is_empty() && !state.session_info_json.is_empty());
+    manager.stop().await;
+    provider.stop().await;
+    hand.close().await;
+    net.shutdown().await;
 }

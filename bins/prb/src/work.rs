@@ -1,0 +1,111 @@
+//! What works on workers: the fleet, what it reads of the chain, and where it sends what it wants there.
+
+use std::sync::Arc;
+
+use prb_chain::{
+    reader::{self, Reader},
+    rpc::NodePool,
+};
+use prb_core::{
+    blob::BlobSource,
+    chain::{ChainReader, ChainView},
+    fleet::{self, Fleet},
+    inventory::Inventory,
+};
+use tokio::sync::watch;
+
+use crate::{
+    config::WorkerArgs,
+    daemon::Background,
+    desk::Desk,
+    progress::{Shown, View},
+};
+
+/// What is worked with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) source: Arc<dyn BlobSource>,
+    pub(crate) inventory: Arc<dyn Inventory>,
+    pub(crate) para: NodePool,
+    pub(crate) desk: Desk,
+}
+
+/// A running fleet at its desk.
+#[derive(Debug)]
+pub(crate) struct Work {
+    source: Arc<dyn BlobSource>,
+    chain: Arc<dyn ChainReader>,
+    fleet: Fleet,
+    desk: Desk,
+    reading: Background,
+}
+
+impl Work {
+    /// Starts the chain reader and the fleet.
+    ///
+    /// # Errors
+    /// Where the system refuses what an HTTP client needs.
+    pub(crate) fn start(parts: Parts, workers: &WorkerArgs) -> anyhow::Result<Self> {
+        let Parts { source, inventory, para, desk } = parts;
+        let connect = Arc::new(workers.connect()?);
+        let (reader, task) = Reader::new(para, reader::Config::default());
+        let mut reading = Background::default();
+        reading.spawn(|stop| async move {
+            task.run(stop).await;
+            anyhow::anyhow!("the chain reader has ended")
+        });
+        let chain: Arc<dyn ChainReader> = Arc::new(reader);
+        let fleet = fleet::Parts {
+            inventory,
+            source: Arc::clone(&source),
+            chain: Arc::clone(&chain),
+            queue: desk.queue(),
+            connect,
+        };
+        let fleet = Fleet::start(fleet, workers.fleet_config());
+        Ok(Self { source, chain, fleet, desk, reading })
+    }
+
+    pub(crate) const fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    pub(crate) const fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    pub(crate) fn chain_views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
+        self.chain.views()
+    }
+
+    /// What there is to see now.
+    pub(crate) fn view(&self, shown: Shown) -> View {
+        View {
+            heights: *self.source.heights().borrow(),
+            fleet: self.fleet.status(),
+            jobs: self.desk.stats(),
+            shown,
+        }
+    }
+
+    /// Waits for a part to end that should not. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        tokio::select! {
+            error = self.desk.ended() => error,
+            error = self.reading.ended() => error,
+            () = self.fleet.ended() => anyhow::anyhow!("the fleet's supervisor has ended"),
+        }
+    }
+
+    /// Ends in order.
+    pub(crate) async fn stop(self) {
+        // 1. Workers keep what they have; nothing new is wanted of the chain.
+        if !self.fleet.stop().await {
+            tracing::warn!("some workers' tasks did not end in time and were left behind");
+        }
+        // 2. Batches under way end or are handed back.
+        self.desk.stop().await;
+        // 3. Nobody looks at the chain any more.
+        self.reading.stop().await;
+    }
+}
