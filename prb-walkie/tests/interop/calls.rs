@@ -1,6 +1,6 @@
 //! Calls both ways: every method, error shapes, sizes, many at once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use prb_walkie::{
     node::{Config, Node},
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     cases,
     js::{Peer, Tool},
-    ours,
+    ours::{self, Patterns, pattern},
 };
 
 async fn serving(handlers: Handlers) -> Node {
@@ -38,10 +38,6 @@ async fn answering(answers: &Value, args: &[&str]) -> Peer {
     std::fs::write(&file, answers.to_string()).unwrap();
     // It is read before the peer listens.
     Peer::start(&[&["--shy", "--answers", file.path().to_str().unwrap()], args].concat()).await
-}
-
-fn pattern(size: u32) -> Vec<u8> {
-    (0..size).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 #[tokio::test]
@@ -272,8 +268,7 @@ async fn the_original_is_let_in_by_the_key() {
 
 #[tokio::test]
 async fn the_original_sees_our_protocols() {
-    let node =
-        ours::start(Role::DataProviderInt, |config| config.blobs = Some(std::sync::Arc::new(Blobs))).await;
+    let node = ours::start(Role::DataProviderInt, |config| config.blobs = Some(Arc::new(Patterns))).await;
     let address = ours::address(&node);
     let mut theirs = Peer::start(&["--shy"]).await;
     let seen = theirs.tool.ask(json!({ "command": "identify", "addr": address })).await;
@@ -290,12 +285,12 @@ async fn the_original_sees_our_protocols() {
     let blob = async |tool: &mut Tool, key: &str| {
         tool.ask(json!({ "command": "blob", "addr": address, "key": key })).await
     };
-    let large = blob(&mut theirs.tool, "large").await;
+    let large = blob(&mut theirs.tool, "pattern:3000000").await;
     assert_eq!(large["size"], 3_000_000);
     assert_eq!(large["sha256"], hex::encode(Sha256::digest(pattern(3_000_000))));
     assert_eq!(blob(&mut theirs.tool, "none").await["size"], 0);
-    let by_key = theirs.call(&address, "GetBlobByKey", json!({ "key": "small" })).await;
-    assert_eq!(by_key["data"], json!({ "key": "small", "data": "AJ48" }));
+    let by_key = theirs.call(&address, "GetBlobByKey", json!({ "key": "pattern:3" })).await;
+    assert_eq!(by_key["data"], json!({ "key": "pattern:3", "data": "AJ48" }));
     let by_key = theirs.call(&address, "GetBlobByKey", json!({ "key": "none" })).await;
     assert_eq!(by_key["data"]["empty"], true);
 }
@@ -311,18 +306,4 @@ async fn ours_fetches_blobs_of_the_original() {
     }
     assert_eq!(client.blob("none").await.unwrap(), None);
     assert_eq!(client.blob_by_key("none").await.unwrap(), None);
-}
-
-#[derive(Debug)]
-struct Blobs;
-
-#[async_trait::async_trait]
-impl prb_walkie::blob::Lookup for Blobs {
-    async fn get(&self, key: &str) -> Result<Option<bytes::Bytes>, prb_core::blob::Error> {
-        Ok(match key {
-            "small" => Some(pattern(3).into()),
-            "large" => Some(pattern(3_000_000).into()),
-            _ => None,
-        })
-    }
 }

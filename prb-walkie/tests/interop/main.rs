@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod blobs;
 mod calls;
 mod cases;
 mod control;

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use prb_walkie::{
+    blob::Lookup,
     identity::Identity,
     node::{Config, Node, Peer},
     proto::Role,
@@ -44,5 +47,22 @@ pub(crate) async fn peer(node: &Node, id: &str, what: &str, wanted: impl Fn(&Pee
     match found {
         Ok(table) => Peer::clone(table.unwrap().get(&id).unwrap()),
         Err(_) => panic!("{id} is not {what} within {PATIENCE:?}: {:?}", node.peers().borrow().get(&id)),
+    }
+}
+
+/// What stands under `pattern:SIZE`, here and at the JavaScript tools.
+pub(crate) fn pattern(size: u32) -> Vec<u8> {
+    (0..size).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+/// Patterns, and nothing else.
+#[derive(Debug)]
+pub(crate) struct Patterns;
+
+#[async_trait]
+impl Lookup for Patterns {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, prb_core::blob::Error> {
+        let size = key.strip_prefix("pattern:").and_then(|size| size.parse().ok());
+        Ok(size.map(|size| pattern(size).into()))
     }
 }

@@ -15,9 +15,10 @@ const USAGE = `A Walkie peer made of the original's libraries. Prints one JSON l
 node peer.js identity --identity FILE
   Prints the peer id of an identity file; makes the file if it is not there.
 node peer.js serve [--identity FILE] [--role WR_DATA_PROVIDER_INT] [--listen ADDR]... [--boot ADDR]...
-    [--mdns] [--mdns-interval MS] [--chain-identity X] [--bridge-identity Y] [--answers FILE] [--blobs FILE] [--shy]
+    [--mdns] [--mdns-interval MS] [--chain-identity X] [--bridge-identity Y] [--answers FILE] [--blobs FILE] [--shy] [--quiet]
   Answers the methods in FILE ({"Method": answer, or {"$error": [type, message]}}), Hello, GetBlobByKey and /blob;
-  says Hello to whom it discovers and who dials it (not if --shy). Takes commands on stdin, one JSON line each with
+  says Hello to whom it discovers and who dials it (not if --shy); prints no
+  requests and connections if --quiet. Takes commands on stdin, one JSON line each with
   an "id", and ends with stdin:
     {"command": "call", "addr": ADDR, "method": M, "request": {...}}    over a connection of its own
     {"command": "call", "addr": ADDR, "kept": true, ...}                over one that stays
@@ -44,6 +45,7 @@ const options = {
   answers: { type: 'string' },
   blobs: { type: 'string' },
   shy: { type: 'boolean', default: false },
+  quiet: { type: 'boolean', default: false },
   addr: { type: 'string' },
   method: { type: 'string', default: 'Hello' },
   json: { type: 'string' },
@@ -61,7 +63,7 @@ async function withConnection (node, addr, use) {
   }
 }
 
-function handlers (info, values, find) {
+function handlers (info, values, find, emit) {
   const answers = values.answers ? JSON.parse(fs.readFileSync(values.answers)) : {}
   const made = {
     Hello: () => info,
@@ -159,9 +161,10 @@ async function serve (values) {
     bridgeIdentity: values['bridge-identity']
   })
   const find = blobs.store(values.blobs)
-  rpc.serve(node, handlers(info, values, find), find)
+  const report = values.quiet ? () => {} : emit
+  rpc.serve(node, handlers(info, values, find, report), find)
   for (const [event, name] of [['peer:connect', 'connected'], ['peer:disconnect', 'disconnected']]) {
-    node.connectionManager.on(event, ({ remotePeer, remoteAddr, stat }) => emit(name, {
+    node.connectionManager.on(event, ({ remotePeer, remoteAddr, stat }) => report(name, {
       peerId: remotePeer.toB58String(),
       direction: stat.direction,
       remoteAddr: remoteAddr.toString(),
