@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use prb_devnet::{Config, Devnet};
+use codec::{Decode, Encode};
+use prb_devnet::{Config, Devnet, node::StorageChanges};
 use prb_devnet_runtime::Header;
 use serde_json::{Value, json};
 use sp_core::H256;
@@ -234,6 +235,103 @@ async fn ranges_of_storage_changes_are_checked() {
     let refused = rpc.request::<Value>("pha_getStorageChanges", unknown).await.unwrap_err();
     assert!(matches!(refused, subxt_rpcs::Error::User(error) if error.code == 10_000));
     let origin = format!("02{}", "11".repeat(32));
-    assert_eq!(ask(&rpc, "pha_getMqNextSequence", rpc_params![origin]).await, 0);
+    assert_eq!(ask(&rpc, "pha_getMqNextSequence", rpc_params![&origin]).await, 0);
+    let prefixed = rpc_params![format!("0x{origin}")];
+    let refused = rpc.request::<Value>("pha_getMqNextSequence", prefixed).await.unwrap_err();
+    assert!(matches!(refused, subxt_rpcs::Error::User(error) if error.code == 10_000));
+    devnet.shutdown().await;
+}
+
+fn item(pallet: &str, name: &str) -> String {
+    let twox = |text: &str| hex::encode(sp_io::hashing::twox_128(text.as_bytes()));
+    format!("0x{}{}", twox(pallet), twox(name))
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    hex::decode(value.as_str().unwrap().strip_prefix("0x").unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_changes_come_in_three_forms_and_begin_with_the_genesis_state() {
+    let devnet = started(10).await;
+    let rpc = client(devnet.para().url()).await;
+    let para = devnet.para();
+    let span = || rpc_params![para.block_hash(3), para.block_hash(4)];
+    let plain = ask(&rpc, "pha_getStorageChanges", span()).await;
+    let rooted = ask(&rpc, "pha_getStorageChangesWithRoot", span()).await;
+    for (at, number) in [3, 4].into_iter().enumerate() {
+        assert_eq!(rooted[at]["changes"], plain[at]);
+        assert_eq!(rooted[at]["stateRoot"], json!(para.header(number).unwrap().state_root.0));
+        let scale = ask(&rpc, "pha_getStorageChangesAt", rpc_params![para.block_hash(number)]).await;
+        let changes = StorageChanges::decode(&mut &*bytes(&scale)).unwrap();
+        let main = plain[at]["mainStorageChanges"].as_array().unwrap();
+        assert_eq!(changes.main.len(), main.len());
+        for ((key, value), shown) in changes.main.iter().zip(main) {
+            assert_eq!(*key, bytes(&shown[0]));
+            assert_eq!(*value, (!shown[1].is_null()).then(|| bytes(&shown[1])));
+        }
+        assert!(main.iter().any(|change| change[1].is_null()), "what was deleted is null");
+        assert_eq!(plain[at]["childStorageChanges"], json!([]));
+    }
+    let genesis = rpc_params![para.block_hash(0), para.block_hash(0)];
+    let genesis = ask(&rpc, "pha_getStorageChanges", genesis).await;
+    let mut written: Vec<Value> = genesis[0]["mainStorageChanges"].as_array().unwrap().clone();
+    written.sort_by_key(|pair| pair[0].as_str().unwrap().to_owned());
+    let pairs = ask(&rpc, "state_getPairs", rpc_params!["0x", para.block_hash(0)]).await;
+    assert_eq!(json!(written), pairs);
+    devnet.shutdown().await;
+}
+
+/// What Phala's own programs rely on, beyond what a bridge of ours asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_programs_find_what_they_expect() {
+    let devnet = started(120).await;
+    for node in [devnet.relay(), devnet.para()] {
+        let rpc = client(node.url()).await;
+        let metadata = bytes(&ask(&rpc, "state_getMetadata", rpc_params![]).await);
+        let called = bytes(&ask(&rpc, "state_call", rpc_params!["Metadata_metadata", "0x"]).await);
+        assert_eq!(metadata.encode(), called);
+        assert_eq!(metadata[..5], *b"meta\x0e");
+        let sync = ask(&rpc, "system_syncState", rpc_params![]).await;
+        let at = |name: &str| sync[name].as_u64().unwrap();
+        assert!(at("highestBlock") - at("currentBlock") <= 8 && at("currentBlock") > 0, "{sync}");
+        for (head, subscribe, unsubscribe) in [
+            (node.best_number(), "chain_subscribeNewHeads", "chain_unsubscribeNewHeads"),
+            (node.finalized_number(), "chain_subscribeFinalizedHeads", "chain_unsubscribeFinalizedHeads"),
+        ] {
+            let mut heads = rpc.subscribe::<Header>(subscribe, rpc_params![], unsubscribe).await.unwrap();
+            assert_eq!(heads.next().await.unwrap().unwrap().number, head, "{subscribe}");
+        }
+        let pairs = ask(&rpc, "state_getPairs", rpc_params!["0x", node.block_hash(7)]).await;
+        assert!(pairs.as_array().unwrap().len() > 20);
+    }
+
+    let rpc = client(devnet.relay().url()).await;
+    let read = async |key: &str, number| {
+        ask(&rpc, "state_getStorage", rpc_params![key, devnet.relay().block_hash(number)]).await
+    };
+    let set_id = item("Grandpa", "CurrentSetId");
+    let genesis = ask(&rpc, "state_getPairs", rpc_params![&set_id, devnet.relay().block_hash(0)]).await;
+    assert_eq!(genesis, json!([[set_id, "0x0000000000000000"]]));
+    let mut changes = 0;
+    for number in 1..devnet.relay().finalized_number() {
+        if read(&set_id, number).await != read(&set_id, number - 1).await {
+            let block = ask(&rpc, "chain_getBlock", rpc_params![devnet.relay().block_hash(number)]).await;
+            assert_eq!(block["justifications"][0][0], json!(b"FRNK"), "block {number}");
+            changes += 1;
+        }
+    }
+    assert!(changes >= 2, "{changes} changes of set");
+
+    let rpc = client(devnet.para().url()).await;
+    let key = item("ParachainSystem", "ValidationData");
+    let data = ask(&rpc, "state_getStorage", rpc_params![key, devnet.para().block_hash(1)]).await;
+    let (_, relay_parent, _, _) = <(Vec<u8>, u32, H256, u32)>::decode(&mut &*bytes(&data)).unwrap();
+    assert!(relay_parent >= 1, "bridges start one block before it");
+    let worker = devnet.spawn_workers(1, 0, None).await.unwrap().remove(0);
+    let methods = worker.info().supported_attestation_methods;
+    let known = |name: &str| methods.iter().any(|method| method == name);
+    assert!(methods.is_empty() || known("epid") || known("dcap"), "{methods:?}");
+    worker.shutdown().await;
     devnet.shutdown().await;
 }

@@ -105,8 +105,8 @@ fn no_block(hash: H256) -> ErrorObjectOwned {
 
 fn next_sequence(params: Params<'_>, view: &View<'_>) -> Answer<u64> {
     let text: String = params.sequence().next()?;
-    let bytes = hex::decode(text.strip_prefix("0x").unwrap_or(&text))
-        .map_err(|cause| error(PHA_ERROR, format!("InvalidSender: {cause}")))?;
+    // Without 0x: real nodes do not take it with one.
+    let bytes = hex::decode(text).map_err(|cause| error(PHA_ERROR, format!("InvalidSender: {cause}")))?;
     let origin = MessageOrigin::decode(&mut &bytes[..])
         .map_err(|cause| error(PHA_ERROR, format!("InvalidSender: {cause}")))?;
     view.node.next_sequence(&origin).map_err(|cause| error(PHA_ERROR, cause.to_string()))
