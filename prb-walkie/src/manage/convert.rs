@@ -1,0 +1,123 @@
+//! Between the wire's messages and the manager's values.
+
+use std::sync::Arc;
+
+use prb_core::{
+    inventory,
+    manage::{Change, PoolValue, Selector, WorkerValue},
+    primitives::{AccountId, PHALA_SS58_PREFIX, POLKADOT_SS58_PREFIX, PoolId},
+};
+use secrecy::SecretString;
+
+use crate::{
+    proto::{FullAccount, Identity, QueryIdentity, db, lifecycle as lm},
+    rpc::ResponseError,
+};
+
+pub(super) fn pool_value(pool: db::Pool) -> PoolValue {
+    // Moved, not copied: the message's own is wiped when it is dropped.
+    let secret = pool.owner.map(|mut owner| SecretString::from(std::mem::take(&mut *owner.take_mnemonic())));
+    PoolValue {
+        pid: PoolId(pool.pid),
+        name: pool.name,
+        secret,
+        proxied: pool.real_phala_ss58,
+        enabled: pool.enabled,
+        sync_only: pool.sync_only,
+    }
+}
+
+pub(super) fn worker_value(worker: db::Worker) -> WorkerValue {
+    WorkerValue {
+        pid: PoolId(worker.pid),
+        name: worker.name,
+        endpoint: worker.endpoint,
+        stake: worker.stake,
+        enabled: worker.enabled,
+        sync_only: worker.sync_only,
+    }
+}
+
+pub(super) fn pool_changes(
+    request: lm::UpdatePool,
+) -> Result<Vec<(Selector, Change<PoolValue>)>, ResponseError> {
+    let change = |(index, item): (usize, lm::UpdatePoolItem)| {
+        let selector = selector("pool", index, item.id)?;
+        let pool = item.pool.ok_or_else(|| no_value("pool", index))?;
+        Ok((selector, if pool.deleted { Change::Delete } else { Change::Put(pool_value(pool)) }))
+    };
+    request.items.into_iter().enumerate().map(change).collect()
+}
+
+pub(super) fn worker_changes(
+    request: lm::UpdateWorker,
+) -> Result<Vec<(Selector, Change<WorkerValue>)>, ResponseError> {
+    let change = |(index, item): (usize, lm::UpdateWorkerItem)| {
+        let selector = selector("worker", index, item.id)?;
+        let worker = item.worker.ok_or_else(|| no_value("worker", index))?;
+        Ok((selector, if worker.deleted { Change::Delete } else { Change::Put(worker_value(worker)) }))
+    };
+    request.items.into_iter().enumerate().map(change).collect()
+}
+
+fn selector(what: &str, index: usize, id: Option<QueryIdentity>) -> Result<Selector, ResponseError> {
+    match id.and_then(|id| id.identity) {
+        Some(Identity::Uuid(text)) => match text.parse() {
+            Ok(id) => Ok(Selector::Id(id)),
+            Err(_) => {
+                let text: String = text.chars().take(64).collect();
+                Err(ResponseError::not_found(format!("items[{index}]: there is no {what} {text:?}")))
+            }
+        },
+        Some(Identity::Name(name)) => Ok(Selector::Name(name)),
+        Some(Identity::Pid(pid)) => Ok(Selector::Pid(PoolId(pid))),
+        None => Err(ResponseError::server(format!("items[{index}]: it does not say which {what}"))),
+    }
+}
+
+fn no_value(what: &str, index: usize) -> ResponseError {
+    ResponseError::server(format!("items[{index}]: it does not say what the {what} is to be"))
+}
+
+pub(super) fn pool_list(pools: &[Arc<inventory::Pool>]) -> lm::PoolList {
+    lm::PoolList { pools: pools.iter().map(|pool| self::pool(pool)).collect() }
+}
+
+pub(super) fn worker_list(workers: &[Arc<inventory::Worker>]) -> lm::WorkerList {
+    lm::WorkerList { workers: workers.iter().map(|worker| self::worker(worker)).collect() }
+}
+
+fn pool(pool: &inventory::Pool) -> db::Pool {
+    // There also where the pool has none: the original's pages look into it.
+    let owner = pool.operator.as_ref().map(|operator| address(&operator.account)).unwrap_or_default();
+    db::Pool {
+        uuid: pool.id.to_string(),
+        owner: Some(owner),
+        pid: pool.pid.0,
+        name: pool.name.clone(),
+        enabled: pool.enabled,
+        deleted: false,
+        real_phala_ss58: pool.proxied.map(|owner| owner.to_ss58(PHALA_SS58_PREFIX)).unwrap_or_default(),
+        sync_only: pool.sync_only,
+    }
+}
+
+fn address(account: &AccountId) -> FullAccount {
+    let mut full = FullAccount::default();
+    full.ss58_phala = account.to_ss58(PHALA_SS58_PREFIX);
+    full.ss58_polkadot = account.to_ss58(POLKADOT_SS58_PREFIX);
+    full
+}
+
+pub(super) fn worker(worker: &inventory::Worker) -> db::Worker {
+    db::Worker {
+        uuid: worker.id.to_string(),
+        pid: worker.pid.0,
+        name: worker.name.clone(),
+        endpoint: worker.endpoint.clone(),
+        enabled: worker.enabled,
+        deleted: false,
+        stake: worker.stake.to_string(),
+        sync_only: worker.sync_only,
+    }
+}

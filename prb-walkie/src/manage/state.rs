@@ -1,0 +1,85 @@
+//! A worker's status as the wire has it.
+//!
+//! # `session_info_json`
+//!
+//! JSON text indented by two spaces. Without a session on chain it has `runtimeInfo` alone:
+//!
+//! ```text
+//! {
+//!   "state": "WorkerIdle",                      Ready, WorkerIdle, WorkerUnresponsive, WorkerCoolingDown
+//!   "ve": "1234.00000000",                      U64F64 bits ÷ 2^64, 8 decimals
+//!   "v": "1234.56789012",
+//!   "vUpdatedAt": "1,652,349,600",              numbers for people: texts, grouped by thousands
+//!   "benchmark": { "pInit", "pInstant", "iterations", "workingStartTime", "challengeTimeLast" },
+//!   "coolDownStart": "0",
+//!   "stats": { "totalReward": "1,234.5678 PHA" },
+//!   "raw": {                                    the same fields as the chain has them: numbers up to 52 bits,
+//!     "state": "WorkerIdle",                    larger ones as 0x and all digits of their type
+//!     "ve": "0x00000000000004d20000000000000000",
+//!     …
+//!     "stats": { "totalReward": 1234567800000000 }
+//!   },
+//!   "runtimeInfo": { … }                        pRuntime's info, in lowerCamelCase; {} before there was any
+//! }
+//! ```
+//!
+//! That is what polkadot.js makes of the session, which the original passes on; only its unit prefixes
+//! (`1.2345 kPHA`) are left out of `totalReward`.
+
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use prb_core::{
+    primitives::PHALA_SS58_PREFIX,
+    worker::{State, WorkerStatus},
+};
+
+use super::{convert, session};
+use crate::proto;
+
+/// The wire's form of a worker's status.
+pub fn worker_state(status: &WorkerStatus) -> proto::WorkerState {
+    let position = status.position;
+    let session = status.chain.as_ref().and_then(|chain| chain.session.as_ref());
+    proto::WorkerState {
+        status: label(status.state).into(),
+        parent_header_synched_to: height(position.and_then(|at| at.relay_synced_to()).map(|n| n.0)),
+        para_header_synched_to: height(position.and_then(|at| at.para_synced_to()).map(|n| n.0)),
+        para_block_dispatched_to: height(position.and_then(|at| at.dispatched_to()).map(|n| n.0)),
+        initialized: status.info.as_ref().is_some_and(|info| info.initialized),
+        worker: Some(convert::worker(&status.worker)),
+        public_key: status.public_key.map(|key| key.to_string()).unwrap_or_default(),
+        last_message: message(status.message_at, &status.message),
+        session_info_json: session::json(session, status.info.as_deref()),
+        worker_account_id: session.map(|s| s.account.to_ss58(PHALA_SS58_PREFIX)).unwrap_or_default(),
+    }
+}
+
+fn label(state: State) -> proto::WorkerStatus {
+    use proto::WorkerStatus as Label;
+    match state {
+        State::Idle => Label::Idle,
+        State::Starting => Label::Starting,
+        State::Synching => Label::Synching,
+        State::Synched => Label::Synched,
+        State::PreActive => Label::PreActive,
+        State::Active => Label::Active,
+        State::Kicked => Label::Kicked,
+        State::Error => Label::Error,
+    }
+}
+
+/// -1 for none.
+fn height(number: Option<u32>) -> i32 {
+    number.map_or(-1, |number| i32::try_from(number).unwrap_or(i32::MAX))
+}
+
+/// `[2022-05-12T10:00:00+00:00] text`, in UTC.
+fn message(at: SystemTime, text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    // A clock beyond the year 9999 or before -9999 is none.
+    let at = Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!("[{}] {text}", at.strftime("%Y-%m-%dT%H:%M:%S+00:00"))
+}

@@ -1,0 +1,435 @@
+//! The management calls as an original's monitor makes them: bytes over TCP, noise and mplex, to a manager on
+//! parts in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "node_rig/rig.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of the rig")]
+mod rig;
+
+#[path = "manage_rig/rig.rs"]
+mod bench;
+
+use std::time::Duration;
+
+use bench::{Bench, MNEMONIC, PHA, worker};
+use prb_core::{
+    chain::memory::MemoryChain,
+    inventory::Inventory,
+    primitives::{AccountId, PoolId},
+    prpc::Method as Prpc,
+    vault::Vault,
+    worker::State,
+};
+use prb_walkie::{
+    proto::{
+        Empty, ErrorType, FullAccount, Identity, QueryIdentity, WorkerState, WorkerStateUpdate, WorkerStatus,
+        db, lifecycle as lm,
+    },
+    rpc::{Handlers, calls},
+};
+use prost::Message;
+use secrecy::ExposeSecret;
+
+fn pool(pid: u64) -> db::Pool {
+    let mut owner = FullAccount::default();
+    owner.mnemonic = MNEMONIC.to_owned();
+    db::Pool { pid, name: format!("pool {pid}"), owner: Some(owner), enabled: true, ..db::Pool::default() }
+}
+
+fn identity(identity: Identity) -> Option<QueryIdentity> {
+    Some(QueryIdentity { identity: Some(identity) })
+}
+
+fn update_pool(id: Identity, pool: db::Pool) -> lm::UpdatePool {
+    lm::UpdatePool { items: vec![lm::UpdatePoolItem { id: identity(id), pool: Some(pool) }] }
+}
+
+fn update_worker(id: Identity, worker: db::Worker) -> lm::UpdateWorker {
+    lm::UpdateWorker { items: vec![lm::UpdateWorkerItem { id: identity(id), worker: Some(worker) }] }
+}
+
+fn ids(ids: &[&str]) -> lm::UuidQueryRequest {
+    lm::UuidQueryRequest { ids: ids.iter().map(|id| (*id).to_owned()).collect() }
+}
+
+#[tokio::test]
+async fn every_management_method_has_a_handler() {
+    let bench = Bench::new(false).await;
+    let handlers = prb_walkie::manage::handlers(bench.manager.clone(), Handlers::new());
+    assert!(
+        handlers.has(calls::ListPool) && handlers.has(calls::CreatePool) && handlers.has(calls::UpdatePool)
+    );
+    assert!(handlers.has(calls::ListWorker) && handlers.has(calls::CreateWorker));
+    assert!(handlers.has(calls::UpdateWorker) && handlers.has(calls::RestartWorker));
+    assert!(handlers.has(calls::RefreshRaAndRestartWorker) && handlers.has(calls::KickWorker));
+    assert!(handlers.has(calls::GetWorkerStatus) && !handlers.has(calls::GetDataProviderInfo));
+}
+
+#[tokio::test]
+async fn pools_are_made_listed_changed_and_deleted() {
+    let bench = Bench::new(false).await;
+    let none: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
+    assert!(none.pools.is_empty());
+
+    // As protobuf.js writes it: what was set, zeros too, and fields that we do not know.
+    let mut request = Vec::new();
+    let owner = [&[0x0a, MNEMONIC.len() as u8][..], MNEMONIC.as_bytes()].concat();
+    let real = AccountId([9; 32]).to_ss58(30);
+    for (pid, name, real, sync_only) in [(2u8, "two", real.as_str(), 0u8), (7, "seven", "", 1)] {
+        let mut pool = vec![0x12, owner.len() as u8];
+        pool.extend(&owner);
+        pool.extend([0x18, pid, 0x22, name.len() as u8]);
+        pool.extend(name.as_bytes());
+        pool.extend([0x28, 1, 0x30, 0, 0x3a, real.len() as u8]);
+        pool.extend(real.as_bytes());
+        pool.extend([0x40, sync_only, 0xf8, 0x07, 0x05]);
+        request.push(0x0a);
+        prost::encoding::encode_varint(pool.len() as u64, &mut request);
+        request.extend(pool);
+    }
+    let answer = bench.ask("CreatePool", request.clone()).await.unwrap();
+    let made = lm::PoolList::decode(answer).unwrap().pools;
+    let account = MemoryChain::account_of(MNEMONIC);
+    let mut full = FullAccount::default();
+    full.ss58_phala = account.to_ss58(30);
+    full.ss58_polkadot = account.to_ss58(0);
+    let expected = |n: usize, pid, name: &str, real: &str, sync_only| db::Pool {
+        uuid: made[n].uuid.clone(),
+        owner: Some(full.clone()),
+        pid,
+        name: name.into(),
+        enabled: true,
+        deleted: false,
+        real_phala_ss58: real.into(),
+        sync_only,
+    };
+    let all = vec![expected(0, 2, "two", &real, false), expected(1, 7, "seven", "", true)];
+    assert_eq!(made, all);
+    assert!(made.iter().all(|pool| uuid::Uuid::parse_str(&pool.uuid).is_ok()));
+    let listed: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
+    assert_eq!(listed.pools, all);
+
+    // No mnemonic, with an owner and without: the operator stays.
+    let sealed = |bench: &Bench| bench.manager.pools()[0].operator.clone().unwrap();
+    let before = sealed(&bench);
+    for owner in [None, Some(FullAccount::default())] {
+        let value = db::Pool { owner, name: "zwei".into(), enabled: false, ..pool(2) };
+        let changed: lm::PoolList = bench.ok("UpdatePool", &update_pool(Identity::Pid(2), value)).await;
+        let expected = db::Pool { enabled: false, ..expected(0, 2, "zwei", "", false) };
+        assert_eq!(changed.pools, [expected]);
+        assert_eq!(sealed(&bench), before);
+    }
+    let mut owner = FullAccount::default();
+    owner.mnemonic = "another".into();
+    let value = db::Pool { owner: Some(owner), pid: 3, ..pool(2) };
+    let changed: lm::PoolList =
+        bench.ok("UpdatePool", &update_pool(Identity::Name("zwei".into()), value)).await;
+    assert_eq!(
+        changed.pools[0].owner.as_ref().unwrap().ss58_phala,
+        MemoryChain::account_of("another").to_ss58(30)
+    );
+    assert_eq!((changed.pools[0].uuid.as_str(), changed.pools[0].pid), (made[0].uuid.as_str(), 3));
+
+    let gone = db::Pool { deleted: true, ..db::Pool::default() };
+    let id = Identity::Uuid(made[0].uuid.clone());
+    let changed: lm::PoolList = bench.ok("UpdatePool", &update_pool(id, gone)).await;
+    assert!(changed.pools.is_empty(), "those deleted are not answered");
+    let listed: lm::PoolList = bench.ok("ListPool", &Empty {}).await;
+    assert_eq!(listed.pools, all[1..]);
+}
+
+#[tokio::test]
+async fn workers_are_made_listed_changed_and_deleted() {
+    let bench = Bench::new(false).await;
+    let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(u64::MAX)] }).await;
+    let wanted = |n| db::Worker { pid: u64::MAX, ..worker(n) };
+    let request = lm::CreateWorker { workers: vec![wanted(2), wanted(1)] };
+    let made: lm::WorkerList = bench.ok("CreateWorker", &request).await;
+    let expected = |n: usize, of| db::Worker { uuid: made.workers[n].uuid.clone(), ..wanted(of) };
+    assert_eq!(made.workers, [expected(0, 2), expected(1, 1)], "in the call's order");
+    let listed: lm::WorkerList = bench.ok("ListWorker", &Empty {}).await;
+    assert_eq!(listed.workers, [expected(1, 1), expected(0, 2)], "by name");
+
+    let id = Identity::Uuid(made.workers[0].uuid.clone());
+    let value = db::Worker { stake: "7".into(), enabled: false, sync_only: true, ..wanted(3) };
+    let changed: lm::WorkerList = bench.ok("UpdateWorker", &update_worker(id, value.clone())).await;
+    assert_eq!(changed.workers, [db::Worker { uuid: made.workers[0].uuid.clone(), ..value }]);
+
+    let gone = db::Worker { deleted: true, ..db::Worker::default() };
+    let items = ["worker 3", "worker 1"].map(|name| lm::UpdateWorkerItem {
+        id: identity(Identity::Name(name.into())),
+        worker: Some(gone.clone()),
+    });
+    let changed: lm::WorkerList = bench.ok("UpdateWorker", &lm::UpdateWorker { items: items.into() }).await;
+    assert!(changed.workers.is_empty());
+    assert!(bench.manager.workers().is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_said_by_kind_entry_and_field() {
+    let bench = Bench::new(false).await;
+    let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
+    let _: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
+    let before = bench.inventory.snapshots().borrow().clone();
+    let missing = "00000000-0000-4000-8000-000000000000";
+    let (duplicated, not_found, server) = (ErrorType::Duplicated, ErrorType::NotFound, ErrorType::Server);
+    let create = |pools| lm::CreatePool { pools }.encode_to_vec();
+    let pools = |items| lm::UpdatePool { items }.encode_to_vec();
+    let workers = |worker| lm::CreateWorker { workers: vec![worker] }.encode_to_vec();
+    let nobody = pool(2);
+    let cases = [
+        (
+            "CreatePool",
+            create(vec![pool(2), pool(1)]),
+            duplicated,
+            "pools[1] \"pool 1\": pid \"1\" is taken by \"pool 1\"",
+        ),
+        (
+            "CreatePool",
+            create(vec![db::Pool { owner: None, ..pool(2) }]),
+            server,
+            "pools[0] \"pool 2\": the operator's secret is not valid",
+        ),
+        (
+            "CreatePool",
+            create(vec![db::Pool { real_phala_ss58: "x".into(), ..pool(2) }]),
+            server,
+            "pools[0] \"pool 2\": the proxied account is not valid",
+        ),
+        (
+            "UpdatePool",
+            update_pool(Identity::Uuid(missing.into()), pool(2)).encode_to_vec(),
+            not_found,
+            "there is no pool 00000000",
+        ),
+        (
+            "UpdatePool",
+            update_pool(Identity::Uuid("no id".into()), pool(2)).encode_to_vec(),
+            not_found,
+            "items[0]: there is no pool \"no id\"",
+        ),
+        (
+            "UpdatePool",
+            update_pool(Identity::Pid(2), pool(2)).encode_to_vec(),
+            not_found,
+            "items[0] \"pool 2\": there is no pool with pid 2",
+        ),
+        (
+            "UpdatePool",
+            pools(vec![lm::UpdatePoolItem { id: None, pool: Some(nobody) }]),
+            server,
+            "items[0]: it does not say which pool",
+        ),
+        (
+            "UpdatePool",
+            pools(vec![lm::UpdatePoolItem { id: identity(Identity::Pid(1)), pool: None }]),
+            server,
+            "items[0]: it does not say what the pool is to be",
+        ),
+        (
+            "CreateWorker",
+            workers(db::Worker { name: "b".into(), ..worker(1) }),
+            duplicated,
+            "worker endpoint \"http://10.0.0.1:10001\" is taken by \"worker 1\"",
+        ),
+        (
+            "CreateWorker",
+            workers(db::Worker { pid: 9, ..worker(2) }),
+            not_found,
+            "workers[0] \"worker 2\": there is no pool with pid 9",
+        ),
+        (
+            "CreateWorker",
+            workers(db::Worker { stake: "1.5".into(), ..worker(2) }),
+            server,
+            "workers[0] \"worker 2\": the stake is not valid",
+        ),
+        (
+            "UpdateWorker",
+            update_worker(Identity::Pid(1), worker(1)).encode_to_vec(),
+            server,
+            "the id is not valid: a pid names a pool",
+        ),
+        (
+            "UpdateWorker",
+            update_worker(Identity::Name("x".into()), worker(1)).encode_to_vec(),
+            not_found,
+            "there is no worker \"x\"",
+        ),
+        ("RestartWorker", ids(&[missing]).encode_to_vec(), not_found, "ids[0]: there is no worker 00000000"),
+        ("KickWorker", ids(&["x"]).encode_to_vec(), not_found, "ids[0]: there is no worker \"x\""),
+        ("GetWorkerStatus", ids(&[missing]).encode_to_vec(), not_found, "ids[0]: there is no worker"),
+        (
+            "KickWorker",
+            ids(&[&before.workers[0].id.to_string()]).encode_to_vec(),
+            server,
+            "PHALA_LIFECYCLE_CONFIG_MODE",
+        ),
+        ("CreatePool", vec![0x0a, 0xff], server, "decode"),
+    ];
+    for (method, data, kind, text) in cases {
+        let error = bench.ask(method, data).await.unwrap_err();
+        assert_eq!(error.r#type(), kind, "{method}: {error:?}");
+        assert!(error.message.contains(text), "{method}: {:?} has no {text:?}", error.message);
+        assert!(!error.message.contains(MNEMONIC), "{error:?}");
+    }
+    assert_eq!(*bench.inventory.snapshots().borrow(), before, "something was applied");
+}
+
+#[tokio::test]
+async fn in_config_mode_everybody_is_idle() {
+    let bench = Bench::new(false).await;
+    let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
+    let made: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
+    let all: WorkerStateUpdate = bench.ok("GetWorkerStatus", &ids(&[])).await;
+    let expected = WorkerState {
+        status: WorkerStatus::Idle.into(),
+        parent_header_synched_to: -1,
+        para_header_synched_to: -1,
+        para_block_dispatched_to: -1,
+        initialized: false,
+        worker: Some(made.workers[0].clone()),
+        public_key: String::new(),
+        last_message: all.worker_states[0].last_message.clone(),
+        session_info_json: "{\n  \"runtimeInfo\": {}\n}".into(),
+        worker_account_id: String::new(),
+    };
+    assert_eq!(all.worker_states, [expected]);
+    let message = &all.worker_states[0].last_message;
+    assert!(message.ends_with("+00:00] Only the inventory is edited here, no worker runs"), "{message}");
+}
+
+#[tokio::test]
+async fn workers_run_are_commanded_and_show_all_fields() {
+    let bench = Bench::new(true).await;
+    let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
+    let account = bench.manager.pools()[0].operator.as_ref().unwrap().account;
+    bench.chain.add_pool(PoolId(1), account, 1_000_000 * PHA);
+    let off = db::Worker { enabled: false, ..worker(2) };
+    let request = lm::CreateWorker { workers: vec![worker(1), off] };
+    let made: lm::WorkerList = bench.ok("CreateWorker", &request).await;
+    let scripted = bench.connect(1);
+    let id = made.workers[0].uuid.clone();
+    bench.until_active().await;
+
+    let some: WorkerStateUpdate = bench.ok("GetWorkerStatus", &ids(&[&id, &id])).await;
+    let [state] = &some.worker_states[..] else { panic!("{some:?}") };
+    let status = bench.manager.status(&[id.parse().unwrap()]).unwrap().remove(0);
+    assert_eq!((state.status(), status.state), (WorkerStatus::Active, State::Active));
+    let at = status.position.unwrap();
+    let heights =
+        (state.parent_header_synched_to, state.para_header_synched_to, state.para_block_dispatched_to);
+    let numbers = (at.relay_header.0 as i32 - 1, at.para_header.0 as i32 - 1, at.block.0 as i32 - 1);
+    assert_eq!(heights, numbers);
+    assert!(state.initialized && heights.2 > 0);
+    assert_eq!(state.worker.as_ref().unwrap(), &made.workers[0]);
+    assert_eq!(state.public_key, format!("0x{}", hex::encode(scripted.key().0)));
+    let session = bench.chain.worker(scripted.key()).session.unwrap();
+    assert_eq!(state.worker_account_id, session.account.to_ss58(30));
+    let (time, text) = state.last_message.split_once("] ").unwrap();
+    assert_eq!(text, &*status.message);
+    assert!(time.starts_with("[20") && time.ends_with("+00:00") && time.len() == 26, "{time}");
+    let json: serde_json::Value = serde_json::from_str(&state.session_info_json).unwrap();
+    assert_eq!(json["state"], "WorkerIdle");
+    assert_eq!(json["raw"]["benchmark"]["pInit"], session.p_init);
+    assert_eq!(json["runtimeInfo"]["publicKey"], hex::encode(scripted.key().0));
+
+    let all: WorkerStateUpdate = bench.ok("GetWorkerStatus", &ids(&[])).await;
+    let labels: Vec<_> = all.worker_states.iter().map(|state| state.status()).collect();
+    assert_eq!(labels, [WorkerStatus::Active, WorkerStatus::Idle], "disabled ones too, by name");
+
+    // A list with one that does not run: the other is commanded.
+    let (on, off) = (id.as_str(), made.workers[1].uuid.as_str());
+    let infos = scripted.count(Prpc::GetInfo);
+    let answer: WorkerStateUpdate = bench.ok("RestartWorker", &ids(&[off, on])).await;
+    let answered: Vec<_> =
+        answer.worker_states.iter().map(|s| s.worker.as_ref().unwrap().uuid.as_str()).collect();
+    assert_eq!(answered, [off, on]);
+    bench.until("restarted", || scripted.count(Prpc::GetInfo) > infos).await;
+    let error = bench.ask("KickWorker", ids(&[off]).encode_to_vec()).await.unwrap_err();
+    assert_eq!(error.message, "no worker was commanded: worker worker 2 does not run: Worker is disabled");
+    let nobody: WorkerStateUpdate = bench.ok("KickWorker", &ids(&[])).await;
+    assert!(nobody.worker_states.is_empty());
+    assert_eq!(scripted.kicks(), 0, "an empty list is nobody");
+    let _: WorkerStateUpdate = bench.ok("KickWorker", &ids(&[on])).await;
+    bench.until("kicked", || scripted.kicks() == 1).await;
+    bench.until_active().await;
+
+    let registered = || bench.chain.worker(scripted.key()).registration.unwrap().last_updated;
+    let before = registered();
+    let _: WorkerStateUpdate = bench.ok("RefreshRaAndRestartWorker", &ids(&[on])).await;
+    bench.until("registered again", || registered() > before).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn no_answer_and_no_log_line_has_a_secret() {
+    let log = bench::capture_log();
+    let bench = Bench::new(true).await;
+    let secret = format!("{MNEMONIC} quokka");
+    let mut owned = pool(1);
+    owned.owner.as_mut().unwrap().mnemonic = secret.clone();
+    let mut bad = pool(2);
+    bad.owner.as_mut().unwrap().mnemonic = format!("{secret}?");
+    let mut huge = pool(2);
+    huge.owner.as_mut().unwrap().mnemonic = secret.repeat(200);
+    let mut answers = Vec::new();
+    for (method, request) in [
+        ("CreatePool", lm::CreatePool { pools: vec![owned.clone()] }.encode_to_vec()),
+        ("CreatePool", lm::CreatePool { pools: vec![owned.clone()] }.encode_to_vec()),
+        ("CreatePool", lm::CreatePool { pools: vec![bad] }.encode_to_vec()),
+        ("CreatePool", lm::CreatePool { pools: vec![huge] }.encode_to_vec()),
+        ("CreateWorker", lm::CreateWorker { workers: vec![worker(1)] }.encode_to_vec()),
+        ("UpdatePool", update_pool(Identity::Pid(1), owned.clone()).encode_to_vec()),
+        ("UpdatePool", update_pool(Identity::Pid(5), owned).encode_to_vec()),
+        ("ListPool", Vec::new()),
+        ("ListWorker", Vec::new()),
+        ("GetWorkerStatus", Vec::new()),
+    ] {
+        answers.push(bench.raw(method, request).await);
+    }
+    assert_eq!(answers.len(), 10);
+    let operator = bench.manager.pools()[0].operator.clone().unwrap();
+    assert_eq!(bench.vault.open(&operator.key).await.unwrap().expose_secret(), secret, "it was sealed");
+    let sealed = operator.key.0;
+    let shown = format!("{:?} {:?}", bench.manager, bench.manager.status(&[]).unwrap());
+    answers.push(shown.into_bytes());
+    bench.stop().await;
+    answers.push(log.text().into_bytes());
+    assert!(log.text().contains("pools or workers were edited"), "the log was not captured");
+    // Parts of each will do: no answer has 12 bytes of them, as they are or in hexadecimal.
+    let needles =
+        [secret.as_bytes()[..12].to_vec(), sealed[sealed.len() - 12..].to_vec(), sealed[..12].to_vec()];
+    for needle in needles {
+        for needle in [needle.clone(), hex::encode(&needle).into_bytes(), format!("{needle:?}").into_bytes()]
+        {
+            for answer in &answers {
+                let found = answer.windows(needle.len()).any(|bytes| bytes == needle);
+                assert!(
+                    !found,
+                    "{} is in {}",
+                    String::from_utf8_lossy(&needle),
+                    String::from_utf8_lossy(answer)
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn calls_at_once_are_all_kept() {
+    let bench = Bench::new(false).await;
+    let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
+    let makes = (0..40).map(|n| {
+        let bench = &bench;
+        async move {
+            let request = lm::CreateWorker { workers: vec![worker(n)] };
+            let made: lm::WorkerList = bench.ok("CreateWorker", &request).await;
+            assert_eq!(made.workers.len(), 1);
+        }
+    });
+    let all = futures::future::join_all(makes);
+    tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+    let listed: lm::WorkerList = bench.ok("ListWorker", &Empty {}).await;
+    assert_eq!(listed.workers.len(), 40);
+}
