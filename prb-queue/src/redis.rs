@@ -43,7 +43,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    dispense::{Grant, Taken, Want, number},
+    dispense::{Grant, Taken, Want, millis, number},
     finish::{Ending, Kind},
     held::{Held, HeldJob},
     link::{Link, unavailable},
@@ -216,32 +216,37 @@ struct Opened {
 
 impl RedisQueue {
     /// Reads a job that was taken, or says why nobody can carry it out.
-    async fn open(&self, taken: &Taken) -> Result<Opened, (Option<Record>, String)> {
-        let record = Record::read(&taken.json).map_err(|e| (None, format!("the job cannot be read: {e}")))?;
+    async fn open(&self, taken: &Taken) -> Result<Opened, Refusal> {
+        let record = Record::read(&taken.json).map_err(|e| Refusal::Unreadable(e.to_string()))?;
+        if record.tail.is_done() {
+            return Err(Refusal::Done(record));
+        }
         let Some(id) = number(&taken.id) else {
-            return Err((Some(record), "the job's id is not a number".into()));
+            return Err(Refusal::Bad(record, "the job's id is not a number".into()));
         };
         let decoded = match action::decode(&record.data) {
             Ok(decoded) => decoded,
-            Err(e) => return Err((Some(record), e.to_string())),
+            Err(e) => return Err(Refusal::Bad(record, e.to_string())),
         };
         let (pool, mark) = (decoded.pool, decoded.mark);
         let signer = match decoded.signer {
             Some(signer) => signer,
             None => match self.signer(pool).await {
                 Ok(signer) => signer,
-                Err(message) => return Err((Some(record), message)),
+                Err(message) => return Err(Refusal::Bad(record, message)),
             },
         };
         let job = Job { pool, signer, calls: decoded.calls, retries: record.tail.retries() };
         if let Err(e) = job.check() {
-            return Err((Some(record), e.to_string()));
+            return Err(Refusal::Bad(record, e.to_string()));
         }
         // Another program's retry does not count in our books; what was done then is to be asked for.
         let attempt = taken.tries.max(record.tail.is_used().into());
         let lease = Lease { id, token: taken.token, attempt, job };
         let progress = std::sync::Mutex::new(None);
-        let held = HeldJob { token: taken.token, record, mark, since_ms: now_ms(), progress };
+        // What has a mark was added by one of ours, and counted.
+        let bytes = mark.is_some().then_some(taken.json.len());
+        let held = HeldJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
         Ok(Opened { lease, held })
     }
 
@@ -259,25 +264,25 @@ impl RedisQueue {
         })
     }
 
-    /// Fails a job that nobody can carry out. It goes back where this is cancelled.
-    async fn refuse(&self, grant: Grant, record: Option<Record>, message: String) {
+    /// Ends a job that nobody can carry out. It goes back where this is cancelled.
+    async fn refuse(&self, grant: Grant, refusal: Refusal) {
         let Some(Taken { id, token, .. }) = grant.taken() else { return };
-        tracing::warn!(job = id, reason = message, "a job cannot be carried out");
-        let record = match record {
-            Some(record) => record,
-            None => match serde_json::value::to_raw_value(&Value::Null) {
-                Ok(data) => Record::new(data, 0, now_ms()),
-                Err(_) => return,
-            },
+        let failed = |message| End::Failed { message, retry_after: None };
+        let (record, end) = match refusal {
+            Refusal::Done(record) => (record, End::Done),
+            Refusal::Bad(record, message) => (record, failed(message)),
+            Refusal::Unreadable(why) => {
+                let Ok(data) = serde_json::value::to_raw_value(&Value::Null) else { return };
+                (Record::new(data, 0, now_ms()), failed(format!("the job cannot be read: {why}")))
+            }
         };
-        let held = HeldJob {
-            token: *token,
-            mark: action::decode(&record.data).ok().and_then(|decoded| decoded.mark),
-            record,
-            since_ms: now_ms(),
-            progress: std::sync::Mutex::new(None),
-        };
-        match self.finish(id.clone(), &held, End::Failed { message, retry_after: None }).await {
+        if let End::Failed { message, .. } = &end {
+            tracing::warn!(job = id, reason = message, "a job cannot be carried out");
+        }
+        let mark = action::decode(&record.data).ok().and_then(|decoded| decoded.mark);
+        let progress = std::sync::Mutex::new(None);
+        let held = HeldJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
+        match self.finish(id.clone(), &held, end).await {
             Ok(_) => drop(grant.accept()),
             Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be told"),
         }
@@ -302,8 +307,19 @@ impl RedisQueue {
     }
 }
 
+/// Why a job that was taken is not handed out.
+enum Refusal {
+    /// It was done before.
+    Done(Record),
+    /// Nobody can carry it out.
+    Bad(Record, String),
+    /// It is no job.
+    Unreadable(String),
+}
+
 /// What a consumer says at a lease's end.
 enum End {
+    Done,
     Succeeded(JobOutcome),
     Failed { message: String, retry_after: Option<Duration> },
 }
@@ -318,6 +334,7 @@ fn ending(
     tail.step(Step { state: JobState::Active, at_ms: held.since_ms, note: None });
     let at_ms = now_ms();
     let (kind, name, data) = match end {
+        End::Done => (Kind::Done, "", Value::Null),
         End::Succeeded(outcome) => {
             let data = serde_json::to_value(&outcome)?;
             tail.succeed(outcome);
@@ -329,8 +346,7 @@ fn ending(
             tail.fail(&message, retry_after.is_some());
             let (state, kind, name) = match retry_after {
                 Some(delay) => {
-                    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX >> 12);
-                    (JobState::Delayed, Kind::Retried { delay_ms }, "retrying")
+                    (JobState::Delayed, Kind::Retried { delay_ms: millis(delay) }, "retrying")
                 }
                 None => (JobState::Failed, Kind::Failed, "failed"),
             };
@@ -341,7 +357,7 @@ fn ending(
     let json = held.record.write(&tail)?;
     let event = Event { id: id.clone(), event: name.into(), data, mark: held.mark.clone() };
     let event = serde_json::to_string(&event)?;
-    Ok(Ending { id, token: held.token, kind, json, event, done })
+    Ok(Ending { id, token: held.token, kind, bytes: held.bytes, json, event, done })
 }
 
 /// The original's words.
@@ -356,7 +372,7 @@ const fn word(progress: Progress) -> &'static str {
 /// A job's JSON, and the rest of its book.
 fn encoded(job: &Job, mark: &str) -> Result<(String, String), serde_json::Error> {
     let encoded = action::encode(job, mark.to_owned())?;
-    let book = format!("|{mark}|{}|{}", job.pool, encoded.action);
+    let book = format!("{mark}|{}|{}", job.pool, encoded.action);
     let data: Box<RawValue> = encoded.data;
     let record = Record::new(data, job.retries, now_ms());
     Ok((record.write(&record.tail)?, book))
@@ -390,11 +406,18 @@ impl JobQueue for RedisQueue {
                 let Some(taken) = grant.taken() else { continue };
                 match self.open(taken).await {
                     Ok(Opened { lease, held }) => {
+                        // It was taken for somebody who left.
+                        if taken.ttl_ms != millis(ttl) {
+                            let lost = self.heartbeat(&[(lease.id, lease.token)], ttl).await?;
+                            if !lost.is_empty() {
+                                continue;
+                            }
+                        }
                         self.0.shared.held.add(lease.id, held);
                         drop(grant.accept());
                         return Ok(lease);
                     }
-                    Err((record, message)) => self.refuse(grant, record, message).await,
+                    Err(refusal) => self.refuse(grant, refusal).await,
                 }
             }
         })
@@ -411,12 +434,12 @@ impl JobQueue for RedisQueue {
         leases.sort_unstable();
         let mut lost = Vec::new();
         for chunk in leases.rchunks(MAX_RENEWED) {
-            let mut script = scripts::RENEW.prepare_invoke();
-            script.arg(ttl_ms.min(u64::MAX >> 12)).arg("");
+            let mut script = shared.link.scripts.renew.prepare_invoke();
+            script.arg(ttl_ms).arg("");
             for (id, token) in chunk {
                 script.arg(id.0).arg(token);
             }
-            let ids: Vec<u64> = shared.link.run(&mut script).await.map_err(unavailable)?;
+            let ids: Vec<u64> = shared.link.run(&script).await.map_err(unavailable)?;
             lost.extend(ids.into_iter().map(JobId));
         }
         for (id, token) in leases {

@@ -11,7 +11,7 @@ use prb_core::{
 use redis::{Pipeline, RedisResult};
 use serde_json::Value;
 
-use super::{RedisQueue, Shared, action, dispense::number, link::unavailable, record::Record, scripts, word};
+use super::{RedisQueue, Shared, action, dispense::number, link::unavailable, record::Record, word};
 
 /// Most books asked for at once.
 const MAX_CHUNK: usize = 1000;
@@ -43,7 +43,7 @@ fn ask_for(pipe: &mut Pipeline, shared: &Shared, state: JobState) {
 
 /// The pool and the action in a job's book.
 fn of_book(book: Option<&str>) -> (Option<PoolId>, &str) {
-    let mut parts = book.unwrap_or_default().split('|').skip(2);
+    let mut parts = book.unwrap_or_default().split('|').skip(1);
     let pool = parts.next().and_then(|pid| pid.parse().ok()).map(PoolId);
     (pool, parts.next().unwrap_or_default())
 }
@@ -78,7 +78,9 @@ impl RedisQueue {
         for ids in ids.chunks(MAX_CHUNK) {
             let mut command = redis::cmd("HMGET");
             command.arg(shared.link.key("prb:books"));
-            ids.iter().for_each(|(id, _)| drop(command.arg(id.0)));
+            for (id, _) in ids {
+                command.arg(id.0);
+            }
             let books: Vec<Option<String>> = command.query_async(&mut shared.link.commands()).await?;
             let of_pool = ids.iter().zip(books);
             kept.extend(
@@ -111,7 +113,7 @@ impl RedisQueue {
             let (pool, action) = of_book(book.as_deref());
             let mut shown = self.shown(*id, *state, &record);
             (shown.pool, shown.ended_ms) = (pool.or(shown.pool), ended_ms);
-            shown.hand_outs = shown.hand_outs.max(tries.unwrap_or_default());
+            shown.hand_outs += tries.unwrap_or_default();
             if !action.is_empty() {
                 shown.action = action.to_owned();
             }
@@ -140,7 +142,7 @@ impl RedisQueue {
             action: decoded.map(|decoded| decoded.action).unwrap_or_default(),
             created_ms: tail.created_ms(),
             ended_ms: None,
-            hand_outs: tail.is_used().into(),
+            hand_outs: matches!(state, JobState::Active | JobState::Succeeded | JobState::Failed).into(),
             retries_left: tail.retries(),
             progress: progress.or_else(|| tail.progress.as_str().map(str::to_owned)),
             error: tail.error().map(str::to_owned),
@@ -208,9 +210,9 @@ impl QueueAdmin for RedisQueue {
 
     async fn retry(&self, id: JobId) -> Result<bool, Error> {
         let config = &self.0.shared.config;
-        let mut script = scripts::RETRY.prepare_invoke();
+        let mut script = self.0.shared.link.scripts.retry.prepare_invoke();
         script.arg(id.0).arg(config.max_jobs).arg(config.max_bytes);
-        let answer: RedisResult<String> = self.0.shared.link.run(&mut script).await;
+        let answer: RedisResult<String> = self.0.shared.link.run(&script).await;
         match answer.map_err(unavailable)?.as_str() {
             "F" => Err(Error::Full { limit: config.max_jobs }),
             "B" => Err(Error::FullBytes { limit_bytes: config.max_bytes }),
@@ -219,9 +221,9 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn remove(&self, id: JobId) -> Result<bool, Error> {
-        let mut script = scripts::REMOVE.prepare_invoke();
+        let mut script = self.0.shared.link.scripts.remove.prepare_invoke();
         script.arg(id.0);
-        let there: RedisResult<bool> = self.0.shared.link.run(&mut script).await;
+        let there: RedisResult<bool> = self.0.shared.link.run(&script).await;
         self.0.shared.pending.ask_all();
         there.map_err(unavailable)
     }

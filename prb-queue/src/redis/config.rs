@@ -112,7 +112,7 @@ impl Config {
         if self.max_jobs == 0 || self.max_bytes == 0 {
             return Err(StartError::ZeroSetting { what: "max_jobs or max_bytes" });
         }
-        if self.name.is_empty() || self.name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c)) {
             return Err(StartError::BadName { name: self.name.chars().take(64).collect() });
         }
         Ok(())
@@ -168,7 +168,7 @@ pub enum StartError {
         what: &'static str,
     },
     /// No name for a queue.
-    #[error("{name:?} is no name for a queue: it must have characters, and no blanks among them")]
+    #[error("{name:?} is no name for a queue: it takes letters, digits and _-.:")]
     BadName {
         /// The name, cut to 64 characters.
         name: String,

@@ -4,7 +4,11 @@
 //! nothing, so neither a lost connection nor a consumer that leaves can lose a job. What it takes then goes
 //! to those who wait, in the order in which they came; what nobody wants any more goes back to the front.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use prb_core::queue::{Error, JobId};
@@ -15,12 +19,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Shared, link::unavailable, scripts};
+use super::{Shared, link::unavailable};
 
 /// Most jobs that one script takes.
 const MAX_BATCH: usize = 64;
-/// How long one blocking wait lasts. A dead connection is noticed after that and a call's time-out.
-const WAIT_SECS: u64 = 5;
+/// How long one blocking wait lasts, and so how late a lease that another process gave is seen to be over. A
+/// dead connection is noticed after that and a call's time-out.
+const WAIT_SECS: u64 = 2;
 /// Pause after a failure, before those who wait are tried for again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -42,6 +47,8 @@ pub(super) struct Taken {
     pub(super) token: u64,
     pub(super) tries: u32,
     pub(super) json: Vec<u8>,
+    /// The lease's.
+    pub(super) ttl_ms: u64,
 }
 
 impl Grant {
@@ -75,30 +82,32 @@ struct Dispenser {
     wants: VecDeque<Want>,
     returns: mpsc::Sender<(String, u64)>,
     unsettled: Option<Take>,
+    /// How many jobs the last call left in line.
+    left: usize,
+    /// When the next delay or lease is over, as far as is known.
+    timer: Option<Instant>,
 }
 
 /// Runs until its queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
     let (returns, mut returned) = mpsc::channel(1024);
-    let mut dispenser = Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None };
+    let mut dispenser = Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None, left: 0, timer: None };
     let mut blocked: Option<BoxFuture<'static, RedisResult<()>>> = None;
+    // Whether there may be a job. Where the last look left none, the wait tells of the next.
+    let mut look = true;
     loop {
         dispenser.wants.retain(|want| !want.grant.is_closed());
-        let mut timer = None;
-        if !dispenser.wants.is_empty() {
-            match dispenser.take().await {
-                Ok(next) => timer = next.map(|ms| Instant::now() + Duration::from_millis(ms)),
-                Err(e) => {
-                    blocked = None;
-                    dispenser.refuse_all(&e);
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-            if !dispenser.wants.is_empty() && blocked.is_none() {
-                blocked = Some(wait_for_jobs(dispenser.shared.clone()).boxed());
+        if !dispenser.wants.is_empty() && (look || dispenser.left > 0) {
+            look = false;
+            if let Err(e) = dispenser.take().await {
+                blocked = None;
+                dispenser.refuse_all(&e).await;
             }
         }
-        let due: OptionFuture<_> = timer.map(sleep_until).into();
+        if !dispenser.wants.is_empty() && blocked.is_none() {
+            blocked = Some(wait_for_jobs(dispenser.shared.clone()).boxed());
+        }
+        let due: OptionFuture<_> = dispenser.timer.map(sleep_until).into();
         tokio::select! {
             want = incoming.recv() => match want {
                 Some(want) => {
@@ -115,16 +124,20 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                     all.push(back);
                 }
                 dispenser.give_back(&all).await;
+                look = true;
             }
             Some(result) = OptionFuture::from(blocked.as_mut()) => {
                 blocked = None;
+                look = true;
                 if let Err(e) = result {
-                    dispenser.refuse_all(&e);
-                    tokio::time::sleep(PAUSE).await;
+                    dispenser.refuse_all(&e).await;
                 }
             }
-            Some(()) = due => {}
-            () = dispenser.shared.sooner.notified() => {}
+            Some(()) = due => {
+                dispenser.timer = None;
+                look = true;
+            }
+            () = dispenser.shared.sooner.notified() => look = true,
         }
     }
 }
@@ -145,33 +158,37 @@ async fn wait_for_jobs(shared: Arc<Shared>) -> RedisResult<()> {
 }
 
 impl Dispenser {
-    /// Takes as many jobs as are wanted and gives them out. The ms to the next timer where there were fewer.
-    async fn take(&mut self) -> RedisResult<Option<u64>> {
+    /// Takes as many jobs as are wanted, and gives them out.
+    async fn take(&mut self) -> RedisResult<()> {
         loop {
             let take = self.unsettled.get_or_insert_with(|| {
                 let base: u64 = rand::rng().random::<u64>() >> 8;
                 let leases = self.wants.iter().take(MAX_BATCH).enumerate();
                 let lease = |(n, want): (usize, &Want)| {
-                    (u64::try_from(want.ttl.as_millis()).unwrap_or(u64::MAX >> 12), base + n as u64 + 1)
+                    (millis(want.ttl), base + n as u64 + 1)
                 };
                 Take { nonce: self.shared.nonce(), leases: leases.map(lease).collect() }
             });
             let wanted = take.leases.len();
-            let mut script = scripts::TAKE.prepare_invoke();
+            let mut script = self.shared.link.scripts.take.prepare_invoke();
             script.arg(&take.nonce).arg(&self.shared.caller);
             for (ttl, token) in &take.leases {
-                script.arg(*ttl.min(&(u64::MAX >> 12))).arg(token);
+                script.arg(ttl).arg(token);
             }
-            type Answer = (i64, Vec<(String, u64, u32, Vec<u8>)>);
-            let (next, jobs): Answer = self.shared.link.settle(&mut script).await?;
+            type Answer = (i64, usize, Vec<(String, u64, u32, Vec<u8>)>);
+            let (next, left, jobs): Answer = self.shared.link.settle(&script).await?;
+            let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();
             self.unsettled = None;
+            self.left = left;
             let taken = jobs.len();
             for (id, token, tries, json) in jobs {
-                self.give(Taken { id, token, tries, json });
+                let ttl_ms = ttls.get(&token).copied().unwrap_or_default();
+                self.give(Taken { id, token, tries, json, ttl_ms });
             }
             self.wants.retain(|want| !want.grant.is_closed());
             if taken < wanted || self.wants.is_empty() {
-                return Ok(u64::try_from(next).ok());
+                self.timer = u64::try_from(next).ok().map(|ms| Instant::now() + Duration::from_millis(ms));
+                return Ok(());
             }
         }
     }
@@ -189,27 +206,35 @@ impl Dispenser {
 
     /// The hand-out did not happen, and does not count.
     async fn give_back(&self, jobs: &[(String, u64)]) {
-        let mut script = scripts::RENEW.prepare_invoke();
+        let mut script = self.shared.link.scripts.renew.prepare_invoke();
         script.arg(0).arg("u");
         let mut jobs: Vec<_> = jobs.iter().collect();
         jobs.sort_by_key(|(id, _)| id.parse::<JobNumber>().ok());
         for (id, token) in jobs {
             script.arg(id).arg(token);
         }
-        let result: RedisResult<Vec<String>> = self.shared.link.run(&mut script).await;
+        let result: RedisResult<Vec<String>> = self.shared.link.run(&script).await;
         if let Err(error) = result {
             tracing::warn!(%error, "jobs were not handed back; their leases run out");
         }
     }
 
-    fn refuse_all(&mut self, error: &RedisError) {
+    /// Whoever waits learns of the failure. A pause, so that those who come again at once do no harm.
+    async fn refuse_all(&mut self, error: &RedisError) {
         for want in self.wants.drain(..) {
             let _ = want.grant.send(Err(unavailable(error.clone())));
         }
+        self.left = 1;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
 type JobNumber = u64;
+
+/// A lease's or a delay's ms: at least 1, and few enough for Redis.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::MAX >> 12)
+}
 
 /// The id as the seam knows it, where it is one.
 pub(super) fn number(id: &str) -> Option<JobId> {

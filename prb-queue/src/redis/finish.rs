@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prb_core::queue::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, link::unavailable, scripts};
+use super::{Shared, link::unavailable};
 
 /// Most jobs, and about as many bytes, in one script.
 const MAX_BATCH: usize = 128;
@@ -16,7 +16,11 @@ const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(super) enum Kind {
     Succeeded,
     Failed,
-    Retried { delay_ms: u64 },
+    Retried {
+        delay_ms: u64,
+    },
+    /// It was done before; somebody put it in line by hand.
+    Done,
 }
 
 /// A lease to be ended.
@@ -24,6 +28,8 @@ pub(super) struct Ending {
     pub(super) id: String,
     pub(super) token: u64,
     pub(super) kind: Kind,
+    /// Of its JSON so far, where that is in the books.
+    pub(super) bytes: Option<usize>,
     pub(super) json: String,
     pub(super) event: String,
     /// Told whether the lease was held.
@@ -47,17 +53,19 @@ pub(super) async fn run(shared: Arc<Shared>, mut endings: mpsc::Receiver<Ending>
 }
 
 async fn end(shared: &Shared, batch: Vec<Ending>) {
-    let mut script = scripts::FINISH.prepare_invoke();
+    let mut script = shared.link.scripts.finish.prepare_invoke();
     script.arg(shared.nonce()).arg(&shared.caller);
-    for Ending { id, token, kind, json, event, .. } in &batch {
+    for Ending { id, token, kind, bytes, json, event, .. } in &batch {
         let (kind, delay_ms) = match kind {
             Kind::Succeeded => ("s", 0),
             Kind::Failed => ("f", 0),
             Kind::Retried { delay_ms } => ("r", *delay_ms),
+            Kind::Done => ("d", 0),
         };
-        script.arg(id).arg(token).arg(kind).arg(delay_ms).arg(json).arg(event);
+        script.arg(id).arg(token).arg(kind).arg(delay_ms);
+        script.arg(bytes.map(|bytes| bytes.to_string()).unwrap_or_default()).arg(json).arg(event);
     }
-    let answer: Result<Vec<String>, _> = shared.link.settle(&mut script).await;
+    let answer: Result<Vec<String>, _> = shared.link.settle(&script).await;
     let retried = batch.iter().any(|ending| matches!(ending.kind, Kind::Retried { .. }));
     match answer {
         Ok(words) => {

@@ -15,6 +15,8 @@ pub(super) struct Held(Mutex<HashMap<JobId, Arc<HeldJob>>>);
 pub(super) struct HeldJob {
     pub(super) token: u64,
     pub(super) record: Record,
+    /// Of its JSON, where they are in the books for sure.
+    pub(super) bytes: Option<usize>,
     /// The submitter's name for it.
     pub(super) mark: Option<String>,
     /// When it was handed out, in ms since the Unix epoch.

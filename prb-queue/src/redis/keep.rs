@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Shared, scripts};
+use super::{Shared, dispense::millis};
 
 /// Rounds of keeping leases alive in a stall interval: the original's own workers make two.
 const KEEPS: u32 = 4;
@@ -46,11 +46,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
 async fn keep_leases(shared: &Shared) -> RedisResult<()> {
     let leases = shared.held.all();
     for leases in leases.chunks(MAX_CHUNK) {
-        let mut script = scripts::KEEP.prepare_invoke();
+        let mut script = shared.link.scripts.keep.prepare_invoke();
         for (id, token) in leases {
             script.arg(id.0).arg(token);
         }
-        let lost: Vec<u64> = shared.link.run(&mut script).await?;
+        let lost: Vec<u64> = shared.link.run(&script).await?;
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(&id.0)) {
             tracing::warn!(job = %id, "a lease is lost");
             shared.held.forget(*id, *token);
@@ -60,9 +60,9 @@ async fn keep_leases(shared: &Shared) -> RedisResult<()> {
 }
 
 async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()> {
-    let mut script = scripts::STALLED.prepare_invoke();
-    script.arg(u64::try_from(shared.config.stall_interval.as_millis()).unwrap_or(u64::MAX));
-    let stalled: Vec<String> = shared.link.run(&mut script).await?;
+    let mut script = shared.link.scripts.stalled.prepare_invoke();
+    script.arg(millis(shared.config.stall_interval));
+    let stalled: Vec<String> = shared.link.run(&script).await?;
     if !stalled.is_empty() {
         tracing::warn!(jobs = ?stalled, "a worker of another program left its jobs; they are in line again");
     }
@@ -79,10 +79,10 @@ async fn trim(shared: &Shared) -> RedisResult<()> {
     let millis =
         |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 12).min(u64::MAX >> 12);
     for _ in 0..MAX_TRIMS {
-        let mut script = scripts::TRIM.prepare_invoke();
+        let mut script = shared.link.scripts.trim.prepare_invoke();
         script.arg(millis(config.keep_age)).arg(config.keep_jobs).arg(config.keep_bytes);
         script.arg(millis(config.poll_interval * GRACE_POLLS)).arg(TRIM_CHUNK);
-        let trimmed: usize = shared.link.run(&mut script).await?;
+        let trimmed: usize = shared.link.run(&script).await?;
         if trimmed < TRIM_CHUNK {
             break;
         }
@@ -140,9 +140,9 @@ async fn account_all(shared: &Shared) -> RedisResult<()> {
     ids.extend(ended);
     let ids: Vec<_> = ids.into_iter().collect();
     for ids in ids.chunks(MAX_CHUNK) {
-        let mut script = scripts::ACCOUNT.prepare_invoke();
+        let mut script = shared.link.scripts.account.prepare_invoke();
         script.arg(ids);
-        let _: usize = shared.link.run(&mut script).await?;
+        let _: usize = shared.link.run(&script).await?;
     }
     Ok(())
 }

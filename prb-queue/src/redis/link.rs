@@ -1,6 +1,6 @@
 //! The connections to Redis.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prb_core::queue::Error;
 use redis::{
@@ -9,7 +9,10 @@ use redis::{
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::config::{Config, StartError, without_password};
+use super::{
+    config::{Config, StartError, without_password},
+    scripts::Scripts,
+};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,7 +25,8 @@ const REPEAT_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Link {
     client: Client,
     manager: ConnectionManager,
-    pub(super) prefix: String,
+    prefix: String,
+    pub(super) scripts: Arc<Scripts>,
     call_timeout: Duration,
 }
 
@@ -45,7 +49,8 @@ impl Link {
         )
         .map_err(bad_url)?;
         let prefix = format!("bq:{}:", config.name);
-        Ok(Self { client, manager, prefix, call_timeout: config.call_timeout })
+        let scripts = Arc::new(Scripts::new(&prefix));
+        Ok(Self { client, manager, prefix, scripts, call_timeout: config.call_timeout })
     }
 
     pub(super) fn key(&self, name: &str) -> String {
@@ -58,8 +63,7 @@ impl Link {
     }
 
     /// Runs a script once.
-    pub(super) async fn run<T: FromRedisValue>(&self, script: &mut ScriptInvocation<'_>) -> RedisResult<T> {
-        script.key(&self.prefix);
+    pub(super) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
         self.invoke(script).await
     }
 
@@ -74,9 +78,8 @@ impl Link {
     /// Runs a script that may be repeated, as often as it takes to get an answer in time.
     pub(super) async fn settle<T: FromRedisValue>(
         &self,
-        script: &mut ScriptInvocation<'_>,
+        script: &ScriptInvocation<'_>,
     ) -> RedisResult<T> {
-        script.key(&self.prefix);
         let deadline = Instant::now() + self.call_timeout;
         let mut pause = REPEAT_MIN;
         loop {

@@ -158,10 +158,6 @@ impl Pending {
         tell(waiting, fate);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.state().open.is_empty()
-    }
-
     /// Gives all up; says how many those were.
     pub(super) fn give_up(&self, message: &str) -> usize {
         let open = std::mem::take(&mut self.state().open);

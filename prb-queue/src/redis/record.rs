@@ -120,6 +120,11 @@ impl Tail {
         self.status != "created" || self.error().is_some()
     }
 
+    /// Whether it needs no doing any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.status == "succeeded"
+    }
+
     pub(super) fn step(&mut self, step: Step) {
         push_step(&mut self.history, step);
     }

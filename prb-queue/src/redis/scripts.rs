@@ -1,30 +1,42 @@
 //! The scripts: everything that changes more than one key runs as one of them, whole or not at all.
 
-use std::sync::LazyLock;
-
 use redis::Script;
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
-        $(
-            $(#[$doc])*
-            pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-                Script::new(concat!(include_str!("lua/prelude.lua"), include_str!(concat!("lua/", $file))))
-            });
-        )*
+    ($($name:ident: [$($part:literal),*];)*) => {
+        /// The scripts of one queue: its keys stand in them.
+        pub(super) struct Scripts {
+            $(pub(super) $name: Script,)*
+        }
+
+        impl Scripts {
+            /// `prefix` has no quotes and no backslashes.
+            pub(super) fn new(prefix: &str) -> Self {
+                Self {
+                    $($name: Script::new(
+                        &concat!(
+                            include_str!("lua/keys.lua"),
+                            $(include_str!(concat!("lua/", $part, ".lua")),)*
+                            include_str!(concat!("lua/", stringify!($name), ".lua")),
+                        )
+                        .replace("@P@", prefix),
+                    ),)*
+                }
+            }
+        }
     };
 }
 
 scripts! {
-    SUBMIT = "submit.lua";
-    TAKE = "take.lua";
-    FINISH = "finish.lua";
-    RENEW = "renew.lua";
-    KEEP = "keep.lua";
-    FATES = "fates.lua";
-    STALLED = "stalled.lua";
-    TRIM = "trim.lua";
-    ACCOUNT = "account.lua";
-    RETRY = "retry.lua";
-    REMOVE = "remove.lua";
+    submit: ["answers", "room"];
+    take: ["clock", "answers", "lines"];
+    finish: ["clock", "answers", "release"];
+    renew: ["clock", "release"];
+    keep: [];
+    fates: [];
+    stalled: ["clock", "lines"];
+    trim: ["clock", "room", "forget"];
+    account: ["clock", "forget"];
+    retry: ["room"];
+    remove: ["forget"];
 }

@@ -12,7 +12,6 @@ use super::{
     Shared,
     link::unavailable,
     pending::{Fate, Waiting},
-    scripts,
 };
 
 /// Most jobs, and about as many bytes, in one script.
@@ -57,14 +56,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
 }
 
 async fn add(shared: &Shared, batch: Vec<Submission>) {
-    let mut script = scripts::SUBMIT.prepare_invoke();
+    let mut script = shared.link.scripts.submit.prepare_invoke();
     script.arg(shared.nonce()).arg(&shared.caller);
     script.arg(shared.config.max_jobs).arg(shared.config.max_bytes);
     for job in &batch {
         script.arg(&job.json).arg(&job.book);
     }
     shared.pending.begin();
-    let answer: Result<Vec<String>, _> = shared.link.settle(&mut script).await;
+    let answer: Result<Vec<String>, _> = shared.link.settle(&script).await;
     let mut words = match answer {
         Ok(words) => words.into_iter().map(Ok).collect::<Vec<_>>(),
         Err(e) => batch.iter().map(|_| Err(e.clone())).collect(),

@@ -11,7 +11,6 @@ use super::{
     Shared,
     pending::{End, gone},
     record::{Event, Record},
-    scripts,
 };
 
 /// How often an idle subscription is tried, and how long the answer may take.
@@ -130,11 +129,11 @@ fn give_up(shared: &Shared, reason: &str) {
 async fn ask_once(shared: &Shared) -> RedisResult<()> {
     let jobs = shared.pending.to_ask(shared.config.poll_interval);
     for jobs in jobs.chunks(MAX_ASKED) {
-        let mut script = scripts::FATES.prepare_invoke();
+        let mut script = shared.link.scripts.fates.prepare_invoke();
         for (id, mark) in jobs {
             script.arg(id.0).arg(mark);
         }
-        let answers: Vec<Vec<u8>> = shared.link.run(&mut script).await?;
+        let answers: Vec<Vec<u8>> = shared.link.run(&script).await?;
         for ((id, mark), answer) in jobs.iter().zip(answers) {
             let fate = match answer.split_first() {
                 Some((b'o', _)) | None => continue,

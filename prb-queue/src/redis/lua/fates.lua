@@ -3,12 +3,12 @@
 local answer = {}
 for i = 1, #ARGV, 2 do
     local id, fate = ARGV[i], 'g'
-    local book = redis.call('HGET', BOOKS, id)
-    if book and string.match(book, '^%d+|([^|]*)') == ARGV[i + 1] and redis.call('HEXISTS', JOBS, id) == 1 then
-        if redis.call('SISMEMBER', SUCCEEDED, id) == 1 then
-            fate = 's' .. redis.call('HGET', JOBS, id)
-        elseif redis.call('SISMEMBER', FAILED, id) == 1 then
-            fate = 'f' .. redis.call('HGET', JOBS, id)
+    local book = call('HGET', BOOKS, id)
+    if book and string.match(book, '^[^|]*') == ARGV[i + 1] and call('HEXISTS', JOBS, id) == 1 then
+        if call('SISMEMBER', SUCCEEDED, id) == 1 then
+            fate = 's' .. call('HGET', JOBS, id)
+        elseif call('SISMEMBER', FAILED, id) == 1 then
+            fate = 'f' .. call('HGET', JOBS, id)
         else
             fate = 'o'
         end

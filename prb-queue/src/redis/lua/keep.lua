@@ -2,10 +2,10 @@
 -- that this consumer has not got any more.
 local lost = {}
 for i = 1, #ARGV, 2 do
-    if redis.call('HGET', TOKENS, ARGV[i]) ~= ARGV[i + 1] then
+    if call('HGET', TOKENS, ARGV[i]) ~= ARGV[i + 1] then
         lost[#lost + 1] = ARGV[i]
-    elseif redis.call('ZSCORE', LEASES, ARGV[i]) then
-        redis.call('SREM', STALLING, ARGV[i])
+    elseif call('ZSCORE', LEASES, ARGV[i]) then
+        call('SREM', STALLING, ARGV[i])
     end
 end
 return lost

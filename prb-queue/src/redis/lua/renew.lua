@@ -3,27 +3,26 @@
 local ttl, uncounted, lost = tonumber(ARGV[1]), ARGV[2] == 'u', {}
 -- Handed back from the end, so that the first is the first in line.
 for i = #ARGV - 1, 3, -2 do
-    local id, token = ARGV[i], ARGV[i + 1]
-    if ttl == 0 then
-        if release(id, token) then
-            redis.call('SREM', STALLING, id)
-            redis.call('RPUSH', WAITING, id)
-            if uncounted then redis.call('HINCRBY', TRIES, id, -1) end
-        else
-            lost[#lost + 1] = id
-        end
-    elseif redis.call('HGET', TOKENS, id) ~= token then
+    local id = ARGV[i]
+    local leased = call('ZSCORE', LEASES, id)
+    if call('HGET', TOKENS, id) ~= ARGV[i + 1] then
         lost[#lost + 1] = id
-    elseif redis.call('ZSCORE', LEASES, id) then
-        redis.call('ZADD', LEASES, NOW + ttl, id)
-        redis.call('SREM', STALLING, id)
-    elseif redis.call('LREM', WAITING, 0, id) > 0 then
-        -- It ran out, and nobody else has the job.
-        redis.call('LPUSH', ACTIVE, id)
-        redis.call('ZADD', LEASES, NOW + ttl, id)
+    elseif leased and ttl > 0 then
+        call('ZADD', LEASES, NOW + ttl, id)
+        call('SREM', STALLING, id)
+    elseif not release(id, leased) then
+        call('HDEL', TOKENS, id)
+        lost[#lost + 1] = id
+    elseif ttl > 0 then
+        -- It ran out, and nobody else had the job.
+        call('LPUSH', ACTIVE, id)
+        call('ZADD', LEASES, NOW + ttl, id)
     else
-        redis.call('HDEL', TOKENS, id)
-        lost[#lost + 1] = id
+        call('ZREM', LEASES, id)
+        call('HDEL', TOKENS, id)
+        call('SREM', STALLING, id)
+        call('RPUSH', WAITING, id)
+        if not uncounted then call('HINCRBY', TRIES, id, 1) end
     end
 end
 return lost

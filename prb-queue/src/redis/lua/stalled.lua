@@ -1,17 +1,17 @@
 -- Raises what is due, and finds jobs whose worker, one of the original's, is gone. ARGV: the interval in ms.
 -- Of two rounds an interval apart, the first marks what is active, the second moves what is still marked.
 promote()
-if not redis.call('SET', P .. 'stallBlock', '1', 'PX', ARGV[1], 'NX') then return {} end
+if not call('SET', STALL_BLOCK, '1', 'PX', ARGV[1], 'NX') then return {} end
 local moved = {}
-for _, id in ipairs(redis.call('SMEMBERS', STALLING)) do
-    if not redis.call('ZSCORE', LEASES, id) and redis.call('LREM', ACTIVE, 0, id) > 0 then
-        redis.call('HINCRBY', TRIES, id, 1)
-        redis.call('LPUSH', WAITING, id)
+for _, id in ipairs(call('SMEMBERS', STALLING)) do
+    if not call('ZSCORE', LEASES, id) and call('LREM', ACTIVE, 0, id) > 0 then
+        call('HINCRBY', TRIES, id, 1)
+        call('LPUSH', WAITING, id)
         moved[#moved + 1] = id
     end
 end
-redis.call('DEL', STALLING)
-for _, id in ipairs(redis.call('LRANGE', ACTIVE, 0, -1)) do
-    if not redis.call('ZSCORE', LEASES, id) then redis.call('SADD', STALLING, id) end
+call('DEL', STALLING)
+for _, id in ipairs(call('LRANGE', ACTIVE, 0, -1)) do
+    if not call('ZSCORE', LEASES, id) then call('SADD', STALLING, id) end
 end
 return moved

@@ -1,43 +1,50 @@
 -- Leases jobs. ARGV: nonce, caller, then for each job wanted the lease's ms and its token. Answers the ms to
--- the next timer, and for each job its id, token, earlier hand-outs and JSON.
-local nonce, last = ARGV[1], P .. 'prb:last:take:' .. ARGV[2]
+-- the next timer (-1 where there is none), how many are left in line, and for each job its id, token, earlier
+-- hand-outs and JSON.
+local nonce, last = ARGV[1], '@P@prb:last:take:' .. ARGV[2]
+local at = promote()
 local jobs = {}
 local known = last_answer(last, nonce)
 if known then
     for _, word in ipairs(words(known)) do
         local id, token = string.match(word, '^(.*):(%d+)$')
-        local json = redis.call('HGET', JOBS, id)
-        if json and redis.call('HGET', TOKENS, id) == token then
-            jobs[#jobs + 1] = { id, token, tonumber(redis.call('HGET', TRIES, id) or '1') - 1, json }
+        local json = call('HGET', JOBS, id)
+        if json and call('HGET', TOKENS, id) == token then
+            jobs[#jobs + 1] = { id, token, tonumber(call('HGET', TRIES, id) or '0'), json }
         end
     end
-    return { next_timer(), jobs }
 end
-promote()
-local taken, stalling = {}, redis.call('EXISTS', STALLING) == 1
-for i = 3, #ARGV, 2 do
-    local found = false
-    while not found do
-        local id = redis.call('RPOPLPUSH', WAITING, ACTIVE)
-        if not id then break end
-        local json = redis.call('HGET', JOBS, id)
-        -- Not there: removed. Done: put in line by hand. Leased: the original's check put it in line.
-        if json and redis.call('SISMEMBER', SUCCEEDED, id) == 0
-            and redis.call('ZADD', LEASES, 'NX', NOW + tonumber(ARGV[i]), id) == 1 then
-            found = true
-            redis.call('HSET', TOKENS, id, ARGV[i + 1])
-            if stalling then redis.call('SREM', STALLING, id) end
-            jobs[#jobs + 1] = { id, ARGV[i + 1], redis.call('HINCRBY', TRIES, id, 1) - 1, json }
-            taken[#taken + 1] = id .. ':' .. ARGV[i + 1]
-        elseif redis.call('ZSCORE', LEASES, id) then
-            -- Its place in active stays with the consumer that holds it.
-            redis.call('LREM', ACTIVE, 0, id)
-            redis.call('LPUSH', ACTIVE, id)
-        else
-            redis.call('LREM', ACTIVE, 1, id)
+local seen, taken = {}, {}
+local wanted = known and 0 or (#ARGV - 2) / 2
+while #jobs < wanted do
+    local ids = call('RPOP', WAITING, wanted - #jobs)
+    if not ids then break end
+    local json, held = call('HMGET', JOBS, unpack(ids)), call('ZMSCORE', LEASES, unpack(ids))
+    local tries = call('EXISTS', TRIES) == 1 and call('HMGET', TRIES, unpack(ids)) or {}
+    local active, leases, tokens = {}, {}, {}
+    for k, id in ipairs(ids) do
+        if held[k] or seen[id] then
+            -- Leased: it was put in line by hand, or by the original's check for stalled jobs.
+            call('LREM', ACTIVE, 0, id)
+            active[#active + 1] = id
+        elseif json[k] then
+            seen[id] = true
+            local ttl, token = ARGV[3 + 2 * #jobs], ARGV[4 + 2 * #jobs]
+            local over = NOW + tonumber(ttl)
+            if not at or over < at then at = over end
+            active[#active + 1] = id
+            leases[#leases + 1], leases[#leases + 2] = over, id
+            tokens[#tokens + 1], tokens[#tokens + 2] = id, token
+            jobs[#jobs + 1] = { id, token, tonumber(tries[k] or '0'), json[k] }
+            taken[#taken + 1] = id .. ':' .. token
         end
+        -- Else it was removed.
     end
-    if not found then break end
+    if #active > 0 then call('LPUSH', ACTIVE, unpack(active)) end
+    if #leases > 0 then
+        call('ZADD', LEASES, unpack(leases))
+        call('HSET', TOKENS, unpack(tokens))
+    end
 end
 if #taken > 0 then keep_answer(last, nonce, table.concat(taken, ' ')) end
-return { next_timer(), jobs }
+return { at and math.max(0, math.ceil(at - NOW)) or -1, call('LLEN', WAITING), jobs }

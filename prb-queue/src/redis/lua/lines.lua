@@ -1,0 +1,37 @@
+-- Puts delayed jobs in line that are due: the first due in front.
+local function raise()
+    local due = call('ZRANGEBYSCORE', DELAYED, '-inf', NOW, 'LIMIT', 0, 200)
+    for i = #due, 1, -1 do
+        call('ZREM', DELAYED, due[i])
+        call('RPUSH', WAITING, due[i])
+    end
+end
+
+-- Puts jobs in line whose lease is over: the oldest in front. One that outlived three leases goes to the back,
+-- so that it cannot hold up all others by killing its consumers.
+local function expire()
+    local over = call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, 200)
+    table.sort(over, function(a, b) return (tonumber(a) or 0) > (tonumber(b) or 0) end)
+    for _, id in ipairs(over) do
+        call('ZREM', LEASES, id)
+        call('SREM', STALLING, id)
+        -- It may be in line already: the original's check for stalled jobs moves any.
+        if call('LREM', ACTIVE, 0, id) > 0 then
+            call(call('HINCRBY', TRIES, id, 1) > 3 and 'LPUSH' or 'RPUSH', WAITING, id)
+        end
+    end
+end
+
+-- Raises and expires what is due. Answers when the next delay or lease is over, nil where there is none.
+local function promote()
+    local at
+    for key, move in pairs({ [DELAYED] = raise, [LEASES] = expire }) do
+        local head = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+        if head[2] and tonumber(head[2]) <= NOW then
+            move()
+            head = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+        end
+        if head[2] and (not at or tonumber(head[2]) < at) then at = tonumber(head[2]) end
+    end
+    return at
+end
