@@ -1,76 +1,103 @@
-//! Identity keys of Phala Runtime Bridge, and what they protect.
+//! Peers of Phala Runtime Bridge: identity keys, who is there, calls, and blobs.
 //!
-//! Every daemon has an identity: an RSA-2048 key in a file of its own, made at the first start. Its hash is
-//! the daemon's peer id, by which other daemons know it, and it wraps the keys under which the operators'
-//! secrets are sealed. Who loses the file loses both.
+//! A fleet is run by several daemons: data providers that have the chains' data, lifecycle managers that feed
+//! workers with it, traders, monitors. They find one another, tell whether they belong together, and call one
+//! another: the original bridge's protocol, *Walkie*, byte for byte, so that originals and ours work together.
 //!
 //! ```text
-//!   {prefix}/LIFECYCLE ──▶ Identity ──▶ PeerId         who we are        (base58, in the log)
-//!                             │
-//!                             └──────▶ RsaVault        operators' keys   (sealed in files, stores, queues)
-//!                                         │ implements
-//!                                         ▼
-//!                                prb_core::vault::Vault
+//!   identity ──▶ node ──────────── libp2p: TCP, noise, mplex or yamux ──────────▶ other peers
+//!   RSA key,     │  │  boot nodes, mDNS (both forms), kad                          (ours, originals)
+//!   peer id      │  └▶ peers(): role, chain, namespace, address, round trip
+//!     │          ▼
+//!     │         rpc: Handlers ◀── /pb, one call a stream ──▶ Client
+//!     │          │    Auth: pre-shared key, whitelist, same machine
+//!     │          ├─▶ manage: pools and workers, over prb_core::manage::Manager
+//!     │          └─▶ blob::Lookup ◀── GetBlobByKey, /blob
+//!     ▼                   ▲
+//!   vault: operators'     └────── blob: TCP frames ◀──▶ RemoteBlobSource: prb_core::blob::BlobSource
+//!   keys, sealed
 //! ```
+//!
+//! | module | what it has | wire format |
+//! |---|---|---|
+//! | [`identity`] | a daemon's key, its file, its peer id | the identity file |
+//! | [`vault`] | operators' keys sealed under the identity | the sealed secret |
+//! | [`proto`] | all messages | protobuf |
+//! | [`rpc`] | methods, handlers, a typed client, [who is let in](rpc::auth) | `/pb`, the auth string |
+//! | [`node`] | connections, discovery, the table of peers | which protocols are spoken |
+//! | [`manage`] | handlers of the management methods | |
+//! | [`blob`] | blobs by key: server, client, and a source for workers' data | frames over TCP, keys |
 //!
 //! # What it is not
 //!
-//! - It opens no connection: the peers' protocol is not part of this crate yet.
+//! - It knows no chain: which data there is comes from a [`blob::Lookup`], what a chain's identity is from who
+//!   starts the node.
+//! - It manages nothing: [`manage`] is a skin over the core's `Manager`.
 //! - It keeps no operator's key: [`RsaVault`](vault::RsaVault) turns secrets into bytes and back, and the
-//!   inventory and the jobs carry those bytes.
-//! - It is no key store for several machines: whoever is to open a sealed secret (a trader beside a
-//!   lifecycle manager) needs a copy of the identity file that sealed it.
+//!   inventory and the jobs carry those bytes. Whoever is to open a sealed secret (a trader beside a lifecycle
+//!   manager) needs a copy of the identity file that sealed it.
 //!
-//! # Identity files
+//! # Trust
 //!
-//! The files are those of the original bridge, byte for byte, under the same names in the same folder
-//! (`PHALA_PEER_ID_PREFIX`), so that a daemon keeps its peer id when it changes sides: see [`identity`] for
-//! the layout. They are not encrypted. A new file has mode 0600 in a folder of 0700; one that the original
-//! left open to others is narrowed when it is read, with a warning. A file that is there is never written
-//! again.
+//! Noise proves every peer's id. Beyond that a peer is a stranger: it may ask who is there and for blobs, but
+//! management methods answer it only once it is let in, by a pre-shared key, by a whitelist, or, with neither
+//! configured, because it is on the same machine: see [`rpc::auth`]. Requests, answers, connections, calls and
+//! the table of peers are bounded ([`node::Limits`]), and the sizes of messages while they are read.
 //!
-//! # Sealed secrets
-//!
-//! A secret is encrypted with AES-256-GCM under a key of its own, and that key with RSA-OAEP-SHA256 under
-//! the identity: see [`vault`] for the layout. The first byte is a version, so that the format can change.
-//! Opened secrets and data keys are wiped from memory when they are dropped, and no error, log line or
-//! `Debug` shows them.
-//!
-//! The RSA implementation is not free of timing differences; docs/adr/0001-rsa-identity.md says why that is
-//! acceptable for what is done with it here.
+//! Identity files are not encrypted: 0600 in a folder of 0700, never written again once they are there. Secrets
+//! are wiped from memory when they are dropped, as far as that is in reach (not in the buffers of the transport),
+//! and no error, log line or `Debug` shows them. The RSA implementation is not free of timing differences;
+//! docs/adr/0001-rsa-identity.md says why that is acceptable for what is done with it here.
 //!
 //! # Example
 //!
+//! A data provider, and a client that asks it how far it is:
+//!
 //! ```
-//! use prb_core::vault::Vault;
 //! use prb_walkie::{
-//!     identity::{Identity, Role},
-//!     vault::RsaVault,
+//!     identity::Identity,
+//!     node::{Config, Node},
+//!     proto::{Role, data_provider::Info},
+//!     rpc::{Handlers, calls},
 //! };
-//! use secrecy::ExposeSecret;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let folder = tempfile::tempdir()?;
-//! let identity = Identity::load_or_generate(folder.path(), Role::Lifecycle).await?;
-//! println!("Got my peer id {}", identity.peer_id());
+//! let handlers = Handlers::new()
+//!     .on(calls::GetDataProviderInfo, |_caller, _empty| async { Ok(Info { para_id: 2035, ..Info::default() }) });
+//! let provider = Node::start(Config {
+//!     listen: vec!["/ip4/127.0.0.1/tcp/0".parse()?],
+//!     mdns: false,
+//!     handlers,
+//!     ..Config::new(Identity::generate()?, Role::DataProviderInt)
+//! })
+//! .await?;
 //!
-//! let vault = RsaVault::new(&identity);
-//! let sealed = vault.seal(&"//Alice".into()).await?;
-//!
-//! // At the next start, the same file opens what was sealed.
-//! let again = Identity::load_or_generate(folder.path(), Role::Lifecycle).await?;
-//! assert_eq!(again.peer_id(), identity.peer_id());
-//! assert_eq!(RsaVault::new(&again).open(&sealed).await?.expose_secret(), "//Alice");
+//! let client = Node::start(Config {
+//!     boot_nodes: vec![format!("{}/p2p/{}", provider.listen_addresses()[0], provider.peer_id()).parse()?],
+//!     mdns: false,
+//!     ..Config::new(Identity::generate()?, Role::Client)
+//! })
+//! .await?;
+//! let info = client.client(provider.peer_id()).data_provider_info().await?;
+//! assert_eq!(info.para_id, 2035);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Metrics
+//!
+//! `prb_walkie_calls_total`, `prb_walkie_call_seconds`, `prb_walkie_refused_total`, `prb_walkie_peers`,
+//! `prb_walkie_connections`, `prb_walkie_dials_total`; they describe themselves when a node starts.
 //!
 //! # Features
 //!
 //! None.
 
 pub mod blob;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod manage;
 pub mod node;

@@ -62,18 +62,31 @@ pub(super) struct Codec {
 
 /// Memory that all messages on their way share.
 #[derive(Clone, Debug)]
-pub(super) struct Memory(Arc<Semaphore>);
+pub(super) struct Memory {
+    free: Arc<Semaphore>,
+    units: usize,
+}
 
 impl Memory {
     pub(super) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new((bytes / UNIT_BYTES).min(Semaphore::MAX_PERMITS))))
+        let units = (bytes / UNIT_BYTES).min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(units)), units }
     }
 
     /// Sets memory aside at once or not at all: who waits for more while holding some may wait for ever.
     fn take(&self, bytes: usize) -> io::Result<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
         let full = |_| io::Error::new(io::ErrorKind::OutOfMemory, "too many large messages are on their way");
-        Arc::clone(&self.0).try_acquire_many_owned(units).map_err(full)
+        Arc::clone(&self.free).try_acquire_many_owned(units).map_err(full)
+    }
+
+    /// Sets memory aside for a message that is still to be made, as large as it may become; waits for it. Who
+    /// waits holds none.
+    pub(super) async fn reserve(&self, bytes: usize) -> Reserve {
+        let units = bytes.saturating_sub(FREE_BYTES).div_ceil(UNIT_BYTES).min(self.units);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        Reserve(Arc::clone(&self.free).acquire_many_owned(units).await.ok())
     }
 
     /// A message that this node has made, with its memory set aside.
@@ -83,6 +96,22 @@ impl Memory {
             more => vec![self.take(more - FREE_BYTES)?],
         };
         Ok(Frame::held(bytes, memory))
+    }
+}
+
+/// Memory set aside for a message that is still to be made.
+#[derive(Debug)]
+pub(super) struct Reserve(Option<OwnedSemaphorePermit>);
+
+impl Reserve {
+    /// The message, with as much of the memory as it needs; the rest is given back.
+    pub(super) fn frame(self, bytes: Bytes) -> Frame {
+        let needed = bytes.len().saturating_sub(FREE_BYTES).div_ceil(UNIT_BYTES);
+        let memory = match self.0 {
+            Some(mut all) if needed > 0 => vec![all.split(needed).unwrap_or(all)],
+            _ => Vec::new(),
+        };
+        Frame::held(bytes, memory)
     }
 }
 
@@ -189,6 +218,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reserve_gives_back_what_its_message_does_not_need() {
+        let memory = Memory::new(128 * 1024);
+        let left = || memory.free.available_permits();
+        for (reserved, message, taken) in [
+            (100_000, 50_000, 33),
+            (100_000, 10, 0),
+            (10, 10, 0),
+            (100_000, 0, 0),
+            (50_000, 60_000, 33),
+            (1 << 40, 9, 0),
+        ] {
+            let frame = memory.reserve(reserved).await.frame(vec![7; message].into());
+            assert_eq!(left(), 128 - taken, "{reserved} {message}");
+            drop(frame);
+            assert_eq!(left(), 128);
+        }
+        let most = memory.reserve(100_000).await;
+        let mut next = std::pin::pin!(memory.reserve(100_000));
+        assert!(futures::poll!(&mut next).is_pending());
+        drop(most);
+        next.await;
+    }
+
+    #[tokio::test]
     async fn memory_is_set_aside_while_messages_live() {
         let codec = codec(1 << 20, 128 * 1024);
         let read = || async { codec.read(&mut Cursor::new(vec![7; 100_000]), 1 << 20).await };
@@ -203,6 +256,6 @@ mod tests {
         drop(memory);
         read().await.unwrap();
         // What failed halfway has given its share back.
-        assert_eq!(codec.memory.0.available_permits(), 128);
+        assert_eq!(codec.memory.free.available_permits(), 128);
     }
 }

@@ -239,8 +239,13 @@ pub(super) fn split_peer_id(address: &Multiaddr) -> (Multiaddr, Option<PeerId>) 
 
 /// Whether an address that somebody else gives can be dialled as it is.
 pub(super) fn is_dialable(address: &Multiaddr) -> bool {
-    let is_name = |p| matches!(p, Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_));
-    check_tcp(address, true).is_ok() && !address.iter().any(is_name)
+    // Looking up names for strangers is not for us, and a link-local address lacks its interface.
+    let is_place = match address.iter().next() {
+        Some(Protocol::Ip4(_)) => true,
+        Some(Protocol::Ip6(ip)) => !ip.is_unicast_link_local(),
+        _ => false,
+    };
+    is_place && check_tcp(address, true).is_ok()
 }
 
 /// `/ip4|ip6|dns…/…/tcp/PORT`, and `/p2p/ID` where that makes sense.

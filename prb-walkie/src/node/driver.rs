@@ -9,6 +9,7 @@ use std::{
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
+    core::transport::ListenerId,
     request_response::{InboundRequestId, OutboundRequestId},
 };
 use tokio::{
@@ -44,6 +45,8 @@ use inbound::Done;
 
 /// How often it is looked whom to dial and greet.
 const TICK: Duration = Duration::from_millis(250);
+/// How long peers may take to hear that a connection is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a refused or broken `Hello` waits for its next try.
 const GREET_AGAIN: Duration = Duration::from_secs(2);
 
@@ -102,6 +105,7 @@ pub(super) struct Driver {
     /// Proofs on their way to peers.
     chores: JoinSet<()>,
     lookups: JoinSet<boot::Resolved>,
+    listeners: HashSet<ListenerId>,
     /// Who waits for a peer's connections to be closed.
     closing: HashMap<PeerId, Vec<oneshot::Sender<()>>>,
     /// Answers that are being written.
@@ -132,7 +136,7 @@ impl Driver {
             gate,
             local: LocalAddresses::default(),
         });
-        let (handlers, introductions) = hello::handlers(&config, &own);
+        let (handlers, introductions) = hello::handlers(&config, &own, &memory);
         let membership = Membership {
             chain_identity: config.chain_identity,
             bridge_identity: config.bridge_identity,
@@ -159,6 +163,7 @@ impl Driver {
             introductions,
             chores: JoinSet::new(),
             lookups: JoinSet::new(),
+            listeners: HashSet::new(),
             closing: HashMap::new(),
             writing: HashSet::new(),
             drain: None,
@@ -189,7 +194,7 @@ impl Driver {
             }
             self.settle();
         }
-        self.close();
+        self.close().await;
     }
 
     /// Whether no new calls are taken.
@@ -203,6 +208,7 @@ impl Driver {
                 self.send(peer, protocol, frame, Pending::Call { reply, _permit: permit });
             }
             Command::Auth { peer, status } => self.peers.auth(&peer, status),
+            Command::ChainIdentity(identity) if self.peers.membership.chain_identity == Some(identity) => {}
             Command::ChainIdentity(identity) => {
                 self.peers.membership.chain_identity = Some(identity);
                 self.own.info.write().unwrap_or_else(PoisonError::into_inner).chain_identity =
@@ -245,13 +251,22 @@ impl Driver {
         }
     }
 
-    /// Drops everything: connections end, and callers see that the node has stopped.
-    fn close(mut self) {
+    /// Closes the connections, so that answers which are written also arrive, for as long as that may take.
+    async fn close(mut self) {
         self.work.abort_all();
+        for listener in std::mem::take(&mut self.listeners) {
+            self.swarm.remove_listener(listener);
+        }
         let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
+        let closed = async {
+            while self.swarm.network_info().connection_counters().num_connections() > 0 {
+                self.swarm.select_next_some().await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
     }
 
     /// What is due after anything has happened.

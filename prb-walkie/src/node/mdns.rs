@@ -37,6 +37,11 @@ mod packet;
 
 pub(super) use packet::Found;
 
+#[cfg(fuzzing)]
+pub(crate) fn read_for_fuzzing(bytes: &[u8]) {
+    packet::read(bytes);
+}
+
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
 const PORT: u16 = 5353;
 const TO: SocketAddr = SocketAddr::V4(SocketAddrV4::new(GROUP, PORT));

@@ -23,17 +23,22 @@ const MAX_TEXT_CHARS: usize = 128;
 pub(super) struct Link {
     pub(super) address: Multiaddr,
     pub(super) outbound: bool,
-    pub(super) round_trip: Option<Duration>,
+    since: Instant,
+    round_trip: Option<Duration>,
 }
 
 impl Link {
+    pub(super) fn new(address: Multiaddr, outbound: bool) -> Self {
+        Self { address, outbound, since: Instant::now(), round_trip: None }
+    }
+
     pub(super) fn ip(&self) -> Option<IpAddr> {
         ip_of(&self.address)
     }
 }
 
 /// What a peer says of itself.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Introduction {
     role: Role,
     hostname: String,
@@ -174,9 +179,10 @@ impl Peers {
             return None;
         }
         if !self.known.contains_key(&peer) && self.known.len() >= self.limits.peers {
-            // Who is away makes room, the longest first; nobody who is connected does.
+            // Who is away makes room: first who is only said to be there, then the longest away. Nobody who is
+            // connected does.
             let away = self.known.iter().filter(|(_, k)| k.links.is_empty() && !k.is_boot);
-            let oldest = *away.min_by_key(|(_, known)| known.heard)?.0;
+            let oldest = *away.min_by_key(|(_, known)| (known.introduction.is_some(), known.heard))?.0;
             self.known.remove(&oldest);
             self.dirty = true;
         }
@@ -199,7 +205,6 @@ impl Peers {
             known.dialling = false;
             known.greet_at = Instant::now();
         }
-        known.backoff.reset();
         known.links.insert(id, link);
         known.hear();
         self.dirty = true;
@@ -207,11 +212,14 @@ impl Peers {
 
     pub(super) fn disconnected(&mut self, peer: &PeerId, id: ConnectionId) {
         let Some(known) = self.known.get_mut(peer) else { return };
-        known.links.remove(&id);
+        let link = known.links.remove(&id);
         if known.links.is_empty() {
             known.proof_sent = false;
             known.greeting = false;
-            // A peer that has just gone may come back at once, or be gone for long.
+            // An original hangs up after each call, on our connection too: it is not dialled at once each time.
+            if link.is_some_and(|link| link.since.elapsed() >= self.limits.redial.max) {
+                known.backoff.reset();
+            }
             known.dial_at = Instant::now() + known.backoff.fail();
         }
         self.dirty = true;
@@ -224,7 +232,7 @@ impl Peers {
         }
     }
 
-    /// What a peer has said of itself. Whether it is new.
+    /// What a peer has said of itself. Whether it is the first time.
     pub(super) fn introduced(&mut self, peer: PeerId, info: &SystemInfo) -> bool {
         let Some(known) = self.entry(peer) else { return false };
         let clip = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT_CHARS).collect();
@@ -235,10 +243,10 @@ impl Peers {
             bridge_identity: clip(&info.bridge_identity),
         });
         known.hear();
-        let changed = known.introduction != new;
+        let is_first = known.introduction.is_none();
         known.introduction = new;
         self.dirty = true;
-        changed
+        is_first
     }
 
     pub(super) fn standing(&self, peer: &PeerId) -> Option<Standing> {
@@ -275,10 +283,17 @@ impl Peers {
         self.dirty = true;
     }
 
-    /// Whom to dial now.
+    /// Whom to dial now. Of those who are only said to be there, a few at a time: whoever says so may be lying.
     pub(super) fn due_dials(&self, now: Instant) -> Vec<PeerId> {
-        let due = self.known.iter().filter(|(_, k)| k.wants_dial() && k.dial_at <= now);
-        due.map(|(peer, _)| *peer).collect()
+        let is_met = |k: &Known| k.is_boot || k.introduction.is_some();
+        let (met, strangers): (Vec<_>, Vec<_>) = self
+            .known
+            .iter()
+            .filter(|(_, k)| k.wants_dial() && k.dial_at <= now)
+            .partition(|(_, k)| is_met(k));
+        let busy = self.known.values().filter(|k| k.dialling && !is_met(k)).count();
+        let room = (self.limits.handshakes as usize / 4).max(1).saturating_sub(busy);
+        met.into_iter().chain(strangers.into_iter().take(room)).map(|(peer, _)| *peer).collect()
     }
 
     /// Whom to say `Hello` to now: whoever was dialled, and whoever has introduced itself.
@@ -296,7 +311,10 @@ impl Peers {
     pub(super) fn prune(&mut self, now: Instant) {
         let (limits, before) = (self.limits, self.known.len());
         self.known.retain(|_, known| {
-            let patience = if known.is_client() { limits.idle_timeout } else { limits.forget_after };
+            let patience = match &known.introduction {
+                Some(who) if who.role != Role::Client => limits.forget_after,
+                _ => limits.idle_timeout.min(limits.forget_after),
+            };
             known.is_boot || !known.links.is_empty() || now.duration_since(known.heard) < patience
         });
         self.dirty |= self.known.len() != before;

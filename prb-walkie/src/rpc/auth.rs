@@ -53,6 +53,8 @@ pub const GRANT_LASTS: Duration = Duration::from_secs(12 * 60 * 60);
 pub const MIN_KEY_BYTES: usize = 16;
 /// Auth strings remembered, and peers let in, at most.
 const MAX_REMEMBERED: usize = 4096;
+/// Refusals are told of at most so often.
+const WARN_PAUSE: Duration = Duration::from_secs(10);
 /// What the code is for.
 const DOMAIN: &[u8] = b"prb-walkie-auth-1";
 
@@ -111,11 +113,14 @@ pub(crate) struct Gate {
     me: PeerId,
     granted: HashMap<PeerId, Instant>,
     used: BTreeSet<(u64, PeerId)>,
+    /// Refusals since the last that was told of.
+    refused: u64,
+    warned: Option<Instant>,
 }
 
 impl Gate {
     pub(crate) fn new(policy: Policy, me: PeerId) -> Self {
-        Self { policy, me, granted: HashMap::new(), used: BTreeSet::new() }
+        Self { policy, me, granted: HashMap::new(), used: BTreeSet::new(), refused: 0, warned: None }
     }
 
     /// How a caller stands. `is_local` is asked only where it matters.
@@ -153,11 +158,20 @@ impl Gate {
         let (status, r#type) = match by {
             Ok(by) => (AuthStatus::Granted, by),
             Err(reason) => {
-                tracing::warn!(%peer, reason, "refused to let a peer in");
+                self.warn(&peer, reason);
                 (AuthStatus::Rejected, request.r#type())
             }
         };
         AuthResponse { status: status.into(), r#type: r#type.into(), peer_id: self.me.to_base58() }
+    }
+
+    /// Tells of a refusal; of those that follow soon only how many there were.
+    fn warn(&mut self, peer: &PeerId, reason: &'static str) {
+        self.refused += 1;
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_PAUSE) {
+            tracing::warn!(%peer, reason, refusals = self.refused, "refused to let a peer in");
+            (self.warned, self.refused) = (Some(Instant::now()), 0);
+        }
     }
 
     fn check(&mut self, peer: PeerId, auth_string: &str, now_ms: u64) -> Result<(), &'static str> {

@@ -44,7 +44,9 @@ impl Driver {
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 debug!(from = %send_back_addr, %error, "a connection came to nothing");
             }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
+            SwarmEvent::NewListenAddr { listener_id, .. }
+            | SwarmEvent::ExpiredListenAddr { listener_id, .. } => {
+                self.listeners.insert(listener_id);
                 let addresses: Vec<_> = self.swarm.listeners().cloned().collect();
                 self.channels.listen.send_replace(addresses);
             }
@@ -66,7 +68,7 @@ impl Driver {
                 self.peers.found(peer, address.clone(), true);
             }
         }
-        self.peers.connected(peer, id, Link { address, outbound, round_trip: None });
+        self.peers.connected(peer, id, Link::new(address, outbound));
         self.count_connections();
         self.wake = true;
     }

@@ -12,7 +12,12 @@ use tracing::{debug, info};
 
 use super::{Driver, GREET_AGAIN, Own, Pending};
 use crate::{
-    node::{Config, behaviour::Protocol, codec::Frame, outbound},
+    node::{
+        Config,
+        behaviour::Protocol,
+        codec::{Frame, Memory},
+        outbound,
+    },
     proto::{AuthStatus, SystemInfo, data_provider::RawBlob},
     rpc::{
         Error, Handlers, Method, ResponseError, calls,
@@ -37,7 +42,11 @@ pub(super) fn own_info(config: &Config, me: PeerId) -> SystemInfo {
 }
 
 /// The configured handlers and the node's own.
-pub(super) fn handlers(config: &Config, own: &Arc<Own>) -> (Handlers, mpsc::Receiver<(PeerId, SystemInfo)>) {
+pub(super) fn handlers(
+    config: &Config,
+    own: &Arc<Own>,
+    memory: &Memory,
+) -> (Handlers, mpsc::Receiver<(PeerId, SystemInfo)>) {
     let (sender, introductions) = mpsc::channel(INTRODUCTIONS);
     let hello = Arc::clone(own);
     let auth = Arc::clone(own);
@@ -45,10 +54,14 @@ pub(super) fn handlers(config: &Config, own: &Arc<Own>) -> (Handlers, mpsc::Rece
     if let Some(blobs) = config.blobs.clone()
         && !handlers.has(calls::GetBlobByKey)
     {
+        let (memory, limit) = (memory.clone(), config.limits.answer_bytes);
         handlers = handlers.on(calls::GetBlobByKey, move |_, request| {
-            let blobs = Arc::clone(&blobs);
+            let (blobs, memory) = (Arc::clone(&blobs), memory.clone());
             async move {
-                let found = blobs.get(request.key.trim()).await;
+                let key = request.key.trim();
+                // What the answer takes is set aside again once it is wrapped.
+                let _reserve = memory.reserve(blobs.bound_bytes(key).min(limit)).await;
+                let found = blobs.get(key).await;
                 let found = found.map_err(|e| ResponseError::server(e.to_string()))?;
                 let data = found.unwrap_or_default();
                 Ok(RawBlob { key: request.key, empty: data.is_empty(), data })

@@ -143,41 +143,43 @@ impl Desk {
         let started = Instant::now();
         // The request's memory is given back once it is answered.
         let (raw, _memory) = request.into_parts();
-        let bytes = match call.protocol {
+        match call.protocol {
             Protocol::Pb => {
                 let answer = self.handlers.answer(caller, raw, self.bounds).await;
                 metrics::call("in", answer.method, answer.outcome, started.elapsed());
-                answer.bytes
+                self.memory.frame(answer.bytes).unwrap_or_else(|error| {
+                    debug!(peer = %caller.peer, %error, "refused a call");
+                    Frame::new(refusal(call.protocol, error.to_string()), 0)
+                })
             }
             Protocol::Blob => {
-                let (bytes, outcome) = self.blob(caller, &raw).await;
+                let (frame, outcome) = self.blob(caller, &raw).await;
                 metrics::blob(outcome, started.elapsed());
-                bytes
-            }
-        };
-        match self.memory.frame(bytes) {
-            Ok(frame) => frame,
-            Err(error) => {
-                debug!(peer = %caller.peer, %error, "refused a call");
-                Frame::new(refusal(call.protocol, error.to_string()), 0)
+                frame.unwrap_or_else(|| Frame::new(Bytes::new(), 0))
             }
         }
     }
 
     /// A blob; nothing where there is none, as the original answers.
-    async fn blob(&self, caller: Caller, raw: &[u8]) -> (Bytes, &'static str) {
+    async fn blob(&self, caller: Caller, raw: &[u8]) -> (Option<Frame>, &'static str) {
         let (Some(blobs), Ok(key)) = (&self.blobs, std::str::from_utf8(raw)) else {
-            return (Bytes::new(), "malformed");
+            return (None, "malformed");
         };
-        match tokio::time::timeout(self.bounds.timeout, blobs.get(key.trim())).await {
-            Ok(Ok(Some(blob))) if blob.len() > self.bounds.answer_bytes => (Bytes::new(), "too_large"),
-            Ok(Ok(Some(blob))) => (blob, "ok"),
-            Ok(Ok(None)) => (Bytes::new(), "not_found"),
+        let (key, limit) = (key.trim(), self.bounds.answer_bytes);
+        let read = async {
+            let reserve = self.memory.reserve(blobs.bound_bytes(key).min(limit)).await;
+            (reserve, blobs.get(key).await)
+        };
+        let read = tokio::time::timeout(self.bounds.timeout, read).await;
+        match read.map(|(reserve, found)| found.map(|blob| blob.map(|blob| (reserve, blob)))) {
+            Ok(Ok(Some((_, blob)))) if blob.len() > limit => (None, "too_large"),
+            Ok(Ok(Some((reserve, blob)))) => (Some(reserve.frame(blob)), "ok"),
+            Ok(Ok(None)) => (None, "not_found"),
             Ok(Err(error)) => {
                 debug!(peer = %caller.peer, key, %error, "a blob cannot be read");
-                (Bytes::new(), "server")
+                (None, "server")
             }
-            Err(_) => (Bytes::new(), "timed_out"),
+            Err(_) => (None, "timed_out"),
         }
     }
 }
