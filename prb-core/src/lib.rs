@@ -28,7 +28,7 @@
 //! | [`chain::ChainReader`] | the workers' on-chain state, block by block | [`chain::memory`] | `prb_chain::reader` |
 //! | [`chain::ChainSubmitter`] | sends batches, decides their fate | [`chain::memory`] | `prb_chain::submit` |
 //! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | |
-//! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | |
+//! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |
 //! | [`vault::Vault`] | seals and opens operators' keys | [`vault::memory`] | `prb_walkie::vault` |
 //!
 //! Every seam is object-safe, has its error type beside it, and says what is safe to cancel. Suites in
@@ -41,6 +41,7 @@
 //!   inventory say; nothing in it waits or fails.
 //! - [`fleet`]: all workers of an inventory, in runners; status, commands, stop.
 //! - [`trade`]: jobs to a lane per operator account, lanes to batches, batches to an outcome per call.
+//! - [`manage`]: what operators do to pools and workers, once for every protocol.
 //!
 //! State is rebuilt from chain and pRuntime, never trusted from memory after an error. No error is terminal: a
 //! failure is shown in the worker's message, and tried again with a growing, jittered pause.
