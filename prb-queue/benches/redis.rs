@@ -38,7 +38,7 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = if std::env::var_os("CT").is_some() { tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap() } else { tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap() };
     let only_ours = std::env::args().any(|arg| arg == "ours");
     println!("jobs/s enqueue -> completed, median of {ROUNDS} (p50 of a job)");
     for case in [

@@ -166,3 +166,84 @@ pub fn javascript() -> PathBuf {
 pub fn log() {
     let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("prb_queue=debug").try_init();
 }
+
+/// A program in JavaScript that prints lines of JSON; killed when dropped.
+pub struct Node {
+    child: tokio::process::Child,
+    lines: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Node {
+    pub fn run(script: &str, args: &[&str]) -> Self {
+        use tokio::io::AsyncBufReadExt;
+        let mut child = tokio::process::Command::new("node")
+            .arg(javascript().join(script))
+            .args(args)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The real bee-queue's worker, once it takes jobs.
+    pub async fn worker(server: &Server, config: &Config) -> Self {
+        let stall_ms = config.stall_interval.as_millis().to_string();
+        let mut worker = Self::run("worker.js", &[&server.port.to_string(), &config.name, &stall_ms]);
+        assert_eq!(worker.line().await["ready"], true);
+        worker
+    }
+
+    /// Its producer, with one job.
+    pub fn producer(server: &Server, config: &Config, job: &serde_json::Value) -> Self {
+        Self::run("producer.js", &[&server.port.to_string(), &config.name, &job.to_string()])
+    }
+
+    /// The next line.
+    pub async fn line(&mut self) -> serde_json::Value {
+        let line = tokio::time::timeout(LONG, self.lines.next_line()).await;
+        let line = line.unwrap_or_else(|_| panic!("the program printed nothing within {LONG:?}"));
+        serde_json::from_str(&line.unwrap().expect("the program ended")).unwrap()
+    }
+
+    /// Lines up to the first that has this field, that one included.
+    pub async fn lines_until(&mut self, field: &str) -> Vec<serde_json::Value> {
+        let mut lines = Vec::new();
+        loop {
+            lines.push(self.line().await);
+            if lines.last().unwrap().get(field).is_some() {
+                return lines;
+            }
+        }
+    }
+
+    /// kill -9.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+/// The next lease, within a time that no working queue takes.
+pub async fn lease(queue: &RedisQueue, ttl: Duration) -> prb_core::queue::Lease {
+    use prb_core::queue::JobQueue;
+    let lease = tokio::time::timeout(LONG, queue.lease(ttl)).await;
+    lease.unwrap_or_else(|_| panic!("no job was handed out within {LONG:?}")).unwrap()
+}
+
+/// A job's fate, within a time that no working queue takes.
+pub async fn fate(
+    handle: prb_core::queue::JobHandle,
+) -> Result<prb_core::queue::JobOutcome, prb_core::queue::JobFailure> {
+    let fate = tokio::time::timeout(LONG, handle.outcome()).await;
+    fate.unwrap_or_else(|_| panic!("the submitter learned nothing within {LONG:?}"))
+}
+
+/// An outcome of one call.
+pub fn done(block: u32) -> prb_core::queue::JobOutcome {
+    prb_core::queue::JobOutcome {
+        calls: vec![prb_core::queue::CallOutcome::Done],
+        block: prb_core::primitives::ParaNumber(block),
+        extrinsic: None,
+    }
+}
