@@ -150,40 +150,56 @@ async fn states(client: &Client) -> Vec<WorkerState> {
     client.worker_status(all).await.unwrap().worker_states
 }
 
-/// How long a worker may be in a lesser state than it had.
+/// How long a worker may be in a lesser state than it had, or take no block.
 const MAY_LEAVE: Duration = Duration::from_secs(10);
+/// How long a provider is away in the first of several kills: longer than a worker may stand still.
+const LONG_AWAY: Duration = Duration::from_secs(15);
 
-/// Watches that no worker leaves its state for long.
+/// Watches that no worker leaves its state, or stands still, for long.
 #[derive(Default)]
 struct Watch {
-    /// The best state that a worker was in, and since when it is in a lesser one.
-    workers: HashMap<String, (i32, Option<Instant>)>,
-    longest: Duration,
+    workers: HashMap<String, Seen>,
+    longest_away: Duration,
+    longest_still: Duration,
+}
+
+/// What was seen of a worker.
+struct Seen {
+    best: i32,
+    /// Since when it is in a lesser state.
+    left: Option<Instant>,
+    position: (i32, i32),
+    moved: Instant,
 }
 
 impl Watch {
     /// Workers that are in this state or a better one.
     fn look(&mut self, states: &[WorkerState], at_least: proto::WorkerStatus) -> usize {
-        let mut there = 0;
-        for state in states {
-            let name = state.worker.as_ref().unwrap().name.clone();
-            // Being kicked, or in trouble, is less than any step of the way.
-            let step = if state.status <= proto::WorkerStatus::Active as i32 { state.status } else { 0 };
-            there += usize::from(step >= at_least as i32);
-            let (best, left) = self.workers.entry(name.clone()).or_insert((step, None));
-            if step >= *best {
-                (*best, *left) = (step, None);
-                continue;
-            }
-            let away = left.get_or_insert_with(Instant::now).elapsed();
-            self.longest = self.longest.max(away);
-            assert!(
-                away < MAY_LEAVE,
-                "{name} was in state {best} and is in {} for {away:?}: {state:?}",
-                state.status
-            );
+        let there = states.iter().filter(|state| self.see(state) >= at_least as i32);
+        there.count()
+    }
+
+    fn see(&mut self, state: &WorkerState) -> i32 {
+        let name = &state.worker.as_ref().unwrap().name;
+        // Being kicked, or in trouble, is less than any step of the way.
+        let step = if state.status <= proto::WorkerStatus::Active as i32 { state.status } else { 0 };
+        let position = (state.parent_header_synched_to, state.para_block_dispatched_to);
+        let new = || Seen { best: step, left: None, position, moved: Instant::now() };
+        let seen = self.workers.entry(name.clone()).or_insert_with(new);
+        if step >= seen.best {
+            (seen.best, seen.left) = (step, None);
         }
-        there
+        let away = (step < seen.best).then(|| seen.left.get_or_insert_with(Instant::now).elapsed());
+        // Before the first block there may be nothing to take.
+        if position != seen.position || step < proto::WorkerStatus::Synching as i32 {
+            (seen.position, seen.moved) = (position, Instant::now());
+        }
+        let (away, still) = (away.unwrap_or_default(), seen.moved.elapsed());
+        assert!(away < MAY_LEAVE, "{name} was in state {} and left it for {away:?}: {state:?}", seen.best);
+        assert!(still < MAY_LEAVE, "{name} has stood still for {still:?}: {state:?}");
+        self.longest_away = self.longest_away.max(away);
+        self.longest_still = self.longest_still.max(still);
+        step
     }
 }
 
@@ -276,7 +292,7 @@ impl Ground {
             let victim = kill % 2;
             self.providers[victim].kill();
             let away = Duration::from_millis(self.random.random_range(500..4_000));
-            self.watch_for(away).await;
+            self.watch_for(if kill == 0 { LONG_AWAY } else { away }).await;
             self.providers[victim].start();
             let start = Instant::now();
             while !self.managers.iter().all(|manager| usable_peers(manager) == Some(2)) {
@@ -320,8 +336,9 @@ async fn data_providers_killed_at_any_time_hold_up_no_worker() {
         assert!(refused.is_empty(), "workers refused what they were sent: {refused:?}");
     }
     eprintln!(
-        "{workers} workers, {kills} kills each: {synching} were synching after the kills, out of state at most {:?}",
-        ground.watch.longest
+        "{workers} workers, {kills} kills each: {synching} were synching after the kills, out of state at most \
+         {:?}, without a block at most {:?}",
+        ground.watch.longest_away, ground.watch.longest_still
     );
     for daemon in ground.managers.iter_mut().chain(&mut ground.providers) {
         daemon.stop().await;
