@@ -20,6 +20,8 @@ pub mod client;
 pub mod frame;
 pub mod keys;
 pub mod keyspace;
+mod prompt;
+pub mod remote;
 pub mod scale;
 pub mod server;
 

@@ -29,9 +29,11 @@ use tracing::debug;
 
 use super::keys::MAX_KEY_BYTES;
 
+mod buffers;
 mod link;
 mod pending;
 
+use buffers::Buffers;
 use pending::Pending;
 
 /// A connection that held so long is a success: the next wait is the shortest.
@@ -138,6 +140,7 @@ struct Shared {
     address: SocketAddr,
     config: Config,
     pending: Pending,
+    buffers: Buffers,
     link: watch::Sender<Link>,
     /// There is something to write.
     written: Notify,
@@ -160,6 +163,7 @@ impl Client {
             address,
             config,
             pending: Pending::default(),
+            buffers: Buffers::default(),
             link: watch::Sender::new(Link::Connecting),
             written: Notify::new(),
             reset: Notify::new(),

@@ -251,7 +251,9 @@ impl Lookup for KeySpace {
     fn bound_bytes(&self, key: &str) -> usize {
         let max = self.config.max_blob_bytes;
         match Key::parse(key) {
-            None | Some(Key::Heights { .. } | Key::RangeParaBlockKey(_)) => SMALL_BYTES,
+            // Held back for long, and hardly any bytes: it must not keep room from those that need all of it.
+            None | Some(Key::Heights { .. }) => 0,
+            Some(Key::RangeParaBlockKey(_)) => SMALL_BYTES,
             Some(Key::Headers { max_bytes, .. } | Key::Blocks { max_bytes, .. }) => {
                 (max_bytes as usize).min(max).saturating_add(answer::MAX_HEAD_BYTES)
             }

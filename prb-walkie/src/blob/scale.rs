@@ -288,6 +288,19 @@ pub fn check_blocks(batch: &BlockBatch) -> Result<()> {
     Ok(())
 }
 
+/// Number and hash of the block in a SCALE `GenesisBlockInfo`, which is walked through to its end.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn genesis_block(info: &[u8]) -> Result<(RelayNumber, Hash)> {
+    let mut input = Input::new(info, "genesis info");
+    let header = input.header()?;
+    // Set and proof lie as they do in a change of set.
+    input.authority_set_change()?;
+    input.end()?;
+    Ok((RelayNumber(header.number), Hash::of(header.bytes)))
+}
+
 /// Checks that bytes are a SCALE `Vec<(key, value)>`: a genesis state.
 ///
 /// # Errors

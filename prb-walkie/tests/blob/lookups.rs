@@ -22,18 +22,18 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Any port of this machine.
-pub const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(crate) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Far beyond what any test takes: a failure, not a measure.
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub const BOUNDS: Bounds = Bounds { max_bytes: 64 << 20, timeout: LONG };
+pub(crate) const BOUNDS: Bounds = Bounds { max_bytes: 64 << 20, timeout: LONG };
 
 /// `size:{n}:{fill}` is so many bytes; `wait:{name}` comes when a permit is added; `fail` fails.
 #[derive(Debug, Default)]
-pub struct Blobs {
-    pub fixed: HashMap<String, Bytes>,
-    pub gates: HashMap<String, Arc<Semaphore>>,
+pub(crate) struct Blobs {
+    pub(crate) fixed: HashMap<String, Bytes>,
+    pub(crate) gates: HashMap<String, Arc<Semaphore>>,
 }
 
 #[async_trait]
@@ -62,33 +62,33 @@ impl Lookup for Blobs {
 }
 
 /// A server that runs until this is dropped.
-pub struct Running {
-    pub address: SocketAddr,
-    pub stats: Arc<Stats>,
-    pub stop: CancellationToken,
-    pub task: JoinHandle<()>,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<()>,
     _guard: DropGuard,
 }
 
 impl Running {
-    pub async fn start(lookup: Arc<dyn Lookup>, config: server::Config) -> Self {
+    pub(crate) async fn start(lookup: Arc<dyn Lookup>, config: server::Config) -> Self {
         Self::start_at(LOOPBACK, lookup, config).await
     }
 
-    pub async fn start_at(at: SocketAddr, lookup: Arc<dyn Lookup>, config: server::Config) -> Self {
+    pub(crate) async fn start_at(at: SocketAddr, lookup: Arc<dyn Lookup>, config: server::Config) -> Self {
         let server = Server::bind(at, lookup, config).await.unwrap();
         let (address, stats, stop) = (server.local_addr(), server.stats(), CancellationToken::new());
         let task = tokio::spawn(server.run(stop.clone()));
         Self { address, stats, task, _guard: stop.clone().drop_guard(), stop }
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::start(self.address, "provider", client::Config::default())
     }
 }
 
 /// Waits until something is so.
-pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     let start = tokio::time::Instant::now();
     while !so() {
         assert!(start.elapsed() < LONG, "{what} did not happen");
@@ -97,7 +97,7 @@ pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
 }
 
 /// A source with all of a sample.
-pub fn source_of(sample: &Sample) -> Arc<MemorySource> {
+pub(crate) fn source_of(sample: &Sample) -> Arc<MemorySource> {
     let source = Arc::new(MemorySource::new(sample.genesis()));
     for (header, changes) in sample.para.iter().zip(&sample.changes) {
         source.push_para_header(header);

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod frames;
+mod keyspace;
 mod lookups;
 mod proxy;
+mod remote;
 mod wire;

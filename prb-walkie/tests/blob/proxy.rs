@@ -17,7 +17,7 @@ use crate::lookups::LOOPBACK;
 
 /// What is done to answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mischief {
+pub(crate) enum Mischief {
     None,
     /// The last bit of each read is flipped.
     Flip,
@@ -29,14 +29,14 @@ pub enum Mischief {
     Swallow,
 }
 
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     mischief: Arc<Mutex<Mischief>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Proxy {
-    pub async fn start(to: SocketAddr, mischief: Mischief) -> Self {
+    pub(crate) async fn start(to: SocketAddr, mischief: Mischief) -> Self {
         let listener = TcpListener::bind(LOOPBACK).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mischief = Arc::new(Mutex::new(mischief));
@@ -50,7 +50,7 @@ impl Proxy {
         Self { address, mischief, _task: AbortOnDropHandle::new(task) }
     }
 
-    pub fn set(&self, mischief: Mischief) {
+    pub(crate) fn set(&self, mischief: Mischief) {
         *self.mischief.lock().unwrap() = mischief;
     }
 }

@@ -8,7 +8,10 @@ use tokio::{
 };
 
 use super::{Error, Shared, pending::Asked};
-use crate::blob::frame::{self, ANSWER_HEAD_BYTES, Decoded, ID_BYTES};
+use crate::blob::{
+    frame::{self, ANSWER_HEAD_BYTES, Decoded, ID_BYTES},
+    prompt,
+};
 
 /// Room for small answers that come together.
 const READ_BYTES: usize = 64 * 1024;
@@ -122,7 +125,7 @@ impl Reader<'_> {
             self.skip(bytes).await?;
             return Ok((None, 0));
         }
-        let mut payload = Vec::with_capacity(bytes);
+        let mut payload = self.shared.buffers.take(bytes);
         payload.extend_from_slice(&self.buffer[..already]);
         self.buffer.advance(already);
         let mut crc = crc32c::crc32c(&payload);
@@ -134,7 +137,7 @@ impl Reader<'_> {
             // While it is still near.
             crc = crc32c::crc32c_append(crc, &payload[start..]);
         }
-        Ok((Some(payload.into()), crc))
+        Ok((Some(self.shared.buffers.share(payload)), crc))
     }
 
     /// Reads past so many bytes.
@@ -175,6 +178,7 @@ impl Reader<'_> {
         match read {
             Ok(0) => Err(self.shared.lost("it closed the connection")),
             Ok(_) => {
+                prompt::acknowledge(self.socket.as_ref());
                 self.shared.heard_now();
                 Ok(())
             }

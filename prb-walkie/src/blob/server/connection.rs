@@ -21,6 +21,7 @@ use crate::blob::{
     Parts,
     frame::{self, AnswerHead, Decoded, ID_BYTES, Id},
     keys::MAX_KEY_BYTES,
+    prompt,
 };
 
 /// The longest request that is read: spaces around the key are the original's licence.
@@ -215,6 +216,7 @@ impl Requests<'_> {
             if self.socket.read_buf(&mut self.buffer).await.map_err(Ended::Io)? == 0 {
                 return Ok(None);
             }
+            prompt::acknowledge(self.socket.as_ref());
         }
     }
 }

@@ -1,0 +1,98 @@
+//! Memory for large payloads, used again: the system's is slow at first touch.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+/// Buffers that are kept for the next payload, in bytes of all together.
+const MAX_KEPT_BYTES: usize = 16 << 20;
+
+/// Buffers that wait to be used again. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Buffers(Arc<Mutex<Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Buffers {
+    /// An empty buffer with room for so many bytes, and not for many more: who keeps it keeps all of it.
+    pub(super) fn take(&self, bytes: usize) -> Vec<u8> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |buffer: &Vec<u8>| (bytes..=bytes + bytes / 4).contains(&buffer.capacity());
+        match kept.buffers.iter().rposition(fits) {
+            Some(i) => {
+                let buffer = kept.buffers.swap_remove(i);
+                kept.bytes -= buffer.capacity();
+                buffer
+            }
+            None => Vec::with_capacity(bytes),
+        }
+    }
+
+    /// The buffer's content; the buffer comes back when nobody needs that any more.
+    pub(super) fn share(&self, buffer: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Lent { buffer, to: self.clone() })
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The oldest ones make room: their sizes are no longer asked for.
+        while kept.bytes + buffer.capacity() > MAX_KEPT_BYTES && !kept.buffers.is_empty() {
+            let oldest = kept.buffers.remove(0);
+            kept.bytes -= oldest.capacity();
+        }
+        if buffer.capacity() <= MAX_KEPT_BYTES {
+            kept.bytes += buffer.capacity();
+            kept.buffers.push(buffer);
+        }
+    }
+}
+
+struct Lent {
+    buffer: Vec<u8>,
+    to: Buffers,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.to.give_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back_within_their_bound() {
+        let buffers = Buffers::default();
+        let mut first = buffers.take(1 << 20);
+        first.extend([7; 1 << 20]);
+        let address = first.as_ptr();
+        let shared = buffers.share(first);
+        let part = shared.slice(5..10);
+        drop(shared);
+        assert_eq!(&part[..], [7; 5]);
+        assert_ne!(buffers.take(1 << 20).as_ptr(), address, "a part of it is in use");
+        drop(part);
+        assert_eq!(buffers.take(900_000).as_ptr(), address);
+        for _ in 0..40 {
+            let all: Vec<_> = (0..3).map(|_| buffers.share(buffers.take(1 << 20))).collect();
+            drop(all);
+            drop(buffers.share(buffers.take(3 << 20)));
+        }
+        assert!(buffers.0.lock().unwrap_or_else(PoisonError::into_inner).bytes <= MAX_KEPT_BYTES);
+        drop(buffers.share(buffers.take(MAX_KEPT_BYTES + 1)));
+        assert!(buffers.take(MAX_KEPT_BYTES + 1).capacity() > MAX_KEPT_BYTES, "too large to be kept");
+    }
+}

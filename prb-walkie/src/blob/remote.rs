@@ -1,0 +1,172 @@
+//! [`RemoteBlobSource`]: chain data from whichever data providers there are.
+//!
+//! Candidates come and go through a watch (the node's peers that are accepted). Each has a [`Client`] and a task
+//! that follows its heights. A request goes to the best of those that claim to have the answer; where that one
+//! fails or is slow, to the next, until one has answered or none is left.
+//!
+//! What a provider gives is checked: the checksum, that it is a batch, that it is the one that was asked for. A
+//! provider that fails the check, that claims heights and has no blocks, that is of another chain, or whose
+//! bytes a worker refused while another provider's differ, is *put aside*: not asked until a time is over that
+//! doubles with each repetition, and its heights do not count.
+//!
+//! The heights are those of the best provider that is usable now. They may **fall**, unlike other sources': when
+//! the best provider is lost or put aside, what it had is not to be had, and a worker that was told so would
+//! wait for it in vain. The targets, which say how far behind everybody is, fall only where one was a lie.
+//!
+//! Providers of the original bridge do not know our keys: they are asked with theirs, and their requests turned
+//! into ours (see `remote/original.rs`). Their heights are what they say over `GetDataProviderInfo`.
+//!
+//! Not for: keeping anything. Put a [`CachedSource`](prb_core::blob::cache::CachedSource) before it, so that
+//! equal cursors share one fetch.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use prb_core::{
+    blob::{
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+    },
+    primitives::Hash,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::client;
+
+mod ask;
+mod choose;
+mod examine;
+mod follow;
+mod original;
+mod pool;
+mod provider;
+mod status;
+
+use ask::{Blocks, Headers};
+use pool::Pool;
+pub use status::{ProviderState, ProviderStatus};
+
+/// A data provider that may be used: of our chain and namespace, as far as it has said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its peer id, in base58.
+    pub id: String,
+    /// Its blob server.
+    pub address: SocketAddr,
+    /// The chain that it said it is of.
+    pub chain_identity: Option<Hash>,
+    /// What it says over `GetDataProviderInfo`; needed of the original's providers only.
+    pub announced: Option<Announced>,
+}
+
+/// What a provider says about itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// The parachain's id.
+    pub para_id: u32,
+    /// What it can give, and where its node is.
+    pub heights: Heights,
+}
+
+/// Limits of a [`RemoteBlobSource`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Each provider's connection.
+    pub client: client::Config,
+    /// How long a provider may be silent while something is asked of it.
+    pub request_timeout: Duration,
+    /// How long the best provider has for an answer before the next is asked too.
+    pub hedge_after: Duration,
+    /// How long a provider holds back its heights while they do not grow.
+    pub heights_wait: Duration,
+    /// The largest genesis, in bytes.
+    pub max_genesis_bytes: usize,
+    /// For how long a provider is put aside the first time.
+    pub first_aside: Duration,
+    /// For how long at most.
+    pub max_aside: Duration,
+    /// The chain that providers must be of, where it is known beforehand: the hash of parachain block 1.
+    pub chain_identity: Option<Hash>,
+    /// Candidates that are followed; more are left out.
+    pub max_providers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            client: client::Config::default(),
+            request_timeout: Duration::from_secs(30),
+            hedge_after: Duration::from_secs(3),
+            heights_wait: Duration::from_secs(25),
+            max_genesis_bytes: 101 << 20,
+            first_aside: Duration::from_secs(5),
+            max_aside: Duration::from_secs(600),
+            chain_identity: None,
+            max_providers: 64,
+        }
+    }
+}
+
+/// A [`BlobSource`] over the data providers that there are, from none on.
+///
+/// Its tasks end when it is dropped.
+#[derive(Debug)]
+pub struct RemoteBlobSource {
+    pool: Arc<Pool>,
+    refusals: mpsc::Sender<Refusal>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl RemoteBlobSource {
+    /// Follows the candidates, now and as they change.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn start(candidates: watch::Receiver<Vec<Candidate>>, config: Config) -> Self {
+        /// Refusals that wait to be looked into; one that finds no place is told again when a worker meets it.
+        const REFUSALS: usize = 64;
+        let pool = Arc::new(Pool::new(config));
+        let (refusals, refused) = mpsc::channel(REFUSALS);
+        let follow = tokio::spawn(follow::candidates(pool.clone(), candidates));
+        let examine = tokio::spawn(examine::run(pool.clone(), refused));
+        Self { pool, refusals, _tasks: [AbortOnDropHandle::new(follow), AbortOnDropHandle::new(examine)] }
+    }
+
+    /// The providers, for people: state, reason, heights, speed.
+    pub fn providers(&self) -> Vec<ProviderStatus> {
+        self.pool.status()
+    }
+}
+
+#[async_trait]
+impl BlobSource for RemoteBlobSource {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.pool.heights()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, Error> {
+        self.pool.genesis().await
+    }
+
+    async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+        self.pool.ask(Headers { cursor, max_bytes }).await
+    }
+
+    async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+        let from_genesis = || Error::BadCursor {
+            cursor: "block 0".into(),
+            reason: "block 0 is in the genesis state".into(),
+        };
+        match cursor {
+            BlockCursor { from, .. } if from.0 == 0 => Err(from_genesis()),
+            BlockCursor { from, to } if to < from => Ok(None),
+            _ => self.pool.ask(Blocks { cursor, max_bytes }).await,
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        self.pool.suspect(refusal);
+        // See above: what finds no place is told again.
+        let _ = self.refusals.try_send(refusal.clone());
+    }
+}

@@ -1,0 +1,332 @@
+//! Asking for a batch: the best provider, then the next, until one has answered.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream::FuturesUnordered};
+use prb_core::{
+    blob::{BlockBatch, BlockCursor, Error, HeaderBatch, HeaderCursor, Heights},
+    primitives::{ParaNumber, RelayNumber},
+};
+use tokio::time::sleep;
+
+use super::{
+    examine::Record,
+    original,
+    pool::Pool,
+    provider::{Kind, Provider},
+};
+use crate::blob::{
+    answer::{self, Malformed, Refused, Said},
+    client::{self, Bounds},
+    keys::Key,
+    scale,
+};
+
+/// Bodies from this size on are checked where that holds up nobody.
+const LARGE_BYTES: usize = 256 * 1024;
+
+/// What was asked for, as refusals name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Question {
+    /// Headers at a cursor.
+    Headers(HeaderCursor),
+    /// Blocks from one on.
+    Blocks(ParaNumber),
+}
+
+/// A batch that can be asked for.
+#[async_trait]
+pub(super) trait Ask: Copy + Send + Sync + fmt::Debug + 'static {
+    type Batch: Clone + Send + Sync + 'static;
+
+    fn question(&self) -> Question;
+    fn key(&self) -> Key;
+    fn max_bytes(&self) -> usize;
+    /// Whether who has these heights has it.
+    fn is_covered(&self, heights: &Heights) -> bool;
+    fn read(&self, blob: Bytes) -> Result<Said<Self::Batch>, Malformed>;
+    fn body(batch: &Self::Batch) -> &Bytes;
+    /// What the batch reaches from and to.
+    fn spans(batch: &Self::Batch) -> [u32; 4];
+    fn begins_right(&self, batch: &Self::Batch) -> bool;
+    fn check(batch: &Self::Batch) -> Result<(), scale::Malformed>;
+    /// Asks a provider that knows the original's keys alone.
+    async fn original(&self, provider: &Provider, bounds: Bounds) -> Result<Self::Batch, Failure>;
+}
+
+/// The next headers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Headers {
+    pub(super) cursor: HeaderCursor,
+    pub(super) max_bytes: usize,
+}
+
+/// The next blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocks {
+    pub(super) cursor: BlockCursor,
+    pub(super) max_bytes: usize,
+}
+
+fn limit(max_bytes: usize) -> u32 {
+    u32::try_from(max_bytes).unwrap_or(u32::MAX)
+}
+
+#[async_trait]
+impl Ask for Headers {
+    type Batch = HeaderBatch;
+
+    fn question(&self) -> Question {
+        Question::Headers(self.cursor)
+    }
+
+    fn key(&self) -> Key {
+        Key::Headers { cursor: self.cursor, max_bytes: limit(self.max_bytes) }
+    }
+
+    fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    fn is_covered(&self, heights: &Heights) -> bool {
+        heights.relay.is_some_and(|tip| tip >= self.cursor.relay)
+    }
+
+    fn read(&self, blob: Bytes) -> Result<Said<HeaderBatch>, Malformed> {
+        answer::read_headers(blob)
+    }
+
+    fn body(batch: &HeaderBatch) -> &Bytes {
+        &batch.body
+    }
+
+    fn spans(batch: &HeaderBatch) -> [u32; 4] {
+        let para = batch.para.map_or([1, 0], |para| [para.first.0, para.last.0]);
+        [batch.relay.first.0, batch.relay.last.0, para[0], para[1]]
+    }
+
+    fn begins_right(&self, batch: &HeaderBatch) -> bool {
+        batch.relay.first == self.cursor.relay && batch.para.is_none_or(|para| para.first == self.cursor.para)
+    }
+
+    fn check(batch: &HeaderBatch) -> Result<(), scale::Malformed> {
+        scale::check_headers(batch)
+    }
+
+    async fn original(&self, provider: &Provider, bounds: Bounds) -> Result<HeaderBatch, Failure> {
+        original::headers(provider, self, bounds).await
+    }
+}
+
+#[async_trait]
+impl Ask for Blocks {
+    type Batch = BlockBatch;
+
+    fn question(&self) -> Question {
+        Question::Blocks(self.cursor.from)
+    }
+
+    fn key(&self) -> Key {
+        Key::Blocks { cursor: self.cursor, max_bytes: limit(self.max_bytes) }
+    }
+
+    fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    fn is_covered(&self, heights: &Heights) -> bool {
+        heights.para.is_some_and(|tip| tip >= self.cursor.from)
+    }
+
+    fn read(&self, blob: Bytes) -> Result<Said<BlockBatch>, Malformed> {
+        answer::read_blocks(blob)
+    }
+
+    fn body(batch: &BlockBatch) -> &Bytes {
+        &batch.body
+    }
+
+    fn spans(batch: &BlockBatch) -> [u32; 4] {
+        [batch.blocks.first.0, batch.blocks.last.0, 0, 0]
+    }
+
+    fn begins_right(&self, batch: &BlockBatch) -> bool {
+        batch.blocks.first == self.cursor.from && batch.blocks.last <= self.cursor.to
+    }
+
+    fn check(batch: &BlockBatch) -> Result<(), scale::Malformed> {
+        scale::check_blocks(batch)
+    }
+
+    async fn original(&self, provider: &Provider, bounds: Bounds) -> Result<BlockBatch, Failure> {
+        original::blocks(provider, self, bounds).await
+    }
+}
+
+/// Why one provider has not answered.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It broke its word, or sent what it should not: it is put aside.
+    Bad(String),
+    /// It is slow or has troubles of its own: it is put aside too, but what it said may be true.
+    Troubled(String),
+    /// The connection is gone.
+    Gone(client::Error),
+    /// It answers that there is no such batch.
+    Verdict(Error),
+    /// It has nothing there yet.
+    NotYet,
+}
+
+impl Failure {
+    pub(super) fn bad(reason: impl fmt::Display) -> Self {
+        Self::Bad(reason.to_string())
+    }
+
+    /// What a provider refused outside of a question's cursor and size.
+    pub(super) fn refused(refused: Refused) -> Self {
+        match refused {
+            Refused::NotReady => Self::NotYet,
+            Refused::Failed => Self::Troubled("it cannot read its data".into()),
+            Refused::BadCursor(_) | Refused::TooLarge(_) => Self::bad("its answer does not fit the question"),
+        }
+    }
+
+    /// Does what the failure asks for; gives what the caller is told where nobody does better.
+    pub(super) fn settle(self, pool: &Pool, provider: &Provider) -> Option<Error> {
+        let (reason, lied) = match self {
+            Self::NotYet => return None,
+            Self::Verdict(error) => return Some(error),
+            Self::Gone(error) => return Some(Error::Unavailable(Box::new(error))),
+            Self::Bad(reason) => (reason, true),
+            Self::Troubled(reason) => (reason, false),
+        };
+        let error = Error::Unavailable(format!("{} was put aside: {reason}", provider.id).into());
+        pool.put_aside(provider, reason, lied);
+        Some(error)
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        match error {
+            client::Error::BadBytes { reason, .. } => Self::Bad(format!("it sent bad bytes: {reason}")),
+            client::Error::TimedOut { ref key, after, .. } => {
+                Self::Troubled(format!("it did not answer {key} within {} ms", after.as_millis()))
+            }
+            error => Self::Gone(error),
+        }
+    }
+}
+
+impl Pool {
+    /// Asks the providers that have it, one after the other; the next also where one takes long.
+    pub(super) async fn ask<Q: Ask>(&self, question: Q) -> Result<Option<Q::Batch>, Error> {
+        let mut rest = self.rank(&question).into_iter();
+        let attempt = |(provider, kind): (Arc<Provider>, Kind)| async move {
+            let answer = self.ask_one(&provider, kind, question).await;
+            (provider, answer)
+        };
+        let mut asked = FuturesUnordered::new();
+        asked.extend(rest.next().map(attempt));
+        let mut error: Option<Error> = None;
+        while !asked.is_empty() {
+            let next = tokio::select! {
+                Some((provider, answer)) = asked.next() => match answer {
+                    Ok(batch) => {
+                        self.served.add(question.question(), Record::of::<Q>(&provider, &question, &batch));
+                        return Ok(Some(batch));
+                    }
+                    Err(failure) => {
+                        // A verdict on the cursor says more than a provider's troubles.
+                        let settled = failure.settle(self, &provider);
+                        if error.as_ref().is_none_or(Error::is_retryable) {
+                            error = settled.or(error);
+                        }
+                        rest.next()
+                    }
+                },
+                () = sleep(self.config.hedge_after), if rest.len() > 0 => {
+                    metrics::counter!("prb_blob_hedged_requests_total").increment(1);
+                    rest.next()
+                }
+            };
+            asked.extend(next.map(attempt));
+        }
+        // Where a claim has turned out wrong, those that are left may say that it is not there yet.
+        match (error, self.nobody()) {
+            (Some(error), _) if !error.is_retryable() => Err(error),
+            (_, None) if self.rank(&question).is_empty() => Ok(None),
+            (Some(error), _) | (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Asks one provider, and checks what it gives.
+    pub(super) async fn ask_one<Q: Ask>(
+        &self,
+        provider: &Provider,
+        kind: Kind,
+        question: Q,
+    ) -> Result<Q::Batch, Failure> {
+        let timeout = self.config.request_timeout;
+        let batch = match kind {
+            Kind::Original => {
+                let bounds = Bounds { max_bytes: self.config.max_genesis_bytes, timeout };
+                question.original(provider, bounds).await?
+            }
+            Kind::Cursors => {
+                let max_bytes = question.max_bytes().saturating_add(answer::MAX_HEAD_BYTES);
+                let blob = provider.get(&question.key().to_string(), Bounds { max_bytes, timeout }).await?;
+                let blob = blob.ok_or_else(|| Failure::bad("it no longer knows our keys"))?;
+                match question.read(blob).map_err(Failure::bad)? {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => return Err(not_yet(provider, &question)),
+                    Err(refused) => return Err(verdict(refused, &question)),
+                }
+            }
+        };
+        let size = Q::body(&batch).len();
+        if !question.begins_right(&batch) || size > question.max_bytes() {
+            let spans = Q::spans(&batch);
+            return Err(Failure::bad(format!("it gave {spans:?} in {size} bytes for {}", question.key())));
+        }
+        check::<Q>(&batch).await?;
+        Ok(batch)
+    }
+}
+
+async fn check<Q: Ask>(batch: &Q::Batch) -> Result<(), Failure> {
+    if Q::body(batch).len() < LARGE_BYTES {
+        return Q::check(batch).map_err(Failure::bad);
+    }
+    let batch = batch.clone();
+    let checked = tokio::task::spawn_blocking(move || Q::check(&batch)).await;
+    // A check that panicked is a batch that is none.
+    checked.map_err(Failure::bad)?.map_err(Failure::bad)
+}
+
+/// A provider was asked because it claims to have it.
+fn not_yet(provider: &Provider, question: &impl Ask) -> Failure {
+    let heights = provider.snapshot().heights;
+    if !question.is_covered(&heights) {
+        return Failure::NotYet;
+    }
+    let (relay, para) = (heights.relay.map(|n: RelayNumber| n.0), heights.para.map(|n| n.0));
+    Failure::Bad(format!("it claims relay {relay:?} and para {para:?}, but has no {}", question.key()))
+}
+
+fn verdict(refused: Refused, question: &impl Ask) -> Failure {
+    let cursor = question.key().to_string();
+    let limit_bytes = question.max_bytes();
+    match refused {
+        Refused::BadCursor(reason) => Failure::Verdict(Error::BadCursor { cursor, reason }),
+        Refused::TooLarge(size_bytes) if size_bytes > limit_bytes => {
+            Failure::Verdict(Error::TooLarge { cursor, size_bytes, limit_bytes })
+        }
+        Refused::TooLarge(size) => Failure::bad(format!("{size} bytes are not too large for {cursor}")),
+        refused => Failure::refused(refused),
+    }
+}

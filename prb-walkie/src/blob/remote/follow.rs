@@ -1,0 +1,195 @@
+//! Following candidates as they come and go, and each one's heights.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use prb_core::{
+    blob::{HeaderCursor, Heights},
+    primitives::ParaNumber,
+    sync::{Backoff, BackoffConfig},
+};
+use tokio::{
+    sync::watch,
+    time::{interval, sleep},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info};
+
+use super::{
+    Candidate,
+    ask::{Ask, Failure, Headers},
+    pool::Pool,
+    provider::{Kind, Provider},
+};
+use crate::blob::{
+    answer,
+    client::{Bounds, Link},
+    keys::Key,
+};
+
+/// How often it is looked whether a time aside is over.
+const TICK: Duration = Duration::from_millis(250);
+/// A provider that claims so many relay blocks more than are known is asked to show the last one.
+const LEAP: u32 = 64;
+/// One header and its justification: hundreds of signatures.
+const PROBE_BYTES: usize = 4 << 20;
+/// How often a provider that did not know our keys is asked again whether it does.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(300);
+
+/// Keeps the pool's providers those of the candidates.
+pub(super) async fn candidates(pool: Arc<Pool>, mut candidates: watch::Receiver<Vec<Candidate>>) {
+    let mut tasks = HashMap::new();
+    let mut tick = interval(TICK);
+    let (mut open, mut changed) = (true, true);
+    loop {
+        if std::mem::take(&mut changed) {
+            let mut now = candidates.borrow_and_update().clone();
+            now.truncate(pool.config.max_providers);
+            update(&pool, &mut tasks, now);
+        }
+        tokio::select! {
+            // Whoever found providers is gone: those that are known stay.
+            more = candidates.changed(), if open => (open, changed) = (more.is_ok(), more.is_ok()),
+            _ = tick.tick() => {
+                if pool.providers().iter().filter(|provider| provider.come_back()).count() > 0 {
+                    pool.publish();
+                }
+            }
+        }
+    }
+}
+
+type Tasks = HashMap<Arc<str>, AbortOnDropHandle<()>>;
+
+fn update(pool: &Arc<Pool>, tasks: &mut Tasks, candidates: Vec<Candidate>) {
+    for provider in pool.providers() {
+        let still = candidates.iter().find(|candidate| *candidate.id == *provider.id);
+        let known = provider.candidate();
+        match still {
+            Some(candidate) if candidate.address == known.address => {
+                *provider.candidate.lock().unwrap_or_else(PoisonError::into_inner) = candidate.clone();
+            }
+            _ => {
+                info!(provider = %provider.id, "a data provider is gone");
+                tasks.remove(&provider.id);
+                pool.remove(&provider.id);
+            }
+        }
+    }
+    for candidate in candidates {
+        if pool.provider(&candidate.id).is_none() {
+            info!(provider = candidate.id, address = %candidate.address, "a data provider is found");
+            let provider = pool.insert(candidate);
+            let task = tokio::spawn(follow(pool.clone(), provider.clone()));
+            tasks.insert(provider.id.clone(), AbortOnDropHandle::new(task));
+        }
+    }
+}
+
+/// Follows one provider for ever.
+async fn follow(pool: Arc<Pool>, provider: Arc<Provider>) {
+    let mut link = provider.client.link();
+    let waits = BackoffConfig { first: Duration::from_millis(200), max: Duration::from_secs(10) };
+    let mut backoff = Backoff::new(waits);
+    loop {
+        // The sender lives as long as the provider.
+        if link.wait_for(|link| *link == Link::Up).await.is_err() {
+            return;
+        }
+        let ended = tokio::select! {
+            ended = follow_once(&pool, &provider, &mut backoff) => ended,
+            _ = link.wait_for(|link| *link != Link::Up) => Failure::NotYet,
+        };
+        provider.learn(None, Heights::default(), None);
+        if let Some(error) = ended.settle(&pool, &provider) {
+            debug!(provider = %provider.id, "a data provider is not followed: {error}");
+        }
+        pool.publish();
+        sleep(backoff.fail()).await;
+    }
+}
+
+/// Follows a provider's heights over one connection; gives why that ended.
+async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) -> Failure {
+    let first = Key::Heights { relay: None, para: None, wait_ms: 0 }.to_string();
+    let bounds = Bounds { max_bytes: answer::MAX_HEAD_BYTES, timeout: pool.config.request_timeout };
+    let mut answered = provider.get(&first, bounds).await;
+    let wait = pool.config.heights_wait;
+    let bounds = Bounds { timeout: bounds.timeout + wait, ..bounds };
+    let mut seen = None;
+    loop {
+        let position = match answered {
+            Ok(Some(blob)) => match answer::read_heights(blob) {
+                Ok(position) => position,
+                Err(e) => return Failure::bad(e),
+            },
+            Ok(None) if seen.is_none() => return follow_original(pool, provider, backoff).await,
+            Ok(None) => return Failure::bad("it no longer knows our keys"),
+            Err(e) => return e.into(),
+        };
+        if pool.refuse_stranger(provider, position.identity) {
+            return Failure::NotYet;
+        }
+        let heights = position.heights;
+        if let Err(failure) = probe(pool, provider, seen, heights).await {
+            return failure;
+        }
+        backoff.reset();
+        provider.learn(Some(Kind::Cursors), heights, position.identity);
+        pool.publish();
+        seen = Some(heights);
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        let key = Key::Heights { relay: heights.relay, para: heights.para, wait_ms };
+        // Not measured: how long it takes says nothing about the provider.
+        answered = provider.client.get(&key.to_string(), bounds).await;
+    }
+}
+
+/// Has a provider show its last header, where it claims much that nobody else has, or is new.
+async fn probe(
+    pool: &Pool,
+    provider: &Provider,
+    seen: Option<Heights>,
+    heights: Heights,
+) -> Result<(), Failure> {
+    let Some(tip) = heights.relay else { return Ok(()) };
+    let known = pool.known_heights().relay.map_or(0, |known| known.0);
+    if seen.is_some() && tip.0 <= known.saturating_add(LEAP) {
+        return Ok(());
+    }
+    // No parachain header has that number, so that none comes with it.
+    let cursor = HeaderCursor { relay: tip, para: ParaNumber(u32::MAX) };
+    let question = Headers { cursor, max_bytes: PROBE_BYTES };
+    match pool.ask_one(provider, Kind::Cursors, question).await {
+        // The tip may have moved on meanwhile.
+        Ok(_) | Err(Failure::Verdict(prb_core::blob::Error::TooLarge { .. })) => Ok(()),
+        Err(Failure::NotYet | Failure::Verdict(_)) => {
+            Err(Failure::Bad(format!("it claims relay {tip}, but has no {}", question.key())))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Takes the heights that a provider of the original announces.
+async fn follow_original(pool: &Pool, provider: &Provider, backoff: &mut Backoff) -> Failure {
+    backoff.reset();
+    let mut tick = interval(TICK);
+    let start = tokio::time::Instant::now();
+    while start.elapsed() < ASK_AGAIN_AFTER {
+        tick.tick().await;
+        let candidate = provider.candidate();
+        if pool.refuse_stranger(provider, candidate.chain_identity) {
+            return Failure::NotYet;
+        }
+        let heights = provider.announced().map(|announced| announced.heights).unwrap_or_default();
+        let before = provider.snapshot();
+        if before.kind != Some(Kind::Original) || before.heights != heights {
+            provider.learn(Some(Kind::Original), heights, candidate.chain_identity);
+            pool.publish();
+        }
+    }
+    Failure::NotYet
+}

@@ -1,0 +1,126 @@
+//! Asking a provider of the original bridge, with its keys.
+//!
+//! Headers: `rangeByParentBlock:{n}:pb` names the range that begins at relay block n; the longer of its blobs is
+//! taken where it fits. Blocks: `rangeParaBlock:key:{n}` names a buffer of several, or there is one by one.
+//! Ranges begin where the original has cut them: a worker that was given its headers by another kind of provider
+//! may stand in the middle of one, and has no answer here.
+
+use bytes::Bytes;
+use prb_core::{
+    blob::{BlockBatch, Error, Genesis, HeaderBatch, Span},
+    primitives::{Hash, RelayNumber},
+};
+use prost::Message;
+use serde::Deserialize;
+
+use super::{
+    ask::{Ask, Blocks, Failure, Headers},
+    provider::Provider,
+};
+use crate::{
+    blob::{client::Bounds, keys::Key, scale},
+    proto::db,
+};
+
+/// The largest that a range's description may be, in bytes.
+const MAX_META_BYTES: usize = 2 << 20;
+
+async fn meta(provider: &Provider, key: Key, bounds: Bounds) -> Result<Bytes, Failure> {
+    let bounds = Bounds { max_bytes: MAX_META_BYTES, ..bounds };
+    provider.get(&key.to_string(), bounds).await?.ok_or(Failure::NotYet)
+}
+
+/// Runs what walks through a whole blob where that holds up nobody.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, scale::Malformed> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(Failure::bad)?.map_err(Failure::bad)
+}
+
+fn too_large(question: &impl Ask, size_bytes: usize) -> Failure {
+    Failure::Verdict(Error::TooLarge {
+        cursor: question.key().to_string(),
+        size_bytes,
+        limit_bytes: question.max_bytes(),
+    })
+}
+
+/// The headers at a cursor.
+pub(super) async fn headers(
+    provider: &Provider,
+    question: &Headers,
+    bounds: Bounds,
+) -> Result<HeaderBatch, Failure> {
+    let cursor = question.cursor;
+    let meta = meta(provider, Key::RangeByParentBlock(cursor.relay), bounds).await?;
+    let meta = db::RangeMeta::decode(meta).map_err(Failure::bad)?;
+    let mut too_long = None;
+    for key in [&meta.blob_sync_header_req_key, &meta.dry_sync_header_req_key] {
+        if key.is_empty() {
+            continue;
+        }
+        let Some(request) = provider.get(key, bounds).await? else { continue };
+        match apart(move || scale::headers_of_request(&request, cursor)).await? {
+            Some(batch) if batch.body.len() <= question.max_bytes => return Ok(batch),
+            Some(batch) => too_long = Some(batch.body.len()),
+            None => {}
+        }
+    }
+    Err(too_long.map_or(Failure::NotYet, |size| too_large(question, size)))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BlockRange {
+    buffer_key: Option<String>,
+}
+
+/// The blocks at a cursor.
+pub(super) async fn blocks(
+    provider: &Provider,
+    question: &Blocks,
+    bounds: Bounds,
+) -> Result<BlockBatch, Failure> {
+    let cursor = question.cursor;
+    let range = meta(provider, Key::RangeParaBlockKey(cursor.from), bounds).await?;
+    let range: BlockRange = serde_json::from_slice(&range).map_err(Failure::bad)?;
+    let one = Key::DryParaBlock(cursor.from).to_string();
+    let mut too_long = None;
+    for key in range.buffer_key.into_iter().chain([one]) {
+        let Some(request) = provider.get(&key, bounds).await? else { continue };
+        let within = Span { first: cursor.from, last: cursor.to };
+        match apart(move || scale::blocks_of_request(&request, within)).await? {
+            Some(batch) if batch.body.len() <= question.max_bytes => return Ok(batch),
+            Some(batch) => too_long = Some(batch.body.len()),
+            None => {}
+        }
+    }
+    Err(too_long.map_or(Failure::NotYet, |size| too_large(question, size)))
+}
+
+/// The genesis. `identity` is the chain's, which the original's does not say.
+pub(super) async fn genesis(
+    provider: &Provider,
+    bounds: Bounds,
+    identity: Option<Hash>,
+) -> Result<Genesis, Failure> {
+    let candidate = provider.candidate();
+    let Some(announced) = candidate.announced else { return Err(Failure::NotYet) };
+    let Some(chain_identity) = candidate.chain_identity.or(identity) else { return Err(Failure::NotYet) };
+    let key = Key::OriginalGenesis { para_id: announced.para_id };
+    let blob = provider.get(&key.to_string(), bounds).await?.ok_or(Failure::NotYet)?;
+    let genesis = db::Genesis::decode(blob).map_err(Failure::bad)?;
+    let (number, relay_hash) = scale::genesis_block(&genesis.bridge_genesis_info).map_err(Failure::bad)?;
+    if (number, genesis.para_id) != (RelayNumber(genesis.parent_number), announced.para_id) {
+        return Err(Failure::bad("its genesis info is of another block or chain than it says"));
+    }
+    Ok(Genesis {
+        para_id: genesis.para_id,
+        relay_number: number,
+        relay_hash,
+        chain_identity,
+        info: genesis.bridge_genesis_info,
+        state: genesis.genesis_state,
+    })
+}

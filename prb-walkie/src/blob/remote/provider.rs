@@ -1,0 +1,187 @@
+//! One provider: its connection, and what is known of it.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use prb_core::{blob::Heights, primitives::Hash};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Announced, Candidate, Config};
+use crate::blob::client::{self, Bounds, Client, Link};
+
+/// After so long without a reason to be put aside, a provider starts afresh.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(30 * 60);
+/// What was measured so long ago counts half.
+const LATENCY_HALVES: Duration = Duration::from_secs(60);
+
+/// Which keys a provider knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Ours, and the original's.
+    Cursors,
+    /// The original's.
+    Original,
+}
+
+/// A provider.
+#[derive(Debug)]
+pub(super) struct Provider {
+    pub(super) id: Arc<str>,
+    pub(super) candidate: Mutex<Candidate>,
+    pub(super) client: Client,
+    in_flight: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    /// Known once it has answered over this connection.
+    pub(super) kind: Option<Kind>,
+    pub(super) heights: Heights,
+    pub(super) identity: Option<Hash>,
+    pub(super) aside: Option<Aside>,
+    latency: Option<(Duration, Instant)>,
+    pub(super) served: u64,
+    pub(super) failed: u64,
+    strikes: u32,
+    last_strike: Option<Instant>,
+}
+
+/// Why a provider is not asked, and until when.
+#[derive(Clone, Debug)]
+pub(super) struct Aside {
+    pub(super) reason: String,
+    pub(super) until: Instant,
+}
+
+impl Provider {
+    pub(super) fn new(candidate: Candidate, config: client::Config) -> Self {
+        let client = Client::start(candidate.address, &candidate.id, config);
+        Self {
+            id: candidate.id.as_str().into(),
+            candidate: Mutex::new(candidate),
+            client,
+            in_flight: AtomicUsize::new(0),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn snapshot(&self) -> State {
+        self.state().clone()
+    }
+
+    pub(super) fn candidate(&self) -> Candidate {
+        self.candidate.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn announced(&self) -> Option<Announced> {
+        self.candidate().announced
+    }
+
+    pub(super) fn link(&self) -> Link {
+        self.client.link().borrow().clone()
+    }
+
+    /// Notes what was learnt over a connection. `None`: there is none any more.
+    pub(super) fn learn(&self, kind: Option<Kind>, heights: Heights, identity: Option<Hash>) {
+        let mut state = self.state();
+        state.kind = kind;
+        state.heights = heights;
+        state.identity = identity.or(state.identity);
+    }
+
+    /// The kind, where it may be asked now.
+    pub(super) fn usable(&self) -> Option<(Kind, Heights)> {
+        if self.link() != Link::Up {
+            return None;
+        }
+        let state = self.state();
+        let aside = state.aside.as_ref().is_some_and(|aside| aside.until > Instant::now());
+        state.kind.filter(|_| !aside).map(|kind| (kind, state.heights))
+    }
+
+    /// Whether it is put aside now.
+    pub(super) fn is_aside(&self) -> bool {
+        self.state().aside.as_ref().is_some_and(|aside| aside.until > Instant::now())
+    }
+
+    /// Puts the provider aside, longer with each time in a row.
+    pub(super) fn put_aside(&self, reason: String, config: &Config) {
+        let mut state = self.state();
+        state.failed += 1;
+        let now = Instant::now();
+        if state.last_strike.is_none_or(|last| now - last > FORGIVEN_AFTER) {
+            state.strikes = 0;
+        }
+        let wait = config.first_aside.saturating_mul(1 << state.strikes.min(20)).min(config.max_aside);
+        let again = state.aside.as_ref().is_some_and(|aside| aside.until > now);
+        // Of several requests that fail for one reason, the first counts.
+        if again {
+            return;
+        }
+        state.strikes += 1;
+        state.last_strike = Some(now);
+        metrics::counter!("prb_blob_providers_put_aside_total").increment(1);
+        warn!(provider = %self.id, wait_ms = wait.as_millis() as u64, "a data provider is put aside: {reason}");
+        state.aside = Some(Aside { reason, until: now + wait });
+    }
+
+    /// Forgets that it was put aside, once that is over; gives whether it was.
+    pub(super) fn come_back(&self) -> bool {
+        let mut state = self.state();
+        let over = state.aside.take_if(|aside| aside.until <= Instant::now()).is_some();
+        if over {
+            info!(provider = %self.id, "a data provider is asked again");
+        }
+        over
+    }
+
+    /// How long an answer takes, by what was measured, with those that it is asked for already.
+    pub(super) fn expected_wait(&self) -> Duration {
+        let in_flight = self.in_flight.load(Ordering::Relaxed) as u32;
+        let Some((latency, at)) = self.state().latency else { return Duration::ZERO };
+        let age = at.elapsed().as_secs_f64() / LATENCY_HALVES.as_secs_f64();
+        latency.mul_f64(0.5f64.powf(age.min(60.0))).saturating_mul(in_flight + 1)
+    }
+
+    pub(super) fn latency(&self) -> Option<Duration> {
+        self.state().latency.map(|(latency, _)| latency)
+    }
+
+    /// Asks for a blob, and measures how long it takes.
+    pub(super) async fn get(&self, key: &str, bounds: Bounds) -> Result<Option<Bytes>, client::Error> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let _flight = InFlight(&self.in_flight);
+        let start = Instant::now();
+        let answer = self.client.get(key, bounds).await;
+        let took = start.elapsed();
+        let mut state = self.state();
+        let before = state.latency.map_or(took, |(latency, _)| latency);
+        state.latency = Some(((before * 7 + took) / 8, Instant::now()));
+        match &answer {
+            Ok(_) => state.served += 1,
+            Err(_) => state.failed += 1,
+        }
+        drop(state);
+        answer
+    }
+}
+
+struct InFlight<'p>(&'p AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,84 @@
+//! What people are shown of providers.
+
+use std::time::Duration;
+
+use prb_core::blob::Heights;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::provider::{Kind, Provider};
+use crate::blob::client::Link;
+
+/// A provider's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum ProviderState {
+    /// A connection is being made, or the provider has not said anything yet.
+    Connecting,
+    /// It is asked.
+    Ready,
+    /// There is no connection; it is tried again.
+    Down {
+        /// Why.
+        reason: String,
+    },
+    /// It is not asked for a while.
+    Aside {
+        /// Why.
+        reason: String,
+        /// For how long still.
+        for_ms: u64,
+    },
+}
+
+/// A provider, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProviderStatus {
+    /// Its peer id.
+    pub id: String,
+    /// Its blob server.
+    pub address: String,
+    /// Whether it is asked, and why not.
+    #[serde(flatten)]
+    pub state: ProviderState,
+    /// It knows the original's keys alone.
+    pub original: bool,
+    /// Newest relay block that it can end a batch at.
+    pub relay: Option<u32>,
+    /// Newest parachain block that it has.
+    pub para: Option<u32>,
+    /// About how long it takes for an answer.
+    pub latency_ms: Option<u64>,
+    /// Blobs that it has answered, missing ones too.
+    pub answered: u64,
+    /// Times that it failed.
+    pub failed: u64,
+}
+
+pub(super) fn of(provider: &Provider) -> ProviderStatus {
+    let state = provider.snapshot();
+    let now = Instant::now();
+    let aside = state.aside.filter(|aside| aside.until > now);
+    let shown = match (aside, provider.link()) {
+        (Some(aside), _) => ProviderState::Aside { reason: aside.reason, for_ms: millis(aside.until - now) },
+        (None, Link::Down { reason }) => ProviderState::Down { reason: reason.to_string() },
+        (None, Link::Up) if state.kind.is_some() => ProviderState::Ready,
+        (None, Link::Up | Link::Connecting) => ProviderState::Connecting,
+    };
+    let Heights { relay, para, .. } = state.heights;
+    ProviderStatus {
+        id: provider.id.to_string(),
+        address: provider.candidate().address.to_string(),
+        state: shown,
+        original: state.kind == Some(Kind::Original),
+        relay: relay.map(|number| number.0),
+        para: para.map(|number| number.0),
+        latency_ms: provider.latency().map(millis),
+        answered: state.served,
+        failed: state.failed,
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

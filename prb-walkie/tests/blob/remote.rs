@@ -1,0 +1,557 @@
+//! Data from several providers, some of which are not what they should be.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use codec::{Decode, Encode};
+use prb_core::{
+    blob::{
+        BlobSource, BlockBatch, BlockCursor, Error, HeaderCursor, Heights, Refusal, Span,
+        memory::MemorySource,
+    },
+    conformance::blob::{self, Backend, RelayBlock, Sample},
+    primitives::{ParaNumber, RelayNumber},
+    prpc,
+    wire::{BlockHeaderWithChanges, Header, StorageChanges},
+};
+use prb_walkie::blob::{
+    Lookup, answer,
+    keys::Key,
+    keyspace::{self, KeySpace},
+    remote::{Announced, Candidate, Config, ProviderState, ProviderStatus, RemoteBlobSource},
+    server,
+};
+use prost::Message;
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    lookups::{LONG, Running, source_of, until},
+    proxy::{Mischief, Proxy},
+};
+
+const LIMIT: usize = 1 << 20;
+
+fn keys_of(source: Arc<MemorySource>) -> Arc<KeySpace> {
+    Arc::new(KeySpace::new(source, keyspace::Config::default()))
+}
+
+async fn provider(source: Arc<MemorySource>) -> Running {
+    Running::start(keys_of(source), server::Config::default()).await
+}
+
+fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
+    Candidate { id: id.to_owned(), address, chain_identity: None, announced: None }
+}
+
+/// Times short enough for a test.
+fn config() -> Config {
+    Config {
+        hedge_after: Duration::from_millis(200),
+        first_aside: Duration::from_millis(300),
+        ..Config::default()
+    }
+}
+
+struct Remote {
+    source: Arc<RemoteBlobSource>,
+    candidates: watch::Sender<Vec<Candidate>>,
+}
+
+impl Remote {
+    fn start(candidates: Vec<Candidate>, config: Config) -> Self {
+        let candidates = watch::Sender::new(candidates);
+        Self { source: Arc::new(RemoteBlobSource::start(candidates.subscribe(), config)), candidates }
+    }
+
+    fn status(&self, id: &str) -> ProviderStatus {
+        self.source.providers().into_iter().find(|provider| provider.id == id).unwrap()
+    }
+
+    async fn ready(&self, ids: &[&str]) {
+        for id in ids {
+            until("readiness", || {
+                let all = self.source.providers();
+                all.iter().any(|p| p.id == *id && p.state == ProviderState::Ready)
+            })
+            .await;
+        }
+    }
+
+    /// Waits until the provider is put aside; gives why.
+    async fn aside(&self, id: &str) -> String {
+        let mut why = String::new();
+        until("being put aside", || {
+            let all = self.source.providers();
+            match all.into_iter().find(|provider| provider.id == id).map(|provider| provider.state) {
+                Some(ProviderState::Aside { reason, .. }) => {
+                    why = reason;
+                    true
+                }
+                _ => false,
+            }
+        })
+        .await;
+        why
+    }
+}
+
+fn start_of(sample: &Sample) -> HeaderCursor {
+    HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) }
+}
+
+fn blocks(from: u32, to: u32) -> BlockCursor {
+    BlockCursor { from: ParaNumber(from), to: ParaNumber(to) }
+}
+
+/// The suite's backend: memory, key space, server, client, remote source.
+struct Served {
+    memory: Arc<MemorySource>,
+    _server: Running,
+    remote: Remote,
+}
+
+impl Served {
+    async fn settle(&self) {
+        let wanted = *self.memory.heights().borrow();
+        let mut heights = self.remote.source.heights();
+        timeout(LONG, heights.wait_for(|heights| *heights == wanted)).await.unwrap().unwrap();
+    }
+}
+
+#[async_trait]
+impl Backend for Served {
+    async fn create(sample: &Sample) -> Self {
+        let memory = Arc::new(MemorySource::new(sample.genesis()));
+        let server = provider(memory.clone()).await;
+        let remote = Remote::start(vec![candidate("A", server.address)], Config::default());
+        remote.ready(&["A"]).await;
+        Self { memory, _server: server, remote }
+    }
+
+    async fn push_relay(&mut self, blocks: &[RelayBlock]) {
+        blocks.iter().for_each(|block| self.memory.push_relay(&block.header, block.justified.clone()));
+        self.settle().await;
+    }
+
+    async fn push_para(&mut self, blocks: &[(Header, StorageChanges)]) {
+        for (header, changes) in blocks {
+            self.memory.push_para_header(header);
+            if header.number > 0 {
+                self.memory.push_changes(changes);
+            }
+        }
+        self.settle().await;
+    }
+
+    fn source(&self) -> Arc<dyn BlobSource> {
+        self.remote.source.clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_remote_source_keeps_the_seam() {
+    blob::run::<Served>().await;
+}
+
+#[tokio::test]
+async fn it_starts_without_providers_and_finds_them_later() {
+    let sample = Sample::generate(1, 40);
+    let remote = Remote::start(vec![], config());
+    assert!(matches!(remote.source.genesis().await, Err(Error::NotReady)));
+    assert!(matches!(remote.source.headers(start_of(&sample), LIMIT).await, Err(Error::NotReady)));
+    assert!(matches!(remote.source.blocks(blocks(1, 1), LIMIT).await, Err(Error::NotReady)));
+    assert_eq!(*remote.source.heights().borrow(), Heights::default());
+
+    let memory = source_of(&sample);
+    let server = provider(memory.clone()).await;
+    remote.candidates.send_replace(vec![candidate("A", server.address)]);
+    let mut heights = remote.source.heights();
+    timeout(LONG, heights.wait_for(|heights| heights.relay.is_some())).await.unwrap().unwrap();
+    assert_eq!(remote.source.genesis().await.unwrap(), sample.genesis());
+    let batch = remote.source.headers(start_of(&sample), LIMIT).await.unwrap().unwrap();
+    assert_eq!(Some(batch), memory.headers(start_of(&sample), LIMIT).await.unwrap());
+
+    // It goes, and nobody is left: that is an error which says so, and the genesis stays known.
+    remote.candidates.send_replace(vec![]);
+    until("its going", || remote.source.providers().is_empty()).await;
+    let gone = remote.source.headers(start_of(&sample), LIMIT).await.unwrap_err();
+    assert!(matches!(gone, Error::Unavailable(_)), "{gone:?}");
+    assert_eq!(remote.source.genesis().await.unwrap(), sample.genesis());
+}
+
+/// Requests go on, one after the other, while the provider that answers them is killed: none fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_provider_costs_no_request() {
+    let sample = Sample::generate(2, 120);
+    let memory = source_of(&sample);
+    let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
+    let slow = Proxy::start(second.address, Mischief::Delay(Duration::from_millis(5))).await;
+    let remote =
+        Remote::start(vec![candidate("fast", first.address), candidate("slow", slow.address)], config());
+    remote.ready(&["fast", "slow"]).await;
+    let tip = memory.heights().borrow().para.unwrap();
+    let mut asked = 0;
+    for round in 0..40 {
+        if round == 20 {
+            // As a killed process does: at once, with requests in hand.
+            first.task.abort();
+        }
+        let all = (1..=8).map(|i| {
+            let cursor = BlockCursor { from: ParaNumber(1 + (round * 8 + i) % tip.0), to: tip };
+            let source = &remote.source;
+            async move { source.blocks(cursor, LIMIT).await.unwrap().unwrap() }
+        });
+        asked += futures::future::join_all(all).await.len();
+    }
+    assert_eq!(asked, 320);
+    assert!(first.stats.answered() > 100, "the fast one was asked first");
+    until("noticing", || matches!(remote.status("fast").state, ProviderState::Down { .. })).await;
+    assert_eq!(remote.status("slow").state, ProviderState::Ready);
+}
+
+#[tokio::test]
+async fn a_silent_provider_is_overtaken_by_the_next() {
+    let sample = Sample::generate(2, 60);
+    let memory = source_of(&sample);
+    let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
+    let silent = Proxy::start(first.address, Mischief::None).await;
+    let slow = Proxy::start(second.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let config = Config { request_timeout: LONG, ..config() };
+    let remote =
+        Remote::start(vec![candidate("silent", silent.address), candidate("slow", slow.address)], config);
+    remote.ready(&["silent", "slow"]).await;
+    silent.set(Mischief::Swallow);
+    let before = second.stats.answered();
+    let batch = timeout(LONG / 2, remote.source.headers(start_of(&sample), LIMIT)).await.unwrap();
+    assert!(batch.unwrap().is_some());
+    assert!(second.stats.answered() > before);
+}
+
+#[tokio::test]
+async fn flipped_bits_put_a_provider_aside_until_they_stop() {
+    let sample = Sample::generate(3, 60);
+    let memory = source_of(&sample);
+    let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
+    let proxy = Proxy::start(first.address, Mischief::None).await;
+    let slow = Proxy::start(second.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let remote =
+        Remote::start(vec![candidate("flipped", proxy.address), candidate("good", slow.address)], config());
+    remote.ready(&["flipped", "good"]).await;
+    proxy.set(Mischief::Flip);
+    let expected = memory.headers(start_of(&sample), LIMIT).await.unwrap();
+    assert_eq!(
+        remote.source.headers(start_of(&sample), LIMIT).await.unwrap(),
+        expected,
+        "within one request"
+    );
+    let reason = remote.aside("flipped").await;
+    assert!(reason.contains("bad bytes") && reason.contains("checksum"), "{reason}");
+    let first_wait = match remote.status("flipped").state {
+        ProviderState::Aside { for_ms, .. } => for_ms,
+        _ => 0,
+    };
+    assert!(first_wait <= 300);
+    proxy.set(Mischief::None);
+    remote.ready(&["flipped"]).await;
+    assert_eq!(remote.source.headers(start_of(&sample), LIMIT).await.unwrap(), expected);
+    assert_eq!(remote.status("good").failed, 0);
+}
+
+type Twist = dyn Fn(Option<Key>, Bytes) -> Option<Bytes> + Send + Sync;
+
+/// A provider that changes answers, checksums and all.
+struct Twisted {
+    keys: Arc<KeySpace>,
+    /// Asked for in the place of what was asked for.
+    instead: Box<dyn Fn(&str) -> String + Send + Sync>,
+    twist: Box<Twist>,
+}
+
+impl std::fmt::Debug for Twisted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Twisted")
+    }
+}
+
+#[async_trait]
+impl Lookup for Twisted {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        let blob = self.keys.get(&(self.instead)(key)).await?;
+        Ok(blob.and_then(|blob| (self.twist)(Key::parse(key), blob)))
+    }
+
+    fn bound_bytes(&self, key: &str) -> usize {
+        self.keys.bound_bytes(key)
+    }
+}
+
+async fn twisted(
+    source: Arc<MemorySource>,
+    twist: impl Fn(Option<Key>, Bytes) -> Option<Bytes> + Send + Sync + 'static,
+) -> Running {
+    let lookup = Twisted { keys: keys_of(source), instead: Box::new(str::to_owned), twist: Box::new(twist) };
+    Running::start(Arc::new(lookup), server::Config::default()).await
+}
+
+#[tokio::test]
+async fn another_keys_blob_is_not_taken() {
+    let sample = Sample::generate(4, 60);
+    let memory = source_of(&sample);
+    let first = sample.genesis_number.0 + 1;
+    let lookup = Twisted {
+        keys: keys_of(memory.clone()),
+        instead: Box::new(move |key| match Key::parse(key) {
+            Some(Key::Headers { cursor, max_bytes }) if cursor.para.0 != u32::MAX => {
+                format!("headers:{}:{}:{max_bytes}", first + 1, cursor.para)
+            }
+            Some(Key::Blocks { cursor, max_bytes }) => {
+                format!("blocks:{}:{}:{max_bytes}", cursor.from, cursor.to.0 + 1)
+            }
+            _ => key.to_owned(),
+        }),
+        twist: Box::new(|_, blob| Some(blob)),
+    };
+    let server = Running::start(Arc::new(lookup), server::Config::default()).await;
+    let config = Config { first_aside: LONG, ..config() };
+    for headers in [true, false] {
+        let remote = Remote::start(vec![candidate("mixed up", server.address)], config);
+        remote.ready(&["mixed up"]).await;
+        let error = match headers {
+            true => remote.source.headers(start_of(&sample), LIMIT).await.unwrap_err(),
+            false => remote.source.blocks(blocks(1, 2), LIMIT).await.unwrap_err(),
+        };
+        assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+        let reason = remote.aside("mixed up").await;
+        assert!(reason.contains("it gave"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_batch_is_not_taken() {
+    let sample = Sample::generate(4, 60);
+    let memory = source_of(&sample);
+    // One byte in the middle of the body is another: the checksum is made after that.
+    let server = twisted(memory.clone(), |key, blob| {
+        let mut blob = blob.to_vec();
+        if let Some(Key::Headers { cursor, .. }) = key
+            && cursor.para.0 != u32::MAX
+        {
+            let at = answer::HEADERS_HEAD_BYTES + 60;
+            blob[at] ^= 0x55;
+        }
+        Some(blob.into())
+    })
+    .await;
+    let good = provider(memory.clone()).await;
+    let slow = Proxy::start(good.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let config = Config { first_aside: LONG, ..config() };
+    let remote =
+        Remote::start(vec![candidate("damaged", server.address), candidate("good", slow.address)], config);
+    remote.ready(&["damaged", "good"]).await;
+    let batch = remote.source.headers(start_of(&sample), LIMIT).await.unwrap();
+    assert_eq!(batch, memory.headers(start_of(&sample), LIMIT).await.unwrap());
+    let reason = remote.aside("damaged").await;
+    assert!(reason.contains("does not follow"), "{reason}");
+}
+
+/// A provider that claims more than it has is found out when it is asked for it: its heights no longer count,
+/// and a worker that waited for them is told the truth.
+#[tokio::test]
+async fn heights_that_are_a_lie_are_taken_back() {
+    let sample = Sample::generate(5, 60);
+    let memory = source_of(&sample);
+    let inflate = |relay: u32, para: u32| {
+        move |key: Option<Key>, blob: Bytes| {
+            let Some(Key::Heights { .. }) = key else { return Some(blob) };
+            let mut position = answer::read_heights(blob).unwrap();
+            position.heights.relay = position.heights.relay.map(|n| RelayNumber(n.0 + relay));
+            position.heights.para = position.heights.para.map(|n| ParaNumber(n.0 + para));
+            position.heights.para_target = position.heights.para;
+            Some(answer::heights(&position).join())
+        }
+    };
+    let truth = *memory.heights().borrow();
+    let good = provider(memory.clone()).await;
+    let liar = twisted(memory.clone(), inflate(0, 1_000_000)).await;
+    let config = Config { first_aside: LONG, ..config() };
+    let remote =
+        Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
+    remote.ready(&["good", "liar"]).await;
+    let tip = truth.para.unwrap();
+    assert_eq!(
+        remote.source.heights().borrow().para,
+        Some(ParaNumber(tip.0 + 1_000_000)),
+        "believed at first"
+    );
+    let none = remote.source.blocks(BlockCursor { from: tip.next(), to: ParaNumber(tip.0 + 9) }, LIMIT).await;
+    assert!(matches!(none, Ok(None)), "{none:?}");
+    assert_eq!(*remote.source.heights().borrow(), truth, "also the targets");
+    let reason = remote.aside("liar").await;
+    assert!(reason.contains("claims"), "{reason}");
+    assert!(remote.source.blocks(BlockCursor { from: tip, to: tip }, LIMIT).await.unwrap().is_some());
+
+    // One that claims relay blocks has to show the last of them before it is believed.
+    let liar = twisted(memory.clone(), inflate(1_000_000, 0)).await;
+    let remote =
+        Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
+    let reason = remote.aside("liar").await;
+    assert!(reason.contains("claims relay"), "{reason}");
+    remote.ready(&["good"]).await;
+    assert_eq!(*remote.source.heights().borrow(), truth);
+}
+
+#[tokio::test]
+async fn a_provider_of_another_chain_is_put_aside() {
+    let (ours, theirs) = (Sample::generate(6, 40), Sample::generate(7, 90));
+    let (good, other) = (provider(source_of(&ours)).await, provider(source_of(&theirs)).await);
+    let config =
+        Config { chain_identity: Some(ours.genesis().chain_identity), first_aside: LONG, ..config() };
+    let list = vec![candidate("good", good.address), candidate("other", other.address)];
+    let remote = Remote::start(list.clone(), config);
+    let reason = remote.aside("other").await;
+    assert!(reason.contains("of the chain"), "{reason}");
+    remote.ready(&["good"]).await;
+    assert_eq!(remote.source.genesis().await.unwrap(), ours.genesis());
+    // Without the identity beforehand, the first genesis is the measure.
+    let config = Config { chain_identity: None, ..config };
+    let remote = Remote::start(list, config);
+    remote.ready(&["good", "other"]).await;
+    let genesis = remote.source.genesis().await.unwrap();
+    let stranger = if genesis == ours.genesis() { "other" } else { "good" };
+    let reason = remote.aside(stranger).await;
+    assert!(reason.contains("of the chain"), "{reason}");
+}
+
+/// The same blocks, but one value in block 3 is another.
+fn falsify(batch: &BlockBatch) -> Bytes {
+    let body = prpc::Blocks::decode(batch.body.clone()).unwrap();
+    let mut blocks = Vec::<BlockHeaderWithChanges>::decode(&mut &*body.encoded_blocks).unwrap();
+    for block in &mut blocks {
+        if block.block_header.number == 3 {
+            block.storage_changes.main.push((vec![1, 2, 3], Some(vec![4])));
+        }
+    }
+    prpc::Blocks { encoded_blocks: blocks.encode().into() }.encode_to_vec().into()
+}
+
+#[tokio::test]
+async fn a_provider_whose_blocks_workers_refuse_is_put_aside_where_another_gives_others() {
+    let sample = Sample::generate(8, 60);
+    let memory = source_of(&sample);
+    let bad = twisted(memory.clone(), |key, blob| match key {
+        Some(Key::Blocks { .. }) => {
+            let Ok(Ok(Some(batch))) = answer::read_blocks(blob.clone()) else { return Some(blob) };
+            let body = falsify(&batch);
+            Some(answer::blocks(Ok(Some(BlockBatch { body, ..batch }))).join())
+        }
+        _ => Some(blob),
+    })
+    .await;
+    let good = provider(memory.clone()).await;
+    let slow = Proxy::start(good.address, Mischief::Delay(Duration::from_millis(20))).await;
+    let config = Config { first_aside: LONG, ..config() };
+    let remote = Remote::start(vec![candidate("bad", bad.address), candidate("good", slow.address)], config);
+    remote.ready(&["bad", "good"]).await;
+    let truth = memory.blocks(blocks(1, 5), LIMIT).await.unwrap().unwrap();
+    let wrong = remote.source.blocks(blocks(1, 5), LIMIT).await.unwrap().unwrap();
+    assert_ne!(wrong, truth, "nothing but a worker can tell");
+    let refusal = Refusal::Blocks {
+        blocks: Span { first: ParaNumber(1), last: ParaNumber(5) },
+        at: Some(ParaNumber(3)),
+        message: "StateRootMismatch block=3".into(),
+    };
+    remote.source.refused(&refusal);
+    // From here on the other one is asked: the worker wants to go on at block 3.
+    let expected = memory.blocks(blocks(3, 5), LIMIT).await.unwrap();
+    assert_eq!(remote.source.blocks(blocks(3, 5), LIMIT).await.unwrap(), expected);
+    let reason = remote.aside("bad").await;
+    assert!(reason.contains("a worker refused") && reason.contains("good"), "{reason}");
+    assert_eq!(remote.status("good").state, ProviderState::Ready);
+}
+
+#[tokio::test]
+async fn a_worker_that_refuses_what_all_give_harms_nobody() {
+    let sample = Sample::generate(8, 60);
+    let memory = source_of(&sample);
+    let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
+    let remote = Remote::start(vec![candidate("A", first.address), candidate("B", second.address)], config());
+    remote.ready(&["A", "B"]).await;
+    let cursor = start_of(&sample);
+    remote.source.headers(cursor, LIMIT).await.unwrap().unwrap();
+    let answered = first.stats.answered() + second.stats.answered();
+    remote.source.refused(&Refusal::Headers { cursor, message: "MissingJustification".into() });
+    until("looking into it", || first.stats.answered() + second.stats.answered() > answered).await;
+    remote.source.headers(cursor, LIMIT).await.unwrap().unwrap();
+    for id in ["A", "B"] {
+        assert_eq!(remote.status(id).state, ProviderState::Ready);
+    }
+}
+
+/// An original provider knows none of our keys; a fleet gets from genesis to the tip all the same.
+#[tokio::test]
+async fn an_original_provider_will_do() {
+    for seed in 10..12 {
+        let sample = Sample::generate(seed, 120);
+        let memory = source_of(&sample);
+        let server = twisted(memory.clone(), |key, blob| {
+            let ours = matches!(
+                key,
+                Some(Key::Genesis | Key::Heights { .. } | Key::Headers { .. } | Key::Blocks { .. })
+            );
+            (!ours).then_some(blob)
+        })
+        .await;
+        let heights = *memory.heights().borrow();
+        let original = Candidate {
+            chain_identity: Some(sample.genesis().chain_identity),
+            announced: Some(Announced { para_id: 2004, heights }),
+            ..candidate("original", server.address)
+        };
+        let remote = Remote::start(vec![original], config());
+        remote.ready(&["original"]).await;
+        assert!(remote.status("original").original);
+        let source = &remote.source;
+        assert_eq!(source.genesis().await.unwrap(), sample.genesis());
+        let mut cursor = start_of(&sample);
+        let mut block = 1;
+        while let Some(batch) = source.headers(cursor, LIMIT).await.unwrap() {
+            assert_eq!(batch.relay.first, cursor.relay);
+            cursor.relay = batch.relay.last.next();
+            cursor.para = batch.para.map_or(cursor.para, |para| para.last.next());
+            let body = prpc::CombinedHeadersToSync::decode(batch.body).unwrap();
+            Vec::<prb_core::wire::HeaderToSync>::decode(&mut &*body.encoded_relaychain_headers).unwrap();
+            while block < cursor.para.0 {
+                let wanted = blocks(block, cursor.para.0 - 1);
+                let batch = source.blocks(wanted, LIMIT).await.unwrap().unwrap();
+                let to = batch.blocks.last;
+                let same = memory.blocks(BlockCursor { to, ..wanted }, LIMIT).await.unwrap().unwrap();
+                assert_eq!(batch, same);
+                block = to.0 + 1;
+            }
+        }
+        assert_eq!(
+            (Some(cursor.relay.prev().unwrap()), Some(ParaNumber(block - 1))),
+            (heights.relay, heights.para)
+        );
+    }
+}
+
+#[tokio::test]
+async fn times_aside_double() {
+    let sample = Sample::generate(3, 40);
+    let server = provider(source_of(&sample)).await;
+    let proxy = Proxy::start(server.address, Mischief::Flip).await;
+    let config = Config { first_aside: Duration::from_millis(100), ..config() };
+    let remote = Remote::start(vec![candidate("flipped", proxy.address)], config);
+    let mut longest = 0;
+    until("a longer time aside", || {
+        for provider in remote.source.providers() {
+            if let ProviderState::Aside { for_ms, .. } = provider.state {
+                longest = for_ms.max(longest);
+            }
+        }
+        longest > 200
+    })
+    .await;
+}
