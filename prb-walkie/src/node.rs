@@ -50,6 +50,8 @@ mod transport;
 
 pub use config::{Config, ConfigError, Limits, parse_addresses};
 pub use libp2p::{Multiaddr, PeerId};
+#[cfg(fuzzing)]
+pub(crate) use mdns::read_for_fuzzing as read_mdns;
 pub use table::{Peer, PeerTable, Standing};
 
 use crate::{
