@@ -17,6 +17,7 @@ use prb_core::blob::Error;
 
 pub mod answer;
 pub mod client;
+pub mod external;
 pub mod frame;
 pub mod keys;
 pub mod keyspace;
@@ -24,6 +25,7 @@ mod prompt;
 pub mod remote;
 pub mod scale;
 pub mod server;
+pub mod tokens;
 
 /// Answers keys with blobs; what the TCP server, `/blob` and `GetBlobByKey` serve from.
 #[async_trait]

@@ -1,0 +1,130 @@
+//! The external role's calls: `WantBlob` finds a block and gives a token, `GetBlobWithToken` gives the block.
+//!
+//! The original declares these calls and leaves open what the bytes are. Here they are:
+//!
+//! | type | data | hash |
+//! |---|---|---|
+//! | `BT_PARENT_BLOCK` | SCALE `HeaderToSync`; with its justification where the block is known to be justified | blake2-256 of the relay header |
+//! | `BT_PARA_BLOCK` | SCALE `BlockHeaderWithChanges` | blake2-256 of the parachain header |
+//!
+//! Not for: deciding who may ask (see [`crate::rpc`]).
+
+use std::time::UNIX_EPOCH;
+
+use bytes::Bytes;
+use prb_core::{
+    blob::{self, BlockCursor, HeaderCursor, range::RangeSource},
+    primitives::{Hash, ParaNumber, RelayNumber},
+};
+
+use super::{
+    scale,
+    tokens::{Full, Tokens},
+};
+use crate::proto::data_provider::{Blob, BlobMeta, BlobType, GetBlob, WantBlob};
+
+/// The largest batch that is assembled for one block of it, in bytes.
+const MAX_BYTES: usize = 101 << 20;
+
+/// A block that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of which chain.
+    pub kind: BlobType,
+    /// Its number.
+    pub number: u32,
+}
+
+/// Why there is no block.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No chain was named.
+    #[error("{0} is no type of blob")]
+    BadType(i32),
+    /// It is not there, or not yet.
+    #[error("there is no such block")]
+    NotFound,
+    /// The token is unknown, expired, or another peer's.
+    #[error("the token is not valid")]
+    BadToken,
+    /// Too many tokens.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The source cannot say.
+    #[error("the block cannot be read")]
+    Source(#[source] blob::Error),
+    /// The source's batch is none.
+    #[error("the block cannot be read")]
+    Malformed(#[from] scale::Malformed),
+}
+
+impl From<blob::Error> for Error {
+    fn from(error: blob::Error) -> Self {
+        match error {
+            blob::Error::BadCursor { .. } | blob::Error::NotReady => Self::NotFound,
+            error => Self::Source(error),
+        }
+    }
+}
+
+/// Answers `WantBlob` of the peer `asking`, in the name of the peer `origin`.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn want_blob(
+    source: &dyn RangeSource,
+    tokens: &Tokens<Wanted>,
+    origin: &str,
+    asking: &str,
+    request: WantBlob,
+) -> Result<BlobMeta, Error> {
+    let kind = BlobType::try_from(request.r#type).map_err(|_| Error::BadType(request.r#type))?;
+    let wanted = Wanted { kind, number: request.number };
+    let (_, hash) = block(source, wanted).await?;
+    let token = tokens.issue(asking, wanted)?;
+    let expires = token.expires_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(BlobMeta {
+        number: request.number,
+        hash: Bytes::copy_from_slice(&hash.0),
+        origin_peer: origin.to_owned(),
+        r#type: request.r#type,
+        get_token: token.text,
+        token_expires_at: u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Answers `GetBlobWithToken` of the peer `asking`.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn get_blob(
+    source: &dyn RangeSource,
+    tokens: &Tokens<Wanted>,
+    asking: &str,
+    request: &GetBlob,
+) -> Result<Blob, Error> {
+    let wanted = tokens.redeem(asking, &request.token).ok_or(Error::BadToken)?;
+    let (data, _) = block(source, wanted).await?;
+    Ok(Blob { r#type: wanted.kind.into(), number: wanted.number, data })
+}
+
+async fn block(source: &dyn RangeSource, wanted: Wanted) -> Result<(Bytes, Hash), Error> {
+    match wanted.kind {
+        BlobType::ParentBlock => relay_block(source, RelayNumber(wanted.number)).await,
+        BlobType::ParaBlock => {
+            let number = ParaNumber(wanted.number);
+            let batch = source.blocks(BlockCursor { from: number, to: number }, MAX_BYTES).await?;
+            Ok(scale::first_block(&batch.ok_or(Error::NotFound)?.body)?)
+        }
+        BlobType::Unknown => Err(Error::BadType(wanted.kind.into())),
+    }
+}
+
+/// The first header of the shortest batch that begins at it.
+async fn relay_block(source: &dyn RangeSource, number: RelayNumber) -> Result<(Bytes, Hash), Error> {
+    // No parachain header has that number, so that none comes along.
+    let cursor = HeaderCursor { relay: number, para: ParaNumber(u32::MAX) };
+    let batch = source.headers_to(cursor, number, MAX_BYTES).await?;
+    Ok(scale::first_relay_header(&batch.ok_or(Error::NotFound)?.body)?)
+}

@@ -1,0 +1,181 @@
+//! Tokens of the external role: who wants a blob is given one, and fetches the blob with it.
+//!
+//! A token is 122 random bits, good for one block, for the peer that asked, and for a while. It may be used
+//! several times within it, because an answer can get lost.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// Limits of a table of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long a token is good.
+    pub lifetime: Duration,
+    /// Tokens of one peer; its oldest one makes room for a new one.
+    pub max_per_peer: usize,
+    /// Tokens of all peers.
+    pub max_tokens: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { lifetime: Duration::from_secs(300), max_per_peer: 64, max_tokens: 4096 }
+    }
+}
+
+/// A token for `T`. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// What is shown to fetch the blob.
+    pub text: String,
+    /// Until when.
+    pub expires_at: SystemTime,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// There are too many tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} tokens are in use; try again in a while")]
+pub struct Full(pub usize);
+
+struct Issued<T> {
+    peer: String,
+    until: Instant,
+    what: T,
+}
+
+/// Tokens and what they are for.
+pub struct Tokens<T> {
+    config: Config,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    issued: HashMap<Uuid, Issued<T>>,
+    /// In the order in which they expire.
+    order: VecDeque<Uuid>,
+}
+
+impl<T> fmt::Debug for Tokens<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl<T: Clone> Tokens<T> {
+    /// No token yet.
+    pub fn new(config: Config) -> Self {
+        Self { config, state: Mutex::new(State { issued: HashMap::new(), order: VecDeque::new() }) }
+    }
+
+    /// A new token of this peer.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn issue(&self, peer: &str, what: T) -> Result<Token, Full> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        state.forget_expired(now);
+        if state.issued.values().filter(|issued| issued.peer == peer).count() >= self.config.max_per_peer {
+            state.forget_oldest_of(peer);
+        }
+        if state.issued.len() >= self.config.max_tokens {
+            return Err(Full(state.issued.len()));
+        }
+        let id = Uuid::new_v4();
+        let until = now + self.config.lifetime;
+        state.issued.insert(id, Issued { peer: peer.to_owned(), until, what });
+        state.order.push_back(id);
+        Ok(Token { text: id.simple().to_string(), expires_at: SystemTime::now() + self.config.lifetime })
+    }
+
+    /// What a token is for, where it is this peer's and still good.
+    pub fn redeem(&self, peer: &str, token: &str) -> Option<T> {
+        let id = Uuid::try_parse(token).ok()?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.forget_expired(Instant::now());
+        state.issued.get(&id).filter(|issued| issued.peer == peer).map(|issued| issued.what.clone())
+    }
+
+    /// Tokens that are good now.
+    pub fn len(&self) -> usize {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.forget_expired(Instant::now());
+        state.issued.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> State<T> {
+    fn forget_expired(&mut self, now: Instant) {
+        while let Some(id) = self.order.front()
+            && self.issued.get(id).is_none_or(|issued| issued.until <= now)
+        {
+            self.issued.remove(id);
+            self.order.pop_front();
+        }
+    }
+
+    fn forget_oldest_of(&mut self, peer: &str) {
+        let of_peer = |id: &Uuid| self.issued.get(id).is_some_and(|issued| issued.peer == peer);
+        if let Some(at) = self.order.iter().position(of_peer)
+            && let Some(id) = self.order.remove(at)
+        {
+            self.issued.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn tokens() -> Tokens<u32> {
+        Tokens::new(Config { lifetime: Duration::from_secs(10), max_per_peer: 3, max_tokens: 5 })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_are_good_for_their_peer_and_for_a_while() {
+        let tokens = tokens();
+        let token = tokens.issue("A", 7).unwrap();
+        assert_eq!(tokens.redeem("A", &token.text), Some(7));
+        assert_eq!(tokens.redeem("A", &token.text), Some(7), "an answer may be lost");
+        assert_eq!(tokens.redeem("B", &token.text), None);
+        assert_eq!(tokens.redeem("A", "nonsense"), None);
+        assert!(!format!("{token:?}").contains(&token.text));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert_eq!(tokens.redeem("A", &token.text), None);
+        assert!(tokens.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_are_few() {
+        let tokens = tokens();
+        let all: Vec<_> = (0..4).map(|i| tokens.issue("A", i).unwrap()).collect();
+        assert_eq!(tokens.redeem("A", &all[0].text), None, "the oldest made room");
+        assert_eq!(tokens.redeem("A", &all[3].text), Some(3));
+        tokens.issue("B", 1).unwrap();
+        tokens.issue("C", 1).unwrap();
+        assert_eq!(tokens.issue("D", 1), Err(Full(5)));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        tokens.issue("D", 1).unwrap();
+        assert_eq!(tokens.len(), 1);
+    }
+}
