@@ -1,6 +1,7 @@
 //! Data providers and lifecycle managers as processes that find each other, on a devnet.
 //!
-//! `PRB_TEST_WORKERS` (8) and `PRB_TEST_KILLS` (2, of data providers, during the sync and at the tip each) make
+//! `PRB_TEST_WORKERS` (8), `PRB_TEST_HISTORY` (1200 relay blocks) and `PRB_TEST_KILLS` (2, during the sync and at
+//! the tip each) make
 //! the run with kills larger.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -221,7 +222,7 @@ struct Ground {
 
 impl Ground {
     async fn start(workers: usize) -> Self {
-        let config = prb_devnet::Config { pools: 4, history: 1200, ..chain() };
+        let config = prb_devnet::Config { pools: 4, history: variable("PRB_TEST_HISTORY", 1200) as u32, ..chain() };
         let net = Net::start(config, workers as u32).await;
         for worker in &net.workers {
             // A sync that lasts long enough to be disturbed.

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
-use prb_core::blob::cache;
+use prb_core::{blob::cache, sync::BackoffConfig};
 use prb_walkie::blob::{client, remote};
 
 use super::{
@@ -11,6 +11,9 @@ use super::{
     values::{NodeUrl, RedisUrl, millis, redis_url, whole, ws_url, yes_no},
 };
 
+/// Longest pause between two attempts to reach a data provider: one that was started again should be of use
+/// before the next one fails.
+const MAX_RECONNECT: Duration = Duration::from_secs(2);
 /// Bytes that one cached blob is taken to have.
 const MIB: u64 = 1024 * 1024;
 
@@ -79,7 +82,11 @@ impl LifecycleArgs {
     /// How data providers are asked.
     pub fn remote_config(&self) -> remote::Config {
         let defaults = remote::Config::default();
-        let max_in_flight = self.lifecycle_blob_queue_size as usize;
-        remote::Config { client: client::Config { max_in_flight, ..defaults.client }, ..defaults }
+        let client = client::Config {
+            max_in_flight: self.lifecycle_blob_queue_size as usize,
+            reconnect: BackoffConfig { max: MAX_RECONNECT, ..defaults.client.reconnect },
+            ..defaults.client
+        };
+        remote::Config { client, ..defaults }
     }
 }
