@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Task, Ticket, public_key};
+use super::{Task, Ticket, look::public_key};
 use crate::{
     chain::Call,
     primitives::{ParaNumber, WorkerKey},
