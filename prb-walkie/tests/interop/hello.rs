@@ -1,7 +1,7 @@
 //! Meeting: boot nodes, mDNS, Hello in both directions, hang-ups.
 
 use prb_walkie::{
-    node::Standing,
+    node::{self, Config, Node, Standing},
     proto::{AuthStatus, Role},
 };
 use serde_json::{Value, json};
@@ -16,10 +16,23 @@ const PROVIDER: &[&str] =
     &["--role", "WR_DATA_PROVIDER_INT", "--chain-identity", CHAIN, "--bridge-identity", "interop"];
 
 /// A lifecycle manager of the same chain and namespace as [`PROVIDER`].
-async fn manager(boot: &[&str], mdns: bool) -> prb_walkie::node::Node {
+async fn manager(boot: &[&str]) -> Node {
+    configured(|config| config.boot_nodes = boot.iter().map(|address| address.parse().unwrap()).collect())
+        .await
+}
+
+/// The same, found by mDNS.
+async fn announced(listen: &str) -> Node {
+    configured(|config| {
+        config.listen = vec![listen.parse().unwrap()];
+        config.mdns = true;
+    })
+    .await
+}
+
+async fn configured(configure: impl FnOnce(&mut Config)) -> Node {
     ours::start(Role::LifecycleManager, |config| {
-        config.boot_nodes = boot.iter().map(|address| address.parse().unwrap()).collect();
-        config.mdns = mdns;
+        configure(config);
         config.hostname = "ours".into();
         config.bridge_identity = "interop".into();
         config.chain_identity = Some(CHAIN.parse().unwrap());
@@ -28,7 +41,7 @@ async fn manager(boot: &[&str], mdns: bool) -> prb_walkie::node::Node {
 }
 
 /// What the original must see of [`manager`], however it hears of it.
-fn assert_is_ours(info: &Value, node: &prb_walkie::node::Node) {
+fn assert_is_ours(info: &Value, node: &Node) {
     assert_eq!(info["hostname"], "ours");
     assert_eq!(info["peerId"], node.peer_id().to_string());
     assert_eq!(info["role"], "WR_LIFECYCLE_MANAGER");
@@ -37,7 +50,7 @@ fn assert_is_ours(info: &Value, node: &prb_walkie::node::Node) {
 }
 
 /// What we must see of [`PROVIDER`].
-fn assert_is_theirs(peer: &prb_walkie::node::Peer, theirs: &Peer) {
+fn assert_is_theirs(peer: &node::Peer, theirs: &Peer) {
     assert_eq!(peer.peer_id.to_string(), theirs.peer_id);
     assert_eq!(peer.role, Role::DataProviderInt);
     assert!(!peer.hostname.is_empty());
@@ -54,7 +67,7 @@ async fn ours_starts_from_the_original() {
         let mut theirs = Peer::start(PROVIDER).await;
         let boot =
             if with_id { theirs.address.clone() } else { ours::without_id(&theirs.address).to_string() };
-        let node = manager(&[&boot], false).await;
+        let node = manager(&[&boot]).await;
         let peer = ours::peer(&node, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
         assert_is_theirs(&peer, &theirs);
         assert_eq!(peer.address.unwrap().to_string(), theirs.address);
@@ -70,38 +83,46 @@ async fn ours_starts_from_the_original() {
 
 #[tokio::test]
 async fn the_original_starts_from_ours() {
-    let node = manager(&[], false).await;
+    let node = manager(&[]).await;
     let mut theirs = Peer::start(&[PROVIDER, &["--boot", &ours::address(&node)]].concat()).await;
     let answered = theirs.tool.event("hello-answered").await;
     assert_eq!(answered["peerId"], node.peer_id().to_string());
     assert_is_ours(&answered["info"], &node);
     // It hangs up; we have its address from identify, and stay connected.
-    let dialled = |peer: &prb_walkie::node::Peer| {
+    let dialled = |peer: &node::Peer| {
         peer.is_usable() && peer.address.as_ref().is_some_and(|address| address.to_string() == theirs.address)
     };
     let peer = ours::peer(&node, &theirs.peer_id, "dialled back", dialled).await;
     assert_is_theirs(&peer, &theirs);
 }
 
+/// One that is silent asks and does not answer: it has found us, not we it.
 #[tokio::test]
-async fn they_find_each_other_by_mdns() {
-    let node = manager(&[], true).await;
-    let mdns = &["--mdns", "--mdns-interval", "2000"];
-    let mut theirs = Peer::start(&[PROVIDER, mdns].concat()).await;
-    let us = node.peer_id().to_string();
-    let found = theirs.tool.find("discovery", |e| e["event"] == "discovered" && e["peerId"] == *us).await;
-    assert_eq!(found["addresses"], json!([node.listen_addresses()[0].to_string()]));
-    let answered = theirs.tool.find("Hello", |e| e["event"] == "hello-answered" && e["peerId"] == *us).await;
-    assert_is_ours(&answered["info"], &node);
-    let peer = ours::peer(&node, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
-    assert_is_theirs(&peer, &theirs);
+async fn the_original_finds_ours_by_mdns() {
+    for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/0.0.0.0/tcp/0"] {
+        let node = announced(listen).await;
+        let mdns = &["--mdns", "--mdns-interval", "2000", "--mdns-silent"];
+        let mut theirs = Peer::start(&[PROVIDER, mdns].concat()).await;
+        let us = node.peer_id().to_string();
+        let of_us = |event: &Value, name: &str| event["event"] == name && event["peerId"] == *us;
+        let found = theirs.tool.find("discovery", |event| of_us(event, "discovered")).await;
+        let mut addresses: Vec<_> = found["addresses"].as_array().unwrap().iter().collect();
+        addresses.sort_unstable_by_key(|address| address.to_string());
+        let mut expected: Vec<_> = node.listen_addresses().iter().map(|a| json!(a.to_string())).collect();
+        expected.sort_unstable_by_key(Value::to_string);
+        assert!(addresses.iter().copied().eq(&expected), "{addresses:?}, not {expected:?}");
+        let answered = theirs.tool.find("Hello", |event| of_us(event, "hello-answered")).await;
+        assert_is_ours(&answered["info"], &node);
+        let peer = ours::peer(&node, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
+        assert_is_theirs(&peer, &theirs);
+    }
 }
 
 /// One that is shy dials nobody: what is in our table we have found ourselves.
 #[tokio::test]
 async fn ours_finds_the_original_by_mdns() {
     let mut shy = Peer::start(&[PROVIDER, &["--mdns", "--mdns-interval", "3600000", "--shy"]].concat()).await;
-    let node = manager(&[], true).await;
+    let node = announced("/ip4/127.0.0.1/tcp/0").await;
     let peer = ours::peer(&node, &shy.peer_id, "usable", |peer| peer.is_usable()).await;
     assert_is_theirs(&peer, &shy);
     let us = node.peer_id().to_string();
@@ -112,11 +133,11 @@ async fn ours_finds_the_original_by_mdns() {
 /// Who knows one original finds those that it knows, and the other way.
 #[tokio::test]
 async fn peers_are_found_through_others() {
-    let first = manager(&[], false).await;
+    let first = manager(&[]).await;
     let theirs = Peer::start(&[PROVIDER, &["--boot", &ours::address(&first)]].concat()).await;
     ours::peer(&first, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
-    let second = manager(&[&theirs.address], false).await;
-    let met = |peer: &prb_walkie::node::Peer| peer.connected && peer.role == Role::LifecycleManager;
+    let second = manager(&[&theirs.address]).await;
+    let met = |peer: &node::Peer| peer.connected && peer.role == Role::LifecycleManager;
     ours::peer(&second, &first.peer_id().to_string(), "met", met).await;
 
     let mut last = Peer::start(&["--boot", &ours::address(&second)]).await;
@@ -133,8 +154,8 @@ async fn other_chains_and_namespaces_are_ignored() {
         ["--role", "WR_DATA_PROVIDER_INT", "--chain-identity", CHAIN, "--bridge-identity", "else"];
     let one = Peer::start(&other_chain).await;
     let two = Peer::start(&other_bridge).await;
-    let node = manager(&[&one.address, &two.address], false).await;
-    let known = |peer: &prb_walkie::node::Peer| peer.connected;
+    let node = manager(&[&one.address, &two.address]).await;
+    let known = |peer: &node::Peer| peer.connected;
     assert_eq!(ours::peer(&node, &one.peer_id, "known", known).await.standing, Standing::OtherChain);
     assert_eq!(ours::peer(&node, &two.peer_id, "known", known).await.standing, Standing::OtherBridge);
     assert_eq!(node.peers().borrow().usable(Role::DataProviderInt).count(), 0);
@@ -146,7 +167,7 @@ async fn hang_ups_and_restarts_are_survived() {
     let identity = folder.path().join("identity");
     let identity = ["--identity", identity.to_str().unwrap(), "--shy"];
     let mut theirs = Peer::start(&[PROVIDER, &identity].concat()).await;
-    let node = manager(&[&theirs.address], false).await;
+    let node = manager(&[&theirs.address]).await;
     ours::peer(&node, &theirs.peer_id, "usable", |peer| peer.is_usable()).await;
     let client = node.client(theirs.peer_id.parse().unwrap());
     for _ in 0..5 {

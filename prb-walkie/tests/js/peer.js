@@ -15,11 +15,12 @@ const USAGE = `A Walkie peer made of the original's libraries. Prints one JSON l
 node peer.js identity --identity FILE
   Prints the peer id of an identity file; makes the file if it is not there.
 node peer.js serve [--identity FILE] [--role WR_DATA_PROVIDER_INT] [--listen ADDR]... [--boot ADDR]...
-    [--mdns] [--mdns-interval MS] [--chain-identity X] [--bridge-identity Y] [--answers FILE] [--blobs FILE] [--shy] [--quiet]
+    [--mdns] [--mdns-interval MS] [--mdns-silent] [--chain-identity X] [--bridge-identity Y] [--answers FILE]
+    [--blobs FILE] [--shy] [--quiet]
   Answers the methods in FILE ({"Method": answer, or {"$error": [type, message]}}), Hello, GetBlobByKey and /blob;
-  says Hello to whom it discovers and who dials it (not if --shy); prints no
-  requests and connections if --quiet. Takes commands on stdin, one JSON line each with
-  an "id", and ends with stdin:
+  says Hello to whom it discovers and who dials it (not if --shy). With --mdns-silent it asks by mDNS and does not
+  answer; with --quiet it prints no requests and connections. Takes commands on stdin, one JSON line each with an
+  "id", and ends with stdin:
     {"command": "call", "addr": ADDR, "method": M, "request": {...}}    over a connection of its own
     {"command": "call", "addr": ADDR, "kept": true, ...}                over one that stays
     {"command": "raw", "addr": ADDR, "protocol": P, "hex": BYTES}       bytes as they are; hex of the answer
@@ -40,6 +41,7 @@ const options = {
   boot: { type: 'string', multiple: true, default: [] },
   mdns: { type: 'boolean', default: false },
   'mdns-interval': { type: 'string', default: '20000' },
+  'mdns-silent': { type: 'boolean', default: false },
   'chain-identity': { type: 'string', default: '' },
   'bridge-identity': { type: 'string', default: 'default' },
   answers: { type: 'string' },
@@ -153,7 +155,8 @@ async function serve (values) {
     listen: values.listen,
     boot: values.boot,
     mdns: values.mdns,
-    mdnsInterval: Number(values['mdns-interval'])
+    mdnsInterval: Number(values['mdns-interval']),
+    mdnsSilent: values['mdns-silent']
   })
   const info = peer.systemInfo(peerId, {
     role: values.role,

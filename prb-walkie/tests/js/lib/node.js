@@ -24,7 +24,7 @@ async function identity (file) {
   return made
 }
 
-function create ({ peerId, listen = [], boot = [], mdns = false, mdnsInterval = 20000, dht = true }) {
+function create ({ peerId, listen = [], boot = [], mdns = false, mdnsInterval = 20000, mdnsSilent = false, dht = true }) {
   const peerDiscovery = [...(mdns ? [MulticastDNS] : []), ...(boot.length ? [Bootstrap] : [])]
   return Libp2p.create({
     peerId,
@@ -41,7 +41,7 @@ function create ({ peerId, listen = [], boot = [], mdns = false, mdnsInterval = 
       nat: { enabled: false },
       peerDiscovery: {
         autoDial: false,
-        mdns: { enabled: mdns, interval: mdnsInterval },
+        mdns: { enabled: mdns, interval: mdnsInterval, broadcast: !mdnsSilent },
         bootstrap: { enabled: boot.length > 0, list: boot }
       }
     }
