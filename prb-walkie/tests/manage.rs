@@ -323,7 +323,7 @@ async fn workers_run_are_commanded_and_show_all_fields() {
     assert_eq!(heights, numbers);
     assert!(state.initialized && heights.2 > 0);
     assert_eq!(state.worker.as_ref().unwrap(), &made.workers[0]);
-    assert_eq!(state.public_key, format!("0x{}", hex::encode(scripted.key().0)));
+    assert_eq!(state.public_key, hex::encode(scripted.key().0));
     let session = bench.chain.worker(scripted.key()).session.unwrap();
     assert_eq!(state.worker_account_id, session.account.to_ss58(30));
     let (time, text) = state.last_message.split_once("] ").unwrap();

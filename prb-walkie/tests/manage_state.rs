@@ -96,7 +96,7 @@ fn a_session_is_told_as_the_original_tells_it() {
     let heights =
         (state.parent_header_synched_to, state.para_header_synched_to, state.para_block_dispatched_to);
     assert_eq!(heights, (i32::MAX, -1, 0));
-    assert_eq!(state.public_key, format!("0x{}", "ab".repeat(32)));
+    assert_eq!(state.public_key, "ab".repeat(32));
     assert_eq!(state.worker_account_id, AccountId([5; 32]).to_ss58(30));
     assert_eq!(state.worker.as_ref().unwrap().stake, u128::MAX.to_string());
 

@@ -48,7 +48,8 @@ pub fn worker_state(status: &WorkerStatus) -> proto::WorkerState {
         para_block_dispatched_to: height(position.and_then(|at| at.dispatched_to()).map(|n| n.0)),
         initialized: status.info.as_ref().is_some_and(|info| info.initialized),
         worker: Some(convert::worker(&status.worker)),
-        public_key: status.public_key.map(|key| key.to_string()).unwrap_or_default(),
+        // As pRuntime gives it and the original passes it on: without `0x`.
+        public_key: status.public_key.map(|key| hex::encode(key.0)).unwrap_or_default(),
         last_message: message(status.message_at, &status.message),
         session_info_json: session::json(session, status.info.as_deref()),
         worker_account_id: session.map(|s| s.account.to_ss58(PHALA_SS58_PREFIX)).unwrap_or_default(),
