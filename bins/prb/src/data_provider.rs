@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::Context;
-use prb_chain::store::Store;
 use prb_core::blob::{BlobSource, range::RangeSource};
 use prb_walkie::{
     blob::{
@@ -21,7 +20,6 @@ use prb_walkie::{
     identity,
     node::{self, Node},
     proto::Role,
-    rpc::{Handlers, calls},
 };
 
 use crate::{
@@ -34,6 +32,7 @@ use crate::{
     readiness,
 };
 
+mod handlers;
 mod info;
 
 /// How long answers under way may take to end.
@@ -76,13 +75,14 @@ impl DataProvider {
             max_para_blocks: args.blob_max_para_block_range_count,
             ..keyspace::Config::default()
         };
-        let blobs: Arc<dyn Lookup> = Arc::new(KeySpace::new(source, keys));
+        let blobs: Arc<dyn Lookup> = Arc::new(KeySpace::new(Arc::clone(&source), keys));
         let server = blob_server(args, Arc::clone(&blobs)).await.map_err(Failure::Configuration)?;
         let port = server.local_addr().port();
         let store = Arc::clone(&blocks.store);
         config.chain_identity = store.genesis().map(|(_, genesis)| genesis.chain_identity);
         config.blobs = Some(blobs);
-        config.handlers = handlers(store, port);
+        let origin = config.identity.peer_id().to_string();
+        config.handlers = handlers::of(store, source, origin, port);
         let node = peers::start(config).await?;
 
         let mut serving = Background::default();
@@ -191,11 +191,4 @@ async fn tell_identity(source: &impl BlobSource, node: Node) {
             return;
         }
     }
-}
-
-fn handlers(store: Arc<Store>, port: u16) -> Handlers {
-    Handlers::new().on(calls::GetDataProviderInfo, move |_, _| {
-        let info = info::of(&store, port);
-        async move { Ok(info) }
-    })
 }

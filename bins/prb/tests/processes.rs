@@ -1,8 +1,7 @@
 //! Data providers and lifecycle managers as processes that find each other, on a devnet.
 //!
 //! `PRB_TEST_WORKERS` (8), `PRB_TEST_HISTORY` (1200 relay blocks) and `PRB_TEST_KILLS` (2, during the sync and at
-//! the tip each) make
-//! the run with kills larger.
+//! the tip each) make the run with kills larger.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{collections::HashMap, time::Duration};
@@ -10,10 +9,10 @@ use std::{collections::HashMap, time::Duration};
 use prb_walkie::{
     proto::{
         self, FullAccount, Role, WorkerState,
-        data_provider::{Info, Status},
+        data_provider::{BlobType, GetBlob, Info, Status, WantBlob},
         db, lifecycle as lm,
     },
-    rpc::Client,
+    rpc::{Client, ErrorKind},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep};
@@ -66,7 +65,21 @@ async fn a_data_provider_tells_how_far_it_is_and_gives_blobs() {
     assert_eq!(by_tcp, by_call);
     assert!(client.blob("genesis:1:pb").await.unwrap().is_none());
 
-    // The hand has heard which chain it is; so has everybody else.
+    // A block by its token, which is nobody else's.
+    let wanted = WantBlob { number: 20, r#type: BlobType::ParaBlock.into() };
+    let meta = client.want_blob(wanted).await.unwrap();
+    assert_eq!(meta.origin_peer, client.peer().to_string());
+    let token = GetBlob { token: meta.get_token.clone() };
+    let block = client.blob_with_token(token.clone()).await.unwrap();
+    assert_eq!((block.number, block.data.is_empty()), (20, false));
+    let other = Hand::new(vec![provider.address()], "default").await;
+    let stranger = other.find(Role::DataProviderInt, "default", LIMIT).await;
+    let refused = stranger.blob_with_token(token).await.unwrap_err();
+    assert_eq!(refused.kind(), Some(ErrorKind::Unauthorized));
+    let missing = client.want_blob(WantBlob { number: 1_000_000, ..wanted }).await.unwrap_err();
+    assert_eq!(missing.kind(), Some(ErrorKind::NotFound));
+    other.close().await;
+
     provider.until_unready(&[], LIMIT).await;
     assert_eq!(provider.ops("/livez").unwrap().0, 200);
     let metrics = provider.ops("/metrics").unwrap().1;
@@ -222,7 +235,8 @@ struct Ground {
 
 impl Ground {
     async fn start(workers: usize) -> Self {
-        let config = prb_devnet::Config { pools: 4, history: variable("PRB_TEST_HISTORY", 1200) as u32, ..chain() };
+        let config =
+            prb_devnet::Config { pools: 4, history: variable("PRB_TEST_HISTORY", 1200) as u32, ..chain() };
         let net = Net::start(config, workers as u32).await;
         for worker in &net.workers {
             // A sync that lasts long enough to be disturbed.

@@ -1,0 +1,53 @@
+//! What a data provider answers its peers, beside blobs by key.
+
+use std::sync::Arc;
+
+use prb_chain::store::Store;
+use prb_core::blob::range::RangeSource;
+use prb_walkie::{
+    blob::{
+        external::{self, Error, Wanted},
+        tokens::{self, Tokens},
+    },
+    rpc::{Handlers, ResponseError, calls},
+};
+
+use super::info;
+
+/// The calls of a provider that is the peer `origin` and has its blob server at `port`.
+pub(super) fn of(store: Arc<Store>, source: Arc<dyn RangeSource>, origin: String, port: u16) -> Handlers {
+    let tokens = Arc::new(Tokens::<Wanted>::new(tokens::Config::default()));
+    let (wanted, given) = ((Arc::clone(&source), Arc::clone(&tokens)), (source, tokens));
+    Handlers::new()
+        .on(calls::GetDataProviderInfo, move |_, _| {
+            let info = info::of(&store, port);
+            async move { Ok(info) }
+        })
+        .on(calls::WantBlob, move |caller, request| {
+            let ((source, tokens), origin) = (wanted.clone(), origin.clone());
+            async move {
+                let asking = caller.peer.to_string();
+                external::want_blob(&*source, &tokens, &origin, &asking, request).await.map_err(answer)
+            }
+        })
+        .on(calls::GetBlobWithToken, move |caller, request| {
+            let (source, tokens) = given.clone();
+            async move {
+                let asking = caller.peer.to_string();
+                external::get_blob(&*source, &tokens, &asking, &request).await.map_err(answer)
+            }
+        })
+}
+
+fn answer(error: Error) -> ResponseError {
+    let text = error.to_string();
+    match error {
+        Error::NotFound => ResponseError::not_found(text),
+        Error::BadToken => ResponseError::unauthorized(text),
+        Error::Source(cause) => {
+            tracing::warn!("a block that a peer wanted cannot be read: {cause}");
+            ResponseError::server(text)
+        }
+        _ => ResponseError::server(text),
+    }
+}
