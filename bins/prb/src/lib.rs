@@ -10,6 +10,7 @@ pub mod fleet_file;
 pub mod keys;
 pub mod lifecycle;
 pub mod limit;
+mod listen;
 pub mod ops;
 mod peers;
 pub mod progress;

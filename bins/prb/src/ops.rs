@@ -11,13 +11,12 @@
 //! says otherwise.
 
 use std::{
-    fmt, io,
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 
-use anyhow::Context;
 use axum::{
     Json, Router,
     extract::State,
@@ -25,29 +24,18 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{OpsArgs, OpsListen};
+use crate::{
+    config::OpsArgs,
+    listen::{self, Port},
+};
 
-/// Connections served at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take to ask.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two clean-ups of what histograms hold.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Pause where the system has no more sockets.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Upper bounds of histograms of seconds.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 150.0];
@@ -95,23 +83,15 @@ impl Ops {
     /// # Errors
     /// Where an address that was asked for cannot be had.
     pub async fn open(args: &OpsArgs, default_port: u16) -> anyhow::Result<Option<Self>> {
-        let address = match args.ops_listen {
-            Some(OpsListen::Off) => return Ok(None),
-            Some(OpsListen::At(address)) => address,
-            None => (Ipv4Addr::LOCALHOST, default_port).into(),
+        let port = Port {
+            name: "ops port",
+            variable: "PRB_OPS_LISTEN",
+            default: (Ipv4Addr::LOCALHOST, default_port).into(),
         };
-        let listener = match TcpListener::bind(address).await {
-            Ok(listener) => listener,
-            Err(error) if args.ops_listen.is_none() => {
-                tracing::warn!(%address, %error, "no ops port: its default is taken; PRB_OPS_LISTEN gives another");
-                return Ok(None);
-            }
-            Err(error) => {
-                return Err(error)
-                    .with_context(|| format!("cannot open the ops port at {address} (PRB_OPS_LISTEN)"));
-            }
-        };
-        Self::serve(listener).map(Some)
+        match port.open(args.ops_listen).await? {
+            Some(listener) => Self::serve(listener).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn serve(listener: TcpListener) -> anyhow::Result<Self> {
@@ -129,7 +109,7 @@ impl Ops {
         }
         let stop = cancel.clone();
         tasks.spawn(async move {
-            stop.run_until_cancelled(accept(listener, router(shared))).await;
+            stop.run_until_cancelled(listen::serve(listener, router(shared), "ops port")).await;
         });
         tracing::info!(%address, "ops port open");
         Ok(Self { address, probe, cancel, tasks })
@@ -179,39 +159,6 @@ async fn upkeep(metrics: &PrometheusHandle) {
     loop {
         ticks.tick().await;
         metrics.run_upkeep();
-    }
-}
-
-/// Serves connections, a bounded number at once, until dropped.
-async fn accept(listener: TcpListener, router: Router) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone()));
-                }
-                Err(error) => pause(error).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn pause(error: io::Error) {
-    tracing::debug!(%error, "ops port: a connection was not accepted");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
-}
-
-async fn connection(stream: TcpStream, router: Router) {
-    let service = TowerToHyperService::new(router);
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "ops port: a connection broke");
     }
 }
 

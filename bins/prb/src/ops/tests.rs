@@ -2,9 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::*;
+use crate::{
+    config::OpsListen,
+    listen::{HEADER_TIMEOUT, MAX_CONNECTIONS},
+};
 
 async fn local() -> Ops {
     let listen = Some(OpsListen::At((Ipv4Addr::LOCALHOST, 0).into()));
