@@ -38,7 +38,11 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
-    let runtime = if std::env::var_os("CT").is_some() { tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap() } else { tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap() };
+    let runtime = if std::env::var_os("CT").is_some() {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    };
     let only_ours = std::env::args().any(|arg| arg == "ours");
     println!("jobs/s enqueue -> completed, median of {ROUNDS} (p50 of a job)");
     for case in [
@@ -98,7 +102,12 @@ async fn measure(case: &Case) -> (f64, f64) {
     latencies.sort_unstable();
     if std::env::var_os("STATS").is_some() {
         let info: String = server.command("INFO all").await;
-        for line in info.lines().filter(|l| l.contains("cmdstat_eval") || l.contains("used_cpu_") || l.contains("cmdstat_blmove") || l.contains("total_commands")) {
+        for line in info.lines().filter(|l| {
+            l.contains("cmdstat_eval")
+                || l.contains("used_cpu_")
+                || l.contains("cmdstat_blmove")
+                || l.contains("total_commands")
+        }) {
             println!("{line}");
         }
         println!("secs {secs}");

@@ -33,7 +33,7 @@ use prb_core::queue::{
     admin::{Step, now_ms},
 };
 use rand::Rng;
-use redis::{RedisResult, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use serde_json::{Value, value::RawValue};
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot, watch},
@@ -156,9 +156,9 @@ impl RedisQueue {
     /// [`Error::Unavailable`], with what is wrong.
     pub async fn ready(&self) -> Result<(), Error> {
         const NEEDED: (u32, u32) = (6, 2);
-        let mut connection = self.0.shared.link.commands();
-        let info: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(&mut connection).await;
-        let info = info.map_err(unavailable)?;
+        let mut pipe = redis::pipe();
+        pipe.cmd("INFO").arg("server");
+        let (info,): (String,) = self.0.shared.link.query(&pipe).await.map_err(unavailable)?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
         let mut numbers = version.trim().split('.').map(|n| n.parse::<u32>().unwrap_or_default());
         let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
@@ -345,9 +345,7 @@ fn ending(
             let retry_after = retry_after.filter(|_| tail.retries() > 0);
             tail.fail(&message, retry_after.is_some());
             let (state, kind, name) = match retry_after {
-                Some(delay) => {
-                    (JobState::Delayed, Kind::Retried { delay_ms: millis(delay) }, "retrying")
-                }
+                Some(delay) => (JobState::Delayed, Kind::Retried { delay_ms: millis(delay) }, "retrying"),
                 None => (JobState::Failed, Kind::Failed, "failed"),
             };
             tail.step(Step { state, at_ms, note: retry_after.is_some().then(|| message.clone()) });
@@ -464,8 +462,7 @@ impl JobQueue for RedisQueue {
             any = true;
         }
         if any {
-            let result: RedisResult<()> = pipe.query_async(&mut shared.link.commands()).await;
-            result.map_err(unavailable)?;
+            let () = shared.link.query(&pipe).await.map_err(unavailable)?;
         }
         Ok(())
     }
@@ -487,17 +484,15 @@ impl JobQueue for RedisQueue {
     async fn stats(&self) -> Result<Stats, Error> {
         let key = |name| self.0.shared.link.key(name);
         type Counts = (usize, usize, usize, u64, u64, (Option<u64>, Option<u64>));
-        let counts: RedisResult<Counts> = redis::pipe()
-            .llen(key("waiting"))
+        let mut pipe = redis::pipe();
+        pipe.llen(key("waiting"))
             .llen(key("active"))
             .zcard(key("delayed"))
             .scard(key("succeeded"))
             .scard(key("failed"))
-            .hmget(key("prb:meta"), &["trimmed_succeeded", "trimmed_failed"])
-            .query_async(&mut self.0.shared.link.commands())
-            .await;
-        let (waiting, active, delayed, succeeded, failed, (trimmed_succeeded, trimmed_failed)) =
-            counts.map_err(unavailable)?;
+            .hmget(key("prb:meta"), &["trimmed_succeeded", "trimmed_failed"]);
+        let counts: Counts = self.0.shared.link.query(&pipe).await.map_err(unavailable)?;
+        let (waiting, active, delayed, succeeded, failed, (trimmed_succeeded, trimmed_failed)) = counts;
         let succeeded = succeeded + trimmed_succeeded.unwrap_or_default();
         let failed = failed + trimmed_failed.unwrap_or_default();
         Ok(Stats { waiting, delayed, active, succeeded, failed })

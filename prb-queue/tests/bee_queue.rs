@@ -69,7 +69,8 @@ async fn an_originals_job_is_carried_out_by_ours() {
         ["RP_INIT", "RP_PREPROCESSED", "RP_WORKING"]
     );
     assert_eq!((&lines[3]["event"], &lines[3]["data"]["block"]), (&json!("succeeded"), &json!(7)));
-    let counts = json!({"waiting": 0, "active": 0, "succeeded": 1, "failed": 0, "delayed": 0, "newestJob": 1});
+    let counts =
+        json!({"waiting": 0, "active": 0, "succeeded": 1, "failed": 0, "delayed": 0, "newestJob": 1});
     assert_eq!(lines[4]["health"], counts);
     // What it keeps is bee-queue's.
     let stored: String = server.command(&format!("HGET bq:{}:jobs {}", config.name, leased.id)).await;

@@ -56,7 +56,7 @@ impl RedisQueue {
             STATES.into_iter().filter(|state| filter.state.is_none_or(|wanted| wanted == *state)).collect();
         let mut pipe = redis::pipe();
         states.iter().for_each(|state| ask_for(&mut pipe, shared, *state));
-        let lists: Vec<Vec<String>> = pipe.query_async(&mut shared.link.commands()).await?;
+        let lists: Vec<Vec<String>> = shared.link.query(&pipe).await?;
         let mut ids: Vec<_> = states
             .into_iter()
             .zip(lists)
@@ -76,12 +76,11 @@ impl RedisQueue {
         let shared = &self.0.shared;
         let mut kept = Vec::new();
         for ids in ids.chunks(MAX_CHUNK) {
-            let mut command = redis::cmd("HMGET");
-            command.arg(shared.link.key("prb:books"));
+            let mut pipe = redis::pipe();
             for (id, _) in ids {
-                command.arg(id.0);
+                pipe.hget(shared.link.key("prb:books"), id.0);
             }
-            let books: Vec<Option<String>> = command.query_async(&mut shared.link.commands()).await?;
+            let books: Vec<Option<String>> = shared.link.query(&pipe).await?;
             let of_pool = ids.iter().zip(books);
             kept.extend(
                 of_pool.filter(|(_, book)| of_book(book.as_deref()).0 == Some(pool)).map(|(job, _)| *job),
@@ -103,7 +102,7 @@ impl RedisQueue {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let flat: Vec<redis::Value> = pipe.query_async(&mut shared.link.commands()).await?;
+        let flat: Vec<redis::Value> = shared.link.query(&pipe).await?;
         let mut records = Vec::new();
         for ((id, state), answer) in ids.iter().zip(flat.chunks_exact(4)) {
             let answer: Answer = redis::from_redis_value(redis::Value::Array(answer.to_vec()))?;
@@ -155,15 +154,14 @@ impl RedisQueue {
         let shared = &self.0.shared;
         let key = |state| shared.link.key(list_of(state));
         type Places = (bool, bool, bool, Option<f64>, Option<usize>, Option<usize>);
-        let (there, succeeded, failed, delayed, active, waiting): Places = redis::pipe()
-            .hexists(shared.link.key("jobs"), id.0)
+        let mut pipe = redis::pipe();
+        pipe.hexists(shared.link.key("jobs"), id.0)
             .sismember(key(JobState::Succeeded), id.0)
             .sismember(key(JobState::Failed), id.0)
             .zscore(key(JobState::Delayed), id.0)
             .lpos(key(JobState::Active), id.0, redis::LposOptions::default())
-            .lpos(key(JobState::Waiting), id.0, redis::LposOptions::default())
-            .query_async(&mut shared.link.commands())
-            .await?;
+            .lpos(key(JobState::Waiting), id.0, redis::LposOptions::default());
+        let (there, succeeded, failed, delayed, active, waiting): Places = shared.link.query(&pipe).await?;
         let places = [
             (succeeded, JobState::Succeeded),
             (failed, JobState::Failed),

@@ -112,7 +112,8 @@ impl Config {
         if self.max_jobs == 0 || self.max_bytes == 0 {
             return Err(StartError::ZeroSetting { what: "max_jobs or max_bytes" });
         }
-        if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c)) {
+        if self.name.is_empty() || !self.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:".contains(c))
+        {
             return Err(StartError::BadName { name: self.name.chars().take(64).collect() });
         }
         Ok(())

@@ -29,6 +29,9 @@ const WAIT_SECS: u64 = 2;
 /// Pause after a failure, before those who wait are tried for again.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// After so many failed waits in a row, those who wait for jobs are told.
+const MAX_FAILURES: u32 = 3;
+
 /// Somebody who waits for a job.
 pub(super) struct Want {
     pub(super) ttl: Duration,
@@ -91,10 +94,12 @@ struct Dispenser {
 /// Runs until its queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
     let (returns, mut returned) = mpsc::channel(1024);
-    let mut dispenser = Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None, left: 0, timer: None };
+    let mut dispenser =
+        Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None, left: 0, timer: None };
     let mut blocked: Option<BoxFuture<'static, RedisResult<()>>> = None;
     // Whether there may be a job. Where the last look left none, the wait tells of the next.
     let mut look = true;
+    let mut failures = 0;
     loop {
         dispenser.wants.retain(|want| !want.grant.is_closed());
         if !dispenser.wants.is_empty() && (look || dispenser.left > 0) {
@@ -129,8 +134,11 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
             Some(result) = OptionFuture::from(blocked.as_mut()) => {
                 blocked = None;
                 look = true;
-                if let Err(e) = result {
-                    dispenser.refuse_all(&e).await;
+                match result {
+                    Ok(()) => failures = 0,
+                    // A lost connection is made anew. Where Redis is away, the look says so.
+                    Err(_) if failures < MAX_FAILURES => failures += 1,
+                    Err(e) => dispenser.refuse_all(&e).await,
                 }
             }
             Some(()) = due => {
@@ -164,9 +172,7 @@ impl Dispenser {
             let take = self.unsettled.get_or_insert_with(|| {
                 let base: u64 = rand::rng().random::<u64>() >> 8;
                 let leases = self.wants.iter().take(MAX_BATCH).enumerate();
-                let lease = |(n, want): (usize, &Want)| {
-                    (millis(want.ttl), base + n as u64 + 1)
-                };
+                let lease = |(n, want): (usize, &Want)| (millis(want.ttl), base + n as u64 + 1);
                 Take { nonce: self.shared.nonce(), leases: leases.map(lease).collect() }
             });
             let wanted = take.leases.len();
@@ -176,7 +182,7 @@ impl Dispenser {
                 script.arg(ttl).arg(token);
             }
             type Answer = (i64, usize, Vec<(String, u64, u32, Vec<u8>)>);
-            let (next, left, jobs): Answer = self.shared.link.settle(&script).await?;
+            let (next, left, jobs): Answer = self.shared.link.run(&script).await?;
             let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();
             self.unsettled = None;
             self.left = left;

@@ -65,7 +65,7 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
         script.arg(id).arg(token).arg(kind).arg(delay_ms);
         script.arg(bytes.map(|bytes| bytes.to_string()).unwrap_or_default()).arg(json).arg(event);
     }
-    let answer: Result<Vec<String>, _> = shared.link.settle(&script).await;
+    let answer: Result<Vec<String>, _> = shared.link.run(&script).await;
     let retried = batch.iter().any(|ending| matches!(ending.kind, Kind::Retried { .. }));
     match answer {
         Ok(words) => {

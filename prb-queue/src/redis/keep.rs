@@ -103,14 +103,13 @@ struct Counts {
 impl Counts {
     async fn read(shared: &Shared) -> RedisResult<Self> {
         let key = |name| shared.link.key(name);
-        let (jobs, books, ended, succeeded, failed) = redis::pipe()
-            .hlen(key("jobs"))
+        let mut pipe = redis::pipe();
+        pipe.hlen(key("jobs"))
             .hlen(key("prb:books"))
             .zcard(key("prb:ended"))
             .scard(key("succeeded"))
-            .scard(key("failed"))
-            .query_async(&mut shared.link.commands())
-            .await?;
+            .scard(key("failed"));
+        let (jobs, books, ended, succeeded, failed) = shared.link.query(&pipe).await?;
         Ok(Self { jobs, books, ended, succeeded, failed })
     }
 
@@ -123,21 +122,14 @@ impl Counts {
 /// Puts the books right for every job that any list names.
 async fn account_all(shared: &Shared) -> RedisResult<()> {
     let key = |name| shared.link.key(name);
-    let mut ids = HashSet::new();
-    for (command, name) in
-        [("HKEYS", "jobs"), ("HKEYS", "prb:books"), ("SMEMBERS", "succeeded"), ("SMEMBERS", "failed")]
-    {
-        let more: Vec<String> =
-            redis::cmd(command).arg(key(name)).query_async(&mut shared.link.commands()).await?;
-        ids.extend(more);
-    }
-    let ended: Vec<String> = redis::cmd("ZRANGE")
-        .arg(key("prb:ended"))
-        .arg(0)
-        .arg(-1)
-        .query_async(&mut shared.link.commands())
-        .await?;
-    ids.extend(ended);
+    let mut pipe = redis::pipe();
+    pipe.hkeys(key("jobs"))
+        .hkeys(key("prb:books"))
+        .smembers(key("succeeded"))
+        .smembers(key("failed"))
+        .zrange(key("prb:ended"), 0, -1);
+    let lists: Vec<Vec<String>> = shared.link.query(&pipe).await?;
+    let ids: HashSet<_> = lists.into_iter().flatten().collect();
     let ids: Vec<_> = ids.into_iter().collect();
     for ids in ids.chunks(MAX_CHUNK) {
         let mut script = shared.link.scripts.account.prepare_invoke();

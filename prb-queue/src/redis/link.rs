@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use prb_core::queue::Error;
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, RedisError, RedisResult, ScriptInvocation,
+    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -17,7 +17,7 @@ use super::{
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
-const REPEAT_MIN: Duration = Duration::from_millis(50);
+const REPEAT_MIN: Duration = Duration::from_millis(20);
 const REPEAT_MAX: Duration = Duration::from_secs(1);
 
 /// One Redis, for commands over one connection that mends itself, and for connections of one's own.
@@ -57,33 +57,22 @@ impl Link {
         format!("{}{name}", self.prefix)
     }
 
-    /// The connection for commands.
-    pub(super) fn commands(&self) -> ConnectionManager {
-        self.manager.clone()
-    }
-
-    /// Runs a script once.
-    pub(super) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
-        self.invoke(script).await
-    }
-
-    async fn invoke<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
-        let mut connection = self.manager.clone();
-        match timeout(self.call_timeout, script.invoke_async(&mut connection)).await {
-            Ok(result) => result,
-            Err(_) => Err(timed_out()),
-        }
-    }
-
     /// Runs a script that may be repeated, as often as it takes to get an answer in time.
-    pub(super) async fn settle<T: FromRedisValue>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> RedisResult<T> {
+    pub(super) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
+        self.settle(Call::Script(script)).await
+    }
+
+    /// Runs commands that change nothing, or only what may be changed again.
+    pub(super) async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
+        self.settle(Call::Commands(commands)).await
+    }
+
+    async fn settle<T: FromRedisValue>(&self, call: Call<'_>) -> RedisResult<T> {
         let deadline = Instant::now() + self.call_timeout;
         let mut pause = REPEAT_MIN;
         loop {
-            let error = match timeout_at(deadline, self.invoke(script)).await {
+            // A lost connection is seen by the call that comes next, and made anew for the one after.
+            let error = match timeout_at(deadline, call.once(self.manager.clone())).await {
                 Ok(Err(e)) => e,
                 Ok(Ok(answer)) => return Ok(answer),
                 Err(_) => return Err(timed_out()),
@@ -109,6 +98,21 @@ impl Link {
         match timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub()).await {
             Ok(result) => result,
             Err(_) => Err(timed_out()),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Call<'a> {
+    Script(&'a ScriptInvocation<'a>),
+    Commands(&'a Pipeline),
+}
+
+impl Call<'_> {
+    async fn once<T: FromRedisValue>(self, mut connection: ConnectionManager) -> RedisResult<T> {
+        match self {
+            Self::Script(script) => script.invoke_async(&mut connection).await,
+            Self::Commands(commands) => commands.query_async(&mut connection).await,
         }
     }
 }

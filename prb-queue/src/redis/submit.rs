@@ -63,7 +63,7 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
         script.arg(&job.json).arg(&job.book);
     }
     shared.pending.begin();
-    let answer: Result<Vec<String>, _> = shared.link.settle(&script).await;
+    let answer: Result<Vec<String>, _> = shared.link.run(&script).await;
     let mut words = match answer {
         Ok(words) => words.into_iter().map(Ok).collect::<Vec<_>>(),
         Err(e) => batch.iter().map(|_| Err(e.clone())).collect(),

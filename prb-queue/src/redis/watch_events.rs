@@ -26,7 +26,6 @@ const MAX_ASKED: usize = 256;
 pub(super) async fn listen(shared: Arc<Shared>) {
     let mut pause = PAUSE_MIN;
     loop {
-        let began = Instant::now();
         let end = match subscribe(&shared).await {
             Ok(subscriptions) => {
                 shared.listening.send_replace(true);
@@ -45,7 +44,7 @@ pub(super) async fn listen(shared: Arc<Shared>) {
         } else if pause == PAUSE_MIN {
             tracing::warn!(reason = end, "the queue's events cannot be heard, trying again");
         }
-        pause = if began.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
+        pause = if was_up { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         sleep(pause).await;
     }
 }

@@ -1,0 +1,374 @@
+//! Redis that is killed, flushed, hangs or drops connections; consumers that leave. Nobody waits for ever,
+//! and no job is lost without its submitter being told.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use prb_core::{
+    conformance::queue::job,
+    queue::{Error, JobHandle, JobId, JobQueue},
+};
+use prb_queue::redis::{Config, RedisQueue};
+use support::{LONG, Persistence, Server, done, fate, fresh_name, lease};
+use tokio::{task::JoinSet, time::timeout};
+
+const TTL: Duration = Duration::from_secs(30);
+
+fn quick(server: &Server) -> Config {
+    Config {
+        name: fresh_name(),
+        stall_interval: Duration::from_millis(500),
+        poll_interval: Duration::from_millis(250),
+        call_timeout: Duration::from_secs(20),
+        outage_limit: Duration::from_secs(30),
+        ..server.config()
+    }
+}
+
+/// Consumers that end every job with an outcome that names its pool, whatever Redis does; and how often
+/// each job was handed out.
+struct Consumers {
+    tasks: JoinSet<()>,
+    hand_outs: Arc<Mutex<HashMap<JobId, u32>>>,
+}
+
+impl Consumers {
+    fn start(queue: &RedisQueue, count: usize) -> Self {
+        let mut tasks = JoinSet::new();
+        let hand_outs = Arc::new(Mutex::new(HashMap::new()));
+        for _ in 0..count {
+            tasks.spawn(consume(queue.clone(), hand_outs.clone()));
+        }
+        Self { tasks, hand_outs }
+    }
+
+    fn most_hand_outs(&self) -> u32 {
+        self.hand_outs.lock().unwrap().values().max().copied().unwrap_or_default()
+    }
+}
+
+async fn consume(queue: RedisQueue, hand_outs: Arc<Mutex<HashMap<JobId, u32>>>) {
+    loop {
+        let leased = match queue.lease(TTL).await {
+            Ok(leased) => leased,
+            Err(Error::Unavailable(_)) => continue,
+            Err(e) => panic!("{e}"),
+        };
+        *hand_outs.lock().unwrap().entry(leased.id).or_default() += 1;
+        let outcome = done(u32::try_from(leased.job.pool.0).unwrap());
+        while let Err(e) = queue.complete(leased.id, leased.token, outcome.clone()).await {
+            match e {
+                Error::Unavailable(_) => {}
+                Error::LeaseLost { .. } => break,
+                e => panic!("{e}"),
+            }
+        }
+    }
+}
+
+/// Submits until Redis takes it.
+async fn submit(queue: &RedisQueue, n: u8) -> JobHandle {
+    let until = tokio::time::Instant::now() + LONG;
+    loop {
+        match queue.submit(job(n, 0)).await {
+            Ok(handle) => return handle,
+            Err(e) if e.is_retryable() && tokio::time::Instant::now() < until => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+/// Submits `count` jobs from many tasks; each checks that what it learns is of its own job. Gives how many
+/// were done and how many were said to be gone.
+async fn load(queue: &RedisQueue, count: u32) -> (u32, u32) {
+    let mut submitters = JoinSet::new();
+    for lane in 0..20 {
+        let queue = queue.clone();
+        submitters.spawn(async move {
+            let (mut finished, mut gone) = (0, 0);
+            for n in (lane..count).step_by(20) {
+                let n = (n % 251) as u8;
+                match fate(submit(&queue, n).await).await {
+                    Ok(outcome) => {
+                        assert_eq!(outcome, done(n.into()), "another job's outcome");
+                        finished += 1;
+                    }
+                    Err(failure) => {
+                        assert!(failure.message.contains("submit again"), "{failure}");
+                        gone += 1;
+                    }
+                }
+            }
+            (finished, gone)
+        });
+    }
+    let mut sum = (0, 0);
+    while let Some(lane) = submitters.join_next().await {
+        let (finished, gone) = lane.unwrap();
+        sum = (sum.0 + finished, sum.1 + gone);
+    }
+    sum
+}
+
+/// Waits until Redis has seen `count` jobs more.
+async fn jobs_more(server: &Server, config: &Config, count: u64) {
+    let key = format!("GET bq:{}:id", config.name);
+    let start: Option<u64> = server.command(&key).await;
+    let until = tokio::time::Instant::now() + LONG;
+    loop {
+        let now: Option<u64> = server.command(&key).await;
+        if now.unwrap_or_default() >= start.unwrap_or_default() + count {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < until, "no jobs come");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_redis_with_its_data_loses_nothing() {
+    support::log();
+    let mut server = Server::with(Persistence::AppendOnly);
+    let config = quick(&server);
+    let (submitters, consumer) =
+        (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config.clone()).unwrap());
+    let consumers = Consumers::start(&consumer, 16);
+    let work = tokio::spawn(async move { load(&submitters, 2000).await });
+    for _ in 0..5 {
+        jobs_more(&server, &config, 50).await;
+        server.kill();
+        server.restart();
+    }
+    let (finished, gone) = timeout(LONG * 3, work).await.unwrap().unwrap();
+    assert_eq!((finished, gone), (2000, 0), "done and gone");
+    assert_eq!(consumers.most_hand_outs(), 1, "a job was handed out again though its consumer lived");
+    assert_eq!(consumer.stats().await.unwrap().active, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_redis_that_comes_back_empty_is_told() {
+    let mut server = Server::start();
+    let config = quick(&server);
+    let (submitters, consumer) =
+        (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config.clone()).unwrap());
+    let _consumers = Consumers::start(&consumer, 16);
+    let work = tokio::spawn(async move { load(&submitters, 2000).await });
+    for _ in 0..5 {
+        jobs_more(&server, &config, 50).await;
+        server.kill();
+        server.restart();
+    }
+    let (finished, gone) = timeout(LONG * 3, work).await.unwrap().unwrap();
+    assert_eq!(finished + gone, 2000);
+    assert!(finished > 1000, "only {finished} were done");
+}
+
+#[tokio::test]
+async fn flushed_jobs_and_leases_are_told() {
+    let server = Server::start();
+    let config = quick(&server);
+    let queue = RedisQueue::start(config.clone()).unwrap();
+    let (waiting, held) = (submit(&queue, 1).await, submit(&queue, 2).await);
+    let leased = lease(&queue, TTL).await;
+    let _: () = server.command("FLUSHALL").await;
+    for handle in [waiting, held] {
+        let failure = fate(handle).await.unwrap_err();
+        assert!(failure.message.contains("look at the chain and submit again"), "{failure}");
+    }
+    let pair = [(leased.id, leased.token)];
+    assert_eq!(queue.heartbeat(&pair, TTL).await.unwrap(), [leased.id]);
+    let late = queue.complete(leased.id, leased.token, done(1)).await;
+    assert!(matches!(late, Err(Error::LeaseLost { .. })), "{late:?}");
+    // It goes on, with ids from the beginning.
+    let handle = submit(&queue, 3).await;
+    let leased = lease(&queue, TTL).await;
+    assert_eq!((handle.id, leased.id), (JobId(1), JobId(1)));
+    queue.complete(leased.id, leased.token, done(3)).await.unwrap();
+    assert_eq!(fate(handle).await, Ok(done(3)));
+}
+
+#[tokio::test]
+async fn an_id_that_comes_again_is_another_job() {
+    let server = Server::start();
+    // Its polls come late: the event of the other job comes first.
+    let config = Config { poll_interval: Duration::from_secs(3), ..quick(&server) };
+    let (first, second) = (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap());
+    let lost = submit(&first, 1).await;
+    let old = lease(&first, TTL).await;
+    let _: () = server.command("FLUSHALL").await;
+    let handle = submit(&second, 2).await;
+    assert_eq!(handle.id, lost.id);
+    let new = lease(&second, TTL).await;
+    let late = first.complete(old.id, old.token, done(1)).await;
+    assert!(matches!(late, Err(Error::LeaseLost { .. })), "ended somebody else's lease: {late:?}");
+    second.complete(new.id, new.token, done(2)).await.unwrap();
+    assert_eq!(fate(handle).await, Ok(done(2)));
+    let failure = fate(lost).await.unwrap_err();
+    assert!(failure.message.contains("gone"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_redis_that_stays_away_is_told_in_time() {
+    let mut server = Server::start();
+    let config = Config {
+        call_timeout: Duration::from_secs(1),
+        outage_limit: Duration::from_secs(2),
+        ..quick(&server)
+    };
+    let queue = RedisQueue::start(config).unwrap();
+    queue.ready().await.unwrap();
+    let handle = submit(&queue, 1).await;
+    let leased = lease(&queue, TTL).await;
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.lease(TTL).await }
+    });
+    server.kill();
+    let unavailable = |what: &str, error: Option<Error>| {
+        assert!(matches!(error, Some(Error::Unavailable(_))), "{what} gave {error:?}");
+    };
+    unavailable("a lease that waits", timeout(LONG, waiting).await.unwrap().unwrap().err());
+    unavailable("ready", timeout(LONG, queue.ready()).await.unwrap().err());
+    unavailable("submit", timeout(LONG, queue.submit(job(1, 0))).await.unwrap().err());
+    let ended = queue.complete(leased.id, leased.token, done(1));
+    unavailable("complete", timeout(LONG, ended).await.unwrap().err());
+    unavailable("stats", timeout(LONG, queue.stats()).await.unwrap().err());
+    let pair = [(leased.id, leased.token)];
+    unavailable("heartbeat", timeout(LONG, queue.heartbeat(&pair, TTL)).await.unwrap().err());
+    let failure = fate(handle).await.unwrap_err();
+    assert!(failure.message.contains("has been away for 2 s"), "{failure}");
+    // And back.
+    server.restart();
+    let handle = submit(&queue, 9).await;
+    let leased = lease(&queue, TTL).await;
+    queue.complete(leased.id, leased.token, done(9)).await.unwrap();
+    assert_eq!(fate(handle).await, Ok(done(9)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_connections_lose_and_double_nothing() {
+    support::log();
+    let server = Server::start();
+    let config = quick(&server);
+    let (submitters, consumer) =
+        (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config.clone()).unwrap());
+    let consumers = Consumers::start(&consumer, 16);
+    let work = tokio::spawn(async move { load(&submitters, 2000).await });
+    let mut kill = server.connection().await;
+    for round in 0..30 {
+        jobs_more(&server, &config, 40).await;
+        // All but the one that kills.
+        let kind = if round % 2 == 0 { "normal" } else { "pubsub" };
+        let words = ["KILL", "TYPE", kind, "SKIPME", "yes"];
+        let _: u32 = redis::cmd("CLIENT").arg(&words).query_async(&mut kill).await.unwrap();
+    }
+    let (finished, gone) = timeout(LONG * 2, work).await.unwrap().unwrap();
+    assert_eq!((finished, gone), (2000, 0), "done and gone");
+    assert_eq!(consumers.most_hand_outs(), 1, "a job was handed out twice");
+    let jobs: u32 = server.command(&format!("HLEN bq:{}:jobs", config.name)).await;
+    assert_eq!(jobs, 2000, "a job was added twice");
+}
+
+#[tokio::test]
+async fn outcomes_come_without_events() {
+    let server = Server::start();
+    // A Redis user who may not subscribe: no event ever comes.
+    let config = quick(&server);
+    let rule = "ACL SETUSER deaf on >secret ~* +@all resetchannels";
+    let _: () = server.command(rule).await;
+    let queue = RedisQueue::start(config.clone()).unwrap();
+    let url = format!("redis://deaf:secret@127.0.0.1:{}", server.port);
+    let deaf = RedisQueue::start(Config { url, ..config }).unwrap();
+    let handle = submit(&deaf, 1).await;
+    let leased = lease(&queue, TTL).await;
+    queue.complete(leased.id, leased.token, done(1)).await.unwrap();
+    assert_eq!(fate(handle).await, Ok(done(1)));
+    let handle = submit(&deaf, 2).await;
+    let leased = lease(&queue, TTL).await;
+    let failure = prb_core::queue::JobFailure { message: "two\nlines".into() };
+    queue.fail(leased.id, leased.token, failure.clone(), None).await.unwrap();
+    assert_eq!(fate(handle).await, Err(failure));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_hangs_loses_nothing() {
+    let server = Server::start();
+    let config = Config { call_timeout: Duration::from_secs(1), ..quick(&server) };
+    let (submitters, consumer) =
+        (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config.clone()).unwrap());
+    let consumers = Consumers::start(&consumer, 16);
+    let mut work = tokio::spawn(async move { load(&submitters, 400).await });
+    jobs_more(&server, &config, 50).await;
+    server.signal("-STOP");
+    let early = timeout(Duration::from_secs(3), &mut work).await;
+    server.signal("-CONT");
+    assert!(early.is_err(), "all was done before the server hung");
+    let (finished, gone) = timeout(LONG * 2, work).await.unwrap().unwrap();
+    assert_eq!((finished, gone), (400, 0), "done and gone");
+    assert_eq!(consumers.most_hand_outs(), 1, "a job was handed out twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_that_leave_take_no_job_with_them() {
+    let server = Server::start();
+    let queue = RedisQueue::start(quick(&server)).unwrap();
+    let mut leavers = JoinSet::new();
+    for n in 0..16u64 {
+        let queue = queue.clone();
+        leavers.spawn(async move {
+            for round in 0..100 {
+                // Dropped at every stage: before the take, during it, and when the job is on its way.
+                let patience = Duration::from_micros((n * 37 + round * 101) % 1500);
+                if let Ok(leased) = timeout(patience, queue.lease(TTL)).await {
+                    let leased = leased.unwrap();
+                    assert_eq!(leased.attempt, 0, "a cancelled call leased the job before");
+                    queue.complete(leased.id, leased.token, done(1)).await.unwrap();
+                }
+            }
+        });
+    }
+    let mut handles = Vec::new();
+    for n in 0..200 {
+        handles.push(submit(&queue, n).await);
+    }
+    while let Some(left) = leavers.join_next().await {
+        left.unwrap();
+    }
+    // The rest, all still to be had for the first time.
+    let rest = tokio::spawn({
+        let queue = queue.clone();
+        async move {
+            loop {
+                let leased = queue.lease(TTL).await.unwrap();
+                assert_eq!(leased.attempt, 0, "a cancelled call leased the job before");
+                queue.complete(leased.id, leased.token, done(1)).await.unwrap();
+            }
+        }
+    });
+    for handle in handles {
+        assert_eq!(fate(handle).await, Ok(done(1)));
+    }
+    assert!(!rest.is_finished());
+}
+
+#[tokio::test]
+async fn a_closed_queue_says_so() {
+    let server = Server::start();
+    let queue = RedisQueue::start(quick(&server)).unwrap();
+    let handle = submit(&queue, 1).await;
+    lease(&queue, TTL).await;
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.lease(TTL).await }
+    });
+    tokio::task::yield_now().await;
+    queue.close();
+    assert!(matches!(timeout(LONG, waiting).await.unwrap().unwrap(), Err(Error::Closed)));
+    assert!(matches!(queue.submit(job(1, 0)).await, Err(Error::Closed)));
+    assert!(fate(handle).await.unwrap_err().message.contains("closed"));
+}
