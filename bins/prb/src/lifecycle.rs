@@ -2,7 +2,11 @@
 //!
 //! Composition only. The order of the end is that of [`LifecycleManager::stop`].
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use prb_chain::{
@@ -45,6 +49,8 @@ mod candidates;
 const NODE_STOP: Duration = Duration::from_millis(300);
 /// Pause before the chain is asked again who it is.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Time between two words about that.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A running lifecycle manager.
 #[derive(Debug)]
@@ -215,17 +221,22 @@ fn providers(peers: &watch::Receiver<Arc<PeerTable>>) -> usize {
 
 /// Tells peers of the chain as soon as a node has said which one it is: by the hash of block 1.
 async fn tell_identity(para: NodePool, node: Node) {
+    let mut said = None::<Instant>;
     loop {
-        match para.request::<Option<String>>("chain_getBlockHash", [1]).await {
+        let trouble = match para.request::<Option<String>>("chain_getBlockHash", [1]).await {
             Ok(Some(text)) => match text.parse::<Hash>() {
                 Ok(identity) => {
                     tracing::info!(chain_identity = %identity, "the chain is known");
                     return node.set_chain_identity(identity).await;
                 }
-                Err(error) => tracing::warn!("the node's hash of block 1 is none: {error}"),
+                Err(error) => format!("the hash of block 1 is none: {error}"),
             },
-            Ok(None) => tracing::info!("the parachain has no block 1 yet"),
-            Err(error) => tracing::warn!("the chain is not known yet: {error}"),
+            Ok(None) => "it has no block 1".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+            said = Some(Instant::now());
+            tracing::warn!("peers wait: the parachain's node does not say which chain it is: {trouble}");
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }

@@ -39,12 +39,8 @@ pub(crate) fn config(args: &WalkieArgs, identity: Identity, role: Role) -> anyho
 /// Starts the node. What it refuses, an address above all, is for the operator to change.
 pub(crate) async fn start(config: node::Config) -> Result<node::Node, Failure> {
     let started = node::Node::start(config).await;
-    let node = started
+    started
         .map_err(|error: ConfigError| anyhow::Error::new(error))
         .context("the node cannot start (PHALA_WALKIE_LISTEN_ADDRESSES, PHALA_WALKIE_BOOT_NODES)")
-        .map_err(Failure::Configuration)?;
-    for address in node.listen_addresses() {
-        tracing::info!(%address, "listening for peers");
-    }
-    Ok(node)
+        .map_err(Failure::Configuration)
 }

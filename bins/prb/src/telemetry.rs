@@ -58,6 +58,8 @@ impl Write for Line<'_> {
 fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     let directive = match level {
         "fatal" => "error",
+        // What libp2p tells of every address is for who asks for it.
+        "info" => "info,libp2p_mdns=warn,libp2p_swarm=warn",
         other => other,
     };
     EnvFilter::try_new(directive).with_context(|| {

@@ -362,6 +362,43 @@ async fn data_providers_killed_at_any_time_hold_up_no_worker() {
     ground.net.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn management_is_for_those_who_have_the_key_or_are_named() {
+    let net = Net::start(chain(), 0).await;
+    const KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+    let mut keyed = manager(&net, "keyed")
+        .set("PHALA_LIFECYCLE_CONFIG_MODE", true)
+        .set("PHALA_BRIDGE_IDENTITY", "keyed")
+        .set("PRB_WALKIE_PSK", KEY);
+    keyed.start();
+    let stranger = Hand::new(vec![keyed.address()], "default").await;
+    let client = stranger.find(Role::LifecycleManager, "keyed", LIMIT).await;
+    assert_eq!(client.list_workers().await.unwrap_err().kind(), Some(ErrorKind::Unauthorized));
+    let knows = Hand::with_key(vec![keyed.address()], "default", KEY).await;
+    let client = knows.find(Role::LifecycleManager, "keyed", LIMIT).await;
+    assert!(client.list_workers().await.unwrap().workers.is_empty());
+    assign(&net, &client, &[0], &[]).await;
+    assert!(!keyed.log().contains(KEY) && !keyed.log().contains(&net.devnet.pools()[0].mnemonic));
+
+    let mut named = manager(&net, "named")
+        .set("PHALA_LIFECYCLE_CONFIG_MODE", true)
+        .set("PHALA_BRIDGE_IDENTITY", "named")
+        .set("PHALA_WALKIE_BOOT_NODES", knows.address())
+        .set("PRB_WALKIE_WHITELIST", knows.peer_id());
+    named.start();
+    let client = knows.find(Role::LifecycleManager, "named", LIMIT).await;
+    assert!(client.list_pools().await.unwrap().pools.is_empty());
+    let other = Hand::new(vec![named.address()], "default").await;
+    let client = other.find(Role::LifecycleManager, "named", LIMIT).await;
+    assert_eq!(client.list_pools().await.unwrap_err().kind(), Some(ErrorKind::Unauthorized));
+    for hand in [stranger, knows, other] {
+        hand.close().await;
+    }
+    keyed.stop().await;
+    named.stop().await;
+    net.shutdown().await;
+}
+
 /// A redis-server of the test's own; killed when dropped.
 fn redis(net: &Net, port: u16) -> support::Process {
     let child = std::process::Command::new("redis-server")

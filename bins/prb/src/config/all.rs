@@ -13,7 +13,7 @@ use super::{
 #[derive(Clone, Debug, Args)]
 pub struct AllArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
-    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
+    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
     /// WebSocket endpoints of the relay chain's nodes, by comma; the first that works is used.
     #[arg(
@@ -21,7 +21,8 @@ pub struct AllArgs {
         env = "PHALA_PARENT_CHAIN_ENDPOINT",
         value_delimiter = ',',
         required = true,
-        value_parser = ws_url
+        value_parser = ws_url,
+        hide_env_values = true
     )]
     pub parent_chain_endpoint: Vec<NodeUrl>,
     /// Folder of the block store; made where it is missing.

@@ -13,7 +13,7 @@ use super::{
 #[derive(Clone, Debug, Args)]
 pub struct DataProviderArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
-    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
+    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
     /// WebSocket endpoints of the relay chain's nodes, by comma; the first that works is used.
     #[arg(
@@ -21,7 +21,8 @@ pub struct DataProviderArgs {
         env = "PHALA_PARENT_CHAIN_ENDPOINT",
         value_delimiter = ',',
         required = true,
-        value_parser = ws_url
+        value_parser = ws_url,
+        hide_env_values = true
     )]
     pub parent_chain_endpoint: Vec<NodeUrl>,
     /// Folder of the block store; made where it is missing.
@@ -31,8 +32,8 @@ pub struct DataProviderArgs {
     /// also be called PHALA_DATA_PROVIDER_LOCAL_SERVER.
     #[arg(long, env = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", default_value_t = 8012, value_parser = whole(0u16..=u16::MAX))]
     pub local_server_port: u16,
-    /// Relay blocks at most in a range that an original lifecycle manager is given where the range ends at
-    /// no change of authority set.
+    /// Taken for the original's sake, without effect: the ranges that an original lifecycle manager is given
+    /// end at the next justified header, or with the authority set.
     #[arg(long, env = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT", default_value_t = 60, value_parser = whole(1u32..=100_000))]
     pub blob_max_range_count: u32,
     /// Parachain blocks at most in one of its range blobs.

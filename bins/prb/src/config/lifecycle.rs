@@ -21,10 +21,10 @@ const MIB: u64 = 1024 * 1024;
 #[derive(Clone, Debug, Args)]
 pub struct LifecycleArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
-    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
+    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
     /// Taken for the original's sake; a lifecycle manager asks no relay chain node.
-    #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url)]
+    #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url, hide_env_values = true)]
     pub parent_chain_endpoint: Vec<NodeUrl>,
     /// Folder of the pools and workers; made where it is missing.
     #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/local.db", value_name = "DIR")]

@@ -13,10 +13,10 @@ use super::{
 #[derive(Clone, Debug, Args)]
 pub struct TraderArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
-    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url)]
+    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
     pub chain_endpoint: Vec<NodeUrl>,
     /// Taken for the original's sake; a trader asks no relay chain node.
-    #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url)]
+    #[arg(long, env = "PHALA_PARENT_CHAIN_ENDPOINT", value_delimiter = ',', value_parser = ws_url, hide_env_values = true)]
     pub parent_chain_endpoint: Vec<NodeUrl>,
     /// Folder of the identity keys. A trader needs a copy of the lifecycle manager's (`prb keys backup`): it
     /// opens what that has sealed.

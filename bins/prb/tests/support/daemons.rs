@@ -17,6 +17,7 @@ use prb_walkie::{
     proto::Role,
     rpc::Client,
 };
+use secrecy::SecretString;
 use serde_json::Value;
 
 use super::Process;
@@ -177,6 +178,23 @@ impl Hand {
     /// A client that starts from these addresses, in the group of that bridge identity; by mDNS where there is
     /// no address.
     pub async fn new(boot_nodes: Vec<Multiaddr>, bridge_identity: &str) -> Self {
+        Self::start(boot_nodes, bridge_identity, None).await
+    }
+
+    /// The same, with the key that lets it manage.
+    pub async fn with_key(boot_nodes: Vec<Multiaddr>, bridge_identity: &str, key: &str) -> Self {
+        Self::start(boot_nodes, bridge_identity, Some(key.into())).await
+    }
+
+    pub fn peer_id(&self) -> PeerId {
+        self.node.peer_id()
+    }
+
+    pub fn address(&self) -> Multiaddr {
+        self.node.listen_addresses().remove(0)
+    }
+
+    async fn start(boot_nodes: Vec<Multiaddr>, bridge_identity: &str, key: Option<SecretString>) -> Self {
         let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
         let mut config = node::Config::new(identity, Role::Client);
         config.mdns = boot_nodes.is_empty();
@@ -184,6 +202,7 @@ impl Hand {
         config.bridge_identity = bridge_identity.to_owned();
         config.ignore_bridge_identity = true;
         config.hostname = "hand".into();
+        config.auth.psk = key;
         if !config.mdns {
             config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
         }
