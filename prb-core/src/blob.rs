@@ -22,7 +22,8 @@ pub mod range;
 
 /// How far a source has data, as the newest blocks it can give.
 ///
-/// Both only grow while a source lives.
+/// Both only grow while a source lives; those of a source that fetches from others fall where the best of them
+/// is lost, or did not have what it claimed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heights {
     /// Newest relay block that a header batch can end at (a justified one).

@@ -121,6 +121,16 @@ async fn raw(clients: usize, size: usize, count: usize) {
     send.await.unwrap().into_iter().for_each(Result::unwrap);
 }
 
+/// CPU time of all threads of this process: what the machine does besides does not count.
+fn cpu() -> Duration {
+    let mut nanos = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let stat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        nanos += stat.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Duration::from_nanos(nanos)
+}
+
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
@@ -140,22 +150,25 @@ fn ratios(runtime: &Runtime) {
         for (which, size) in SIZES.into_iter().enumerate() {
             let blobs = (256 << 20) / size.max(8 << 10);
             let time = |future: &mut dyn FnMut()| {
-                let start = Instant::now();
+                let (start, used) = (Instant::now(), cpu());
                 future();
-                start.elapsed()
+                (start.elapsed(), cpu() - used)
             };
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for _ in 0..7 {
                 ours.push(time(&mut || runtime.block_on(fetch(&clients, which, in_flight(size), blobs))));
                 theirs.push(time(&mut || runtime.block_on(raw(count, size, blobs))));
             }
-            let rate = |times| (blobs * size) as f64 / median(times).as_secs_f64() / 1e6;
+            let rate = |times: Vec<Duration>| (blobs * size) as f64 / median(times).as_secs_f64() / 1e6;
+            let ((ours, our_cpu), (theirs, their_cpu)): ((Vec<_>, Vec<_>), (Vec<_>, Vec<_>)) =
+                (ours.into_iter().unzip(), theirs.into_iter().unzip());
             let (ours, theirs) = (rate(ours), rate(theirs));
             println!(
-                "{count:>8} {:>8} {:>12.0} {ours:>10.0} {theirs:>10.0} {:>6.2}",
+                "{count:>8} {:>8} {:>12.0} {ours:>10.0} {theirs:>10.0} {:>6.2} {:>10.2}",
                 size >> 10,
                 ours * 1e6 / size as f64,
-                ours / theirs
+                ours / theirs,
+                rate(our_cpu) / rate(their_cpu)
             );
         }
     }

@@ -58,7 +58,7 @@ impl Default for Config {
         Self {
             max_in_flight: 36,
             connect_timeout: Duration::from_secs(5),
-            reconnect: BackoffConfig { first: Duration::from_millis(200), max: Duration::from_secs(15) },
+            reconnect: BackoffConfig { first: Duration::from_millis(100), max: Duration::from_secs(3) },
         }
     }
 }

@@ -217,7 +217,7 @@ async fn a_silent_provider_is_overtaken_by_the_next() {
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
     let silent = Proxy::start(first.address, Mischief::None).await;
     let slow = Proxy::start(second.address, Mischief::Delay(Duration::from_millis(20))).await;
-    let config = Config { request_timeout: LONG, ..config() };
+    let config = Config { request_timeout: LONG, hedge_after: Duration::from_secs(1), ..config() };
     let remote =
         Remote::start(vec![candidate("silent", silent.address), candidate("slow", slow.address)], config);
     remote.ready(&["silent", "slow"]).await;
@@ -226,6 +226,13 @@ async fn a_silent_provider_is_overtaken_by_the_next() {
     let batch = timeout(LONG / 2, remote.source.headers(start_of(&sample), LIMIT)).await.unwrap();
     assert!(batch.unwrap().is_some());
     assert!(second.stats.answered() > before);
+    // The next ones do not wait for it again: it is asked last now.
+    let start = tokio::time::Instant::now();
+    for i in 1..=20 {
+        remote.source.blocks(blocks(i, i), LIMIT).await.unwrap().unwrap();
+    }
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(20) * 9 / 10, "{took:?} for 20 requests");
 }
 
 #[tokio::test]

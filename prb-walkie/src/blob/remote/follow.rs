@@ -92,7 +92,7 @@ fn update(pool: &Arc<Pool>, tasks: &mut Tasks, candidates: Vec<Candidate>) {
 /// Follows one provider for ever.
 async fn follow(pool: Arc<Pool>, provider: Arc<Provider>) {
     let mut link = provider.client.link();
-    let waits = BackoffConfig { first: Duration::from_millis(200), max: Duration::from_secs(10) };
+    let waits = BackoffConfig { first: Duration::from_millis(100), max: Duration::from_secs(2) };
     let mut backoff = Backoff::new(waits);
     loop {
         // The sender lives as long as the provider.

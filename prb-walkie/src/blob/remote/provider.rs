@@ -159,29 +159,42 @@ impl Provider {
         self.state().latency.map(|(latency, _)| latency)
     }
 
-    /// Asks for a blob, and measures how long it takes.
+    /// Asks for a blob, and measures how long it takes; also where nobody waits for it any more: a provider that
+    /// hangs is asked last from then on.
     pub(super) async fn get(&self, key: &str, bounds: Bounds) -> Result<Option<Bytes>, client::Error> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let _flight = InFlight(&self.in_flight);
-        let start = Instant::now();
+        let mut flight = Flight { provider: self, start: Instant::now(), landed: false };
         let answer = self.client.get(key, bounds).await;
-        let took = start.elapsed();
+        flight.landed = true;
         let mut state = self.state();
-        let before = state.latency.map_or(took, |(latency, _)| latency);
-        state.latency = Some(((before * 7 + took) / 8, Instant::now()));
         match &answer {
             Ok(_) => state.served += 1,
             Err(_) => state.failed += 1,
         }
-        drop(state);
         answer
+    }
+
+    fn measured(&self, took: Duration, landed: bool) {
+        let mut state = self.state();
+        let before = state.latency.map_or(took, |(latency, _)| latency);
+        if landed {
+            state.latency = Some(((before * 7 + took) / 8, Instant::now()));
+        } else if took >= before {
+            state.latency = Some((took, Instant::now()));
+        }
     }
 }
 
-struct InFlight<'p>(&'p AtomicUsize);
+/// A request that is under way.
+struct Flight<'p> {
+    provider: &'p Provider,
+    start: Instant,
+    landed: bool,
+}
 
-impl Drop for InFlight<'_> {
+impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.provider.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.provider.measured(self.start.elapsed(), self.landed);
     }
 }
