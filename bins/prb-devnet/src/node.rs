@@ -1,5 +1,6 @@
 //! One chain: its blocks, states, transaction pool and RPC server.
 
+mod author;
 mod faults;
 pub(crate) mod finality;
 pub(crate) mod ledger;
@@ -14,14 +15,11 @@ use parking_lot::{Mutex, RwLock};
 use prb_devnet_runtime::{Header, types::MessageOrigin};
 use sp_core::H256;
 use sp_runtime::{
-    ApplyExtrinsicResult, Storage,
+    Storage,
     traits::{BlakeTwo256, Hash as _, Header as _},
-    transaction_validity::{
-        InvalidTransaction, TransactionSource, TransactionValidity, TransactionValidityError,
-        ValidTransaction,
-    },
+    transaction_validity::{TransactionSource, TransactionValidity, ValidTransaction},
 };
-use sp_state_machine::{Backend, OverlayedChanges};
+use sp_state_machine::Backend;
 use tokio::sync::{mpsc, watch};
 
 pub use self::{
@@ -33,7 +31,7 @@ pub use self::{
 };
 use self::{
     ledger::{Block, Ledger},
-    pool::{Candidate, Pool},
+    pool::Pool,
     runtime::Runtime,
     state::{State, StateDb},
 };
@@ -317,139 +315,6 @@ impl Node {
             sequence = sequence.saturating_add(1);
         }
         Ok(sequence)
-    }
-}
-
-/// Authoring.
-impl Node {
-    /// Authors a block on the newest one.
-    pub(crate) fn author(&self, inherents: sp_inherents::InherentData) -> Result<Header, Error> {
-        let parent = self.best_block();
-        let state = self.state.at(parent.header.state_root);
-        let runtime = runtime::of_state(self.versions, &state)?;
-        let mut overlay = OverlayedChanges::default();
-        let mut build = Build { runtime, overlay: &mut overlay, state: &state };
-        let number = parent.header.number + 1;
-        let header =
-            Header::new(number, Default::default(), Default::default(), parent.hash, Default::default());
-        let _: Vec<u8> = runtime.call(build.overlay, &state, "Core_initialize_block", &header.encode())?;
-        let mut body = build.inherents(inherents)?;
-        let included = build.transactions(self.candidates(runtime, &state, &parent), &mut body, |hash| {
-            self.pool.lock().refuse(hash, number);
-        })?;
-        let header: Header =
-            runtime.call_decoded(&mut overlay, &state, "BlockBuilder_finalize_block", &())?;
-        let changes = overlay
-            .drain_storage_changes(&state, runtime.state_version)
-            .map_err(|error| Error::State(error.to_string()))?;
-        if changes.transaction_storage_root != header.state_root {
-            return Err(Error::State(format!("state root of block {number} differs")));
-        }
-        self.state.insert(changes.transaction);
-        let changes =
-            StorageChanges { main: changes.main_storage_changes, child: changes.child_storage_changes };
-        let hash = header.hash();
-        self.ledger.write().push(Block { hash, header: header.clone(), body, changes });
-        self.pool.lock().included(&included, number, hash);
-        self.best.send_replace(number);
-        Ok(header)
-    }
-
-    fn candidates(&self, runtime: &Runtime, state: &State, parent: &Block) -> Vec<Candidate> {
-        if self.faults.transaction_fault() == TransactionFault::Dropped {
-            self.pool.lock().drop_all();
-        }
-        let pending = self.pool.lock().pending();
-        let results = pending
-            .into_iter()
-            .map(|candidate| (candidate.hash, validate(runtime, state, parent.hash, &candidate.bytes)))
-            .collect();
-        let mut pool = self.pool.lock();
-        pool.revalidated(results, parent.header.number);
-        pool.candidates()
-    }
-
-    /// Makes blocks final, up to a number.
-    pub(crate) fn finalize(&self, number: u32) {
-        self.ledger.write().finalize(number);
-        self.announce_finalized(number);
-    }
-
-    /// Makes a block final by its justification.
-    pub(crate) fn justify(&self, number: u32, justification: Vec<u8>, keep: bool, ends_set: bool) {
-        self.ledger.write().justify(number, justification, keep, ends_set);
-        self.announce_finalized(number);
-    }
-
-    fn announce_finalized(&self, number: u32) {
-        self.pool.lock().finalized(number, |number| self.block_hash(number));
-        self.finalized.send_replace(number);
-    }
-}
-
-/// A block that is being built.
-struct Build<'a> {
-    runtime: &'a Runtime,
-    overlay: &'a mut OverlayedChanges<BlakeTwo256>,
-    state: &'a State,
-}
-
-impl Build<'_> {
-    fn apply(&mut self, extrinsic: &[u8]) -> Result<ApplyExtrinsicResult, Error> {
-        const METHOD: &str = "BlockBuilder_apply_extrinsic";
-        let output = self.runtime.call(self.overlay, self.state, METHOD, extrinsic)?;
-        ApplyExtrinsicResult::decode(&mut &output[..])
-            .map_err(|error| Error::Runtime { method: METHOD.into(), reason: error.to_string() })
-    }
-
-    fn inherents(&mut self, data: sp_inherents::InherentData) -> Result<Vec<Vec<u8>>, Error> {
-        const METHOD: &str = "BlockBuilder_inherent_extrinsics";
-        let extrinsics: Vec<sp_runtime::OpaqueExtrinsic> =
-            self.runtime.call_decoded(self.overlay, self.state, METHOD, &data)?;
-        let body: Vec<Vec<u8>> = extrinsics.iter().map(Encode::encode).collect();
-        for extrinsic in &body {
-            match self.apply(extrinsic)? {
-                Ok(Ok(())) => {}
-                refused => {
-                    let reason = format!("inherent refused: {refused:?}");
-                    return Err(Error::Runtime { method: METHOD.into(), reason });
-                }
-            }
-        }
-        Ok(body)
-    }
-
-    fn transactions(
-        &mut self,
-        candidates: Vec<Candidate>,
-        body: &mut Vec<Vec<u8>>,
-        refuse: impl Fn(H256),
-    ) -> Result<Vec<H256>, Error> {
-        let mut included = Vec::new();
-        for Candidate { hash, bytes } in candidates {
-            self.overlay.start_transaction();
-            let result = self.apply(&bytes);
-            let storage = |_| Error::State("storage transaction not open".into());
-            if matches!(result, Ok(Ok(_))) {
-                self.overlay.commit_transaction().map_err(storage)?;
-                included.push(hash);
-                body.push(bytes);
-                continue;
-            }
-            self.overlay.rollback_transaction().map_err(storage)?;
-            let full = TransactionValidityError::Invalid(InvalidTransaction::ExhaustsResources);
-            // What depends on a refused transaction, or finds the block full, may go in the next.
-            let waits = matches!(
-                &result,
-                Ok(Err(error)) if *error == full
-                    || *error == TransactionValidityError::Invalid(InvalidTransaction::Future)
-            );
-            if !waits {
-                tracing::debug!(?hash, ?result, "transaction refused");
-                refuse(hash);
-            }
-        }
-        Ok(included)
     }
 }
 
