@@ -24,10 +24,12 @@ const encode = (type, json) => Buffer.from(type.encode(type.fromObject(json)).fi
 
 const toJson = (type, message) => type.toObject(message, protobuf.util.toJSONOptions)
 
+// A request, and the nonce that its answer must repeat.
 const encodeRequest = (method, json) => {
   const known = methods[method]
   const data = known ? encode(known.request, json || {}) : Buffer.alloc(0)
-  return encode(Request, { createdAt: Date.now(), nonce: randomUUID(), data, method })
+  const nonce = randomUUID()
+  return { nonce, bytes: encode(Request, { createdAt: Date.now(), nonce, data, method }) }
 }
 
 // A decoded answer: {data} or {error}, and the wrapper's other fields as `meta`.

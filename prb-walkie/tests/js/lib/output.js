@@ -8,13 +8,14 @@ function fail (error) {
   process.exit(1)
 }
 
-// Median, 99th percentile and longest of durations in milliseconds.
+// 10th percentile, median, 99th percentile and longest of durations in milliseconds.
 function summary (durations, elapsed) {
   const sorted = [...durations].sort((a, b) => a - b)
   const at = share => Number(sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))].toFixed(3))
   return {
     calls: sorted.length,
     perSecond: Number((sorted.length / elapsed * 1000).toFixed(1)),
+    p10Ms: at(0.1),
     medianMs: at(0.5),
     p99Ms: at(0.99),
     maxMs: at(1)

@@ -27,7 +27,10 @@ async function exchange (connection, protocol, bytes) {
 }
 
 async function call (connection, method, json) {
-  return decodeResponse(method, await exchange(connection, PB, encodeRequest(method, json)))
+  const { nonce, bytes } = encodeRequest(method, json)
+  const answer = decodeResponse(method, await exchange(connection, PB, bytes))
+  if (answer.meta.requestNonce !== nonce) throw new Error(`the answer is for the request ${answer.meta.requestNonce}`)
+  return answer
 }
 
 class HandlerError extends Error {
