@@ -359,3 +359,6 @@ pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

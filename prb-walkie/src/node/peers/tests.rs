@@ -1,0 +1,131 @@
+#![allow(clippy::unwrap_used)]
+
+use prb_core::sync::BackoffConfig;
+
+use super::*;
+
+fn peers(edit: impl FnOnce(&mut Limits)) -> Peers {
+    let mut limits = Limits::default();
+    edit(&mut limits);
+    let membership =
+        Membership { chain_identity: None, bridge_identity: "default".into(), ignore_bridge_identity: false };
+    Peers::new(PeerId::random(), limits, membership)
+}
+
+fn place(port: u16) -> Multiaddr {
+    format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()
+}
+
+fn info(role: Role) -> SystemInfo {
+    SystemInfo { role: role.into(), ..SystemInfo::default() }
+}
+
+fn link(n: usize, outbound: bool) -> (ConnectionId, Link) {
+    (ConnectionId::new_unchecked(n), Link::new(place(1), outbound))
+}
+
+/// A peer that has introduced itself and is away.
+fn met(peers: &mut Peers, role: Role) -> PeerId {
+    let peer = PeerId::random();
+    peers.found(peer, place(1), false);
+    assert!(peers.introduced(peer, &info(role)));
+    peer
+}
+
+#[test]
+fn a_flood_of_names_crowds_nobody_out() {
+    let mut peers = peers(|limits| limits.peers = 10);
+    let friends: Vec<_> = (0..5).map(|_| met(&mut peers, Role::DataProviderInt)).collect();
+    let (boot, connected) = (PeerId::random(), PeerId::random());
+    peers.found(boot, place(2), true);
+    let (id, connection) = link(1, false);
+    peers.connected(connected, id, connection);
+    for _ in 0..1000 {
+        peers.found(PeerId::random(), place(3), false);
+    }
+    assert_eq!(peers.known.len(), 10);
+    assert!(friends.iter().chain([&boot, &connected]).all(|peer| peers.get(peer).is_some()));
+    // Those who are away make room for whoever introduces itself, the longest away first.
+    for _ in 0..4 {
+        met(&mut peers, Role::LifecycleManager);
+    }
+    assert_eq!(peers.known.len(), 10);
+    assert!(peers.get(&friends[0]).is_none() && peers.get(&friends[4]).is_some());
+    assert!(peers.get(&boot).is_some() && peers.get(&connected).is_some());
+}
+
+#[test]
+fn strangers_are_dialled_a_few_at_a_time_and_friends_always() {
+    let mut peers = peers(|limits| limits.handshakes = 16);
+    for _ in 0..100 {
+        peers.found(PeerId::random(), place(3), false);
+    }
+    let friend = met(&mut peers, Role::DataProviderInt);
+    let client = met(&mut peers, Role::Client);
+    let due = peers.due_dials(Instant::now());
+    assert_eq!((due.len(), due[0]), (5, friend));
+    assert!(!due.contains(&client));
+    for peer in &due {
+        peers.get_mut(peer).unwrap().dialling = true;
+    }
+    assert_eq!(peers.due_dials(Instant::now()), []);
+    // One that cannot be reached makes room for the next, and waits.
+    peers.dial_failed(&due[1]);
+    let next = peers.due_dials(Instant::now());
+    assert!(next.len() == 1 && next[0] != due[1]);
+}
+
+#[test]
+fn one_that_hangs_up_each_time_is_dialled_ever_more_seldom() {
+    let redial = BackoffConfig { first: Duration::from_millis(100), max: Duration::from_secs(60) };
+    let mut peers = peers(|limits| limits.redial = redial);
+    let peer = met(&mut peers, Role::DataProviderInt);
+    for n in 0..10 {
+        let (id, connection) = link(n, true);
+        peers.connected(peer, id, connection);
+        peers.disconnected(&peer, id);
+    }
+    let wait = peers.get(&peer).unwrap().dial_at - Instant::now();
+    assert!(wait > Duration::from_secs(20), "{wait:?}");
+    // One that stayed for long is wanted back at once.
+    let (id, mut connection) = link(99, true);
+    connection.since -= redial.max;
+    peers.connected(peer, id, connection);
+    peers.disconnected(&peer, id);
+    let wait = peers.get(&peer).unwrap().dial_at.saturating_duration_since(Instant::now());
+    assert!(wait <= redial.first, "{wait:?}");
+}
+
+#[test]
+fn who_has_been_away_for_long_is_forgotten() {
+    let mut peers = peers(|_| {});
+    let (friend, client) = (met(&mut peers, Role::DataProviderInt), met(&mut peers, Role::Client));
+    let (named, boot) = (PeerId::random(), PeerId::random());
+    peers.found(named, place(2), false);
+    peers.found(boot, place(2), true);
+    let limits = peers.limits;
+    let is_there = |peers: &Peers| [friend, client, named, boot].map(|peer| peers.get(&peer).is_some());
+    peers.prune(Instant::now());
+    assert_eq!(is_there(&peers), [true; 4]);
+    peers.prune(Instant::now() + limits.idle_timeout);
+    assert_eq!(is_there(&peers), [true, false, false, true]);
+    peers.prune(Instant::now() + limits.forget_after);
+    assert_eq!(is_there(&peers), [false, false, false, true]);
+}
+
+#[test]
+fn addresses_that_work_come_first_and_few_are_kept() {
+    let mut peers = peers(|_| {});
+    let peer = PeerId::random();
+    for port in 1..100 {
+        peers.found(peer, place(port), false);
+    }
+    assert_eq!(peers.get(&peer).unwrap().addresses().len(), MAX_ADDRESSES);
+    let (id, mut connection) = link(1, true);
+    connection.address = place(500);
+    peers.connected(peer, id, connection);
+    let known = peers.get(&peer).unwrap().addresses();
+    assert_eq!((known.len(), &known[0]), (MAX_ADDRESSES, &place(500)));
+    peers.is_not_at(&peer, &place(500));
+    assert!(!peers.get(&peer).unwrap().addresses().contains(&place(500)));
+}
