@@ -7,6 +7,15 @@
 //! {"ready":false,"reasons":[{"code":"no_data_provider","message":"no data provider has been found yet"}]}
 //! ```
 //!
+//! | code | of | meaning |
+//! |---|---|---|
+//! | `starting` | all | not composed yet |
+//! | `chain_unknown` | data provider, all in one | no block has come from the chain nodes yet |
+//! | `syncing` | data provider, all in one | the store is behind the nodes |
+//! | `no_chain_view` | lifecycle manager, all in one | the parachain's state has not been read yet |
+//! | `no_data_provider` | lifecycle manager | no data provider of this chain is connected |
+//! | `queue_unreachable` | lifecycle manager, trader | the queue in Redis does not answer |
+//!
 //! The port tells who asks and changes nothing, so it asks for no key; it is on loopback unless the operator
 //! says otherwise.
 

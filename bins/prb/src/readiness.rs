@@ -1,13 +1,4 @@
-//! Why a daemon is not ready: the codes of `/readyz`.
-//!
-//! | code | of | meaning |
-//! |---|---|---|
-//! | `starting` | all | not composed yet |
-//! | `chain_unknown` | data provider | the nodes have not said yet which chains these are |
-//! | `syncing` | data provider | the store is behind the nodes |
-//! | `no_chain_view` | lifecycle | the parachain's state has not been read yet |
-//! | `queue_unreachable` | lifecycle, trader | the queue in Redis does not answer |
-//! | `no_data_provider` | lifecycle | no data provider has been found, or none answers |
+//! Why a daemon is not ready: what is behind the codes in [`crate::ops`].
 
 use std::sync::Arc;
 
