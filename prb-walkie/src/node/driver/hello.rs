@@ -12,6 +12,7 @@ use tracing::{debug, info};
 
 use super::{Driver, GREET_AGAIN, Own, Pending};
 use crate::{
+    blob::Lookup,
     node::{
         Config,
         behaviour::Protocol,
@@ -54,19 +55,7 @@ pub(super) fn handlers(
     if let Some(blobs) = config.blobs.clone()
         && !handlers.has(calls::GetBlobByKey)
     {
-        let (memory, limit) = (memory.clone(), config.limits.answer_bytes);
-        handlers = handlers.on(calls::GetBlobByKey, move |_, request| {
-            let (blobs, memory) = (Arc::clone(&blobs), memory.clone());
-            async move {
-                let key = request.key.trim();
-                // What the answer takes is set aside again once it is wrapped.
-                let _reserve = memory.reserve(blobs.bound_bytes(key).min(limit)).await;
-                let found = blobs.get(key).await;
-                let found = found.map_err(|e| ResponseError::server(e.to_string()))?;
-                let data = found.unwrap_or_default();
-                Ok(RawBlob { key: request.key, empty: data.is_empty(), data })
-            }
-        });
+        handlers = with_blobs(handlers, blobs, memory.clone(), config.limits.answer_bytes);
     }
     let handlers = handlers
         .on(calls::Hello, move |caller, info| {
@@ -81,6 +70,21 @@ pub(super) fn handlers(
             async move { Ok(answer) }
         });
     (handlers, introductions)
+}
+
+fn with_blobs(handlers: Handlers, blobs: Arc<dyn Lookup>, memory: Memory, limit: usize) -> Handlers {
+    handlers.on(calls::GetBlobByKey, move |_, request| {
+        let (blobs, memory) = (Arc::clone(&blobs), memory.clone());
+        async move {
+            let key = request.key.trim();
+            // What the answer takes is set aside again once it is wrapped.
+            let _reserve = memory.reserve(blobs.bound_bytes(key).min(limit)).await;
+            let found = blobs.get(key).await;
+            let found = found.map_err(|e| ResponseError::server(e.to_string()))?;
+            let data = found.unwrap_or_default();
+            Ok(RawBlob { key: request.key, empty: data.is_empty(), data })
+        }
+    })
 }
 
 impl Driver {
