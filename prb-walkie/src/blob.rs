@@ -21,6 +21,7 @@ pub mod external;
 pub mod frame;
 pub mod keys;
 pub mod keyspace;
+mod metrics;
 mod prompt;
 pub mod remote;
 pub mod scale;

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::keys::MAX_KEY_BYTES;
+use super::{keys::MAX_KEY_BYTES, metrics};
 
 mod buffers;
 mod link;
@@ -254,7 +254,7 @@ impl Shared {
             let error = self.connect_once().await;
             let reason: Arc<str> = error.to_string().into();
             debug!(provider = %self.provider, "no blob connection: {reason}");
-            metrics::counter!("prb_blob_client_disconnects_total").increment(1);
+            metrics::disconnected();
             self.link.send_replace(Link::Down { reason });
             self.pending.fail(&error);
             if start.elapsed() >= STEADY {

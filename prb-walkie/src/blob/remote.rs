@@ -31,7 +31,7 @@ use prb_core::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client;
+use super::{client, metrics};
 
 mod ask;
 mod choose;
@@ -125,6 +125,7 @@ impl RemoteBlobSource {
     pub fn start(candidates: watch::Receiver<Vec<Candidate>>, config: Config) -> Self {
         /// Refusals that wait to be looked into; one that finds no place is told again when a worker meets it.
         const REFUSALS: usize = 64;
+        metrics::describe_remote();
         let pool = Arc::new(Pool::new(config));
         let (refusals, refused) = mpsc::channel(REFUSALS);
         let follow = tokio::spawn(follow::candidates(pool.clone(), candidates));

@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use ::metrics::{Counter, Gauge};
 use prb_core::sync::ByteBudget;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -31,7 +32,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, warn};
 
-use super::Lookup;
+use super::{Lookup, metrics};
 
 mod connection;
 mod outbox;
@@ -105,9 +106,9 @@ pub struct Stats {
     peak_queued_bytes: AtomicUsize,
     sent_bytes: AtomicU64,
     // Looked up once: requests are many.
-    found: metrics::Counter,
-    missing: metrics::Counter,
-    queued: metrics::Gauge,
+    found: Counter,
+    missing: Counter,
+    queued: Gauge,
 }
 
 impl Default for Stats {
@@ -119,9 +120,9 @@ impl Default for Stats {
             queued_bytes: AtomicUsize::default(),
             peak_queued_bytes: AtomicUsize::default(),
             sent_bytes: AtomicU64::default(),
-            found: metrics::counter!("prb_blob_server_requests_total", "outcome" => "found"),
-            missing: metrics::counter!("prb_blob_server_requests_total", "outcome" => "missing"),
-            queued: metrics::gauge!("prb_blob_server_queued_bytes"),
+            found: metrics::requests(true),
+            missing: metrics::requests(false),
+            queued: metrics::queued(),
         }
     }
 }
@@ -195,6 +196,7 @@ impl Server {
         lookup: Arc<dyn Lookup>,
         config: Config,
     ) -> Result<Self, BindError> {
+        metrics::describe_server();
         let failed = |source| BindError { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -262,7 +264,7 @@ impl Server {
     ) {
         let Some(slot) = Slot::take(&self.shared, peer.ip().to_canonical()) else {
             self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
-            metrics::counter!("prb_blob_server_refused_total").increment(1);
+            metrics::refused();
             if let Some(skipped) = self.shared.complaints.ready() {
                 let open = self.shared.stats.connections();
                 warn!(%peer, open, skipped, "too many blob connections: one is refused");
@@ -277,7 +279,7 @@ impl Server {
         let serve = async move {
             let ended = connection::serve(stream, &shared, &stop).await;
             drop(slot);
-            metrics::counter!("prb_blob_server_ended_total", "reason" => ended.label()).increment(1);
+            metrics::ended(ended.label());
             match ended.is_offence().then(|| shared.complaints.ready()).flatten() {
                 Some(skipped) => warn!(skipped, "a blob connection is dropped: {ended}"),
                 None => debug!("a blob connection ended: {ended}"),
@@ -288,7 +290,7 @@ impl Server {
 
     /// A process without descriptors gets no connection until some are free: that is waited for.
     async fn wait_after(&self, e: &io::Error) {
-        metrics::counter!("prb_blob_server_accept_errors_total").increment(1);
+        metrics::accept_error();
         if let Some(skipped) = self.shared.complaints.ready() {
             warn!(skipped, "a blob connection cannot be accepted: {e}");
         }
@@ -327,7 +329,7 @@ impl Slot {
         }
         addresses.insert(ip, of_this + 1);
         shared.stats.connections.store(all + 1, Ordering::Relaxed);
-        metrics::gauge!("prb_blob_server_connections").set((all + 1) as f64);
+        metrics::connections(all + 1);
         Some(Self { shared: shared.clone(), ip })
     }
 }
@@ -344,7 +346,7 @@ impl Drop for Slot {
         // Changed under the lock alone, so that there is no count in between.
         let all = self.shared.stats.connections().saturating_sub(1);
         self.shared.stats.connections.store(all, Ordering::Relaxed);
-        metrics::gauge!("prb_blob_server_connections").set(all as f64);
+        metrics::connections(all);
     }
 }
 

@@ -139,7 +139,7 @@ async fn range_metas_say_what_the_original_says() {
     let (_server, client) = serve(&sample).await;
     let first = sample.genesis_number.0 + 1;
     let stop = sample.relay.iter().find(|block| block.justified.is_some()).unwrap();
-    let ends = sample.relay.iter().filter(|b| b.justified.as_ref().is_some_and(|j| j.next_set.is_some()));
+    let mut ends = sample.relay.iter().filter(|b| b.justified.as_ref().is_some_and(|j| j.next_set.is_some()));
     let end = ends.clone().next().unwrap();
     let head = |block: &prb_core::conformance::blob::RelayBlock| {
         block.justified.as_ref().unwrap().para_head.unwrap().0
@@ -162,7 +162,7 @@ async fn range_metas_say_what_the_original_says() {
     };
     assert_eq!(meta, expected);
     // A set that goes on has no blob of its whole: that name would not last.
-    let last_end = ends.last().unwrap().header.number;
+    let last_end = ends.next_back().unwrap().header.number;
     let open = self::meta(&client, last_end + 1).await.unwrap();
     assert_eq!((open.blob_sync_header_req_key.as_str(), open.blob_parent_stop_block), ("", 0));
 }

@@ -169,6 +169,8 @@ async fn it_starts_without_providers_and_finds_them_later() {
     let mut heights = remote.source.heights();
     timeout(LONG, heights.wait_for(|heights| heights.relay.is_some())).await.unwrap().unwrap();
     assert_eq!(remote.source.genesis().await.unwrap(), sample.genesis());
+    let shown = serde_json::to_value(remote.source.providers()).unwrap();
+    assert_eq!((&shown[0]["id"], &shown[0]["state"]), (&"A".into(), &"ready".into()), "{shown}");
     let batch = remote.source.headers(start_of(&sample), LIMIT).await.unwrap().unwrap();
     assert_eq!(Some(batch), memory.headers(start_of(&sample), LIMIT).await.unwrap());
 

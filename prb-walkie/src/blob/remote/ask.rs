@@ -21,7 +21,7 @@ use crate::blob::{
     answer::{self, Malformed, Refused, Said},
     client::{self, Bounds},
     keys::Key,
-    scale,
+    metrics, scale,
 };
 
 /// Bodies from this size on are checked where that holds up nobody.
@@ -249,7 +249,7 @@ impl Pool {
                     }
                 },
                 () = sleep(self.config.hedge_after), if rest.len() > 0 => {
-                    metrics::counter!("prb_blob_hedged_requests_total").increment(1);
+                    metrics::hedged();
                     rest.next()
                 }
             };

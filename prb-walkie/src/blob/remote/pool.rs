@@ -23,7 +23,7 @@ use super::{
     provider::{Kind, Provider},
     status,
 };
-use crate::blob::{answer, client::Bounds, keys::Key, scale};
+use crate::blob::{answer, client::Bounds, keys::Key, metrics, scale};
 
 /// Providers and what is known of them.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Pool {
             self.ready.store(true, Ordering::Relaxed);
         }
         let distrust = !usable.is_empty() && self.distrust.swap(false, Ordering::Relaxed);
-        metrics::gauge!("prb_blob_providers_usable").set(usable.len() as f64);
+        metrics::usable(usable.len());
         self.heights.send_if_modified(|heights| {
             let merged = choose::merge(usable, *heights, distrust);
             std::mem::replace(heights, merged) != merged

@@ -14,7 +14,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Announced, Candidate, Config};
-use crate::blob::client::{self, Bounds, Client, Link};
+use crate::blob::{
+    client::{self, Bounds, Client, Link},
+    metrics,
+};
 
 /// After so long without a reason to be put aside, a provider starts afresh.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30 * 60);
@@ -132,7 +135,7 @@ impl Provider {
         }
         state.strikes += 1;
         state.last_strike = Some(now);
-        metrics::counter!("prb_blob_providers_put_aside_total").increment(1);
+        metrics::put_aside();
         warn!(provider = %self.id, wait_ms = wait.as_millis() as u64, "a data provider is put aside: {reason}");
         state.aside = Some(Aside { reason, until: now + wait });
     }
