@@ -12,18 +12,18 @@ use support::{Server, fresh_name};
 
 #[tokio::test(start_paused = true)]
 async fn memory_conforms() {
-    conformance::queue::all(async |max_jobs| {
-        MemoryQueue::new(memory::Config { max_jobs, ..memory::Config::default() })
-    })
-    .await;
+    let make = async |max_jobs| MemoryQueue::new(memory::Config { max_jobs, ..memory::Config::default() });
+    conformance::queue::all(make).await;
+    conformance::queue::admin(make).await;
 }
 
 #[tokio::test]
 async fn redis_conforms() {
     support::log();
     let server = Server::start();
-    conformance::queue::all(async |max_jobs| {
+    let make = async |max_jobs| {
         RedisQueue::start(Config { name: fresh_name(), max_jobs, ..server.config() }).unwrap()
-    })
-    .await;
+    };
+    conformance::queue::all(make).await;
+    conformance::queue::admin(make).await;
 }

@@ -34,7 +34,7 @@ fn quick(server: &Server) -> Config {
 /// Consumers that end every job with an outcome that names its pool, whatever Redis does; and how often
 /// each job was handed out.
 struct Consumers {
-    tasks: JoinSet<()>,
+    _tasks: JoinSet<()>,
     hand_outs: Arc<Mutex<HashMap<JobId, u32>>>,
 }
 
@@ -45,7 +45,7 @@ impl Consumers {
         for _ in 0..count {
             tasks.spawn(consume(queue.clone(), hand_outs.clone()));
         }
-        Self { tasks, hand_outs }
+        Self { _tasks: tasks, hand_outs }
     }
 
     fn most_hand_outs(&self) -> u32 {

@@ -6,7 +6,7 @@
 //! due or whose lease runs out.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,7 +17,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats};
+use super::{
+    Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobState, Lease, Progress, Stats,
+    admin::{Step, now_ms, push_step},
+};
+
+mod admin;
 
 /// Bounds of a [`MemoryQueue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,10 @@ impl Config {
     pub const MAX_JOBS: usize = 10_000;
     /// Default of [`Config::max_bytes`].
     pub const MAX_BYTES: usize = 256 * 1024 * 1024;
+    /// Most ended jobs that are kept for [`QueueAdmin`](super::admin::QueueAdmin).
+    pub const KEEP_JOBS: usize = 1_000;
+    /// Most bytes of them, by [`Job::size_bytes`].
+    pub const KEEP_BYTES: usize = 16 * 1024 * 1024;
 }
 
 impl Default for Config {
@@ -59,13 +68,41 @@ type Fate = Result<JobOutcome, JobFailure>;
 #[derive(Debug)]
 struct Entry {
     job: Job,
-    submitter: oneshot::Sender<Fate>,
+    /// `None` where an operator put it in line again: its submitter was told already.
+    submitter: Option<oneshot::Sender<Fate>>,
     size_bytes: usize,
     /// The lease's token; 0 where nobody has one.
     token: u64,
     hand_outs: u32,
     retries_left: u32,
     phase: Phase,
+    story: Story,
+}
+
+/// What only an operator looks at.
+#[derive(Clone, Debug, Default)]
+struct Story {
+    created_ms: u64,
+    error: Option<String>,
+    progress: Option<Progress>,
+    history: Vec<Step>,
+}
+
+impl Story {
+    fn step(&mut self, state: JobState, note: Option<String>) {
+        push_step(&mut self.history, Step { state, at_ms: now_ms(), note });
+    }
+}
+
+/// A job that has ended, kept for an operator to see and to retry.
+#[derive(Clone, Debug)]
+struct Ended {
+    id: JobId,
+    job: Job,
+    size_bytes: usize,
+    hand_outs: u32,
+    outcome: Option<JobOutcome>,
+    story: Story,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +119,9 @@ struct State {
     /// When delayed jobs fall due and leases run out: one entry for each job that is not waiting.
     timers: BTreeSet<(Instant, JobId)>,
     bytes: usize,
+    /// Oldest first.
+    ended: VecDeque<Ended>,
+    ended_bytes: usize,
     last_id: u64,
     last_token: u64,
     succeeded: u64,
@@ -141,6 +181,7 @@ impl State {
             && at <= now
         {
             self.set_phase(id, Phase::Waiting);
+            self.note(id, JobState::Waiting, None);
         }
     }
 
@@ -156,6 +197,12 @@ impl State {
         };
     }
 
+    fn note(&mut self, id: JobId, state: JobState, note: Option<String>) {
+        if let Some(entry) = self.jobs.get_mut(&id) {
+            entry.story.step(state, note);
+        }
+    }
+
     fn take(&mut self, until: Instant) -> Option<Lease> {
         let id = *self.waiting.first()?;
         self.set_phase(id, Phase::Active { until });
@@ -164,6 +211,8 @@ impl State {
         entry.token = self.last_token;
         let attempt = entry.hand_outs;
         entry.hand_outs = attempt.saturating_add(1);
+        entry.story.progress = None;
+        entry.story.step(JobState::Active, None);
         Some(Lease { id, token: entry.token, attempt, job: entry.job.clone() })
     }
 
@@ -177,18 +226,66 @@ impl State {
     }
 
     fn end(&mut self, id: JobId, fate: Fate) {
-        let Some(entry) = self.jobs.remove(&id) else { return };
+        let Some(mut entry) = self.drop_entry(id) else { return };
+        let outcome = match &fate {
+            Ok(outcome) => {
+                self.succeeded += 1;
+                entry.story.step(JobState::Succeeded, None);
+                Some(outcome.clone())
+            }
+            Err(failure) => {
+                self.failed += 1;
+                entry.story.step(JobState::Failed, None);
+                entry.story.error = Some(failure.message.clone());
+                None
+            }
+        };
+        let Entry { job, submitter, size_bytes, hand_outs, story, .. } = entry;
+        self.keep(Ended { id, job, size_bytes, hand_outs, outcome, story });
+        if let Some(submitter) = submitter {
+            // The submitter may have stopped listening; the counts tell of the job all the same.
+            let _ = submitter.send(fate);
+        }
+    }
+
+    fn drop_entry(&mut self, id: JobId) -> Option<Entry> {
+        let entry = self.jobs.remove(&id)?;
         match entry.phase {
             Phase::Waiting => self.waiting.remove(&id),
             Phase::Delayed { due: at } | Phase::Active { until: at } => self.timers.remove(&(at, id)),
         };
         self.bytes -= entry.size_bytes;
-        match fate {
-            Ok(_) => self.succeeded += 1,
-            Err(_) => self.failed += 1,
+        Some(entry)
+    }
+
+    fn keep(&mut self, ended: Ended) {
+        self.ended_bytes += ended.size_bytes;
+        self.ended.push_back(ended);
+        while self.ended.len() > Config::KEEP_JOBS || self.ended_bytes > Config::KEEP_BYTES {
+            let Some(oldest) = self.ended.pop_front() else { break };
+            self.ended_bytes -= oldest.size_bytes;
         }
-        // The submitter may have stopped listening; the counts tell of the job all the same.
-        let _ = entry.submitter.send(fate);
+    }
+
+    fn admit(&self, config: Config, size_bytes: usize) -> Result<(), Error> {
+        let Config { max_jobs, max_bytes } = config;
+        if self.closed {
+            return Err(Error::Closed);
+        }
+        if self.jobs.len() >= max_jobs {
+            return Err(Error::Full { limit: max_jobs });
+        }
+        if self.bytes + size_bytes > max_bytes {
+            return Err(Error::FullBytes { limit_bytes: max_bytes });
+        }
+        Ok(())
+    }
+
+    /// Puts a job in line that was admitted.
+    fn add(&mut self, id: JobId, entry: Entry) {
+        self.bytes += entry.size_bytes;
+        self.jobs.insert(id, entry);
+        self.waiting.insert(id);
     }
 }
 
@@ -199,25 +296,16 @@ impl JobQueue for MemoryQueue {
         let size_bytes = job.size_bytes();
         let (submitter, outcome) = oneshot::channel();
         let mut state = self.state();
-        if state.closed {
-            return Err(Error::Closed);
-        }
-        let Config { max_jobs, max_bytes } = self.0.config;
-        if state.jobs.len() >= max_jobs {
-            return Err(Error::Full { limit: max_jobs });
-        }
-        if state.bytes + size_bytes > max_bytes {
-            return Err(Error::FullBytes { limit_bytes: max_bytes });
-        }
+        state.admit(self.0.config, size_bytes)?;
         state.last_id += 1;
         let id = JobId(state.last_id);
         let retries_left = job.retries;
-        state.bytes += size_bytes;
-        state.jobs.insert(
-            id,
-            Entry { job, submitter, size_bytes, token: 0, hand_outs: 0, retries_left, phase: Phase::Waiting },
-        );
-        state.waiting.insert(id);
+        let mut story = Story { created_ms: now_ms(), ..Story::default() };
+        story.step(JobState::Waiting, None);
+        let submitter = Some(submitter);
+        let phase = Phase::Waiting;
+        let entry = Entry { job, submitter, size_bytes, token: 0, hand_outs: 0, retries_left, phase, story };
+        state.add(id, entry);
         drop(state);
         self.0.changed.notify_one();
         Ok(JobHandle::new(id, outcome))
@@ -262,6 +350,7 @@ impl JobQueue for MemoryQueue {
                 Ok(entry) if ttl.is_zero() => {
                     entry.token = 0;
                     state.set_phase(id, Phase::Waiting);
+                    state.note(id, JobState::Waiting, None);
                 }
                 Ok(_) => state.set_phase(id, Phase::Active { until: now + ttl }),
                 Err(_) => lost.push(id),
@@ -269,6 +358,16 @@ impl JobQueue for MemoryQueue {
         }
         self.wake(earliest, state);
         Ok(lost)
+    }
+
+    async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), Error> {
+        let mut state = self.state();
+        for &(id, token) in leases {
+            if let Ok(entry) = state.leased(id, token) {
+                entry.story.progress = Some(progress);
+            }
+        }
+        Ok(())
     }
 
     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error> {
@@ -292,6 +391,8 @@ impl JobQueue for MemoryQueue {
             Some(delay) if entry.retries_left > 0 => {
                 entry.retries_left -= 1;
                 entry.token = 0;
+                entry.story.error = Some(failure.message.clone());
+                entry.story.step(JobState::Delayed, Some(failure.message));
                 state.set_phase(id, Phase::Delayed { due: Instant::now() + delay });
             }
             _ => state.end(id, Err(failure)),
