@@ -32,12 +32,29 @@
 //! [`memory`]: within one process, for `prb all` and for programs that embed the engines. Jobs live as long
 //! as the process; that loses no effect, because wishes are read from the chain and the workers again.
 //!
-//! A queue between processes needs another backend. There is none in this crate yet.
+//! [`redis`]: between processes, in the layout of bee-queue 1.4: lifecycle managers and traders of the
+//! original, and dashboards that know bee-queue, work on the same queue. A Redis that is killed, flushed or
+//! comes back empty loses no effect either: submitters are told that their jobs are gone, and submit again
+//! what is still wanted. Ended jobs are forgotten by age, count and bytes.
+//!
+//! Both are also [`QueueAdmin`](prb_core::queue::admin::QueueAdmin)s: lists of jobs, one job with its history
+//! and outcome, retry and remove, for an operator's page.
+//!
+//! ```no_run
+//! use prb_queue::redis::{Config, RedisQueue};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let queue = RedisQueue::start(Config { max_jobs: 20_000, ..Config::new("redis://10.0.0.2:6379") })?;
+//! queue.ready().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What it is not
 //!
 //! - Not the trade engine: batches, order and retries of transactions are [`prb_core::trade`].
-//! - Not a general job queue: jobs are lists of [`Call`](prb_core::chain::Call)s with a signer.
+//! - Not a general job queue, though bee-queue's layout is one: jobs are lists of
+//!   [`Call`](prb_core::chain::Call)s with a signer.
 //!
 //! # Example
 //!

@@ -1,6 +1,6 @@
 // bee-queue's own figure: jobs per second from enqueue to completed.
 // Usage: node bench.js PORT NAME CONCURRENCY IN_FLIGHT JOBS [worker|producer]; without a role, both in one
-// process. Prints {"jobs","secs","p50Ms"}.
+// process. Prints {"jobs","secs","p50Ms","cpuUs"}.
 'use strict';
 const Queue = require('bee-queue');
 
@@ -52,11 +52,14 @@ async function main() {
   };
   await run(Math.ceil(jobs / 10)); // warm
   latencies.length = 0;
+  const cpu = process.cpuUsage();
   const start = process.hrtime.bigint();
   await run(jobs);
   const secs = Number(process.hrtime.bigint() - start) / 1e9;
   latencies.sort((a, b) => a - b);
-  console.log(JSON.stringify({ jobs, secs, p50Ms: latencies[latencies.length >> 1] }));
+  const { user, system } = process.cpuUsage(cpu);
+  const p50Ms = latencies[latencies.length >> 1];
+  console.log(JSON.stringify({ jobs, secs, p50Ms, cpuUs: (user + system) / jobs }));
   process.exit(0);
 }
 

@@ -204,7 +204,7 @@ impl Node {
     pub async fn line(&mut self) -> serde_json::Value {
         let line = tokio::time::timeout(LONG, self.lines.next_line()).await;
         let line = line.unwrap_or_else(|_| panic!("the program printed nothing within {LONG:?}"));
-        serde_json::from_str(&line.unwrap().expect("the program ended")).unwrap()
+        serde_json::from_str(&line.unwrap().unwrap_or_else(|| panic!("the program ended"))).unwrap()
     }
 
     /// Lines up to the first that has this field, that one included.
