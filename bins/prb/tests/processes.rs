@@ -235,8 +235,10 @@ struct Ground {
 
 impl Ground {
     async fn start(workers: usize) -> Self {
-        let config =
-            prb_devnet::Config { pools: 4, history: variable("PRB_TEST_HISTORY", 1200) as u32, ..chain() };
+        // Many workers' heartbeats take longer to get on chain than a fast chain gives them.
+        let block_ms = if workers > 40 { 1500 } else { 300 };
+        let history = variable("PRB_TEST_HISTORY", 1200) as u32;
+        let config = prb_devnet::Config { pools: 4, history, block_ms, ..chain() };
         let net = Net::start(config, workers as u32).await;
         for worker in &net.workers {
             // A sync that lasts long enough to be disturbed.
@@ -343,6 +345,11 @@ async fn data_providers_killed_at_any_time_hold_up_no_worker() {
     // At the tip.
     ground.kill_providers(kills).await;
     ground.until(proto::WorkerStatus::Active).await;
+    eprintln!(
+        "{workers} workers, {kills} kills each: {synching} were synching after the kills, out of state at most \
+         {:?}, without a block at most {:?}",
+        ground.watch.longest_away, ground.watch.longest_still
+    );
     ground.net.until_active(0..workers, LIMIT).await;
     ground.net.assert_done_once();
     for manager in &ground.managers {
@@ -350,11 +357,6 @@ async fn data_providers_killed_at_any_time_hold_up_no_worker() {
         let refused: Vec<_> = metrics.lines().filter(|l| l.starts_with("prb_sync_errors_total")).collect();
         assert!(refused.is_empty(), "workers refused what they were sent: {refused:?}");
     }
-    eprintln!(
-        "{workers} workers, {kills} kills each: {synching} were synching after the kills, out of state at most \
-         {:?}, without a block at most {:?}",
-        ground.watch.longest_away, ground.watch.longest_still
-    );
     for daemon in ground.managers.iter_mut().chain(&mut ground.providers) {
         daemon.stop().await;
     }
