@@ -1,7 +1,6 @@
 //! The key space: what may be asked for, as text.
 //!
-//! The original bridge's keys, and their blobs (facts in the project's notes; `a` to `b` are parachain headers,
-//! -1 for none):
+//! The original bridge's keys, and their blobs (`a` to `b` are parachain headers, -1 for none):
 //!
 //! | key | blob |
 //! |---|---|

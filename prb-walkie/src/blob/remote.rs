@@ -1,6 +1,6 @@
 //! [`RemoteBlobSource`]: chain data from whichever data providers there are.
 //!
-//! Candidates come and go through a watch (the node's peers that are accepted). Each has a [`Client`] and a task
+//! Candidates come and go through a watch (the node's peers that are accepted). Each has a [`client`] and a task
 //! that follows its heights. A request goes to the best of those that claim to have the answer; where that one
 //! fails or is slow, to the next, until one has answered or none is left.
 //!
