@@ -365,6 +365,16 @@ pub enum SubmitError {
         /// Whether another attempt with a fresh nonce can succeed.
         retryable: bool,
     },
+    /// It does not fit in a block; nothing was sent.
+    #[error("{calls} calls in one transaction are too much for a block, about {fits} fit: {reason}")]
+    TooLarge {
+        /// Calls of the batch.
+        calls: usize,
+        /// How many of them, from the first on, are likely to fit; 0 where not even one does.
+        fits: usize,
+        /// What limits them.
+        reason: String,
+    },
     /// It expired, was usurped or dropped, and is in no block of its lifetime: it has no effect.
     #[error("the transaction did not make it into a block: {reason}")]
     Lost {
@@ -450,4 +460,10 @@ pub trait ChainSubmitter: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`SubmitError::Unavailable`].
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError>;
+
+    /// Says that others may have sent for `account`: the next call for it waits again until nothing of it
+    /// is pending, whatever was known before. Must not be called while a call for the account is on its way.
+    fn forget(&self, account: AccountId) {
+        let _ = account;
+    }
 }

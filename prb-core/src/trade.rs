@@ -13,6 +13,9 @@
 //! [`ChainSubmitter::effects`] which calls are done already, and leaves them out: before its first batch,
 //! before a job that was handed out before, and after a transaction whose fate is in doubt.
 //!
+//! Several traders may work on one queue. An account is used by one of them at a time (see
+//! [`accounts::AccountLeases`]): the others hand its jobs back, and take over when its lease runs out.
+//!
 //! Not for: nonces, fees and the watching of a transaction (see [`ChainSubmitter`]), or deciding what to
 //! send (see [`crate::worker`]).
 
@@ -24,10 +27,13 @@ use tokio::{
     time::Instant,
 };
 
+use self::accounts::{AccountLeases, MemoryAccounts};
 use crate::{chain::ChainSubmitter, queue::JobQueue, vault::Vault};
 
+pub mod accounts;
 mod batch;
 mod dispatch;
+mod holds;
 mod inbox;
 mod lane;
 mod leases;
@@ -45,7 +51,7 @@ pub struct Config {
     pub max_bytes: usize,
     /// How long a batch waits for company after its newest job.
     pub linger: Duration,
-    /// How long it waits at most after its first.
+    /// How long it waits at most after its first: no longer than [`Config::MAX_WAIT`].
     pub max_wait: Duration,
     /// Most lanes: operators served at a time. Jobs of others are handed back for a while.
     pub max_lanes: usize,
@@ -57,6 +63,9 @@ pub struct Config {
     pub lane_idle: Duration,
     /// How long a job stays leased without a heartbeat; they come three times as often.
     pub lease_ttl: Duration,
+    /// How long an account stays this trader's without a renewal; they come four times as often. Where a
+    /// trader dies, another one takes over after this long.
+    pub account_ttl: Duration,
     /// How long the submitter may take over a batch, or over its effects, before the batch is taken to be
     /// in doubt. Longer than a transaction lives: it is meant for a submitter that hangs.
     pub submit_timeout: Duration,
@@ -85,6 +94,8 @@ impl Config {
     pub const LANE_IDLE: Duration = Duration::from_secs(60);
     /// Default of [`Config::lease_ttl`].
     pub const LEASE_TTL: Duration = Duration::from_secs(30);
+    /// Default of [`Config::account_ttl`].
+    pub const ACCOUNT_TTL: Duration = Duration::from_secs(30);
     /// Default of [`Config::submit_timeout`].
     pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
     /// Default of [`Config::retry_min`].
@@ -103,12 +114,14 @@ impl Config {
         let times = [
             ("lane_idle", self.lane_idle),
             ("lease_ttl", self.lease_ttl),
+            ("account_ttl", self.account_ttl),
             ("submit_timeout", self.submit_timeout),
             ("retry_min", self.retry_min),
         ];
         let zero = counts.into_iter().find(|(_, n)| *n == 0).map(|(name, _)| name);
         match zero.or(times.into_iter().find(|(_, t)| t.is_zero()).map(|(name, _)| name)) {
             Some(what) => Err(Error::ZeroSetting { what }),
+            None if self.max_wait > Self::MAX_WAIT => Err(Error::LongWait { wait: self.max_wait }),
             None => Ok(()),
         }
     }
@@ -126,6 +139,7 @@ impl Default for Config {
             max_lane_bytes: Self::MAX_LANE_BYTES,
             lane_idle: Self::LANE_IDLE,
             lease_ttl: Self::LEASE_TTL,
+            account_ttl: Self::ACCOUNT_TTL,
             submit_timeout: Self::SUBMIT_TIMEOUT,
             retry_min: Self::RETRY_MIN,
             retry_max: Self::RETRY_MAX,
@@ -154,6 +168,12 @@ pub enum Error {
         /// Its name.
         what: &'static str,
     },
+    /// Batches must not wait for so long.
+    #[error("the trade engine's max_wait must be at most {:?}, not {wait:?}", Config::MAX_WAIT)]
+    LongWait {
+        /// The setting.
+        wait: Duration,
+    },
     /// A task panicked: a fault of the program.
     #[error("a task of the trade engine panicked")]
     Panicked,
@@ -177,20 +197,37 @@ pub struct Trader {
 }
 
 impl Trader {
-    /// Starts working on the queue's jobs. Needs a tokio runtime.
+    /// Starts working on the queue's jobs, alone: no other trader uses the same accounts. Needs a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// [`Error::ZeroSetting`].
+    /// [`Error::ZeroSetting`], [`Error::LongWait`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(config: Config, parts: Parts) -> Result<Self, Error> {
+        Self::start_among(config, parts, Arc::new(MemoryAccounts::default()))
+    }
+
+    /// Starts working on the queue's jobs beside other traders, each account with one of them at a time.
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::ZeroSetting`], [`Error::LongWait`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_among(
+        config: Config,
+        parts: Parts,
+        accounts: Arc<dyn AccountLeases>,
+    ) -> Result<Self, Error> {
         config.check()?;
         status::describe_metrics();
         let (board, status) = status::Board::new();
         let (stop, stopped) = oneshot::channel();
         let mut dispatcher = JoinSet::new();
-        dispatcher.spawn(dispatch::run(config, parts, board, stopped));
+        dispatcher.spawn(dispatch::run(config, parts, accounts, board, stopped));
         Ok(Self { status, stop: Some(stop), dispatcher })
     }
 

@@ -564,6 +564,35 @@ async fn one_jobs_refused_call_fails_no_other_job() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_no_block_holds_goes_in_several_transactions() {
+    let chain = MemoryChain::new(memory::Config { max_batch_calls: 7, ..memory::Config::default() });
+    let rig = Rig::on(chain).await;
+    let trader = rig.trader(Config::default());
+    // A job of more calls than fit, and small ones beside it.
+    let large = rig.submit(rig.job("//Alice", 1, 0, 20, 0)).await;
+    let small = rig.submit(rig.job("//Alice", 2, 0, 2, 0)).await;
+    let outcome = rig.fate(large).await.unwrap();
+    assert_eq!(outcome.calls, vec![CallOutcome::Done; 20]);
+    assert_eq!(rig.outcomes(small).await, vec![CallOutcome::Done; 2]);
+    assert_eq!(trader.status().borrow().jobs_failed, 0);
+    let blocks = rig.chain.events();
+    let largest = (1..=rig.chain.head().0).map(|n| blocks.iter().filter(|e| e.block.0 == n).count()).max();
+    assert_eq!(largest, Some(7), "what fits is used");
+    let last = blocks.iter().rfind(|event| event.call == message(1, 19)).unwrap();
+    assert_eq!(outcome.block, last.block, "the outcome names the block that shows all of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_no_block_holds_fails_alone() {
+    let chain = MemoryChain::new(memory::Config { max_batch_calls: 0, ..memory::Config::default() });
+    let rig = Rig::on(chain).await;
+    let _trader = rig.trader(Config::default());
+    let handle = rig.submit(rig.job("//Alice", 1, 0, 3, 9)).await;
+    let message = rig.fate(handle).await.unwrap_err().message;
+    assert!(message.contains("too much for a block"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn stopping_ends_what_is_sent_and_hands_back_the_rest() {
     let rig = Rig::new().await;
     let trader = rig.trader(Config::default());

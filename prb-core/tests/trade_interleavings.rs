@@ -12,7 +12,7 @@ use prb_core::{
     },
     primitives::{PoolId, WorkerKey},
     queue::{CallOutcome, Job, JobHandle, JobQueue, JobSigner, memory::MemoryQueue},
-    trade::{Config, Parts, Trader},
+    trade::{Config, Parts, Trader, accounts::MemoryAccounts},
     vault::{Sealed, Vault, memory::MemoryVault},
     wire::{Message, MessageOrigin, SignedMessage},
 };
@@ -51,6 +51,8 @@ enum Step {
         operator: bool,
         hung: bool,
     },
+    /// The leases of accounts are lost, as those on a server that lost its data.
+    Forget,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -71,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<bool>(), 0u64..3_000).prop_map(|(slot, within_ms)| Step::Stop { slot, within_ms }),
         2 => (any::<bool>(), fault).prop_map(|(operator, fault)| Step::Fault { operator, fault }),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(operator, hung)| Step::Hang { operator, hung }),
+        1 => Just(Step::Forget),
     ]
 }
 
@@ -85,6 +88,8 @@ struct World {
     chain: MemoryChain,
     vault: Arc<MemoryVault>,
     keys: Vec<Sealed>,
+    /// `None` where each trader thinks that it is alone.
+    accounts: Option<MemoryAccounts>,
     /// Two on one queue, so that jobs wander between them.
     traders: HashMap<bool, Trader>,
     jobs: Vec<(Job, JobHandle)>,
@@ -92,15 +97,16 @@ struct World {
 }
 
 impl World {
-    async fn new() -> Self {
+    async fn new(shared: bool) -> Self {
         let vault = Arc::new(MemoryVault::new());
         let mut keys = Vec::new();
         for secret in OPERATORS {
             keys.push(vault.seal(&secret.into()).await.unwrap());
         }
         let (queue, chain) = (MemoryQueue::default(), MemoryChain::default());
-        let mut world =
-            Self { queue, chain, vault, keys, traders: HashMap::new(), jobs: vec![], next: HashMap::new() };
+        let (traders, jobs, next) = (HashMap::new(), vec![], HashMap::new());
+        let accounts = shared.then(MemoryAccounts::default);
+        let mut world = Self { queue, chain, vault, keys, accounts, traders, jobs, next };
         for slot in [false, true] {
             world.start(slot);
         }
@@ -114,7 +120,8 @@ impl World {
             submitter: Arc::new(self.chain.clone()),
             vault: self.vault.clone(),
         };
-        self.traders.insert(slot, Trader::start(config, parts).unwrap());
+        let accounts = self.accounts.as_ref().map_or_else(MemoryAccounts::default, MemoryAccounts::another);
+        self.traders.insert(slot, Trader::start_among(config, parts, Arc::new(accounts)).unwrap());
     }
 
     async fn take(&mut self, step: Step) {
@@ -134,6 +141,7 @@ impl World {
             }
             Step::Fault { operator, fault } => self.chain.inject(account(operator), fault),
             Step::Hang { operator, hung } => self.chain.hang(account(operator), hung),
+            Step::Forget => self.accounts.iter().for_each(MemoryAccounts::forget_all),
         }
     }
 
@@ -202,12 +210,13 @@ proptest! {
 
     #[test]
     fn each_effect_at_most_once_and_an_outcome_for_each_submitter(
-        steps in proptest::collection::vec(step(), 1..60)
+        shared in any::<bool>(),
+        steps in proptest::collection::vec(step(), 1..60),
     ) {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let mut world = World::new().await;
+            let mut world = World::new(shared).await;
             for step in steps {
                 world.take(step).await;
             }

@@ -47,6 +47,8 @@ pub struct Config {
     pub block_secs: u64,
     /// What a transaction costs.
     pub fee: Balance,
+    /// Most calls that a block takes in one transaction.
+    pub max_batch_calls: usize,
     /// Most workers that a reader follows.
     pub max_tracked: usize,
     /// Most transactions that wait for a block.
@@ -72,6 +74,7 @@ impl Default for Config {
             cool_down_secs: 7 * 24 * 3600,
             block_secs: 12,
             fee: 0,
+            max_batch_calls: usize::MAX,
             max_tracked: 10_000,
             max_pending: 8_192,
             max_events: 65_536,
@@ -356,6 +359,10 @@ impl State {
             Some(Fault::UnknownIncluded) | None => {}
         }
         self.check_signer(batch, config)?;
+        if batch.calls.len() > config.max_batch_calls {
+            let (calls, fits) = (batch.calls.len(), config.max_batch_calls);
+            return Err(SubmitError::TooLarge { calls, fits, reason: "the chain's settings".into() });
+        }
         if self.pending.len() >= config.max_pending {
             let reason = "the pool of transactions is full".into();
             return Err(SubmitError::Refused { reason, retryable: true });

@@ -89,8 +89,8 @@ pub(super) struct Work {
     places: Vec<Vec<usize>>,
     /// The newest block that was asked for effects.
     seen: ParaNumber,
-    /// The transaction, its block, and the calls that it held.
-    sent: Option<(Hash, ParaNumber, Vec<usize>)>,
+    /// The transactions, their blocks, and the calls that they held.
+    sent: Vec<(Hash, ParaNumber, Vec<usize>)>,
 }
 
 impl Work {
@@ -109,7 +109,7 @@ impl Work {
             })
             .collect();
         let outcomes = vec![None; calls.len()];
-        Self { jobs, calls, outcomes, places, seen: ParaNumber(0), sent: None }
+        Self { jobs, calls, outcomes, places, seen: ParaNumber(0), sent: Vec::new() }
     }
 
     /// The calls that have no outcome, or whose outcome `is` so, with their places.
@@ -142,7 +142,7 @@ impl Work {
             self.outcomes[place] = Some(outcome);
             places.push(place);
         }
-        self.sent = Some((extrinsic, block, places));
+        self.sent.push((extrinsic, block, places));
     }
 
     /// The transaction of these calls.
@@ -159,7 +159,8 @@ impl Work {
         let Self { jobs, outcomes, places, seen, sent, .. } = self;
         let outcome = |places: &[usize]| {
             let calls: Vec<_> = places.iter().map(|&place| outcomes[place].clone()).collect::<Option<_>>()?;
-            let sent = sent.as_ref().filter(|(_, _, held)| places.iter().any(|p| held.contains(p)));
+            // Blocks come in order: the last one shows what those before did.
+            let sent = sent.iter().rfind(|(_, _, held)| places.iter().any(|p| held.contains(p)));
             let already = calls.contains(&CallOutcome::AlreadyDone);
             let block = sent.map_or(seen, |(_, block, _)| if already { seen.max(*block) } else { *block });
             Some(JobOutcome { calls, block, extrinsic: sent.map(|(extrinsic, ..)| *extrinsic) })

@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Error, Parts, StopReport,
+    accounts::AccountLeases,
+    holds::Holds,
     inbox::{Inbox, Refusal},
     lane::{Context, Lane},
     leases::Leases,
@@ -33,24 +35,42 @@ struct Dispatcher {
 pub(super) async fn run(
     config: Config,
     parts: Parts,
+    accounts: Arc<dyn AccountLeases>,
     board: Board,
     mut stop: oneshot::Receiver<Instant>,
 ) -> Result<StopReport, Error> {
     let Parts { queue, submitter, vault } = parts;
     let leases = Arc::new(Leases::new(queue, &config));
+    let holds = Arc::new(Holds::new(accounts, config.account_ttl));
     let stopping = CancellationToken::new();
     let mut keeper = JoinSet::new();
     keeper.spawn({
         let leases = leases.clone();
         async move { leases.keep().await }
     });
-    let shared = Arc::new(Context { config, submitter, vault, leases: leases.clone(), board, stopping });
+    keeper.spawn({
+        let holds = holds.clone();
+        async move { holds.keep().await }
+    });
+    let mut spare = holds.spare();
+    let shared = Arc::new(Context {
+        config,
+        submitter,
+        vault,
+        leases: leases.clone(),
+        holds: holds.clone(),
+        board,
+        stopping,
+    });
     let mut dispatcher = Dispatcher { shared, inboxes: HashMap::new(), lanes: JoinSet::new() };
     let (deadline, result) = loop {
+        let pause = holds.spare_until();
         tokio::select! {
             // An error means that the trader was dropped, and this task with it.
             at = &mut stop => break (at.unwrap_or_else(|_| Instant::now()), Ok(())),
-            lease = leases.next() => match lease {
+            () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
+            _ = spare.changed() => {}
+            lease = leases.next(), if pause.is_none() => match lease {
                 Some(lease) => dispatcher.route(lease).await,
                 None => break (Instant::now() + CLOSED_GRACE, Ok(())),
             },
@@ -62,6 +82,7 @@ pub(super) async fn run(
         }
     };
     dispatcher.drain(deadline).await;
+    holds.release_all().await;
     let handed_back = leases.hand_back_all().await;
     result.map(|()| StopReport { handed_back })
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Config, Phase,
     batch::{self, Queued, Work},
+    holds::{Hold, Holds, Taken},
     inbox::{Arrival, Inbox},
     leases::Leases,
     status::Board,
@@ -34,6 +35,8 @@ use crate::{
 const MAX_OPEN_KEYS: usize = 16;
 /// Reports of a transaction's way that may wait to be shown.
 const PROGRESS_SLOTS: usize = 4;
+/// When jobs come again that are left to the trader that has the account.
+const GIVE_WAY_FOR: Duration = Duration::from_millis(250);
 
 /// What all lanes share.
 #[derive(Debug)]
@@ -42,6 +45,7 @@ pub(super) struct Context {
     pub(super) submitter: Arc<dyn ChainSubmitter>,
     pub(super) vault: Arc<dyn Vault>,
     pub(super) leases: Arc<Leases>,
+    pub(super) holds: Arc<Holds>,
     pub(super) board: Board,
     /// No batch is started after it.
     pub(super) stopping: CancellationToken,
@@ -54,13 +58,18 @@ pub(super) struct Lane {
     inbox: Arc<Inbox>,
     pending: VecDeque<Queued>,
     keys: HashMap<Vec<u8>, Arc<SecretString>>,
+    /// The lane's right to send for the account.
+    hold: Option<Hold>,
+    /// Most calls of one transaction, as the last ones have shown.
+    room: usize,
     /// Something may have been sent whose fate this lane does not know: its predecessor's at the start.
     doubt: bool,
 }
 
 impl Lane {
     pub(super) fn new(shared: Arc<Context>, operator: AccountId, inbox: Arc<Inbox>) -> Self {
-        Self { shared, operator, inbox, pending: VecDeque::new(), keys: HashMap::new(), doubt: true }
+        let (pending, keys) = (VecDeque::new(), HashMap::new());
+        Self { shared, operator, inbox, pending, keys, hold: None, room: usize::MAX, doubt: true }
     }
 
     /// Works until it has been idle for long enough, or is told to stop: then the jobs that it has not sent
@@ -70,7 +79,12 @@ impl Lane {
         let Context { config, stopping, .. } = &*shared;
         while !stopping.is_cancelled() {
             self.take_in().await;
-            let idle = match batch::due(&self.pending, config) {
+            // Before jobs wait for company: another trader may be waiting for them.
+            let has_account = self.hold.as_ref().is_some_and(Hold::is_held);
+            if !has_account && !self.pending.is_empty() && !self.has_account().await {
+                continue;
+            }
+            let idle = match batch::due(&self.pending, &self.limits()) {
                 Some(at) if at <= Instant::now() => {
                     self.send().await;
                     continue;
@@ -88,6 +102,12 @@ impl Lane {
                 }
             }
         }
+    }
+
+    /// What goes in a batch.
+    fn limits(&self) -> Config {
+        let config = &self.shared.config;
+        Config { max_calls: config.max_calls.min(self.room), ..config.clone() }
     }
 
     /// Moves jobs from the inbox into the line and opens their keys.
@@ -123,15 +143,58 @@ impl Lane {
         Ok(secret)
     }
 
+    /// Makes sure that the account is this trader's.
+    async fn has_account(&mut self) -> bool {
+        let shared = self.shared.clone();
+        match shared.holds.take(self.operator).await {
+            Ok(Taken::Ours { hold, anew }) => {
+                if anew {
+                    self.doubt = true;
+                    shared.submitter.forget(self.operator);
+                }
+                self.hold = Some(hold);
+                true
+            }
+            Ok(Taken::Elsewhere) => {
+                shared.board.phase(self.operator, Phase::Elsewhere);
+                let jobs = self.pending.drain(..).collect();
+                self.give_way(jobs).await;
+                false
+            }
+            Err(e) => {
+                let error = chain_of(&e);
+                tracing::warn!(operator = %self.operator, error, "a batch waits for its account");
+                tokio::select! {
+                    () = shared.stopping.cancelled() => {}
+                    () = sleep(shared.config.retry_min) => {}
+                }
+                false
+            }
+        }
+    }
+
+    /// Leaves jobs to the trader that has the account.
+    async fn give_way(&mut self, jobs: Vec<Queued>) {
+        self.hold = None;
+        self.shared.leases.hand_back(&ids(&jobs), GIVE_WAY_FOR).await;
+        jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
+    }
+
     /// Sends one batch and ends its jobs.
     async fn send(&mut self) {
-        let jobs = batch::take(&mut self.pending, &self.shared.config);
+        if !self.has_account().await {
+            return;
+        }
+        let limits = self.limits();
+        let jobs = batch::take(&mut self.pending, &limits);
         let Some(jobs) = self.still_ours(jobs).await else { return };
         let work = Work::new(jobs);
         if let ControlFlow::Continue(work) = self.leave_out_what_is_done(work).await {
             self.submit(work).await;
         }
-        self.shared.board.phase(self.operator, Phase::Gathering);
+        if self.hold.is_some() {
+            self.shared.board.phase(self.operator, Phase::Gathering);
+        }
     }
 
     /// Renews the jobs' leases before anything is sent for them, and drops those that others have.
@@ -214,53 +277,84 @@ impl Lane {
         })
     }
 
+    /// Sends the calls that have no outcome, in as many transactions as it takes.
     async fn submit(&mut self, mut work: Work) {
-        let (places, calls) = work.select(|outcome| outcome.is_none());
-        let count = calls.len();
-        if count == 0 {
-            return self.finish(work).await;
-        }
-        if self.shared.stopping.is_cancelled() {
-            work.jobs.into_iter().rev().for_each(|job| self.pending.push_front(job));
-            return;
-        }
-        let Some(batch) = work.transaction(calls) else { return };
-        self.shared.board.phase(self.operator, Phase::Sending);
-        match self.watched(&batch).await.and_then(|outcome| matching(outcome, count)) {
-            Ok(outcome) => {
-                self.shared.board.batch(count, "included");
-                self.shared.board.lane(self.operator, |lane| lane.last_error = None);
-                let results = outcome.calls.into_iter().map(|result| match result {
-                    Ok(()) => CallOutcome::Done,
-                    Err(e) => CallOutcome::Failed(e.name),
-                });
-                work.sent(outcome.extrinsic, outcome.number, places.into_iter().zip(results));
-                // A call also fails because somebody else has done it in the meantime.
-                if let Err(e) = self.ask(&mut work, |o| matches!(o, Some(CallOutcome::Failed(_)))).await {
-                    tracing::warn!(operator = %self.operator, error = %e, "failed calls were not looked up");
-                }
-                self.finish(work).await;
+        loop {
+            let (mut places, mut calls) = work.select(|outcome| outcome.is_none());
+            if calls.is_empty() {
+                return self.end(work).await;
             }
-            Err(error) => {
-                let doubtful = matches!(error, SubmitError::Lost { .. } | SubmitError::Unknown { .. });
-                self.shared.board.batch(count, if doubtful { "doubtful" } else { "refused" });
-                if doubtful {
-                    self.doubt = true;
-                    self.doubt = self.ask(&mut work, |outcome| outcome.is_none()).await.is_err();
-                }
-                self.refused(work, &error).await;
+            if self.shared.stopping.is_cancelled() {
+                work.jobs.into_iter().rev().for_each(|job| self.pending.push_front(job));
+                return;
+            }
+            places.truncate(self.room);
+            calls.truncate(self.room);
+            let count = calls.len();
+            let Some(batch) = work.transaction(calls) else { return };
+            self.shared.board.phase(self.operator, Phase::Sending);
+            let result = match self.hold.clone() {
+                Some(hold) => self.watched(&batch, hold).await,
+                None => None,
+            };
+            let Some(result) = result else {
+                // What was sent is for the next trader to find out, or for this one once it has the account.
+                self.doubt = true;
+                self.shared.board.phase(self.operator, Phase::Elsewhere);
+                return self.give_way(work.jobs).await;
+            };
+            match result.and_then(|outcome| matching(outcome, count)) {
+                Ok(outcome) => self.included(&mut work, outcome, places),
+                Err(SubmitError::TooLarge { fits, .. }) if count > 1 => self.room = fits.clamp(1, count - 1),
+                Err(error) => return self.not_included(work, count, &error).await,
             }
         }
     }
 
-    /// Submits, and shows the transaction's way.
-    async fn watched(&self, batch: &CallBatch) -> Result<BatchOutcome, SubmitError> {
+    fn included(&mut self, work: &mut Work, outcome: BatchOutcome, places: Vec<usize>) {
+        self.shared.board.batch(places.len(), "included");
+        self.shared.board.lane(self.operator, |lane| lane.last_error = None);
+        if places.len() >= self.room {
+            // Other calls may take less.
+            self.room = self.room.saturating_mul(2);
+        }
+        let results = outcome.calls.into_iter().map(|result| match result {
+            Ok(()) => CallOutcome::Done,
+            Err(e) => CallOutcome::Failed(e.name),
+        });
+        work.sent(outcome.extrinsic, outcome.number, places.into_iter().zip(results));
+    }
+
+    async fn end(&self, mut work: Work) {
+        // A call also fails because somebody else has done it in the meantime.
+        if let Err(e) = self.ask(&mut work, |o| matches!(o, Some(CallOutcome::Failed(_)))).await {
+            tracing::warn!(operator = %self.operator, error = %e, "failed calls were not looked up");
+        }
+        self.finish(work).await;
+    }
+
+    async fn not_included(&mut self, mut work: Work, calls: usize, error: &SubmitError) {
+        let doubtful = matches!(error, SubmitError::Lost { .. } | SubmitError::Unknown { .. });
+        self.shared.board.batch(calls, if doubtful { "doubtful" } else { "refused" });
+        if doubtful {
+            self.doubt = true;
+            self.doubt = self.ask(&mut work, |outcome| outcome.is_none()).await.is_err();
+        }
+        self.refused(work, error).await;
+    }
+
+    /// Submits, and shows the transaction's way. `None` where the account was lost: nothing is sent after
+    /// that.
+    async fn watched(&self, batch: &CallBatch, mut hold: Hold) -> Option<Result<BatchOutcome, SubmitError>> {
         let (progress, mut reports) = mpsc::channel(PROGRESS_SLOTS);
         let submitted = self.within_limit(self.shared.submitter.submit(batch, progress));
         tokio::pin!(submitted);
         loop {
             tokio::select! {
-                result = &mut submitted => return result,
+                biased;
+                // Before anything else, so that a process that was stopped for a while sends nothing more.
+                () = hold.lost() => return None,
+                result = &mut submitted => return Some(result),
                 Some(report) = reports.recv() => {
                     let phase = match report {
                         SubmitProgress::Submitted { extrinsic } => Phase::Sent { extrinsic },
@@ -280,7 +374,10 @@ impl Lane {
             "a batch was not carried out"
         );
         self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.clone()));
-        let by_one_job = matches!(error, SubmitError::Refused { .. } | SubmitError::Unsupported { .. });
+        let by_one_job = matches!(
+            error,
+            SubmitError::Refused { .. } | SubmitError::Unsupported { .. } | SubmitError::TooLarge { .. }
+        );
         if by_one_job && !error.is_retryable() && work.jobs.len() > 1 {
             // One job's call may be to blame: each is tried without the others, and what is known of their
             // calls is asked for again.
@@ -350,7 +447,7 @@ fn retry_delay(attempt: u32, config: &Config) -> Duration {
 }
 
 /// The error and its causes in one line.
-fn chain_of(error: &dyn std::error::Error) -> String {
+pub(super) fn chain_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(e) = cause {

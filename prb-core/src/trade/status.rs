@@ -61,6 +61,8 @@ pub enum Phase {
     /// Collecting jobs.
     #[default]
     Gathering,
+    /// Another trader has the account: its jobs are handed back.
+    Elsewhere,
     /// Asking the chain which calls are done already.
     Checking,
     /// Handing its batch to the submitter.

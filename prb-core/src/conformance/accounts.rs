@@ -1,0 +1,80 @@
+//! What every backend of [`AccountLeases`] does.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::{primitives::AccountId, trade::accounts::AccountLeases};
+
+const ALICE: AccountId = AccountId([0xa1; 32]);
+const BOB: AccountId = AccountId([0xb0; 32]);
+/// Runs out within no check.
+const LONG: Duration = Duration::from_secs(600);
+/// Is waited for.
+const SHORT: Duration = Duration::from_millis(400);
+/// A lease that has not run out by then never will.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs all checks. `two` makes two traders that share their accounts with nobody else.
+///
+/// # Panics
+/// Where the backend breaks the seam's contract.
+pub async fn all<L: AccountLeases>(two: impl AsyncFn() -> (L, L)) {
+    let (one, other) = two().await;
+    an_account_is_one_traders(&one, &other).await;
+    let (one, other) = two().await;
+    a_lease_that_is_not_renewed_runs_out(&one, &other).await;
+    let (one, other) = two().await;
+    renewals_keep_and_tell_what_is_lost(&one, &other).await;
+    let (one, other) = two().await;
+    an_old_lease_gives_nothing_back(&one, &other).await;
+}
+
+async fn an_account_is_one_traders<L: AccountLeases>(one: &L, other: &L) {
+    let token = one.acquire(ALICE, LONG).await.unwrap().unwrap();
+    assert_eq!(other.acquire(ALICE, LONG).await.unwrap(), None);
+    assert!(other.acquire(BOB, LONG).await.unwrap().is_some(), "another account is not concerned");
+    one.release(&[(ALICE, token)]).await.unwrap();
+    let next = other.acquire(ALICE, LONG).await.unwrap().expect("it was given back");
+    assert_ne!(next, token);
+    assert_eq!(one.acquire(ALICE, LONG).await.unwrap(), None);
+}
+
+async fn a_lease_that_is_not_renewed_runs_out<L: AccountLeases>(one: &L, other: &L) {
+    let asked = Instant::now();
+    let token = one.acquire(ALICE, SHORT).await.unwrap().unwrap();
+    let next = loop {
+        if let Some(next) = other.acquire(ALICE, LONG).await.unwrap() {
+            break next;
+        }
+        assert!(asked.elapsed() < PATIENCE, "a lease does not run out");
+        sleep(SHORT / 8).await;
+    };
+    assert!(asked.elapsed() >= SHORT, "it ran out after {:?}", asked.elapsed());
+    assert_ne!(next, token);
+    assert_eq!(one.renew(&[(ALICE, token)], LONG).await.unwrap(), [ALICE]);
+    assert!(other.renew(&[(ALICE, next)], LONG).await.unwrap().is_empty());
+}
+
+async fn renewals_keep_and_tell_what_is_lost<L: AccountLeases>(one: &L, other: &L) {
+    let alice = one.acquire(ALICE, SHORT).await.unwrap().unwrap();
+    let bob = one.acquire(BOB, LONG).await.unwrap().unwrap();
+    assert!(one.renew(&[(ALICE, alice), (BOB, bob)], LONG).await.unwrap().is_empty());
+    sleep(2 * SHORT).await;
+    assert_eq!(other.acquire(ALICE, LONG).await.unwrap(), None, "it was renewed for longer");
+    one.release(&[(BOB, bob)]).await.unwrap();
+    assert_eq!(one.renew(&[(ALICE, alice), (BOB, bob)], LONG).await.unwrap(), [BOB]);
+    assert!(one.renew(&[], LONG).await.unwrap().is_empty());
+}
+
+async fn an_old_lease_gives_nothing_back<L: AccountLeases>(one: &L, other: &L) {
+    let old = one.acquire(ALICE, LONG).await.unwrap().unwrap();
+    let new = one.acquire(ALICE, LONG).await.unwrap().expect("a trader replaces its own lease");
+    assert_ne!(old, new);
+    one.release(&[(ALICE, old)]).await.unwrap();
+    assert_eq!(other.acquire(ALICE, LONG).await.unwrap(), None);
+    assert_eq!(one.renew(&[(ALICE, old)], LONG).await.unwrap(), [ALICE]);
+    assert!(one.renew(&[(ALICE, new)], LONG).await.unwrap().is_empty());
+}

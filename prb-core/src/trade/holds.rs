@@ -1,0 +1,185 @@
+//! The accounts that this trader has: kept by renewals, and seen to be lost in time.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use super::{
+    accounts::{AccountLeases, Error},
+    lane::chain_of,
+};
+use crate::primitives::{AccountId, PHALA_SS58_PREFIX};
+
+/// Renewals in a lease's life.
+const RENEWALS: u32 = 4;
+/// How long a trader without any account leaves jobs to others after it met one of another trader's.
+const SPARE_PAUSE: Duration = Duration::from_secs(3);
+
+/// An account that this trader has, as its lane sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Hold(watch::Receiver<Instant>);
+
+impl Hold {
+    /// Whether this trader may send for the account now.
+    pub(super) fn is_held(&self) -> bool {
+        *self.0.borrow() > Instant::now()
+    }
+
+    /// Waits until it may not any more.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn lost(&mut self) {
+        loop {
+            let until = *self.0.borrow_and_update();
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::select! {
+                () = sleep_until(until) => {}
+                renewed = self.0.changed() => if renewed.is_err() { return },
+            }
+        }
+    }
+}
+
+/// What asking for an account gave.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Ours {
+        hold: Hold,
+        /// It was not this trader's a moment ago: others may have used it.
+        anew: bool,
+    },
+    Elsewhere,
+}
+
+#[derive(Debug)]
+struct Held {
+    token: u64,
+    until: watch::Sender<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Holds {
+    leases: Arc<dyn AccountLeases>,
+    ttl: Duration,
+    held: Mutex<HashMap<AccountId, Held>>,
+    spare_until: watch::Sender<Instant>,
+}
+
+impl Holds {
+    pub(super) fn new(leases: Arc<dyn AccountLeases>, ttl: Duration) -> Self {
+        Self { leases, ttl, held: Mutex::default(), spare_until: watch::Sender::new(Instant::now()) }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<AccountId, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a lease that was asked for at `asked` counts as over: early enough that nobody else has it yet,
+    /// even where clocks run a little apart.
+    fn end(&self, asked: Instant) -> Instant {
+        asked + self.ttl * 3 / 4
+    }
+
+    /// Makes the account this trader's, if it is nobody else's.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub(super) async fn take(&self, account: AccountId) -> Result<Taken, Error> {
+        let known = self.held().get(&account).map(|held| Hold(held.until.subscribe()));
+        if let Some(hold) = known.filter(Hold::is_held) {
+            return Ok(Taken::Ours { hold, anew: false });
+        }
+        let asked = Instant::now();
+        let Some(token) = self.leases.acquire(account, self.ttl).await? else {
+            self.spare_until.send_replace(Instant::now() + SPARE_PAUSE);
+            return Ok(Taken::Elsewhere);
+        };
+        let (until, hold) = watch::channel(self.end(asked));
+        self.held().insert(account, Held { token, until });
+        Ok(Taken::Ours { hold: Hold(hold), anew: true })
+    }
+
+    /// Renews what lanes use and gives back the rest, for ever.
+    pub(super) async fn keep(&self) {
+        let period = self.ttl / RENEWALS;
+        let mut ticks = interval_at(Instant::now() + period, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.release_unused().await;
+            self.renew().await;
+        }
+    }
+
+    async fn renew(&self) {
+        let all: Vec<_> = self.held().iter().map(|(account, held)| (*account, held.token)).collect();
+        if all.is_empty() {
+            return;
+        }
+        let asked = Instant::now();
+        match self.leases.renew(&all, self.ttl).await {
+            Ok(lost) => {
+                let mut held = self.held();
+                for (account, token) in all {
+                    let Some(ours) = held.get(&account).filter(|ours| ours.token == token) else { continue };
+                    if !lost.contains(&account) {
+                        ours.until.send_replace(self.end(asked));
+                        continue;
+                    }
+                    let account_name = account.to_ss58(PHALA_SS58_PREFIX);
+                    tracing::warn!(account = account_name, "the lease of an account was lost");
+                    ours.until.send_replace(asked);
+                    held.remove(&account);
+                }
+            }
+            Err(e) => {
+                tracing::warn!(error = %chain_of(&e), accounts = all.len(), "leases of accounts were not renewed");
+            }
+        }
+    }
+
+    async fn release_unused(&self) {
+        let unused: Vec<_> = self
+            .held()
+            .extract_if(|_, held| held.until.receiver_count() == 0)
+            .map(|(account, held)| (account, held.token))
+            .collect();
+        self.release(&unused).await;
+    }
+
+    /// Gives everything back. Nothing may be sent after that.
+    pub(super) async fn release_all(&self) {
+        let all: Vec<_> = self.held().drain().map(|(account, held)| (account, held.token)).collect();
+        self.release(&all).await;
+    }
+
+    async fn release(&self, leases: &[(AccountId, u64)]) {
+        if leases.is_empty() {
+            return;
+        }
+        if let Err(e) = self.leases.release(leases).await {
+            tracing::debug!(error = %chain_of(&e), "accounts were not given back; their leases run out");
+        }
+    }
+
+    /// Until when this trader, having no account, leaves jobs to those who have theirs.
+    pub(super) fn spare_until(&self) -> Option<Instant> {
+        let until = *self.spare_until.borrow();
+        (until > Instant::now() && self.held().is_empty()).then_some(until)
+    }
+
+    /// Notices of [`spare_until`](Self::spare_until) that changed.
+    pub(super) fn spare(&self) -> watch::Receiver<Instant> {
+        self.spare_until.subscribe()
+    }
+}
