@@ -1,6 +1,8 @@
 //! Conformance suites of the seams: every backend runs them in its own tests.
 
+pub mod accounts;
 pub mod blob;
 pub mod inventory;
 pub mod queue;
+pub mod range;
 pub mod vault;
