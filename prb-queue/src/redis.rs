@@ -52,6 +52,7 @@ use self::{
     submit::Submission,
 };
 
+mod account_lease;
 mod action;
 mod admin;
 mod config;
@@ -66,6 +67,7 @@ mod scripts;
 mod submit;
 mod watch_events;
 
+pub use account_lease::RedisAccounts;
 pub use config::{BlockHint, Config, Signers, StartError};
 
 /// Calls that may wait for a task; more wait at its door.

@@ -39,4 +39,6 @@ scripts! {
     account: ["clock", "forget"];
     retry: ["room"];
     remove: ["forget"];
+    lease_account: ["clock"];
+    renew_accounts: [];
 }
