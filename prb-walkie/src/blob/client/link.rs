@@ -17,8 +17,6 @@ use crate::blob::{
 const READ_BYTES: usize = 64 * 1024;
 /// The largest payload that is copied out of the room for small ones. Larger ones are read to where they stay.
 const SMALL_BYTES: usize = 16 * 1024;
-/// A payload is read in pieces that are still near when they are summed up.
-const CHUNK_BYTES: usize = 256 * 1024;
 /// No frame can be longer: lengths are checked against what was asked for once the id is there.
 const MAX_FRAME_BYTES: usize = u32::MAX as usize;
 /// A provider that does not read requests for so long is gone.
@@ -133,9 +131,10 @@ impl Reader<'_> {
         let mut crc = crc32c::crc32c(&payload);
         while payload.len() < bytes {
             let start = payload.len();
-            let mut rest = (&mut payload).limit(CHUNK_BYTES.min(bytes - start));
+            let mut rest = (&mut payload).limit(bytes - start);
             let read = self.socket.read_buf(&mut rest).await;
             self.heard(read)?;
+            // What has just come is still near.
             crc = crc32c::crc32c_append(crc, &payload[start..]);
         }
         Ok((Some(self.shared.buffers.share(payload)), crc))
