@@ -31,12 +31,15 @@ pub(super) struct Submission {
 
 /// Runs until its queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission>) {
-    // Events are heard before anything is added; without them, fates are asked for.
+    // Events are heard before anything is added. Without them, later, fates are asked for.
     let mut listening = shared.listening.subscribe();
+    let mut waited = false;
     while let Some(first) = jobs.recv().await {
-        if !*listening.borrow() {
+        if !waited {
             let wait = tokio::time::timeout(shared.config.poll_interval, listening.wait_for(|on| *on));
+            // Ends with the time, too: the sender lives as long as this task.
             let _ = wait.await;
+            waited = true;
         }
         let mut bytes = first.json.len();
         let mut batch = vec![first];
