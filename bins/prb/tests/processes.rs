@@ -353,9 +353,11 @@ async fn data_providers_killed_at_any_time_hold_up_no_worker() {
     ground.net.until_active(0..workers, LIMIT).await;
     ground.net.assert_done_once();
     for manager in &ground.managers {
-        let metrics = manager.ops("/metrics").unwrap().1;
-        let refused: Vec<_> = metrics.lines().filter(|l| l.starts_with("prb_sync_errors_total")).collect();
-        assert!(refused.is_empty(), "workers refused what they were sent: {refused:?}");
+        // With both providers out of use for a moment there may be nothing to send; what is sent is good.
+        let log = manager.log();
+        let failed: Vec<_> = log.lines().filter(|line| line.contains("sync failed")).collect();
+        let refused = failed.iter().find(|line| !line.contains("no chain data"));
+        assert!(refused.is_none(), "a worker refused what it was sent: {refused:?}");
     }
     for daemon in ground.managers.iter_mut().chain(&mut ground.providers) {
         daemon.stop().await;
