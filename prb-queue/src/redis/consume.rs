@@ -1,0 +1,171 @@
+//! Consumers' side: from a job that was taken to a lease, and from a lease to its end.
+
+use std::time::Duration;
+
+use prb_core::{
+    primitives::PoolId,
+    queue::{
+        Error, Job, JobId, JobOutcome, JobSigner, JobState, Lease,
+        admin::{Step, now_ms},
+    },
+};
+use serde_json::Value;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{
+    RedisQueue, action,
+    dispense::{Grant, Taken, millis, number},
+    finish::{Ending, Kind},
+    held::HeldJob,
+    record::{Event, Record},
+};
+
+/// A job that was taken, read.
+pub(super) struct Opened {
+    pub(super) lease: Lease,
+    pub(super) held: HeldJob,
+}
+
+impl RedisQueue {
+    /// Reads a job that was taken, or says why nobody can carry it out.
+    pub(super) async fn open(&self, taken: &Taken) -> Result<Opened, Refusal> {
+        let record = Record::read(&taken.json).map_err(|e| Refusal::Unreadable(e.to_string()))?;
+        if record.tail.is_done() {
+            return Err(Refusal::Done(record));
+        }
+        let Some(id) = number(&taken.id) else {
+            return Err(Refusal::Bad(record, "the job's id is not a number".into()));
+        };
+        let decoded = match action::decode(&record.data) {
+            Ok(decoded) => decoded,
+            Err(e) => return Err(Refusal::Bad(record, e.to_string())),
+        };
+        let (pool, mark) = (decoded.pool, decoded.mark);
+        let signer = match decoded.signer {
+            Some(signer) => signer,
+            None => match self.signer(pool).await {
+                Ok(signer) => signer,
+                Err(message) => return Err(Refusal::Bad(record, message)),
+            },
+        };
+        let job = Job { pool, signer, calls: decoded.calls, retries: record.tail.retries() };
+        if let Err(e) = job.check() {
+            return Err(Refusal::Bad(record, e.to_string()));
+        }
+        // Another program's retry does not count in our books; what was done then is to be asked for.
+        let attempt = taken.tries.max(record.tail.is_used().into());
+        let lease = Lease { id, token: taken.token, attempt, job };
+        let progress = std::sync::Mutex::new(None);
+        // What has a mark was added by one of ours, and counted.
+        let bytes = mark.is_some().then_some(taken.json.len());
+        let held = HeldJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
+        Ok(Opened { lease, held })
+    }
+
+    async fn signer(&self, pool: PoolId) -> Result<JobSigner, String> {
+        let config = &self.0.shared.config;
+        let found = match &config.signers {
+            Some(signers) => timeout(config.call_timeout, signers.signer(pool)).await.ok().flatten(),
+            None => None,
+        };
+        found.ok_or_else(|| {
+            format!(
+                "the job does not say who signs, and this trader knows no operator of pool {pool}: add the \
+                 pool with its operator here, or submit with a lifecycle manager that sends the signer along"
+            )
+        })
+    }
+
+    /// Ends a job that nobody can carry out. It goes back where this is cancelled.
+    pub(super) async fn refuse(&self, grant: Grant, refusal: Refusal) {
+        let Some(Taken { id, token, .. }) = grant.taken() else { return };
+        let failed = |message| End::Failed { message, retry_after: None };
+        let (record, end) = match refusal {
+            Refusal::Done(record) => (record, End::Done),
+            Refusal::Bad(record, message) => (record, failed(message)),
+            Refusal::Unreadable(why) => {
+                let Ok(data) = serde_json::value::to_raw_value(&Value::Null) else { return };
+                (Record::new(data, 0, now_ms()), failed(format!("the job cannot be read: {why}")))
+            }
+        };
+        if let End::Failed { message, .. } = &end {
+            tracing::warn!(job = id, reason = message, "a job cannot be carried out");
+        }
+        let mark = action::decode(&record.data).ok().and_then(|decoded| decoded.mark);
+        let progress = std::sync::Mutex::new(None);
+        let held = HeldJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
+        match self.finish(id.clone(), &held, end).await {
+            Ok(_) => drop(grant.accept()),
+            Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be told"),
+        }
+    }
+
+    /// Ends a lease; says whether it was held.
+    async fn finish(&self, id: String, held: &HeldJob, end: End) -> Result<bool, Error> {
+        let (done, answer) = oneshot::channel();
+        let ending = ending(id, held, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
+        self.unless_closed(async {
+            self.0.endings.send(ending).await.map_err(|_| Error::Closed)?;
+            answer.await.map_err(|_| Error::Closed)?
+        })
+        .await
+    }
+
+    pub(super) async fn end(&self, id: JobId, token: u64, end: End) -> Result<(), Error> {
+        let held = self.0.shared.held.get(id, token).ok_or(Error::LeaseLost { id })?;
+        let was_held = self.finish(id.to_string(), &held, end).await?;
+        self.0.shared.held.forget(id, token);
+        if was_held { Ok(()) } else { Err(Error::LeaseLost { id }) }
+    }
+}
+
+/// Why a job that was taken is not handed out.
+pub(super) enum Refusal {
+    /// It was done before.
+    Done(Record),
+    /// Nobody can carry it out.
+    Bad(Record, String),
+    /// It is no job.
+    Unreadable(String),
+}
+
+/// What a consumer says at a lease's end.
+pub(super) enum End {
+    Done,
+    Succeeded(JobOutcome),
+    Failed { message: String, retry_after: Option<Duration> },
+}
+
+fn ending(
+    id: String,
+    held: &HeldJob,
+    end: End,
+    done: oneshot::Sender<Result<bool, Error>>,
+) -> Result<Ending, serde_json::Error> {
+    let mut tail = held.record.tail.clone();
+    tail.step(Step { state: JobState::Active, at_ms: held.since_ms, note: None });
+    let at_ms = now_ms();
+    let (kind, name, data) = match end {
+        End::Done => (Kind::Done, "", Value::Null),
+        End::Succeeded(outcome) => {
+            let data = serde_json::to_value(&outcome)?;
+            tail.succeed(outcome);
+            tail.step(Step { state: JobState::Succeeded, at_ms, note: None });
+            (Kind::Succeeded, "succeeded", data)
+        }
+        End::Failed { message, retry_after } => {
+            let retry_after = retry_after.filter(|_| tail.retries() > 0);
+            tail.fail(&message, retry_after.is_some());
+            let (state, kind, name) = match retry_after {
+                Some(delay) => (JobState::Delayed, Kind::Retried { delay_ms: millis(delay) }, "retrying"),
+                None => (JobState::Failed, Kind::Failed, "failed"),
+            };
+            tail.step(Step { state, at_ms, note: retry_after.is_some().then(|| message.clone()) });
+            (kind, name, Value::String(message))
+        }
+    };
+    let json = held.record.write(&tail)?;
+    let event = Event { id: id.clone(), event: name.into(), data, mark: held.mark.clone() };
+    let event = serde_json::to_string(&event)?;
+    Ok(Ending { id, token: held.token, kind, bytes: held.bytes, json, event, done })
+}
