@@ -80,7 +80,7 @@ pub struct Limits {
     pub calls_to_peer: usize,
     /// Connections.
     pub connections: u32,
-    /// Connections with one peer.
+    /// Connections with one peer: originals open one a call.
     pub connections_per_peer: u32,
     /// Connections whose handshake is not done yet.
     pub handshakes: u32,
@@ -113,7 +113,7 @@ impl Default for Limits {
             calls: 256,
             calls_to_peer: 64,
             connections: 512,
-            connections_per_peer: 8,
+            connections_per_peer: 64,
             handshakes: 64,
             peers: 1024,
             ping_interval: Duration::from_secs(15),
