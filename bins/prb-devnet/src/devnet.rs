@@ -29,6 +29,8 @@ use crate::{
     worker::{self, WorkerHandle},
 };
 
+mod fork;
+
 /// Every so many-th relay block has a parachain block.
 const PARA_EVERY: u32 = 2;
 /// What each operator has.
@@ -56,6 +58,7 @@ struct Inner {
     authorities: Vec<(AuthorityId, ed25519::Pair)>,
     moving: Mutex<Moving>,
     para_paused: AtomicBool,
+    para_held: AtomicBool,
     upgrade: AtomicBool,
     stop: CancellationToken,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
@@ -68,6 +71,8 @@ struct Moving {
     included: Vec<(u32, u32)>,
     /// The newest parachain block that a relay block includes.
     para_included: u32,
+    /// The relay parents of the parachain blocks after that.
+    para_parents: Vec<u32>,
 }
 
 /// A relay chain and a parachain that move together. Cheap to clone.
@@ -121,6 +126,7 @@ impl Devnet {
             authorities,
             moving: Mutex::default(),
             para_paused: AtomicBool::new(false),
+            para_held: AtomicBool::new(false),
             upgrade: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks: tokio::sync::Mutex::new(JoinSet::new()),
@@ -201,18 +207,23 @@ impl Devnet {
             self.finalize(&mut moving, number - 1)?;
         }
         let paused = self.0.para_paused.load(Ordering::Relaxed);
-        let para =
-            if number.is_multiple_of(PARA_EVERY) && !paused { Some(self.author_para(number)?) } else { None };
+        let para = if number.is_multiple_of(PARA_EVERY) && !paused {
+            moving.para_parents.push(number);
+            Some(self.author_para(number)?)
+        } else {
+            None
+        };
         Ok(TickReport { relay: number, para })
     }
 
     fn author_relay(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
         let mut inherents = self.inherents(number)?;
         let best = self.0.para.best_number();
-        if best > moving.para_included {
+        if best > moving.para_included && !self.0.para_held.load(Ordering::Relaxed) {
             let head = self.0.para.header(best).map(|header| header.encode()).unwrap_or_default();
             put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), head)])?;
             moving.para_included = best;
+            moving.para_parents.clear();
             moving.included.push((number, best));
         }
         self.0.relay.author(inherents)?;
@@ -237,6 +248,12 @@ impl Devnet {
     }
 
     fn author_para(&self, relay_parent: u32) -> Result<u32, Error> {
+        let inherents = self.para_inherents(relay_parent)?;
+        Ok(self.0.para.author(inherents)?.number)
+    }
+
+    /// What the next parachain block is told, with this relay parent.
+    fn para_inherents(&self, relay_parent: u32) -> Result<InherentData, Error> {
         let (relay, para) = (&self.0.relay, &self.0.para);
         let unknown = || Error::UnknownBlock(relay_parent.to_string());
         let relay_header = relay.header(relay_parent).ok_or_else(unknown)?;
@@ -258,8 +275,7 @@ impl Devnet {
         };
         let mut inherents = self.inherents(relay_parent)?;
         put(&mut inherents, parachain_system::INHERENT_IDENTIFIER, &data)?;
-        para.author(inherents)?;
-        Ok(parent + 1)
+        Ok(inherents)
     }
 
     fn inherents(&self, relay_number: u32) -> Result<InherentData, Error> {

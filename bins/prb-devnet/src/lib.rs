@@ -44,6 +44,7 @@ pub use self::{
     config::{Config, DEFAULT_EPOCH_MS, Epoch},
     devnet::{Devnet, TickReport},
     error::Error,
-    node::{Faults, Node, TransactionFault},
+    node::{Faults, Node, PoolError, Retracted, TransactionFault},
 };
 pub use prb_devnet_runtime as runtime;
+pub use sp_runtime::transaction_validity::{InvalidTransaction, UnknownTransaction};

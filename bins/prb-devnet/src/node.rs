@@ -3,6 +3,7 @@
 mod author;
 mod faults;
 pub(crate) mod finality;
+mod fork;
 pub(crate) mod ledger;
 pub(crate) mod pool;
 pub(crate) mod runtime;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::{
     faults::{Faults, TransactionFault},
     finality::FinalityProof,
+    fork::Retracted,
     ledger::{StorageChanges, StorageCollection},
     pool::{Error as PoolError, Status},
     state::StoragePairs,
@@ -160,7 +162,7 @@ impl Node {
     /// Returns a block's header.
     #[must_use]
     pub fn header_by_hash(&self, hash: H256) -> Option<Header> {
-        self.header(self.block_number(hash)?)
+        self.block_by_hash(hash).map(|block| block.header.clone())
     }
 
     /// Returns a block's extrinsics, each with its length prefix.
@@ -259,6 +261,9 @@ impl Node {
     /// # Errors
     /// [`Error::Pool`] where it is refused.
     pub fn submit_and_watch(&self, extrinsic: Vec<u8>) -> Result<(H256, mpsc::Receiver<Status>), Error> {
+        if let Some(refusal) = self.faults.refusal() {
+            return Err(refusal.into());
+        }
         let hash = BlakeTwo256::hash(&extrinsic);
         let best = self.best_block();
         self.pool.lock().check(hash, best.header.number)?;

@@ -23,6 +23,19 @@ use crate::Error;
 impl Node {
     /// Authors a block on the newest one.
     pub(crate) fn author(&self, inherents: sp_inherents::InherentData) -> Result<Header, Error> {
+        self.author_with(inherents, true)
+    }
+
+    /// Authors a block without transactions on the newest one.
+    pub(crate) fn author_empty(&self, inherents: sp_inherents::InherentData) -> Result<Header, Error> {
+        self.author_with(inherents, false)
+    }
+
+    fn author_with(
+        &self,
+        inherents: sp_inherents::InherentData,
+        transactions: bool,
+    ) -> Result<Header, Error> {
         let parent = self.best_block();
         let state = self.state.at(parent.header.state_root);
         let runtime = runtime::of_state(self.versions, &state)?;
@@ -33,7 +46,8 @@ impl Node {
             Header::new(number, Default::default(), Default::default(), parent.hash, Default::default());
         let _: Vec<u8> = runtime.call(build.overlay, &state, "Core_initialize_block", &header.encode())?;
         let mut body = build.inherents(inherents)?;
-        let included = build.transactions(self.candidates(runtime, &state, &parent), &mut body, |hash| {
+        let candidates = if transactions { self.candidates(runtime, &state, &parent) } else { Vec::new() };
+        let included = build.transactions(candidates, &mut body, |hash| {
             self.pool.lock().refuse(hash, number);
         })?;
         let header: Header =
@@ -49,7 +63,10 @@ impl Node {
             StorageChanges { main: changes.main_storage_changes, child: changes.child_storage_changes };
         let hash = header.hash();
         self.ledger.write().push(Block { hash, header: header.clone(), body, changes });
-        self.pool.lock().included(&included, number, hash);
+        let mut pool = self.pool.lock();
+        pool.included(&included, number, hash);
+        pool.give_up_watching(number.saturating_sub(self.faults.finality_timeout_blocks()));
+        drop(pool);
         self.best.send_replace(number);
         Ok(header)
     }

@@ -1,9 +1,14 @@
 //! Faults that a node can be told to have.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use super::pool;
+
+/// Blocks after which a node gives up watching a transaction that is in a block and not final.
+const FINALITY_TIMEOUT: u32 = 512;
 
 /// What happens to transactions that are sent to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,6 +30,8 @@ struct Inner {
     justifications: HashSet<u32>,
     frozen_at: Option<u32>,
     transactions: TransactionFault,
+    refusals: VecDeque<pool::Error>,
+    finality_timeout: Option<u32>,
 }
 
 /// Faults that a node can be told to have, as its RPC shows them; its chain stays whole.
@@ -32,11 +39,12 @@ struct Inner {
 pub struct Faults {
     inner: Mutex<Inner>,
     hangs: watch::Sender<bool>,
+    held: watch::Sender<HashSet<String>>,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { inner: Mutex::default(), hangs: watch::Sender::new(false) }
+        Self { inner: Mutex::default(), hangs: watch::Sender::new(false), held: watch::Sender::default() }
     }
 }
 
@@ -76,6 +84,31 @@ impl Faults {
         self.hangs.send_replace(hangs);
     }
 
+    /// Lets requests of a method wait until it is released; others are answered meanwhile.
+    pub fn hold(&self, method: &str) {
+        self.held.send_modify(|held| {
+            held.insert(method.to_owned());
+        });
+    }
+
+    /// Answers the requests of a method that wait, and those to come.
+    pub fn release(&self, method: &str) {
+        self.held.send_modify(|held| {
+            held.remove(method);
+        });
+    }
+
+    /// Refuses the next transactions with these errors, one each, whatever they are.
+    pub fn refuse_transactions(&self, refusals: impl IntoIterator<Item = pool::Error>) {
+        self.inner.lock().refusals.extend(refusals);
+    }
+
+    /// Gives up watching a transaction whose block is not final after so many more blocks; real nodes, and
+    /// this one without the fault, do so after 512.
+    pub fn finality_timeout(&self, blocks: u32) {
+        self.inner.lock().finality_timeout = Some(blocks);
+    }
+
     /// Sets what happens to transactions.
     pub fn transactions(&self, fault: TransactionFault) {
         self.inner.lock().transactions = fault;
@@ -84,6 +117,7 @@ impl Faults {
     /// Ends all faults.
     pub fn heal(&self) {
         *self.inner.lock() = Inner::default();
+        self.held.send_modify(HashSet::clear);
         self.hang(false);
     }
 
@@ -109,6 +143,22 @@ impl Faults {
 
     pub(crate) fn transaction_fault(&self) -> TransactionFault {
         self.inner.lock().transactions
+    }
+
+    /// Takes the refusal that the next transaction gets.
+    pub(crate) fn refusal(&self) -> Option<pool::Error> {
+        self.inner.lock().refusals.pop_front()
+    }
+
+    pub(crate) fn finality_timeout_blocks(&self) -> u32 {
+        self.inner.lock().finality_timeout.unwrap_or(FINALITY_TIMEOUT)
+    }
+
+    /// Waits while a method is held.
+    pub(crate) async fn until_released(&self, method: &str) {
+        let mut held = self.held.subscribe();
+        // The sender lives in `self`.
+        let _ = held.wait_for(|held| !held.contains(method)).await;
     }
 
     /// Waits while the node hangs.

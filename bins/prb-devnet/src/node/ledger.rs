@@ -1,4 +1,4 @@
-//! The blocks of a chain, without forks.
+//! The blocks of a chain, and those that lost their place in it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -33,6 +33,8 @@ pub(crate) struct Block {
 pub(crate) struct Ledger {
     blocks: Vec<Arc<Block>>,
     numbers: HashMap<H256, u32>,
+    /// Blocks of forks that are over.
+    stale: HashMap<H256, Arc<Block>>,
     finalized: u32,
     /// The justifications kept with their blocks.
     justifications: HashMap<u32, Vec<u8>>,
@@ -47,6 +49,7 @@ impl Ledger {
         Self {
             numbers: HashMap::from([(genesis.hash, 0)]),
             blocks: vec![Arc::new(genesis)],
+            stale: HashMap::new(),
             finalized: 0,
             justifications: HashMap::new(),
             best_justification: None,
@@ -68,6 +71,20 @@ impl Ledger {
 
     pub(crate) fn number(&self, hash: &H256) -> Option<u32> {
         self.numbers.get(hash).copied()
+    }
+
+    pub(crate) fn by_hash(&self, hash: &H256) -> Option<Arc<Block>> {
+        self.number(hash).and_then(|number| self.block(number)).or_else(|| self.stale.get(hash).cloned())
+    }
+
+    /// Takes away the blocks after `last`, or after the final ones if those are more.
+    pub(crate) fn retract(&mut self, last: u32) -> Vec<Arc<Block>> {
+        let retracted = self.blocks.split_off(last.max(self.finalized) as usize + 1);
+        for block in &retracted {
+            self.numbers.remove(&block.hash);
+            self.stale.insert(block.hash, Arc::clone(block));
+        }
+        retracted
     }
 
     pub(crate) fn push(&mut self, block: Block) {

@@ -9,6 +9,8 @@ use sp_runtime::transaction_validity::{
 };
 use tokio::sync::mpsc;
 
+use super::fork::Retracted;
+
 /// Most bytes of all transactions.
 const MAX_BYTES: usize = 20 * 1024 * 1024;
 /// Blocks for which a transaction that was used or refused is not taken again.
@@ -69,6 +71,10 @@ pub enum Status {
     Broadcast,
     /// A block has it.
     InBlock(H256),
+    /// The block that had it lost its place.
+    Retracted(H256),
+    /// The block that has it was not final in time.
+    FinalityTimeout(H256),
     /// A final block has it.
     Finalized(H256),
     /// Another one took its place.
@@ -109,7 +115,9 @@ impl Entry {
 #[derive(Debug)]
 struct Included {
     block: u32,
-    watchers: Vec<mpsc::Sender<Status>>,
+    block_hash: H256,
+    hash: H256,
+    entry: Entry,
 }
 
 /// The pool.
@@ -323,13 +331,45 @@ impl Pool {
     /// Moves the transactions of a new block out of the pool.
     pub(crate) fn included(&mut self, hashes: &[H256], number: u32, block: H256) {
         for hash in hashes {
-            let Some(entry) = self.remove(hash, &Status::InBlock(block)) else { continue };
-            let watchers: Vec<_> =
-                entry.watchers.into_iter().filter(|watcher| !watcher.is_closed()).collect();
-            if !watchers.is_empty() {
-                self.included.push(Included { block: number, watchers });
-            }
+            let Some(mut entry) = self.remove(hash, &Status::InBlock(block)) else { continue };
+            entry.watchers.retain(|watcher| !watcher.is_closed());
+            self.included.push(Included { block: number, block_hash: block, hash: *hash, entry });
             self.ban(*hash, number);
+        }
+    }
+
+    /// Tells the watchers of transactions that their block lost its place. Returns those watchers that
+    /// hear nothing more.
+    pub(crate) fn retracted(&mut self, block: H256, fate: Retracted) -> Vec<mpsc::Sender<Status>> {
+        let (retracted, rest): (Vec<_>, Vec<_>) =
+            self.included.drain(..).partition(|included| included.block_hash == block);
+        self.included = rest;
+        let mut silent = Vec::new();
+        for Included { hash, mut entry, .. } in retracted {
+            entry.tell(&Status::Retracted(block));
+            self.banned.remove(&hash);
+            if fate == Retracted::Lost {
+                silent.append(&mut entry.watchers);
+                continue;
+            }
+            for tag in &entry.valid.provides {
+                self.providers.insert(tag.clone(), hash);
+            }
+            self.bytes += entry.bytes.len();
+            entry.ready = false;
+            self.entries.insert(hash, entry);
+        }
+        self.promote();
+        silent
+    }
+
+    /// Gives up watching what blocks up to `last` hold, which are not final.
+    pub(crate) fn give_up_watching(&mut self, last: u32) {
+        for Included { block_hash, entry, .. } in
+            self.included.iter_mut().filter(|included| included.block <= last && last > 0)
+        {
+            entry.tell(&Status::FinalityTimeout(*block_hash));
+            entry.watchers.clear();
         }
     }
 
@@ -340,9 +380,7 @@ impl Pool {
         self.included = rest;
         for included in done {
             let Some(hash) = hash_of(included.block) else { continue };
-            for watcher in included.watchers {
-                let _ = watcher.try_send(Status::Finalized(hash));
-            }
+            included.entry.tell(&Status::Finalized(hash));
         }
     }
 

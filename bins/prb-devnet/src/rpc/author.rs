@@ -92,6 +92,8 @@ fn status_json(status: &Status) -> Value {
         Status::Ready => json!("ready"),
         Status::Broadcast => json!({ "broadcast": [PEER] }),
         Status::InBlock(hash) => json!({ "inBlock": hash }),
+        Status::Retracted(hash) => json!({ "retracted": hash }),
+        Status::FinalityTimeout(hash) => json!({ "finalityTimeout": hash }),
         Status::Finalized(hash) => json!({ "finalized": hash }),
         Status::Usurped(hash) => json!({ "usurped": hash }),
         Status::Dropped => json!("dropped"),

@@ -52,6 +52,7 @@ where
             node.count_request();
             node.count_method(request.method_name());
             node.faults().until_answering().await;
+            node.faults().until_released(request.method_name()).await;
             if node.faults().is_refused(request.method_name()) {
                 return MethodResponse::error(request.id, refusal());
             }

@@ -42,7 +42,7 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn block_by_hash(&self, hash: H256) -> Option<Arc<Block>> {
-        self.block(self.node.block_number(hash)?)
+        self.node.block_by_hash(hash).filter(|block| block.header.number <= self.best())
     }
 
     /// Returns the block asked for, or the best one.

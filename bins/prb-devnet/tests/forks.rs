@@ -1,0 +1,156 @@
+//! Blocks that lose their place, transactions that are refused on purpose, requests that wait: as clients see
+//! them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use prb_devnet::{Config, Devnet, InvalidTransaction, PoolError, Retracted};
+use serde_json::{Value as Json, json};
+use subxt::{
+    OnlineClient, SubstrateConfig,
+    dynamic::{self, Value},
+};
+use subxt_rpcs::{RpcClient, client::RpcSubscription, rpc_params};
+use subxt_signer::{bip39::Mnemonic, sr25519::Keypair};
+
+struct Rig {
+    devnet: Devnet,
+    client: OnlineClient<SubstrateConfig>,
+    rpc: RpcClient,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let devnet = Devnet::start(Config { history: 10, ..Config::default() }).await.unwrap();
+        let rpc = RpcClient::from_insecure_url(devnet.para().url()).await.unwrap();
+        let client = OnlineClient::from_insecure_url(devnet.para().url()).await.unwrap();
+        Self { devnet, client, rpc }
+    }
+
+    fn ticks(&self, count: u32) {
+        for _ in 0..count {
+            self.devnet.tick().unwrap();
+        }
+    }
+
+    async fn signed(&self, nonce: u64) -> String {
+        let signer =
+            Keypair::from_phrase(&Mnemonic::parse(&self.devnet.pools()[0].mnemonic).unwrap(), None).unwrap();
+        let at = self.client.at_current_block().await.unwrap();
+        let payload = dynamic::transaction("System", "remark_with_event", (Value::from_bytes("x"),));
+        let params = subxt::config::DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new()
+            .nonce(nonce)
+            .mortal(64)
+            .build();
+        let signed = at.transactions().create_signed(&payload, &signer, params).await.unwrap();
+        format!("0x{}", hex::encode(signed.encoded()))
+    }
+
+    async fn watch(&self, extrinsic: &str) -> RpcSubscription<Json> {
+        let method = "author_submitAndWatchExtrinsic";
+        self.rpc.subscribe(method, rpc_params![extrinsic], "author_unwatchExtrinsic").await.unwrap()
+    }
+}
+
+async fn next(subscription: &mut RpcSubscription<Json>) -> Json {
+    let next = tokio::time::timeout(std::time::Duration::from_secs(60), subscription.next());
+    next.await.expect("no status").unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retracted_transaction_gets_into_another_block() {
+    let rig = Rig::new().await;
+    let (devnet, para) = (&rig.devnet, rig.devnet.para());
+    devnet.hold_para(true);
+    let mut watched = rig.watch(&rig.signed(0).await).await;
+    rig.ticks(4);
+    assert_eq!(next(&mut watched).await, "ready");
+    assert!(next(&mut watched).await.get("broadcast").is_some());
+    let first = next(&mut watched).await["inBlock"].clone();
+    let (best, finalized) = (para.best_number(), para.finalized_number());
+    let old = para.block_hash(best).unwrap();
+    let replaced = devnet.reorganise_para(Retracted::Pooled).unwrap();
+    assert_eq!((replaced, para.best_number(), para.finalized_number()), (best - finalized, best, finalized));
+    assert_ne!(para.block_hash(best), Some(old));
+    assert_eq!(next(&mut watched).await, json!({ "retracted": first }));
+    // The block that lost its place is known by its hash, and no block of the chain.
+    let block: Json = rig.rpc.request("chain_getBlock", rpc_params![first.clone()]).await.unwrap();
+    assert_eq!(block["block"]["extrinsics"].as_array().unwrap().len(), 3);
+    let nonce: u32 = rig
+        .rpc
+        .request("system_accountNextIndex", rpc_params![devnet.pools()[0].operator.to_string()])
+        .await
+        .unwrap();
+    assert_eq!(nonce, 1, "it is back in the pool");
+    devnet.hold_para(false);
+    rig.ticks(6);
+    assert_eq!(next(&mut watched).await, "ready");
+    assert!(next(&mut watched).await.get("broadcast").is_some());
+    let second = next(&mut watched).await["inBlock"].clone();
+    assert_ne!(second, first);
+    assert_eq!(next(&mut watched).await, json!({ "finalized": second }));
+    devnet.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn final_blocks_keep_their_place() {
+    let rig = Rig::new().await;
+    rig.ticks(1);
+    let para = rig.devnet.para();
+    let (best, hash) = (para.best_number(), para.block_hash(para.best_number()));
+    let replaced = rig.devnet.reorganise_para(Retracted::Pooled).unwrap();
+    assert_eq!((replaced, para.best_number(), para.block_hash(best)), (0, best, hash));
+    rig.ticks(8);
+    assert!(para.finalized_number() > best);
+    rig.devnet.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_is_not_final_in_time_is_watched_no_more() {
+    let rig = Rig::new().await;
+    rig.devnet.hold_para(true);
+    rig.devnet.para().faults().finality_timeout(2);
+    let mut watched = rig.watch(&rig.signed(0).await).await;
+    rig.ticks(10);
+    let mut statuses = Vec::new();
+    while statuses.last().is_none_or(|status: &Json| status.get("finalityTimeout").is_none()) {
+        statuses.push(next(&mut watched).await);
+    }
+    let in_block = statuses[statuses.len() - 2]["inBlock"].clone();
+    assert_eq!(statuses.last().unwrap()["finalityTimeout"], in_block);
+    rig.devnet.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_are_refused_on_purpose() {
+    let rig = Rig::new().await;
+    let faults = rig.devnet.para().faults();
+    let stale = PoolError::Invalid(InvalidTransaction::Stale);
+    faults.refuse_transactions([stale, PoolError::Banned, PoolError::TooLowPriority { old: 2, new: 1 }]);
+    let extrinsic = rig.signed(0).await;
+    for expected in [1010, 1012, 1014] {
+        let answer: Result<Json, _> =
+            rig.rpc.request("author_submitExtrinsic", rpc_params![&extrinsic]).await;
+        match answer {
+            Err(subxt_rpcs::Error::User(error)) => assert_eq!(error.code, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    let _: Json = rig.rpc.request("author_submitExtrinsic", rpc_params![&extrinsic]).await.unwrap();
+    rig.devnet.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_one_method_wait() {
+    let rig = Rig::new().await;
+    let faults = rig.devnet.para().faults();
+    faults.hold("system_health");
+    let held = rig.rpc.request::<Json>("system_health", rpc_params![]);
+    tokio::pin!(held);
+    tokio::select! {
+        answer = &mut held => panic!("{answer:?}"),
+        answer = rig.rpc.request::<Json>("system_chain", rpc_params![]) => drop(answer.unwrap()),
+    }
+    faults.release("system_health");
+    held.await.unwrap();
+    rig.devnet.shutdown().await;
+}
