@@ -24,10 +24,12 @@ use subxt::{
 
 mod cache;
 mod call;
+mod limits;
 mod outcome;
 
 pub(crate) use cache::FetchError;
 pub use cache::Runtimes;
+pub(crate) use limits::BlockLimits;
 pub use outcome::{ExtrinsicOutcome, OutcomeError};
 
 /// Largest metadata taken, in bytes; a parachain's has about one million.
@@ -145,11 +147,19 @@ impl Runtime {
         })
     }
 
-    /// Most bytes that all ordinary transactions of a block may have, if the runtime tells
-    /// (`System::BlockLength`).
-    pub(crate) fn max_block_bytes(&self) -> Option<u128> {
-        let length: Value<()> = self.constant("System", "BlockLength").ok()?;
-        length.at("max").at("normal")?.as_u128()
+    /// What ordinary transactions may take of a block, as far as the runtime tells
+    /// (`System::BlockLength`, `System::BlockWeights`).
+    pub(crate) fn block_limits(&self) -> BlockLimits {
+        let number = |value: Option<&Value<()>>| value.and_then(Value::as_u128);
+        let length: Option<Value<()>> = self.constant("System", "BlockLength").ok();
+        let bytes = number(length.as_ref().and_then(|length| length.at("max")?.at("normal")));
+        let weights: Option<Value<()>> = self.constant("System", "BlockWeights").ok();
+        let normal = weights.as_ref().and_then(|weights| weights.at("per_class")?.at("normal"));
+        // `Option<Weight>`: nothing in a `None`.
+        let limit = |name: &str, part: &str| number(normal?.at(name)?.at(0)?.at(part));
+        let parts = |name: &str| ["ref_time", "proof_size"].map(|part| limit(name, part));
+        let base = ["ref_time", "proof_size"].map(|part| number(normal?.at("base_extrinsic")?.at(part)));
+        BlockLimits { bytes, block: parts("max_total"), extrinsic: parts("max_extrinsic"), base }
     }
 
     /// Reads a pallet's constant.

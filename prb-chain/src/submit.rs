@@ -3,14 +3,15 @@
 //! A batch becomes one signed, mortal transaction, and its fate is decided: the watch at the node tells it in
 //! the ordinary case, and where the watch is lost, falls silent or tells of a loss, the finalised blocks of
 //! the transaction's lifetime are searched for it. It is sent again as it is meanwhile (its nonce lets it
-//! take effect once at most), and counts as lost only when no block can hold it any more.
+//! take effect once at most), and counts as lost only when no block can hold it any more. Nodes may lag or
+//! disagree: the one that is furthest is believed, and no state older than one seen before.
 //!
 //! Not for: deciding what goes in a batch, and keeping one batch in flight an account (see
 //! [`prb_core::trade`]).
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -27,8 +28,10 @@ mod account;
 mod ask;
 mod effects;
 mod fate;
+mod gap;
 mod prepare;
 mod refusal;
+mod room;
 
 /// How a [`Submitter`] sends.
 #[derive(Clone, Debug)]
@@ -44,6 +47,9 @@ pub struct Config {
     pub unavailable_after: Duration,
     /// How long nodes may be unreachable before a sent transaction's fate counts as unknown.
     pub unknown_after: Duration,
+    /// How much of what a block has for ordinary transactions one batch may take, in percent, from 1 to 100.
+    /// A transaction that takes nearly all of a block waits for one that is empty.
+    pub max_block_percent: u8,
     /// Address prefix in messages, and in questions to nodes.
     pub ss58_prefix: u16,
     /// Accounts remembered at most. A forgotten one costs a few questions when it sends again.
@@ -59,6 +65,7 @@ impl Default for Config {
             watch_patience: Duration::from_secs(60),
             unavailable_after: Duration::from_secs(60),
             unknown_after: Duration::from_secs(15 * 60),
+            max_block_percent: 50,
             ss58_prefix: PHALA_SS58_PREFIX,
             max_accounts: 1_000,
         }
@@ -72,6 +79,9 @@ pub enum ConfigError {
     /// Eras have powers of two; above 4,096 they no longer start at every block.
     #[error("a transaction's mortality must be a power of two from 4 to 4096, not {0}")]
     Mortality(u32),
+    /// Not a share of a block.
+    #[error("a batch takes 1 to 100 percent of a block, not {0}")]
+    BlockPercent(u8),
     /// Two-byte prefixes are not in use here.
     #[error("the SS58 prefix must be below 64, not {0}")]
     Prefix(u16),
@@ -89,6 +99,8 @@ struct Inner {
     config: Config,
     runtimes: Runtimes,
     accounts: Mutex<HashMap<AccountId, Account>>,
+    /// The newest block that was seen final: what older states tell is not taken.
+    finalised: AtomicU32,
 }
 
 /// What is remembered of an account.
@@ -109,10 +121,14 @@ impl Submitter {
         if !config.mortality_blocks.is_power_of_two() || !(4..=4096).contains(&config.mortality_blocks) {
             return Err(ConfigError::Mortality(config.mortality_blocks));
         }
+        if !(1..=100).contains(&config.max_block_percent) {
+            return Err(ConfigError::BlockPercent(config.max_block_percent));
+        }
         if config.ss58_prefix >= 64 {
             return Err(ConfigError::Prefix(config.ss58_prefix));
         }
-        let inner = Inner { pool, config, runtimes: Runtimes::default(), accounts: Mutex::default() };
+        let (runtimes, accounts, finalised) = Default::default();
+        let inner = Inner { pool, config, runtimes, accounts, finalised };
         Ok(Self { inner: Arc::new(inner) })
     }
 }
@@ -147,7 +163,8 @@ impl Inner {
         change(accounts.entry(account).or_default());
     }
 
-    /// Builds, sends and follows a batch; once more where the chain has moved on in between.
+    /// Builds, sends and follows a batch; anew where the chain has moved on in between, or where the node's
+    /// refusal may pass. A transaction that was refused is in no pool, so that another one may be built.
     async fn send(
         &self,
         batch: &CallBatch,
@@ -158,15 +175,30 @@ impl Inner {
         let mut rebuilt = false;
         loop {
             let (node, prepared) = self.prepare(batch, key, started).await?;
-            match self.submit_to(&node, &prepared).await {
-                Ok(watch) => return self.follow(&prepared, watch, progress).await,
-                Err(refusal::Refusal::MovedOn { reason }) if !rebuilt => {
-                    tracing::info!(node = %node.name(), reason, "the chain moved on, building the transaction anew");
-                    rebuilt = true;
-                }
-                Err(refusal) => return Err(self.refused(&node, refusal, &prepared).await),
+            let refusal = match self.submit_to(&node, &prepared).await {
+                Ok(watch) => return self.follow(&prepared, key, watch, progress).await,
+                Err(refusal) => refusal,
+            };
+            if !refusal.may_pass() || started.elapsed() >= self.config.unavailable_after {
+                return Err(self.refused(&node, refusal, &prepared).await);
+            }
+            tracing::info!(node = %node.name(), ?refusal, "building the transaction anew");
+            let moved_on = matches!(refusal, refusal::Refusal::MovedOn { .. });
+            if rebuilt || !moved_on {
+                tokio::time::sleep(self.config.poll_interval).await;
+            }
+            rebuilt = true;
+            if !moved_on {
+                // Another transaction of the account may be in the way.
+                self.forget(batch.signer.operator);
+                self.settle(batch.signer.operator).await?;
+                self.forget(batch.signer.operator);
             }
         }
+    }
+
+    fn forget(&self, account: AccountId) {
+        self.remember(account, |known| known.settled = false);
     }
 
     /// Whether the outcome leaves nothing of the account pending.
@@ -179,6 +211,7 @@ impl Inner {
                 SubmitError::BadKey { .. }
                     | SubmitError::InsufficientFees { .. }
                     | SubmitError::Dispatch(_)
+                    | SubmitError::TooLarge { .. }
                     | SubmitError::Lost { .. }
                     | SubmitError::Unsupported { .. }
             ),
@@ -198,7 +231,7 @@ impl ChainSubmitter for Submitter {
         let key = inner.key(&batch.signer)?;
         inner.settle(account).await?;
         // A cancelled call leaves it so.
-        inner.remember(account, |known| known.settled = false);
+        inner.forget(account);
         let result = inner.send(batch, &key, &progress).await;
         if Inner::settles(&result) {
             inner.remember(account, |known| known.settled = true);
@@ -209,5 +242,9 @@ impl ChainSubmitter for Submitter {
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
         self.inner.settle(account).await?;
         self.inner.effects(calls).await
+    }
+
+    fn forget(&self, account: AccountId) {
+        self.inner.forget(account);
     }
 }

@@ -69,13 +69,19 @@ impl Inner {
     }
 
     async fn nonces(&self, account: AccountId) -> Result<Nonces, ask::Error> {
-        let (head, funds) = ask::any(&self.pool, |node| async move {
-            let head = ask::finalised_head(&node).await?;
+        let (head, funds) = ask::newest(&self.pool, &self.finalised, |node, head| async move {
             let runtime = self.runtimes.at(&node, Some(head.hash)).await?;
             Ok((head.header.number, ask::funds(&node, &runtime, account, Some(head.hash)).await?))
         })
         .await?;
-        // The transaction may be in the pool of one node only.
+        let Some(next) = self.next_nonce(account).await else {
+            return Err(ask::Error::Wrong { node: "every node".into(), reason: "no next nonce".into() });
+        };
+        Ok(Nonces { head, finalised: funds.nonce, next })
+    }
+
+    /// The highest next nonce that a node tells: a transaction may be in the pool of one node only.
+    pub(super) async fn next_nonce(&self, account: AccountId) -> Option<u64> {
         let address = self.address(account);
         let nodes = self.pool.candidates();
         let answers = join_all(nodes.iter().map(|node| async {
@@ -83,10 +89,6 @@ impl Inner {
             tokio::time::timeout(NONCE_PATIENCE, question).await
         }))
         .await;
-        let next = answers.into_iter().filter_map(|answer| answer.ok()?.ok()).max();
-        let Some(next) = next else {
-            return Err(ask::Error::Wrong { node: "every node".into(), reason: "no next nonce".into() });
-        };
-        Ok(Nonces { head, finalised: funds.nonce, next })
+        answers.into_iter().filter_map(|answer| answer.ok()?.ok()).max()
     }
 }

@@ -1,8 +1,12 @@
 //! Questions about the finalised chain, asked of one node after the other.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::AtomicU32, atomic::Ordering},
+    time::Duration,
+};
 
 use codec::Decode;
+use futures::{StreamExt, stream::FuturesUnordered};
 use prb_core::{
     primitives::{Balance, Hash},
     wire::Header,
@@ -18,6 +22,9 @@ use crate::{
         json::{self, HexBytes},
     },
 };
+
+/// How long one node may take to tell its finalised head once another has told.
+const HEAD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a node did not tell.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +70,76 @@ where
             }
         }
     }
-    // A pool has at least one node.
-    Err(last.unwrap_or(Error::Wrong { node: "the pool".into(), reason: "it is empty".into() }))
+    Err(last.unwrap_or_else(no_node))
+}
+
+/// The nodes that answer, with their finalised heads: those that are furthest first, else in the pool's order.
+/// A node that lags or hangs behind others holds nobody up.
+pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Error> {
+    let mut asked: FuturesUnordered<_> = pool
+        .candidates()
+        .into_iter()
+        .enumerate()
+        .map(|(place, node)| async move {
+            let head = finalised_head(&node).await;
+            (place, node, head)
+        })
+        .collect();
+    let (mut told, mut last) = (Vec::new(), None);
+    loop {
+        let next = if told.is_empty() {
+            asked.next().await
+        } else {
+            tokio::time::timeout(HEAD_PATIENCE, asked.next()).await.ok().flatten()
+        };
+        match next {
+            Some((place, node, Ok(head))) => told.push((place, node, head)),
+            Some((_, node, Err(e))) => {
+                tracing::debug!(node = %node.name(), error = %e, "node did not tell its head");
+                last = Some(e);
+            }
+            None => break,
+        }
+    }
+    told.sort_by_key(|(place, _, head)| (std::cmp::Reverse(head.header.number), *place));
+    if told.is_empty() {
+        return Err(last.unwrap_or_else(no_node));
+    }
+    Ok(told.into_iter().map(|(_, node, head)| (node, head)).collect())
+}
+
+/// Asks about the newest finalised state: the node that is furthest, and others as far where it does not tell.
+/// No answer comes from a state older than one that was seen before, whose number is kept in `floor`.
+pub(super) async fn newest<T, F, Fut>(pool: &NodePool, floor: &AtomicU32, mut ask: F) -> Result<T, Error>
+where
+    F: FnMut(Arc<Node>, Head) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    let mut last = None;
+    for (node, head) in heads(pool).await? {
+        let (number, least) = (head.header.number, floor.load(Ordering::Relaxed));
+        if number < least {
+            let reason = format!("its newest final block is {number}, and {least} was seen final before");
+            last.get_or_insert(Error::wrong(&node, reason));
+            continue;
+        }
+        match ask(Arc::clone(&node), head).await {
+            Ok(answer) => {
+                floor.fetch_max(number, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            Err(e) => {
+                tracing::debug!(node = %node.name(), error = %e, "node did not tell");
+                last = Some(e);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(no_node))
+}
+
+// A pool has at least one node.
+fn no_node() -> Error {
+    Error::Wrong { node: "the pool".into(), reason: "it is empty".into() }
 }
 
 /// A finalised head and its header.

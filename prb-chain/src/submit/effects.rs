@@ -60,8 +60,7 @@ impl Inner {
     pub(super) async fn effects(&self, calls: &[Call]) -> Result<Effects, SubmitError> {
         let started = tokio::time::Instant::now();
         loop {
-            let found = ask::any(&self.pool, |node| async move {
-                let head = ask::finalised_head(&node).await?;
+            let found = ask::newest(&self.pool, &self.finalised, |node, head| async move {
                 let runtime = self.runtimes.at(&node, Some(head.header.parent_hash)).await?;
                 let questions = Questions::new(&runtime)?;
                 let keys = calls.iter().flat_map(|call| questions.keys(call)).collect();

@@ -1,6 +1,6 @@
 //! A sent transaction's way to its end: in a finalised block, or never in one.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::OptionFuture;
 use prb_core::{
@@ -13,11 +13,12 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Inner,
-    ask::{self, Block},
+    ask::{self, Block, Head},
     prepare::Prepared,
-    refusal::{Refusal, Watch},
+    refusal::Watch,
 };
 use crate::{
+    keys::OperatorKey,
     metadata::{ExtrinsicOutcome, Runtime},
     rpc::{
         Node,
@@ -27,8 +28,10 @@ use crate::{
 
 /// Blocks searched in one go.
 const SEARCH_BATCH: u32 = 16;
-/// How often a transaction is sent again.
-const MAX_RESENDS: u32 = 10;
+/// The pause before a transaction is sent again doubles up to so many times [`Config::poll_interval`].
+///
+/// [`Config::poll_interval`]: super::Config::poll_interval
+const MAX_RESEND_PAUSE: u32 = 16;
 
 /// What a watch tells (`author_submitAndWatchExtrinsic`).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -47,17 +50,26 @@ enum Status {
 }
 
 /// What is known of a transaction on its way.
-struct Way<'a> {
-    prepared: &'a Prepared,
+pub(super) struct Way<'a> {
+    pub(super) prepared: &'a Prepared,
+    /// The key that signed it.
+    pub(super) key: &'a OperatorKey,
     watch: Option<Watch>,
     /// The next block to search.
     cursor: u32,
     /// What the watch said last, for messages.
     seen: String,
     submitted: bool,
-    /// Whether sending it again may help.
-    resend: bool,
-    resends: u32,
+    /// The watch saw it in a block that keeps its place, as far as is known.
+    in_block: bool,
+    /// The node keeps it for later: it waits for a nonce before its own.
+    pub(super) future: bool,
+    /// It is sent again from then on, while it is in no block.
+    resend_at: Instant,
+    resend_pause: Duration,
+    resends: usize,
+    /// Since when one node says that no block can hold it while others have not come so far.
+    gone_since: Option<Instant>,
     ask_at: Instant,
     /// When a node last told anything.
     answered: Instant,
@@ -80,19 +92,25 @@ impl Inner {
     pub(super) async fn follow(
         &self,
         prepared: &Prepared,
+        key: &OperatorKey,
         watch: Option<Watch>,
         progress: &mpsc::Sender<SubmitProgress>,
     ) -> Result<BatchOutcome, SubmitError> {
         let now = Instant::now();
         let mut way = Way {
             prepared,
-            resend: watch.is_none(),
+            key,
+            in_block: false,
+            future: false,
+            resend_at: now,
+            resend_pause: self.config.poll_interval,
+            resends: 0,
+            gone_since: None,
             ask_at: now + self.patience(watch.is_some()),
             watch,
             cursor: prepared.birth.saturating_add(1),
             seen: "sent".into(),
             submitted: false,
-            resends: 0,
             answered: now,
             started: now,
         };
@@ -112,19 +130,19 @@ impl Inner {
                         way.ask_at = Instant::now() + self.patience(way.watch.is_some());
                         continue;
                     }
-                    Heeded::Finalised(block) => self.find_in(&way, block).await,
-                    Heeded::Lost => self.look(&way).await,
+                    Heeded::Finalised(block) => self.find_in(&mut way, block).await,
+                    Heeded::Lost => self.look(&mut way).await,
                 },
-                None => self.look(&way).await,
+                None => self.look(&mut way).await,
             };
             if let Some(result) = self.judge(&mut way, look).await {
                 return result;
             }
-            if way.watch.is_none() && way.resend && way.resends < MAX_RESENDS {
-                self.resend(&mut way).await;
-                if way.watch.is_some() {
-                    way.submitted(progress);
+            if !way.in_block && way.resend_at <= Instant::now() {
+                if way.future {
+                    self.fill_gap(&way).await;
                 }
+                self.resend(&mut way, progress).await;
             }
             way.ask_at = Instant::now() + self.patience(way.watch.is_some());
         }
@@ -169,14 +187,45 @@ impl Inner {
         })
     }
 
-    /// Searches the finalised blocks that can hold the transaction and were not searched yet.
-    async fn look(&self, way: &Way<'_>) -> Result<Look, ask::Error> {
-        let (prepared, cursor) = (way.prepared, way.cursor);
-        ask::any(&self.pool, |node| async move { self.look_with(&node, prepared, cursor).await }).await
+    /// Searches the finalised blocks that can hold the transaction and were not searched yet. That no block
+    /// can hold it is believed once all nodes that answer say so, or those that do not have had time to come
+    /// as far as the others.
+    async fn look(&self, way: &mut Way<'_>) -> Result<Look, ask::Error> {
+        let (mut gone, mut not_yet, mut last) = (None, None, None);
+        for (node, head) in ask::heads(&self.pool).await? {
+            match self.look_with(&node, &head, way.prepared, way.cursor).await {
+                Ok(Look::Found(block, index)) => return Ok(Look::Found(block, index)),
+                Ok(Look::Gone(why)) => drop(gone.get_or_insert(why)),
+                Ok(Look::NotYet { cursor }) => {
+                    not_yet = not_yet.max(Some(cursor));
+                    // Others are not further.
+                    if gone.is_none() {
+                        break;
+                    }
+                }
+                Err(e) => last = Some(e),
+            }
+        }
+        match (gone, not_yet, last) {
+            (Some(why), None, _) => Ok(Look::Gone(why)),
+            (Some(why), Some(_), _) => {
+                let since = *way.gone_since.get_or_insert_with(Instant::now);
+                let over = since.elapsed() >= self.config.watch_patience;
+                Ok(if over { Look::Gone(why) } else { Look::NotYet { cursor: way.cursor } })
+            }
+            (None, Some(cursor), _) => Ok(Look::NotYet { cursor }),
+            (None, None, Some(e)) => Err(e),
+            (None, None, None) => Ok(Look::NotYet { cursor: way.cursor }),
+        }
     }
 
-    async fn look_with(&self, node: &Node, prepared: &Prepared, from: u32) -> Result<Look, ask::Error> {
-        let head = ask::finalised_head(node).await?;
+    async fn look_with(
+        &self,
+        node: &Node,
+        head: &Head,
+        prepared: &Prepared,
+        from: u32,
+    ) -> Result<Look, ask::Error> {
         let number = head.header.number;
         let end = number.min(prepared.last);
         let mut cursor = from;
@@ -210,7 +259,7 @@ impl Inner {
     }
 
     /// Looks into the block that a watch called final, and into all of them if it is not there.
-    async fn find_in(&self, way: &Way<'_>, hash: Hash) -> Result<Look, ask::Error> {
+    async fn find_in(&self, way: &mut Way<'_>, hash: Hash) -> Result<Look, ask::Error> {
         let wanted = way.prepared.hash;
         let block = ask::any(&self.pool, |node| async move {
             ask::blocks(&node, &[hash]).await?.pop().ok_or_else(|| ask::Error::wrong(&node, "no block"))
@@ -249,22 +298,28 @@ impl Inner {
         })
     }
 
-    /// Sends the same transaction again, to the first node that answers.
-    async fn resend(&self, way: &mut Way<'_>) {
-        let node: Arc<Node> = self.pool.pick();
-        match self.submit_to(&node, way.prepared).await {
+    /// Sends the same transaction again: to the node that is asked first, or to the next one where a node has
+    /// it and is silent.
+    async fn resend(&self, way: &mut Way<'_>, progress: &mpsc::Sender<SubmitProgress>) {
+        let nodes = self.pool.candidates();
+        let place = way.resends + usize::from(way.watch.is_some());
+        let Some(node) = nodes.get(place % nodes.len().max(1)) else { return };
+        way.resends += 1;
+        way.resend_at = Instant::now() + way.resend_pause;
+        let longest = self.config.poll_interval.saturating_mul(MAX_RESEND_PAUSE);
+        way.resend_pause = way.resend_pause.saturating_mul(2).min(longest);
+        match self.submit_to(node, way.prepared).await {
             Ok(Some(watch)) => {
                 tracing::info!(node = %node.name(), extrinsic = %way.prepared.hash, "sent the transaction again");
-                (way.watch, way.resend) = (Some(watch), false);
-                way.resends += 1;
+                way.watch = Some(watch);
+                way.future = false;
+                way.submitted(progress);
             }
             // It is known there, or the node is away.
             Ok(None) => {}
-            // Probably it is in a block already: the search tells.
+            // Perhaps it is in a block already: the search tells.
             Err(refusal) => {
                 tracing::debug!(node = %node.name(), ?refusal, "node does not take the transaction again");
-                way.resends += 1;
-                way.resend = !matches!(refusal, Refusal::MovedOn { .. });
             }
         }
     }
@@ -293,15 +348,21 @@ impl Way<'_> {
         let status = status.and_then(Result::ok).and_then(|raw| json::parse::<Status>(raw.get()).ok());
         let Some(status) = status else {
             self.seen = format!("{}, then the watch was lost", self.seen);
-            (self.watch, self.resend) = (None, true);
-            return Heeded::Lost;
+            return self.unwatched();
         };
         self.answered = Instant::now();
         self.seen = status.name().into();
+        self.future = matches!(status, Status::Future);
         match status {
-            Status::Future | Status::Ready | Status::Broadcast(_) | Status::Retracted(_) => Heeded::Nothing,
+            Status::Future | Status::Ready | Status::Broadcast(_) => Heeded::Nothing,
             Status::InBlock(block) => {
+                self.in_block = true;
                 let _ = progress.try_send(SubmitProgress::InBlock { block });
+                Heeded::Nothing
+            }
+            // Its node puts it back into its pool, or not: then it is sent again.
+            Status::Retracted(_) => {
+                self.in_block = false;
                 Heeded::Nothing
             }
             Status::Finalized(block) => {
@@ -310,10 +371,15 @@ impl Way<'_> {
             }
             // The pool has forgotten it, a block may hold it all the same.
             Status::FinalityTimeout(_) | Status::Usurped(_) | Status::Dropped | Status::Invalid => {
-                self.watch = None;
-                Heeded::Lost
+                self.unwatched()
             }
         }
+    }
+
+    fn unwatched(&mut self) -> Heeded {
+        self.watch = None;
+        (self.in_block, self.future) = (false, false);
+        Heeded::Lost
     }
 }
 
@@ -358,6 +424,8 @@ mod tests {
             (r#""ready""#.to_owned(), Status::Ready),
             (r#"{"broadcast":["peer"]}"#.to_owned(), Status::Broadcast(vec!["peer".into()])),
             (format!(r#"{{"inBlock":"{hash}"}}"#), Status::InBlock(hash)),
+            (format!(r#"{{"retracted":"{hash}"}}"#), Status::Retracted(hash)),
+            (format!(r#"{{"usurped":"{hash}"}}"#), Status::Usurped(hash)),
             (format!(r#"{{"finalized":"{hash}"}}"#), Status::Finalized(hash)),
             (format!(r#"{{"finalityTimeout":"{hash}"}}"#), Status::FinalityTimeout(hash)),
             (r#""dropped""#.to_owned(), Status::Dropped),

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use codec::{Compact, Decode, Encode};
 use prb_core::{
-    chain::{CallBatch, SubmitError},
+    chain::{CallBatch, Signer, SubmitError},
     primitives::{Balance, Hash},
 };
+use secrecy::SecretString;
 use subxt::{SubstrateConfig, config::DefaultExtrinsicParamsBuilder, tx::StaticPayload};
 use tokio::time::Instant;
 
 use super::{
     Inner,
     ask::{self, Head},
-    refusal,
+    fate::Way,
+    room,
 };
 use crate::{
     keys::OperatorKey,
@@ -60,8 +62,15 @@ impl Inner {
     ) -> Result<(Arc<Node>, Prepared), SubmitError> {
         loop {
             let mut last = None;
-            for node in self.pool.candidates() {
-                match self.prepare_with(&node, batch, key).await {
+            let heads = match ask::heads(&self.pool).await {
+                Ok(heads) => heads,
+                Err(e) => {
+                    last = Some(e);
+                    Vec::new()
+                }
+            };
+            for (node, head) in heads {
+                match self.prepare_with(&node, &head, batch, key).await {
                     Ok(prepared) => return Ok((node, prepared)),
                     Err(Failure::Batch(e)) => return Err(e),
                     Err(Failure::Node(e)) => last = Some(e),
@@ -79,29 +88,43 @@ impl Inner {
     async fn prepare_with(
         &self,
         node: &Node,
+        head: &Head,
         batch: &CallBatch,
         key: &OperatorKey,
     ) -> Result<Prepared, Failure> {
         let account = batch.signer.operator;
-        let head = ask::finalised_head(node).await?;
         // The best block's code runs the block that the transaction goes in.
         let runtime = self.runtimes.at(node, None).await?;
         let next: u64 = node.request("system_accountNextIndex", [self.address(account)]).await?;
         // A node that lags behind the one that saw our last transaction final would repeat its nonce.
         let nonce = next.max(self.account(account).next_nonce);
         let prepared =
-            sign(&runtime, batch, key, nonce, &head, self.config.mortality_blocks).map_err(Failure::Batch)?;
-        // Sent all the same, it might end the connection instead of being refused.
-        if let Some(limit) = runtime.max_block_bytes()
-            && prepared.extrinsic.len() as u128 > limit
-        {
-            let reason = format!("a block takes {limit} bytes");
-            return Err(Failure::Batch(refusal::too_large(&prepared, &reason)));
-        }
-        match self.shortfall(node, &prepared).await? {
+            sign(&runtime, batch, key, nonce, head, self.config.mortality_blocks).map_err(Failure::Batch)?;
+        // What is too long might end the connection instead of being refused.
+        let share = u128::from(self.config.max_block_percent);
+        let limits = runtime.block_limits();
+        room::check(&prepared, limits.bytes(share), None).map_err(Failure::Batch)?;
+        let Some(cost) = cost(node, &prepared.extrinsic).await? else { return Ok(prepared) };
+        room::check(&prepared, limits.weight(share), Some(cost.weight)).map_err(Failure::Batch)?;
+        match self.shortfall_of(node, &prepared, cost.fee).await? {
             None => Ok(prepared),
             Some(e) => Err(Failure::Batch(e)),
         }
+    }
+
+    /// An empty batch with another nonce of the account.
+    pub(super) async fn filler(
+        &self,
+        node: &Node,
+        head: &Head,
+        way: &Way<'_>,
+        nonce: u64,
+    ) -> Result<Prepared, String> {
+        let runtime = self.runtimes.at(node, None).await.map_err(|e| e.to_string())?;
+        let secret = Arc::new(SecretString::from(""));
+        let signer = Signer { operator: way.prepared.account, secret, proxied: None };
+        let batch = CallBatch { signer, calls: Vec::new() };
+        sign(&runtime, &batch, way.key, nonce, head, self.config.mortality_blocks).map_err(|e| e.to_string())
     }
 
     /// [`SubmitError::InsufficientFees`] where the operator cannot pay the transaction.
@@ -110,7 +133,18 @@ impl Inner {
         node: &Node,
         prepared: &Prepared,
     ) -> Result<Option<SubmitError>, ask::Error> {
-        let Some(fee) = fee(node, &prepared.extrinsic).await? else { return Ok(None) };
+        match cost(node, &prepared.extrinsic).await? {
+            Some(cost) => self.shortfall_of(node, prepared, cost.fee).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn shortfall_of(
+        &self,
+        node: &Node,
+        prepared: &Prepared,
+        fee: Balance,
+    ) -> Result<Option<SubmitError>, ask::Error> {
         let funds = ask::funds(node, &prepared.runtime, prepared.account, None).await?;
         let needed = funds.untouchable.saturating_add(fee);
         Ok((funds.free < needed).then(|| SubmitError::InsufficientFees {
@@ -121,8 +155,15 @@ impl Inner {
     }
 }
 
-/// The transaction's fee, `None` where the runtime does not tell.
-async fn fee(node: &Node, extrinsic: &[u8]) -> Result<Option<Balance>, crate::rpc::Error> {
+/// What a transaction takes.
+struct Cost {
+    /// Time in picoseconds, and bytes of proof.
+    weight: [u128; 2],
+    fee: Balance,
+}
+
+/// The transaction's cost, `None` where the runtime does not tell.
+async fn cost(node: &Node, extrinsic: &[u8]) -> Result<Option<Cost>, crate::rpc::Error> {
     let mut args = extrinsic.to_vec();
     // A transaction that is too long for this is refused by every node.
     u32::try_from(extrinsic.len()).unwrap_or(u32::MAX).encode_to(&mut args);
@@ -132,7 +173,7 @@ async fn fee(node: &Node, extrinsic: &[u8]) -> Result<Option<Balance>, crate::rp
         // `RuntimeDispatchInfo`: weight (time and proof size), class, fee.
         Ok(bytes) => Ok(<(Compact<u64>, Compact<u64>, u8, Balance)>::decode(&mut &*bytes.0)
             .ok()
-            .map(|(_, _, _, fee)| fee)),
+            .map(|(time, proof, _, fee)| Cost { weight: [time.0.into(), proof.0.into()], fee })),
         Err(e) if e.is_retryable() => Err(e),
         Err(e) => {
             tracing::debug!(node = %node.name(), error = %e, "cannot learn the fee");

@@ -23,6 +23,13 @@ pub(super) enum Refusal {
     Other { reason: String, retryable: bool },
 }
 
+impl Refusal {
+    /// Whether another transaction of the same calls may be taken soon.
+    pub(super) const fn may_pass(&self) -> bool {
+        matches!(self, Self::MovedOn { .. } | Self::Other { retryable: true, .. })
+    }
+}
+
 /// Codes of Substrate's `author` module.
 mod code {
     pub(super) const VERIFICATION: i32 = 1002;
@@ -55,7 +62,9 @@ impl Inner {
         match refusal {
             Refusal::MovedOn { reason } => SubmitError::Refused { reason, retryable: true },
             Refusal::Other { reason, retryable } => SubmitError::Refused { reason, retryable },
-            Refusal::TooLarge { reason } => too_large(prepared, &reason),
+            Refusal::TooLarge { reason } => {
+                SubmitError::TooLarge { calls: prepared.calls, fits: prepared.calls / 2, reason }
+            }
             Refusal::Payment { reason } => match self.shortfall(node, prepared).await {
                 Ok(Some(e)) => e,
                 // The funds have come since.
@@ -63,15 +72,6 @@ impl Inner {
                 Err(_) => SubmitError::Refused { reason, retryable: false },
             },
         }
-    }
-}
-
-/// A batch that the trader must split.
-pub(super) fn too_large(prepared: &Prepared, reason: &str) -> SubmitError {
-    let (calls, bytes) = (prepared.calls, prepared.extrinsic.len());
-    SubmitError::Refused {
-        reason: format!("{calls} calls in {bytes} bytes are too much for a block: {reason}"),
-        retryable: false,
     }
 }
 

@@ -1,7 +1,10 @@
 //! Reader and submitter against the devnet: a real runtime, a real pool of transactions, real events.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod fill;
 mod metadata;
 mod net;
+mod outside;
 mod reader;
 mod submit;
+mod troubles;

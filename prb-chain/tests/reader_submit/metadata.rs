@@ -1,17 +1,59 @@
 //! The runtime's parts by name, and what happens where they do not fit.
 
-use codec::{Decode, Encode};
-use prb_chain::metadata::{Error, Runtime};
+use codec::{Compact, Decode, Encode};
+use prb_chain::metadata::{Error, ExtrinsicOutcome, OutcomeError, Runtime};
 use prb_core::primitives::Hash;
 use prb_devnet::{Config, Devnet};
 
-fn runtime() -> Runtime {
+fn metadata() -> (Hash, Vec<u8>) {
     let devnet = Devnet::build(Config::default()).unwrap();
     let para = devnet.para();
     let genesis = para.block_hash(0).unwrap();
     let metadata = para.call("Metadata_metadata_at_version", &15_u32.encode(), genesis).unwrap();
     let metadata = Option::<Vec<u8>>::decode(&mut metadata.as_slice()).unwrap().unwrap();
-    Runtime::new(Hash(genesis.0), 1000, 1, &metadata).unwrap()
+    (Hash(genesis.0), metadata)
+}
+
+fn runtime() -> Runtime {
+    let (genesis, metadata) = metadata();
+    Runtime::new(genesis, 1000, 1, &metadata).unwrap()
+}
+
+/// An event of the transaction at `index`, as `System::Events` has it.
+fn event(metadata: &subxt::Metadata, index: u32, pallet: &str, name: &str, fields: Vec<u8>) -> Vec<u8> {
+    let pallet = metadata.pallet_by_name(pallet).unwrap();
+    let variant = pallet.event_variants().unwrap().iter().find(|variant| variant.name == name).unwrap();
+    // `Phase::ApplyExtrinsic`, the event, and no topics.
+    [vec![0], index.encode(), vec![pallet.event_index(), variant.index], fields, vec![0]].concat()
+}
+
+#[test]
+fn a_proxied_batch_that_did_not_run_is_told_by_its_inner_error() {
+    let (_, bytes) = metadata();
+    let metadata = subxt::Metadata::decode_from(&bytes).unwrap();
+    let runtime = runtime();
+    let pools = metadata.pallet_by_name("PhalaStakePoolv2").unwrap();
+    let error = |name: &str| pools.error_variants().unwrap().iter().find(|e| e.name == name).unwrap().index;
+    // `DispatchError::Module`, which pallet, and the error's four bytes.
+    let module = |name| vec![3, pools.error_index(), error(name), 0, 0, 0];
+    let proxied = |inner: Vec<u8>| event(&metadata, 2, "Proxy", "ProxyExecuted", [vec![1], inner].concat());
+    let outcome = |events: &[Vec<u8>]| {
+        let all = [Compact(events.len() as u32).encode(), events.concat()].concat();
+        runtime.batch_outcome(all, 2, 1)
+    };
+    let failed = |name: &str| {
+        let name = name.to_owned();
+        Ok(ExtrinsicOutcome::Failed(prb_core::chain::DispatchError { name }))
+    };
+    let named = proxied(module("UnauthorizedPoolOwner"));
+    assert_eq!(outcome(std::slice::from_ref(&named)), failed("PhalaStakePoolv2::UnauthorizedPoolOwner"));
+    // `BadOrigin`, and `Token(FundsUnavailable)`.
+    assert_eq!(outcome(&[proxied(vec![2])]), failed("BadOrigin"));
+    assert_eq!(outcome(&[proxied(vec![7, 0])]), failed("Token::FundsUnavailable"));
+    // Events of other transactions do not count.
+    let other = event(&metadata, 1, "Utility", "ItemCompleted", vec![]);
+    assert_eq!(outcome(&[other.clone(), named]), failed("PhalaStakePoolv2::UnauthorizedPoolOwner"));
+    assert_eq!(outcome(&[other]), Err(OutcomeError::Count { found: 0, expected: 1 }));
 }
 
 #[test]

@@ -165,7 +165,7 @@ async fn a_dropped_transaction_is_lost_once_it_expired() {
     net.devnet.para().faults().transactions(TransactionFault::Dropped);
     let sent_at = net.devnet.para().finalized_number();
     match net.send(&submitter, &net.batch([worker.register(&net)])).await {
-        Err(SubmitError::Lost { reason }) => assert!(reason.contains("last seen: dropped"), "{reason}"),
+        Err(SubmitError::Lost { reason }) => assert!(reason.contains("expired"), "{reason}"),
         other => panic!("{other:?}"),
     }
     assert!(net.devnet.para().finalized_number() >= sent_at + MORTALITY - 1);
@@ -349,16 +349,16 @@ async fn a_batch_that_no_block_can_hold_is_told_apart() {
     attestation.push(0);
     let call = Call::RegisterWorker { worker: key, runtime_info, attestation, replaces: None };
     match net.send(&net.submitter(), &net.batch(vec![call; 6])).await {
-        Err(SubmitError::Refused { reason, retryable: false }) => {
-            assert!(reason.contains("6 calls in") && reason.contains("too much for a block"), "{reason}");
+        Err(SubmitError::TooLarge { calls: 6, fits: 1, reason }) => {
+            assert!(reason.contains("bytes"), "{reason}");
         }
         other => panic!("{other:?}"),
     }
     // Few bytes, but more weight than a block has.
     let (sender, _) = mpsc::channel(8);
     match net.still(net.submitter().submit(&net.batch(vec![worker.add(1); 20_000]), sender)).await {
-        Err(SubmitError::Refused { reason, retryable: false }) => {
-            assert!(reason.contains("20000 calls in") && reason.contains("exhaust"), "{reason}");
+        Err(SubmitError::TooLarge { calls: 20_000, fits, reason }) => {
+            assert!((500..4_000).contains(&fits) && reason.contains("picoseconds"), "{fits}: {reason}");
         }
         other => panic!("{other:?}"),
     }

@@ -1,0 +1,57 @@
+//! How much of a block a transaction may take.
+
+/// Time in picoseconds and bytes of proof.
+type Weight = [Option<u128>; 2];
+
+/// What ordinary transactions may take of a block; `None` where nothing limits them, or nothing is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BlockLimits {
+    /// All of them together, encoded.
+    pub(crate) bytes: Option<u128>,
+    /// All of them together.
+    pub(crate) block: Weight,
+    /// One of them, without what every transaction costs.
+    pub(crate) extrinsic: Weight,
+    /// What every transaction costs besides.
+    pub(crate) base: Weight,
+}
+
+impl BlockLimits {
+    /// Bytes that a transaction may have that takes at most `percent` of a block.
+    pub(crate) fn bytes(&self, percent: u128) -> [Option<u128>; 1] {
+        [self.bytes.map(|limit| limit.saturating_mul(percent) / 100)]
+    }
+
+    /// The weight that it may have.
+    pub(crate) fn weight(&self, percent: u128) -> Weight {
+        [0, 1].map(|part| {
+            let share = self.block[part].map(|limit| {
+                let share = limit / 100 * percent;
+                share.saturating_sub(self.base[part].unwrap_or(0))
+            });
+            match (share, self.extrinsic[part]) {
+                (Some(share), Some(most)) => Some(share.min(most)),
+                (share, most) => share.or(most),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_the_block_and_no_more_than_one_transaction_may_have() {
+        let limits = BlockLimits {
+            bytes: Some(1_000),
+            block: [Some(10_000), None],
+            extrinsic: [Some(8_000), Some(7)],
+            base: [Some(100), None],
+        };
+        assert_eq!(limits.bytes(50), [Some(500)]);
+        assert_eq!(limits.weight(50), [Some(4_900), Some(7)]);
+        assert_eq!(limits.weight(100), [Some(8_000), Some(7)]);
+        assert_eq!(BlockLimits::default().weight(50), [None, None]);
+    }
+}
