@@ -52,7 +52,7 @@ impl Bridge {
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         let inventory: Arc<dyn Inventory> = Arc::new(MemoryInventory::default());
         apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
-        Self::compose(args, Chains { relay, para }, inventory, vault).await.map_err(Failure::Run)
+        Self::compose(args, Chains { relay, para }, inventory, vault).await
     }
 
     async fn compose(
@@ -60,14 +60,15 @@ impl Bridge {
         chains: Chains,
         inventory: Arc<dyn Inventory>,
         vault: Arc<dyn Vault>,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self, Failure> {
         let para = chains.para.clone();
-        let blocks = Blocks::start(&args.data.join("blocks"), chains).await?;
+        let desk = Desk::built_in(para.clone(), Arc::clone(&vault)).map_err(Failure::Run)?;
+        let desk = desk.with_page(&args.pages).await?;
+        let blocks = Blocks::start(&args.data.join("blocks"), chains).await.map_err(Failure::Run)?;
         let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
-        let desk = Desk::built_in(para.clone(), Arc::clone(&vault))?;
         let parts = work::Parts { source, inventory: Arc::clone(&inventory), para, desk };
-        let work = Work::start(parts, &args.workers)?;
+        let work = Work::start(parts, &args.workers).map_err(Failure::Run)?;
         Ok(Self { inventory, vault, blocks, work, fleet_file: args.fleet.clone() })
     }
 

@@ -22,6 +22,7 @@ mod data_provider;
 mod keys;
 mod lifecycle;
 mod ops;
+mod pages;
 mod trader;
 mod values;
 mod walkie;
@@ -32,6 +33,7 @@ pub use data_provider::DataProviderArgs;
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
 pub use lifecycle::LifecycleArgs;
 pub use ops::OpsArgs;
+pub use pages::{PageArgs, TOKEN_VARIABLE};
 pub use trader::TraderArgs;
 pub use values::{NodeUrl, OpsListen, RedisUrl};
 pub use walkie::{BootNode, PSK_VARIABLE, PeerName, WalkieArgs};
@@ -45,7 +47,7 @@ const MODULE: &str = "PHALA_MODULE";
 const ALIASES: [(&str, &str); 1] =
     [("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", "PHALA_DATA_PROVIDER_LOCAL_SERVER")];
 /// Variables that are read, but by no argument.
-const OTHERS: [&str; 4] = [MODULE, PSK_VARIABLE, "PRB_KEYS_PASSPHRASE", ALIASES[0].1];
+const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSPHRASE", ALIASES[0].1];
 
 /// Runtime Bridge for Phala Network: feeds fleets of TEE workers and speaks for them on chain.
 #[derive(Debug, Parser)]
@@ -115,16 +117,25 @@ impl Command {
             Self::DataProvider(args) => check_psk(&args.walkie),
             Self::Lifecycle(args) => {
                 check_psk(&args.walkie)?;
+                check_token(&args.pages)?;
                 check_desk(args)
             }
-            Self::Trader(args) => check_redis(&args.q_redis_endpoint),
-            Self::All(_) | Self::Keys(_) => Ok(()),
+            Self::Trader(args) => {
+                check_token(&args.pages)?;
+                check_redis(&args.q_redis_endpoint)
+            }
+            Self::All(args) => check_token(&args.pages),
+            Self::Keys(_) => Ok(()),
         }
     }
 }
 
 fn check_psk(args: &WalkieArgs) -> Result<(), clap::Error> {
     args.psk().map(drop).map_err(|error| wrong(&format!("{error:#}")))
+}
+
+fn check_token(args: &PageArgs) -> Result<(), clap::Error> {
+    args.token().map(drop).map_err(|error| wrong(&format!("{error:#}")))
 }
 
 fn check_redis(url: &RedisUrl) -> Result<(), clap::Error> {

@@ -7,8 +7,11 @@ use prb_chain::{
     submit::{self, Submitter},
 };
 use prb_core::{
-    queue::{JobQueue, Stats},
-    trade::{self, Trader},
+    queue::{JobQueue, Stats, admin::QueueAdmin},
+    trade::{
+        self, Trader,
+        accounts::{AccountLeases, MemoryAccounts},
+    },
     vault::Vault,
 };
 use prb_queue::{
@@ -17,7 +20,12 @@ use prb_queue::{
 };
 use tokio::{sync::watch, time::MissedTickBehavior};
 
-use crate::{config::RedisUrl, daemon::Background, ops::Reason};
+use crate::{
+    config::{PageArgs, RedisUrl},
+    daemon::{Background, Failure},
+    ops::Reason,
+    pages,
+};
 
 /// How long a trader may finish its batches at the end.
 const TRADER_STOP: Duration = Duration::from_millis(1500);
@@ -28,6 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Desk {
     queue: Arc<dyn JobQueue>,
+    admin: Arc<dyn QueueAdmin>,
     trader: Option<Trader>,
     /// `None` while the queue does not answer.
     stats: watch::Receiver<Option<Stats>>,
@@ -37,8 +46,8 @@ pub(crate) struct Desk {
 impl Desk {
     /// A queue in memory, and a trader that works on it.
     pub(crate) fn built_in(para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
-        let queue: Arc<dyn JobQueue> = Arc::new(MemoryQueue::new(memory::Config::default()));
-        let trader = trader(&queue, para, vault)?;
+        let queue = MemoryQueue::new(memory::Config::default());
+        let trader = trader(Arc::new(queue.clone()), para, vault, Arc::new(MemoryAccounts::default()))?;
         Ok(Self::of(queue, Some(trader)))
     }
 
@@ -50,11 +59,13 @@ impl Desk {
     /// A queue in Redis, and a trader that works on it. Redis need not be there yet.
     pub(crate) fn trading(url: &RedisUrl, para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
         let queue = redis_queue(url)?;
-        let trader = trader(&queue, para, vault)?;
+        let trader = trader(Arc::new(queue.clone()), para, vault, Arc::new(queue.accounts()))?;
         Ok(Self::of(queue, Some(trader)))
     }
 
-    fn of(queue: Arc<dyn JobQueue>, trader: Option<Trader>) -> Self {
+    fn of<Q: JobQueue + QueueAdmin + Clone + 'static>(queue: Q, trader: Option<Trader>) -> Self {
+        let admin = Arc::new(queue.clone());
+        let queue: Arc<dyn JobQueue> = Arc::new(queue);
         let (seen, stats) = watch::channel(Some(Stats::default()));
         let mut background = Background::default();
         let asked = Arc::clone(&queue);
@@ -62,7 +73,23 @@ impl Desk {
             stop.run_until_cancelled(look(&*asked, &seen)).await;
             anyhow::anyhow!("the look at the queue has ended")
         });
-        Self { queue, trader, stats, background }
+        Self { queue, admin, trader, stats, background }
+    }
+
+    /// Shows the queue to people as well. Where another process trades, only on an address that was asked for:
+    /// that process has the page.
+    pub(crate) async fn with_page(mut self, args: &PageArgs) -> Result<Self, Failure> {
+        if self.trader.is_none() && args.queue_page_listen.is_none() {
+            return Ok(self);
+        }
+        let source = pages::queue::Source { queue: Arc::clone(&self.queue), admin: Arc::clone(&self.admin) };
+        if let Some(site) = pages::queue::open(args, source).await.map_err(Failure::Configuration)? {
+            self.background.spawn(|stop| async move {
+                stop.run_until_cancelled(site.serve()).await;
+                anyhow::anyhow!("the queue page has ended")
+            });
+        }
+        Ok(self)
     }
 
     /// The queue.
@@ -107,14 +134,19 @@ impl Desk {
     }
 }
 
-fn trader(queue: &Arc<dyn JobQueue>, para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Trader> {
+fn trader(
+    queue: Arc<dyn JobQueue>,
+    para: NodePool,
+    vault: Arc<dyn Vault>,
+    accounts: Arc<dyn AccountLeases>,
+) -> anyhow::Result<Trader> {
     let submitter = Arc::new(Submitter::new(para, submit::Config::default())?);
-    let parts = trade::Parts { queue: Arc::clone(queue), submitter, vault };
-    Ok(Trader::start(trade::Config::default(), parts)?)
+    let parts = trade::Parts { queue, submitter, vault };
+    Ok(Trader::start_among(trade::Config::default(), parts, accounts)?)
 }
 
-fn redis_queue(url: &RedisUrl) -> anyhow::Result<Arc<dyn JobQueue>> {
-    Ok(Arc::new(RedisQueue::start(redis::Config::new(url.as_str()))?))
+fn redis_queue(url: &RedisUrl) -> anyhow::Result<RedisQueue> {
+    Ok(RedisQueue::start(redis::Config::new(url.as_str()))?)
 }
 
 /// Asks the queue now and then, so that nobody who wants to know has to wait for it.

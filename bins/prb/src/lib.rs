@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod limit;
 mod listen;
 pub mod ops;
+pub mod pages;
 mod peers;
 pub mod progress;
 mod readiness;

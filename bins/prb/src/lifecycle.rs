@@ -93,7 +93,7 @@ impl LifecycleManager {
             tracing::info!("configuration mode: pools and workers can be edited, no worker runs");
             None
         } else {
-            Some(work(args, candidates, &parts).map_err(Failure::Run)?)
+            Some(work(args, candidates, &parts).await?)
         };
         let manager = Manager::new(manage::Parts {
             inventory: parts.inventory,
@@ -149,19 +149,20 @@ impl LifecycleManager {
 }
 
 /// What works on workers, with the data of those candidates.
-fn work(
+async fn work(
     args: &LifecycleArgs,
     candidates: watch::Receiver<Vec<Candidate>>,
     parts: &Parts,
-) -> anyhow::Result<Work> {
+) -> Result<Work, Failure> {
     let remote = RemoteBlobSource::start(candidates, args.remote_config());
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
     let desk = match &args.q_redis_endpoint {
-        Some(url) => Desk::queue_only(url)?,
-        None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault))?,
+        Some(url) => Desk::queue_only(url),
+        None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault)),
     };
+    let desk = desk.map_err(Failure::Run)?.with_page(&args.pages).await?;
     let (inventory, para) = (Arc::clone(&parts.inventory), parts.para.clone());
-    Work::start(work::Parts { source, inventory, para, desk }, &args.workers)
+    Work::start(work::Parts { source, inventory, para, desk }, &args.workers).map_err(Failure::Run)
 }
 
 impl Daemon for LifecycleManager {

@@ -33,7 +33,7 @@ impl TraderDaemon {
         let identity = peers::identity(&args.peer_id_prefix, Role::Lifecycle).await;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity.map_err(Failure::Configuration)?));
         let desk = Desk::trading(&args.q_redis_endpoint, para, vault).map_err(Failure::Configuration)?;
-        Ok(Self { desk })
+        Ok(Self { desk: desk.with_page(&args.pages).await? })
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    OpsArgs, WorkerArgs,
+    OpsArgs, PageArgs, WorkerArgs,
     values::{NodeUrl, ws_url},
 };
 
@@ -37,6 +37,9 @@ pub struct AllArgs {
     /// The ops port.
     #[command(flatten)]
     pub ops: OpsArgs,
+    /// The pages for people.
+    #[command(flatten)]
+    pub pages: PageArgs,
     /// How workers are treated.
     #[command(flatten)]
     pub workers: WorkerArgs,

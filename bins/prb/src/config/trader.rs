@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    OpsArgs,
+    OpsArgs, PageArgs,
     values::{NodeUrl, RedisUrl, redis_url, ws_url},
 };
 
@@ -35,4 +35,7 @@ pub struct TraderArgs {
     /// The ops port.
     #[command(flatten)]
     pub ops: OpsArgs,
+    /// The pages for people.
+    #[command(flatten)]
+    pub pages: PageArgs,
 }

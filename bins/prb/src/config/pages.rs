@@ -1,0 +1,109 @@
+//! The pages for people, and the token that lets them change something.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::values::{OpsListen, ops_listen};
+
+/// The variable that holds the token. Never a flag: arguments can be read by every user.
+pub const TOKEN_VARIABLE: &str = "PRB_API_TOKEN";
+/// The shortest token, in bytes: a shorter one can be guessed.
+const MIN_TOKEN_BYTES: usize = 16;
+/// The largest file of a token, in bytes.
+const MAX_TOKEN_FILE_BYTES: u64 = 4096;
+
+/// The pages for people.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PageArgs {
+    /// Address of the queue page, or none. Where absent, it is at 127.0.0.1:4567 wherever a trader runs; if that
+    /// is taken, the daemon goes on without. Whoever reaches it can read it.
+    #[arg(long, env = "PRB_QUEUE_PAGE_LISTEN", value_name = "ADDRESS", value_parser = page_listen)]
+    pub queue_page_listen: Option<OpsListen>,
+    /// Names by which browsers reach the pages, by comma, where there are others than IP addresses and localhost
+    /// (a reverse proxy's). Requests for any other name are refused.
+    #[arg(long, env = "PRB_PAGE_HOSTS", value_delimiter = ',', value_name = "NAME", value_parser = host_name)]
+    pub page_hosts: Vec<String>,
+    /// File whose first line is the token that lets people change something on the pages (at least 16 bytes). The
+    /// variable PRB_API_TOKEN may hold the token itself; without either, nothing can be changed.
+    #[arg(long, env = "PRB_API_TOKEN_FILE", value_name = "FILE")]
+    pub api_token_file: Option<PathBuf>,
+}
+
+impl PageArgs {
+    /// The token, where there is one.
+    ///
+    /// # Errors
+    /// Where it is given twice, cannot be read, or is too short.
+    pub fn token(&self) -> anyhow::Result<Option<SecretString>> {
+        let variable = std::env::var_os(TOKEN_VARIABLE).filter(|value| !value.is_empty());
+        let (token, place) = match (variable, &self.api_token_file) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => bail!("both {TOKEN_VARIABLE} and PRB_API_TOKEN_FILE are set; set one"),
+            (Some(value), None) => {
+                let text =
+                    value.into_string().map_err(|_| anyhow::anyhow!("{TOKEN_VARIABLE} is not UTF-8"))?;
+                (SecretString::from(text), TOKEN_VARIABLE.to_owned())
+            }
+            (None, Some(file)) => {
+                (super::first_line(file, MAX_TOKEN_FILE_BYTES)?, file.display().to_string())
+            }
+        };
+        check_token(&token).with_context(|| format!("the token in {place}"))?;
+        Ok(Some(token))
+    }
+}
+
+fn check_token(token: &SecretString) -> anyhow::Result<()> {
+    let text = token.expose_secret();
+    let bytes = text.len();
+    if bytes < MIN_TOKEN_BYTES {
+        bail!("has {bytes} bytes; it must have at least {MIN_TOKEN_BYTES}, or it can be guessed");
+    }
+    // What a header can carry, and nobody mistypes unseen.
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!("has characters that no header can carry; letters, digits and signs will do");
+    }
+    Ok(())
+}
+
+fn page_listen(text: &str) -> Result<OpsListen, String> {
+    ops_listen(text).map_err(|_| "must be an address with a port such as 127.0.0.1:4567, or none".into())
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let name = text.trim().to_ascii_lowercase();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if !name.is_empty() && name.len() <= 253 && name.chars().all(allowed) {
+        Ok(name)
+    } else {
+        Err("must be a host's name without a port, such as queue.example.org".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_bad_token_is_refused_without_being_shown() {
+        let error = check_token(&"hunter2".into()).unwrap_err().to_string();
+        assert!(error.contains("7 bytes") && !error.contains("hunter2"), "{error}");
+        let error = check_token(&"sixteen bytes, or".into()).unwrap_err().to_string();
+        assert!(error.contains("header") && !error.contains("sixteen"), "{error}");
+        assert!(check_token(&"x".repeat(16).into()).is_ok());
+    }
+
+    #[test]
+    fn names_and_addresses() {
+        assert_eq!(host_name(" Queue.Example.org"), Ok("queue.example.org".into()));
+        for bad in ["", "a b", "http://x", "x:80"] {
+            assert!(host_name(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(page_listen("none"), Ok(OpsListen::Off));
+        assert!(page_listen("4567").unwrap_err().contains("127.0.0.1:4567"));
+    }
+}

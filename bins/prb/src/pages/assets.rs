@@ -1,0 +1,68 @@
+//! Style, script and icon: embedded, and named by their content, so that browsers keep them until they change.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::LazyLock,
+};
+
+use axum::{
+    Router,
+    extract::Path,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+/// One file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asset {
+    name: &'static str,
+    kind: &'static str,
+    content: &'static str,
+}
+
+pub(super) const STYLE: Asset = Asset {
+    name: "page.css",
+    kind: "text/css; charset=utf-8",
+    content: include_str!("../../assets/page.css"),
+};
+pub(super) const SCRIPT: Asset = Asset {
+    name: "page.js",
+    kind: "text/javascript; charset=utf-8",
+    content: include_str!("../../assets/page.js"),
+};
+pub(super) const ICON: Asset =
+    Asset { name: "icon.svg", kind: "image/svg+xml", content: include_str!("../../assets/icon.svg") };
+
+const ALL: [Asset; 3] = [STYLE, SCRIPT, ICON];
+
+impl Asset {
+    /// Where it is; another path for another content.
+    pub(super) fn path(self) -> String {
+        static VERSION: LazyLock<u64> = LazyLock::new(|| {
+            let mut hasher = DefaultHasher::new();
+            ALL.iter().for_each(|asset| asset.content.hash(&mut hasher));
+            hasher.finish()
+        });
+        format!("/assets/{:016x}/{}", *VERSION, self.name)
+    }
+}
+
+/// Serves them.
+pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new().route("/assets/{version}/{name}", get(serve))
+}
+
+/// Any version will do: a page of an older program asks for its own once more at most.
+async fn serve(Path((_, name)): Path<(String, String)>) -> Response {
+    match ALL.iter().find(|asset| asset.name == name) {
+        Some(asset) => {
+            let headers = [
+                (header::CONTENT_TYPE, asset.kind),
+                (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+            ];
+            (headers, asset.content).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}

@@ -1,0 +1,251 @@
+//! What holds for every request: bounds, the name that is asked for, headers, and the token for changes.
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+
+use super::layout;
+
+/// Requests worked on at once; others are asked to come again.
+pub const MAX_REQUESTS: usize = 16;
+/// How long a request may take: a little more than Redis is given.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
+/// The largest body of a request, in bytes. No page reads one.
+pub(super) const MAX_BODY_BYTES: usize = 4096;
+
+/// Nothing but what comes from this port, no frames around it, no forms to elsewhere.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Headers of every answer.
+const HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+    (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
+];
+
+/// What is asked at the door.
+#[derive(Clone)]
+pub(super) struct Guard(Arc<Inner>);
+
+struct Inner {
+    /// Names that are let in besides IP addresses and localhost, in lower case.
+    names: Vec<String>,
+    token: Option<SecretString>,
+    slots: Semaphore,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("names", &self.0.names).finish_non_exhaustive()
+    }
+}
+
+/// Why a request is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    Busy,
+    Host,
+    TooLarge,
+    NoToken,
+    BadToken,
+    Late,
+}
+
+impl Guard {
+    pub(super) fn new(mut names: Vec<String>, token: Option<SecretString>) -> Self {
+        names.push(gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
+        Self(Arc::new(Inner { names, token, slots: Semaphore::new(MAX_REQUESTS) }))
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let headers = request.headers();
+        if !self.is_known(headers, request.uri()) {
+            return Err(Refusal::Host);
+        }
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > MAX_BODY_BYTES) {
+            return Err(Refusal::TooLarge);
+        }
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
+            Ok(())
+        } else {
+            self.may_change(headers)
+        }
+    }
+
+    /// Whether this machine is known by the name in the request. An address cannot be made to point elsewhere; a
+    /// name of somebody else's can, and then their page would be read as if it came from here.
+    fn is_known(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+        let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
+        let Some(authority) = authority.filter(|authority| !authority.as_str().contains('@')) else {
+            return false;
+        };
+        let same = |other: &Authority| other.as_str().eq_ignore_ascii_case(authority.as_str());
+        let host = authority.host().to_ascii_lowercase();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let known = bare.parse::<IpAddr>().is_ok() || host == "localhost" || self.0.names.contains(&host);
+        known && uri.authority().is_none_or(same)
+    }
+
+    fn may_change(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(token) = &self.0.token else { return Err(Refusal::NoToken) };
+        let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let shown = match shown.split_at_checked("Bearer ".len()) {
+            Some((scheme, shown)) if scheme.eq_ignore_ascii_case(b"Bearer ") => shown,
+            _ => return Err(Refusal::BadToken),
+        };
+        // Takes as long wherever the two differ; only their length may show.
+        let same: bool = shown.ct_eq(token.expose_secret().as_bytes()).into();
+        if same { Ok(()) } else { Err(Refusal::BadToken) }
+    }
+}
+
+/// Lets a request in, or says why not.
+pub(super) async fn enter(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let headers = request.headers().clone();
+    let answered = async {
+        let _slot = guard.0.slots.try_acquire().map_err(|_| Refusal::Busy)?;
+        guard.check(&request)?;
+        tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| Refusal::Late)
+    };
+    let mut response = answered.await.unwrap_or_else(|refusal| refusal.answer(&headers));
+    response.headers_mut().extend(HEADERS);
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+impl Refusal {
+    const fn text(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Busy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once. Try again in a moment.")
+            }
+            Self::Host => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "This page is not known by that name. Use its IP address or localhost, or let the variable \
+                 PRB_PAGE_HOSTS name the host.",
+            ),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
+            Self::NoToken => (
+                StatusCode::FORBIDDEN,
+                "Nothing can be changed here: no token is configured. Set the variable PRB_API_TOKEN (or \
+                 PRB_API_TOKEN_FILE) to at least 16 characters and start the daemon again.",
+            ),
+            Self::BadToken => (
+                StatusCode::UNAUTHORIZED,
+                "Changes need the token that is in the variable PRB_API_TOKEN (or in the file that \
+                 PRB_API_TOKEN_FILE names). What was sent is not it.",
+            ),
+            Self::Late => (StatusCode::GATEWAY_TIMEOUT, "No answer came in time."),
+        }
+    }
+
+    fn answer(self, headers: &HeaderMap) -> Response {
+        let (status, text) = self.text();
+        let mut response = layout::said(headers, status, text).into_response();
+        match self {
+            Self::BadToken => {
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"prb\""));
+            }
+            Self::Busy => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use axum::body::Body;
+
+    use super::*;
+
+    fn guard(token: Option<&str>) -> Guard {
+        Guard::new(vec!["queue.example.org".into()], token.map(Into::into))
+    }
+
+    fn request(method: Method, host: &str, authorization: Option<&str>) -> Request {
+        let mut request = Request::builder().method(method).uri("/").header(header::HOST, host);
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_let_in() {
+        let guard = guard(None);
+        let own = gethostname::gethostname().to_string_lossy().into_owned();
+        for host in [
+            "127.0.0.1:4567",
+            "[::1]:4567",
+            "localhost",
+            "LOCALHOST:1",
+            "10.1.2.3",
+            "queue.example.org:80",
+            &own,
+        ] {
+            assert_eq!(guard.check(&request(Method::GET, host, None)), Ok(()), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+            "x@localhost",
+            "localhost:1:2",
+        ] {
+            assert_eq!(guard.check(&request(Method::GET, host, None)), Err(Refusal::Host), "{host:?}");
+        }
+        let mut none = request(Method::GET, "localhost", None);
+        none.headers_mut().remove(header::HOST);
+        assert_eq!(guard.check(&none), Err(Refusal::Host));
+        let mut two = request(Method::GET, "localhost", None);
+        two.headers_mut().append(header::HOST, HeaderValue::from_static("evil.example"));
+        assert_eq!(guard.check(&two), Err(Refusal::Host));
+    }
+
+    fn ask(guard: &Guard, method: Method, authorization: Option<&str>) -> Result<(), Refusal> {
+        guard.check(&request(method, "localhost", authorization))
+    }
+
+    #[test]
+    fn changes_need_the_token() {
+        let token = "0123456789abcdef";
+        let with = guard(Some(token));
+        let right = format!("Bearer {token}");
+        assert_eq!(ask(&with, Method::POST, Some(&right)), Ok(()));
+        assert_eq!(ask(&with, Method::DELETE, Some(&format!("bearer {token}"))), Ok(()));
+        assert_eq!(ask(&with, Method::GET, None), Ok(()));
+        for wrong in [
+            None,
+            Some(token),
+            Some("Bearer "),
+            Some("Bearer 0123456789abcdeF"),
+            Some("Basic 0123456789abcdef"),
+        ] {
+            assert_eq!(ask(&with, Method::POST, wrong), Err(Refusal::BadToken), "{wrong:?}");
+        }
+        assert_eq!(ask(&with, Method::POST, Some(&format!("{right}x"))), Err(Refusal::BadToken));
+        assert_eq!(ask(&guard(None), Method::POST, Some("Bearer ")), Err(Refusal::NoToken));
+        assert_eq!(ask(&guard(None), Method::OPTIONS, None), Err(Refusal::NoToken));
+    }
+}

@@ -1,0 +1,175 @@
+//! One job's page: the part that changes, and its content.
+
+use maud::{Markup, html};
+use prb_core::queue::{
+    JobId, JobOutcome, JobState,
+    admin::{JobDetail, JobRecord, Step},
+};
+use serde_json::Value;
+
+use super::words;
+
+/// Characters of a job's data that are shown.
+const MAX_DATA_CHARS: usize = 20_000;
+
+/// Puts it in line again.
+pub(super) fn retry_form(id: JobId) -> Markup {
+    html! {
+        form method="post" action={ "/jobs/" (id) "/retry" } data-act {
+            button type="submit" id={ "retry-" (id) } { "Retry" }
+        }
+    }
+}
+
+fn remove_form(record: &JobRecord) -> Markup {
+    let id = record.id;
+    let consequence = match record.state {
+        JobState::Succeeded | JobState::Failed => "It is forgotten.",
+        JobState::Active => {
+            "What was sent already may take effect; its submitter learns that the job is gone."
+        }
+        _ => "It is not sent; its submitter learns that the job is gone, and may want it again.",
+    };
+    let question = format!("Remove job {id}? {consequence}");
+    html! {
+        form method="post" action={ "/jobs/" (id) "/remove" } data-act data-ask=(question) data-then="/" {
+            button.danger type="submit" id={ "remove-" (id) } { "Remove" }
+        }
+    }
+}
+
+/// What changes while somebody looks.
+pub(super) fn state(record: &JobRecord) -> Markup {
+    html! {
+        div.title {
+            h1 { "Job " (record.id) " " (words::badge(record.state)) }
+            div.acts {
+                @if record.state == JobState::Failed { (retry_form(record.id)) }
+                (remove_form(record))
+            }
+        }
+        dl.facts {
+            (fact("Pool", &html! { @if let Some(pool) = record.pool { (pool) } @else { "–" } }))
+            (fact("Action", &words::action(&record.action)))
+            (fact("Created (UTC)", &words::moment(record.created_ms)))
+            @if let Some(ended) = record.ended_ms {
+                (fact("Ended (UTC)", &html! {
+                    (words::moment(ended)) ", after " (words::span(ended.saturating_sub(record.created_ms)))
+                }))
+            }
+            (fact("Handed out", &html! { (record.hand_outs) @if record.hand_outs == 1 { " time" } @else { " times" } }))
+            (fact("Retries left", &html! { (record.retries_left) }))
+            @if let Some(word) = &record.progress { (fact("Progress", &html! { (words::progress(word)) })) }
+            @if let Some(outcome) = &record.outcome {
+                (fact("Block", &html! { (words::grouped(outcome.block.0.into())) }))
+                div.wide {
+                    dt { "Transaction" }
+                    dd {
+                        @match outcome.extrinsic {
+                            Some(hash) => { code { (hash) } }
+                            None => { "none: nothing had to be sent" }
+                        }
+                    }
+                }
+            }
+        }
+        @if let Some(error) = &record.error {
+            h2 { @if record.state == JobState::Failed { "Error" } @else { "Error of the last attempt" } }
+            pre.bad { (error) }
+        }
+        h2 { "What its submitter learns" }
+        (learns(record))
+        h2 { "History" }
+        (history(&record.history))
+    }
+}
+
+fn fact(name: &str, value: &Markup) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+fn learns(record: &JobRecord) -> Markup {
+    match (record.state, &record.outcome) {
+        (_, Some(outcome)) => results(outcome),
+        (JobState::Succeeded, None) => html! {
+            p { "That it is done. The program that ended it says nothing of its calls." }
+        },
+        (JobState::Failed, None) => html! {
+            p { "That it failed: " (record.error.as_deref().unwrap_or("no reason was given")) }
+        },
+        _ => html! { p { "Nothing yet." } },
+    }
+}
+
+fn results(outcome: &JobOutcome) -> Markup {
+    html! {
+        p { "Carried out; a view at or after block " (words::grouped(outcome.block.0.into())) " shows it." }
+        ol.calls { @for result in &outcome.calls { li { (words::call(result)) } } }
+    }
+}
+
+/// Steps with the time that each took after the one before.
+fn history(steps: &[Step]) -> Markup {
+    let before = std::iter::once(None).chain(steps.iter().map(Some));
+    html! {
+        table.history {
+            thead { tr { th scope="col" { "At (UTC)" } th scope="col" { "After" } th scope="col" { "State" } th scope="col" { "Note" } } }
+            tbody {
+                @for (step, before) in steps.iter().zip(before) {
+                    tr {
+                        td data-label="At" { (words::moment(step.at_ms)) }
+                        td data-label="After" {
+                            @match before {
+                                Some(before) => (words::span(step.at_ms.saturating_sub(before.at_ms))),
+                                None => "–",
+                            }
+                        }
+                        td data-label="State" { (words::badge(step.state)) }
+                        td.result data-label="Note" { (step.note.as_deref().unwrap_or_default()) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What never changes: its calls and its data.
+pub(super) fn content(detail: &JobDetail) -> Markup {
+    let JobDetail { calls, data, .. } = detail;
+    html! {
+        section {
+            h2 { "Calls" }
+            @if calls.is_empty() {
+                p { "They cannot be read: another program's, perhaps." }
+            } @else {
+                ol.calls { @for call in calls { li { (call) } } }
+            }
+            @if !data.is_null() { (shown(data)) }
+        }
+    }
+}
+
+fn shown(data: &Value) -> Markup {
+    let mut text = format!("{data:#}");
+    let all = text.chars().count();
+    if let Some((at, _)) = text.char_indices().nth(MAX_DATA_CHARS) {
+        text.truncate(at);
+    }
+    html! {
+        details {
+            summary { "Data as the queue keeps it, without the sealed key" }
+            @if all > MAX_DATA_CHARS {
+                p.small { "The first " (words::grouped(MAX_DATA_CHARS as u64)) " of " (words::grouped(all as u64)) " characters." }
+            }
+            pre { (text) }
+        }
+    }
+}
+
+/// There is none of that number.
+pub(super) fn gone(id: JobId) -> Markup {
+    html! {
+        h1 { "Job " (id) }
+        p.empty { "The queue has no job of that number (any more)." }
+    }
+}

@@ -1,0 +1,178 @@
+//! The list's page, in parts.
+
+use maud::{Markup, html};
+use prb_core::queue::{JobState, Stats, admin::JobRecord};
+
+use super::{
+    STATES,
+    find::Found,
+    wish::{self, Asked, SIZES},
+    words,
+};
+
+/// How many jobs there are, by state; each count leads to its list.
+pub(super) fn counts(last: Option<(Stats, u64)>, stale: bool, here: Option<JobState>) -> Markup {
+    let number = |state| {
+        last.map(|(stats, _)| match state {
+            JobState::Waiting => stats.waiting as u64,
+            JobState::Delayed => stats.delayed as u64,
+            JobState::Active => stats.active as u64,
+            JobState::Succeeded => stats.succeeded,
+            _ => stats.failed,
+        })
+    };
+    html! {
+        div.counts.stale[stale] {
+            @for state in STATES {
+                @let name = words::state(state);
+                @let asked = Asked { state: name.into(), ..Asked::default() };
+                a class={ "count " (name) } id={ "count-" (name) } href=(wish::link("/", &asked))
+                    aria-current=[(here == Some(state)).then_some("true")] {
+                    b { (number(state).map_or_else(|| "–".into(), words::grouped)) }
+                    span { (name) }
+                }
+            }
+        }
+        @if stale && let Some((_, at)) = last {
+            p.small { "Counted at " (words::moment(at)) " UTC." }
+        }
+    }
+}
+
+/// What the list is narrowed by. Stands outside of the parts that change by themselves.
+pub(super) fn filter(asked: &Asked) -> Markup {
+    html! {
+        form.filter method="get" action="/" data-filter autocomplete="off" {
+            label {
+                "State"
+                select name="state" {
+                    option value="" { "all" }
+                    @for state in STATES.map(words::state) {
+                        option value=(state) selected[asked.state == state] { (state) }
+                    }
+                }
+            }
+            label { "Pool" input.short name="pool" inputmode="numeric" maxlength="20" placeholder="all" value=(asked.pool); }
+            label.wide {
+                "Number, action, error or transaction"
+                input name="text" type="search" maxlength="200" value=(asked.text);
+            }
+            label {
+                "Rows"
+                select name="size" {
+                    @for size in SIZES {
+                        @let is_default = asked.size.is_empty() && size == 50;
+                        option value=(size) selected[asked.size == size.to_string() || is_default] { (size) }
+                    }
+                }
+            }
+            button type="submit" { "Show" }
+            a.quiet href="/" { "Show all" }
+        }
+    }
+}
+
+/// The jobs that were found, or why nothing can be looked for.
+pub(super) fn jobs(asked: &Asked, found: Result<&Found, &str>) -> Markup {
+    let found = match found {
+        Ok(found) => found,
+        Err(refusal) => return html! { p.empty role="alert" { (refusal) } },
+    };
+    html! {
+        (extent(found))
+        @if !found.jobs.is_empty() {
+            table.jobs {
+                thead {
+                    tr {
+                        @for name in ["Job", "State", "Pool", "Action", "Created (UTC)", "Took", "Tries", "Result", ""] {
+                            th scope="col" { (name) }
+                        }
+                    }
+                }
+                tbody { @for job in &found.jobs { (row(job)) } }
+            }
+        }
+        (pager(asked, found))
+    }
+}
+
+fn extent(found: &Found) -> Markup {
+    let total = words::grouped(found.total as u64);
+    let first = found.offset() + 1;
+    html! {
+        p.extent {
+            @if found.jobs.is_empty() {
+                "No job fits."
+            } @else {
+                b { (words::grouped(first as u64)) "–" (words::grouped((first + found.jobs.len() - 1) as u64)) }
+                " of " b { (total) }
+            }
+            @if let Some((searched, of)) = found.searched {
+                " Searched: the newest " (words::grouped(searched as u64)) " of " (words::grouped(of as u64)) " jobs."
+            }
+        }
+    }
+}
+
+fn row(job: &JobRecord) -> Markup {
+    let result = result(job);
+    let took = job.ended_ms.map(|ended| words::span(ended.saturating_sub(job.created_ms)));
+    html! {
+        tr {
+            td.job data-label="Job" { a href={ "/jobs/" (job.id) } id={ "job-" (job.id) } { (job.id) } }
+            td.state-of data-label="State" { (words::badge(job.state)) }
+            td data-label="Pool" { @if let Some(pool) = job.pool { (pool) } @else { "–" } }
+            td.action data-label="Action" { (words::action(&job.action)) }
+            td.created data-label="Created" { (words::moment(job.created_ms)) }
+            td.took data-label="Took" { (took.as_deref().unwrap_or("–")) }
+            td data-label="Tries" { (job.hand_outs) }
+            td.result.none[result.is_none()] data-label="Result" { (result.unwrap_or_else(|| html! { "–" })) }
+            td.acts { @if job.state == JobState::Failed { (super::job::retry_form(job.id)) } }
+        }
+    }
+}
+
+/// How far it is, or what became of it.
+fn result(job: &JobRecord) -> Option<Markup> {
+    if let Some(outcome) = &job.outcome {
+        return Some(words::outcome(outcome));
+    }
+    if let Some(error) = &job.error {
+        return Some(html! { span.bad title=(error) { (first_words(error)) } });
+    }
+    let progress = job.progress.as_deref().filter(|_| job.state == JobState::Active)?;
+    Some(html! { (words::progress(progress)) })
+}
+
+/// The start of an error; the whole is on the job's page.
+fn first_words(error: &str) -> String {
+    const MAX_CHARS: usize = 120;
+    let line = error.lines().next().unwrap_or_default();
+    match line.char_indices().nth(MAX_CHARS) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
+}
+
+fn pager(asked: &Asked, found: &Found) -> Markup {
+    let (page, pages) = (found.page, found.pages());
+    let to = |page: usize| wish::link("/", &Asked { page: page.to_string(), ..asked.clone() });
+    let entries = [
+        ("first", "« First", 1, page > 1),
+        ("previous", "‹ Previous", page.saturating_sub(1), page > 1),
+        ("next", "Next ›", page + 1, page < pages),
+        ("last", "Last »", pages, page < pages),
+    ];
+    html! {
+        @if pages > 1 {
+            nav.pager aria-label="Pages of the list" {
+                @for (name, text, page, possible) in entries {
+                    @if possible { a id={ "page-" (name) } href=(to(page)) { (text) } } @else { span { (text) } }
+                    @if name == "previous" {
+                        span.here { "Page " (words::grouped(found.page as u64)) " of " (words::grouped(pages as u64)) }
+                    }
+                }
+            }
+        }
+    }
+}

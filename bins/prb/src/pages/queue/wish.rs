@@ -1,0 +1,140 @@
+//! What a browser asks for, as the address says it.
+
+use prb_core::{
+    primitives::PoolId,
+    queue::{JobId, admin::Filter},
+};
+use serde::Deserialize;
+use url::form_urlencoded::Serializer;
+
+use super::{STATES, words};
+
+/// Jobs on a page, where nothing else is asked for.
+const SIZE: usize = 50;
+/// The sizes that the form offers.
+pub(super) const SIZES: [usize; 4] = [25, SIZE, 100, 200];
+/// The longest text that is looked for, in bytes.
+const MAX_TEXT_BYTES: usize = 200;
+
+/// The address's fields as they came. Forms send empty ones too.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    pub(super) state: String,
+    pub(super) pool: String,
+    pub(super) text: String,
+    pub(super) page: String,
+    pub(super) size: String,
+}
+
+/// What they mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) filter: Filter,
+    pub(super) look_for: LookFor,
+    /// From 1.
+    pub(super) page: usize,
+    pub(super) size: usize,
+}
+
+/// What is looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum LookFor {
+    /// Nothing: all are shown.
+    #[default]
+    All,
+    /// One job.
+    Job(JobId),
+    /// A text, in lower case.
+    Text(String),
+}
+
+impl Wish {
+    /// # Errors
+    /// What cannot be meant, for people.
+    pub(super) fn read(asked: &Asked) -> Result<Self, String> {
+        let state = match asked.state.trim() {
+            "" => None,
+            name => match STATES.into_iter().find(|state| words::state(*state) == name) {
+                Some(state) => Some(state),
+                None => return Err("There is no such state.".into()),
+            },
+        };
+        let pool = match asked.pool.trim() {
+            "" => None,
+            text => match text.parse() {
+                Ok(pid) => Some(PoolId(pid)),
+                Err(_) => return Err("A pool has a number.".into()),
+            },
+        };
+        let text = asked.text.trim();
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(format!("The text has more than {MAX_TEXT_BYTES} bytes."));
+        }
+        let look_for = match (text, number(text.trim_start_matches('#'))) {
+            ("", _) => LookFor::All,
+            (_, Some(id)) => LookFor::Job(id),
+            _ => LookFor::Text(text.to_lowercase()),
+        };
+        let size = asked.size.parse().ok().filter(|size| SIZES.contains(size)).unwrap_or(SIZE);
+        let page = asked.page.parse().unwrap_or(1).max(1);
+        Ok(Self { filter: Filter { state, pool }, look_for, page, size })
+    }
+}
+
+/// A job's number. No sign, no spaces.
+pub(super) fn number(text: &str) -> Option<JobId> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { text.parse().ok().map(JobId) } else { None }
+}
+
+/// An address with the fields that are not empty.
+pub(super) fn link(path: &str, asked: &Asked) -> String {
+    let Asked { state, pool, text, page, size } = asked;
+    let fields = [("state", state), ("pool", pool), ("text", text), ("page", page), ("size", size)];
+    let mut query = Serializer::new(String::new());
+    query.extend_pairs(fields.into_iter().filter(|(_, value)| !value.is_empty()));
+    match query.finish().as_str() {
+        "" => path.to_owned(),
+        query => format!("{path}?{query}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use prb_core::queue::JobState;
+
+    use super::*;
+
+    fn asked(state: &str, pool: &str, text: &str, page: &str, size: &str) -> Asked {
+        let [state, pool, text, page, size] = [state, pool, text, page, size].map(str::to_owned);
+        Asked { state, pool, text, page, size }
+    }
+
+    #[test]
+    fn an_address_is_read_as_it_is_meant() {
+        let wish = Wish::read(&asked("failed", " 7 ", "#12", "3", "100")).unwrap();
+        let filter = Filter { state: Some(JobState::Failed), pool: Some(PoolId(7)) };
+        assert_eq!(wish, Wish { filter, look_for: LookFor::Job(JobId(12)), page: 3, size: 100 });
+        let wish = Wish::read(&asked("", "", " BadOrigin ", "0", "1000000")).unwrap();
+        let look_for = LookFor::Text("badorigin".into());
+        assert_eq!(wish, Wish { filter: Filter::default(), look_for, page: 1, size: 50 });
+        assert_eq!(Wish::read(&Asked::default()).unwrap().look_for, LookFor::All);
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        assert!(Wish::read(&asked("lost", "", "", "", "")).is_err());
+        assert!(Wish::read(&asked("", "-1", "", "", "")).is_err());
+        assert!(Wish::read(&asked("", "", &"x".repeat(201), "", "")).is_err());
+        assert_eq!(number("+1"), None);
+        assert_eq!(number("18446744073709551616"), None);
+    }
+
+    #[test]
+    fn links_carry_what_is_not_empty() {
+        assert_eq!(link("/", &Asked::default()), "/");
+        assert_eq!(link("/live", &asked("", "1", "a&b=\"c", "", "")), "/live?pool=1&text=a%26b%3D%22c");
+    }
+}

@@ -1,0 +1,140 @@
+//! States, times and results in words.
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+use prb_core::queue::{CallOutcome, JobOutcome, JobState};
+
+pub(super) const fn state(state: JobState) -> &'static str {
+    match state {
+        JobState::Waiting => "waiting",
+        JobState::Delayed => "delayed",
+        JobState::Active => "active",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        _ => "unknown",
+    }
+}
+
+/// A state as a coloured word.
+pub(super) fn badge(of: JobState) -> Markup {
+    let name = state(of);
+    html! { span class={ "state " (name) } { (name) } }
+}
+
+/// An action's name, which may break between its parts.
+pub(super) fn action(name: &str) -> Markup {
+    html! {
+        @for (at, word) in name.split("::").enumerate() {
+            @if at > 0 { "::" wbr; }
+            (word)
+        }
+    }
+}
+
+/// The original's words for how far a trader is; others as they are.
+pub(super) fn progress(word: &str) -> &str {
+    match word {
+        "RP_INIT" => "taken",
+        "RP_PREPROCESSED" => "in a batch",
+        "RP_WORKING" => "sent",
+        "RP_FINISHED" => "finished",
+        "RP_FAILED" => "failed",
+        "RP_SHOULD_RETRY" => "to be retried",
+        other => other,
+    }
+}
+
+/// A moment in UTC, to the second.
+pub(super) fn moment(ms: u64) -> Markup {
+    match i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
+        Some(at) => {
+            let text = format!("{at:.3}");
+            html! { time datetime=(text) { (text.get(..19).unwrap_or(&text).replace('T', " ")) } }
+        }
+        None => html! { "–" },
+    }
+}
+
+/// A span of time in the unit that fits; it does not break.
+pub(super) fn span(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms}\u{a0}ms"),
+        1000..60_000 => format!("{}.{}\u{a0}s", ms / 1000, ms % 1000 / 100),
+        60_000..3_600_000 => format!("{}\u{a0}min\u{a0}{}\u{a0}s", ms / 60_000, ms / 1000 % 60),
+        _ => format!("{}\u{a0}h\u{a0}{}\u{a0}min", ms / 3_600_000, ms / 60_000 % 60),
+    }
+}
+
+/// A number with its thousands apart.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// What became of a call.
+pub(super) fn call(outcome: &CallOutcome) -> Markup {
+    match outcome {
+        CallOutcome::Done => html! { "done" },
+        CallOutcome::AlreadyDone => html! { "done before, not sent again" },
+        CallOutcome::Failed(name) => html! { span.bad { "failed: " (name) } },
+        _ => html! { "unknown" },
+    }
+}
+
+/// What became of a job's calls, in one line.
+pub(super) fn outcome(outcome: &JobOutcome) -> Markup {
+    let failed = outcome.calls.iter().filter_map(CallOutcome::error).collect::<Vec<_>>();
+    html! {
+        "block " (grouped(outcome.block.0.into()))
+        @if outcome.extrinsic.is_none() { ", nothing had to be sent" }
+        @if let Some(first) = failed.first() {
+            br;
+            span.bad {
+                @if outcome.calls.len() > 1 { (failed.len()) " of " (outcome.calls.len()) " calls failed: " }
+                (first)
+            }
+        }
+    }
+}
+
+/// An error and what lies below it.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let below = std::iter::successors(error.source(), |error| error.source());
+    below.fold(error.to_string(), |text, error| format!("{text}: {error}"))
+}
+
+/// With a capital and a full stop.
+pub(super) fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_numbers_for_people() {
+        let text = moment(1_700_000_000_123).into_string();
+        assert_eq!(text, r#"<time datetime="2023-11-14T22:13:20.123Z">2023-11-14 22:13:20</time>"#);
+        assert_eq!(moment(u64::MAX).into_string(), "–");
+        let spans = [0, 999, 1_234, 61_000, 3_660_000].map(|ms| span(ms).replace('\u{a0}', " "));
+        assert_eq!(spans, ["0 ms", "999 ms", "1.2 s", "1 min 1 s", "1 h 1 min"]);
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn errors_become_sentences() {
+        let io = std::io::Error::other("refused");
+        let error = prb_core::queue::Error::Unavailable(Box::new(io));
+        assert_eq!(sentence(&chain(&error)), "The queue is unavailable: refused.");
+        assert_eq!(sentence(""), "");
+    }
+}

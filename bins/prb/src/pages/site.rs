@@ -1,0 +1,67 @@
+//! A port with pages.
+
+use std::{io, net::SocketAddr};
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use tokio::net::TcpListener;
+
+use super::{
+    assets,
+    guard::{self, Guard, MAX_BODY_BYTES},
+    layout,
+};
+use crate::{
+    config::PageArgs,
+    listen::{self, Port},
+};
+
+/// A port with pages, open; served by [`Site::serve`].
+#[derive(Debug)]
+pub struct Site {
+    name: &'static str,
+    listener: TcpListener,
+    address: SocketAddr,
+    router: Router,
+}
+
+impl Site {
+    /// What a port shows, behind what holds for all pages.
+    ///
+    /// # Errors
+    /// Where the token cannot be read, or the system does not say where it listens.
+    pub(super) fn new(
+        port: Port,
+        listener: TcpListener,
+        args: &PageArgs,
+        pages: Router,
+    ) -> anyhow::Result<Self> {
+        let guard = Guard::new(args.page_hosts.clone(), args.token()?);
+        let router = pages
+            .merge(assets::router())
+            .fallback(async || layout::nothing_here("There is no such page."))
+            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(middleware::from_fn_with_state(guard, guard::enter));
+        let address = local_address(&listener, port)?;
+        Ok(Self { name: port.name, listener, address, router })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until dropped; ends by itself never.
+    pub async fn serve(self) {
+        listen::serve(self.listener, self.router, self.name).await;
+    }
+}
+
+fn local_address(listener: &TcpListener, port: Port) -> io::Result<SocketAddr> {
+    let address = listener.local_addr()?;
+    if address.ip().is_loopback() {
+        tracing::info!(%address, "{} open", port.name);
+    } else {
+        tracing::warn!(%address, "{} open, and whoever reaches it can read it: it speaks plain HTTP", port.name);
+    }
+    Ok(address)
+}

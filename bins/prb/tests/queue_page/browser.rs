@@ -1,0 +1,268 @@
+//! The page in Chromium, driven by a small program in Node.js.
+
+use std::{
+    io::{BufRead, BufReader, Lines, Write},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use crate::rig::*;
+use prb_core::queue::JobQueue;
+use serde_json::{Value, json};
+
+const INSTALL: &str = "install it: scripts/install-browser (apt-get install -y chromium nodejs npm, and \
+                       npm ci --prefix bins/prb/tests/js)";
+
+struct Browser {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Browser {
+    async fn start() -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js");
+        assert!(dir.join("node_modules/playwright-core").is_dir(), "playwright-core is missing; {INSTALL}");
+        let chromium = std::env::var("PRB_TEST_CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
+        assert!(Path::new(&chromium).is_file(), "{chromium} is missing; {INSTALL}");
+        let mut child = Command::new("node")
+            .arg(dir.join("browser.js"))
+            .arg(&chromium)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("node cannot be run ({error}); {INSTALL}"));
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut browser = Self { child, input, output };
+        assert_eq!(browser.answer().await, Ok("ready".into()));
+        browser
+    }
+
+    /// Every call of a page ends within a minute.
+    async fn answer(&mut self) -> Result<Value, String> {
+        let line = tokio::task::block_in_place(|| self.output.next()).expect("the browser ended");
+        let mut line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        match line.get_mut("error") {
+            Some(error) => Err(error.as_str().unwrap().to_owned()),
+            None => Ok(line["result"].take()),
+        }
+    }
+
+    async fn attempt(&mut self, call: &str, args: &Value) -> Result<Value, String> {
+        writeln!(self.input, "{}", json!({ "call": call, "args": args })).unwrap();
+        self.answer().await
+    }
+
+    async fn call(&mut self, call: &str, args: Value) -> Value {
+        match self.attempt(call, &args).await {
+            Ok(result) => result,
+            Err(error) => {
+                let shown = self.attempt("evaluate", &json!(["document.body.innerText"])).await;
+                panic!("{call} {args}: {error}\nwhat was shown: {shown:?}")
+            }
+        }
+    }
+
+    async fn open(&mut self, url: &str) {
+        self.call("goto", json!([url])).await;
+    }
+
+    async fn evaluate(&mut self, expression: &str) -> Value {
+        self.call("evaluate", json!([expression])).await
+    }
+
+    /// Waits until something is true.
+    async fn until(&mut self, expression: &str) {
+        self.call("until", json!([expression])).await;
+    }
+
+    /// Waits until an element shows a text.
+    async fn until_shows(&mut self, selector: &str, text: &str) {
+        let (selector, text) = (json!(selector), json!(text));
+        self.until(&format!("document.querySelector({selector})?.textContent.includes({text})")).await;
+    }
+
+    async fn click(&mut self, selector: &str) {
+        self.call("click", json!([selector])).await;
+    }
+
+    /// How many times the page asked for its parts.
+    async fn looks(&mut self) -> u64 {
+        let looks = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/live')).length";
+        self.evaluate(looks).await.as_u64().unwrap()
+    }
+
+    /// A picture for people, where PRB_TEST_PICTURES names a folder.
+    async fn picture(&mut self, name: &str) {
+        if let Ok(folder) = std::env::var("PRB_TEST_PICTURES") {
+            let path = format!("{folder}/{name}.png");
+            self.call("screenshot", json!([{ "path": path, "fullPage": true }])).await;
+        }
+    }
+
+    /// What the browser complained of: errors of the script, what its policy refused.
+    async fn complaints(&mut self) -> Vec<String> {
+        serde_json::from_value(self.call("complaints", json!([])).await).unwrap()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It closes its browser when nobody tells it anything any more; killed, it would leave it behind.
+        let _ = self.input.write_all(b"{\"call\":\"end\",\"args\":[]}\n");
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_and_jobs_change_by_themselves() {
+    let queue = memory();
+    submit(&queue, 3).await;
+    let page = Page::of(&queue).await;
+    let mut browser = Browser::start().await;
+    browser.open(&page.url("/")).await;
+    browser.until_shows("#count-waiting b", "3").await;
+    queue.submit(job(4)).await.unwrap();
+    browser.until_shows("#count-waiting b", "4").await;
+    browser.until("!!document.querySelector('#job-4')").await;
+    give_up(&queue, "too late").await;
+    browser.until_shows("#count-failed b", "1").await;
+    browser.until_shows("#jobs .result .bad", "too late").await;
+
+    // Nobody looks: nothing is asked for. Somebody looks again: it goes on.
+    let hide = "Object.defineProperty(document, 'hidden', { value: HIDDEN, configurable: true }); \
+                document.dispatchEvent(new Event('visibilitychange'))";
+    browser.evaluate(&hide.replace("HIDDEN", "true")).await;
+    let looks = browser.looks().await;
+    browser.evaluate("new Promise((done) => setTimeout(done, 5000))").await;
+    assert_eq!(browser.looks().await, looks);
+    queue.submit(job(5)).await.unwrap();
+    browser.evaluate(&hide.replace("HIDDEN", "false")).await;
+    browser.until("!!document.querySelector('#job-5')").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+
+    // The server ends: the page says so, and keeps what it has.
+    drop(page);
+    browser.until_shows("#offline:not([hidden])", "No answer since").await;
+    browser.until_shows("#count-waiting b", "4").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_jobs_are_filtered_and_paged() {
+    let queue = memory();
+    submit(&queue, 10_000).await;
+    for n in 0..6 {
+        carry_out(&queue, ["PhalaStakePool::WorkerInUse", "PhalaComputation::WorkerNotBound"][n % 2]).await;
+        give_up(
+            &queue,
+            "the transaction was not included within 120 s; the account's nonce is asked for again",
+        )
+        .await;
+    }
+    take(&queue).await;
+    let page = Page::of(&queue).await;
+    let mut browser = Browser::start().await;
+    browser.open(&page.url("/")).await;
+    browser.until_shows("#jobs .extent", "1–50 of 10,000").await;
+    browser.picture("list").await;
+    browser.click("#page-last").await;
+    browser.until_shows("#jobs .extent", "9,951–10,000 of 10,000").await;
+    browser.picture("last").await;
+    browser.click("#page-previous").await;
+    browser.until_shows("#jobs .pager", "Page 199 of 200").await;
+
+    // As it is typed, without the page being loaded again; the first page of what is found.
+    browser.evaluate("window.same = true").await;
+    browser.call("fill", json!(["[name=pool]", "7"])).await;
+    browser.until_shows("#jobs .extent", "1–50 of 500").await;
+    assert_eq!(browser.evaluate("location.search").await, "?pool=7&size=50");
+    browser.call("fill", json!(["[name=text]", "#27"])).await;
+    browser.until_shows("#jobs .extent", "1–1 of 1").await;
+    browser.until("!!document.querySelector('#job-27')").await;
+    assert_eq!(browser.evaluate("window.same").await, true);
+
+    // While somebody types, nothing is asked for, and what is typed stays.
+    browser.call("focus", json!(["[name=text]"])).await;
+    let looks = browser.looks().await;
+    let typing = "(async () => { const field = document.querySelector('[name=text]'); \
+                  for (let n = 0; n < 30; n++) { field.value += 'x'; \
+                  field.dispatchEvent(new Event('input', { bubbles: true })); \
+                  await new Promise((done) => setTimeout(done, 100)); } return field.value.length })()";
+    assert_eq!(browser.evaluate(typing).await, 33);
+    assert_eq!(browser.looks().await, looks);
+    browser.until_shows("#jobs .extent", "No job fits.").await;
+
+    browser.call("fill", json!(["[name=text]", ""])).await;
+    browser.call("fill", json!(["[name=pool]", ""])).await;
+    browser.call("selectOption", json!(["[name=state]", "failed"])).await;
+    browser.until_shows("#jobs .extent", "1–6 of 6").await;
+    browser.picture("failed").await;
+    browser.call("setViewportSize", json!([{ "width": 390, "height": 844 }])).await;
+    browser.picture("narrow").await;
+    let wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
+    assert_eq!(browser.evaluate(wide).await, false, "nothing sticks out to the side");
+    browser.call("emulateMedia", json!([{ "colorScheme": "dark" }])).await;
+    browser.picture("narrow-dark").await;
+    browser.click("#job-2").await;
+    browser.until_shows("#job h1", "Job 2").await;
+    assert_eq!(browser.evaluate(wide).await, false);
+    browser.picture("job-narrow-dark").await;
+    browser.call("setViewportSize", json!([{ "width": 1280, "height": 900 }])).await;
+    browser.picture("job-dark").await;
+    browser.call("emulateMedia", json!([{ "colorScheme": "light" }])).await;
+    browser.open(&page.url("/jobs/1")).await;
+    browser.picture("job").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retry_and_remove_with_the_token_only() {
+    let queue = memory();
+    submit(&queue, 2).await;
+    give_up(&queue, "first").await;
+    give_up(&queue, "second").await;
+    let page = Page::of(&queue).await;
+    let mut browser = Browser::start().await;
+    browser.open(&page.url("/jobs/1")).await;
+
+    // Asked for it, given up: nothing changes.
+    browser.click("#retry-1").await;
+    browser.until("document.querySelector('#token-dialog').open").await;
+    browser.picture("token").await;
+    browser.call("press", json!(["#token-value", "Escape"])).await;
+    browser.until("!document.querySelector('#token-dialog').open").await;
+    // A wrong one.
+    browser.click("#retry-1").await;
+    browser.call("fill", json!(["#token-value", "not-the-token-of-this-test"])).await;
+    browser.click("#token-use").await;
+    browser.until_shows("#said", "What was sent is not it").await;
+    assert_eq!(queue.stats().await.unwrap().waiting, 0);
+    assert_eq!(browser.evaluate("sessionStorage.length").await, 0);
+    // The right one, with Enter; kept for this tab.
+    browser.click("#retry-1").await;
+    browser.call("fill", json!(["#token-value", TOKEN])).await;
+    browser.call("press", json!(["#token-value", "Enter"])).await;
+    browser.until_shows("#said", "Job 1 is in line again").await;
+    browser.until_shows("#job h1", "waiting").await;
+    assert_eq!(queue.stats().await.unwrap().waiting, 1);
+    assert_eq!(browser.evaluate("document.cookie").await, "");
+
+    browser.open(&page.url("/?state=failed")).await;
+    browser.click("#retry-2").await;
+    browser.until_shows("#said", "Job 2 is in line again").await;
+    browser.until_shows("#jobs .extent", "No job fits.").await;
+    assert_eq!(queue.stats().await.unwrap().waiting, 2);
+
+    browser.open(&page.url("/jobs/2")).await;
+    browser.click("#remove-2").await;
+    browser.until("location.pathname === '/'").await;
+    browser.until_shows("#jobs .extent", "1–1 of 1").await;
+    assert_eq!(queue.stats().await.unwrap().waiting, 1);
+
+    // Forgotten when asked to.
+    browser.click("#token").await;
+    browser.until("sessionStorage.length === 0").await;
+    let refusals = browser.complaints().await;
+    assert!(refusals.iter().all(|text| text.contains("401")), "{refusals:?}");
+}

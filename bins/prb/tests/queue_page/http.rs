@@ -1,0 +1,303 @@
+//! The page as it comes over HTTP, on a queue in memory.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use prb::{
+    config::{OpsListen, PageArgs},
+    pages::{
+        MAX_REQUESTS,
+        queue::{self, Source},
+    },
+};
+use prb_core::queue::{
+    Error, JobId, JobQueue,
+    admin::{Filter, JobDetail, Page as JobPage, QueueAdmin},
+    memory::MemoryQueue,
+};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+
+use crate::rig::*;
+
+#[tokio::test]
+async fn ten_thousand_jobs_are_counted_filtered_and_paged() {
+    let queue = memory();
+    submit(&queue, 10_000).await;
+    let page = Page::of(&queue).await;
+    let start = Instant::now();
+    let first = page.get("/").await;
+    println!("first page of 10,000 jobs in memory: {:?}, {} bytes", start.elapsed(), first.body.len());
+    assert_eq!(first.status, 200);
+    first.has(&[
+        "<b>1–50</b>",
+        "<b>10,000</b>",
+        "href=\"/jobs/10000\"",
+        "Page 1 of 200",
+        "data-live=\"/live\"",
+    ]);
+    assert_eq!(first.count("<tr>"), 51, "a head and fifty jobs");
+    first.lacks(&["href=\"/jobs/9950\""]);
+
+    page.get("/?page=200").await.has(&["<b>9,951–10,000</b>", "href=\"/jobs/1\"", "href=\"/jobs/50\""]);
+    page.get("/?page=99999&size=100").await.has(&["<b>9,901–10,000</b>", "Page 100 of 100"]);
+    let pool = page.get("/?pool=7&size=25").await;
+    pool.has(&["<b>500</b>", "/?pool=7&amp;page=2&amp;size=25", "data-live=\"/live?pool=7&amp;size=25\""]);
+    assert_eq!(pool.count("data-label=\"Pool\">7<"), 25);
+    page.get("/?text=%2342").await.has(&["<b>1–1</b>", "href=\"/jobs/42\""]);
+    page.get("/?text=42&pool=3").await.has(&["No job fits."]);
+    page.get("/?state=failed").await.has(&["No job fits."]);
+    page.get("/?state=lost").await.has(&["There is no such state."]);
+    page.get("/?pool=all").await.has(&["A pool has a number."]);
+
+    let start = Instant::now();
+    let none = page.get("/live?text=nowhere").await;
+    println!("a text that none of 10,000 jobs has, in memory: {:?}", start.elapsed());
+    none.has(&["No job fits."]).lacks(&["<form class=\"filter\"", "Searched"]);
+}
+
+#[tokio::test]
+async fn a_text_is_found_in_errors_and_results() {
+    let queue = memory();
+    submit(&queue, 60).await;
+    for _ in 0..30 {
+        carry_out(&queue, "PhalaStakePool::WorkerInUse").await;
+    }
+    give_up(&queue, "the account has too little").await;
+    let page = Page::of(&queue).await;
+    let found = page.get("/?text=workerinuse&size=25").await;
+    found.has(&[
+        "<b>1–25</b> of <b>30</b>",
+        "1 of 2 calls failed: PhalaStakePool::WorkerInUse",
+        "block 1,234,567",
+    ]);
+    page.get("/?text=workerinuse&size=25&page=2").await.has(&["<b>26–30</b> of <b>30</b>"]);
+    page.get("/?text=workerinuse&size=25&page=3").await.has(&["<b>26–30</b> of <b>30</b>", "Page 2 of 2"]);
+    page.get("/?text=TOO+LITTLE").await.has(&["<b>1–1</b> of <b>1</b>", "href=\"/jobs/31\""]);
+    page.get("/?text=0xabab&state=succeeded").await.has(&["of <b>30</b>"]);
+}
+
+#[tokio::test]
+async fn one_job_is_shown_whole_but_for_its_key() {
+    let queue = memory();
+    submit(&queue, 3).await;
+    let page = Page::of(&queue).await;
+    page.get("/jobs/1").await.has(&["Nothing yet.", "start_computing: pool 1", "stake 12345"]);
+    let id = carry_out(&queue, "PhalaComputation::WorkerNotBound").await;
+    let answer = page.get(&format!("/jobs/{id}")).await;
+    assert_eq!(answer.status, 200);
+    answer.has(&[
+        "<h1>Job 1 <span class=\"state succeeded\">succeeded</span></h1>",
+        "1,234,567",
+        &format!("<code>0x{}</code>", "ab".repeat(32)),
+        "failed: PhalaComputation::WorkerNotBound",
+        "<li>done</li>",
+        "state waiting",
+        "state active",
+        "/jobs/1/remove",
+    ]);
+    answer.lacks(&["/jobs/1/retry", &key_in_hex(), "a sealed key"]);
+    let failed = give_up(&queue, "no nonce").await;
+    page.get(&format!("/jobs/{failed}")).await.has(&["That it failed: no nonce", "/jobs/2/retry"]);
+    let parts = page.get("/live/jobs/2").await;
+    parts.has(&["no nonce", "data-part"]).lacks(&["<html", "start_computing"]);
+    assert_eq!(page.get("/jobs/77").await.status, 404);
+    assert_eq!(page.get("/jobs/x").await.status, 404);
+    assert_eq!(page.get("/nothing").await.status, 404);
+}
+
+fn key_in_hex() -> String {
+    SEALED.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn what_others_wrote_is_text() {
+    let queue = memory();
+    submit(&queue, 2).await;
+    let evil = "</pre><script>alert(1)</script>\" onload='x";
+    give_up(&queue, evil).await;
+    carry_out(&queue, evil).await;
+    let page = Page::of(&queue).await;
+    let query = "%22%3E%3Cscript%3Ealert(2)%3C/script%3E";
+    for path in ["/", "/live", "/jobs/1", "/jobs/2", &format!("/?text={query}"), &format!("/?state={query}")]
+    {
+        let answer = page.get(path).await;
+        answer.lacks(&["<script>", "</pre><script", "alert(2)</script>", "\" onload"]);
+    }
+    page.get("/jobs/1").await.has(&["&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;&quot; onload='x"]);
+}
+
+#[tokio::test]
+async fn changes_need_the_token() {
+    let queue = memory();
+    submit(&queue, 2).await;
+    give_up(&queue, "no").await;
+    let page = Page::of(&queue).await;
+    for token in [None, Some(""), Some("another-token-of-a-length"), Some("a-token-of-this-tesT")] {
+        for path in ["/jobs/1/retry", "/jobs/1/remove", "/anything"] {
+            let answer = page.post(path, token).await;
+            assert_eq!(answer.status, 401, "{path} {token:?}");
+            assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
+            answer.has(&["{\"message\":", "PRB_API_TOKEN"]).lacks(&[TOKEN]);
+        }
+    }
+    assert_eq!(queue.stats().await.unwrap().waiting, 1, "nothing was changed");
+    assert_eq!(page.get("/jobs/1/retry").await.status, 405);
+
+    assert_eq!(page.post("/jobs/1/retry", Some(TOKEN)).await.has(&["in line again"]).status, 200);
+    assert_eq!(queue.stats().await.unwrap().waiting, 2);
+    let again = page.post("/jobs/1/retry", Some(TOKEN)).await;
+    assert_eq!(again.has(&["Job 1 is waiting"]).status, 409);
+    assert_eq!(page.post("/jobs/2/remove", Some(TOKEN)).await.status, 200);
+    assert_eq!(page.post("/jobs/2/remove", Some(TOKEN)).await.status, 404);
+    assert_eq!(queue.stats().await.unwrap().waiting, 1);
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_can_be_changed_and_the_variable_is_named() {
+    let queue = memory();
+    submit(&queue, 1).await;
+    give_up(&queue, "no").await;
+    let source = Source { queue: Arc::new(queue.clone()), admin: Arc::new(queue.clone()) };
+    let page = Page::start(source, None).await;
+    for token in [None, Some(""), Some(TOKEN)] {
+        let answer = page.post("/jobs/1/retry", token).await;
+        assert_eq!(answer.has(&["PRB_API_TOKEN", "16 characters"]).status, 403, "{token:?}");
+    }
+    let host = page.address;
+    let form =
+        format!("POST /jobs/1/retry HTTP/1.1\r\nHost: {host}\r\nAccept: text/html\r\nContent-Length: 0\r\n");
+    let answer = page.send(&form).await;
+    assert_eq!(answer.has(&["<html", "PRB_API_TOKEN"]).status, 403);
+    assert_eq!(queue.stats().await.unwrap().waiting, 0);
+}
+
+#[tokio::test]
+async fn a_name_of_somebody_elses_is_refused() {
+    let page = Page::of(&memory()).await;
+    for (host, status) in
+        [("evil.example", 421), ("localhost.evil.example:4567", 421), ("localhost:4567", 200)]
+    {
+        let answer = page.send(&format!("GET / HTTP/1.1\r\nHost: {host}\r\nAccept: text/html\r\n")).await;
+        assert_eq!(answer.status, status, "{host}");
+    }
+    let with_token = format!(
+        "POST /jobs/1/retry HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n"
+    );
+    assert_eq!(page.send(&with_token).await.has(&["PRB_PAGE_HOSTS"]).status, 421);
+}
+
+#[tokio::test]
+async fn nothing_comes_from_elsewhere_and_nothing_is_inline() {
+    let queue = memory();
+    submit(&queue, 1).await;
+    let page = Page::of(&queue).await;
+    for path in ["/", "/jobs/1", "/nothing"] {
+        let answer = page.get(path).await;
+        for header in [
+            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+            "frame-ancestors 'none'",
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+            "cache-control: no-store",
+        ] {
+            assert!(answer.head.contains(header), "{header} in {}", answer.head);
+        }
+        answer.lacks(&["style=", "onclick", "://", "<style", "<script>"]);
+    }
+    let home = page.get("/").await;
+    let assets: Vec<_> = home.body.split('"').filter(|text| text.starts_with("/assets/")).collect();
+    assert_eq!(assets.len(), 3, "{assets:?}");
+    for (path, kind) in assets.into_iter().zip(["image/svg+xml", "text/css", "text/javascript"]) {
+        let asset = page.get(path).await;
+        assert_eq!(asset.status, 200, "{path}");
+        assert!(asset.head.contains(kind) && asset.head.contains("immutable"), "{}", asset.head);
+    }
+    assert_eq!(page.get("/assets/0/page.rs").await.status, 404);
+}
+
+#[tokio::test]
+async fn requests_are_small() {
+    let page = Page::of(&memory()).await;
+    let host = page.address;
+    let large = format!(
+        "POST /x HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 5000\r\n"
+    );
+    assert_eq!(page.send(&large).await.status, 413);
+    let long = format!("GET / HTTP/1.1\r\nHost: {host}\r\nX-Long: {}\r\n", "x".repeat(20_000));
+    assert_eq!(page.send(&long).await.status, 431);
+}
+
+/// Answers once it is let.
+#[derive(Debug)]
+struct Stuck {
+    inner: MemoryQueue,
+    inside: AtomicUsize,
+    go: Semaphore,
+}
+
+#[async_trait]
+impl QueueAdmin for Stuck {
+    async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<JobPage, Error> {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let _go = self.go.acquire().await;
+        self.inner.list(filter, offset, limit).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
+        self.inner.job(id).await
+    }
+
+    async fn retry(&self, id: JobId) -> Result<bool, Error> {
+        self.inner.retry(id).await
+    }
+
+    async fn remove(&self, id: JobId) -> Result<bool, Error> {
+        self.inner.remove(id).await
+    }
+}
+
+#[tokio::test]
+async fn requests_at_once_are_bounded() {
+    let inner = memory();
+    let stuck = Arc::new(Stuck { inner: inner.clone(), inside: AtomicUsize::new(0), go: Semaphore::new(0) });
+    let admin: Arc<dyn QueueAdmin> = Arc::<Stuck>::clone(&stuck);
+    let page = Arc::new(Page::start(Source { queue: Arc::new(inner), admin }, None).await);
+    let mut asking = JoinSet::new();
+    for _ in 0..MAX_REQUESTS {
+        let page = Arc::clone(&page);
+        asking.spawn(async move { page.get("/").await.status });
+    }
+    while stuck.inside.load(Ordering::SeqCst) < MAX_REQUESTS {
+        tokio::task::yield_now().await;
+    }
+    let refused = page.get("/").await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
+    stuck.go.add_permits(MAX_REQUESTS);
+    while let Some(status) = asking.join_next().await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    assert_eq!(page.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_taken_default_is_gone_without_and_a_taken_choice_is_refused() {
+    let queue = memory();
+    let source = Source { queue: Arc::new(queue.clone()), admin: Arc::new(queue) };
+    // Where somebody else has the port already, that will do as well.
+    let _default = TcpListener::bind(("127.0.0.1", queue::PORT)).await;
+    assert!(queue::open(&PageArgs::default(), source.clone()).await.unwrap().is_none());
+    let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = holder.local_addr().unwrap();
+    let at = |listen| PageArgs { queue_page_listen: Some(listen), ..PageArgs::default() };
+    let refused = queue::open(&at(OpsListen::At(address)), source.clone()).await.unwrap_err();
+    let text = format!("{refused:#}");
+    assert!(text.contains(&address.to_string()) && text.contains("PRB_QUEUE_PAGE_LISTEN"), "{text}");
+    assert!(queue::open(&at(OpsListen::Off), source).await.unwrap().is_none());
+}

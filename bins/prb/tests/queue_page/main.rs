@@ -1,0 +1,7 @@
+//! The queue page over HTTP, over a real Redis, and in a real browser.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+mod browser;
+mod http;
+mod redis;
+mod rig;

@@ -1,0 +1,171 @@
+//! A page on a port of its own, jobs to show on it, and a client without manners.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use prb::{
+    config::{OpsListen, PageArgs},
+    pages::queue::{self, Source},
+};
+use prb_core::{
+    chain::Call,
+    primitives::{AccountId, Hash, ParaNumber, PoolId, WorkerKey},
+    queue::{
+        CallOutcome, Job, JobFailure, JobId, JobOutcome, JobQueue, JobSigner,
+        admin::QueueAdmin,
+        memory::{Config, MemoryQueue},
+    },
+    vault::Sealed,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+/// What nothing in these tests takes, even on a machine with other work.
+pub const LONG: Duration = Duration::from_secs(60);
+pub const TOKEN: &str = "a-token-of-this-test";
+/// A sealed key, as nobody may see it.
+pub const SEALED: &[u8] = b"a sealed key that nobody may see";
+
+/// A page that is served until dropped.
+pub struct Page {
+    pub address: SocketAddr,
+    _folder: TempDir,
+    _tasks: JoinSet<()>,
+}
+
+impl Page {
+    pub async fn of<Q: JobQueue + QueueAdmin + Clone + 'static>(queue: &Q) -> Self {
+        let source = Source { queue: Arc::new(queue.clone()), admin: Arc::new(queue.clone()) };
+        Self::start(source, Some(TOKEN)).await
+    }
+
+    pub async fn start(source: Source, token: Option<&str>) -> Self {
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("token");
+        let args = PageArgs {
+            queue_page_listen: Some(OpsListen::At(([127, 0, 0, 1], 0).into())),
+            api_token_file: token.map(|token| {
+                std::fs::write(&file, format!("{token}\n")).unwrap();
+                file
+            }),
+            ..PageArgs::default()
+        };
+        let site = queue::open(&args, source).await.unwrap().unwrap();
+        let address = site.address();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(site.serve());
+        Self { address, _folder: folder, _tasks: tasks }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Asks as a browser does.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/html\r\n", self.address)).await
+    }
+
+    /// A change, as the page's script sends it.
+    pub async fn post(&self, path: &str, token: Option<&str>) -> Answer {
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n{token}", self.address);
+        self.send(&head).await
+    }
+
+    /// Sends a head as it is.
+    pub async fn send(&self, head: &str) -> Answer {
+        tokio::time::timeout(LONG, ask(self.address, head)).await.expect("no answer")
+    }
+}
+
+async fn ask(address: SocketAddr, head: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+/// What came back.
+pub struct Answer {
+    pub status: u16,
+    /// In lower case.
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    /// Says which of the texts the body lacks.
+    #[track_caller]
+    pub fn has(&self, texts: &[&str]) -> &Self {
+        for text in texts {
+            assert!(self.body.contains(text), "{text:?} is missing in\n{}", self.body);
+        }
+        self
+    }
+
+    #[track_caller]
+    pub fn lacks(&self, texts: &[&str]) -> &Self {
+        for text in texts {
+            assert!(!self.body.contains(text), "{text:?} is in\n{}", self.body);
+        }
+        self
+    }
+
+    /// How many times the body has a text.
+    pub fn count(&self, text: &str) -> usize {
+        self.body.matches(text).count()
+    }
+}
+
+/// A queue in memory with room for many.
+pub fn memory() -> MemoryQueue {
+    MemoryQueue::new(Config { max_jobs: 20_000, ..Config::default() })
+}
+
+/// A job of pool `n` % 20 whose calls are about worker `n`.
+pub fn job(n: u64) -> Job {
+    let pool = PoolId(n % 20);
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&n.to_be_bytes());
+    let worker = WorkerKey(key);
+    let signer = JobSigner { operator: AccountId([2; 32]), key: Sealed(SEALED.to_vec()), proxied: None };
+    let calls = vec![Call::AddWorker { pool, worker }, Call::StartComputing { pool, worker, stake: 12_345 }];
+    Job { pool, signer, calls, retries: 0 }
+}
+
+/// Adds jobs 1 to `count`.
+pub async fn submit(queue: &impl JobQueue, count: u64) {
+    for n in 1..=count {
+        queue.submit(job(n)).await.unwrap();
+    }
+}
+
+/// Takes the oldest job.
+pub async fn take(queue: &impl JobQueue) -> (JobId, u64) {
+    let lease = tokio::time::timeout(LONG, queue.lease(LONG)).await.expect("no job").unwrap();
+    (lease.id, lease.token)
+}
+
+/// Carries the oldest job out; its second call fails on chain.
+pub async fn carry_out(queue: &impl JobQueue, error: &str) -> JobId {
+    let (id, token) = take(queue).await;
+    let calls = vec![CallOutcome::Done, CallOutcome::Failed(error.to_owned())];
+    let outcome = JobOutcome { calls, block: ParaNumber(1_234_567), extrinsic: Some(Hash([0xab; 32])) };
+    queue.complete(id, token, outcome).await.unwrap();
+    id
+}
+
+/// Gives the oldest job up.
+pub async fn give_up(queue: &impl JobQueue, message: &str) -> JobId {
+    let (id, token) = take(queue).await;
+    queue.fail(id, token, JobFailure { message: message.to_owned() }, None).await.unwrap();
+    id
+}
