@@ -211,3 +211,25 @@ fn two_names_of_one_variable_must_agree() {
     let error = refusal(&["data-provider"], &[CHAINS[0], CHAINS[1], (port, "7"), (other, "8")]);
     assert!(error.contains(port) && error.contains("differ"), "{error}");
 }
+
+#[test]
+fn a_token_of_the_pages_is_refused_without_being_quoted() {
+    let trader = [("PHALA_MODULE", "trade"), CHAINS[0], ("PHALA_Q_REDIS_ENDPOINT", "redis://h:1")];
+    let with = |name, value| refusal(&[], &[&trader[..], &[(name, value)]].concat());
+    let error = with("PRB_API_TOKEN", "hunter2");
+    assert!(error.contains("PRB_API_TOKEN") && error.contains("16") && !error.contains("hunter2"), "{error}");
+    assert!(with("PRB_API_TOKEN_FILE", "/nowhere/token").contains("/nowhere/token"));
+    assert!(with("PRB_QUEUE_PAGE_LISTEN", "4567").contains("127.0.0.1:4567"));
+    assert!(with("PRB_PAGE_HOSTS", "http://x").contains("host"));
+    let both = [("PRB_API_TOKEN", "0123456789abcdef"), ("PRB_API_TOKEN_FILE", "/f")];
+    assert!(refusal(&[], &[&trader[..], &both].concat()).contains("set one"));
+    let text = shown(
+        &["lifecycle"],
+        &[
+            ("USE_BUILT_IN_TRADER", "1"),
+            ("PRB_API_TOKEN", "0123456789abcdef"),
+            ("PRB_PAGE_HOSTS", "Q.example"),
+        ],
+    );
+    assert!(text.contains("\"q.example\"") && !text.contains("0123456789abcdef"), "{text}");
+}

@@ -3,5 +3,6 @@
 
 mod browser;
 mod http;
+mod process;
 mod redis;
 mod rig;

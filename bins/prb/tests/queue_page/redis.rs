@@ -59,6 +59,8 @@ fn spawn(dir: &TempDir, port: u16) -> Child {
             "",
             "--appendonly",
             "yes",
+            "--appendfsync",
+            "always",
             "--port",
             &port.to_string(),
             "--dir",

@@ -82,7 +82,8 @@ impl Page {
     }
 }
 
-async fn ask(address: SocketAddr, head: &str) -> Answer {
+/// Sends a head to an address.
+pub async fn ask(address: SocketAddr, head: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
