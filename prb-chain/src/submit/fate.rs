@@ -7,8 +7,6 @@ use prb_core::{
     chain::{BatchOutcome, SubmitError, SubmitProgress},
     primitives::{Hash, ParaNumber},
 };
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
@@ -20,11 +18,12 @@ use super::{
 use crate::{
     keys::OperatorKey,
     metadata::{ExtrinsicOutcome, Runtime},
-    rpc::{
-        Node,
-        json::{self, HexBytes},
-    },
+    rpc::{Node, json::HexBytes},
 };
+
+mod heed;
+
+use heed::Heeded;
 
 /// Blocks searched in one go.
 const SEARCH_BATCH: u32 = 16;
@@ -32,22 +31,6 @@ const SEARCH_BATCH: u32 = 16;
 ///
 /// [`Config::poll_interval`]: super::Config::poll_interval
 const MAX_RESEND_PAUSE: u32 = 16;
-
-/// What a watch tells (`author_submitAndWatchExtrinsic`).
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Status {
-    Future,
-    Ready,
-    Broadcast(Vec<String>),
-    InBlock(Hash),
-    Retracted(Hash),
-    FinalityTimeout(Hash),
-    Finalized(Hash),
-    Usurped(Hash),
-    Dropped,
-    Invalid,
-}
 
 /// What is known of a transaction on its way.
 pub(super) struct Way<'a> {
@@ -325,81 +308,6 @@ impl Inner {
     }
 }
 
-enum Heeded {
-    Nothing,
-    Finalised(Hash),
-    Lost,
-}
-
-impl Way<'_> {
-    fn submitted(&mut self, progress: &mpsc::Sender<SubmitProgress>) {
-        if !self.submitted {
-            self.submitted = true;
-            // A full channel loses progress, by contract.
-            let _ = progress.try_send(SubmitProgress::Submitted { extrinsic: self.prepared.hash });
-        }
-    }
-
-    fn heed(
-        &mut self,
-        status: Option<Result<Box<RawValue>, serde_json::Error>>,
-        progress: &mpsc::Sender<SubmitProgress>,
-    ) -> Heeded {
-        let status = status.and_then(Result::ok).and_then(|raw| json::parse::<Status>(raw.get()).ok());
-        let Some(status) = status else {
-            self.seen = format!("{}, then the watch was lost", self.seen);
-            return self.unwatched();
-        };
-        self.answered = Instant::now();
-        self.seen = status.name().into();
-        self.future = matches!(status, Status::Future);
-        match status {
-            Status::Future | Status::Ready | Status::Broadcast(_) => Heeded::Nothing,
-            Status::InBlock(block) => {
-                self.in_block = true;
-                let _ = progress.try_send(SubmitProgress::InBlock { block });
-                Heeded::Nothing
-            }
-            // Its node puts it back into its pool, or not: then it is sent again.
-            Status::Retracted(_) => {
-                self.in_block = false;
-                Heeded::Nothing
-            }
-            Status::Finalized(block) => {
-                self.watch = None;
-                Heeded::Finalised(block)
-            }
-            // The pool has forgotten it, a block may hold it all the same.
-            Status::FinalityTimeout(_) | Status::Usurped(_) | Status::Dropped | Status::Invalid => {
-                self.unwatched()
-            }
-        }
-    }
-
-    fn unwatched(&mut self) -> Heeded {
-        self.watch = None;
-        (self.in_block, self.future) = (false, false);
-        Heeded::Lost
-    }
-}
-
-impl Status {
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Future => "future",
-            Self::Ready => "ready",
-            Self::Broadcast(_) => "broadcast",
-            Self::InBlock(_) => "in a block",
-            Self::Retracted(_) => "retracted",
-            Self::FinalityTimeout(_) => "not final in time",
-            Self::Finalized(_) => "final",
-            Self::Usurped(_) => "usurped",
-            Self::Dropped => "dropped",
-            Self::Invalid => "invalid",
-        }
-    }
-}
-
 fn position(block: &Block, extrinsic: Hash) -> Option<u32> {
     let index = block.extrinsics.iter().position(|bytes| Hash::of(bytes) == extrinsic)?;
     u32::try_from(index).ok()
@@ -410,28 +318,4 @@ async fn events(node: &Node, runtime: &Runtime, block: Hash) -> Result<Vec<u8>, 
     let events: Option<HexBytes> = node.request("state_getStorage", (key, block)).await?;
     // Every block has the events of its inherents at least.
     events.map(|bytes| bytes.0).ok_or_else(|| ask::Error::wrong(node, format!("block {block} has no events")))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn statuses_are_read_as_nodes_write_them() {
-        let hash = Hash([0xab; 32]);
-        for (json, status) in [
-            (r#""ready""#.to_owned(), Status::Ready),
-            (r#"{"broadcast":["peer"]}"#.to_owned(), Status::Broadcast(vec!["peer".into()])),
-            (format!(r#"{{"inBlock":"{hash}"}}"#), Status::InBlock(hash)),
-            (format!(r#"{{"retracted":"{hash}"}}"#), Status::Retracted(hash)),
-            (format!(r#"{{"usurped":"{hash}"}}"#), Status::Usurped(hash)),
-            (format!(r#"{{"finalized":"{hash}"}}"#), Status::Finalized(hash)),
-            (format!(r#"{{"finalityTimeout":"{hash}"}}"#), Status::FinalityTimeout(hash)),
-            (r#""dropped""#.to_owned(), Status::Dropped),
-            (r#""invalid""#.to_owned(), Status::Invalid),
-        ] {
-            assert_eq!(json::parse::<Status>(&json).unwrap(), status, "{json}");
-        }
-    }
 }

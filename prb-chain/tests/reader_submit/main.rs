@@ -6,5 +6,6 @@ mod metadata;
 mod net;
 mod outside;
 mod reader;
+mod storm;
 mod submit;
 mod troubles;

@@ -162,8 +162,7 @@ async fn refusals_that_stay_are_told_with_nothing_on_its_way() {
         other => panic!("{other:?}"),
     }
     faults.heal();
-    let call = net.devnet.para().faults();
-    call.refuse_transactions([PoolError::Invalid(InvalidTransaction::Call)]);
+    faults.refuse_transactions([PoolError::Invalid(InvalidTransaction::Call)]);
     match net.send(&submitter, &net.batch([worker.register(&net)])).await {
         Err(SubmitError::Refused { retryable: false, .. }) => {}
         other => panic!("{other:?}"),
@@ -223,28 +222,18 @@ async fn a_usurped_transaction_is_lost_once_the_other_is_final() {
     let (sender, mut progress) = mpsc::channel(8);
     let batch = net.batch([worker.register(&net)]);
     let usurper = remark(&net, 0, 1_000_000).await;
+    // No block is made before the other is in the pool.
+    net.devnet.pause_para(true);
     let usurped = async {
         until(&mut progress, is_submitted).await;
         net.devnet.para().submit(usurper).unwrap();
-        std::future::pending::<()>().await
-    };
-    let lost = async {
-        tokio::select! { lost = submitter.submit(&batch, sender) => lost, () = usurped => unreachable!() }
-    };
-    // No block is made before the other is in the pool.
-    net.devnet.pause_para(true);
-    let resumed = async {
-        while net.devnet.para().pending_extrinsics().is_empty()
-            || net.devnet.para().next_nonce(net.devnet.pools()[0].operator.as_ref()).unwrap() == 0
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
         net.devnet.pause_para(false);
     };
-    let (lost, ()) = net.ticking(async { tokio::join!(lost, resumed) }).await;
+    let (lost, ()) = net.ticking(async { tokio::join!(submitter.submit(&batch, sender), usurped) }).await;
     match lost {
-        Err(SubmitError::Lost { reason }) => assert!(reason.contains("took its nonce"), "{reason}"),
+        Err(SubmitError::Lost { reason }) => {
+            assert!(reason.contains("took its nonce") && reason.contains("last seen: usurped"), "{reason}");
+        }
         other => panic!("{other:?}"),
     }
     net.done(&submitter, [worker.register(&net)]).await;
@@ -415,7 +404,8 @@ async fn a_node_that_lags_is_believed_in_nothing() {
         Err(SubmitError::Unavailable(e)) => assert!(e.to_string().contains("was seen final before"), "{e}"),
         other => panic!("{other:?}"),
     }
-    (live.stop().await, lagging.stop().await);
+    live.stop().await;
+    lagging.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -440,5 +430,6 @@ async fn nodes_that_disagree_do_not_lose_a_transaction() {
     let outcome = outcome.await.unwrap();
     assert_eq!(outcome.calls, [Ok(())]);
     assert_eq!(holder.devnet.para().block_hash(outcome.number.0).unwrap().0, outcome.block.0);
-    (holder.stop().await, other.stop().await);
+    holder.stop().await;
+    other.stop().await;
 }

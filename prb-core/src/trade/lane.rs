@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use rand::Rng;
 use secrecy::SecretString;
 use tokio::{
     sync::mpsc,
@@ -26,10 +25,12 @@ use super::{
 };
 use crate::{
     chain::{BatchOutcome, CallBatch, ChainSubmitter, Effect, SubmitError, SubmitProgress},
-    primitives::{AccountId, PHALA_SS58_PREFIX},
-    queue::{CallOutcome, JobFailure, JobId},
+    primitives::AccountId,
+    queue::{CallOutcome, JobId},
     vault::{self, Vault},
 };
+
+mod end;
 
 /// Opened keys that a lane keeps: pools of one operator may have sealed it each for itself.
 const MAX_OPEN_KEYS: usize = 16;
@@ -365,65 +366,6 @@ impl Lane {
             }
         }
     }
-
-    /// Ends the jobs of a batch that was not carried out, or puts them off.
-    async fn refused(&mut self, work: Work, error: &SubmitError) {
-        let message = chain_of(error);
-        tracing::warn!(
-            operator = %self.operator.to_ss58(PHALA_SS58_PREFIX), jobs = work.jobs.len(), error = message,
-            "a batch was not carried out"
-        );
-        self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.clone()));
-        let by_one_job = matches!(
-            error,
-            SubmitError::Refused { .. } | SubmitError::Unsupported { .. } | SubmitError::TooLarge { .. }
-        );
-        if by_one_job && !error.is_retryable() && work.jobs.len() > 1 {
-            // One job's call may be to blame: each is tried without the others, and what is known of their
-            // calls is asked for again.
-            self.doubt = true;
-            for job in work.jobs.into_iter().rev() {
-                self.pending.push_front(Queued { alone: true, ..job });
-            }
-            return;
-        }
-        let attempt = work.jobs.iter().map(|job| job.lease.attempt).max().unwrap_or_default();
-        // One delay for all: jobs that were in order stay so.
-        let retry_after = error.is_retryable().then(|| retry_delay(attempt, &self.shared.config));
-        for (job, outcome) in work.finish() {
-            match outcome {
-                Some(outcome) => self.complete(&job, outcome).await,
-                None => self.fail(&job, &message, retry_after).await,
-            }
-        }
-    }
-
-    async fn finish(&self, work: Work) {
-        for (job, outcome) in work.finish() {
-            match outcome {
-                Some(outcome) => self.complete(&job, outcome).await,
-                None => self.fail(&job, "the submitter gave no result for a call", None).await,
-            }
-        }
-    }
-
-    async fn complete(&self, job: &Queued, outcome: crate::queue::JobOutcome) {
-        self.shared.board.completed(&outcome.calls);
-        self.shared.leases.complete(&job.lease, outcome).await;
-        self.inbox.release(job.lease.job.size_bytes());
-    }
-
-    async fn fail(&self, job: &Queued, message: &str, retry_after: Option<Duration>) {
-        let account = self.operator.to_ss58(PHALA_SS58_PREFIX);
-        let message = if message.contains(&account) {
-            message.to_owned()
-        } else {
-            format!("operator {account}: {message}")
-        };
-        self.shared.board.edit(|status| status.jobs_failed += 1);
-        self.shared.leases.fail(&job.lease, JobFailure { message }, retry_after).await;
-        self.inbox.release(job.lease.job.size_bytes());
-    }
 }
 
 fn ids(jobs: &[Queued]) -> Vec<(JobId, u64)> {
@@ -438,12 +380,6 @@ fn matching(outcome: BatchOutcome, sent: usize) -> Result<BatchOutcome, SubmitEr
     }
     let reason = format!("{got} results for {sent} calls in block {}", outcome.number);
     Err(SubmitError::Unknown { waited: Duration::ZERO, reason })
-}
-
-/// Exponential, with jitter over its upper half.
-fn retry_delay(attempt: u32, config: &Config) -> Duration {
-    let delay = config.retry_min.saturating_mul(1 << attempt.min(16)).min(config.retry_max);
-    delay.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
 /// The error and its causes in one line.
