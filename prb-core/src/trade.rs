@@ -95,7 +95,7 @@ impl Config {
     /// Default of [`Config::lease_ttl`].
     pub const LEASE_TTL: Duration = Duration::from_secs(30);
     /// Default of [`Config::account_ttl`].
-    pub const ACCOUNT_TTL: Duration = Duration::from_secs(30);
+    pub const ACCOUNT_TTL: Duration = Duration::from_secs(15);
     /// Default of [`Config::submit_timeout`].
     pub const SUBMIT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
     /// Default of [`Config::retry_min`].
