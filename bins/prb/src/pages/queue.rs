@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -37,6 +38,8 @@ pub use find::{MAX_SEARCHED, SEARCH_BUDGET};
 
 /// The port that operators know.
 pub const PORT: u16 = 4567;
+/// How long the queue may take for an answer to somebody who looks. Redis is given longer for changes.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is shown.
 #[derive(Clone, Debug)]
@@ -231,13 +234,21 @@ impl Desk {
 
     /// Asks the queue, and remembers what it says.
     async fn stats(&self) -> Result<(), Error> {
-        let stats = self.0.source.queue.stats().await?;
+        let stats = patient(self.0.source.queue.stats()).await?;
         *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some((stats, now_ms()));
         Ok(())
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
-        self.0.source.admin.job(id).await
+        patient(self.0.source.admin.job(id)).await
+    }
+}
+
+/// Gives a question up that takes too long: somebody looks, and is to be told.
+async fn patient<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(PATIENCE, question).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::Unavailable(format!("no answer within {PATIENCE:?}").into())),
     }
 }
 

@@ -233,7 +233,7 @@ async fn requests_are_small() {
     assert_eq!(page.send(&long).await.status, 431);
 }
 
-/// Answers once it is let.
+/// Puts jobs in line once it is let, and never lists them.
 #[derive(Debug)]
 struct Stuck {
     inner: MemoryQueue,
@@ -241,12 +241,19 @@ struct Stuck {
     go: Semaphore,
 }
 
+impl Stuck {
+    async fn page(inner: &MemoryQueue) -> (Arc<Self>, Page) {
+        let stuck = Self { inner: inner.clone(), inside: AtomicUsize::new(0), go: Semaphore::new(0) };
+        let stuck = Arc::new(stuck);
+        let source = Source { queue: Arc::new(inner.clone()), admin: Arc::<Self>::clone(&stuck) };
+        (stuck, Page::start(source, Some(TOKEN)).await)
+    }
+}
+
 #[async_trait]
 impl QueueAdmin for Stuck {
-    async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<JobPage, Error> {
-        self.inside.fetch_add(1, Ordering::SeqCst);
-        let _go = self.go.acquire().await;
-        self.inner.list(filter, offset, limit).await
+    async fn list(&self, _: Filter, _: usize, _: usize) -> Result<JobPage, Error> {
+        std::future::pending().await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
@@ -254,6 +261,8 @@ impl QueueAdmin for Stuck {
     }
 
     async fn retry(&self, id: JobId) -> Result<bool, Error> {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let _go = self.go.acquire().await;
         self.inner.retry(id).await
     }
 
@@ -264,26 +273,36 @@ impl QueueAdmin for Stuck {
 
 #[tokio::test]
 async fn requests_at_once_are_bounded() {
-    let inner = memory();
-    let stuck = Arc::new(Stuck { inner: inner.clone(), inside: AtomicUsize::new(0), go: Semaphore::new(0) });
-    let admin: Arc<dyn QueueAdmin> = Arc::<Stuck>::clone(&stuck);
-    let page = Arc::new(Page::start(Source { queue: Arc::new(inner), admin }, None).await);
+    let queue = memory();
+    submit(&queue, 1).await;
+    let (stuck, page) = Stuck::page(&queue).await;
+    let page = Arc::new(page);
     let mut asking = JoinSet::new();
     for _ in 0..MAX_REQUESTS {
         let page = Arc::clone(&page);
-        asking.spawn(async move { page.get("/").await.status });
+        asking.spawn(async move { page.post("/jobs/1/retry", Some(TOKEN)).await.status });
     }
     while stuck.inside.load(Ordering::SeqCst) < MAX_REQUESTS {
         tokio::task::yield_now().await;
     }
-    let refused = page.get("/").await;
+    let refused = page.get("/jobs/1").await;
     assert_eq!(refused.status, 503);
     assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
     stuck.go.add_permits(MAX_REQUESTS);
     while let Some(status) = asking.join_next().await {
-        assert_eq!(status.unwrap(), 200);
+        assert_eq!(status.unwrap(), 409, "the job has not failed");
     }
-    assert_eq!(page.get("/").await.status, 200);
+    assert_eq!(page.get("/jobs/1").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_queue_that_hangs_is_named_and_what_is_known_is_shown() {
+    let queue = memory();
+    submit(&queue, 3).await;
+    let (_, page) = Stuck::page(&queue).await;
+    let answer = page.get("/").await;
+    answer.has(&["does not answer", "no answer within 5s", "<b>3</b>"]);
+    assert_eq!(answer.status, 503);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use prb_core::queue::{
 use tokio::time::Instant;
 
 use super::{
-    Desk,
+    Desk, patient,
     wish::{LookFor, Wish},
 };
 
@@ -59,11 +59,11 @@ impl Desk {
         let Wish { filter, page, size, .. } = *wish;
         let admin = &self.0.source.admin;
         let offset = (page - 1).saturating_mul(size);
-        let answer = admin.list(filter, offset, size).await?;
+        let answer = patient(admin.list(filter, offset, size)).await?;
         let mut found = Found { total: answer.total, jobs: answer.jobs, page, size, searched: None };
         if offset > 0 && offset >= found.total {
             found.page = found.pages();
-            let answer = admin.list(filter, found.offset(), size).await?;
+            let answer = patient(admin.list(filter, found.offset(), size)).await?;
             (found.total, found.jobs) = (answer.total, answer.jobs);
         }
         Ok(found)
@@ -89,7 +89,7 @@ impl Desk {
         let mut sieve = Sieve::new(wish, text);
         let (mut offset, mut last) = (0, None);
         loop {
-            let Page { total, jobs } = self.0.source.admin.list(wish.filter, offset, CHUNK).await?;
+            let Page { total, jobs } = patient(self.0.source.admin.list(wish.filter, offset, CHUNK)).await?;
             offset += CHUNK;
             for job in jobs {
                 // New jobs push those that were seen before into the next chunk.
