@@ -161,7 +161,8 @@ impl Rig {
     async fn submit(&self, sequence: u64) -> JobHandle {
         let sender = MessageOrigin::Worker(WorkerKey([1; 32]));
         let message = Message { sender, destination: vec![], payload: vec![] };
-        let calls = vec![Call::SyncOffchainMessage(SignedMessage { message, sequence, signature: vec![0; 64] })];
+        let calls =
+            vec![Call::SyncOffchainMessage(SignedMessage { message, sequence, signature: vec![0; 64] })];
         let signer = JobSigner { operator: alice(), key: self.key.clone(), proxied: None };
         self.queue.submit(Job { pool: PoolId(1), signer, calls, retries: 0 }).await.unwrap()
     }
