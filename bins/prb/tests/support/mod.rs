@@ -149,6 +149,15 @@ impl Net {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// Waits until a process has come up that many times: it has told its peer id, and signals reach it.
+    pub async fn until_up(&self, times: usize, limit: Duration) {
+        let start = Instant::now();
+        while self.log().matches("Got my peer id").count() < times {
+            assert!(start.elapsed() < limit, "not up within {limit:?}\n{}", self.log_tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The end of the process's output.
     pub fn log_tail(&self) -> String {
         let log = self.log();
