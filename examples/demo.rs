@@ -104,6 +104,9 @@ impl Demo {
         std::fs::create_dir_all(&data)?;
         let fleet = write_fleet(&data, &devnet, &workers)?;
         let bridge = start_bridge(&devnet, &data, &fleet).await?;
+        if let Some(address) = bridge.queue_page() {
+            println!("the trade queue is to be seen at http://{address}");
+        }
         let active = self.watch(&devnet, &workers, bridge, display, &stop).await;
         for worker in workers {
             worker.shutdown().await;

@@ -2,7 +2,7 @@
 //!
 //! Composition only. The order of the end is that of [`Bridge::stop`].
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use prb_core::{
     blob::{
@@ -75,6 +75,11 @@ impl Bridge {
     /// What there is to see now.
     pub async fn view(&self) -> View {
         self.work.view(Shown::Everything)
+    }
+
+    /// Where the queue page is, if it could be opened.
+    pub const fn queue_page(&self) -> Option<SocketAddr> {
+        self.work.desk().page()
     }
 
     /// Waits for a part to end that should not: the daemon cannot go on without it.

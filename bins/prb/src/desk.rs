@@ -1,6 +1,6 @@
 //! Where operations on chain go, and who sends them.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use prb_chain::{
     rpc::NodePool,
@@ -40,6 +40,8 @@ pub(crate) struct Desk {
     trader: Option<Trader>,
     /// `None` while the queue does not answer.
     stats: watch::Receiver<Option<Stats>>,
+    /// Where people see the queue, if anywhere.
+    page: Option<SocketAddr>,
     background: Background,
 }
 
@@ -73,7 +75,7 @@ impl Desk {
             stop.run_until_cancelled(look(&*asked, &seen)).await;
             anyhow::anyhow!("the look at the queue has ended")
         });
-        Self { queue, admin, trader, stats, background }
+        Self { queue, admin, trader, stats, page: None, background }
     }
 
     /// Shows the queue to people as well. Where another process trades, only on an address that was asked for:
@@ -84,6 +86,7 @@ impl Desk {
         }
         let source = pages::queue::Source { queue: Arc::clone(&self.queue), admin: Arc::clone(&self.admin) };
         if let Some(site) = pages::queue::open(args, source).await.map_err(Failure::Configuration)? {
+            self.page = Some(site.address());
             self.background.spawn(|stop| async move {
                 stop.run_until_cancelled(site.serve()).await;
                 anyhow::anyhow!("the queue page has ended")
@@ -95,6 +98,11 @@ impl Desk {
     /// The queue.
     pub(crate) fn queue(&self) -> Arc<dyn JobQueue> {
         Arc::clone(&self.queue)
+    }
+
+    /// Where people see the queue, if anywhere.
+    pub(crate) const fn page(&self) -> Option<SocketAddr> {
+        self.page
     }
 
     /// How many jobs there were at the last look.
