@@ -47,6 +47,8 @@ use inbound::Done;
 const TICK: Duration = Duration::from_millis(250);
 /// How long peers may take to hear that a connection is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long after an answer a connection stays: its end, read together with the answer, would hide it.
+const LINGER: Duration = Duration::from_millis(200);
 /// How long a refused or broken `Hello` waits for its next try.
 const GREET_AGAIN: Duration = Duration::from_secs(2);
 
@@ -110,6 +112,8 @@ pub(super) struct Driver {
     closing: HashMap<PeerId, Vec<oneshot::Sender<()>>>,
     /// Answers that are being written.
     writing: HashSet<(Protocol, InboundRequestId)>,
+    /// When the last answer was written.
+    wrote: Option<Instant>,
     /// Tells that the last call is answered; no new one is taken then.
     drain: Option<oneshot::Sender<()>>,
     drained: bool,
@@ -166,6 +170,7 @@ impl Driver {
             listeners: HashSet::new(),
             closing: HashMap::new(),
             writing: HashSet::new(),
+            wrote: None,
             drain: None,
             drained: false,
             channels,
@@ -254,8 +259,18 @@ impl Driver {
     /// Closes the connections, so that answers which are written also arrive, for as long as that may take.
     async fn close(mut self) {
         self.work.abort_all();
+        self.drained = true;
         for listener in std::mem::take(&mut self.listeners) {
             self.swarm.remove_listener(listener);
+        }
+        if let Some(wrote) = self.wrote {
+            let linger = async {
+                loop {
+                    let event = self.swarm.select_next_some().await;
+                    self.on_swarm(event);
+                }
+            };
+            let _ = tokio::time::timeout_at((wrote + LINGER).into(), linger).await;
         }
         let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
         for peer in peers {

@@ -1,5 +1,7 @@
 //! What the swarm tells.
 
+use std::time::Instant;
+
 use libp2p::{
     Multiaddr, PeerId,
     core::{ConnectedPoint, upgrade::NegotiationError},
@@ -140,6 +142,7 @@ impl Driver {
             }
             Event::ResponseSent { request_id, .. } => {
                 self.writing.remove(&(protocol, request_id));
+                self.wrote = Some(Instant::now());
             }
         }
     }
