@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use codec::Encode;
@@ -42,7 +42,16 @@ fn folder() -> (TempDir, PathBuf) {
 }
 
 fn open(path: &Path) -> HeedInventory {
-    HeedInventory::open(path, Config::default()).unwrap()
+    // A process that another test starts holds this one's locks between its fork and its exec.
+    let start = Instant::now();
+    loop {
+        match HeedInventory::open(path, Config::default()) {
+            Err(Error::InUse { .. }) if start.elapsed() < Duration::from_secs(5) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 fn snapshot(inventory: &HeedInventory) -> Arc<Snapshot> {
