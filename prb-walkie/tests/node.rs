@@ -396,3 +396,19 @@ async fn a_peer_that_never_answers_hello_is_not_in_the_table() {
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     assert!(node.peers().borrow().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_knows_no_pings_stays_connected() {
+    let mut config = config(0, Role::DataProviderInt);
+    config.limits.ping_interval = Duration::from_millis(20);
+    let node = start(config).await;
+    let raw = RawPeer::start(1, Some(address(&node)), Box::new(|_| None)).await;
+    let hello = prb_walkie::proto::Request { method: "Hello".into(), ..Default::default() };
+    let hello = prost::Message::encode_to_vec(&hello);
+    // Calls pass while many pings fail.
+    for _ in 0..20 {
+        raw.ask(node.peer_id(), hello.clone()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert_eq!(*raw.closed.lock().unwrap(), 0);
+}

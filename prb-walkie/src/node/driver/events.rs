@@ -1,6 +1,6 @@
 //! What the swarm tells.
 
-use std::time::Instant;
+use std::{io, time::Instant};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -155,8 +155,8 @@ impl Driver {
             OutboundFailure::Timeout => Error::TimedOut { peer, waited: self.limits.call_timeout },
             OutboundFailure::ConnectionClosed => unreachable("the connection closed"),
             OutboundFailure::UnsupportedProtocols => unsupported,
+            OutboundFailure::Io(e) if is_unsupported(&e) => unsupported,
             OutboundFailure::Io(e) => match e.get_ref() {
-                Some(inner) if inner.is::<NegotiationError>() => unsupported,
                 Some(inner) => match inner.downcast_ref() {
                     Some(TooLarge { limit_bytes }) => {
                         Error::TooLarge { what: "answer", limit_bytes: *limit_bytes }
@@ -171,8 +171,9 @@ impl Driver {
     fn on_ping(&mut self, event: ping::Event) {
         match event.result {
             Ok(took) => self.peers.round_trip(&event.peer, event.connection, took),
-            // It may be alive all the same: nothing says that it must answer.
+            // It may be alive all the same: nothing says that it must know pings.
             Err(ping::Failure::Unsupported) => {}
+            Err(ping::Failure::Other { error }) if error.downcast_ref().is_some_and(is_unsupported) => {}
             Err(error) => {
                 debug!(peer = %event.peer, %error, "no answer to a ping: closing the connection");
                 self.swarm.close_connection(event.connection);
@@ -227,4 +228,10 @@ impl Driver {
     pub(super) fn on_resolved(&mut self, resolved: boot::Resolved) {
         self.dial_resolved(resolved);
     }
+}
+
+/// Whether a stream failed because the other side does not know its protocol: lazily negotiated, it is only told
+/// with the answer.
+fn is_unsupported(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<NegotiationError>())
 }
