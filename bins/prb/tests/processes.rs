@@ -8,9 +8,9 @@ use std::{collections::HashMap, time::Duration};
 
 use prb_walkie::{
     proto::{
-        self, FullAccount, Role, WorkerState,
+        self, Role, WorkerState,
         data_provider::{BlobType, GetBlob, Info, Status, WantBlob},
-        db, lifecycle as lm,
+        lifecycle as lm,
     },
     rpc::{Client, ErrorKind},
 };
@@ -19,20 +19,11 @@ use tokio::time::{Instant, sleep};
 
 mod support;
 use support::{
-    Net, STAKE, chain,
-    daemons::{Daemon, Hand},
+    Net, chain,
+    daemons::{Daemon, Hand, assign, manager, provider},
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// A data provider of the net, not started yet.
-fn provider(net: &Net, name: &str) -> Daemon {
-    Daemon::new(net.dir.path(), "data_provider", name)
-        .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
-        .set("PHALA_PARENT_CHAIN_ENDPOINT", net.devnet.relay().url())
-        .set("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", support::daemons::free_port())
-        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_provider_tells_how_far_it_is_and_gives_blobs() {
@@ -117,45 +108,6 @@ async fn blob_over_tcp(port: u16, key: &str) -> Vec<u8> {
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer[..8], body[..8]);
     answer.split_off(16)
-}
-
-/// A lifecycle manager of the net, not started yet.
-fn manager(net: &Net, name: &str) -> Daemon {
-    Daemon::new(net.dir.path(), "lifecycle", name)
-        .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
-        .set("USE_BUILT_IN_TRADER", true)
-        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
-}
-
-/// Gives a manager some of the net's pools, with their operators, and workers of them.
-async fn assign(net: &Net, client: &Client, pools: &[usize], workers: &[usize]) {
-    let pool = |index: &usize| {
-        let pool = &net.devnet.pools()[*index];
-        let mut owner = FullAccount::default();
-        owner.mnemonic.clone_from(&pool.mnemonic);
-        db::Pool {
-            owner: Some(owner),
-            pid: pool.pid,
-            name: format!("pool-{}", pool.pid),
-            enabled: true,
-            ..db::Pool::default()
-        }
-    };
-    let made = client.create_pools(lm::CreatePool { pools: pools.iter().map(pool).collect() }).await.unwrap();
-    assert_eq!(made.pools.len(), pools.len());
-    let mnemonics = made.pools.iter().filter_map(|pool| pool.owner.as_ref()).map(|owner| &owner.mnemonic);
-    assert!(mnemonics.into_iter().all(String::is_empty), "a mnemonic came back");
-    let worker = |(place, index): (usize, &usize)| db::Worker {
-        pid: net.devnet.pools()[pools[place % pools.len()]].pid,
-        name: format!("w{index}"),
-        endpoint: net.workers[*index].endpoint(),
-        enabled: true,
-        stake: STAKE.to_string(),
-        ..db::Worker::default()
-    };
-    let workers: Vec<_> = workers.iter().enumerate().map(worker).collect();
-    let made = client.create_workers(lm::CreateWorker { workers: workers.clone() }).await.unwrap();
-    assert_eq!(made.workers.len(), workers.len());
 }
 
 async fn states(client: &Client) -> Vec<WorkerState> {
@@ -312,7 +264,7 @@ impl Ground {
             self.watch_for(if kill == 0 { LONG_AWAY } else { away }).await;
             self.providers[victim].start();
             let start = Instant::now();
-            while !self.managers.iter().all(|manager| usable_peers(manager) == Some(2)) {
+            while !self.managers.iter().all(|manager| manager.usable_peers() == Some(2)) {
                 assert!(start.elapsed() < LIMIT, "not found again:\n{}", self.managers[0].log_tail());
                 self.watch_for(Duration::from_millis(250)).await;
             }
@@ -320,13 +272,6 @@ impl Ground {
             self.watch_for(pause).await;
         }
     }
-}
-
-/// Data providers that a manager can use.
-fn usable_peers(manager: &Daemon) -> Option<u32> {
-    let metrics = manager.ops("/metrics")?.1;
-    let line = metrics.lines().find_map(|line| line.strip_prefix("prb_usable_peers "))?;
-    line.parse().ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The JavaScript tools as child processes.
+//! The JavaScript tools as child processes. Test programs of other crates include this file too.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +17,9 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(90);
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js")
+    const FOLDER: &str = "prb-walkie/tests/js";
+    let mut above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|above| above.join(FOLDER));
+    above.find(|folder| folder.is_dir()).unwrap_or_else(|| panic!("{FOLDER} is missing"))
 }
 
 /// A command that runs one of the tools in `tests/js`.

@@ -7,8 +7,9 @@ const { parseArgs } = require('util')
 const blobs = require('./lib/blobs')
 const rpc = require('./lib/rpc')
 const peer = require('./lib/node')
-const { ErrorType, Response, methods, toJson } = require('./lib/messages')
+const messages = require('./lib/messages')
 const { emit, fail, measure } = require('./lib/output')
+const { ErrorType, Response, methods, toJson } = messages
 
 const USAGE = `A Walkie peer made of the original's libraries. Prints one JSON line per event.
 
@@ -24,7 +25,8 @@ node peer.js serve [--identity FILE] [--role WR_DATA_PROVIDER_INT] [--listen ADD
     {"command": "call", "addr": ADDR, "method": M, "request": {...}}    over a connection of its own
     {"command": "call", "addr": ADDR, "kept": true, ...}                over one that stays
     {"command": "raw", "addr": ADDR, "protocol": P, "hex": BYTES}       bytes as they are; hex of the answer
-    {"command": "blob", "addr": ADDR, "key": K}                         /blob: size and SHA-256
+    {"command": "blob", "addr": ADDR, "key": K}                         /blob: size and SHA-256; and with
+                       "decode": "Genesis" or "RangeMeta" what the message says, with "whole": true all bytes
     {"command": "ping", "addr": ADDR}
     {"command": "identify", "addr": ADDR}                               what identify says of it
     {"command": "hangup", "addr": ADDR}                                 closes the connections with that peer
@@ -99,9 +101,11 @@ const commands = {
     const response = protocol === rpc.PB ? toJson(Response, Response.decode(bytes)) : undefined
     return { hex: bytes.toString('hex'), response }
   },
-  async blob (node, _, { addr, key }) {
+  async blob (node, _, { addr, key, decode, whole }) {
     const bytes = await withConnection(node, addr, connection => rpc.exchange(connection, rpc.BLOB, Buffer.from(key)))
-    return { size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex') }
+    const message = decode && toJson(messages[decode], messages[decode].decode(bytes))
+    const base64 = whole && bytes.toString('base64')
+    return { size: bytes.length, sha256: createHash('sha256').update(bytes).digest('hex'), message, base64 }
   },
   async ping (node, _, { addr }) {
     return withConnection(node, addr, async connection => {

@@ -14,13 +14,13 @@ use std::{
 use prb_walkie::{
     identity::Identity,
     node::{self, Multiaddr, Node, PeerId},
-    proto::Role,
+    proto::{FullAccount, Role, db, lifecycle as lm},
     rpc::Client,
 };
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::Process;
+use super::{Net, Process, STAKE};
 
 /// A port that nobody has now, and that this process does not give out again.
 pub fn free_port() -> u16 {
@@ -121,6 +121,25 @@ impl Daemon {
         assert_eq!(code, Some(0), "{}:\n{}", self.name, self.log_tail());
     }
 
+    /// Where its identity file is.
+    pub fn identity_folder(&self) -> PathBuf {
+        self.folder.join("id")
+    }
+
+    /// Waits until its newest process has told its peer id.
+    pub async fn peer_id(&self, limit: Duration) -> String {
+        let start = Instant::now();
+        loop {
+            let log = self.log();
+            let told = log.lines().rev().find(|line| line.contains("Got my peer id"));
+            if let Some(line) = told.and_then(|line| serde_json::from_str::<Value>(line).ok()) {
+                return line["fields"]["peer_id"].as_str().unwrap().to_owned();
+            }
+            assert!(start.elapsed() < limit, "{} does not tell who it is:\n{}", self.name, self.log_tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
@@ -140,6 +159,13 @@ impl Daemon {
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// Connected peers of its chain and group that it can use.
+    pub fn usable_peers(&self) -> Option<u32> {
+        let metrics = self.ops("/metrics")?.1;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("prb_usable_peers "))?;
+        line.parse().ok()
     }
 
     /// Codes of the reasons why it is not ready; none where it is.
@@ -167,6 +193,54 @@ impl Daemon {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// A data provider of the net, not started yet.
+pub fn provider(net: &Net, name: &str) -> Daemon {
+    Daemon::new(net.dir.path(), "data_provider", name)
+        .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
+        .set("PHALA_PARENT_CHAIN_ENDPOINT", net.devnet.relay().url())
+        .set("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", free_port())
+        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
+}
+
+/// A lifecycle manager of the net, not started yet.
+pub fn manager(net: &Net, name: &str) -> Daemon {
+    Daemon::new(net.dir.path(), "lifecycle", name)
+        .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
+        .set("USE_BUILT_IN_TRADER", true)
+        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
+}
+
+/// Gives a manager some of the net's pools, with their operators, and workers of them.
+pub async fn assign(net: &Net, client: &Client, pools: &[usize], workers: &[usize]) {
+    let pool = |index: &usize| {
+        let pool = &net.devnet.pools()[*index];
+        let mut owner = FullAccount::default();
+        owner.mnemonic.clone_from(&pool.mnemonic);
+        db::Pool {
+            owner: Some(owner),
+            pid: pool.pid,
+            name: format!("pool-{}", pool.pid),
+            enabled: true,
+            ..db::Pool::default()
+        }
+    };
+    let made = client.create_pools(lm::CreatePool { pools: pools.iter().map(pool).collect() }).await.unwrap();
+    assert_eq!(made.pools.len(), pools.len());
+    let mnemonics = made.pools.iter().filter_map(|pool| pool.owner.as_ref()).map(|owner| &owner.mnemonic);
+    assert!(mnemonics.into_iter().all(String::is_empty), "a mnemonic came back");
+    let worker = |(place, index): (usize, &usize)| db::Worker {
+        pid: net.devnet.pools()[pools[place % pools.len()]].pid,
+        name: format!("w{index}"),
+        endpoint: net.workers[*index].endpoint(),
+        enabled: true,
+        stake: STAKE.to_string(),
+        ..db::Worker::default()
+    };
+    let workers: Vec<_> = workers.iter().enumerate().map(worker).collect();
+    let made = client.create_workers(lm::CreateWorker { workers: workers.clone() }).await.unwrap();
+    assert_eq!(made.workers.len(), workers.len());
 }
 
 /// A client among the peers: the operator's hand.

@@ -12,6 +12,8 @@ root.resolveAll()
 const Request = root.lookupType('prb.WalkieRpcRequestWrapper')
 const Response = root.lookupType('prb.WalkieRpcResponseWrapper')
 const SystemInfo = root.lookupType('prb.WalkieSystemInfo')
+const Genesis = root.lookupType('prb.db.Genesis')
+const RangeMeta = root.lookupType('prb.db.RangeMeta')
 const ErrorType = root.lookupEnum('prb.error.ResponseErrorType').values
 
 const methods = {}
@@ -41,4 +43,4 @@ const decodeResponse = (method, bytes) => {
   return { hasError: false, data: known && toJson(known.response, known.response.decode(wrapper.data)), meta }
 }
 
-module.exports = { Request, Response, SystemInfo, ErrorType, methods, encode, toJson, encodeRequest, decodeResponse }
+module.exports = { Request, Response, SystemInfo, Genesis, RangeMeta, ErrorType, methods, encode, toJson, encodeRequest, decodeResponse }

@@ -1,0 +1,149 @@
+//! Meeting: by mDNS, by boot nodes, through a third; each side lists the other.
+
+use serde_json::Value;
+
+use crate::{
+    ground::{self, LIMIT, until},
+    js::Peer,
+    support::{
+        Net, chain,
+        daemons::{Daemon, manager, provider},
+    },
+};
+
+/// Whose Hello is looked for, and what it must say.
+struct Ours<'a> {
+    peer_id: &'a str,
+    role: &'a str,
+    chain: &'a str,
+    group: &'a str,
+}
+
+impl Ours<'_> {
+    fn check(&self, info: &Value) {
+        assert_eq!(info["peerId"], *self.peer_id);
+        assert_eq!(info["role"], *self.role);
+        assert_eq!(info["chainIdentity"], *self.chain);
+        assert_eq!(info["bridgeIdentity"], *self.group);
+        assert!(!info["hostname"].as_str().unwrap().is_empty());
+    }
+
+    /// The original has said Hello to ours, and was answered.
+    async fn answers(&self, theirs: &mut Peer) {
+        let is_it = |e: &Value| e["event"] == "hello-answered" && e["peerId"] == *self.peer_id;
+        self.check(&theirs.tool.find("an answered Hello", is_it).await["info"]);
+    }
+
+    /// Ours has said Hello to the original.
+    async fn greets(&self, theirs: &mut Peer) {
+        let is_it =
+            |e: &Value| e["event"] == "request" && e["method"] == "Hello" && e["peerId"] == *self.peer_id;
+        self.check(&theirs.tool.find("a Hello", is_it).await["request"]);
+    }
+}
+
+fn lists(daemon: &Daemon, peer: &Peer, role: &str) -> bool {
+    let line = |line: &str| {
+        line.contains("met a peer")
+            && line.contains(&peer.peer_id)
+            && line.contains(role)
+            && line.contains("Accepted")
+    };
+    daemon.log().lines().any(line)
+}
+
+const PROVIDER: &str = "WR_DATA_PROVIDER_INT";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_mdns() {
+    let net = Net::start(chain(), 0).await;
+    let group = format!("js-mdns-{}", std::process::id());
+    let by_mdns = |daemon: Daemon| {
+        daemon
+            .set("PHALA_BRIDGE_IDENTITY", &group)
+            .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false)
+            .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/0")
+    };
+    let mut provider = by_mdns(provider(&net, "dp"));
+    let mut manager = by_mdns(manager(&net, "lm"));
+    provider.start();
+    manager.start();
+    provider.until_unready(&[], LIMIT).await;
+    manager.until_unready(&[], LIMIT).await;
+    let (dp, lm, chain) =
+        (provider.peer_id(LIMIT).await, manager.peer_id(LIMIT).await, ground::chain_identity(&net));
+    let dp = Ours { peer_id: &dp, role: PROVIDER, chain: &chain, group: &group };
+    let lm = Ours { peer_id: &lm, role: "WR_LIFECYCLE_MANAGER", ..dp };
+    let member = ground::member(&net, PROVIDER, &group);
+
+    // One asks and does not answer: it has found ours, not ours it.
+    let mut asks = ground::peer(&member, &["--mdns", "--mdns-interval", "2000", "--mdns-silent"]).await;
+    // One answers and dials nobody: ours have found it.
+    let mut shy = ground::peer(&member, &["--mdns", "--mdns-interval", "3600000", "--shy"]).await;
+    for ours in [&dp, &lm] {
+        ours.answers(&mut asks).await;
+        ours.greets(&mut shy).await;
+    }
+    for theirs in [&asks, &shy] {
+        until("both list both", || {
+            [&provider, &manager].iter().all(|daemon| lists(daemon, theirs, "DataProviderInt"))
+        })
+        .await;
+    }
+    // With each other's.
+    until("all are usable", || [&provider, &manager].iter().all(|daemon| daemon.usable_peers() == Some(3)))
+        .await;
+
+    // One that goes away is of no use any more.
+    shy.tool.kill().await;
+    until("one is away", || [&provider, &manager].iter().all(|daemon| daemon.usable_peers() == Some(2)))
+        .await;
+    provider.stop().await;
+    manager.stop().await;
+    net.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_boot_nodes_and_through_a_third() {
+    let net = Net::start(chain(), 0).await;
+    const GROUP: &str = "js-boot";
+    let member = ground::member(&net, PROVIDER, GROUP);
+    let mut theirs = ground::peer(&member, &[]).await;
+    let without_id = theirs.address.split("/p2p/").next().unwrap();
+    let mut provider =
+        provider(&net, "dp").set("PHALA_BRIDGE_IDENTITY", GROUP).set("PHALA_WALKIE_BOOT_NODES", without_id);
+    let mut manager = manager(&net, "lm")
+        .set("PHALA_BRIDGE_IDENTITY", GROUP)
+        .set("PHALA_WALKIE_BOOT_NODES", &theirs.address);
+    provider.start();
+    manager.start();
+    let (dp, lm) = (provider.peer_id(LIMIT).await, manager.peer_id(LIMIT).await);
+    let by_id = |e: &Value, id: &str| e["event"] == "hello-answered" && e["peerId"] == *id;
+    for id in [&dp, &lm] {
+        // Dialled back; what they say of the chain comes with time.
+        theirs.tool.find("an answered Hello", |e| by_id(e, id)).await;
+    }
+    // Ours find each other through the original.
+    provider.until_unready(&[], LIMIT).await;
+    manager.until_unready(&[], LIMIT).await;
+    for daemon in [&provider, &manager] {
+        until("the original is listed", || daemon.usable_peers() == Some(2)).await;
+    }
+
+    // And one that starts from ours.
+    let chain = ground::chain_identity(&net);
+    let dp = Ours { peer_id: &dp, role: PROVIDER, chain: &chain, group: GROUP };
+    let lm = Ours { peer_id: &lm, role: "WR_LIFECYCLE_MANAGER", ..dp };
+    let boot = [ground::address(&provider).await, ground::address(&manager).await];
+    let mut other = ground::peer(&member, &["--boot", &boot[0], "--boot", &boot[1]]).await;
+    for ours in [&dp, &lm] {
+        ours.answers(&mut other).await;
+        ours.greets(&mut other).await;
+    }
+    for daemon in [&provider, &manager] {
+        until("it is listed", || daemon.usable_peers() == Some(3)).await;
+    }
+    provider.stop().await;
+    manager.stop().await;
+    net.shutdown().await;
+}
