@@ -84,6 +84,10 @@ impl Daemon {
         self.variables.push((name.to_owned(), value.to_string()));
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where its peers reach it.
     pub fn address(&self) -> Multiaddr {
         format!("/ip4/127.0.0.1/tcp/{}", self.walkie).parse().unwrap()

@@ -24,6 +24,8 @@ use prb_devnet::{
 use tempfile::TempDir;
 
 pub mod daemons;
+pub mod load;
+pub mod redis;
 
 /// The stake of a worker: 100 PHA.
 pub const STAKE: u128 = 100_000_000_000_000;

@@ -1,0 +1,81 @@
+//! A redis-server that dies and comes back, with its data or without.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use super::{Process, daemons::free_port};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A redis-server on its own port that has every write on disk before it answers; killed when dropped.
+pub struct Redis {
+    folder: PathBuf,
+    port: u16,
+    process: Option<Process>,
+}
+
+impl Redis {
+    pub fn start(folder: &Path) -> Self {
+        let folder = folder.join("redis");
+        let mut redis = Self { folder, port: free_port(), process: None };
+        redis.restart(false);
+        redis
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process.take().unwrap().kill();
+    }
+
+    /// Starts it again where it was, and waits until it answers.
+    pub fn restart(&mut self, with_its_data: bool) {
+        assert!(self.process.is_none(), "redis-server runs already");
+        if !with_its_data && self.folder.exists() {
+            std::fs::remove_dir_all(&self.folder).unwrap();
+        }
+        std::fs::create_dir_all(&self.folder).unwrap();
+        let start = Instant::now();
+        loop {
+            let child = Command::new("redis-server")
+                .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+                .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+                .arg(&self.folder)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap_or_else(|e| {
+                    panic!("redis-server is missing ({e}); install it: apt-get install -y redis-server")
+                });
+            let mut process = Process::of(child);
+            while process.is_running() {
+                if self.ask("PING").is_some_and(|answer| answer.starts_with("+PONG")) {
+                    self.process = Some(process);
+                    return;
+                }
+                assert!(start.elapsed() < LIMIT, "redis-server does not answer on port {}", self.port);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            assert!(start.elapsed() < LIMIT, "redis-server does not start on port {}", self.port);
+        }
+    }
+
+    /// What it answers to a command, as it stands on the wire; `None` where it does not.
+    pub fn ask(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        // It hangs up when it has answered both.
+        write!(stream, "{command}\r\nQUIT\r\n").ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        Some(String::from_utf8_lossy(&answer).into_owned())
+    }
+}

@@ -1,0 +1,210 @@
+//! Traders, lifecycle manager and Redis killed again and again under a load of jobs: every effect is on chain
+//! once, every submitter learns its outcome, and nothing waits for ever.
+//!
+//! `PRB_TEST_STORM_JOBS` (200), `PRB_TEST_STORM_KILLS` (4), `PRB_TEST_STORM_WORKERS` (6 real workers, whose
+//! manager is killed as well) and `PRB_TEST_STORM_SEED` (1) make it another run; the full check is one of 2000
+//! jobs, 30 kills and 20 workers.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::time::Duration;
+
+use prb_core::queue::JobQueue;
+use prb_devnet::Config;
+use prb_queue::redis::{self, RedisQueue};
+use prb_walkie::{
+    identity::{self, Identity},
+    proto::Role,
+    vault::RsaVault,
+};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use tokio::time::{Instant, sleep};
+
+mod support;
+use support::{
+    Net, chain,
+    daemons::{Daemon, Hand, assign, manager, provider},
+    load::Load,
+    redis::Redis,
+};
+
+const POOLS: usize = 20;
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn variable(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Who is killed at once.
+#[derive(Clone, Copy, Debug)]
+struct Victims {
+    trader: bool,
+    manager: bool,
+    redis: bool,
+}
+
+/// Each alone, every two, and all, over and over, in a random order; alone and all first where few are wanted.
+fn schedule(kills: usize, random: &mut StdRng) -> Vec<Victims> {
+    let all = [0b001, 0b100, 0b111, 0b010, 0b011, 0b101, 0b110];
+    let mut kinds: Vec<u32> = all.into_iter().cycle().take(kills).collect();
+    kinds.shuffle(random);
+    let victims = |kind: u32| Victims { trader: kind & 1 > 0, manager: kind & 2 > 0, redis: kind & 4 > 0 };
+    kinds.into_iter().map(victims).collect()
+}
+
+/// The processes. Tells what they said where the test fails.
+struct Scene {
+    traders: [Daemon; 2],
+    manager: Daemon,
+    provider: Daemon,
+    redis: Redis,
+    /// Whether Redis had its data the last time that it came back.
+    had_data: bool,
+    story: Vec<String>,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for line in &self.story {
+            eprintln!("{line}");
+        }
+        for daemon in self.traders.iter().chain([&self.manager, &self.provider]) {
+            eprintln!("---- {}: unready {:?}\n{}", daemon.name(), daemon.unready(), daemon.log_tail());
+        }
+        for question in [
+            "LRANGE bq:prbmq__main:waiting 0 -1",
+            "LRANGE bq:prbmq__main:active 0 -1",
+            "ZRANGE bq:prbmq__main:delayed 0 -1 WITHSCORES",
+            "ZRANGE bq:prbmq__main:prb:leases 0 -1 WITHSCORES",
+            "HGETALL bq:prbmq__main:prb:books",
+            "KEYS bq:prbmq__main:prb:account:*",
+            "TIME",
+        ] {
+            let answer = self.redis.ask(question).unwrap_or_default();
+            let words: Vec<_> = answer.lines().filter(|line| !line.starts_with(['$', '*', '+'])).collect();
+            eprintln!("---- {question}\n{}", words[..words.len().min(400)].join(" "));
+        }
+    }
+}
+
+impl Scene {
+    /// Kills, and starts again after a moment.
+    async fn kill(&mut self, victims: Victims, random: &mut StdRng) {
+        let all = victims.trader && victims.manager && victims.redis;
+        let one = random.random_range(0..2);
+        let traders = if !victims.trader {
+            vec![]
+        } else if all {
+            vec![0, 1]
+        } else {
+            vec![one]
+        };
+        traders.iter().for_each(|trader| self.traders[*trader].kill());
+        if victims.redis {
+            self.redis.kill();
+        }
+        if victims.manager {
+            self.manager.kill();
+        }
+        sleep(Duration::from_millis(random.random_range(0..1_500))).await;
+        if victims.redis {
+            self.had_data = !self.had_data;
+            self.redis.restart(self.had_data);
+        }
+        sleep(Duration::from_millis(random.random_range(0..500))).await;
+        traders.iter().for_each(|trader| self.traders[*trader].start());
+        if victims.manager {
+            self.manager.start();
+        }
+        let data = if victims.redis { if self.had_data { ", with its data" } else { ", empty" } } else { "" };
+        let line = format!("killed traders {traders:?}, {victims:?}{data}");
+        eprintln!("{line}");
+        self.story.push(line);
+    }
+
+    /// Waits until no job is left.
+    async fn until_empty(&self, queue: &RedisQueue) -> Result<(), String> {
+        let start = Instant::now();
+        loop {
+            let stats = queue.stats().await.map_err(|e| e.to_string())?;
+            if stats.waiting + stats.active + stats.delayed == 0 {
+                return Ok(());
+            }
+            if start.elapsed() > LIMIT {
+                return Err(format!("jobs are left in the queue: {stats:?}"));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_killed_each_effect_comes_once_and_nobody_waits_for_ever() {
+    let (jobs, kills) = (variable("PRB_TEST_STORM_JOBS", 200), variable("PRB_TEST_STORM_KILLS", 4));
+    let (workers, seed) = (variable("PRB_TEST_STORM_WORKERS", 6), variable("PRB_TEST_STORM_SEED", 1) as u64);
+    let start = Instant::now();
+    let mut random = StdRng::seed_from_u64(seed);
+    let net = Net::start(Config { pools: POOLS as u64, ..chain() }, workers as u32).await;
+    let folder = net.dir.path();
+    let redis = Redis::start(folder);
+    let provider = provider(&net, "dp");
+    let manager = manager(&net, "lm")
+        .set("USE_BUILT_IN_TRADER", false)
+        .set("PHALA_Q_REDIS_ENDPOINT", redis.url())
+        .set("PHALA_WALKIE_BOOT_NODES", provider.address());
+    // They have the manager's identity.
+    let keys = folder.join("lm").join("id");
+    let trader = |name| {
+        Daemon::new(folder, "trade", name)
+            .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
+            .set("PHALA_PEER_ID_PREFIX", keys.display())
+            .set("PHALA_Q_REDIS_ENDPOINT", redis.url())
+            .set("PRB_QUEUE_PAGE_LISTEN", "none")
+    };
+    let traders = [trader("trader"), trader("spare")];
+    let mut scene = Scene { traders, manager, provider, redis, had_data: false, story: Vec::new() };
+    scene.provider.start();
+    scene.manager.start();
+    let hand = Hand::new(vec![scene.manager.address()], "default").await;
+    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    let pools: Vec<_> = (0..POOLS).collect();
+    assign(&net, &client, &pools, &(0..workers).collect::<Vec<_>>()).await;
+    scene.traders.iter_mut().for_each(Daemon::start);
+
+    let identity = Identity::load(&keys, identity::Role::Lifecycle).unwrap().unwrap();
+    let queue = RedisQueue::start(redis::Config::new(scene.redis.url())).unwrap();
+    let mut load = Load::start(&net, &queue, &RsaVault::new(&identity), jobs).await;
+    let schedule = schedule(kills, &mut random);
+    for (n, victims) in schedule.into_iter().enumerate() {
+        // While there is work: the kills are spread over it.
+        let wanted = load.jobs * n / (kills + 1);
+        load.until_done(wanted).await.unwrap_or_else(|e| panic!("seed {seed}: {e}, {:?}", load.tally));
+        sleep(Duration::from_millis(random.random_range(0..1_500))).await;
+        eprint!("{:.1?}, {} jobs done: ", start.elapsed(), load.done());
+        scene.kill(victims, &mut random).await;
+    }
+    load.returned().await.unwrap_or_else(|e| panic!("seed {seed}: {e}, {:?}", load.tally));
+    net.until_active(0..workers, LIMIT).await;
+    eprintln!(
+        "seed {seed}: {} jobs over {POOLS} pools, {kills} kills, {:.1?}, {:?}",
+        load.jobs,
+        start.elapsed(),
+        load.tally
+    );
+
+    // The manager's workers have new jobs for as long as it runs.
+    scene.manager.stop().await;
+    scene.until_empty(&queue).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    load.check_events(net.devnet.para()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    net.assert_done_once();
+    for trader in &mut scene.traders {
+        trader.until_unready(&[], LIMIT).await;
+        trader.stop().await;
+    }
+    scene.provider.stop().await;
+    hand.close().await;
+    drop(scene);
+    net.shutdown().await;
+}
