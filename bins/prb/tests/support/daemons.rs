@@ -44,6 +44,8 @@ pub struct Daemon {
     folder: PathBuf,
     walkie: u16,
     ops: SocketAddr,
+    /// What starts it, before its own name.
+    launcher: Vec<String>,
     process: Option<Process>,
 }
 
@@ -59,6 +61,7 @@ impl Daemon {
             variables: Vec::new(),
             walkie,
             ops: (Ipv4Addr::LOCALHOST, ops).into(),
+            launcher: Vec::new(),
             process: None,
             folder: folder.clone(),
         };
@@ -69,6 +72,16 @@ impl Daemon {
             .set("PHALA_WALKIE_LISTEN_ADDRESSES", format!("/ip4/127.0.0.1/tcp/{walkie}"))
             .set("PRB_OPS_LISTEN", format!("127.0.0.1:{ops}"))
             .set("PHALA_LOGGER_LEVEL", std::env::var("PRB_TEST_LOG").unwrap_or_else(|_| "info".into()))
+    }
+
+    /// The same, started by another program, where it is reached at another address.
+    #[must_use]
+    pub fn launched_by(mut self, launcher: &[&str], ip: Ipv4Addr) -> Self {
+        self.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
+        self.ops.set_ip(ip.into());
+        // The address may not be there yet when it starts.
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.ops.port()));
+        self.set("PRB_OPS_LISTEN", everywhere)
     }
 
     /// Sets a variable, in place of an earlier value.
@@ -88,6 +101,11 @@ impl Daemon {
         &self.name
     }
 
+    /// What a variable is set to.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
     /// Where its peers reach it.
     pub fn address(&self) -> Multiaddr {
         format!("/ip4/127.0.0.1/tcp/{}", self.walkie).parse().unwrap()
@@ -98,7 +116,10 @@ impl Daemon {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_prb"))
+        let words: Vec<_> =
+            self.launcher.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_prb")]).collect();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
@@ -146,6 +167,19 @@ impl Daemon {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// The most memory that its process has had, in bytes.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.process.as_ref().unwrap().id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        self.process.as_ref().unwrap().signal(name);
     }
 
     pub fn log_tail(&self) -> String {
@@ -218,6 +252,12 @@ pub fn manager(net: &Net, name: &str) -> Daemon {
 
 /// Gives a manager some of the net's pools, with their operators, and workers of them.
 pub async fn assign(net: &Net, client: &Client, pools: &[usize], workers: &[usize]) {
+    let endpoints: Vec<_> = net.workers.iter().map(super::WorkerHandle::endpoint).collect();
+    assign_at(net, client, pools, workers, &endpoints).await;
+}
+
+/// The same, with other endpoints of the net's workers.
+pub async fn assign_at(net: &Net, client: &Client, pools: &[usize], workers: &[usize], endpoints: &[String]) {
     let pool = |index: &usize| {
         let pool = &net.devnet.pools()[*index];
         let mut owner = FullAccount::default();
@@ -237,7 +277,7 @@ pub async fn assign(net: &Net, client: &Client, pools: &[usize], workers: &[usiz
     let worker = |(place, index): (usize, &usize)| db::Worker {
         pid: net.devnet.pools()[pools[place % pools.len()]].pid,
         name: format!("w{index}"),
-        endpoint: net.workers[*index].endpoint(),
+        endpoint: endpoints[*index].clone(),
         enabled: true,
         stake: STAKE.to_string(),
         ..db::Worker::default()

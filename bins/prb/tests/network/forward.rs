@@ -1,0 +1,45 @@
+//! Connections passed on as they are, so that a port of this machine can be reached at another address.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// A port at `ip` that leads to one of 127.0.0.1; open for as long as it is kept.
+pub(crate) struct Forward {
+    pub(crate) address: SocketAddr,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Forward {
+    pub(crate) async fn start(ip: Ipv4Addr, to: SocketAddr) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(pass(stream, to));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The same for a URL, which leads there from then on.
+    pub(crate) async fn url(ip: Ipv4Addr, url: &str) -> (Self, String) {
+        let (scheme, place) = url.split_once("://").unwrap();
+        let forward = Self::start(ip, place.trim_end_matches('/').parse().unwrap()).await;
+        let url = format!("{scheme}://{}", forward.address);
+        (forward, url)
+    }
+}
+
+async fn pass(mut stream: TcpStream, to: SocketAddr) {
+    if let Ok(mut server) = TcpStream::connect(to).await {
+        // Either end may go away.
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+    }
+}

@@ -1,0 +1,214 @@
+//! Lying data providers and spoilt connections before a lifecycle manager with workers: they are put aside with a
+//! reason, workers get no bad block, and memory stays bounded.
+
+use std::{net::SocketAddr, time::Duration};
+
+use prb_core::primitives::Hash;
+use prb_walkie::{
+    identity::Identity,
+    node::{self, Node},
+    proto::{
+        Role,
+        data_provider::{Info, Status},
+    },
+    rpc::{Client, Handlers, calls},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    LIMIT,
+    middle::{Middle, Mischief},
+    support::{
+        Net, chain,
+        daemons::{Daemon, Hand, assign, manager, provider},
+    },
+    until,
+};
+
+/// What a manager may have at most, whatever it is sent. Without liars it has some 50 MiB.
+const MEMORY: u64 = 256 << 20;
+/// Longer than the best provider has for an answer before the next is asked.
+const LATE: Duration = Duration::from_secs(4);
+
+/// A peer that says truly who and how far it is, and has a man in the middle before its blobs.
+struct Liar {
+    node: Node,
+    middle: Middle,
+}
+
+impl Liar {
+    async fn start(net: &Net, info: &Info, mischief: Mischief) -> Self {
+        let blobs = SocketAddr::from(([127, 0, 0, 1], info.blob_server_port as u16));
+        let middle = Middle::of_blobs(blobs, mischief).await;
+        let info = Info { blob_server_port: middle.address.port().into(), ..*info };
+        let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
+        let mut config = node::Config::new(identity, Role::DataProviderInt);
+        config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        config.mdns = false;
+        config.hostname = format!("{mischief:?}");
+        config.chain_identity = Some(Hash(net.devnet.para().block_hash(1).unwrap().0));
+        config.handlers = Handlers::new().on(calls::GetDataProviderInfo, move |_, _| async move { Ok(info) });
+        Self { node: Node::start(config).await.unwrap(), middle }
+    }
+
+    fn address(&self) -> String {
+        self.node.listen_addresses()[0].to_string()
+    }
+
+    /// The reason why a manager has put it aside.
+    fn aside(&self, manager: &Daemon) -> Option<String> {
+        let id = self.node.peer_id().to_string();
+        let log = manager.log();
+        let line = log.lines().find(|line| line.contains("is put aside: ") && line.contains(&id))?;
+        Some(line.split("is put aside: ").nth(1).unwrap().to_owned())
+    }
+}
+
+async fn info_at_tip(client: &Client) -> Info {
+    let start = Instant::now();
+    loop {
+        let info = client.data_provider_info().await.unwrap();
+        if info.status() == Status::Idle {
+            return info;
+        }
+        assert!(start.elapsed() < LIMIT, "{info:?}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Checks that a daemon has taken no harm.
+fn is_sound(daemon: &Daemon) {
+    let peak = daemon.peak_memory_bytes();
+    assert!(peak < MEMORY, "{} MiB", peak >> 20);
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log_tail());
+}
+
+/// Lines of a manager's log about batches that a worker did not take.
+fn refusals(manager: &Daemon) -> Vec<String> {
+    let log = manager.log();
+    let failed = log.lines().filter(|line| line.contains("sync failed") && !line.contains("no chain data"));
+    failed.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn liars_are_put_aside_and_workers_get_no_bad_block() {
+    let net = Net::start(chain(), 2).await;
+    // The true one behind the liars, in a group of its own.
+    let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
+    behind.start();
+    let hand = Hand::new(vec![behind.address()], "default").await;
+    let info = info_at_tip(&hand.find(Role::DataProviderInt, "behind", LIMIT).await).await;
+    let mut liars = Vec::new();
+    for mischief in
+        [Mischief::Flip, Mischief::Truncate, Mischief::Delay(LATE), Mischief::OtherKey, Mischief::Huge]
+    {
+        liars.push(Liar::start(&net, &info, mischief).await);
+    }
+    let mut honest = provider(&net, "honest");
+    let forger = Liar::start(&net, &info, Mischief::None).await;
+    let boot: Vec<_> =
+        liars.iter().chain([&forger]).map(Liar::address).chain([honest.address().to_string()]).collect();
+    let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", boot[..liars.len()].join(","));
+    manager.start();
+    let managing = Hand::new(vec![manager.address()], "default").await;
+    let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
+    assign(&net, &client, &[0], &[0, 1]).await;
+
+    // Nobody but liars.
+    let [flip, truncate, delay, other_key, huge] = &liars[..] else { unreachable!() };
+    for (liar, why) in
+        [(flip, "it sent bad bytes: the checksum is"), (other_key, "it gave "), (huge, "a frame claims ")]
+    {
+        until(why, || liar.aside(&manager).is_some(), || manager.log_tail()).await;
+        let reason = liar.aside(&manager).unwrap();
+        assert!(reason.contains(why), "{reason}");
+    }
+    for liar in [truncate, delay] {
+        until("it is asked", || liar.middle.done() > 0, || manager.log_tail()).await;
+        assert_eq!(liar.aside(&manager), None, "it tells no lies");
+    }
+    assert_eq!(refusals(&manager), [""; 0], "a worker got what is no block");
+
+    // An honest one among them.
+    honest.put("PHALA_WALKIE_BOOT_NODES", manager.address());
+    honest.start();
+    net.until_active(0..2, LIMIT).await;
+    assert_eq!(refusals(&manager), [""; 0], "a worker got what is no block");
+
+    // One that was honest so far forges blocks: they look like blocks, and only a worker can tell.
+    forger.middle.set(Mischief::Forge);
+    is_sound(&manager);
+    manager.stop().await;
+    manager.put("PHALA_WALKIE_BOOT_NODES", boot.join(","));
+    manager.start();
+    until(
+        "the forger is put aside",
+        || forger.aside(&manager).is_some(),
+        || format!("{} forged; {}", forger.middle.done(), manager.log_tail()),
+    )
+    .await;
+    let reason = forger.aside(&manager).unwrap();
+    assert!(reason.contains("a worker refused its answer") && reason.contains("gives another"), "{reason}");
+    let tip = net.devnet.para().finalized_number();
+    let taken = || net.workers.iter().all(|worker| worker.info().blocknum > tip + 5);
+    until("workers go on", taken, || manager.log_tail()).await;
+    net.until_active(0..2, LIMIT).await;
+    net.assert_done_once();
+
+    is_sound(&manager);
+    manager.stop().await;
+    honest.stop().await;
+    behind.stop().await;
+    for liar in liars.into_iter().chain([forger]) {
+        liar.node.stop(Duration::from_secs(1)).await;
+    }
+    hand.close().await;
+    managing.close().await;
+    net.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoilt_connection_between_peers_is_made_anew() {
+    let net = Net::start(chain(), 1).await;
+    let mut provider = provider(&net, "dp");
+    let port = provider.address().to_string().rsplit('/').next().unwrap().parse().unwrap();
+    let middle = Middle::of_bytes(SocketAddr::from(([127, 0, 0, 1], port)), Mischief::Flip).await;
+    let mut manager = manager(&net, "lm")
+        .set("PHALA_WALKIE_BOOT_NODES", format!("/ip4/127.0.0.1/tcp/{}", middle.address.port()));
+    provider.start();
+    manager.start();
+    let hand = Hand::new(vec![manager.address()], "default").await;
+    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    assign(&net, &client, &[0], &[0]).await;
+    let logs = |manager: &Daemon| manager.log_tail();
+
+    // Whatever comes of it, it is tried again.
+    for mischief in [Mischief::Flip, Mischief::Truncate, Mischief::Huge] {
+        middle.set(mischief);
+        let before = middle.done();
+        until("it is tried", || middle.done() >= before + 2, || logs(&manager)).await;
+        assert_eq!(manager.usable_peers().unwrap_or_default(), 0, "{mischief:?}");
+    }
+    middle.set(Mischief::Delay(Duration::from_millis(200)));
+    until("a slow one is usable", || manager.usable_peers() == Some(1), || logs(&manager)).await;
+    middle.set(Mischief::None);
+    net.until_active([0], LIMIT).await;
+
+    // Spoilt while it is used: the peers find each other again, also past the man in the middle, and the worker
+    // notices nothing.
+    let before = middle.done();
+    middle.set(Mischief::Flip);
+    until("it is spoilt", || middle.done() > before, || logs(&manager)).await;
+    until("it is made anew", || manager.usable_peers() == Some(1), || logs(&manager)).await;
+    let tip = net.devnet.para().finalized_number();
+    until("the worker goes on", || net.workers[0].info().blocknum > tip + 2, || logs(&manager)).await;
+    net.until_active([0], LIMIT).await;
+    net.assert_done_once();
+    assert_eq!(refusals(&manager), [""; 0]);
+    for daemon in [&mut manager, &mut provider] {
+        is_sound(daemon);
+        daemon.stop().await;
+    }
+    hand.close().await;
+    net.shutdown().await;
+}

@@ -1,0 +1,137 @@
+//! Network namespaces with an interface each, on a bridge in one of their own; this machine is on it too.
+//!
+//! Needs root, iproute2, and a system that lets it. Where that is not so, tests say why and do the same on loopback
+//! addresses; with `PRB_TEST_NAMESPACES=1` they fail.
+
+use std::{
+    net::Ipv4Addr,
+    process::{Command, Output},
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+/// Addresses for tests of networks (RFC 2544): nobody routes them.
+const PREFIX: [u8; 2] = [198, 18];
+const IP: [&str; 4] = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
+
+/// A bridge, this machine's interface on it, and namespaces. Everything goes when it is dropped.
+pub(crate) struct Bridge {
+    ip: &'static str,
+    name: String,
+    subnet: u8,
+    namespaces: Vec<String>,
+}
+
+/// Runs `ip`.
+fn run(ip: &str, words: &str) -> Result<(), String> {
+    let output = Command::new(ip).args(words.split_whitespace()).output();
+    match output {
+        Ok(Output { status, .. }) if status.success() => Ok(()),
+        Ok(Output { stderr, .. }) => {
+            Err(format!("ip {words}: {}", String::from_utf8_lossy(&stderr).trim().replace('\n', "; ")))
+        }
+        Err(error) => Err(format!("{ip}: {error}")),
+    }
+}
+
+impl Bridge {
+    /// Makes it, or says why that cannot be.
+    pub(crate) fn new() -> Result<Self, String> {
+        static MADE: AtomicU8 = AtomicU8::new(0);
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
+        let ip = IP.into_iter().find(|path| std::path::Path::new(path).exists());
+        let ip = ip.ok_or("iproute2 is missing: run scripts/install-node-peer")?;
+        let process = std::process::id();
+        let subnet = ((process % 60) * 4) as u8 + made;
+        let mut bridge = Self { ip, name: format!("prb{process}-{made}"), subnet, namespaces: Vec::new() };
+        bridge.build()?;
+        Ok(bridge)
+    }
+
+    fn build(&mut self) -> Result<(), String> {
+        let (name, hub) = (self.name.clone(), self.add_namespace("hub")?);
+        self.run(&format!("-n {hub} link add hub type bridge mcast_snooping 0"))?;
+        self.run(&format!("-n {hub} link set hub up"))?;
+        self.run(&format!("link add {name} type veth peer name here netns {hub}"))?;
+        self.run(&format!("-n {hub} link set here master hub up"))?;
+        self.run(&format!("addr add {}/24 dev {name}", self.address(1)))?;
+        self.run(&format!("link set {name} up"))?;
+        // Whether programs can be started in one shows only there.
+        self.run(&format!("netns exec {hub} true"))
+    }
+
+    fn run(&self, words: &str) -> Result<(), String> {
+        run(self.ip, words)
+    }
+
+    fn add_namespace(&mut self, short: &str) -> Result<String, String> {
+        let name = format!("{}-{short}", self.name);
+        self.run(&format!("netns add {name}"))?;
+        self.namespaces.push(name.clone());
+        self.run(&format!("-n {name} link set lo up"))?;
+        Ok(name)
+    }
+
+    /// An address of the bridge's network; this machine has the first.
+    pub(crate) fn address(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(PREFIX[0], PREFIX[1], self.subnet, host)
+    }
+
+    /// A further namespace, without an interface yet.
+    pub(crate) fn namespace(&mut self, short: &str) -> Namespace {
+        let name = self.add_namespace(short).unwrap();
+        Namespace { ip: self.ip, hub: format!("{}-hub", self.name), short: short.to_owned(), name }
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // Interfaces go with their namespaces.
+        for name in self.namespaces.iter().rev() {
+            if let Err(error) = self.run(&format!("netns del {name}")) {
+                eprintln!("left behind: {error}");
+            }
+        }
+    }
+}
+
+/// A namespace of a [`Bridge`].
+#[derive(Clone)]
+pub(crate) struct Namespace {
+    ip: &'static str,
+    hub: String,
+    short: String,
+    name: String,
+}
+
+impl Namespace {
+    /// What starts a program in it.
+    pub(crate) fn launcher(&self) -> [&str; 4] {
+        [self.ip, "netns", "exec", &self.name]
+    }
+
+    fn run(&self, words: &str) {
+        run(self.ip, words).unwrap();
+    }
+
+    /// Puts an interface into it, with an address.
+    pub(crate) fn plug(&self, address: Ipv4Addr) {
+        let Self { hub, short, name, .. } = self;
+        self.run(&format!("-n {name} link add eth0 type veth peer name {short} netns {hub}"));
+        self.run(&format!("-n {name} addr add {address}/24 dev eth0"));
+        self.run(&format!("-n {hub} link set {short} master hub up"));
+        self.run(&format!("-n {name} link set eth0 up"));
+    }
+
+    /// Takes the interface away.
+    pub(crate) fn unplug(&self) {
+        self.run(&format!("-n {} link del eth0", self.name));
+    }
+
+    pub(crate) fn down(&self) {
+        self.run(&format!("-n {} link set eth0 down", self.name));
+    }
+
+    pub(crate) fn up(&self) {
+        self.run(&format!("-n {} link set eth0 up", self.name));
+    }
+}

@@ -1,0 +1,218 @@
+//! A data provider and a lifecycle manager, each on an interface of its own, that lose each other for longer than
+//! pings are waited for: they find each other again and the workers go on, without a hand.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use prb_devnet::Config;
+use prb_walkie::proto::Role;
+use tokio::time::sleep;
+
+use crate::{
+    LIMIT,
+    forward::Forward,
+    namespaces::{Bridge, Namespace},
+    support::{
+        Net, chain,
+        daemons::{Daemon, Hand, assign_at, manager, provider},
+    },
+    until,
+};
+
+/// A ping is sent each 15 s and waited for 10 s.
+const AWAY: Duration = Duration::from_secs(30);
+const KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+const WORKERS: usize = 2;
+
+/// How daemons find each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Mdns,
+    BootNode,
+}
+
+/// Where the daemons are.
+struct Place {
+    /// `None` on loopback addresses.
+    namespaces: Option<[Namespace; 2]>,
+    // Goes last.
+    bridge: Option<Bridge>,
+}
+
+impl Place {
+    fn find() -> Self {
+        let mut bridge = match Bridge::new() {
+            Ok(bridge) => bridge,
+            Err(why) => {
+                assert!(std::env::var("PRB_TEST_NAMESPACES").is_err(), "no network namespaces: {why}");
+                eprintln!("no network namespaces, so on loopback addresses: {why}");
+                return Self { namespaces: None, bridge: None };
+            }
+        };
+        let namespaces = ["dp", "lm"].map(|short| bridge.namespace(short));
+        Self { namespaces: Some(namespaces), bridge: Some(bridge) }
+    }
+
+    /// An address of its network: 1 is the test's, 2 the provider's, 3 the manager's.
+    fn address(&self, host: u8) -> Ipv4Addr {
+        self.bridge.as_ref().map_or(Ipv4Addr::LOCALHOST, |bridge| bridge.address(host))
+    }
+
+    /// Puts a daemon where it belongs.
+    fn put(&self, daemon: Daemon, which: usize) -> Daemon {
+        match &self.namespaces {
+            Some(namespaces) => {
+                daemon.launched_by(&namespaces[which].launcher(), self.address(which as u8 + 2))
+            }
+            None => daemon,
+        }
+    }
+}
+
+struct Ground {
+    net: Net,
+    provider: Daemon,
+    manager: Daemon,
+    hand: Hand,
+    way: Way,
+    place: Place,
+    _forwards: Vec<Forward>,
+}
+
+impl Ground {
+    async fn start(way: Way) -> Self {
+        let place = Place::find();
+        let net = Net::start(Config { history: 100, ..chain() }, WORKERS as u32).await;
+        let here = place.address(1);
+        let (relay_forward, relay) = Forward::url(here, &net.devnet.relay().url()).await;
+        let (para_forward, para) = Forward::url(here, &net.devnet.para().url()).await;
+        let mut forwards = vec![relay_forward, para_forward];
+        let mut endpoints = Vec::new();
+        for worker in &net.workers {
+            let (forward, url) = Forward::url(here, &worker.endpoint()).await;
+            forwards.push(forward);
+            endpoints.push(url);
+        }
+        // Others on this network are of other groups.
+        let group = format!("network-{}-{}", std::process::id(), way as u8);
+        let member = |daemon: Daemon| {
+            let daemon = daemon.set("PHALA_CHAIN_ENDPOINT", &para).set("PHALA_BRIDGE_IDENTITY", &group);
+            match way {
+                Way::BootNode => daemon,
+                Way::Mdns => daemon.set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false),
+            }
+        };
+        let mut provider = place
+            .put(member(provider(&net, "dp")), 0)
+            .set("PHALA_PARENT_CHAIN_ENDPOINT", &relay)
+            .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/28888,/ip6/::/tcp/28888");
+        let mut manager = place
+            .put(member(manager(&net, "lm")), 1)
+            .set("PRB_WALKIE_PSK", KEY)
+            .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/29888,/ip6/::/tcp/29888");
+        if place.bridge.is_none() {
+            for (daemon, which) in [(&mut provider, 0), (&mut manager, 1)] {
+                let port = 20_000 + (std::process::id() % 10_000) * 4 + way as u32 * 2 + which;
+                daemon.put("PHALA_WALKIE_LISTEN_ADDRESSES", format!("/ip4/0.0.0.0/tcp/{port}"));
+            }
+        }
+        let port = |daemon: &Daemon| {
+            let listen = daemon.variable("PHALA_WALKIE_LISTEN_ADDRESSES").unwrap();
+            listen.split(',').next().unwrap().rsplit('/').next().unwrap().to_owned()
+        };
+        let boot = |daemon: &Daemon, host| format!("/ip4/{}/tcp/{}", place.address(host), port(daemon));
+        let mut known = Vec::new();
+        if way == Way::BootNode {
+            manager.put("PHALA_WALKIE_BOOT_NODES", boot(&provider, 2));
+            known.push(boot(&manager, 3).parse().unwrap());
+        }
+        // The manager is there before its network is.
+        manager.start();
+        manager.peer_id(LIMIT).await;
+        if let Some(namespaces) = &place.namespaces {
+            namespaces.iter().zip(2..).for_each(|(namespace, host)| namespace.plug(place.address(host)));
+        }
+        provider.start();
+        let hand = Hand::with_key(known, &group, KEY).await;
+        let client = hand.find(Role::LifecycleManager, &group, LIMIT).await;
+        assign_at(&net, &client, &[0], &[0, 1], &endpoints).await;
+        let ground = Self { net, provider, manager, hand, way, place, _forwards: forwards };
+        ground.until_well().await;
+        ground
+    }
+
+    /// Waits until the daemons have found each other and the workers compute at the tip.
+    async fn until_well(&self) {
+        self.until("they have found each other", || self.manager.usable_peers() == Some(1)).await;
+        let tip = self.net.devnet.para().finalized_number();
+        let logs = || format!("{}\n\n{}", self.provider.log_tail(), self.manager.log_tail());
+        let taken = || self.net.workers.iter().all(|worker| worker.info().blocknum > tip + 2);
+        until("the workers go on", taken, logs).await;
+        self.net.until_active(0..WORKERS, LIMIT).await;
+        self.manager.until_unready(&[], LIMIT).await;
+        self.provider.until_unready(&[], LIMIT).await;
+    }
+
+    async fn until(&self, what: &str, is: impl FnMut() -> bool) {
+        let logs = || format!("{}\n\n{}", self.provider.log_tail(), self.manager.log_tail());
+        until(what, is, logs).await;
+    }
+
+    /// One of them is not there for a while. Where it cannot lose its network, it is stopped.
+    async fn cut(&self, which: usize) {
+        match &self.place.namespaces {
+            Some(namespaces) => namespaces[which].down(),
+            None => [&self.provider, &self.manager][which].signal("STOP"),
+        }
+        sleep(AWAY).await;
+        if which == 0 {
+            self.until("the manager has noticed", || self.manager.usable_peers() == Some(0)).await;
+        }
+        match &self.place.namespaces {
+            Some(namespaces) => namespaces[which].up(),
+            None => [&self.provider, &self.manager][which].signal("CONT"),
+        }
+    }
+
+    async fn end(mut self) {
+        self.net.assert_done_once();
+        self.manager.stop().await;
+        self.provider.stop().await;
+        self.hand.close().await;
+        self.net.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn found_by_mdns_lost_and_found_again() {
+    let ground = Ground::start(Way::Mdns).await;
+    for which in [0, 1] {
+        ground.cut(which).await;
+        ground.until_well().await;
+    }
+    // Another interface with another address, as after a move to another switch.
+    if let Some([provider, _]) = &ground.place.namespaces {
+        provider.unplug();
+        ground.until("the manager has noticed", || ground.manager.usable_peers() == Some(0)).await;
+        provider.plug(ground.place.address(9));
+        let well = || ground.manager.usable_peers() == Some(1);
+        ground.until("the provider is found at its new address", well).await;
+        let address = format!("{}:", ground.place.address(9));
+        let found = |line: &str| line.contains("data provider found") && line.contains(&address);
+        ground.until("its blobs too", || ground.manager.log().lines().any(found)).await;
+        let tip = ground.net.devnet.para().finalized_number();
+        let taken = || ground.net.workers.iter().all(|worker| worker.info().blocknum > tip + 2);
+        ground.until("the workers go on", taken).await;
+    }
+    ground.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn found_by_a_boot_node_lost_and_found_again() {
+    let ground = Ground::start(Way::BootNode).await;
+    assert!(ground.way == Way::BootNode);
+    for which in [0, 1] {
+        ground.cut(which).await;
+        ground.until_well().await;
+    }
+    ground.end().await;
+}
