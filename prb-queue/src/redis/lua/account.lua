@@ -20,7 +20,7 @@ for _, id in ipairs(ARGV) do
                 pid = string.match(tostring(payload.pid or ''), '^%d+$') or ''
                 action = string.gsub(tostring(data.action or ''), '[^%w_]', '')
             end
-            call('HSET', BOOKS, id, '|' .. pid .. '|' .. action)
+            call('HSET', BOOKS, id, '|' .. pid .. '|' .. action .. '|' .. size)
         end
         if ended and not known then
             if booked then open_delta = open_delta - size end

@@ -32,6 +32,8 @@ for k, id in ipairs(ids) do
                 -- It was removed by another program.
                 answer[k] = 'L'
                 call('HDEL', JOBS, id)
+                call('HDEL', BOOKS, id)
+                call('HDEL', TRIES, id)
             elseif kind == 'r' then
                 open_delta = open_delta + #json
                 local due = NOW + tonumber(ARGV[i + 3])

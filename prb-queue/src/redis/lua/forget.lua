@@ -8,6 +8,10 @@ end
 -- Forgets a job that no list names any more.
 local function forget(id)
     local bytes = call('HSTRLEN', JOBS, id)
+    if bytes == 0 then
+        -- Another program has removed it: what it had when it came is near enough.
+        bytes = tonumber(string.match(call('HGET', BOOKS, id) or '', '|(%d+)$') or '0')
+    end
     if call('ZREM', ENDED, id) == 1 then
         ended_delta = ended_delta - bytes
     else

@@ -5,6 +5,6 @@ local ID, JOBS, WAITING, ACTIVE, DELAYED = '@P@id', '@P@jobs', '@P@waiting', '@P
 local SUCCEEDED, FAILED, STALLING = '@P@succeeded', '@P@failed', '@P@stalling'
 local EVENTS, EARLIER, STALL_BLOCK = '@P@events', '@P@earlierDelayed', '@P@stallBlock'
 -- Ours: leases (zset id -> end of the lease in ms), tokens (id -> token of the lease), tries (id -> hand-outs
--- that led to no end), books (id -> mark|pool|action), ended (zset id -> when), meta (sums).
+-- that led to no end), books (id -> mark|pool|action|bytes), ended (zset id -> when), meta (sums).
 local LEASES, TOKENS, TRIES = '@P@prb:leases', '@P@prb:tokens', '@P@prb:tries'
 local BOOKS, ENDED, META = '@P@prb:books', '@P@prb:ended', '@P@prb:meta'

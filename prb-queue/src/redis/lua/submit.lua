@@ -19,7 +19,7 @@ for i = 5, #ARGV, 2 do
         until call('HSETNX', JOBS, id, json) == 1
         line[#line + 1] = id
         books[#books + 1] = id
-        books[#books + 1] = ARGV[i + 1]
+        books[#books + 1] = ARGV[i + 1] .. '|' .. #json
         open, added = open + 1, added + #json
         answer[#answer + 1] = id
     end

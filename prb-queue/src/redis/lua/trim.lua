@@ -11,13 +11,22 @@ while trimmed < limit do
     local id, age = head[1], NOW - tonumber(head[2])
     local over = jobs - trimmed > max_jobs or bytes + ended_delta > max_bytes
     if age <= max_age and not (over and age > grace) then break end
-    if call('SREM', SUCCEEDED, id) == 1 then
-        call('HINCRBY', META, 'trimmed_succeeded', 1)
-    elseif call('SREM', FAILED, id) == 1 then
-        call('HINCRBY', META, 'trimmed_failed', 1)
+    local succeeded, failed = call('SREM', SUCCEEDED, id), call('SREM', FAILED, id)
+    if succeeded + failed == 0 and call('HEXISTS', JOBS, id) == 1 then
+        -- Another program has put it in line again.
+        local size = call('HSTRLEN', JOBS, id)
+        ended_delta, open_delta = ended_delta - size, open_delta + size
+        call('ZREM', ENDED, id)
+        jobs = jobs - 1
+    else
+        if succeeded == 1 then
+            call('HINCRBY', META, 'trimmed_succeeded', 1)
+        elseif failed == 1 then
+            call('HINCRBY', META, 'trimmed_failed', 1)
+        end
+        forget(id)
+        trimmed = trimmed + 1
     end
-    forget(id)
-    trimmed = trimmed + 1
 end
 write_sums()
 -- Other programs change JSON without telling its size: where there is nothing, the sums are known.
