@@ -158,7 +158,9 @@ pub fn javascript() -> PathBuf {
         Command::new("node").arg("--version").output().is_ok_and(|output| output.status.success()),
         "node is missing; {ask}"
     );
-    assert!(dir.join("node_modules/bee-queue").is_dir(), "the packages of the tests are missing; {ask}");
+    for package in ["bee-queue", "bull-arena"] {
+        assert!(dir.join("node_modules").join(package).is_dir(), "{package} is missing; {ask}");
+    }
     dir
 }
 

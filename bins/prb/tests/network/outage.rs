@@ -13,7 +13,7 @@ use crate::{
     namespaces::{Bridge, Namespace},
     support::{
         Net, chain,
-        daemons::{Daemon, Hand, assign_at, manager, provider},
+        daemons::{Daemon, Hand, assign_at, free_port, manager, provider},
     },
     until,
 };
@@ -110,9 +110,10 @@ impl Ground {
             .set("PRB_WALKIE_PSK", KEY)
             .set("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/0.0.0.0/tcp/29888,/ip6/::/tcp/29888");
         if place.bridge.is_none() {
-            for (daemon, which) in [(&mut provider, 0), (&mut manager, 1)] {
-                let port = 20_000 + (std::process::id() % 10_000) * 4 + way as u32 * 2 + which;
-                daemon.put("PHALA_WALKIE_LISTEN_ADDRESSES", format!("/ip4/0.0.0.0/tcp/{port}"));
+            // One network for both: each has a port of its own.
+            for daemon in [&mut provider, &mut manager] {
+                let listen = format!("/ip4/0.0.0.0/tcp/{}", free_port());
+                daemon.put("PHALA_WALKIE_LISTEN_ADDRESSES", listen);
             }
         }
         let port = |daemon: &Daemon| {
