@@ -1,10 +1,16 @@
 //! Server and client over real sockets.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
 use prb_walkie::blob::{
+    Lookup,
     client::{self, Bounds, Client, Error},
     frame, server,
 };
@@ -101,6 +107,71 @@ async fn many_requests_of_many_clients_meet_their_answers() {
     timeout(LONG, join_all(all)).await.unwrap();
     assert_eq!(server.stats.answered(), 2000);
     until("the queue's end", || server.stats.queued_bytes() == 0).await;
+}
+
+/// Notes what the server had sent by the time that a blob was looked up.
+#[derive(Debug, Default)]
+struct Watchful {
+    stats: OnceLock<Arc<server::Stats>>,
+    sent: Mutex<Vec<u64>>,
+}
+
+#[async_trait]
+impl Lookup for Watchful {
+    async fn get(&self, _: &str) -> Result<Option<Bytes>, prb_core::blob::Error> {
+        self.sent.lock().unwrap().push(self.stats.get().unwrap().sent_bytes());
+        Ok(Some(vec![7; 1 << 20].into()))
+    }
+
+    fn bound_bytes(&self, _: &str) -> usize {
+        1 << 20
+    }
+}
+
+/// Of large answers that are asked for together, the first is on its way while the others are assembled.
+#[tokio::test]
+async fn large_answers_do_not_wait_for_one_another() {
+    let lookup = Arc::new(Watchful::default());
+    let server = Running::start(Arc::<Watchful>::clone(&lookup), server::Config::default()).await;
+    lookup.stats.set(server.stats.clone()).unwrap();
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut out = Vec::new();
+    (0..8u64).for_each(|i| frame::put_request(i.to_be_bytes(), "blob", &mut out));
+    stream.write_all(&out).await.unwrap();
+    let mut answers = vec![0; 8 * (3 + 16 + (1 << 20))];
+    timeout(LONG, stream.read_exact(&mut answers)).await.unwrap().unwrap();
+    let sent = lookup.sent.lock().unwrap();
+    assert!(sent.len() == 8 && sent[0] == 0 && sent[7] > 0, "{sent:?}");
+}
+
+/// Gives a large blob after all that the peer has said is read.
+#[derive(Debug)]
+struct Late;
+
+#[async_trait]
+impl Lookup for Late {
+    async fn get(&self, _: &str) -> Result<Option<Bytes>, prb_core::blob::Error> {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        Ok(Some(vec![7; 300_000].into()))
+    }
+}
+
+/// Nothing is waited for after the last answer, however it went out.
+#[tokio::test]
+async fn a_peer_that_has_said_all_is_let_go_after_a_large_answer() {
+    let hour = Duration::from_secs(3600);
+    let config = server::Config { write_timeout: hour, idle_timeout: hour, ..server::Config::default() };
+    let server = Running::start(Arc::new(Late), config).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut out = Vec::new();
+    frame::put_request([1; 8], "blob", &mut out);
+    stream.write_all(&out).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer.len(), 3 + 16 + 300_000);
 }
 
 /// A peer that asks for much and reads nothing: what is queued stays within bounds, it is dropped in the end,

@@ -4,6 +4,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::tcp::{ReadHalf, WriteHalf},
+    task::yield_now,
     time::{Duration, timeout},
 };
 
@@ -17,6 +18,9 @@ use crate::blob::{
 const READ_BYTES: usize = 64 * 1024;
 /// The largest payload that is copied out of the room for small ones. Larger ones are read to where they stay.
 const SMALL_BYTES: usize = 16 * 1024;
+/// After so many bytes whoever asked for them has a turn: he takes them while they are near, gives their room
+/// back, and asks for more before the provider has nothing left to do.
+const TURN_BYTES: usize = 256 * 1024;
 /// No frame can be longer: lengths are checked against what was asked for once the id is there.
 const MAX_FRAME_BYTES: usize = u32::MAX as usize;
 /// A provider that does not read requests for so long is gone.
@@ -42,10 +46,14 @@ pub(super) async fn write(shared: &Shared, mut socket: WriteHalf<'_>) -> Error {
 
 /// Reads answers until that fails.
 pub(super) async fn read(shared: &Shared, socket: ReadHalf<'_>) -> Error {
-    let mut reader = Reader { shared, socket, buffer: BytesMut::with_capacity(READ_BYTES) };
+    let mut reader = Reader { shared, socket, buffer: BytesMut::with_capacity(READ_BYTES), read_bytes: 0 };
     loop {
         if let Err(error) = reader.answer().await {
             return error;
+        }
+        if reader.read_bytes >= TURN_BYTES {
+            reader.read_bytes = 0;
+            yield_now().await;
         }
     }
 }
@@ -54,6 +62,8 @@ struct Reader<'s> {
     shared: &'s Shared,
     socket: ReadHalf<'s>,
     buffer: BytesMut,
+    /// Since others had their last turn.
+    read_bytes: usize,
 }
 
 impl Reader<'_> {
@@ -174,10 +184,11 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn heard(&self, read: std::io::Result<usize>) -> Result<(), Error> {
+    fn heard(&mut self, read: std::io::Result<usize>) -> Result<(), Error> {
         match read {
             Ok(0) => Err(self.shared.lost("it closed the connection")),
-            Ok(_) => {
+            Ok(bytes) => {
+                self.read_bytes += bytes;
                 prompt::acknowledge(self.socket.as_ref());
                 self.shared.heard_now();
                 Ok(())

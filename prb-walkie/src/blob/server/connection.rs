@@ -96,6 +96,11 @@ pub(super) async fn serve(mut stream: TcpStream, shared: &Shared, stop: &Cancell
         if until.is_none() && stop.is_cancelled() {
             (reading, until) = (false, Some(Instant::now() + config.stop_timeout));
         }
+        if outbox.is_large()
+            && let Err(e) = outbox.try_write()
+        {
+            return Ended::Io(e);
+        }
         if !reading && lookups.is_empty() && outbox.is_empty() {
             return if until.is_some() { Ended::Stopped } else { Ended::Closed };
         }

@@ -8,13 +8,16 @@ use std::{
 
 use bytes::Bytes;
 use prb_core::sync::Held;
-use tokio::{io::AsyncWriteExt, net::tcp::WriteHalf};
+use tokio::net::tcp::WriteHalf;
 
 use super::Stats;
 use crate::blob::frame::AnswerHead;
 
 /// Pieces that one call to the system takes.
 const MAX_SLICES: usize = 96;
+
+/// With so much to write, it is written before more is assembled: the peer has something to do meanwhile.
+const LARGE_BYTES: usize = 256 * 1024;
 
 /// An answer, and what it holds until it is written.
 pub(super) struct Answer {
@@ -63,6 +66,8 @@ impl Drop for Queued {
 pub(super) struct Outbox<'s> {
     socket: WriteHalf<'s>,
     answers: VecDeque<Answer>,
+    /// Bytes of all answers that are still to be written.
+    bytes: usize,
     /// Bytes of the first answer that are written.
     written: usize,
     /// Bytes of all answers that were written.
@@ -72,10 +77,11 @@ pub(super) struct Outbox<'s> {
 
 impl<'s> Outbox<'s> {
     pub(super) const fn new(socket: WriteHalf<'s>, stats: Arc<Stats>) -> Self {
-        Self { socket, answers: VecDeque::new(), written: 0, progress: 0, stats }
+        Self { socket, answers: VecDeque::new(), bytes: 0, written: 0, progress: 0, stats }
     }
 
     pub(super) fn push(&mut self, answer: Answer) {
+        self.bytes += answer.len();
         self.answers.push_back(answer);
     }
 
@@ -91,10 +97,21 @@ impl<'s> Outbox<'s> {
         self.progress
     }
 
-    /// Writes once: as many answers as one call takes, and the socket has room for.
+    /// Whether there is so much to write that nothing is won by waiting for more.
+    pub(super) const fn is_large(&self) -> bool {
+        self.bytes >= LARGE_BYTES
+    }
+
+    /// Waits until the socket has room, and writes once: as many answers as one call takes.
     ///
     /// Cancel safe: what is written is noted.
     pub(super) async fn write(&mut self) -> io::Result<()> {
+        self.socket.writable().await?;
+        self.try_write()
+    }
+
+    /// Writes once what the socket has room for, if it has any.
+    pub(super) fn try_write(&mut self) -> io::Result<()> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let mut count = 0;
         let mut skip = self.written;
@@ -112,17 +129,21 @@ impl<'s> Outbox<'s> {
                 count += 1;
             }
         }
-        let written = self.socket.write_vectored(&slices[..count]).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+        match self.socket.try_write_vectored(&slices[..count]) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                self.advance(written);
+                Ok(())
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(e) => Err(e),
         }
-        self.advance(written);
-        Ok(())
     }
 
     fn advance(&mut self, written: usize) {
         self.progress += written as u64;
         self.stats.sent_bytes.fetch_add(written as u64, Ordering::Relaxed);
+        self.bytes -= written;
         self.written += written;
         while let Some(len) = self.answers.front().map(Answer::len)
             && self.written >= len
