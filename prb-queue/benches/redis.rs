@@ -1,7 +1,8 @@
 //! Jobs per second from enqueue to completed, ours and bee-queue's own in the same run, on a redis-server of
 //! the benchmark's own. Needs redis-server, node and the packages of `tests/js`.
 //!
-//! `cargo bench -p prb-queue`
+//! `cargo bench -p prb-queue [-- WORDS]`: only the lines that hold one of these words, such as `1/1000` (consumers
+//! and jobs in flight) or `bee-queue`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../tests/support/mod.rs"]
@@ -49,29 +50,40 @@ impl std::fmt::Display for Figure {
     }
 }
 
+type Bench = fn(&Case) -> Figure;
+
+const BENCHES: [(&str, Bench); 4] = [
+    ("prb-queue, one thread", |case| in_runtime(tokio::runtime::Builder::new_current_thread(), case)),
+    ("prb-queue, two threads", |case| in_runtime(tokio::runtime::Builder::new_multi_thread(), case)),
+    ("bee-queue", |case| bee_queue(case, false)),
+    ("bee-queue, two processes (CPU of one)", |case| bee_queue(case, true)),
+];
+
 fn main() {
     // `cargo test --benches` only checks that it builds.
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
+    let words: Vec<_> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     println!("jobs enqueue -> completed, median of {ROUNDS}");
     for case in [
         Case { consumers: 1, in_flight: 1, jobs: 3_000 },
         Case { consumers: 1, in_flight: 1_000, jobs: 10_000 },
         Case { consumers: 1_000, in_flight: 1_000, jobs: 40_000 },
     ] {
-        let (mut ours, mut threads, mut one, mut two) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let named =
+            BENCHES.map(|(name, bench)| (format!("{}/{} {name}", case.consumers, case.in_flight), bench));
+        let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word));
+        let mut lines: Vec<_> =
+            named.into_iter().filter(|(name, _)| wanted(name)).map(|line| (line, Vec::new())).collect();
         for _ in 0..ROUNDS {
-            ours.push(in_runtime(tokio::runtime::Builder::new_current_thread(), &case));
-            threads.push(in_runtime(tokio::runtime::Builder::new_multi_thread(), &case));
-            one.push(bee_queue(&case, false));
-            two.push(bee_queue(&case, true));
+            for ((_, bench), figures) in &mut lines {
+                figures.push(bench(&case));
+            }
         }
-        println!("consumers {}, in flight {}:", case.consumers, case.in_flight);
-        println!("  prb-queue, one thread    {}", median(ours));
-        println!("  prb-queue, two threads   {}", median(threads));
-        println!("  bee-queue                {}", median(one));
-        println!("  bee-queue, two processes {} (CPU of one)", median(two));
+        for ((name, _), figures) in lines {
+            println!("{name:<50} {}", median(figures));
+        }
     }
 }
 

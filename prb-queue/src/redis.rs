@@ -11,7 +11,8 @@
 //! ```
 //!
 //! - Whatever changes more than one key is one script: a crash of any side leaves whole steps.
-//! - A call whose connection was lost is repeated, and known again by its nonce: it happens once.
+//! - A call whose connection was lost is repeated, and known again by its number or by what it left: it happens
+//!   once.
 //! - Leases have tokens that never come twice, and jobs have marks: a Redis that lost its data, or went back
 //!   to an old snapshot, can neither end somebody else's lease nor tell a submitter of somebody else's job.
 //!   Submitters learn that theirs is gone, and consumers that their leases are lost.
@@ -24,7 +25,14 @@
 //!
 //! Needs Redis 6.2 or newer (`BLMOVE`), one server, no cluster. TLS is not built in.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use prb_core::queue::{
@@ -95,6 +103,9 @@ struct Shared {
     caller: String,
     pending: Pending,
     held: Held,
+    seq: AtomicU64,
+    /// Whether this process submits: until then nobody hears events.
+    submits: watch::Sender<bool>,
     /// Whether events are heard.
     listening: watch::Sender<bool>,
     /// A job may fall due sooner than was known.
@@ -105,8 +116,9 @@ struct Shared {
 }
 
 impl Shared {
-    fn nonce(&self) -> String {
-        random_name()
+    /// A number for a call, higher than all before.
+    fn seq(&self) -> u64 {
+        self.seq.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -131,6 +143,8 @@ impl RedisQueue {
             caller: random_name(),
             pending: Pending::default(),
             held: Held::default(),
+            seq: AtomicU64::new(1),
+            submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
             sooner: Notify::new(),
             blocking: Mutex::new(None),
@@ -223,7 +237,7 @@ fn encoded(job: &Job, mark: &str) -> Result<(String, String), serde_json::Error>
     let encoded = action::encode(job, mark.to_owned())?;
     let book = format!("{mark}|{}|{}", job.pool, encoded.action);
     let data: Box<RawValue> = encoded.data;
-    let record = Record::new(data, job.retries, now_ms());
+    let record = Record::new(data, job.retries, now_ms())?;
     Ok((record.write(&record.tail)?, book))
 }
 
@@ -283,7 +297,7 @@ impl JobQueue for RedisQueue {
         leases.sort_unstable();
         let mut lost = Vec::new();
         for chunk in leases.rchunks(MAX_RENEWED) {
-            let mut script = shared.link.scripts.renew.prepare_invoke();
+            let mut script = shared.link.scripts.renew.call();
             script.arg(ttl_ms).arg("");
             for (id, token) in chunk {
                 script.arg(id.0).arg(token);
@@ -306,8 +320,8 @@ impl JobQueue for RedisQueue {
         for (id, token) in leases {
             let Some(held) = shared.held.get(*id, *token) else { continue };
             *held.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
-            let data = word(progress).into();
-            let event = Event { id: id.to_string(), event: "progress".into(), data, mark: None };
+            let data = Some(word(progress));
+            let event = Event { id: id.to_string().into(), event: "progress".into(), data, mark: None };
             let event = serde_json::to_string(&event).map_err(|e| Error::Unavailable(Box::new(e)))?;
             pipe.publish(shared.link.key("events"), event).ignore();
             any = true;

@@ -6,7 +6,10 @@ mod support;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,16 +39,18 @@ fn quick(server: &Server) -> Config {
 struct Consumers {
     _tasks: JoinSet<()>,
     hand_outs: Arc<Mutex<HashMap<JobId, u32>>>,
+    lost: Arc<AtomicU32>,
 }
 
 impl Consumers {
     fn start(queue: &RedisQueue, count: usize) -> Self {
         let mut tasks = JoinSet::new();
         let hand_outs = Arc::new(Mutex::new(HashMap::new()));
+        let lost = Arc::new(AtomicU32::new(0));
         for _ in 0..count {
-            tasks.spawn(consume(queue.clone(), hand_outs.clone()));
+            tasks.spawn(consume(queue.clone(), hand_outs.clone(), lost.clone()));
         }
-        Self { _tasks: tasks, hand_outs }
+        Self { _tasks: tasks, hand_outs, lost }
     }
 
     fn most_hand_outs(&self) -> u32 {
@@ -53,7 +58,7 @@ impl Consumers {
     }
 }
 
-async fn consume(queue: RedisQueue, hand_outs: Arc<Mutex<HashMap<JobId, u32>>>) {
+async fn consume(queue: RedisQueue, hand_outs: Arc<Mutex<HashMap<JobId, u32>>>, lost: Arc<AtomicU32>) {
     loop {
         let leased = match queue.lease(TTL).await {
             Ok(leased) => leased,
@@ -65,7 +70,10 @@ async fn consume(queue: RedisQueue, hand_outs: Arc<Mutex<HashMap<JobId, u32>>>) 
         while let Err(e) = queue.complete(leased.id, leased.token, outcome.clone()).await {
             match e {
                 Error::Unavailable(_) => {}
-                Error::LeaseLost { .. } => break,
+                Error::LeaseLost { .. } => {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                    break;
+                }
                 e => panic!("{e}"),
             }
         }
@@ -270,6 +278,8 @@ async fn lost_connections_lose_and_double_nothing() {
     let (finished, gone) = timeout(LONG * 2, work).await.unwrap().unwrap();
     assert_eq!((finished, gone), (2000, 0), "done and gone");
     assert_eq!(consumers.most_hand_outs(), 1, "a job was handed out twice");
+    let lost = consumers.lost.load(Ordering::Relaxed);
+    assert_eq!(lost, 0, "consumers were told that leases were lost which they had ended");
     let jobs: u32 = server.command(&format!("HLEN bq:{}:jobs", config.name)).await;
     assert_eq!(jobs, 2000, "a job was added twice");
 }

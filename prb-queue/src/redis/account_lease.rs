@@ -44,7 +44,7 @@ impl RedisAccounts {
     async fn set(&self, leases: &[(AccountId, u64)], ttl_ms: u64) -> Result<Vec<AccountId>, Error> {
         let mut lost = Vec::new();
         for chunk in leases.chunks(MAX_RENEWED) {
-            let mut script = self.link.scripts.renew_accounts.prepare_invoke();
+            let mut script = self.link.scripts.renew_accounts.call();
             script.arg(&self.trader).arg(ttl_ms);
             for (account, token) in chunk {
                 script.arg(hex::encode(account.0)).arg(token);
@@ -62,7 +62,7 @@ impl RedisAccounts {
 #[async_trait]
 impl AccountLeases for RedisAccounts {
     async fn acquire(&self, account: AccountId, ttl: Duration) -> Result<Option<u64>, Error> {
-        let mut script = self.link.scripts.lease_account.prepare_invoke();
+        let mut script = self.link.scripts.lease_account.call();
         script.arg(&self.trader).arg(hex::encode(account.0)).arg(millis(ttl));
         let token: u64 = self.link.run(&script).await.map_err(unavailable)?;
         Ok((token > 0).then_some(token))

@@ -12,8 +12,8 @@ use prb_core::{
     vault::Sealed,
     wire::{SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfoV2},
 };
-use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, value::RawValue};
 
 /// What is wrong with a job's data, in words for its submitter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,17 +82,10 @@ struct Item {
 }
 
 fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Pid {
-        Text(String),
-        Number(u64),
-        Other(IgnoredAny),
-    }
-    Ok(match Pid::deserialize(deserializer)? {
-        Pid::Text(text) => text,
-        Pid::Number(number) => number.to_string(),
-        Pid::Other(_) => String::new(),
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => text,
+        Value::Number(number) if number.is_u64() => number.to_string(),
+        _ => String::new(),
     })
 }
 
@@ -316,7 +309,7 @@ impl Payload {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use prb_core::wire::{Message, MessageOrigin, VersionedWorkerEndpoints};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

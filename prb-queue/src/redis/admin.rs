@@ -208,7 +208,7 @@ impl QueueAdmin for RedisQueue {
 
     async fn retry(&self, id: JobId) -> Result<bool, Error> {
         let config = &self.0.shared.config;
-        let mut script = self.0.shared.link.scripts.retry.prepare_invoke();
+        let mut script = self.0.shared.link.scripts.retry.call();
         script.arg(id.0).arg(config.max_jobs).arg(config.max_bytes);
         let answer: RedisResult<String> = self.0.shared.link.run(&script).await;
         match answer.map_err(unavailable)?.as_str() {
@@ -219,7 +219,7 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn remove(&self, id: JobId) -> Result<bool, Error> {
-        let mut script = self.0.shared.link.scripts.remove.prepare_invoke();
+        let mut script = self.0.shared.link.scripts.remove.call();
         script.arg(id.0);
         let there: RedisResult<bool> = self.0.shared.link.run(&script).await;
         self.0.shared.pending.ask_all();

@@ -9,6 +9,7 @@ use prb_core::{
         admin::{Step, now_ms},
     },
 };
+use serde::Serialize;
 use serde_json::Value;
 use tokio::{sync::oneshot, time::timeout};
 
@@ -84,8 +85,9 @@ impl RedisQueue {
             Refusal::Done(record) => (record, End::Done),
             Refusal::Bad(record, message) => (record, failed(message)),
             Refusal::Unreadable(why) => {
-                let Ok(data) = serde_json::value::to_raw_value(&Value::Null) else { return };
-                (Record::new(data, 0, now_ms()), failed(format!("the job cannot be read: {why}")))
+                let data = serde_json::value::to_raw_value(&Value::Null);
+                let Ok(record) = data.and_then(|data| Record::new(data, 0, now_ms())) else { return };
+                (record, failed(format!("the job cannot be read: {why}")))
             }
         };
         if let End::Failed { message, .. } = &end {
@@ -145,27 +147,35 @@ fn ending(
     let mut tail = held.record.tail.clone();
     tail.step(Step { state: JobState::Active, at_ms: held.since_ms, note: None });
     let at_ms = now_ms();
-    let (kind, name, data) = match end {
-        End::Done => (Kind::Done, "", Value::Null),
+    let (kind, json, event) = match end {
+        End::Done => (Kind::Done, held.record.write(&tail)?, String::new()),
         End::Succeeded(outcome) => {
-            let data = serde_json::to_value(&outcome)?;
             tail.succeed(outcome);
             tail.step(Step { state: JobState::Succeeded, at_ms, note: None });
-            (Kind::Succeeded, "succeeded", data)
+            let event = event(&id, "succeeded", tail.outcome.as_ref(), held)?;
+            (Kind::Succeeded, held.record.write(&tail)?, event)
         }
         End::Failed { message, retry_after } => {
             let retry_after = retry_after.filter(|_| tail.retries() > 0);
-            tail.fail(&message, retry_after.is_some());
+            tail.fail(&message, retry_after.is_some())?;
             let (state, kind, name) = match retry_after {
                 Some(delay) => (JobState::Delayed, Kind::Retried { delay_ms: millis(delay) }, "retrying"),
                 None => (JobState::Failed, Kind::Failed, "failed"),
             };
-            tail.step(Step { state, at_ms, note: retry_after.is_some().then(|| message.clone()) });
-            (kind, name, Value::String(message))
+            let event = event(&id, name, Some(&message), held)?;
+            tail.step(Step { state, at_ms, note: retry_after.map(|_| message) });
+            (kind, held.record.write(&tail)?, event)
         }
     };
-    let json = held.record.write(&tail)?;
-    let event = Event { id: id.clone(), event: name.into(), data, mark: held.mark.clone() };
-    let event = serde_json::to_string(&event)?;
     Ok(Ending { id, token: held.token, kind, bytes: held.bytes, json, event, done })
+}
+
+fn event(
+    id: &str,
+    name: &str,
+    data: Option<&impl Serialize>,
+    held: &HeldJob,
+) -> Result<String, serde_json::Error> {
+    let mark = held.mark.as_deref().map(Into::into);
+    serde_json::to_string(&Event { id: id.into(), event: name.into(), data, mark })
 }

@@ -1,8 +1,10 @@
 //! Leasing jobs: one task takes them from Redis for all who wait.
 //!
-//! It waits for jobs with `BLMOVE waiting waiting RIGHT RIGHT`: that blocks until there is one and moves
-//! nothing, so neither a lost connection nor a consumer that leaves can lose a job. What it takes then goes
-//! to those who wait, in the order in which they came; what nobody wants any more goes back to the front.
+//! `BLMOVE waiting waiting RIGHT RIGHT` blocks until there is a job and moves nothing; the script that leases
+//! stands right behind it on the same connection, so a job is on its way to a consumer in the moment it comes.
+//! Neither a lost connection nor a consumer that leaves can lose one: a script whose answer was lost is sent
+//! again and answers the same. What was taken goes to those who wait, in the order in which they came; what
+//! nobody wants any more goes back to the front.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,10 +21,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Shared, link::unavailable};
+use super::{Shared, link::unavailable, scripts::Call};
 
 /// Most jobs that one script takes.
-const MAX_BATCH: usize = 64;
+const MAX_BATCH: usize = 128;
 /// How long one blocking wait lasts, and so how late a lease that another process gave is seen to be over. A
 /// dead connection is noticed after that and a call's time-out.
 const WAIT_SECS: u64 = 2;
@@ -76,17 +78,34 @@ impl Drop for Grant {
 
 /// One call of the script `take`; repeated until it is answered, so that nothing stays taken unseen.
 struct Take {
-    nonce: String,
+    seq: u64,
+    /// Of each job wanted, the lease's ms and its token.
     leases: Vec<(u64, u64)>,
 }
+
+/// The ms to the next timer, -1 where there is none; and of each job its id, token, earlier hand-outs and JSON.
+type Answer = (i64, Vec<(String, u64, u32, Vec<u8>)>);
+
+impl Take {
+    fn script<'a>(&self, shared: &'a Shared) -> Call<'a> {
+        let mut script = shared.link.scripts.take.call();
+        script.arg(self.seq).arg(&shared.caller);
+        for (ttl, token) in &self.leases {
+            script.arg(ttl).arg(token);
+        }
+        script
+    }
+}
+
+/// A take that waits for a job, and how it went.
+type Waiting = BoxFuture<'static, (Arc<Take>, RedisResult<Answer>)>;
 
 struct Dispenser {
     shared: Arc<Shared>,
     wants: VecDeque<Want>,
     returns: mpsc::Sender<(String, u64)>,
-    unsettled: Option<Take>,
-    /// How many jobs the last call left in line.
-    left: usize,
+    /// A take whose answer was lost.
+    unsettled: Option<Arc<Take>>,
     /// When the next delay or lease is over, as far as is known.
     timer: Option<Instant>,
 }
@@ -94,23 +113,24 @@ struct Dispenser {
 /// Runs until its queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
     let (returns, mut returned) = mpsc::channel(1024);
-    let mut dispenser =
-        Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None, left: 0, timer: None };
-    let mut blocked: Option<BoxFuture<'static, RedisResult<()>>> = None;
-    // Whether there may be a job. Where the last look left none, the wait tells of the next.
+    let mut dispenser = Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None, timer: None };
+    let mut waiting: Option<Waiting> = None;
+    // Whether a delay or a lease may be over.
     let mut look = true;
     let mut failures = 0;
     loop {
-        dispenser.wants.retain(|want| !want.grant.is_closed());
-        if !dispenser.wants.is_empty() && (look || dispenser.left > 0) {
-            look = false;
-            if let Err(e) = dispenser.take().await {
-                blocked = None;
-                dispenser.refuse_all(&e).await;
-            }
+        if waiting.is_none() {
+            dispenser.wants.retain(|want| !want.grant.is_closed());
         }
-        if !dispenser.wants.is_empty() && blocked.is_none() {
-            blocked = Some(wait_for_jobs(dispenser.shared.clone()).boxed());
+        if !dispenser.wants.is_empty() {
+            if (std::mem::take(&mut look) || dispenser.unsettled.is_some())
+                && let Err(e) = dispenser.look().await
+            {
+                look = true;
+                dispenser.refuse_all(&e).await;
+            } else if waiting.is_none() && !dispenser.wants.is_empty() {
+                waiting = Some(dispenser.take());
+            }
         }
         let due: OptionFuture<_> = dispenser.timer.map(sleep_until).into();
         tokio::select! {
@@ -129,16 +149,21 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                     all.push(back);
                 }
                 dispenser.give_back(&all).await;
-                look = true;
             }
-            Some(result) = OptionFuture::from(blocked.as_mut()) => {
-                blocked = None;
-                look = true;
+            Some((take, result)) = OptionFuture::from(waiting.as_mut()) => {
+                waiting = None;
                 match result {
-                    Ok(()) => failures = 0,
-                    // A lost connection is made anew. Where Redis is away, the look says so.
-                    Err(_) if failures < MAX_FAILURES => failures += 1,
-                    Err(e) => dispenser.refuse_all(&e).await,
+                    Ok(answer) => {
+                        failures = 0;
+                        dispenser.settle(&take, answer);
+                    }
+                    Err(e) => {
+                        dispenser.unsettled = Some(take);
+                        failures += 1;
+                        if failures > MAX_FAILURES {
+                            dispenser.refuse_all(&e).await;
+                        }
+                    }
                 }
             }
             Some(()) = due => {
@@ -150,52 +175,64 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
     }
 }
 
-/// Returns once there may be a job, or after a while.
-async fn wait_for_jobs(shared: Arc<Shared>) -> RedisResult<()> {
+/// Waits for a job, and takes as many as are wanted; comes back empty-handed after a while.
+async fn wait_and_take(shared: &Shared, take: &Take) -> RedisResult<Answer> {
     let mut slot = shared.blocking.lock().await;
     let mut connection = match slot.take() {
         Some(connection) => connection,
-        None => shared.link.blocking(Duration::from_secs(WAIT_SECS)).await?,
+        None => {
+            let mut connection = shared.link.blocking(Duration::from_secs(WAIT_SECS)).await?;
+            shared.link.scripts.take.load(&mut connection).await?;
+            connection
+        }
     };
     let waiting = shared.link.key("waiting");
-    let mut command = redis::cmd("BLMOVE");
-    command.arg(&waiting).arg(&waiting).arg("RIGHT").arg("RIGHT").arg(WAIT_SECS);
-    let _: Option<String> = command.query_async(&mut connection).await?;
+    let mut pipe = redis::pipe();
+    pipe.cmd("BLMOVE").arg(&waiting).arg(&waiting).arg("RIGHT").arg("RIGHT").arg(WAIT_SECS).ignore();
+    pipe.add_command(take.script(shared).into_command());
+    let (answer,) = pipe.query_async(&mut connection).await?;
     *slot = Some(connection);
-    Ok(())
+    Ok(answer)
 }
 
 impl Dispenser {
-    /// Takes as many jobs as are wanted, and gives them out.
-    async fn take(&mut self) -> RedisResult<()> {
-        loop {
-            let take = self.unsettled.get_or_insert_with(|| {
-                let base: u64 = rand::rng().random::<u64>() >> 8;
-                let leases = self.wants.iter().take(MAX_BATCH).enumerate();
-                let lease = |(n, want): (usize, &Want)| (millis(want.ttl), base + n as u64 + 1);
-                Take { nonce: self.shared.nonce(), leases: leases.map(lease).collect() }
-            });
-            let wanted = take.leases.len();
-            let mut script = self.shared.link.scripts.take.prepare_invoke();
-            script.arg(&take.nonce).arg(&self.shared.caller);
-            for (ttl, token) in &take.leases {
-                script.arg(ttl).arg(token);
-            }
-            type Answer = (i64, usize, Vec<(String, u64, u32, Vec<u8>)>);
-            let (next, left, jobs): Answer = self.shared.link.run(&script).await?;
-            let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();
+    /// Takes jobs for those who wait, once there are any.
+    fn take(&self) -> Waiting {
+        let base: u64 = rand::rng().random::<u64>() >> 8;
+        let leases = self.wants.iter().take(MAX_BATCH).enumerate();
+        let lease = |(n, want): (usize, &Want)| (millis(want.ttl), base + n as u64 + 1);
+        let take = Arc::new(Take { seq: self.shared.seq(), leases: leases.map(lease).collect() });
+        let shared = self.shared.clone();
+        async move {
+            let answer = wait_and_take(&shared, &take).await;
+            (take, answer)
+        }
+        .boxed()
+    }
+
+    /// Puts in line what is due, and learns what became of a take whose answer was lost.
+    async fn look(&mut self) -> RedisResult<()> {
+        if let Some(take) = self.unsettled.clone() {
+            let answer = self.shared.link.run(&take.script(&self.shared)).await?;
             self.unsettled = None;
-            self.left = left;
-            let taken = jobs.len();
-            for (id, token, tries, json) in jobs {
-                let ttl_ms = ttls.get(&token).copied().unwrap_or_default();
-                self.give(Taken { id, token, tries, json, ttl_ms });
-            }
-            self.wants.retain(|want| !want.grant.is_closed());
-            if taken < wanted || self.wants.is_empty() {
-                self.timer = u64::try_from(next).ok().map(|ms| Instant::now() + Duration::from_millis(ms));
-                return Ok(());
-            }
+            self.settle(&take, answer);
+        } else {
+            let due = self.shared.link.run(&self.shared.link.scripts.promote.call()).await?;
+            self.set_timer(due);
+        }
+        Ok(())
+    }
+
+    fn set_timer(&mut self, ms: i64) {
+        self.timer = u64::try_from(ms).ok().map(|ms| Instant::now() + Duration::from_millis(ms));
+    }
+
+    fn settle(&mut self, take: &Take, (due, jobs): Answer) {
+        self.set_timer(due);
+        let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();
+        for (id, token, tries, json) in jobs {
+            let ttl_ms = ttls.get(&token).copied().unwrap_or_default();
+            self.give(Taken { id, token, tries, json, ttl_ms });
         }
     }
 
@@ -212,7 +249,7 @@ impl Dispenser {
 
     /// The hand-out did not happen, and does not count.
     async fn give_back(&self, jobs: &[(String, u64)]) {
-        let mut script = self.shared.link.scripts.renew.prepare_invoke();
+        let mut script = self.shared.link.scripts.renew.call();
         script.arg(0).arg("u");
         let mut jobs: Vec<_> = jobs.iter().collect();
         jobs.sort_by_key(|(id, _)| id.parse::<JobNumber>().ok());
@@ -230,7 +267,6 @@ impl Dispenser {
         for want in self.wants.drain(..) {
             let _ = want.grant.send(Err(unavailable(error.clone())));
         }
-        self.left = 1;
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -53,8 +53,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut endings: mpsc::Receiver<Ending>
 }
 
 async fn end(shared: &Shared, batch: Vec<Ending>) {
-    let mut script = shared.link.scripts.finish.prepare_invoke();
-    script.arg(shared.nonce()).arg(&shared.caller);
+    let mut script = shared.link.scripts.finish.call();
     for Ending { id, token, kind, bytes, json, event, .. } in &batch {
         let (kind, delay_ms) = match kind {
             Kind::Succeeded => ("s", 0),

@@ -46,7 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 async fn keep_leases(shared: &Shared) -> RedisResult<()> {
     let leases = shared.held.all();
     for leases in leases.chunks(MAX_CHUNK) {
-        let mut script = shared.link.scripts.keep.prepare_invoke();
+        let mut script = shared.link.scripts.keep.call();
         for (id, token) in leases {
             script.arg(id.0).arg(token);
         }
@@ -60,7 +60,7 @@ async fn keep_leases(shared: &Shared) -> RedisResult<()> {
 }
 
 async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()> {
-    let mut script = shared.link.scripts.stalled.prepare_invoke();
+    let mut script = shared.link.scripts.stalled.call();
     script.arg(millis(shared.config.stall_interval));
     let stalled: Vec<String> = shared.link.run(&script).await?;
     if !stalled.is_empty() {
@@ -79,7 +79,7 @@ async fn trim(shared: &Shared) -> RedisResult<()> {
     let millis =
         |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 12).min(u64::MAX >> 12);
     for _ in 0..MAX_TRIMS {
-        let mut script = shared.link.scripts.trim.prepare_invoke();
+        let mut script = shared.link.scripts.trim.call();
         script.arg(millis(config.keep_age)).arg(config.keep_jobs).arg(config.keep_bytes);
         script.arg(millis(config.poll_interval * GRACE_POLLS)).arg(TRIM_CHUNK);
         let trimmed: usize = shared.link.run(&script).await?;
@@ -132,7 +132,7 @@ async fn account_all(shared: &Shared) -> RedisResult<()> {
     let ids: HashSet<_> = lists.into_iter().flatten().collect();
     let ids: Vec<_> = ids.into_iter().collect();
     for ids in ids.chunks(MAX_CHUNK) {
-        let mut script = shared.link.scripts.account.prepare_invoke();
+        let mut script = shared.link.scripts.account.call();
         script.arg(ids);
         let _: usize = shared.link.run(&script).await?;
     }

@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use prb_core::queue::Error;
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation,
+    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, RedisResult,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     config::{Config, StartError, without_password},
-    scripts::Scripts,
+    scripts::{self, Scripts},
 };
 
 /// How long connecting may take.
@@ -58,7 +58,7 @@ impl Link {
     }
 
     /// Runs a script that may be repeated, as often as it takes to get an answer in time.
-    pub(super) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> RedisResult<T> {
+    pub(super) async fn run<T: FromRedisValue>(&self, script: &scripts::Call<'_>) -> RedisResult<T> {
         self.settle(Call::Script(script)).await
     }
 
@@ -104,14 +104,14 @@ impl Link {
 
 #[derive(Clone, Copy)]
 enum Call<'a> {
-    Script(&'a ScriptInvocation<'a>),
+    Script(&'a scripts::Call<'a>),
     Commands(&'a Pipeline),
 }
 
 impl Call<'_> {
     async fn once<T: FromRedisValue>(self, mut connection: ConnectionManager) -> RedisResult<T> {
         match self {
-            Self::Script(script) => script.invoke_async(&mut connection).await,
+            Self::Script(script) => script.run(&mut connection).await,
             Self::Commands(commands) => commands.query_async(&mut connection).await,
         }
     }

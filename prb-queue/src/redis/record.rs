@@ -1,5 +1,7 @@
 //! The job's JSON as bee-queue 1.4 keeps it in the hash `jobs`, and its events. Fields of ours stand beside.
 
+use std::borrow::Cow;
+
 use prb_core::queue::{
     JobFailure, JobOutcome,
     admin::{Step, push_step},
@@ -22,8 +24,9 @@ pub(super) struct Record {
 /// What changes in a job's JSON.
 #[derive(Clone, Debug)]
 pub(super) struct Tail {
-    options: Map<String, Value>,
-    status: String,
+    options: Box<RawValue>,
+    known: Known,
+    status: Cow<'static, str>,
     pub(super) progress: Value,
     /// Ours: what became of it, where one of our traders carried it out.
     pub(super) outcome: Option<JobOutcome>,
@@ -31,11 +34,19 @@ pub(super) struct Tail {
     pub(super) history: Vec<Step>,
 }
 
+/// What we know of the options.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Known {
+    timestamp: Value,
+    retries: Value,
+    stacktraces: Value,
+}
+
 #[derive(Deserialize)]
 struct Read {
     data: Box<RawValue>,
-    #[serde(default)]
-    options: Map<String, Value>,
+    options: Option<Box<RawValue>>,
     #[serde(default)]
     status: String,
     #[serde(default)]
@@ -49,7 +60,7 @@ struct Read {
 #[derive(Serialize)]
 struct Written<'a> {
     data: &'a RawValue,
-    options: &'a Map<String, Value>,
+    options: &'a RawValue,
     status: &'a str,
     progress: &'a Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,31 +71,35 @@ struct Written<'a> {
 
 impl Record {
     /// A new job's.
-    pub(super) fn new(data: Box<RawValue>, retries: u32, now_ms: u64) -> Self {
-        let mut options = Map::new();
-        options.insert("timestamp".into(), now_ms.into());
-        options.insert("stacktraces".into(), Value::Array(Vec::new()));
-        if retries > 0 {
-            options.insert("retries".into(), retries.into());
-        }
+    pub(super) fn new(data: Box<RawValue>, retries: u32, now_ms: u64) -> Result<Self, serde_json::Error> {
+        let known = Known { timestamp: now_ms.into(), retries: retries.into(), stacktraces: Value::Null };
+        let retries = if retries > 0 { format!(r#""retries":{retries},"#) } else { String::new() };
+        let options = format!(r#"{{{retries}"stacktraces":[],"timestamp":{now_ms}}}"#);
         let tail = Tail {
-            options,
+            options: RawValue::from_string(options)?,
+            known,
             status: "created".into(),
             progress: 0.into(),
             outcome: None,
             history: Vec::new(),
         };
-        Self { data, tail }
+        Ok(Self { data, tail })
     }
 
     pub(super) fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
         let Read { data, options, status, progress, outcome, history } = serde_json::from_slice(json)?;
-        Ok(Self { data, tail: Tail { options, status, progress, outcome, history } })
+        let options = match options {
+            Some(options) => options,
+            None => RawValue::from_string("{}".into())?,
+        };
+        let known = serde_json::from_str(options.get())?;
+        let status = status.into();
+        Ok(Self { data, tail: Tail { options, known, status, progress, outcome, history } })
     }
 
     /// The JSON with another tail.
     pub(super) fn write(&self, tail: &Tail) -> Result<String, serde_json::Error> {
-        let Tail { options, status, progress, outcome, history } = tail;
+        let Tail { options, status, progress, outcome, history, .. } = tail;
         serde_json::to_string(&Written {
             data: &self.data,
             options,
@@ -96,23 +111,22 @@ impl Record {
     }
 }
 
-impl Tail {
-    fn number(&self, option: &str) -> u64 {
-        let value = self.options.get(option);
-        value.and_then(|v| v.as_u64().or_else(|| v.as_f64().map(|f| f as u64))).unwrap_or_default()
-    }
+fn number(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value.as_f64().map(|f| f as u64)).unwrap_or_default()
+}
 
+impl Tail {
     pub(super) fn retries(&self) -> u32 {
-        u32::try_from(self.number("retries")).unwrap_or(u32::MAX)
+        u32::try_from(number(&self.known.retries)).unwrap_or(u32::MAX)
     }
 
     pub(super) fn created_ms(&self) -> u64 {
-        self.number("timestamp")
+        number(&self.known.timestamp)
     }
 
     /// The newest error text.
     pub(super) fn error(&self) -> Option<&str> {
-        self.options.get("stacktraces")?.as_array()?.first()?.as_str()
+        self.known.stacktraces.as_array()?.first()?.as_str()
     }
 
     /// Whether it was handed out before, to whomever.
@@ -136,23 +150,30 @@ impl Tail {
     }
 
     /// Notes a failure; with `retry` it uses up one.
-    pub(super) fn fail(&mut self, message: &str, retry: bool) {
+    pub(super) fn fail(&mut self, message: &str, retry: bool) -> Result<(), serde_json::Error> {
         let text: String = message.chars().take(MAX_STACKTRACE_CHARS).collect();
-        let traces = self.options.entry("stacktraces").or_insert_with(|| Value::Array(Vec::new()));
-        if let Value::Array(traces) = traces {
+        let known = &mut self.known;
+        if known.stacktraces.is_null() {
+            known.stacktraces = Value::Array(Vec::new());
+        }
+        if let Value::Array(traces) = &mut known.stacktraces {
             traces.insert(0, text.into());
             traces.truncate(MAX_STACKTRACES);
         }
+        let mut options: Map<String, Value> = serde_json::from_str(self.options.get())?;
+        options.insert("stacktraces".into(), known.stacktraces.clone());
         self.outcome = None;
         if retry {
-            let left = self.retries().saturating_sub(1);
-            self.options.insert("retries".into(), left.into());
+            known.retries = number(&known.retries).saturating_sub(1).into();
+            options.insert("retries".into(), known.retries.clone());
             self.status = "retrying".into();
             self.progress = "RP_SHOULD_RETRY".into();
         } else {
             self.status = "failed".into();
             self.progress = "RP_FAILED".into();
         }
+        self.options = serde_json::value::to_raw_value(&options)?;
+        Ok(())
     }
 
     /// The fate of an ended job: `None` where a program ended it that says nothing of its calls.
@@ -175,14 +196,16 @@ fn first_line(text: &str) -> &str {
 
 /// A message of the channel `events`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Event {
-    pub(super) id: String,
-    pub(super) event: String,
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub(super) data: Value,
+pub(super) struct Event<'a, D> {
+    #[serde(borrow)]
+    pub(super) id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) event: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) data: Option<D>,
     /// Ours: the mark that the job's submitter gave it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) mark: Option<String>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<Cow<'a, str>>,
 }
 
 #[cfg(test)]
@@ -197,7 +220,7 @@ mod tests {
     #[test]
     fn a_new_job_is_bee_queues() {
         let data = RawValue::from_string(r#"{"action":"X","payload":{}}"#.into()).unwrap();
-        let record = Record::new(data, 3, 1_700_000_000_000);
+        let record = Record::new(data, 3, 1_700_000_000_000).unwrap();
         assert_eq!(
             record.write(&record.tail).unwrap(),
             r#"{"data":{"action":"X","payload":{}},"options":{"retries":3,"stacktraces":[],"timestamp":1700000000000},"status":"created","progress":0}"#
@@ -211,9 +234,9 @@ mod tests {
         );
         let mut tail = record.tail.clone();
         assert_eq!((tail.retries(), tail.is_used()), (1, false));
-        tail.fail("first", true);
+        tail.fail("first", true).unwrap();
         assert_eq!((tail.retries(), tail.is_used(), tail.error()), (0, true, Some("first")));
-        tail.fail("second", false);
+        tail.fail("second", false).unwrap();
         let text = record.write(&tail).unwrap();
         assert!(text.starts_with(r#"{"data":{"big":123456789012345678901234567890,"x":[]},"#), "{text}");
         let json: Value = serde_json::from_str(&text).unwrap();

@@ -1,6 +1,57 @@
 //! The scripts: everything that changes more than one key runs as one of them, whole or not at all.
 
-use redis::Script;
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs, aio::ConnectionLike};
+
+/// A script.
+pub(super) struct Script(redis::Script);
+
+/// A script's call. What it is given goes straight into the command.
+pub(super) struct Call<'a> {
+    script: &'a redis::Script,
+    command: Cmd,
+}
+
+impl Script {
+    fn new(code: &str) -> Self {
+        Self(redis::Script::new(code))
+    }
+
+    pub(super) fn call(&self) -> Call<'_> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(self.0.get_hash()).arg(0);
+        Call { script: &self.0, command }
+    }
+
+    /// Makes the script known to the server.
+    pub(super) async fn load(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
+        self.0.load_async(connection).await.map(drop)
+    }
+}
+
+impl Call<'_> {
+    pub(super) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// For a server that knows the script.
+    pub(super) fn into_command(self) -> Cmd {
+        self.command
+    }
+
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        connection: &mut impl ConnectionLike,
+    ) -> RedisResult<T> {
+        match self.command.query_async(connection).await {
+            Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.script.load_async(connection).await?;
+                self.command.query_async(connection).await
+            }
+            answer => answer,
+        }
+    }
+}
 
 macro_rules! scripts {
     ($($name:ident: [$($part:literal),*];)*) => {
@@ -30,7 +81,8 @@ macro_rules! scripts {
 scripts! {
     submit: ["answers", "room"];
     take: ["clock", "answers", "lines"];
-    finish: ["clock", "answers", "release"];
+    promote: ["clock", "lines"];
+    finish: ["clock", "release"];
     renew: ["clock", "release"];
     keep: [];
     fates: [];

@@ -36,6 +36,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
     let mut waited = false;
     while let Some(first) = jobs.recv().await {
         if !waited {
+            shared.submits.send_replace(true);
             let wait = tokio::time::timeout(shared.config.poll_interval, listening.wait_for(|on| *on));
             // Ends with the time, too: the sender lives as long as this task.
             let _ = wait.await;
@@ -59,8 +60,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
 }
 
 async fn add(shared: &Shared, batch: Vec<Submission>) {
-    let mut script = shared.link.scripts.submit.prepare_invoke();
-    script.arg(shared.nonce()).arg(&shared.caller);
+    let mut script = shared.link.scripts.submit.call();
+    script.arg(shared.seq()).arg(&shared.caller);
     script.arg(shared.config.max_jobs).arg(shared.config.max_bytes);
     for job in &batch {
         script.arg(&job.json).arg(&job.book);

@@ -1,10 +1,11 @@
 //! Submitters' news: events as they come, and the question to Redis where one was missed.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use prb_core::queue::{JobFailure, JobId};
 use redis::{RedisResult, aio::PubSub};
+use serde_json::value::RawValue;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::{
@@ -26,16 +27,11 @@ const MAX_ASKED: usize = 256;
 pub(super) async fn listen(shared: Arc<Shared>) {
     let mut pause = PAUSE_MIN;
     loop {
-        let end = match subscribe(&shared).await {
-            Ok(subscriptions) => {
-                shared.listening.send_replace(true);
-                // What was told while nobody listened.
-                shared.pending.ask_all();
-                hear(&shared, subscriptions).await
-            }
-            Err(e) => e.to_string(),
+        let (end, connected) = match subscribe(&shared).await {
+            Ok(subscriptions) => (hear(&shared, subscriptions).await, true),
+            Err(e) => (e.to_string(), false),
         };
-        let was_up = shared.listening.send_replace(false);
+        let was_up = shared.listening.send_replace(false) || (connected && !*shared.submits.borrow());
         if was_up {
             tracing::warn!(reason = end, "the connection to the queue's events was lost, connecting again");
             metrics::counter!("prb_queue_redis_events_lost_total").increment(1);
@@ -51,14 +47,15 @@ pub(super) async fn listen(shared: Arc<Shared>) {
 
 async fn subscribe(shared: &Shared) -> RedisResult<PubSub> {
     let mut subscriptions = shared.link.subscriptions().await?;
-    subscriptions.subscribe(&[shared.link.key("events"), shared.link.key("earlierDelayed")]).await?;
+    subscriptions.subscribe(shared.link.key("earlierDelayed")).await?;
     Ok(subscriptions)
 }
 
-/// Until the connection ends; says how.
+/// Until the connection ends; says how. Who submits hears of the ends of jobs, too: others need not.
 async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
     let events = shared.link.key("events");
     let (mut sink, mut messages) = subscriptions.split();
+    let mut submits = shared.submits.subscribe();
     let mut ping = interval(PING_EVERY);
     ping.reset();
     loop {
@@ -68,6 +65,17 @@ async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
                 Some(_) => shared.sooner.notify_one(),
                 None => return "the server closed it".into(),
             },
+            Ok(()) = async { submits.wait_for(|on| *on).await.map(drop) }, if !*shared.listening.borrow() => {
+                match timeout(PING_TIMEOUT, sink.subscribe(&events)).await {
+                    Ok(Ok(())) => {
+                        shared.listening.send_replace(true);
+                        // What was told while nobody listened.
+                        shared.pending.ask_all();
+                    }
+                    Ok(Err(e)) => return e.to_string(),
+                    Err(_) => return "the server does not answer".into(),
+                }
+            }
             _ = ping.tick() => match timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(e)) => return e.to_string(),
@@ -78,16 +86,17 @@ async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
 }
 
 fn event(shared: &Shared, payload: &[u8]) {
-    let Ok(event) = serde_json::from_slice::<Event>(payload) else { return };
+    let Ok(event) = serde_json::from_slice::<Event<'_, &RawValue>>(payload) else { return };
     let Some(id) = event.id.parse().ok().map(JobId) else { return };
-    let end = match (event.event.as_str(), event.mark) {
-        ("succeeded", Some(mark)) => match serde_json::from_value(event.data) {
+    let (mark, data) = (event.mark.map(Cow::into_owned), event.data.map_or("null", RawValue::get));
+    let end = match (&*event.event, mark) {
+        ("succeeded", Some(mark)) => match serde_json::from_str(data) {
             Ok(outcome) => End::Known { mark, fate: Ok(outcome) },
             Err(_) => End::Ask,
         },
-        ("failed", Some(mark)) => match event.data.as_str() {
-            Some(message) => End::Known { mark, fate: Err(JobFailure { message: message.to_owned() }) },
-            None => End::Ask,
+        ("failed", Some(mark)) => match serde_json::from_str(data) {
+            Ok(message) => End::Known { mark, fate: Err(JobFailure { message }) },
+            Err(_) => End::Ask,
         },
         ("succeeded" | "failed", None) => End::Ask,
         _ => return,
@@ -128,7 +137,7 @@ fn give_up(shared: &Shared, reason: &str) {
 async fn ask_once(shared: &Shared) -> RedisResult<()> {
     let jobs = shared.pending.to_ask(shared.config.poll_interval);
     for jobs in jobs.chunks(MAX_ASKED) {
-        let mut script = shared.link.scripts.fates.prepare_invoke();
+        let mut script = shared.link.scripts.fates.call();
         for (id, mark) in jobs {
             script.arg(id.0).arg(mark);
         }

@@ -1,15 +1,17 @@
--- A caller has one call of a kind in flight. It repeats one whose answer was lost: the second is answered
--- with what the first did.
-local function last_answer(key, nonce)
+-- A caller numbers its calls of a kind, and has one in flight. It repeats one whose answer was lost: the second
+-- is answered with what the first did. One that comes after its successors, over a connection that its caller
+-- gave up, does nothing.
+local function last_answer(key, seq)
     local last = call('GET', key)
-    if last and string.sub(last, 1, #nonce + 1) == nonce .. ' ' then
-        return string.sub(last, #nonce + 2)
-    end
+    if not last then return nil end
+    local before, answer = string.match(last, '^(%d+) ?(.*)$')
+    if before == seq then return answer end
+    if tonumber(before) > tonumber(seq) then return '' end
     return nil
 end
 
-local function keep_answer(key, nonce, answer)
-    call('SET', key, nonce .. ' ' .. answer, 'PX', 60000)
+local function keep_answer(key, seq, answer)
+    call('SET', key, seq .. ' ' .. answer, 'PX', '60000')
 end
 
 local function words(text)

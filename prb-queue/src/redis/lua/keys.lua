@@ -4,6 +4,8 @@ local call = redis.call
 local ID, JOBS, WAITING, ACTIVE, DELAYED = '@P@id', '@P@jobs', '@P@waiting', '@P@active', '@P@delayed'
 local SUCCEEDED, FAILED, STALLING = '@P@succeeded', '@P@failed', '@P@stalling'
 local EVENTS, EARLIER, STALL_BLOCK = '@P@events', '@P@earlierDelayed', '@P@stallBlock'
+-- Redis writes Lua's numbers slowly: arguments are text.
+local function text(number) return string.format('%d', number) end
 -- Ours: leases (zset id -> end of the lease in ms), tokens (id -> token of the lease), tries (id -> hand-outs
 -- that led to no end), books (id -> mark|pool|action|bytes), ended (zset id -> when), meta (sums).
 local LEASES, TOKENS, TRIES = '@P@prb:leases', '@P@prb:tokens', '@P@prb:tries'

@@ -26,12 +26,16 @@ end
 local function promote()
     local at
     for key, move in pairs({ [DELAYED] = raise, [LEASES] = expire }) do
-        local head = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+        local head = call('ZRANGE', key, '0', '0', 'WITHSCORES')
         if head[2] and tonumber(head[2]) <= NOW then
             move()
-            head = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+            head = call('ZRANGE', key, '0', '0', 'WITHSCORES')
         end
         if head[2] and (not at or tonumber(head[2]) < at) then at = tonumber(head[2]) end
     end
     return at
+end
+
+local function ms_to(at)
+    return at and math.max(0, math.ceil(at - NOW)) or -1
 end

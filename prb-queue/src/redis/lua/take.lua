@@ -1,10 +1,9 @@
--- Leases jobs. ARGV: nonce, caller, then for each job wanted the lease's ms and its token. Answers the ms to
--- the next timer (-1 where there is none), how many are left in line, and for each job its id, token, earlier
--- hand-outs and JSON.
-local nonce, last = ARGV[1], '@P@prb:last:take:' .. ARGV[2]
+-- Leases jobs. ARGV: number of the call, caller, then for each job wanted the lease's ms and its token. Answers
+-- the ms to the next timer (-1 where there is none), and for each job its id, token, earlier hand-outs and JSON.
+local seq, last = ARGV[1], '@P@prb:last:take:' .. ARGV[2]
 local at = promote()
 local jobs = {}
-local known = last_answer(last, nonce)
+local known = last_answer(last, seq)
 if known then
     for _, word in ipairs(words(known)) do
         local id, token = string.match(word, '^(.*):(%d+)$')
@@ -17,7 +16,7 @@ end
 local seen, taken = {}, {}
 local wanted = known and 0 or (#ARGV - 2) / 2
 while #jobs < wanted do
-    local ids = call('RPOP', WAITING, wanted - #jobs)
+    local ids = call('RPOP', WAITING, text(wanted - #jobs))
     if not ids then break end
     local json, held = call('HMGET', JOBS, unpack(ids)), call('ZMSCORE', LEASES, unpack(ids))
     local tries = call('EXISTS', TRIES) == 1 and call('HMGET', TRIES, unpack(ids)) or {}
@@ -33,7 +32,7 @@ while #jobs < wanted do
             local over = NOW + tonumber(ttl)
             if not at or over < at then at = over end
             active[#active + 1] = id
-            leases[#leases + 1], leases[#leases + 2] = over, id
+            leases[#leases + 1], leases[#leases + 2] = text(over), id
             tokens[#tokens + 1], tokens[#tokens + 2] = id, token
             jobs[#jobs + 1] = { id, token, tonumber(tries[k] or '0'), json[k] }
             taken[#taken + 1] = id .. ':' .. token
@@ -46,5 +45,5 @@ while #jobs < wanted do
         call('HSET', TOKENS, unpack(tokens))
     end
 end
-if #taken > 0 then keep_answer(last, nonce, table.concat(taken, ' ')) end
-return { at and math.max(0, math.ceil(at - NOW)) or -1, call('LLEN', WAITING), jobs }
+if not known then keep_answer(last, seq, table.concat(taken, ' ')) end
+return { ms_to(at), jobs }
