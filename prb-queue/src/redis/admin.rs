@@ -8,10 +8,10 @@ use prb_core::{
         admin::{Filter, JobDetail, JobRecord, Page, QueueAdmin, Step, describe, push_step},
     },
 };
-use redis::{Pipeline, RedisResult};
+use redis::RedisResult;
 use serde_json::Value;
 
-use super::{RedisQueue, Shared, action, dispense::number, link::unavailable, record::Record, word};
+use super::{RedisQueue, action, dispense::number, link::unavailable, record::Record, word};
 
 /// Most books asked for at once.
 const MAX_CHUNK: usize = 1000;
@@ -32,13 +32,8 @@ const fn list_of(state: JobState) -> &'static str {
     }
 }
 
-fn ask_for(pipe: &mut Pipeline, shared: &Shared, state: JobState) {
-    let key = shared.link.key(list_of(state));
-    match state {
-        JobState::Succeeded | JobState::Failed => pipe.smembers(key),
-        JobState::Delayed => pipe.zrange(key, 0, -1),
-        _ => pipe.lrange(key, 0, -1),
-    };
+fn state_named(name: &str) -> Option<JobState> {
+    STATES.into_iter().find(|state| list_of(*state) == name)
 }
 
 /// The pool and the action in a job's book.
@@ -49,22 +44,18 @@ fn of_book(book: Option<&str>) -> (Option<PoolId>, &str) {
 }
 
 impl RedisQueue {
-    /// Ids of the wanted states, newest first.
-    async fn ids(&self, filter: Filter) -> RedisResult<Vec<(JobId, JobState)>> {
-        let shared = &self.0.shared;
-        let states: Vec<_> =
-            STATES.into_iter().filter(|state| filter.state.is_none_or(|wanted| wanted == *state)).collect();
-        let mut pipe = redis::pipe();
-        states.iter().for_each(|state| ask_for(&mut pipe, shared, *state));
-        let lists: Vec<Vec<String>> = shared.link.query(&pipe).await?;
-        let mut ids: Vec<_> = states
-            .into_iter()
-            .zip(lists)
-            .flat_map(|(state, ids)| ids.into_iter().filter_map(move |id| Some((number(&id)?, state))))
-            .collect();
-        ids.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
-        ids.dedup_by_key(|(id, _)| *id);
-        Ok(ids)
+    /// Ids of the wanted state, newest first, and how many there are.
+    async fn ids(
+        &self,
+        state: Option<JobState>,
+        offset: usize,
+        limit: usize,
+    ) -> RedisResult<(usize, Vec<(JobId, JobState)>)> {
+        let mut script = self.0.shared.link.scripts.list.call();
+        script.arg(state.map_or("", list_of)).arg(offset).arg(limit);
+        let (total, jobs): (usize, Vec<(String, String)>) = self.0.shared.link.run(&script).await?;
+        let known = |(id, state): (String, String)| Some((number(&id)?, state_named(&state)?));
+        Ok((total, jobs.into_iter().filter_map(known).collect()))
     }
 
     /// Leaves out the jobs of other pools. A job that was just added by another program has no book yet.
@@ -186,12 +177,16 @@ fn redacted(data: &str) -> Value {
 #[async_trait]
 impl QueueAdmin for RedisQueue {
     async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<Page, Error> {
-        let mut ids = self.ids(filter).await.map_err(unavailable)?;
-        if let Some(pool) = filter.pool {
-            ids = self.of_pool(ids, pool).await.map_err(unavailable)?;
-        }
-        let total = ids.len();
-        let page: Vec<_> = ids.into_iter().skip(offset).take(limit.min(MAX_PAGE)).collect();
+        let limit = limit.min(MAX_PAGE);
+        let (total, page) = match filter.pool {
+            None => self.ids(filter.state, offset, limit).await.map_err(unavailable)?,
+            // Books say whose a job is, and they have no order: all are read.
+            Some(pool) => {
+                let (_, all) = self.ids(filter.state, 0, u32::MAX as usize).await.map_err(unavailable)?;
+                let ids = self.of_pool(all, pool).await.map_err(unavailable)?;
+                (ids.len(), ids.into_iter().skip(offset).take(limit).collect())
+            }
+        };
         let jobs = self.records(&page).await.map_err(unavailable)?;
         Ok(Page { total, jobs: jobs.into_iter().map(|(shown, _)| shown).collect() })
     }

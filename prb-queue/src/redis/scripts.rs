@@ -89,6 +89,7 @@ scripts! {
     stalled: ["clock", "lines"];
     trim: ["clock", "room", "forget"];
     account: ["clock", "forget"];
+    list: ["clock"];
     retry: ["room"];
     remove: ["forget"];
     lease_account: ["clock"];
