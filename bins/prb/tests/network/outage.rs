@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use prb_devnet::Config;
 use prb_walkie::proto::Role;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     LIMIT,
@@ -143,7 +143,9 @@ impl Ground {
 
     /// Waits until the daemons have found each other and the workers compute at the tip.
     async fn until_well(&self) {
+        let start = Instant::now();
         self.until("they have found each other", || self.manager.usable_peers() == Some(1)).await;
+        eprintln!("found after {:.1?}", start.elapsed());
         let tip = self.net.devnet.para().finalized_number();
         let logs = || format!("{}\n\n{}", self.provider.log_tail(), self.manager.log_tail());
         let taken = || self.net.workers.iter().all(|worker| worker.info().blocknum > tip + 2);
