@@ -167,9 +167,9 @@ impl Ground {
             None => [&self.provider, &self.manager][which].signal("STOP"),
         }
         sleep(AWAY).await;
-        if which == 0 {
-            self.until("the manager has noticed", || self.manager.usable_peers() == Some(0)).await;
-        }
+        // The one that is there has noticed.
+        let other = [&self.manager, &self.provider][which];
+        self.until("it is missed", || other.usable_peers() == Some(0)).await;
         match &self.place.namespaces {
             Some(namespaces) => namespaces[which].up(),
             None => [&self.provider, &self.manager][which].signal("CONT"),
