@@ -11,7 +11,8 @@
 //!
 //! Jobs are delivered at least once, and their effects must happen at most once. So a lane asks
 //! [`ChainSubmitter::effects`] which calls are done already, and leaves them out: before its first batch,
-//! before a job that was handed out before, and after a transaction whose fate is in doubt.
+//! before a job that was handed out before, before a call for what it has sent lately, and after a transaction
+//! whose fate is in doubt.
 //!
 //! Several traders may work on one queue. An account is used by one of them at a time (see
 //! [`accounts::AccountLeases`]): the others hand its jobs back, and take over when its lease runs out.
@@ -37,6 +38,7 @@ mod holds;
 mod inbox;
 mod lane;
 mod leases;
+mod recent;
 mod status;
 
 pub use status::{LaneStatus, Phase, Status};

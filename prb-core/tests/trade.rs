@@ -12,19 +12,20 @@ use std::{
 };
 
 use async_trait::async_trait;
+use codec::Encode;
 use prb_core::{
     chain::{
         Call,
         memory::{self, Fault, MemoryChain},
     },
-    primitives::{AccountId, PHALA_SS58_PREFIX, PoolId, WorkerKey},
+    primitives::{AccountId, Hash, PHALA_SS58_PREFIX, PoolId, WorkerKey},
     queue::{
         self, CallOutcome, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, Lease, Stats,
         memory::MemoryQueue,
     },
     trade::{Config, Parts, Phase, Trader},
     vault::{Sealed, Vault, memory::MemoryVault},
-    wire::{Message, MessageOrigin, SignedMessage},
+    wire::{Message, MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -305,6 +306,48 @@ async fn equal_calls_of_a_batch_are_sent_once() {
     assert_eq!(rig.outcomes(first).await, [CallOutcome::Done]);
     assert_eq!(rig.outcomes(again).await, [CallOutcome::Done]);
     assert_eq!(rig.executed(&message(1, 0)), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_lately_and_comes_again_is_not_sent_again() {
+    let rig = Rig::new().await;
+    let _trader = rig.trader(Config::default());
+    let first = rig.submit(rig.job("//Alice", 1, 0, 1, 0)).await;
+    assert_eq!(rig.outcomes(first).await, [CallOutcome::Done]);
+    // Its submitter did not learn that, and what it sees of the chain is a little old.
+    let again = rig.submit(rig.job("//Alice", 1, 0, 2, 0)).await;
+    assert_eq!(rig.outcomes(again).await, [CallOutcome::AlreadyDone, CallOutcome::Done]);
+    assert_eq!((rig.executed(&message(1, 0)), rig.executed(&message(1, 1))), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_waits_with_a_newer_one_is_sent_once() {
+    let rig = Rig::new().await;
+    let _trader = rig.trader(Config::default());
+    let worker = WorkerKey([1; 32]);
+    let info = WorkerRegistrationInfoV2 {
+        version: 1,
+        machine_id: vec![],
+        pubkey: worker,
+        ecdh_pubkey: [0; 32],
+        genesis_block_hash: Hash([0; 32]),
+        features: vec![],
+        operator: None,
+        para_id: 1,
+        max_consensus_version: 0,
+    };
+    // The manager was started again in between: the worker gave another report.
+    let mut handles = Vec::new();
+    for report in 0..2 {
+        let (runtime_info, attestation) = (info.encode(), vec![report]);
+        let call = Call::RegisterWorker { worker, runtime_info, attestation, replaces: None };
+        let job = Job { pool: PoolId(1), signer: rig.signer("//Alice"), calls: vec![call], retries: 0 };
+        handles.push(rig.submit(job).await);
+    }
+    let newer = handles.remove(1);
+    assert_eq!(rig.outcomes(handles.remove(0)).await, [CallOutcome::Done]);
+    assert_eq!(rig.outcomes(newer).await, [CallOutcome::AlreadyDone]);
+    assert_eq!(rig.chain.events().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

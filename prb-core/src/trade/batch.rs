@@ -1,11 +1,14 @@
 //! Which jobs go together, and when: pure functions over a lane's jobs.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::Config;
+use super::{Config, recent::subject};
 use crate::{
     chain::{Call, CallBatch, Signer},
     primitives::{Hash, ParaNumber},
@@ -70,9 +73,24 @@ pub(super) fn due(pending: &VecDeque<Queued>, config: &Config) -> Option<Instant
     Some((newest + config.linger).min(first + config.max_wait))
 }
 
+/// How many of the picked jobs, from the first on, have no call that is for the same as an earlier job's and yet
+/// another one, such as a registration with a newer report: that one waits until the chain can be asked.
+fn without_variants(pending: &VecDeque<Queued>, picked: &[usize]) -> usize {
+    let mut seen = HashMap::new();
+    for (count, &place) in picked.iter().enumerate() {
+        let calls = pending[place].calls();
+        if calls.iter().any(|call| seen.get(&subject(call)).is_some_and(|other| *other != call)) {
+            return count;
+        }
+        seen.extend(calls.iter().map(|call| (subject(call), call)));
+    }
+    picked.len()
+}
+
 /// Takes the next batch out of the lane.
 pub(super) fn take(pending: &mut VecDeque<Queued>, config: &Config) -> Vec<Queued> {
-    let (picked, _) = pick(pending, config);
+    let (mut picked, _) = pick(pending, config);
+    picked.truncate(without_variants(pending, &picked));
     // From behind, so that places before stay what they are.
     let mut jobs: Vec<_> = picked.into_iter().rev().filter_map(|place| pending.remove(place)).collect();
     jobs.reverse();

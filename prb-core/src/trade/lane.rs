@@ -21,6 +21,7 @@ use super::{
     holds::{Hold, Holds, Taken},
     inbox::{Arrival, Inbox},
     leases::Leases,
+    recent::Recent,
     status::Board,
 };
 use crate::{
@@ -65,12 +66,13 @@ pub(super) struct Lane {
     room: usize,
     /// Something may have been sent whose fate this lane does not know: its predecessor's at the start.
     doubt: bool,
+    recent: Recent,
 }
 
 impl Lane {
     pub(super) fn new(shared: Arc<Context>, operator: AccountId, inbox: Arc<Inbox>) -> Self {
-        let (pending, keys) = (VecDeque::new(), HashMap::new());
-        Self { shared, operator, inbox, pending, keys, hold: None, room: usize::MAX, doubt: true }
+        let (pending, keys, recent) = Default::default();
+        Self { shared, operator, inbox, pending, keys, hold: None, room: usize::MAX, doubt: true, recent }
     }
 
     /// Works until it has been idle for long enough, or is told to stop: then the jobs that it has not sent
@@ -225,7 +227,8 @@ impl Lane {
     /// where the batch does not go on.
     async fn leave_out_what_is_done(&mut self, mut work: Work) -> ControlFlow<(), Work> {
         let shared = self.shared.clone();
-        if !self.doubt && work.jobs.iter().all(|job| job.lease.attempt == 0) {
+        let is_first = |job: &Queued| job.lease.attempt == 0 && !self.recent.has_any(&job.lease.job.calls);
+        if !self.doubt && work.jobs.iter().all(is_first) {
             return ControlFlow::Continue(work);
         }
         let asked = tokio::select! {
@@ -294,6 +297,7 @@ impl Lane {
             let count = calls.len();
             let Some(batch) = work.transaction(calls) else { return };
             self.shared.board.phase(self.operator, Phase::Sending);
+            self.recent.add(&batch.calls);
             let result = match self.hold.clone() {
                 Some(hold) => self.watched(&batch, hold).await,
                 None => None,

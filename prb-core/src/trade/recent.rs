@@ -1,0 +1,85 @@
+//! What a lane has sent lately. Somebody who lost a job's fate (its manager was killed, the queue lost its data)
+//! wants it again, and the new job does not say that it is not the first.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use codec::Encode;
+
+use crate::chain::Call;
+
+/// Calls remembered: several full batches.
+const MAX_REMEMBERED: usize = 1_024;
+
+/// What a call is for, whatever its other arguments. Two that are for the same must not be sent without asking
+/// the chain in between.
+pub(super) fn subject(call: &Call) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    call.name().hash(&mut hasher);
+    match call {
+        Call::SyncOffchainMessage(signed) => {
+            (signed.message.sender.encode(), signed.sequence).hash(&mut hasher);
+        }
+        Call::UpdateWorkerEndpoint { payload, .. } => payload.pubkey.0.hash(&mut hasher),
+        Call::RegisterWorker { worker, .. } => worker.0.hash(&mut hasher),
+        Call::AddWorker { pool, worker }
+        | Call::RemoveWorker { pool, worker }
+        | Call::StartComputing { pool, worker, .. }
+        | Call::RestartComputing { pool, worker, .. }
+        | Call::StopComputing { pool, worker }
+        | Call::ReclaimWorker { pool, worker } => (pool.0, worker.0).hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
+/// The subjects of the newest calls.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    known: HashSet<u64>,
+    line: VecDeque<u64>,
+}
+
+impl Recent {
+    pub(super) fn add<'a>(&mut self, calls: impl IntoIterator<Item = &'a Call>) {
+        for subject in calls.into_iter().map(subject) {
+            if !self.known.insert(subject) {
+                continue;
+            }
+            self.line.push_back(subject);
+            if self.line.len() > MAX_REMEMBERED
+                && let Some(oldest) = self.line.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn has_any<'a>(&self, calls: impl IntoIterator<Item = &'a Call>) -> bool {
+        calls.into_iter().any(|call| self.known.contains(&subject(call)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::primitives::{PoolId, WorkerKey};
+
+    #[test]
+    fn the_newest_are_known_and_the_rest_forgotten() {
+        let call = |n: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_le_bytes());
+            Call::AddWorker { pool: PoolId(1), worker: WorkerKey(key) }
+        };
+        let mut recent = Recent::default();
+        let most = u32::try_from(MAX_REMEMBERED).unwrap_or_default();
+        for n in 0..most * 2 {
+            recent.add([&call(n), &call(n)]);
+            assert!(recent.has_any([&call(n)]) && !recent.has_any([&call(n + 1)]));
+            assert!(recent.line.len() <= MAX_REMEMBERED && recent.known.len() == recent.line.len());
+        }
+        assert!(!recent.has_any([&call(most - 1)]));
+    }
+}
