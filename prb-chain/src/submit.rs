@@ -6,6 +6,11 @@
 //! take effect once at most), and counts as lost only when no block can hold it any more. Nodes may lag or
 //! disagree: the one that is furthest is believed, and no state older than one seen before.
 //!
+//! It gets the account's final nonce, of a state whose effects are known: whoever else sends the same calls, a
+//! process that died or one that is about to learn that the account is another's, has the same nonce, and one
+//! of the two takes effect. Behind others' transactions it would wait for them in pools that tell nobody; that
+//! is done only where others send all the time.
+//!
 //! Not for: deciding what goes in a batch, and keeping one batch in flight an account (see
 //! [`prb_core::trade`]).
 
@@ -17,7 +22,9 @@ use std::{
 
 use async_trait::async_trait;
 use prb_core::{
-    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effects, Signer, SubmitError, SubmitProgress},
+    chain::{
+        BatchOutcome, Call, CallBatch, ChainSubmitter, Effect, Effects, Signer, SubmitError, SubmitProgress,
+    },
     primitives::{AccountId, PHALA_SS58_PREFIX},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -108,8 +115,11 @@ struct Inner {
 struct Account {
     /// Nothing of it is pending, as far as this process knows.
     settled: bool,
-    /// Nonces below are used up.
+    /// Nonces below are used up: the last transaction's that was seen to its end, or those below the final nonce
+    /// when it had nothing pending. What is known of calls' effects was asked at this nonce or later.
     next_nonce: u64,
+    /// Others send all the time: it was never seen without something pending.
+    busy: bool,
 }
 
 impl Submitter {
@@ -174,7 +184,10 @@ impl Inner {
         let started = Instant::now();
         let mut rebuilt = false;
         loop {
-            let (node, prepared) = self.prepare(batch, key, started).await?;
+            let Some((node, prepared)) = self.prepare(batch, key, started).await? else {
+                self.look_again(batch, started).await?;
+                continue;
+            };
             let refusal = match self.submit_to(&node, &prepared).await {
                 Ok(watch) => return self.follow(&prepared, key, watch, progress).await,
                 Err(refusal) => refusal,
@@ -190,11 +203,31 @@ impl Inner {
             rebuilt = true;
             if !moved_on {
                 // Another transaction of the account may be in the way.
-                self.forget(batch.signer.operator);
-                self.settle(batch.signer.operator).await?;
-                self.forget(batch.signer.operator);
+                self.look_again(batch, started).await?;
             }
         }
+    }
+
+    /// Waits until the account has nothing pending. Where another transaction of it came first, that may hold the
+    /// same calls: another trader's, before it learned that the account is not its own any more.
+    async fn look_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
+        let account = batch.signer.operator;
+        let before = self.account(account).next_nonce;
+        self.forget(account);
+        self.settle(account).await?;
+        self.forget(account);
+        if self.account(account).next_nonce == before {
+            return Ok(());
+        }
+        let others = || format!("another transaction of {} came first", self.address(account));
+        if self.effects(&batch.calls).await?.calls.contains(&Effect::Present) {
+            let reason = format!("{}, and some of its calls are on chain", others());
+            return Err(SubmitError::Lost { reason });
+        }
+        if started.elapsed() >= self.config.unavailable_after {
+            return Err(SubmitError::Refused { reason: others(), retryable: true });
+        }
+        Ok(())
     }
 
     fn forget(&self, account: AccountId) {
@@ -212,7 +245,6 @@ impl Inner {
                     | SubmitError::InsufficientFees { .. }
                     | SubmitError::Dispatch(_)
                     | SubmitError::TooLarge { .. }
-                    | SubmitError::Lost { .. }
                     | SubmitError::Unsupported { .. }
             ),
         }

@@ -50,6 +50,7 @@ impl Inner {
                         self.remember(account, |known| {
                             known.settled = true;
                             known.next_nonce = nonces.finalised;
+                            known.busy = pending > 0;
                         });
                         return Ok(());
                     }

@@ -39,10 +39,11 @@ pub(super) struct Prepared {
     pub(super) calls: usize,
 }
 
-/// Why a batch cannot be sent: the reason is the batch's or the node's.
+/// Why a batch cannot be sent: the reason is the batch's or the node's, or another transaction.
 enum Failure {
     Batch(SubmitError),
     Node(ask::Error),
+    Overtaken,
 }
 
 impl<E: Into<ask::Error>> From<E> for Failure {
@@ -53,13 +54,14 @@ impl<E: Into<ask::Error>> From<E> for Failure {
 
 impl Inner {
     /// Builds and signs the batch with what a node tells. Gives the node as well: nonce and submission belong
-    /// together. Nodes may be away for a while since `started`.
+    /// together. `None` where the account has another transaction that this process did not see to its end.
+    /// Nodes may be away for a while since `started`.
     pub(super) async fn prepare(
         &self,
         batch: &CallBatch,
         key: &OperatorKey,
         started: Instant,
-    ) -> Result<(Arc<Node>, Prepared), SubmitError> {
+    ) -> Result<Option<(Arc<Node>, Prepared)>, SubmitError> {
         loop {
             let mut last = None;
             let heads = match ask::heads(&self.pool).await {
@@ -71,7 +73,8 @@ impl Inner {
             };
             for (node, head) in heads {
                 match self.prepare_with(&node, &head, batch, key).await {
-                    Ok(prepared) => return Ok((node, prepared)),
+                    Ok(prepared) => return Ok(Some((node, prepared))),
+                    Err(Failure::Overtaken) => return Ok(None),
                     Err(Failure::Batch(e)) => return Err(e),
                     Err(Failure::Node(e)) => last = Some(e),
                 }
@@ -96,8 +99,12 @@ impl Inner {
         // The best block's code runs the block that the transaction goes in.
         let runtime = self.runtimes.at(node, None).await?;
         let next: u64 = node.request("system_accountNextIndex", [self.address(account)]).await?;
+        let known = self.account(account);
+        if next > known.next_nonce && !known.busy {
+            return Err(Failure::Overtaken);
+        }
         // A node that lags behind the one that saw our last transaction final would repeat its nonce.
-        let nonce = next.max(self.account(account).next_nonce);
+        let nonce = next.max(known.next_nonce);
         let prepared =
             sign(&runtime, batch, key, nonce, head, self.config.mortality_blocks).map_err(Failure::Batch)?;
         // What is too long might end the connection instead of being refused.
