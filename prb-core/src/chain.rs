@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
-    wire::{AttestationProvider, SignedMessage, WorkerEndpointPayload},
+    wire::{AttestationProvider, SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfo},
 };
 
 pub mod memory;
@@ -164,7 +164,7 @@ pub trait ChainReader: Send + Sync + fmt::Debug {
 }
 
 /// A call that a pool's operator sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Call {
     /// `PhalaMq::sync_offchain_message`.
@@ -179,6 +179,18 @@ pub enum Call {
         attestation: Vec<u8>,
         /// `last_updated` of the registration that this one replaces, `None` where there was none. Makes
         /// the call idempotent: another value on chain means that a registration has happened since.
+        replaces: Option<u64>,
+    },
+    /// `PhalaRegistry::register_worker`, the first version, for workers of the retired IAS.
+    RegisterWorkerV1 {
+        /// The worker.
+        worker: WorkerKey,
+        /// SCALE [`WorkerRegistrationInfo`].
+        runtime_info: Vec<u8>,
+        /// SCALE [`Attestation`](crate::wire::Attestation).
+        attestation: Vec<u8>,
+        /// As in [`Call::RegisterWorker`], but `None` also stands for a submitter that did not say: the call
+        /// has had its effect where the registration on chain is what it would make.
         replaces: Option<u64>,
     },
     /// `PhalaRegistry::update_worker_endpoint`.
@@ -236,12 +248,28 @@ pub enum Call {
     },
 }
 
+impl Registration {
+    /// Whether [`Call::RegisterWorkerV1`] has had its effect.
+    pub fn is_of_v1(&self, runtime_info: &[u8], replaces: Option<u64>) -> bool {
+        if replaces.is_some() {
+            return replaces != Some(self.last_updated);
+        }
+        let Ok(info) = WorkerRegistrationInfo::decode(&mut &*runtime_info) else { return false };
+        self.ecdh_pubkey == info.ecdh_pubkey
+            && self.runtime_version == info.version
+            && self.operator == info.operator
+            && self.features == info.features
+            && self.attestation_provider == Some(AttestationProvider::Ias)
+    }
+}
+
 impl Call {
     /// `Pallet::call`, as the chain's metadata names it.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::SyncOffchainMessage(_) => "PhalaMq::sync_offchain_message",
             Self::RegisterWorker { .. } => "PhalaRegistry::register_worker_v2",
+            Self::RegisterWorkerV1 { .. } => "PhalaRegistry::register_worker",
             Self::UpdateWorkerEndpoint { .. } => "PhalaRegistry::update_worker_endpoint",
             Self::AddWorker { .. } => "PhalaStakePoolv2::add_worker",
             Self::RemoveWorker { .. } => "PhalaStakePoolv2::remove_worker",
@@ -259,7 +287,8 @@ impl Call {
         FIXED
             + match self {
                 Self::SyncOffchainMessage(message) => message.encoded_size(),
-                Self::RegisterWorker { runtime_info, attestation, .. } => {
+                Self::RegisterWorker { runtime_info, attestation, .. }
+                | Self::RegisterWorkerV1 { runtime_info, attestation, .. } => {
                     runtime_info.len() + attestation.len()
                 }
                 Self::UpdateWorkerEndpoint { payload, signature } => payload.encoded_size() + signature.len(),

@@ -168,7 +168,7 @@ pub enum MessageOrigin {
 }
 
 /// A message between chain and workers.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Message {
     /// Who sent it.
     pub sender: MessageOrigin,
@@ -179,7 +179,7 @@ pub struct Message {
 }
 
 /// A worker's message, signed for its way through untrusted hands.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct SignedMessage {
     /// The message.
     pub message: Message,
@@ -215,6 +215,56 @@ pub struct WorkerRegistrationInfoV2 {
     pub max_consensus_version: u32,
 }
 
+/// What a worker of the retired IAS registers with.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WorkerRegistrationInfo {
+    /// pRuntime's version, packed.
+    pub version: u32,
+    /// The machine's id.
+    pub machine_id: Vec<u8>,
+    /// The worker's public key.
+    pub pubkey: WorkerKey,
+    /// Its key for encrypted messages.
+    pub ecdh_pubkey: [u8; 32],
+    /// Hash of the relay block that the worker was initialised with.
+    pub genesis_block_hash: Hash,
+    /// Feature numbers, such as cores.
+    pub features: Vec<u32>,
+    /// The account that may add the worker to its pool.
+    pub operator: Option<AccountId>,
+}
+
+impl From<WorkerRegistrationInfoV2> for WorkerRegistrationInfo {
+    fn from(info: WorkerRegistrationInfoV2) -> Self {
+        let WorkerRegistrationInfoV2 {
+            version,
+            machine_id,
+            pubkey,
+            ecdh_pubkey,
+            genesis_block_hash,
+            features,
+            operator,
+            ..
+        } = info;
+        Self { version, machine_id, pubkey, ecdh_pubkey, genesis_block_hash, features, operator }
+    }
+}
+
+/// What vouches for a worker of the retired IAS.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Attestation {
+    /// A report of Intel's attestation service.
+    #[codec(index = 0)]
+    SgxIas {
+        /// The report, JSON.
+        ra_report: Vec<u8>,
+        /// Its signature.
+        signature: Vec<u8>,
+        /// The certificate that it is signed with.
+        raw_signing_cert: Vec<u8>,
+    },
+}
+
 /// Who vouched for a worker's enclave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum AttestationProvider {
@@ -230,7 +280,7 @@ pub enum AttestationProvider {
 }
 
 /// A signed endpoint of a worker.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct WorkerEndpointPayload {
     /// The worker's public key.
     pub pubkey: WorkerKey,
@@ -241,7 +291,7 @@ pub struct WorkerEndpointPayload {
 }
 
 /// Endpoints by version of the format.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum VersionedWorkerEndpoints {
     /// A list of URLs.
     #[codec(index = 0)]

@@ -116,7 +116,7 @@ async fn a_job_that_nobody_can_sign_fails_and_says_so() {
         (json!("text"), "not what a trader knows"),
         (
             json!({"action": "REGISTER_WORKER", "payload": {"pid": "1", "runtimeInfo": "0x00", "attestation": "0x00"}}),
-            "register_worker (version 1)",
+            "runtimeInfo cannot be decoded",
         ),
     ];
     for (data, why) in bad {

@@ -51,6 +51,8 @@ pub struct Config {
     pub free_stake: Balance,
     /// Whether workers without an attestation may register.
     pub none_attestation: bool,
+    /// Whether workers may register by the retired attestation service (the first version's call).
+    pub ias_attestation: bool,
     /// Parachain blocks that a benchmark takes.
     pub benchmark_duration: u32,
     /// Heartbeats and stake limits.
@@ -80,6 +82,7 @@ impl Default for Config {
             proxied_pools: 0,
             free_stake: 1_000_000 * PHA,
             none_attestation: true,
+            ias_attestation: false,
             benchmark_duration: 8,
             computation: computation::Parameters::default(),
             cool_down_secs: 600,

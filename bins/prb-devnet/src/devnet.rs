@@ -364,6 +364,7 @@ fn para_genesis(config: &Config, pools: &[Pool]) -> para::Genesis {
         proxies: proxied.map(|pool| (pool.owner.clone(), pool.operator.clone())).collect(),
         benchmark_duration: config.benchmark_duration,
         none_attestation_enabled: config.none_attestation,
+        ias_attestation_enabled: config.ias_attestation,
         computation: config.computation,
         cool_down_period: config.cool_down_secs,
         load: load::pallet::Amount {

@@ -100,7 +100,8 @@ fn split_name(name: &'static str) -> (&'static str, &'static str) {
 fn args(call: &Call) -> Vec<u8> {
     match call {
         Call::SyncOffchainMessage(message) => message.encode(),
-        Call::RegisterWorker { runtime_info, attestation, .. } => {
+        Call::RegisterWorker { runtime_info, attestation, .. }
+        | Call::RegisterWorkerV1 { runtime_info, attestation, .. } => {
             [runtime_info.as_slice(), attestation].concat()
         }
         Call::UpdateWorkerEndpoint { payload, signature } => (payload, signature).encode(),

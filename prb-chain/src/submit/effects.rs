@@ -2,7 +2,7 @@
 
 use codec::Encode;
 use prb_core::{
-    chain::{Call, Effect, Effects, SubmitError},
+    chain::{Call, Effect, Effects, Registration, SubmitError},
     primitives::{AccountId, Balance, ParaNumber, PoolId, WorkerKey},
     wire::VersionedWorkerEndpoints,
 };
@@ -97,7 +97,9 @@ impl Questions {
     fn keys(&self, call: &Call) -> Vec<Vec<u8>> {
         match call {
             Call::SyncOffchainMessage(signed) => vec![self.ingress.key(&signed.message.sender.encode())],
-            Call::RegisterWorker { worker, .. } => vec![self.registrations.key(&worker.0)],
+            Call::RegisterWorker { worker, .. } | Call::RegisterWorkerV1 { worker, .. } => {
+                vec![self.registrations.key(&worker.0)]
+            }
             Call::UpdateWorkerEndpoint { payload, .. } => vec![self.endpoints.key(&payload.pubkey.0)],
             Call::AddWorker { worker, .. } | Call::RemoveWorker { worker, .. } => {
                 vec![self.pools.key(&worker.0)]
@@ -131,6 +133,12 @@ impl Questions {
                 let found =
                     self.registrations.read::<Registered>(value(self.registrations.key(&worker.0)))?;
                 found.is_some_and(|found| Some(found.last_updated) != *replaces)
+            }
+            Call::RegisterWorkerV1 { worker, runtime_info, replaces, .. } => {
+                let found = self
+                    .registrations
+                    .read_static::<Registration>(value(self.registrations.key(&worker.0)))?;
+                found.is_some_and(|found| found.is_of_v1(runtime_info, *replaces))
             }
             Call::UpdateWorkerEndpoint { payload, .. } => {
                 let key = self.endpoints.key(&payload.pubkey.0);

@@ -10,7 +10,9 @@ use prb_chain::{
 use prb_core::{
     chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Signer, SubmitError, SubmitProgress},
     primitives::{AccountId, Hash, PoolId, WorkerKey},
-    wire::{Message, MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
+    wire::{
+        Attestation, Message, MessageOrigin, SignedMessage, WorkerRegistrationInfo, WorkerRegistrationInfoV2,
+    },
 };
 use prb_devnet::{
     Config, Devnet,
@@ -165,7 +167,7 @@ impl Net {
     }
 }
 
-fn is_signed(extrinsic: &[u8]) -> bool {
+pub(crate) fn is_signed(extrinsic: &[u8]) -> bool {
     let mut input = extrinsic;
     Compact::<u32>::decode(&mut input).unwrap();
     input[0] & 0x80 != 0
@@ -235,6 +237,18 @@ impl Worker {
             attestation: None::<()>.encode(),
             replaces: None,
         }
+    }
+
+    /// By the retired attestation service.
+    pub(crate) fn register_v1(&self, net: &Net, replaces: Option<u64>) -> Call {
+        let Call::RegisterWorker { worker, runtime_info, .. } = self.register(net) else { unreachable!() };
+        let info = WorkerRegistrationInfoV2::decode_all(&mut &*runtime_info).unwrap();
+        let runtime_info = WorkerRegistrationInfo::from(info).encode();
+        // What the devnet believes.
+        let ra_report = sp_crypto_hashing::blake2_256(&runtime_info).to_vec();
+        let attestation =
+            Attestation::SgxIas { ra_report, signature: vec![1; 256], raw_signing_cert: vec![2; 1024] };
+        Call::RegisterWorkerV1 { worker, runtime_info, attestation: attestation.encode(), replaces }
     }
 
     pub(crate) fn bench_report(&self, net: &Net, sequence: u64) -> Call {

@@ -8,7 +8,7 @@ use prb_core::{
     chain::{Call, ChainSubmitter, Effect, Signer, SubmitError, SubmitProgress},
     primitives::{AccountId, PHALA_SS58_PREFIX, PoolId},
 };
-use prb_devnet::{Config, TransactionFault};
+use prb_devnet::{Config, TransactionFault, runtime::types};
 use sp_core::Pair as _;
 use tokio::sync::mpsc;
 
@@ -505,5 +505,44 @@ async fn announced_endpoints_are_seen() {
     let calls = [announce("http://one"), announce("http://two")];
     let effects = net.ticking(submitter.effects(net.signer(0).operator, &calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present, Effect::Missing]);
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_of_the_first_version_are_sent_and_recognised() {
+    let net = Net::start(Config { ias_attestation: true, ..Config::default() }).await;
+    let (worker, other, submitter) = (Worker::new(1), Worker::new(2), net.submitter());
+    let effect = async |call: &Call| {
+        let operator = net.signer(0).operator;
+        net.ticking(submitter.effects(operator, std::slice::from_ref(call))).await.unwrap().calls[0]
+    };
+    let first = worker.register_v1(&net, None);
+    assert_eq!(effect(&first).await, Effect::Missing);
+    net.done(&submitter, [first.clone()]).await;
+    assert_eq!(effect(&first).await, Effect::Present);
+    let info = net.worker_info(&worker).unwrap();
+    assert_eq!(info.attestation_provider, Some(types::AttestationProvider::Ias));
+    let again = worker.register_v1(&net, Some(info.last_updated));
+    assert_eq!(effect(&again).await, Effect::Missing);
+    net.done(&submitter, [again.clone()]).await;
+    assert_eq!(effect(&again).await, Effect::Present);
+    // By another call, it is not what this one would make.
+    net.done(&submitter, [worker.register(&net)]).await;
+    assert_eq!(effect(&first).await, Effect::Missing);
+    // Another worker's report.
+    let Call::RegisterWorkerV1 { attestation, .. } = first else { panic!() };
+    let Call::RegisterWorkerV1 { worker: key, runtime_info, replaces, .. } = other.register_v1(&net, None)
+    else {
+        panic!()
+    };
+    let forged = Call::RegisterWorkerV1 { worker: key, runtime_info, attestation, replaces };
+    let outcome = net.send(&submitter, &net.batch([forged])).await.unwrap();
+    assert_eq!(names(&outcome), ["PhalaRegistry::InvalidReport"]);
+    net.stop().await;
+    // As the service is retired, so is the call.
+    let net = Net::start(Config::default()).await;
+    let batch = net.batch([worker.register_v1(&net, None)]);
+    let outcome = net.send(&net.submitter(), &batch).await.unwrap();
+    assert_eq!(names(&outcome), ["PhalaRegistry::IASAttestationDisabled"]);
     net.stop().await;
 }

@@ -124,7 +124,9 @@ pub fn describe(call: &Call) -> String {
             String::from_utf8_lossy(&message.message.destination),
             message.message.payload.len()
         ),
-        Call::RegisterWorker { worker, .. } => format!("{name}: worker {worker}"),
+        Call::RegisterWorker { worker, .. } | Call::RegisterWorkerV1 { worker, .. } => {
+            format!("{name}: worker {worker}")
+        }
         Call::UpdateWorkerEndpoint { payload, .. } => format!("{name}: worker {}", payload.pubkey),
         Call::StartComputing { pool, worker, stake } | Call::RestartComputing { pool, worker, stake } => {
             format!("{name}: pool {pool}, worker {worker}, stake {stake}")

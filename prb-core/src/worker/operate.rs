@@ -1,14 +1,16 @@
 //! Operations on chain: from what is wanted to a job for the trader.
 
-use codec::Encode;
+use codec::{DecodeAll, Encode};
 
 use super::{Desired, Operation};
 use crate::{
     chain::{Call, WorkerOnChain},
     primitives::{AccountId, WorkerKey},
-    prpc::{self, GetRuntimeInfoRequest, InitRuntimeRequest, InitRuntimeResponse, PhactoryInfo},
+    prpc::{GetRuntimeInfoRequest, InitRuntimeRequest, InitRuntimeResponse, PhactoryInfo},
     queue::{Job, JobSigner},
-    wire::{AttestationProvider, SignedMessage},
+    wire::{
+        Attestation, AttestationProvider, SignedMessage, WorkerRegistrationInfo, WorkerRegistrationInfoV2,
+    },
 };
 
 /// How often the trader may try an operation again by itself.
@@ -58,27 +60,26 @@ pub(super) fn register(
     answer: InitRuntimeResponse,
     on_chain: &WorkerOnChain,
 ) -> Option<Call> {
-    Some(Call::RegisterWorker {
-        worker,
-        runtime_info: answer.encoded_runtime_info,
-        attestation: report(answer.attestation?),
-        replaces: on_chain.registration.as_ref().map(|r| r.last_updated),
-    })
-}
-
-/// SCALE `Option<AttestationReport>`. Workers of the retired IAS give their report unencoded.
-fn report(attestation: prpc::Attestation) -> Vec<u8> {
-    const SOME: u8 = 1;
-    const SGX_IAS: u8 = 0;
-    match attestation.payload {
-        Some(ias) if attestation.encoded_report.is_empty() => {
-            let mut report = vec![SOME, SGX_IAS];
-            (ias.report.into_bytes(), ias.signature, ias.signing_cert).encode_to(&mut report);
-            report
-        }
-        None if attestation.encoded_report.is_empty() => None::<()>.encode(),
-        _ => attestation.encoded_report,
+    let replaces = on_chain.registration.as_ref().map(|r| r.last_updated);
+    let (info, attestation) = (answer.encoded_runtime_info, answer.attestation?);
+    let report = attestation.encoded_report;
+    if let Some(ias) = attestation.payload.filter(|_| report.is_empty()) {
+        // Workers of the retired IAS give their report unencoded; the chain takes it with its first call.
+        let info = match WorkerRegistrationInfoV2::decode_all(&mut &*info) {
+            Ok(newer) => WorkerRegistrationInfo::from(newer).encode(),
+            Err(_) => info,
+        };
+        let attestation = Attestation::SgxIas {
+            ra_report: ias.report.into_bytes(),
+            signature: ias.signature,
+            raw_signing_cert: ias.signing_cert,
+        };
+        let attestation = attestation.encode();
+        return Some(Call::RegisterWorkerV1 { worker, runtime_info: info, attestation, replaces });
     }
+    // SCALE `Option<AttestationReport>`.
+    let attestation = if report.is_empty() { None::<()>.encode() } else { report };
+    Some(Call::RegisterWorker { worker, runtime_info: info, attestation, replaces })
 }
 
 /// The call for every other operation.
@@ -108,4 +109,82 @@ pub(super) fn operation_job(desired: &Desired, call: Call) -> Option<Job> {
 /// Messages are not tried again by the trader: the worker's next look at the chain decides.
 pub(super) fn message_job(desired: &Desired, messages: Vec<SignedMessage>) -> Option<Job> {
     job(desired, messages.into_iter().map(Call::SyncOffchainMessage).collect(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        chain::Registration,
+        primitives::Hash,
+        prpc::{Attestation as Attested, AttestationPayload},
+    };
+
+    const WORKER: WorkerKey = WorkerKey([3; 32]);
+
+    fn info() -> WorkerRegistrationInfoV2 {
+        WorkerRegistrationInfoV2 {
+            version: 1,
+            machine_id: vec![7],
+            pubkey: WORKER,
+            ecdh_pubkey: [9; 32],
+            genesis_block_hash: Hash([1; 32]),
+            features: vec![4],
+            operator: None,
+            para_id: 2004,
+            max_consensus_version: 0,
+        }
+    }
+
+    fn answer(attestation: Attested) -> InitRuntimeResponse {
+        let attestation = Some(attestation);
+        InitRuntimeResponse { encoded_runtime_info: info().encode(), attestation, ..Default::default() }
+    }
+
+    #[test]
+    fn each_attestation_goes_with_the_call_that_takes_it() {
+        let on_chain = WorkerOnChain::default();
+        let report = AttestationPayload { report: "{}".into(), signature: vec![1], signing_cert: vec![2] };
+        let ias = Attested { payload: Some(report), ..Default::default() };
+        let expected =
+            Attestation::SgxIas { ra_report: b"{}".to_vec(), signature: vec![1], raw_signing_cert: vec![2] };
+        let first = WorkerRegistrationInfo::from(info()).encode();
+        assert_eq!(
+            register(WORKER, answer(ias), &on_chain),
+            Some(Call::RegisterWorkerV1 {
+                worker: WORKER,
+                runtime_info: first.clone(),
+                attestation: expected.encode(),
+                replaces: None,
+            })
+        );
+        for (report, attestation) in [(vec![], vec![0]), (vec![1, 1, 5], vec![1, 1, 5])] {
+            let dcap = Attested { encoded_report: report, ..Default::default() };
+            assert_eq!(
+                register(WORKER, answer(dcap), &on_chain),
+                Some(Call::RegisterWorker {
+                    worker: WORKER,
+                    runtime_info: info().encode(),
+                    attestation,
+                    replaces: None,
+                })
+            );
+        }
+        // What the first call makes of it on chain.
+        let registration = Registration {
+            pubkey: WORKER,
+            ecdh_pubkey: [9; 32],
+            runtime_version: 1,
+            last_updated: 5,
+            operator: None,
+            attestation_provider: Some(AttestationProvider::Ias),
+            confidence_level: 1,
+            initial_score: None,
+            features: vec![4],
+        };
+        assert!(registration.is_of_v1(&first, None) && registration.is_of_v1(&first, Some(4)));
+        assert!(!registration.is_of_v1(&first, Some(5)));
+        let elsewhere = Registration { operator: Some(AccountId([1; 32])), ..registration };
+        assert!(!elsewhere.is_of_v1(&first, None));
+    }
 }

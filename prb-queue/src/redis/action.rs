@@ -10,7 +10,9 @@ use prb_core::{
     primitives::{AccountId, Balance, PoolId, WorkerKey},
     queue::{Job, JobSigner},
     vault::Sealed,
-    wire::{SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfoV2},
+    wire::{
+        Attestation, SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfo, WorkerRegistrationInfoV2,
+    },
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
@@ -162,6 +164,10 @@ fn of_call(call: &Call, pool: PoolId) -> (&'static str, Payload) {
             let (version, replaces) = (Some(2), *replaces);
             (REGISTER, Payload { runtime_info, attestation, version, replaces, ..of(pool, worker) })
         }
+        Call::RegisterWorkerV1 { worker, runtime_info, attestation, replaces } => {
+            let (runtime_info, attestation) = (hex_of(runtime_info), hex_of(attestation));
+            (REGISTER, Payload { runtime_info, attestation, replaces: *replaces, ..of(pool, worker) })
+        }
         Call::UpdateWorkerEndpoint { payload, signature } => {
             let (endpoint, signature) = (hex_of(&payload.encode()), hex_of(signature));
             (ENDPOINT, Payload { endpoint, signature, ..of(pool, &payload.pubkey) })
@@ -288,20 +294,23 @@ impl Payload {
         messages.iter().map(read).collect()
     }
 
-    /// A registration of the second version, whether or not its submitter says so.
+    /// A registration of either version. The first is the original's; which one it is shows in what the worker
+    /// says of itself, as that is longer in the second.
     fn registration(&self) -> Result<Call, BadData> {
         let runtime_info = Self::bytes(self.runtime_info.as_ref(), "runtimeInfo")?;
         let attestation = Self::bytes(self.attestation.as_ref(), "attestation")?;
+        let replaces = self.replaces;
         if self.version == Some(2)
             && let Ok(worker) = self.worker()
         {
-            return Ok(Call::RegisterWorker { worker, runtime_info, attestation, replaces: self.replaces });
+            return Ok(Call::RegisterWorker { worker, runtime_info, attestation, replaces });
         }
-        let info: WorkerRegistrationInfoV2 = scale(&runtime_info, "runtimeInfo").map_err(|_| {
-            bad("the job registers a worker with register_worker (version 1), which this trader does not \
-                 send: its pRuntime and lifecycle manager are too old")
-        })?;
-        Ok(Call::RegisterWorker { worker: info.pubkey, runtime_info, attestation, replaces: self.replaces })
+        if let Ok(info) = scale::<WorkerRegistrationInfoV2>(&runtime_info, "runtimeInfo") {
+            return Ok(Call::RegisterWorker { worker: info.pubkey, runtime_info, attestation, replaces });
+        }
+        let info: WorkerRegistrationInfo = scale(&runtime_info, "runtimeInfo")?;
+        scale::<Attestation>(&attestation, "attestation")?;
+        Ok(Call::RegisterWorkerV1 { worker: info.pubkey, runtime_info, attestation, replaces })
     }
 }
 
@@ -358,7 +367,29 @@ mod tests {
             Call::RestartComputing { pool, worker, stake },
             Call::StopComputing { pool, worker },
             Call::ReclaimWorker { pool, worker },
+            Call::RegisterWorkerV1 {
+                worker,
+                runtime_info: first_version().encode(),
+                attestation: ias().encode(),
+                replaces: Some(u64::MAX),
+            },
         ]
+    }
+
+    fn first_version() -> WorkerRegistrationInfo {
+        WorkerRegistrationInfo {
+            version: 1,
+            machine_id: vec![2; 16],
+            pubkey: WORKER,
+            ecdh_pubkey: [0; 32],
+            genesis_block_hash: Default::default(),
+            features: vec![4],
+            operator: Some(AccountId([1; 32])),
+        }
+    }
+
+    fn ias() -> Attestation {
+        Attestation::SgxIas { ra_report: b"{}".to_vec(), signature: vec![1], raw_signing_cert: vec![2] }
     }
 
     fn through(job: &Job) -> Decoded {
@@ -428,6 +459,29 @@ mod tests {
         let decoded = decode(&serde_json::value::to_raw_value(&text).unwrap()).unwrap();
         let expected = Call::RegisterWorker { worker: WORKER, runtime_info, attestation, replaces: None };
         assert_eq!((decoded.signer, decoded.calls), (None, vec![expected]));
+    }
+
+    #[test]
+    fn an_originals_registration_of_the_first_version_is_taken() {
+        let read = |runtime_info: &[u8], attestation: &[u8]| {
+            let text = json!({"action": "REGISTER_WORKER", "payload": {
+                "pid": "7",
+                "runtimeInfo": format!("0x{}", hex::encode(runtime_info)),
+                "attestation": format!("0x{}", hex::encode(attestation)),
+            }});
+            decode(&serde_json::value::to_raw_value(&text).unwrap())
+        };
+        let (runtime_info, attestation) = (first_version().encode(), ias().encode());
+        let decoded = read(&runtime_info, &attestation).unwrap();
+        let error = |info: &[u8], attestation: &[u8]| read(info, attestation).unwrap_err().to_string();
+        assert!(error(&runtime_info, &[1, 0]).contains("attestation cannot be decoded"));
+        assert!(error(&[runtime_info.as_slice(), &[0]].concat(), &attestation).contains("runtimeInfo"));
+        let expected = Call::RegisterWorkerV1 { worker: WORKER, runtime_info, attestation, replaces: None };
+        assert_eq!((decoded.action.as_str(), decoded.calls), ("REGISTER_WORKER", vec![expected.clone()]));
+        // And ours is what an original's trader reads.
+        let ours = data(&job(vec![expected]));
+        assert_eq!((&ours["action"], &ours["payload"]["pid"]), (&json!("REGISTER_WORKER"), &json!("7")));
+        assert!(ours["payload"]["version"].is_null());
     }
 
     #[test]

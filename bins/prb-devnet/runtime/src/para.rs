@@ -15,6 +15,8 @@ pub struct Genesis {
     pub benchmark_duration: u32,
     /// Whether workers without an attestation may register.
     pub none_attestation_enabled: bool,
+    /// Whether the retired attestation service is still believed.
+    pub ias_attestation_enabled: bool,
     /// How sessions are kept alive and how much they take.
     pub computation: crate::pallets::computation::Parameters,
     /// Seconds between a session's end and the return of its stake.

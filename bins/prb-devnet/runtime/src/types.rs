@@ -347,6 +347,25 @@ pub struct WorkerRegistrationInfoV2 {
     pub max_consensus_version: u32,
 }
 
+impl WorkerRegistrationInfo {
+    /// The same in the second version.
+    #[must_use]
+    pub fn with(self, para_id: u32, max_consensus_version: u32) -> WorkerRegistrationInfoV2 {
+        let Self { version, machine_id, pubkey, ecdh_pubkey, genesis_block_hash, features, operator } = self;
+        WorkerRegistrationInfoV2 {
+            version,
+            machine_id,
+            pubkey,
+            ecdh_pubkey,
+            genesis_block_hash,
+            features,
+            operator,
+            para_id,
+            max_consensus_version,
+        }
+    }
+}
+
 /// A registered worker.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct WorkerInfoV2 {

@@ -53,6 +53,7 @@ fn test(run: impl FnOnce()) {
         proxies: vec![],
         benchmark_duration: 8,
         none_attestation_enabled: true,
+        ias_attestation_enabled: false,
         computation: computation::pallet::Parameters {
             heartbeat_interval: INTERVAL,
             heartbeat_window: WINDOW,
@@ -433,7 +434,8 @@ fn endpoints_are_announced_with_the_workers_signature() {
 }
 
 #[test]
-fn the_first_registration_call_is_retired() {
+fn the_first_registration_call_is_retired_where_it_is_not_allowed() {
+    type E = registry::Error<Runtime>;
     test(|| {
         let pruntime_info = WorkerRegistrationInfo {
             version: 1,
@@ -442,13 +444,23 @@ fn the_first_registration_call_is_retired() {
             ecdh_pubkey: key(),
             genesis_block_hash: allowed_genesis(),
             features: vec![],
-            operator: None,
+            operator: Some(owner(1)),
         };
-        let attestation =
-            Attestation::SgxIas { ra_report: vec![], signature: vec![], raw_signing_cert: vec![] };
-        let call = registry::Call::register_worker { pruntime_info, attestation };
-        let refused = send(&owner(1), call);
-        assert_noop!(refused, registry::Error::<Runtime>::IASAttestationDisabled);
+        let register = |pruntime_info: &WorkerRegistrationInfo, report: &[u8]| {
+            let (ra_report, pruntime_info) = (report.to_vec(), pruntime_info.clone());
+            let attestation = Attestation::SgxIas { ra_report, signature: vec![], raw_signing_cert: vec![] };
+            send(&owner(1), registry::Call::register_worker { pruntime_info, attestation })
+        };
+        let vouching = sp_io::hashing::blake2_256(&pruntime_info.encode());
+        assert_noop!(register(&pruntime_info, &vouching), E::IASAttestationDisabled);
+        registry::pallet::IasAttestationEnabled::<Runtime>::put(true);
+        assert_noop!(register(&pruntime_info, &[1; 64]), E::InvalidReport);
+        let other = WorkerRegistrationInfo { genesis_block_hash: H256::zero(), ..pruntime_info.clone() };
+        assert_noop!(register(&other, &vouching), E::GenesisBlockHashRejected);
+        assert_ok!(register(&pruntime_info, &vouching));
+        let worker = registry::pallet::Workers::<Runtime>::get(key()).unwrap();
+        assert_eq!(worker.attestation_provider, Some(AttestationProvider::Ias));
+        assert_eq!((worker.runtime_version, worker.operator), (1, Some(owner(1))));
     });
 }
 

@@ -9,7 +9,10 @@ use super::Config;
 use crate::{
     chain::{Call, CallBatch, DispatchError, Effect, Registration, Session, SessionState, WorkerOnChain},
     primitives::{AccountId, Balance, PoolId, WorkerKey},
-    wire::{MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
+    wire::{
+        Attestation, AttestationProvider, MessageOrigin, SignedMessage, WorkerRegistrationInfo,
+        WorkerRegistrationInfoV2,
+    },
 };
 
 /// Length of an sr25519 signature.
@@ -96,7 +99,15 @@ impl Model {
     fn dispatch(&mut self, origin: AccountId, call: &Call) -> Dispatch {
         match call {
             Call::SyncOffchainMessage(message) => self.sync_message(message),
-            Call::RegisterWorker { worker, runtime_info, .. } => self.register(*worker, runtime_info),
+            Call::RegisterWorker { worker, runtime_info, .. } => {
+                let info = WorkerRegistrationInfoV2::decode_all(&mut &**runtime_info).map(Into::into);
+                self.register(*worker, info.ok(), None)
+            }
+            Call::RegisterWorkerV1 { worker, runtime_info, attestation, .. } => {
+                let info = WorkerRegistrationInfo::decode_all(&mut &**runtime_info).ok();
+                let info = info.filter(|_| Attestation::decode_all(&mut &**attestation).is_ok());
+                self.register(*worker, info, Some(AttestationProvider::Ias))
+            }
             Call::UpdateWorkerEndpoint { payload, signature } => {
                 self.registration(payload.pubkey)?;
                 ensure(signature.len() == SIGNATURE_BYTES, "PhalaRegistry::InvalidSignature")?;
@@ -130,8 +141,13 @@ impl Model {
         Ok(())
     }
 
-    fn register(&mut self, worker: WorkerKey, runtime_info: &[u8]) -> Dispatch {
-        let Ok(info) = WorkerRegistrationInfoV2::decode_all(&mut &*runtime_info) else {
+    fn register(
+        &mut self,
+        worker: WorkerKey,
+        info: Option<WorkerRegistrationInfo>,
+        attestation_provider: Option<AttestationProvider>,
+    ) -> Dispatch {
+        let Some(info) = info else {
             return fail("PhalaRegistry::CannotHandleUnknownMessage");
         };
         ensure(info.pubkey == worker, "PhalaRegistry::InvalidPubKey")?;
@@ -144,7 +160,7 @@ impl Model {
             runtime_version: info.version,
             last_updated: now,
             operator: info.operator,
-            attestation_provider: None,
+            attestation_provider,
             confidence_level: 1,
             initial_score,
             features: info.features,
@@ -279,6 +295,9 @@ impl Model {
             Call::RegisterWorker { worker, replaces, .. } => of(worker)
                 .and_then(|w| w.registration.as_ref())
                 .is_some_and(|r| Some(r.last_updated) != *replaces),
+            Call::RegisterWorkerV1 { worker, runtime_info, replaces, .. } => of(worker)
+                .and_then(|w| w.registration.as_ref())
+                .is_some_and(|r| r.is_of_v1(runtime_info, *replaces)),
             Call::UpdateWorkerEndpoint { payload, .. } => {
                 self.endpoints.get(&payload.pubkey).is_some_and(|at| *at >= payload.signing_time)
             }

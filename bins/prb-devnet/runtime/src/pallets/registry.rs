@@ -76,6 +76,10 @@ pub mod pallet {
     #[pallet::storage]
     pub type NoneAttestationEnabled<T> = StorageValue<_, bool, ValueQuery>;
 
+    /// Whether the retired attestation service is still believed.
+    #[pallet::storage]
+    pub type IasAttestationEnabled<T> = StorageValue<_, bool, ValueQuery>;
+
     /// Genesis.
     #[pallet::genesis_config]
     #[derive(frame_support::DefaultNoBound)]
@@ -84,6 +88,8 @@ pub mod pallet {
         pub benchmark_duration: u32,
         /// Whether workers without an attestation are accepted.
         pub none_attestation_enabled: bool,
+        /// Whether the retired attestation service is still believed.
+        pub ias_attestation_enabled: bool,
         #[doc(hidden)]
         #[serde(skip)]
         pub _marker: PhantomData<T>,
@@ -94,6 +100,9 @@ pub mod pallet {
         fn build(&self) {
             BenchmarkDuration::<T>::put(self.benchmark_duration);
             NoneAttestationEnabled::<T>::put(self.none_attestation_enabled);
+            if self.ias_attestation_enabled {
+                IasAttestationEnabled::<T>::put(true);
+            }
         }
     }
 
@@ -158,7 +167,7 @@ pub mod pallet {
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
-        /// Registers a worker by the retired attestation service: always refused.
+        /// Registers a worker by the retired attestation service, where that is still believed.
         #[pallet::call_index(0)]
         #[pallet::weight(Weight::from_parts(100_000_000, 0))]
         pub fn register_worker(
@@ -167,8 +176,16 @@ pub mod pallet {
             attestation: Attestation,
         ) -> DispatchResult {
             ensure_signed(origin)?;
-            let _ = (pruntime_info, attestation);
-            Err(Error::<T>::IASAttestationDisabled.into())
+            ensure!(IasAttestationEnabled::<T>::get(), Error::<T>::IASAttestationDisabled);
+            ensure!(
+                GenesisBlockHashAllowList::<T>::get().contains(&pruntime_info.genesis_block_hash),
+                Error::<T>::GenesisBlockHashRejected
+            );
+            let Attestation::SgxIas { ra_report, .. } = attestation;
+            ensure!(Self::vouches(&pruntime_info, &ra_report), Error::<T>::InvalidReport);
+            let para_id = parachain_info::ParachainId::<T>::get();
+            Self::register(pruntime_info.with(para_id, 0), Some(AttestationProvider::Ias), 1);
+            Ok(())
         }
 
         /// Registers a worker, or registers it again, and starts its benchmark.
@@ -240,6 +257,11 @@ pub mod pallet {
 
         // The devnet cannot verify a quote by Intel's keys: it wants the report data in it, which
         // a real quote carries too: the blake2-256 of the registration info.
+        fn vouches(info: &impl Encode, quote: &[u8]) -> bool {
+            let digest = sp_io::hashing::blake2_256(&info.encode());
+            quote.windows(digest.len()).any(|window| window == digest)
+        }
+
         fn attest(
             info: &WorkerRegistrationInfoV2,
             attestation: &Option<AttestationReport>,
@@ -251,9 +273,7 @@ pub mod pallet {
                 }
                 Some(AttestationReport::SgxIas { .. }) => Err(Error::<T>::IASAttestationDisabled.into()),
                 Some(AttestationReport::SgxDcap { quote, .. }) => {
-                    let digest = sp_io::hashing::blake2_256(&info.encode());
-                    let vouches = quote.windows(digest.len()).any(|window| window == digest);
-                    ensure!(vouches, Error::<T>::InvalidReport);
+                    ensure!(Self::vouches(info, quote), Error::<T>::InvalidReport);
                     Ok((Some(AttestationProvider::Dcap), 1))
                 }
             }

@@ -218,6 +218,7 @@ pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
         phala_registry: pallet_registry::GenesisConfig {
             benchmark_duration: genesis.benchmark_duration,
             none_attestation_enabled: genesis.none_attestation_enabled,
+            ias_attestation_enabled: genesis.ias_attestation_enabled,
             ..Default::default()
         },
         phala_computation: pallet_computation::GenesisConfig {
