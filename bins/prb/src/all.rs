@@ -25,7 +25,7 @@ use crate::{
     peers,
     progress::{Display, Shown, View},
     readiness,
-    work::{self, Work},
+    work::{self, Chain, Work},
 };
 
 /// A running data provider, lifecycle manager and trader.
@@ -67,7 +67,8 @@ impl Bridge {
         let blocks = Blocks::start(&args.data.join("blocks"), chains).await.map_err(Failure::Run)?;
         let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
-        let parts = work::Parts { source, inventory: Arc::clone(&inventory), para, desk };
+        let chain = Chain::follow(para);
+        let parts = work::Parts { source, inventory: Arc::clone(&inventory), chain, desk };
         let work = Work::start(parts, &args.workers).map_err(Failure::Run)?;
         Ok(Self { inventory, vault, blocks, work, fleet_file: args.fleet.clone() })
     }

@@ -7,6 +7,8 @@ use prb_chain::{
     submit::{self, Submitter},
 };
 use prb_core::{
+    chain::ChainView,
+    primitives::ParaNumber,
     queue::{JobQueue, Stats, admin::QueueAdmin},
     trade::{
         self, Trader,
@@ -31,6 +33,9 @@ use crate::{
 const TRADER_STOP: Duration = Duration::from_millis(1500);
 /// Time between two looks at the queue.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How far the node of another program's trader may be ahead of ours, in parachain blocks: the effects of a job
+/// that such a trader ends are looked for so many blocks after our newest final one.
+const OTHERS_AHEAD: u32 = 4;
 
 /// A queue, and the trader of this process where it has one.
 #[derive(Debug)]
@@ -53,14 +58,18 @@ impl Desk {
         Ok(Self::of(queue, Some(trader)))
     }
 
-    /// A queue in Redis, which another process's trader works on. Redis need not be there yet.
-    pub(crate) fn queue_only(url: &RedisUrl) -> anyhow::Result<Self> {
-        Ok(Self::of(redis_queue(url)?, None))
+    /// A queue in Redis, which another process's trader works on: the original's perhaps, which does not say in
+    /// which block a job's effects are. Redis need not be there yet.
+    pub(crate) fn queue_only(
+        url: &RedisUrl,
+        chain: watch::Receiver<Option<Arc<ChainView>>>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self::of(RedisQueue::start(submitters(url.as_str(), chain))?, None))
     }
 
     /// A queue in Redis, and a trader that works on it. Redis need not be there yet.
     pub(crate) fn trading(url: &RedisUrl, para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
-        let queue = redis_queue(url)?;
+        let queue = RedisQueue::start(redis::Config::new(url.as_str()))?;
         let trader = trader(Arc::new(queue.clone()), para, vault, Arc::new(queue.accounts()))?;
         Ok(Self::of(queue, Some(trader)))
     }
@@ -153,8 +162,14 @@ fn trader(
     Ok(Trader::start_among(trade::Config::default(), parts, accounts)?)
 }
 
-fn redis_queue(url: &RedisUrl) -> anyhow::Result<RedisQueue> {
-    Ok(RedisQueue::start(redis::Config::new(url.as_str()))?)
+/// How a queue in Redis is used by those who wait for a view of the chain that shows what their jobs did.
+fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>>>) -> redis::Config {
+    let hint = move || {
+        let newest = chain.borrow().as_ref().map(|view| view.block);
+        // Before the first view any one is a newer one.
+        newest.map_or(ParaNumber(0), |block| ParaNumber(block.0.saturating_add(OTHERS_AHEAD)))
+    };
+    redis::Config { block_hint: Some(Arc::new(hint)), ..redis::Config::new(url) }
 }
 
 /// Asks the queue now and then, so that nobody who wants to know has to wait for it.
@@ -177,4 +192,22 @@ async fn look(queue: &dyn JobQueue, seen: &watch::Sender<Option<Stats>>) {
 pub(crate) fn readiness(seen: &watch::Receiver<Option<Stats>>) -> Option<Reason> {
     let silent = seen.borrow().is_none();
     silent.then(|| Reason::new("queue_unreachable", "the trade queue does not answer"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn effects_of_others_are_looked_for_after_the_newest_view() {
+        let (views, chain) = watch::channel(None);
+        let config = submitters("redis://127.0.0.1", chain);
+        let hint = config.block_hint.unwrap();
+        assert_eq!(hint(), ParaNumber(0));
+        for block in [ParaNumber(10), ParaNumber(12), ParaNumber(u32::MAX)] {
+            views.send_replace(Some(Arc::new(ChainView { block, ..ChainView::default() })));
+            assert_eq!(hint().0, block.0.saturating_add(4));
+        }
+    }
 }

@@ -40,7 +40,7 @@ use crate::{
     peers,
     progress::{Display, Shown, View},
     readiness,
-    work::{self, Work},
+    work::{self, Chain, Work},
 };
 
 mod candidates;
@@ -156,13 +156,14 @@ async fn work(
 ) -> Result<Work, Failure> {
     let remote = RemoteBlobSource::start(candidates, args.remote_config());
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
+    let chain = Chain::follow(parts.para.clone());
     let desk = match &args.q_redis_endpoint {
-        Some(url) => Desk::queue_only(url),
+        Some(url) => Desk::queue_only(url, chain.views()),
         None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault)),
     };
     let desk = desk.map_err(Failure::Run)?.with_page(&args.pages).await?;
-    let (inventory, para) = (Arc::clone(&parts.inventory), parts.para.clone());
-    Work::start(work::Parts { source, inventory, para, desk }, &args.workers).map_err(Failure::Run)
+    let inventory = Arc::clone(&parts.inventory);
+    Work::start(work::Parts { source, inventory, chain, desk }, &args.workers).map_err(Failure::Run)
 }
 
 impl Daemon for LifecycleManager {

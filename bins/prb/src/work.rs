@@ -26,44 +26,60 @@ use crate::{
 pub(crate) struct Parts {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) inventory: Arc<dyn Inventory>,
-    pub(crate) para: NodePool,
+    pub(crate) chain: Chain,
     pub(crate) desk: Desk,
 }
 
-/// A running fleet at its desk.
+/// What is read of the chain.
 #[derive(Debug)]
-pub(crate) struct Work {
-    source: Arc<dyn BlobSource>,
-    chain: Arc<dyn ChainReader>,
-    fleet: Fleet,
-    desk: Desk,
+pub(crate) struct Chain {
+    reader: Arc<dyn ChainReader>,
     reading: Background,
 }
 
-impl Work {
-    /// Starts the chain reader and the fleet.
-    ///
-    /// # Errors
-    /// Where the system refuses what an HTTP client needs.
-    pub(crate) fn start(parts: Parts, workers: &WorkerArgs) -> anyhow::Result<Self> {
-        let Parts { source, inventory, para, desk } = parts;
-        let connect = Arc::new(workers.connect()?);
+impl Chain {
+    /// Starts to follow the chain.
+    pub(crate) fn follow(para: NodePool) -> Self {
         let (reader, task) = Reader::new(para, reader::Config::default());
         let mut reading = Background::default();
         reading.spawn(|stop| async move {
             task.run(stop).await;
             anyhow::anyhow!("the chain reader has ended")
         });
-        let chain: Arc<dyn ChainReader> = Arc::new(reader);
+        Self { reader: Arc::new(reader), reading }
+    }
+
+    pub(crate) fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
+        self.reader.views()
+    }
+}
+
+/// A running fleet at its desk.
+#[derive(Debug)]
+pub(crate) struct Work {
+    source: Arc<dyn BlobSource>,
+    chain: Chain,
+    fleet: Fleet,
+    desk: Desk,
+}
+
+impl Work {
+    /// Starts the fleet.
+    ///
+    /// # Errors
+    /// Where the system refuses what an HTTP client needs.
+    pub(crate) fn start(parts: Parts, workers: &WorkerArgs) -> anyhow::Result<Self> {
+        let Parts { source, inventory, chain, desk } = parts;
+        let connect = Arc::new(workers.connect()?);
         let fleet = fleet::Parts {
             inventory,
             source: Arc::clone(&source),
-            chain: Arc::clone(&chain),
+            chain: Arc::clone(&chain.reader),
             queue: desk.queue(),
             connect,
         };
         let fleet = Fleet::start(fleet, workers.fleet_config());
-        Ok(Self { source, chain, fleet, desk, reading })
+        Ok(Self { source, chain, fleet, desk })
     }
 
     pub(crate) const fn fleet(&self) -> &Fleet {
@@ -92,7 +108,7 @@ impl Work {
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.desk.ended() => error,
-            error = self.reading.ended() => error,
+            error = self.chain.reading.ended() => error,
             () = self.fleet.ended() => anyhow::anyhow!("the fleet's supervisor has ended"),
         }
     }
@@ -106,6 +122,6 @@ impl Work {
         // 2. Batches under way end or are handed back.
         self.desk.stop().await;
         // 3. Nobody looks at the chain any more.
-        self.reading.stop().await;
+        self.chain.reading.stop().await;
     }
 }
