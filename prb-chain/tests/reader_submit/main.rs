@@ -6,6 +6,7 @@ mod metadata;
 mod net;
 mod outside;
 mod reader;
+mod stall;
 mod storm;
 mod submit;
 mod troubles;

@@ -51,7 +51,7 @@ async fn trouble(net: &Net, rng: &mut StdRng) {
 }
 
 /// How often the final blocks hold a message, signed whenever.
-fn occurrences(net: &Net, call: &Call) -> usize {
+pub(crate) fn occurrences(net: &Net, call: &Call) -> usize {
     let Call::SyncOffchainMessage(signed) = call else { panic!() };
     let wanted = (&signed.message, signed.sequence).encode();
     let para = net.devnet.para();

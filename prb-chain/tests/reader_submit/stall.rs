@@ -1,0 +1,165 @@
+//! A trader through a stall. Scaled, with patience as short; in full with everything as it is in production
+//! where `PRB_TEST_STALL_SECS` says how long.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use prb_chain::{
+    rpc::{self, NodePool},
+    submit::{self, Submitter},
+};
+use prb_core::{
+    primitives::PoolId,
+    queue::{CallOutcome, Job, JobHandle, JobQueue, JobSigner, memory::MemoryQueue},
+    trade::{self, Parts, Trader},
+    vault::{Vault, memory::MemoryVault},
+};
+use prb_devnet::Config;
+use secrecy::ExposeSecret;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    net::{Net, Worker, config},
+    storm::occurrences,
+};
+
+/// Longer than a request, a watch and unreachable nodes are waited for; shorter than until a sent transaction's
+/// fate counts as unknown.
+const SCALED: Duration = Duration::from_millis(2_500);
+const WORKERS: u32 = 3;
+
+/// How long to stall in full, if so.
+fn in_full() -> Option<Duration> {
+    std::env::var("PRB_TEST_STALL_SECS").ok()?.parse().ok().map(Duration::from_secs)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stall {
+    /// Nodes answer nothing.
+    Nodes,
+    /// No block is made.
+    Chain,
+}
+
+struct Rig {
+    net: Net,
+    queue: MemoryQueue,
+    trader: Trader,
+    key: prb_core::vault::Sealed,
+    workers: Vec<Worker>,
+    length: Duration,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let net = Net::start(Config::default()).await;
+        let workers = Worker::several(WORKERS);
+        net.done(&net.submitter(), workers.iter().map(|worker| worker.register(&net))).await;
+        let (queue, vault) = (MemoryQueue::default(), Arc::new(MemoryVault::new()));
+        let key = vault.seal(&net.signer(0).secret.expose_secret().into()).await.unwrap();
+        let (pool, submit) = match in_full() {
+            Some(_) => {
+                let node = rpc::Config::new([net.devnet.para().url()]);
+                // Blocks come faster than in production.
+                let submit = submit::Config { mortality_blocks: 4096, ..submit::Config::default() };
+                (NodePool::new("para", node).unwrap(), submit)
+            }
+            None => (net.pool.clone(), submit::Config { mortality_blocks: 1024, ..config() }),
+        };
+        let submitter = Arc::new(Submitter::new(pool, submit).unwrap());
+        let parts = Parts { queue: Arc::new(queue.clone()), submitter, vault };
+        let trader = Trader::start(trade::Config::default(), parts).unwrap();
+        let length = in_full().unwrap_or(SCALED);
+        Self { net, queue, trader, key, workers, length }
+    }
+
+    /// A job of each worker's message with this number.
+    async fn submit(&self, sequence: u64) -> Vec<JobHandle> {
+        let mut handles = Vec::new();
+        for worker in &self.workers {
+            let (operator, key) = (self.net.signer(0).operator, self.key.clone());
+            let signer = JobSigner { operator, key, proxied: None };
+            let calls = vec![worker.bench_report(&self.net, sequence)];
+            let job = Job { pool: PoolId(1), signer, calls, retries: 100 };
+            handles.push(self.queue.submit(job).await.unwrap());
+        }
+        handles
+    }
+
+    /// Stalls, and says what the trader showed meanwhile, and for how long.
+    async fn stall(&self, what: Stall) -> BTreeSet<String> {
+        let faults = self.net.devnet.para().faults();
+        let mut shown = BTreeSet::new();
+        let over = Instant::now() + self.length;
+        if let Stall::Nodes = what {
+            faults.hang(true);
+        }
+        while Instant::now() < over {
+            let lane = self.trader.status().borrow().lanes.values().next().cloned().unwrap_or_default();
+            let phase = format!("{:?}", lane.phase);
+            let phase = phase.split([' ', '{']).next().unwrap().to_owned();
+            shown.insert(format!("{phase}, {} jobs: {:?}", lane.jobs, lane.last_error));
+            match what {
+                Stall::Nodes => self.net.tick(),
+                Stall::Chain => {}
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        faults.hang(false);
+        shown
+    }
+}
+
+async fn through(what: Stall) {
+    let rig = Rig::new().await;
+    let patience = Duration::from_secs(120) + 4 * rig.length;
+    let done = |outcome: &CallOutcome| matches!(outcome, CallOutcome::Done | CallOutcome::AlreadyDone);
+    let all = async {
+        let mut handles = rig.submit(0).await;
+        while rig.net.devnet.para().pending_extrinsics().is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        // Some are on their way, others come meanwhile.
+        let (shown, later) = tokio::join!(rig.stall(what), async {
+            sleep(rig.length / 2).await;
+            rig.submit(1).await
+        });
+        handles.extend(later);
+        let waiting = handles.into_iter().map(JobHandle::outcome);
+        let outcomes = futures::future::join_all(waiting);
+        tokio::pin!(outcomes);
+        let outcomes = loop {
+            tokio::select! {
+                outcomes = &mut outcomes => break outcomes,
+                () = sleep(Duration::from_millis(20)) => rig.net.tick(),
+            }
+        };
+        let outcomes = outcomes.into_iter().flat_map(|outcome| outcome.unwrap().calls);
+        assert!(outcomes.into_iter().all(|outcome| done(&outcome)), "{what:?}");
+        shown
+    };
+    let shown = tokio::time::timeout(patience, all).await.expect("not done in time");
+    // Nobody is told that all is well.
+    assert!(shown.iter().all(|shown| !shown.starts_with("Gathering")), "{what:?}: {shown:?}");
+    println!("{what:?} stalled for {:?}: the trader showed {shown:#?}", rig.length);
+    for worker in &rig.workers {
+        for sequence in 0..2 {
+            let call = worker.bench_report(&rig.net, sequence);
+            assert_eq!(occurrences(&rig.net, &call), 1, "{what:?}");
+        }
+        assert_eq!(rig.net.ingress(worker), 2, "{what:?}");
+    }
+    let status = rig.trader.status().borrow().clone();
+    println!("{} batches, {} failed", status.batches, status.failed_batches);
+    drop(rig.trader);
+    rig.net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_outlast_nodes_that_answer_nothing() {
+    through(Stall::Nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_outlast_a_chain_without_blocks() {
+    through(Stall::Chain).await;
+}
