@@ -40,6 +40,9 @@ mod prepare;
 mod refusal;
 mod room;
 
+/// How long an account that has sent is taken to send again soon.
+const SHARED_FOR: Duration = Duration::from_secs(60);
+
 /// How a [`Submitter`] sends.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -54,9 +57,12 @@ pub struct Config {
     pub unavailable_after: Duration,
     /// How long nodes may be unreachable before a sent transaction's fate counts as unknown.
     pub unknown_after: Duration,
-    /// How much of what a block has for ordinary transactions one batch may take, in percent, from 1 to 100.
-    /// A transaction that takes nearly all of a block waits for one that is empty.
+    /// How much of what a block has for ordinary transactions one batch may take, in percent, from 1 to 100,
+    /// while other accounts send as well: with halves, two of them fill a block.
     pub max_block_percent: u8,
+    /// The same for an account that is alone, as far as this submitter knows. A transaction that takes nearly
+    /// all of a block waits for one that is empty.
+    pub lone_block_percent: u8,
     /// Address prefix in messages, and in questions to nodes.
     pub ss58_prefix: u16,
     /// Accounts remembered at most. A forgotten one costs a few questions when it sends again.
@@ -73,6 +79,7 @@ impl Default for Config {
             unavailable_after: Duration::from_secs(60),
             unknown_after: Duration::from_secs(15 * 60),
             max_block_percent: 50,
+            lone_block_percent: 85,
             ss58_prefix: PHALA_SS58_PREFIX,
             max_accounts: 1_000,
         }
@@ -120,6 +127,29 @@ struct Account {
     next_nonce: u64,
     /// Others send all the time: it was never seen without something pending.
     busy: bool,
+    /// Batches of it on their way.
+    sending: u32,
+    /// When the last one ended.
+    sent_at: Option<Instant>,
+}
+
+/// A batch on its way: others leave room in a block for its account.
+struct Sending<'a>(&'a Inner, AccountId);
+
+impl<'a> Sending<'a> {
+    fn start(inner: &'a Inner, account: AccountId) -> Self {
+        inner.remember(account, |known| known.sending += 1);
+        Self(inner, account)
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.remember(self.1, |known| {
+            known.sending = known.sending.saturating_sub(1);
+            known.sent_at = Some(Instant::now());
+        });
+    }
 }
 
 impl Submitter {
@@ -131,8 +161,9 @@ impl Submitter {
         if !config.mortality_blocks.is_power_of_two() || !(4..=4096).contains(&config.mortality_blocks) {
             return Err(ConfigError::Mortality(config.mortality_blocks));
         }
-        if !(1..=100).contains(&config.max_block_percent) {
-            return Err(ConfigError::BlockPercent(config.max_block_percent));
+        let percents = [config.max_block_percent, config.lone_block_percent];
+        if let Some(percent) = percents.into_iter().find(|percent| !(1..=100).contains(percent)) {
+            return Err(ConfigError::BlockPercent(percent));
         }
         if config.ss58_prefix >= 64 {
             return Err(ConfigError::Prefix(config.ss58_prefix));
@@ -155,6 +186,16 @@ impl Inner {
 
     fn address(&self, account: AccountId) -> String {
         account.to_ss58(self.config.ss58_prefix)
+    }
+
+    /// How much of a block a batch of the account may take, in percent.
+    fn share(&self, account: AccountId) -> u8 {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let sends =
+            |known: &Account| known.sending > 0 || known.sent_at.is_some_and(|at| at.elapsed() < SHARED_FOR);
+        let beside_others = accounts.iter().any(|(other, known)| *other != account && sends(known));
+        let Config { max_block_percent, lone_block_percent, .. } = self.config;
+        if beside_others { max_block_percent } else { lone_block_percent }
     }
 
     fn account(&self, account: AccountId) -> Account {
@@ -261,6 +302,7 @@ impl ChainSubmitter for Submitter {
         let inner = &*self.inner;
         let account = batch.signer.operator;
         let key = inner.key(&batch.signer)?;
+        let _sending = Sending::start(inner, account);
         inner.settle(account).await?;
         // A cancelled call leaves it so.
         inner.forget(account);

@@ -9,6 +9,9 @@
 //! An operator's account has one lane, and a lane one batch in flight: order and nonce live there. Two
 //! pools of one operator share it. Lanes run side by side; one that hangs holds up no other.
 //!
+//! A batch is as large as its share of a block, in weight and in bytes: the submitter tells where one is too
+//! large, and the lane remembers. While a batch is on its way the next one grows.
+//!
 //! Jobs are delivered at least once, and their effects must happen at most once. So a lane asks
 //! [`ChainSubmitter::effects`] which calls are done already, and leaves them out: before its first batch,
 //! before a job that was handed out before, before a call for what it has sent lately, and after a transaction
@@ -46,7 +49,7 @@ pub use status::{LaneStatus, Phase, Status};
 /// Settings of a [`Trader`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Most calls of a batch. A job is never split: one with more goes alone.
+    /// Most calls of a batch, should blocks take more. A job is never split: one with more goes alone.
     pub max_calls: usize,
     /// Most bytes of a batch's calls, by [`Call::size_bytes`](crate::chain::Call::size_bytes). A job with
     /// more goes alone.
@@ -78,8 +81,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Default of [`Config::max_calls`].
-    pub const MAX_CALLS: usize = 100;
+    /// Default of [`Config::max_calls`]: a little less than `Utility::force_batch` takes.
+    pub const MAX_CALLS: usize = 10_000;
     /// Default of [`Config::max_bytes`]: half of what a block of the parachain takes.
     pub const MAX_BYTES: usize = 2 * 1024 * 1024;
     /// Default of [`Config::linger`].
@@ -89,9 +92,9 @@ impl Config {
     /// Default of [`Config::max_lanes`].
     pub const MAX_LANES: usize = 128;
     /// Default of [`Config::max_lane_jobs`].
-    pub const MAX_LANE_JOBS: usize = 256;
-    /// Default of [`Config::max_lane_bytes`].
-    pub const MAX_LANE_BYTES: usize = 4 * 1024 * 1024;
+    pub const MAX_LANE_JOBS: usize = 10_000;
+    /// Default of [`Config::max_lane_bytes`]: several blocks of the parachain.
+    pub const MAX_LANE_BYTES: usize = 16 * 1024 * 1024;
     /// Default of [`Config::lane_idle`].
     pub const LANE_IDLE: Duration = Duration::from_secs(60);
     /// Default of [`Config::lease_ttl`].

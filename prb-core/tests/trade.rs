@@ -154,7 +154,7 @@ async fn a_batch_goes_six_seconds_after_its_first_job() {
 #[tokio::test(start_paused = true)]
 async fn a_full_batch_goes_at_once() {
     let rig = Rig::new().await;
-    let _trader = rig.trader(Config::default());
+    let _trader = rig.trader(Config { max_calls: 100, ..Config::default() });
     let start = Instant::now();
     let mut handles = Vec::new();
     for n in 0..150 {
@@ -589,9 +589,10 @@ async fn failures_that_stay_are_told_at_once() {
 #[tokio::test(start_paused = true)]
 async fn one_jobs_refused_call_fails_no_other_job() {
     let rig = Rig::new().await;
-    let _trader = rig.trader(Config::default());
-    // The batch of three is refused, then the first job alone; the others are as they should be.
-    for _ in 0..2 {
+    let trader = rig.trader(Config::default());
+    // The batch of three is refused, then that of the first two, then the first; the others are as they
+    // should be.
+    for _ in 0..3 {
         rig.chain.inject(account("//Alice"), Fault::Refused { retryable: false });
     }
     let mut handles = Vec::new();
@@ -604,6 +605,7 @@ async fn one_jobs_refused_call_fails_no_other_job() {
     }
     assert!(fates[0].as_ref().unwrap_err().message.contains("refused by request"));
     assert_eq!(fates[1..], [Ok(vec![CallOutcome::Done]), Ok(vec![CallOutcome::Done])]);
+    assert_eq!((trader.status().borrow().failed_batches, rig.chain.events().len()), (3, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! A sent transaction's way to its end: in a finalised block, or never in one.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::future::OptionFuture;
 use prb_core::{
@@ -146,6 +146,8 @@ impl Inner {
                 Ok(result) => {
                     let next = way.prepared.nonce + 1;
                     self.remember(way.prepared.account, |known| known.next_nonce = next);
+                    // Effects are not asked of a state that does not show the block.
+                    self.finalised.fetch_max(block.header.number, Ordering::Relaxed);
                     return Some(result);
                 }
                 Err(e) => {

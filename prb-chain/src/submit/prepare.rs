@@ -107,8 +107,11 @@ impl Inner {
         let nonce = next.max(known.next_nonce);
         let prepared =
             sign(&runtime, batch, key, nonce, head, self.config.mortality_blocks).map_err(Failure::Batch)?;
+        if let Ok(limit) = runtime.constant::<u32>("Utility", "batched_calls_limit") {
+            room::check_calls(&prepared, limit as usize).map_err(Failure::Batch)?;
+        }
         // What is too long might end the connection instead of being refused.
-        let share = u128::from(self.config.max_block_percent);
+        let share = u128::from(self.share(account));
         let limits = runtime.block_limits();
         room::check(&prepared, limits.bytes(share), None).map_err(Failure::Batch)?;
         let Some(cost) = cost(node, &prepared.extrinsic).await? else { return Ok(prepared) };

@@ -27,6 +27,15 @@ pub(super) fn check<const N: usize>(
     Ok(())
 }
 
+/// Refuses a transaction of more calls than the batch pallet takes.
+pub(super) fn check_calls(prepared: &Prepared, limit: usize) -> Result<(), SubmitError> {
+    if prepared.calls <= limit {
+        return Ok(());
+    }
+    let reason = format!("a batch may have {limit} calls");
+    Err(SubmitError::TooLarge { calls: prepared.calls, fits: limit, reason })
+}
+
 /// How many of the calls fit, if all are alike: fewer than there are.
 fn fitting(calls: usize, takes: u128, limit: u128) -> usize {
     let share = (calls as u128).saturating_mul(limit) / takes.max(1);

@@ -21,11 +21,21 @@ pub(super) struct Queued {
     pub(super) lease: Lease,
     pub(super) secret: Arc<SecretString>,
     pub(super) at: Instant,
-    /// A batch with it was refused: it is tried without others.
-    pub(super) alone: bool,
+    /// Bytes of its calls.
+    pub(super) bytes: usize,
+    /// Most jobs of a batch with it: fewer each time that one was refused.
+    pub(super) most: usize,
+    /// Some of its calls may be done.
+    pub(super) ask: bool,
 }
 
 impl Queued {
+    pub(super) fn new(lease: Lease, secret: Arc<SecretString>, at: Instant) -> Self {
+        let bytes = lease.job.calls.iter().map(Call::size_bytes).sum();
+        let ask = lease.attempt > 0;
+        Self { lease, secret, at, bytes, most: usize::MAX, ask }
+    }
+
     /// Whether both can be in one transaction.
     fn signs_like(&self, other: &Self) -> bool {
         self.lease.job.signer.proxied == other.lease.job.signer.proxied
@@ -36,30 +46,25 @@ impl Queued {
     fn calls(&self) -> &[Call] {
         &self.lease.job.calls
     }
-
-    fn call_bytes(&self) -> usize {
-        self.calls().iter().map(Call::size_bytes).sum()
-    }
 }
 
 /// The places of the jobs that go together next, and whether nothing more fits.
-fn pick(pending: &VecDeque<Queued>, config: &Config) -> (Vec<usize>, bool) {
+pub(super) fn pick(pending: &VecDeque<Queued>, config: &Config) -> (Vec<usize>, bool) {
     let Some(first) = pending.front() else { return (Vec::new(), false) };
-    let (mut calls, mut bytes) = (first.calls().len(), first.call_bytes());
+    let (mut calls, mut bytes, mut most) = (first.calls().len(), first.bytes, first.most);
     let mut picked = vec![0];
-    if first.alone {
-        return (picked, true);
-    }
     for (place, job) in pending.iter().enumerate().skip(1).filter(|(_, job)| job.signs_like(first)) {
-        let (more_calls, more_bytes) = (calls + job.calls().len(), bytes + job.call_bytes());
+        let (more_calls, more_bytes) = (calls + job.calls().len(), bytes + job.bytes);
+        let fewest = most.min(job.most);
         // No job overtakes another of its signer: the first that does not fit ends the batch.
-        if job.alone || more_calls > config.max_calls || more_bytes > config.max_bytes {
+        if picked.len() >= fewest || more_calls > config.max_calls || more_bytes > config.max_bytes {
             return (picked, true);
         }
-        (calls, bytes) = (more_calls, more_bytes);
+        (calls, bytes, most) = (more_calls, more_bytes, fewest);
         picked.push(place);
     }
-    (picked, calls >= config.max_calls || bytes >= config.max_bytes)
+    let full = calls >= config.max_calls || bytes >= config.max_bytes || picked.len() >= most;
+    (picked, full)
 }
 
 /// When the next batch is to go; `None` where there are no jobs.
@@ -107,27 +112,31 @@ pub(super) struct Work {
     places: Vec<Vec<usize>>,
     /// The newest block that was asked for effects.
     seen: ParaNumber,
-    /// The transactions, their blocks, and the calls that they held.
-    sent: Vec<(Hash, ParaNumber, Vec<usize>)>,
+    /// The transactions and their blocks.
+    sent: Vec<(Hash, ParaNumber)>,
+    /// By call, the last transaction that held it.
+    held_by: Vec<Option<usize>>,
 }
 
 impl Work {
     pub(super) fn new(jobs: Vec<Queued>) -> Self {
         let mut calls: Vec<Call> = Vec::new();
-        let places = jobs
-            .iter()
-            .map(|job| {
-                let place = |call: &Call| {
-                    calls.iter().position(|c| c == call).unwrap_or_else(|| {
-                        calls.push(call.clone());
-                        calls.len() - 1
-                    })
-                };
-                job.calls().iter().map(place).collect()
+        let mut known: HashMap<&Call, usize> = HashMap::new();
+        let mut place = |call| {
+            *known.entry(call).or_insert_with(|| {
+                calls.push(Call::clone(call));
+                calls.len() - 1
             })
-            .collect();
-        let outcomes = vec![None; calls.len()];
-        Self { jobs, calls, outcomes, places, seen: ParaNumber(0), sent: Vec::new() }
+        };
+        let places = jobs.iter().map(|job| job.calls().iter().map(&mut place).collect()).collect();
+        let (outcomes, held_by) = (vec![None; calls.len()], vec![None; calls.len()]);
+        Self { jobs, calls, outcomes, places, seen: ParaNumber(0), sent: Vec::new(), held_by }
+    }
+
+    /// Its jobs, to be tried again: what is known of their calls is asked for once more.
+    pub(super) fn unsent(self) -> Vec<Queued> {
+        let known = self.outcomes.iter().any(Option::is_some);
+        self.jobs.into_iter().map(|job| Queued { ask: job.ask || known, ..job }).collect()
     }
 
     /// The calls that have no outcome, or whose outcome `is` so, with their places.
@@ -155,12 +164,11 @@ impl Work {
         block: ParaNumber,
         results: impl IntoIterator<Item = (usize, CallOutcome)>,
     ) {
-        let mut places = Vec::new();
         for (place, outcome) in results {
             self.outcomes[place] = Some(outcome);
-            places.push(place);
+            self.held_by[place] = Some(self.sent.len());
         }
-        self.sent.push((extrinsic, block, places));
+        self.sent.push((extrinsic, block));
     }
 
     /// The transaction of these calls.
@@ -174,14 +182,14 @@ impl Work {
 
     /// The jobs with their outcomes, `None` for one that has calls without.
     pub(super) fn finish(self) -> Vec<(Queued, Option<JobOutcome>)> {
-        let Self { jobs, outcomes, places, seen, sent, .. } = self;
+        let Self { jobs, outcomes, places, seen, sent, held_by, .. } = self;
         let outcome = |places: &[usize]| {
             let calls: Vec<_> = places.iter().map(|&place| outcomes[place].clone()).collect::<Option<_>>()?;
             // Blocks come in order: the last one shows what those before did.
-            let sent = sent.iter().rfind(|(_, _, held)| places.iter().any(|p| held.contains(p)));
+            let sent = places.iter().filter_map(|&place| held_by[place]).max().map(|last| sent[last]);
             let already = calls.contains(&CallOutcome::AlreadyDone);
-            let block = sent.map_or(seen, |(_, block, _)| if already { seen.max(*block) } else { *block });
-            Some(JobOutcome { calls, block, extrinsic: sent.map(|(extrinsic, ..)| *extrinsic) })
+            let block = sent.map_or(seen, |(_, block)| if already { seen.max(block) } else { block });
+            Some(JobOutcome { calls, block, extrinsic: sent.map(|(extrinsic, _)| extrinsic) })
         };
         let outcomes: Vec<_> = places.iter().map(|places| outcome(places)).collect();
         jobs.into_iter().zip(outcomes).collect()

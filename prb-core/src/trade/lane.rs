@@ -115,18 +115,20 @@ impl Lane {
 
     /// Moves jobs from the inbox into the line and opens their keys.
     async fn take_in(&mut self) {
-        for Arrival { lease, at } in self.inbox.take() {
+        let arrivals = self.inbox.take();
+        for Arrival { lease, at } in arrivals {
             // Its lease ran out here, and it was handed out again, to this trader.
-            if let Some(place) = self.pending.iter().position(|job| job.lease.id == lease.id) {
+            let stale = |job: &Queued| lease.attempt > 0 && job.lease.id == lease.id;
+            if let Some(place) = self.pending.iter().position(stale) {
                 let stale = self.pending.remove(place);
                 stale.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
             }
             match self.open(&lease.job.signer.key).await {
-                Ok(secret) => self.pending.push_back(Queued { lease, secret, at, alone: false }),
+                Ok(secret) => self.pending.push_back(Queued::new(lease, secret, at)),
                 Err(e) => {
                     let message = format!("the operator key cannot be opened: {e}");
                     let secret = Arc::new(SecretString::from(""));
-                    self.fail(&Queued { lease, secret, at, alone: false }, &message, None).await;
+                    self.fail(&Queued::new(lease, secret, at), &message, None).await;
                 }
             }
         }
@@ -176,6 +178,11 @@ impl Lane {
         }
     }
 
+    /// Puts jobs before all others.
+    fn put_back(&mut self, jobs: Vec<Queued>) {
+        jobs.into_iter().rev().for_each(|job| self.pending.push_front(job));
+    }
+
     /// Leaves jobs to the trader that has the account.
     async fn give_way(&mut self, jobs: Vec<Queued>) {
         self.hold = None;
@@ -213,7 +220,7 @@ impl Lane {
             }
             Err(e) => {
                 tracing::warn!(operator = %self.operator, error = %e, "a batch waits for the queue");
-                jobs.into_iter().rev().for_each(|job| self.pending.push_front(job));
+                self.put_back(jobs);
                 tokio::select! {
                     () = shared.stopping.cancelled() => {}
                     () = sleep(shared.config.retry_min) => {}
@@ -227,8 +234,8 @@ impl Lane {
     /// where the batch does not go on.
     async fn leave_out_what_is_done(&mut self, mut work: Work) -> ControlFlow<(), Work> {
         let shared = self.shared.clone();
-        let is_first = |job: &Queued| job.lease.attempt == 0 && !self.recent.has_any(&job.lease.job.calls);
-        if !self.doubt && work.jobs.iter().all(is_first) {
+        let may_be_done = |job: &Queued| job.ask || self.recent.has_any(&job.lease.job.calls);
+        if !self.doubt && !work.jobs.iter().any(may_be_done) {
             return ControlFlow::Continue(work);
         }
         let asked = tokio::select! {
@@ -246,7 +253,7 @@ impl Lane {
                 ControlFlow::Break(())
             }
             None => {
-                work.jobs.into_iter().rev().for_each(|job| self.pending.push_front(job));
+                self.put_back(work.jobs);
                 ControlFlow::Break(())
             }
         }
@@ -281,7 +288,7 @@ impl Lane {
         })
     }
 
-    /// Sends the calls that have no outcome, in as many transactions as it takes.
+    /// Sends the calls that have no outcome: in one transaction, or a large job's in as many as it takes.
     async fn submit(&mut self, mut work: Work) {
         loop {
             let (mut places, mut calls) = work.select(|outcome| outcome.is_none());
@@ -289,7 +296,7 @@ impl Lane {
                 return self.end(work).await;
             }
             if self.shared.stopping.is_cancelled() {
-                work.jobs.into_iter().rev().for_each(|job| self.pending.push_front(job));
+                self.put_back(work.jobs);
                 return;
             }
             places.truncate(self.room);
@@ -297,11 +304,13 @@ impl Lane {
             let count = calls.len();
             let Some(batch) = work.transaction(calls) else { return };
             self.shared.board.phase(self.operator, Phase::Sending);
-            self.recent.add(&batch.calls);
             let result = match self.hold.clone() {
                 Some(hold) => self.watched(&batch, hold).await,
                 None => None,
             };
+            if !matches!(result, Some(Err(SubmitError::TooLarge { .. }))) {
+                self.recent.add(&batch.calls);
+            }
             let Some(result) = result else {
                 // What was sent is for the next trader to find out, or for this one once it has the account.
                 self.doubt = true;
@@ -310,7 +319,13 @@ impl Lane {
             };
             match result.and_then(|outcome| matching(outcome, count)) {
                 Ok(outcome) => self.included(&mut work, outcome, places),
-                Err(SubmitError::TooLarge { fits, .. }) if count > 1 => self.room = fits.clamp(1, count - 1),
+                Err(SubmitError::TooLarge { fits, .. }) if count > 1 => {
+                    self.room = fits.clamp(1, count - 1);
+                    if work.jobs.len() > 1 {
+                        // Those that fit go at once, and end before the others.
+                        return self.put_back(work.unsent());
+                    }
+                }
                 Err(error) => return self.not_included(work, count, &error).await,
             }
         }

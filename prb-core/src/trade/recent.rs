@@ -11,7 +11,7 @@ use codec::Encode;
 use crate::chain::Call;
 
 /// Calls remembered: several full batches.
-const MAX_REMEMBERED: usize = 1_024;
+const MAX_REMEMBERED: usize = 32_768;
 
 /// What a call is for, whatever its other arguments. Two that are for the same must not be sent without asking
 /// the chain in between.
@@ -23,7 +23,9 @@ pub(super) fn subject(call: &Call) -> u64 {
             (signed.message.sender.encode(), signed.sequence).hash(&mut hasher);
         }
         Call::UpdateWorkerEndpoint { payload, .. } => payload.pubkey.0.hash(&mut hasher),
-        Call::RegisterWorker { worker, .. } => worker.0.hash(&mut hasher),
+        Call::RegisterWorker { worker, .. } | Call::RegisterWorkerV1 { worker, .. } => {
+            worker.0.hash(&mut hasher);
+        }
         Call::AddWorker { pool, worker }
         | Call::RemoveWorker { pool, worker }
         | Call::StartComputing { pool, worker, .. }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use rand::Rng;
 
 use super::{Config, Lane, Queued, Work, chain_of};
@@ -10,6 +11,9 @@ use crate::{
     primitives::PHALA_SS58_PREFIX,
     queue::{JobFailure, JobOutcome},
 };
+
+/// Jobs of a batch whose end is told at a time.
+const ENDS_AT_ONCE: usize = 64;
 
 impl Lane {
     /// Ends the jobs of a batch that was not carried out, or puts them off.
@@ -25,32 +29,30 @@ impl Lane {
             SubmitError::Refused { .. } | SubmitError::Unsupported { .. } | SubmitError::TooLarge { .. }
         );
         if by_one_job && !error.is_retryable() && work.jobs.len() > 1 {
-            // One job's call may be to blame: each is tried without the others, and what is known of their
-            // calls is asked for again.
-            self.doubt = true;
-            for job in work.jobs.into_iter().rev() {
-                self.pending.push_front(Queued { alone: true, ..job });
-            }
-            return;
+            // One job's call may be to blame: it is looked for by halves.
+            let most = work.jobs.len().div_ceil(2);
+            let jobs = work.unsent().into_iter().map(|job| Queued { most, ..job }).collect();
+            return self.put_back(jobs);
         }
         let attempt = work.jobs.iter().map(|job| job.lease.attempt).max().unwrap_or_default();
         // One delay for all: jobs that were in order stay so.
         let retry_after = error.is_retryable().then(|| retry_delay(attempt, &self.shared.config));
-        for (job, outcome) in work.finish() {
-            match outcome {
-                Some(outcome) => self.complete(&job, outcome).await,
-                None => self.fail(&job, &message, retry_after).await,
-            }
-        }
+        self.tell(work, &message, retry_after).await;
     }
 
     pub(super) async fn finish(&self, work: Work) {
-        for (job, outcome) in work.finish() {
+        self.tell(work, "the submitter gave no result for a call", None).await;
+    }
+
+    /// Tells the outcomes; a job without one has failed.
+    async fn tell(&self, work: Work, message: &str, retry_after: Option<Duration>) {
+        let ends = work.finish().into_iter().map(|(job, outcome)| async move {
             match outcome {
                 Some(outcome) => self.complete(&job, outcome).await,
-                None => self.fail(&job, "the submitter gave no result for a call", None).await,
+                None => self.fail(&job, message, retry_after).await,
             }
-        }
+        });
+        stream::iter(ends).buffer_unordered(ENDS_AT_ONCE).collect::<()>().await;
     }
 
     async fn complete(&self, job: &Queued, outcome: JobOutcome) {
