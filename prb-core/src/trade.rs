@@ -42,6 +42,7 @@ mod inbox;
 mod lane;
 mod leases;
 mod recent;
+mod reports;
 mod status;
 
 pub use status::{LaneStatus, Phase, Status};

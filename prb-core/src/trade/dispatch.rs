@@ -16,6 +16,7 @@ use super::{
     inbox::{Inbox, Refusal},
     lane::{Context, Lane},
     leases::Leases,
+    reports::Reports,
     status::Board,
 };
 use crate::{primitives::AccountId, queue::Lease};
@@ -40,6 +41,7 @@ pub(super) async fn run(
     mut stop: oneshot::Receiver<Instant>,
 ) -> Result<StopReport, Error> {
     let Parts { queue, submitter, vault } = parts;
+    let reports = Arc::new(Reports::new(queue.clone()));
     let leases = Arc::new(Leases::new(queue, &config));
     let holds = Arc::new(Holds::new(accounts, config.account_ttl));
     let stopping = CancellationToken::new();
@@ -52,6 +54,10 @@ pub(super) async fn run(
         let holds = holds.clone();
         async move { holds.keep().await }
     });
+    keeper.spawn({
+        let reports = reports.clone();
+        async move { reports.keep().await }
+    });
     let mut spare = holds.spare();
     let shared = Arc::new(Context {
         config,
@@ -59,6 +65,7 @@ pub(super) async fn run(
         vault,
         leases: leases.clone(),
         holds: holds.clone(),
+        reports,
         board,
         stopping,
     });

@@ -22,12 +22,13 @@ use super::{
     inbox::{Arrival, Inbox},
     leases::Leases,
     recent::Recent,
+    reports::Reports,
     status::Board,
 };
 use crate::{
     chain::{BatchOutcome, CallBatch, ChainSubmitter, Effect, SubmitError, SubmitProgress},
     primitives::AccountId,
-    queue::{CallOutcome, JobId},
+    queue::{CallOutcome, JobId, Progress},
     vault::{self, Vault},
 };
 
@@ -48,6 +49,7 @@ pub(super) struct Context {
     pub(super) vault: Arc<dyn Vault>,
     pub(super) leases: Arc<Leases>,
     pub(super) holds: Arc<Holds>,
+    pub(super) reports: Arc<Reports>,
     pub(super) board: Board,
     /// No batch is started after it.
     pub(super) stopping: CancellationToken,
@@ -116,6 +118,7 @@ impl Lane {
     /// Moves jobs from the inbox into the line and opens their keys.
     async fn take_in(&mut self) {
         let arrivals = self.inbox.take();
+        self.shared.reports.tell(Progress::Taken, arrivals.iter().map(|Arrival { lease, .. }| lease));
         for Arrival { lease, at } in arrivals {
             // Its lease ran out here, and it was handed out again, to this trader.
             let stale = |job: &Queued| lease.attempt > 0 && job.lease.id == lease.id;
@@ -200,6 +203,7 @@ impl Lane {
         let Some(jobs) = self.still_ours(jobs).await else { return };
         let work = Work::new(jobs);
         if let ControlFlow::Continue(work) = self.leave_out_what_is_done(work).await {
+            self.shared.reports.tell(Progress::Prepared, work.jobs.iter().map(|job| &job.lease));
             self.submit(work).await;
         }
         if self.hold.is_some() {
@@ -305,7 +309,7 @@ impl Lane {
             let Some(batch) = work.transaction(calls) else { return };
             self.shared.board.phase(self.operator, Phase::Sending);
             let result = match self.hold.clone() {
-                Some(hold) => self.watched(&batch, hold).await,
+                Some(hold) => self.watched(&batch, &work, hold).await,
                 None => None,
             };
             if !matches!(result, Some(Err(SubmitError::TooLarge { .. }))) {
@@ -365,7 +369,12 @@ impl Lane {
 
     /// Submits, and shows the transaction's way. `None` where the account was lost: nothing is sent after
     /// that.
-    async fn watched(&self, batch: &CallBatch, mut hold: Hold) -> Option<Result<BatchOutcome, SubmitError>> {
+    async fn watched(
+        &self,
+        batch: &CallBatch,
+        work: &Work,
+        mut hold: Hold,
+    ) -> Option<Result<BatchOutcome, SubmitError>> {
         let (progress, mut reports) = mpsc::channel(PROGRESS_SLOTS);
         let submitted = self.within_limit(self.shared.submitter.submit(batch, progress));
         tokio::pin!(submitted);
@@ -377,7 +386,11 @@ impl Lane {
                 result = &mut submitted => return Some(result),
                 Some(report) = reports.recv() => {
                     let phase = match report {
-                        SubmitProgress::Submitted { extrinsic } => Phase::Sent { extrinsic },
+                        SubmitProgress::Submitted { extrinsic } => {
+                            let leases = work.jobs.iter().map(|job| &job.lease);
+                            self.shared.reports.tell(Progress::Sent, leases);
+                            Phase::Sent { extrinsic }
+                        }
                         SubmitProgress::InBlock { block } => Phase::InBlock { block },
                     };
                     self.shared.board.phase(self.operator, phase);

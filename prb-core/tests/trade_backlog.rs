@@ -1,0 +1,225 @@
+//! Large backlogs, and what is told of jobs' progress, on a chain in memory, under paused time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use prb_core::{
+    chain::{
+        Call,
+        memory::{Config as ChainConfig, MemoryChain},
+    },
+    primitives::{AccountId, PoolId, WorkerKey},
+    queue::{
+        self, CallOutcome, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, Lease,
+        Progress, Stats, memory::MemoryQueue,
+    },
+    trade::{Config, Parts, Trader, accounts::MemoryAccounts},
+    vault::{Vault, memory::MemoryVault},
+    wire::{Message, MessageOrigin, SignedMessage},
+};
+use tokio::time::{sleep, timeout};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const ALICE: &str = "//Alice";
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn account(secret: &str) -> AccountId {
+    MemoryChain::account_of(secret)
+}
+
+fn message(w: u8, sequence: u64) -> Call {
+    let sender = MessageOrigin::Worker(WorkerKey([w; 32]));
+    let message = Message { sender, destination: vec![], payload: vec![] };
+    Call::SyncOffchainMessage(SignedMessage { message, sequence, signature: vec![0; 64] })
+}
+
+/// Batches of ten.
+fn of_ten() -> Config {
+    Config { max_calls: 10, ..Config::default() }
+}
+
+struct Rig {
+    queue: MemoryQueue,
+    chain: MemoryChain,
+    vault: Arc<MemoryVault>,
+    accounts: MemoryAccounts,
+    next: HashMap<u8, u64>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::on(MemoryChain::default())
+    }
+
+    fn on(chain: MemoryChain) -> Self {
+        let (queue, vault) = (MemoryQueue::default(), Arc::new(MemoryVault::new()));
+        Self { queue, chain, vault, accounts: MemoryAccounts::default(), next: HashMap::new() }
+    }
+
+    fn trader(&self, config: Config) -> Trader {
+        self.trader_on(config, Arc::new(self.queue.clone()))
+    }
+
+    fn trader_on(&self, config: Config, queue: Arc<dyn JobQueue>) -> Trader {
+        let parts = Parts { queue, submitter: Arc::new(self.chain.clone()), vault: self.vault.clone() };
+        Trader::start_among(config, parts, Arc::new(self.accounts.another())).unwrap()
+    }
+
+    /// The next messages of a worker, one a job.
+    async fn submit(&mut self, secret: &str, w: u8, count: u64, retries: u32) -> Vec<JobHandle> {
+        let key = self.vault.seal(&secret.into()).await.unwrap();
+        let next = self.next.entry(w).or_default();
+        let mut handles = Vec::new();
+        for sequence in *next..*next + count {
+            let signer = JobSigner { operator: account(secret), key: key.clone(), proxied: None };
+            let job = Job { pool: PoolId(1), signer, calls: vec![message(w, sequence)], retries };
+            handles.push(self.queue.submit(job).await.unwrap());
+        }
+        *next += count;
+        handles
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
+        let wait = async {
+            while !is(self) {
+                sleep(ms(10)).await;
+            }
+        };
+        timeout(HOUR, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    /// Makes blocks, one a second, until all have ended.
+    async fn outcomes(&self, handles: Vec<JobHandle>) -> Vec<Result<CallOutcome, JobFailure>> {
+        let all = async {
+            let mut outcomes = Vec::new();
+            for handle in handles {
+                let fate = timeout(HOUR, handle.outcome()).await.expect("a submitter waits for ever");
+                outcomes.push(fate.map(|mut outcome: JobOutcome| outcome.calls.remove(0)));
+            }
+            outcomes
+        };
+        tokio::select! { all = all => all, () = self.chain.run(ms(1_000)) => unreachable!() }
+    }
+
+    async fn all_done(&self, handles: Vec<JobHandle>) {
+        for outcome in self.outcomes(handles).await {
+            assert!(matches!(outcome, Ok(CallOutcome::Done | CallOutcome::AlreadyDone)), "{outcome:?}");
+        }
+        let mut done: Vec<_> = self.chain.events().into_iter().filter(|event| event.result.is_ok()).collect();
+        while let Some(event) = done.pop() {
+            assert!(done.iter().all(|other| other.call != event.call), "done twice: {:?}", event.call);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_comes_back_in_order() {
+    let chain = MemoryChain::new(ChainConfig { max_batch_calls: 7, ..ChainConfig::default() });
+    let mut rig = Rig::on(chain);
+    let trader = rig.trader(Config::default());
+    let jobs = rig.submit(ALICE, 1, 100, 0).await;
+    for outcome in rig.outcomes(jobs).await {
+        assert_eq!(outcome, Ok(CallOutcome::Done), "in the order of their sequence");
+    }
+    let status = trader.status().borrow().clone();
+    assert_eq!((status.batches, status.failed_batches, status.jobs_failed), (15, 0, 0));
+}
+
+type Told = Vec<(Progress, Vec<JobId>)>;
+
+/// A queue that notes what it is told of jobs' progress, and may never answer to it.
+#[derive(Clone, Debug)]
+struct Listening {
+    queue: MemoryQueue,
+    told: Arc<Mutex<Told>>,
+    deaf: bool,
+}
+
+#[async_trait]
+impl JobQueue for Listening {
+    async fn submit(&self, job: Job) -> Result<JobHandle, queue::Error> {
+        self.queue.submit(job).await
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, queue::Error> {
+        self.queue.lease(ttl).await
+    }
+
+    async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, queue::Error> {
+        self.queue.heartbeat(leases, ttl).await
+    }
+
+    async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), queue::Error> {
+        self.told.lock().unwrap().push((progress, leases.iter().map(|(id, _)| *id).collect()));
+        if self.deaf {
+            std::future::pending::<()>().await;
+        }
+        self.queue.progress(leases, progress).await
+    }
+
+    async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), queue::Error> {
+        self.queue.complete(id, token, outcome).await
+    }
+
+    async fn fail(
+        &self,
+        id: JobId,
+        token: u64,
+        failure: JobFailure,
+        retry_after: Option<Duration>,
+    ) -> Result<(), queue::Error> {
+        self.queue.fail(id, token, failure, retry_after).await
+    }
+
+    async fn stats(&self) -> Result<Stats, queue::Error> {
+        self.queue.stats().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_told_in_order_and_together() {
+    let mut rig = Rig::new();
+    let told: Arc<Mutex<Told>> = Arc::default();
+    let queue = Listening { queue: rig.queue.clone(), told: told.clone(), deaf: false };
+    let _trader = rig.trader_on(Config::default(), Arc::new(queue));
+    let jobs = rig.submit(ALICE, 1, 1_000, 0).await;
+    rig.until("sent", |_| told.lock().unwrap().iter().any(|(progress, _)| *progress == Progress::Sent)).await;
+    let told = told.lock().unwrap().clone();
+    assert!(told.len() <= 10, "{} calls for a thousand jobs of one batch", told.len());
+    let mut last: HashMap<JobId, Progress> = HashMap::new();
+    for (progress, ids) in told {
+        for id in ids {
+            let before = last.insert(id, progress);
+            let expected = match progress {
+                Progress::Taken => None,
+                Progress::Prepared => Some(Progress::Taken),
+                _ => Some(Progress::Prepared),
+            };
+            assert_eq!(before, expected, "{id} is {progress:?}");
+        }
+    }
+    assert_eq!(last.len(), 1_000);
+    assert!(last.values().all(|progress| *progress == Progress::Sent));
+    rig.all_done(jobs).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_for_progress_to_be_told() {
+    let mut rig = Rig::new();
+    let queue = Listening { queue: rig.queue.clone(), told: Arc::default(), deaf: true };
+    let trader = rig.trader_on(of_ten(), Arc::new(queue));
+    let jobs = rig.submit(ALICE, 1, 40, 0).await;
+    let start = tokio::time::Instant::now();
+    rig.all_done(jobs).await;
+    assert!(start.elapsed() < ms(4_500), "{:?}", start.elapsed());
+    assert_eq!(trader.stop(ms(1_000)).await.unwrap().handed_back, 0);
+}
