@@ -53,6 +53,7 @@ impl DataProvider {
     /// # Errors
     /// See [`Failure`].
     pub async fn start(args: &DataProviderArgs) -> Result<Self, Failure> {
+        args.warn_of_no_effect();
         let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;

@@ -233,3 +233,24 @@ fn a_token_of_the_pages_is_refused_without_being_quoted() {
     );
     assert!(text.contains("\"q.example\"") && !text.contains("0123456789abcdef"), "{text}");
 }
+
+/// What a data provider says before it finds that it cannot keep its identity.
+fn said_at_start(variables: &[(&str, &str)]) -> String {
+    let nowhere = [("PHALA_PEER_ID_PREFIX", "/dev/null/id"), ("PRB_OPS_LISTEN", "off")];
+    let output = prb(&["data-provider"], &[&CHAINS[..], &nowhere, variables].concat());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
+}
+
+#[test]
+fn what_has_no_effect_is_said_where_it_was_chosen() {
+    let name = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT";
+    let said = said_at_start(&[(name, "61")]);
+    assert!(said.contains(name) && said.contains("no effect"), "{said}");
+    for variables in [&[][..], &[(name, "60")]] {
+        let said = said_at_start(variables);
+        assert!(!said.contains("no effect"), "{said}");
+    }
+    let help = String::from_utf8(prb(&["data-provider", "--help"], &[]).stdout).unwrap();
+    assert!(help.contains("without effect"), "{help}");
+}

@@ -9,6 +9,9 @@ use super::{
     values::{NodeUrl, whole, ws_url},
 };
 
+/// The original's, where nobody chooses another.
+const BLOB_MAX_RANGE_COUNT: u32 = 60;
+
 /// `prb data-provider`.
 #[derive(Clone, Debug, Args)]
 pub struct DataProviderArgs {
@@ -32,9 +35,9 @@ pub struct DataProviderArgs {
     /// also be called PHALA_DATA_PROVIDER_LOCAL_SERVER.
     #[arg(long, env = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", default_value_t = 8012, value_parser = whole(0u16..=u16::MAX))]
     pub local_server_port: u16,
-    /// Taken for the original's sake, without effect: the ranges that an original lifecycle manager is given
-    /// end at the next justified header, or with the authority set.
-    #[arg(long, env = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT", default_value_t = 60, value_parser = whole(1u32..=100_000))]
+    /// Taken for the original's sake, without effect: ranges are not stored here but cut when asked for, and
+    /// end at the next justified header, or with the authority set. Another value than the default is warned of.
+    #[arg(long, env = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT", default_value_t = BLOB_MAX_RANGE_COUNT, value_parser = whole(1u32..=100_000))]
     pub blob_max_range_count: u32,
     /// Parachain blocks at most in one of its range blobs.
     #[arg(long, env = "PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT", default_value_t = 15, value_parser = whole(1u32..=10_000))]
@@ -48,4 +51,18 @@ pub struct DataProviderArgs {
     /// The ops port.
     #[command(flatten)]
     pub ops: OpsArgs,
+}
+
+impl DataProviderArgs {
+    /// Says in the log what was chosen and has no effect.
+    pub(crate) fn warn_of_no_effect(&self) {
+        if self.blob_max_range_count != BLOB_MAX_RANGE_COUNT {
+            tracing::warn!(
+                variable = "PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT",
+                value = self.blob_max_range_count,
+                "this variable has no effect: ranges of headers end at a justified header or with the authority \
+                 set, however many there are; remove it"
+            );
+        }
+    }
 }
