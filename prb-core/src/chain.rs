@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
-    wire::{AttestationProvider, SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfo},
+    wire::{AttestationProvider, MessageOrigin, SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfo},
 };
 
 pub mod memory;
@@ -277,6 +277,26 @@ impl Call {
             Self::RestartComputing { .. } => "PhalaStakePoolv2::restart_computing",
             Self::StopComputing { .. } => "PhalaStakePoolv2::stop_computing",
             Self::ReclaimWorker { .. } => "PhalaStakePoolv2::reclaim_pool_worker",
+        }
+    }
+
+    /// The worker that it is about; of a message, the worker that sent it. `None` where another than a worker
+    /// sent it.
+    pub const fn worker(&self) -> Option<WorkerKey> {
+        match self {
+            Self::SyncOffchainMessage(message) => match message.message.sender {
+                MessageOrigin::Worker(worker) => Some(worker),
+                _ => None,
+            },
+            Self::UpdateWorkerEndpoint { payload, .. } => Some(payload.pubkey),
+            Self::RegisterWorker { worker, .. }
+            | Self::RegisterWorkerV1 { worker, .. }
+            | Self::AddWorker { worker, .. }
+            | Self::RemoveWorker { worker, .. }
+            | Self::StartComputing { worker, .. }
+            | Self::RestartComputing { worker, .. }
+            | Self::StopComputing { worker, .. }
+            | Self::ReclaimWorker { worker, .. } => Some(*worker),
         }
     }
 

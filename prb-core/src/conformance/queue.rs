@@ -314,6 +314,7 @@ async fn keeps_its_bound(queue: &impl JobQueue) {
 pub async fn admin<Q: JobQueue + QueueAdmin, F: Future<Output = Q>>(make: impl Fn(usize) -> F) {
     lists_jobs(&make(256).await).await;
     shows_a_job(&make(256).await).await;
+    shows_a_mixed_job(&make(256).await).await;
     retries_a_failed_job(&make(2).await).await;
     removes_jobs(&make(256).await).await;
 }
@@ -390,6 +391,28 @@ async fn shows_a_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     assert!(active.progress.is_some(), "how far an active job is");
     assert_eq!(shown(queue, 5).await.record.hand_outs, 0);
     assert_eq!(ok(queue.job(JobId(7)).await, "showing"), None, "an unknown job is shown");
+}
+
+async fn shows_a_mixed_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
+    let (pool, key) = (PoolId(7), |n: u8| WorkerKey([n; 32]));
+    let calls = vec![
+        Call::AddWorker { pool, worker: key(0xa1) },
+        Call::AddWorker { pool, worker: key(0xa2) },
+        Call::StartComputing { pool, worker: key(0xa1), stake: u128::MAX },
+    ];
+    submit(queue, Job { pool, calls, ..job(7, 3) }).await;
+    let JobDetail { record, calls, data } = shown(queue, 1).await;
+    assert_eq!(record.workers, [key(0xa1), key(0xa2)], "each worker once");
+    let page = ok(queue.list(Filter::default(), 0, 1).await, "listing");
+    assert_eq!(page.jobs, [record.clone()], "the list knows no less");
+    let action = record.action.to_lowercase();
+    assert!(action.contains("add_worker ×2, ") && action.contains("start_computing"), "{action}");
+    assert_eq!(calls.len(), 3);
+    let data = data.to_string();
+    for text in [key(0xa2).to_string(), u128::MAX.to_string(), "(sealed)".into()] {
+        assert!(data.contains(&text), "{text} is missing in {data}");
+    }
+    assert!(!data.contains("0405"), "the sealed key is shown");
 }
 
 /// With room for two.

@@ -8,7 +8,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, JobId, JobOutcome, JobState};
-use crate::{chain::Call, primitives::PoolId};
+use crate::{
+    chain::Call,
+    primitives::{PoolId, WorkerKey},
+};
 
 /// Most steps of a job's history that are kept: the newest.
 pub const MAX_STEPS: usize = 16;
@@ -52,8 +55,10 @@ pub struct JobRecord {
     pub state: JobState,
     /// The pool that it is for; `None` where another program's job does not say.
     pub pool: Option<PoolId>,
-    /// What it does: the action's name in the queue's layout.
+    /// What it does: the action's name in the queue's layout; of a job of several kinds, all of them.
     pub action: String,
+    /// The workers that its calls are about, each once; at most one a call.
+    pub workers: Vec<WorkerKey>,
     /// When it was submitted, in ms since the Unix epoch.
     pub created_ms: u64,
     /// When it ended, in ms since the Unix epoch.
@@ -79,7 +84,7 @@ pub struct JobDetail {
     pub record: JobRecord,
     /// Its calls in words, one each; empty where they cannot be read.
     pub calls: Vec<String>,
-    /// Its data as the queue keeps it, without the sealed key; `Null` where it keeps no JSON.
+    /// Its data as the queue keeps it, in JSON and without the sealed key; `Null` where it cannot be read.
     pub data: serde_json::Value,
 }
 
@@ -136,6 +141,33 @@ pub fn describe(call: &Call) -> String {
         | Call::StopComputing { pool, worker }
         | Call::ReclaimWorker { pool, worker } => format!("{name}: pool {pool}, worker {worker}"),
     }
+}
+
+/// The kinds among names, each once and with how often it comes: `a ×2, b`.
+pub fn kinds<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut kinds: Vec<(&str, usize)> = Vec::new();
+    for name in names {
+        match kinds.iter_mut().find(|(kind, _)| *kind == name) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((name, 1)),
+        }
+    }
+    let words = kinds.into_iter().map(|(kind, count)| match count {
+        1 => kind.to_owned(),
+        more => format!("{kind} ×{more}"),
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// The workers that calls are about, each once.
+pub fn workers(calls: &[Call]) -> Vec<WorkerKey> {
+    let mut workers = Vec::new();
+    for worker in calls.iter().filter_map(Call::worker) {
+        if !workers.contains(&worker) {
+            workers.push(worker);
+        }
+    }
+    workers
 }
 
 /// Adds a step to a history and forgets its oldest where there are too many.

@@ -8,7 +8,7 @@ use codec::{Decode, Encode};
 use prb_core::{
     chain::Call,
     primitives::{AccountId, Balance, PoolId, WorkerKey},
-    queue::{Job, JobSigner},
+    queue::{Job, JobSigner, admin::kinds},
     vault::Sealed,
     wire::{
         Attestation, SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfo, WorkerRegistrationInfoV2,
@@ -186,6 +186,7 @@ fn of_call(call: &Call, pool: PoolId) -> (&'static str, Payload) {
 /// A job's `data`, read.
 #[derive(Debug)]
 pub(super) struct Decoded {
+    /// For people: of a mixed job, the actions of its calls.
     pub(super) action: String,
     pub(super) pool: PoolId,
     /// `None` where the submitter did not say.
@@ -201,6 +202,10 @@ pub(super) fn decode(data: &RawValue) -> Result<Decoded, BadData> {
         .map_err(|e| bad(format!("the job's data is not what a trader knows: {e}")))?;
     let pool = payload.pool()?;
     let calls = payload.calls(&action)?;
+    let action = match &payload.calls {
+        Some(items) if action == CALLS => kinds(items.iter().map(|item| item.action.as_str())),
+        _ => action,
+    };
     let (signer, mark) = match prb {
         Some(Ours { operator, key, proxied, mark }) => {
             (Some(JobSigner { operator, key, proxied }), Some(mark))
@@ -411,6 +416,15 @@ mod tests {
             assert_eq!((pool, signer, mark), (POOL, Some(job.signer), Some("mark".into())));
             assert_eq!(calls, job.calls);
         }
+    }
+
+    #[test]
+    fn a_mixed_jobs_action_names_every_kind() {
+        let (pool, worker, stake) = (POOL, WORKER, 1);
+        let add = Call::AddWorker { pool, worker };
+        let calls = vec![add.clone(), Call::StartComputing { pool, worker, stake }, add];
+        assert_eq!(data(&job(calls.clone()))["action"], "CALLS", "what traders read");
+        assert_eq!(through(&job(calls)).action, "ADD_WORKER ×2, START_COMPUTING");
     }
 
     #[test]

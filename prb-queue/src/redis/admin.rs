@@ -5,7 +5,7 @@ use prb_core::{
     primitives::PoolId,
     queue::{
         Error, JobId, JobState,
-        admin::{Filter, JobDetail, JobRecord, Page, QueueAdmin, Step, describe, push_step},
+        admin::{Filter, JobDetail, JobRecord, Page, QueueAdmin, Step, describe, push_step, workers},
     },
 };
 use redis::RedisResult;
@@ -104,7 +104,7 @@ impl RedisQueue {
             let mut shown = self.shown(*id, *state, &record);
             (shown.pool, shown.ended_ms) = (pool.or(shown.pool), ended_ms);
             shown.hand_outs += tries.unwrap_or_default();
-            if !action.is_empty() {
+            if shown.action.is_empty() {
                 shown.action = action.to_owned();
             }
             records.push((shown, record));
@@ -129,6 +129,7 @@ impl RedisQueue {
             id,
             state,
             pool: decoded.as_ref().map(|decoded| decoded.pool),
+            workers: decoded.as_ref().map(|decoded| workers(&decoded.calls)).unwrap_or_default(),
             action: decoded.map(|decoded| decoded.action).unwrap_or_default(),
             created_ms: tail.created_ms(),
             ended_ms: None,

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 const INSTALL: &str = "install it: scripts/install-browser (apt-get install -y chromium nodejs npm, and \
                        npm ci --prefix bins/prb/tests/js)";
 
+const LOOKS: &str = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/live')).length";
+
 struct Browser {
     child: Child,
     input: ChildStdin,
@@ -89,8 +91,7 @@ impl Browser {
 
     /// How many times the page asked for its parts.
     async fn looks(&mut self) -> u64 {
-        let looks = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/live')).length";
-        self.evaluate(looks).await.as_u64().unwrap()
+        self.evaluate(LOOKS).await.as_u64().unwrap()
     }
 
     /// A picture for people, where PRB_TEST_PICTURES names a folder.
@@ -213,6 +214,21 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     browser.call("emulateMedia", json!([{ "colorScheme": "light" }])).await;
     browser.open(&page.url("/jobs/1")).await;
     browser.picture("job").await;
+
+    // Its data is there for who wants to see it, and stays open while the rest changes by itself.
+    let seen = "document.querySelector('details pre').checkVisibility()";
+    assert_eq!(browser.evaluate(seen).await, false);
+    browser.click("details summary").await;
+    browser.until(seen).await;
+    let data = browser.evaluate("document.querySelector('details pre').innerText").await;
+    let data: Value = serde_json::from_str(data.as_str().unwrap()).unwrap();
+    assert_eq!(data["calls"][1]["call"], "PhalaStakePoolv2::start_computing");
+    assert_eq!(data["calls"][1]["arguments"]["worker"], worker(1).to_string());
+    assert_eq!(data["signer"]["key"], "(sealed)");
+    let looks = browser.looks().await;
+    browser.until(&format!("{LOOKS} > {looks}")).await;
+    assert_eq!(browser.evaluate(seen).await, true);
+    browser.picture("job-data").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
 }
 

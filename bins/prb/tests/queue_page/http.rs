@@ -83,11 +83,37 @@ async fn a_text_is_found_in_errors_and_results() {
 }
 
 #[tokio::test]
+async fn jobs_are_found_by_their_worker() {
+    let queue = memory();
+    submit(&queue, 300).await;
+    let again = queue.submit(job(42)).await.unwrap();
+    carry_out(&queue, "PhalaStakePool::WorkerInUse").await;
+    let page = Page::of(&queue).await;
+    let key = worker(42).to_string();
+    let digits = key.trim_start_matches("0x");
+    // As it stands in a log, copied without its prefix, in capitals, its beginning.
+    for text in [&key, digits, &digits.to_uppercase(), &key[..20]] {
+        let found = page.get(&format!("/?text={text}")).await;
+        found.has(&["<b>1–2</b> of <b>2</b>", "href=\"/jobs/42\"", &format!("href=\"/jobs/{}\"", again.id)]);
+    }
+    page.get(&format!("/?text={key}&pool=3")).await.has(&["No job fits."]);
+    // Ended ones too.
+    let ended = page.get(&format!("/?text={}&state=succeeded", worker(1))).await;
+    ended.has(&["<b>1–1</b> of <b>1</b>", "href=\"/jobs/1\""]);
+    // Every key has these digits; so few of them may be a word.
+    page.get("/?text=fefefe").await.has(&["of <b>301</b>"]);
+    page.get("/?text=fefe").await.has(&["No job fits."]);
+}
+
+#[tokio::test]
 async fn one_job_is_shown_whole_but_for_its_key() {
     let queue = memory();
     submit(&queue, 3).await;
     let page = Page::of(&queue).await;
     page.get("/jobs/1").await.has(&["Nothing yet.", "start_computing: pool 1", "stake 12345"]);
+    // Its calls' kinds, and its data.
+    page.get("/").await.has(&["add_worker, PhalaStakePoolv2::<wbr>start_computing"]);
+    page.get("/jobs/1").await.has(&["<details>", "&quot;stake&quot;: &quot;12345&quot;", "(sealed)"]);
     let id = carry_out(&queue, "PhalaComputation::WorkerNotBound").await;
     let answer = page.get(&format!("/jobs/{id}")).await;
     assert_eq!(answer.status, 200);
@@ -105,7 +131,7 @@ async fn one_job_is_shown_whole_but_for_its_key() {
     let failed = give_up(&queue, "no nonce").await;
     page.get(&format!("/jobs/{failed}")).await.has(&["That it failed: no nonce", "/jobs/2/retry"]);
     let parts = page.get("/live/jobs/2").await;
-    parts.has(&["no nonce", "data-part"]).lacks(&["<html", "start_computing"]);
+    parts.has(&["no nonce", "data-part"]).lacks(&["<html", "stake 12345"]);
     assert_eq!(page.get("/jobs/77").await.status, 404);
     assert_eq!(page.get("/jobs/x").await.status, 404);
     assert_eq!(page.get("/nothing").await.status, 404);

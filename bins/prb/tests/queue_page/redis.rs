@@ -99,6 +99,8 @@ async fn ten_thousand_jobs_in_redis() {
         ("/live?size=200", "10,000"),
         ("/live?pool=7", "500"),
         ("/live?text=workerinuse&state=succeeded", "20"),
+        (&format!("/live?text={}&pool=7", worker(7)), "1"),
+        (&format!("/live?text={}&state=succeeded", worker(3)), "1"),
     ] {
         let start = Instant::now();
         let answer = page.get(path).await;

@@ -131,12 +131,18 @@ pub fn memory() -> MemoryQueue {
     MemoryQueue::new(Config { max_jobs: 20_000, ..Config::default() })
 }
 
+/// Worker `n`.
+pub fn worker(n: u64) -> WorkerKey {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&n.to_be_bytes());
+    key[8..16].fill(0xfe);
+    WorkerKey(key)
+}
+
 /// A job of pool `n` % 20 whose calls are about worker `n`.
 pub fn job(n: u64) -> Job {
     let pool = PoolId(n % 20);
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&n.to_be_bytes());
-    let worker = WorkerKey(key);
+    let worker = worker(n);
     let signer = JobSigner { operator: AccountId([2; 32]), key: Sealed(SEALED.to_vec()), proxied: None };
     let calls = vec![Call::AddWorker { pool, worker }, Call::StartComputing { pool, worker, stake: 12_345 }];
     Job { pool, signer, calls, retries: 0 }

@@ -1,21 +1,63 @@
 //! The operator's view of a [`MemoryQueue`].
 
 use async_trait::async_trait;
+use codec::Encode;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Ended, Entry, MemoryQueue, Phase, State};
-use crate::queue::{
-    Error, Job, JobFailure, JobId, JobState, Progress,
-    admin::{Filter, JobDetail, JobRecord, Page, QueueAdmin, describe},
+use crate::{
+    chain::Call,
+    primitives::Balance,
+    queue::{
+        Error, Job, JobFailure, JobId, JobSigner, JobState, Progress,
+        admin::{Filter, JobDetail, JobRecord, Page, QueueAdmin, describe, kinds, workers},
+    },
 };
 
-/// What a job does: its first call, and how many there are.
+/// What a job does: its calls' kinds.
 fn action(job: &Job) -> String {
-    let first = job.calls.first().map(|call| call.name()).unwrap_or_default();
-    match job.calls.len() {
-        0 | 1 => first.to_owned(),
-        more => format!("{first} ×{more}"),
-    }
+    kinds(job.calls.iter().map(Call::name))
+}
+
+/// A job in JSON, without its sealed key.
+fn data(job: &Job) -> Value {
+    let JobSigner { operator, proxied, .. } = &job.signer;
+    json!({
+        "pool": job.pool,
+        "signer": { "operator": operator, "proxied": proxied, "key": "(sealed)" },
+        "retries": job.retries,
+        "calls": job.calls.iter().map(call).collect::<Vec<_>>(),
+    })
+}
+
+/// A call in JSON: its name and its arguments, bytes in hexadecimal.
+fn call(call: &Call) -> Value {
+    let hex = |bytes: &[u8]| format!("0x{}", hex::encode(bytes));
+    // As text: JSON's readers lose digits of large numbers.
+    let staked = |stake: &Balance| stake.to_string();
+    let arguments = match call {
+        Call::SyncOffchainMessage(message) => json!({ "message": hex(&message.encode()) }),
+        Call::RegisterWorker { worker, runtime_info, attestation, replaces } => json!({
+            "worker": worker,
+            "runtime_info": hex(runtime_info),
+            "attestation": hex(attestation),
+            "replaces": replaces,
+        }),
+        Call::UpdateWorkerEndpoint { payload, signature } => json!({
+            "worker": payload.pubkey,
+            "payload": hex(&payload.encode()),
+            "signature": hex(signature),
+        }),
+        Call::StartComputing { pool, worker, stake } | Call::RestartComputing { pool, worker, stake } => {
+            json!({ "pool": pool, "worker": worker, "stake": staked(stake) })
+        }
+        Call::AddWorker { pool, worker }
+        | Call::RemoveWorker { pool, worker }
+        | Call::StopComputing { pool, worker }
+        | Call::ReclaimWorker { pool, worker } => json!({ "pool": pool, "worker": worker }),
+    };
+    json!({ "call": call.name(), "arguments": arguments })
 }
 
 const fn word(progress: Progress) -> &'static str {
@@ -27,16 +69,21 @@ const fn word(progress: Progress) -> &'static str {
 }
 
 impl Entry {
+    const fn state(&self) -> JobState {
+        match self.phase {
+            Phase::Waiting => JobState::Waiting,
+            Phase::Delayed { .. } => JobState::Delayed,
+            Phase::Active { .. } => JobState::Active,
+        }
+    }
+
     fn record(&self, id: JobId) -> JobRecord {
         JobRecord {
             id,
-            state: match self.phase {
-                Phase::Waiting => JobState::Waiting,
-                Phase::Delayed { .. } => JobState::Delayed,
-                Phase::Active { .. } => JobState::Active,
-            },
+            state: self.state(),
             pool: Some(self.job.pool),
             action: action(&self.job),
+            workers: workers(&self.job.calls),
             created_ms: self.story.created_ms,
             ended_ms: None,
             hand_outs: self.hand_outs,
@@ -60,6 +107,7 @@ impl Ended {
             state: self.state(),
             pool: Some(self.job.pool),
             action: action(&self.job),
+            workers: workers(&self.job.calls),
             created_ms: self.story.created_ms,
             ended_ms: self.story.history.last().map(|step| step.at_ms),
             hand_outs: self.hand_outs,
@@ -68,6 +116,22 @@ impl Ended {
             error: self.story.error.clone(),
             outcome: self.outcome.clone(),
             history: self.story.history.clone(),
+        }
+    }
+}
+
+/// A job that is open or has ended.
+#[derive(Clone, Copy)]
+enum One<'a> {
+    Open(&'a Entry),
+    Ended(&'a Ended),
+}
+
+impl One<'_> {
+    fn record(self, id: JobId) -> JobRecord {
+        match self {
+            Self::Open(entry) => entry.record(id),
+            Self::Ended(ended) => ended.record(),
         }
     }
 }
@@ -85,17 +149,21 @@ impl QueueAdmin for MemoryQueue {
         let mut state = self.state();
         let earliest = state.next_timer();
         state.promote(Instant::now());
-        let open = state.jobs.iter().map(|(id, entry)| (*id, entry.record(*id)));
-        let ended = state.ended.iter().map(|ended| (ended.id, ended.record()));
+        let open =
+            state.jobs.iter().map(|(id, entry)| (*id, entry.state(), entry.job.pool, One::Open(entry)));
+        let ended = state.ended.iter().map(|e| (e.id, e.state(), e.job.pool, One::Ended(e)));
         let mut jobs: Vec<_> = open
             .chain(ended)
-            .filter(|(_, record)| filter.state.is_none_or(|state| state == record.state))
-            .filter(|(_, record)| filter.pool.is_none() || filter.pool == record.pool)
+            .filter(|(_, state, pool, _)| {
+                filter.state.is_none_or(|wanted| wanted == *state)
+                    && filter.pool.is_none_or(|wanted| wanted == *pool)
+            })
+            .map(|(id, .., one)| (id, one))
             .collect();
-        self.wake(earliest, state);
         jobs.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
         let total = jobs.len();
-        let jobs = jobs.into_iter().skip(offset).take(limit).map(|(_, record)| record).collect();
+        let jobs = jobs.into_iter().skip(offset).take(limit).map(|(id, one)| one.record(id)).collect();
+        self.wake(earliest, state);
         Ok(Page { total, jobs })
     }
 
@@ -103,7 +171,7 @@ impl QueueAdmin for MemoryQueue {
         let state = self.state();
         Ok(state.find(id).map(|(record, job)| {
             let calls = job.calls.iter().map(describe).collect();
-            JobDetail { record, calls, data: serde_json::Value::Null }
+            JobDetail { record, calls, data: data(job) }
         }))
     }
 

@@ -150,12 +150,21 @@ fn lets_through(filter: Filter, record: &JobRecord) -> bool {
         && filter.pool.is_none_or(|pool| Some(pool) == record.pool)
 }
 
-/// Whether an action, an error or a transaction has the text, which is in lower case.
+/// Whether an action, a worker's key, an error or a transaction has the text, which is in lower case.
 fn mentions(record: &JobRecord, text: &str) -> bool {
     let has = |field: &str| field.to_lowercase().contains(text);
     let outcome = record.outcome.as_ref();
     has(&record.action)
         || record.error.as_deref().is_some_and(has)
+        || is_of_key(text) && record.workers.iter().any(|worker| has(&worker.to_string()))
         || outcome.is_some_and(|outcome| outcome.calls.iter().filter_map(|call| call.error()).any(has))
         || outcome.and_then(|outcome| outcome.extrinsic).is_some_and(|hash| has(&hash.to_string()))
+}
+
+/// Whether a key is meant: its beginning, or so much of it that no word is taken for it.
+fn is_of_key(text: &str) -> bool {
+    const MIN_DIGITS: usize = 6;
+    let digits = text.strip_prefix("0x");
+    (digits.is_some() || text.len() >= MIN_DIGITS)
+        && digits.unwrap_or(text).bytes().all(|byte| byte.is_ascii_hexdigit())
 }

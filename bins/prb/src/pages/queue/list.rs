@@ -54,7 +54,7 @@ pub(super) fn filter(asked: &Asked) -> Markup {
             }
             label { "Pool" input.short name="pool" inputmode="numeric" maxlength="20" placeholder="all" value=(asked.pool); }
             label.wide {
-                "Number, action, error or transaction"
+                "Number, action, worker, error or transaction"
                 input name="text" type="search" maxlength="200" value=(asked.text);
             }
             label {
