@@ -13,7 +13,9 @@ use tokio::sync::watch;
 
 use crate::{
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
-    wire::{AttestationProvider, MessageOrigin, SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfo},
+    wire::{
+        AttestationProvider, MessageOrigin, SignedMessage, WorkerEndpointPayload, WorkerRegistrationInfo,
+    },
 };
 
 pub mod memory;

@@ -134,6 +134,24 @@ async fn what_is_too_large_comes_back_in_order() {
     assert_eq!((status.batches, status.failed_batches, status.jobs_failed), (15, 0, 0));
 }
 
+/// What there is money for goes; the rest is told so.
+#[tokio::test(start_paused = true)]
+async fn an_account_that_cannot_pay_for_all_pays_for_some() {
+    let chain = MemoryChain::new(ChainConfig { fee: 10, ..ChainConfig::default() });
+    chain.fund(account(ALICE), 10 * 45);
+    let mut rig = Rig::on(chain);
+    let trader = rig.trader(Config::default());
+    let jobs = rig.submit(ALICE, 1, 100, 0).await;
+    for (n, outcome) in rig.outcomes(jobs).await.into_iter().enumerate() {
+        match outcome {
+            Ok(outcome) => assert!(n < 45 && outcome == CallOutcome::Done, "{n}: {outcome:?}"),
+            Err(e) => assert!(n >= 45 && e.message.contains("cannot pay"), "{n}: {e:?}"),
+        }
+    }
+    let status = trader.status().borrow().clone();
+    assert_eq!((status.jobs_failed, status.failed_batches), (55, 1));
+}
+
 type Told = Vec<(Progress, Vec<JobId>)>;
 
 /// A queue that notes what it is told of jobs' progress, and may never answer to it.

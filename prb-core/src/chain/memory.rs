@@ -45,7 +45,7 @@ pub struct Config {
     pub cool_down_secs: u64,
     /// Seconds of chain time a block.
     pub block_secs: u64,
-    /// What a transaction costs.
+    /// What a call costs.
     pub fee: Balance,
     /// Most calls that a block takes in one transaction.
     pub max_batch_calls: usize,
@@ -385,12 +385,11 @@ impl State {
             let reason = "it is another account's".into();
             return Err(SubmitError::BadKey { account: account.to_string(), reason });
         }
+        let needed = config.fee * batch.calls.len() as Balance;
         match self.model.funds.get(&account) {
-            Some(&available) if available < config.fee => Err(SubmitError::InsufficientFees {
-                account: account.to_string(),
-                available,
-                needed: config.fee,
-            }),
+            Some(&available) if available < needed => {
+                Err(SubmitError::InsufficientFees { account: account.to_string(), available, needed })
+            }
             _ => Ok(()),
         }
     }

@@ -66,6 +66,8 @@ pub(super) struct Lane {
     hold: Option<Hold>,
     /// Most calls of one transaction, as the last ones have shown.
     room: usize,
+    /// Most calls of the next transaction, where the account could not pay for more.
+    payable: usize,
     /// Something may have been sent whose fate this lane does not know: its predecessor's at the start.
     doubt: bool,
     recent: Recent,
@@ -74,7 +76,8 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(shared: Arc<Context>, operator: AccountId, inbox: Arc<Inbox>) -> Self {
         let (pending, keys, recent) = Default::default();
-        Self { shared, operator, inbox, pending, keys, hold: None, room: usize::MAX, doubt: true, recent }
+        let (room, payable) = (usize::MAX, usize::MAX);
+        Self { shared, operator, inbox, pending, keys, hold: None, room, payable, doubt: true, recent }
     }
 
     /// Works until it has been idle for long enough, or is told to stop: then the jobs that it has not sent
@@ -112,7 +115,12 @@ impl Lane {
     /// What goes in a batch.
     fn limits(&self) -> Config {
         let config = &self.shared.config;
-        Config { max_calls: config.max_calls.min(self.room), ..config.clone() }
+        Config { max_calls: config.max_calls.min(self.most()), ..config.clone() }
+    }
+
+    /// Most calls of the next transaction.
+    fn most(&self) -> usize {
+        self.room.min(self.payable)
     }
 
     /// Moves jobs from the inbox into the line and opens their keys.
@@ -303,8 +311,8 @@ impl Lane {
                 self.put_back(work.jobs);
                 return;
             }
-            places.truncate(self.room);
-            calls.truncate(self.room);
+            places.truncate(self.most());
+            calls.truncate(self.most());
             let count = calls.len();
             let Some(batch) = work.transaction(calls) else { return };
             self.shared.board.phase(self.operator, Phase::Sending);
@@ -321,16 +329,28 @@ impl Lane {
                 self.shared.board.phase(self.operator, Phase::Elsewhere);
                 return self.give_way(work.jobs).await;
             };
-            match result.and_then(|outcome| matching(outcome, count)) {
-                Ok(outcome) => self.included(&mut work, outcome, places),
-                Err(SubmitError::TooLarge { fits, .. }) if count > 1 => {
-                    self.room = fits.clamp(1, count - 1);
-                    if work.jobs.len() > 1 {
-                        // Those that fit go at once, and end before the others.
-                        return self.put_back(work.unsent());
-                    }
+            let error = match result.and_then(|outcome| matching(outcome, count)) {
+                Ok(outcome) => {
+                    self.included(&mut work, outcome, places);
+                    continue;
                 }
-                Err(error) => return self.not_included(work, count, &error).await,
+                Err(error) => error,
+            };
+            match error {
+                SubmitError::InsufficientFees { .. } if count == 1 && work.jobs.len() == 1 => {
+                    return self.cannot_pay(work, &error).await;
+                }
+                _ if count == 1 => return self.not_included(work, count, &error).await,
+                SubmitError::TooLarge { fits, .. } => self.room = fits.clamp(1, count - 1),
+                SubmitError::InsufficientFees { .. } => {
+                    tracing::warn!(operator = %self.operator, calls = count, %error, "a batch is sent in part");
+                    self.payable = count / 2;
+                }
+                _ => return self.not_included(work, count, &error).await,
+            }
+            if work.jobs.len() > 1 {
+                // Those that fit go at once, and end before the others.
+                return self.put_back(work.unsent());
             }
         }
     }
@@ -338,6 +358,7 @@ impl Lane {
     fn included(&mut self, work: &mut Work, outcome: BatchOutcome, places: Vec<usize>) {
         self.shared.board.batch(places.len(), "included");
         self.shared.board.lane(self.operator, |lane| lane.last_error = None);
+        self.payable = usize::MAX;
         if places.len() >= self.room {
             // Other calls may take less.
             self.room = self.room.saturating_mul(2);
@@ -357,7 +378,18 @@ impl Lane {
         self.finish(work).await;
     }
 
+    /// Not even one call can be paid for: so it is with all that would have gone.
+    async fn cannot_pay(&mut self, work: Work, error: &SubmitError) {
+        self.payable = usize::MAX;
+        self.put_back(work.unsent());
+        let limits = self.limits();
+        let jobs = batch::take(&mut self.pending, &limits);
+        let calls = jobs.iter().map(|job| job.lease.job.calls.len()).sum();
+        self.not_included(Work::new(jobs), calls, error).await;
+    }
+
     async fn not_included(&mut self, mut work: Work, calls: usize, error: &SubmitError) {
+        self.payable = usize::MAX;
         let doubtful = matches!(error, SubmitError::Lost { .. } | SubmitError::Unknown { .. });
         self.shared.board.batch(calls, if doubtful { "doubtful" } else { "refused" });
         if doubtful {

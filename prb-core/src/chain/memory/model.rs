@@ -87,7 +87,7 @@ impl Model {
     pub(super) fn execute(&mut self, batch: &CallBatch) -> Result<Vec<Dispatch>, DispatchError> {
         let signer = &batch.signer;
         if let Some(funds) = self.funds.get_mut(&signer.operator) {
-            *funds = funds.saturating_sub(self.config.fee);
+            *funds = funds.saturating_sub(self.config.fee * batch.calls.len() as Balance);
         }
         if let Some(real) = signer.proxied {
             ensure(self.proxies.contains(&(real, signer.operator)), "Proxy::NotProxy")?;

@@ -38,7 +38,8 @@ fn call(call: &Call) -> Value {
     let staked = |stake: &Balance| stake.to_string();
     let arguments = match call {
         Call::SyncOffchainMessage(message) => json!({ "message": hex(&message.encode()) }),
-        Call::RegisterWorker { worker, runtime_info, attestation, replaces } => json!({
+        Call::RegisterWorker { worker, runtime_info, attestation, replaces }
+        | Call::RegisterWorkerV1 { worker, runtime_info, attestation, replaces } => json!({
             "worker": worker,
             "runtime_info": hex(runtime_info),
             "attestation": hex(attestation),
