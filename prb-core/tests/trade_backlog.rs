@@ -241,3 +241,77 @@ async fn nothing_waits_for_progress_to_be_told() {
     assert!(start.elapsed() < ms(4_500), "{:?}", start.elapsed());
     assert_eq!(trader.stop(ms(1_000)).await.unwrap().handed_back, 0);
 }
+
+/// A queue that lost its data and gives the ids of before again: only the newest job of an id is known.
+#[derive(Clone, Debug)]
+struct Forgetful {
+    queue: MemoryQueue,
+    /// Of the newest lease: its token, and the job's id in truth.
+    newest: Arc<Mutex<Option<(u64, JobId)>>>,
+}
+
+impl Forgetful {
+    const ID: JobId = JobId(1);
+
+    fn real(&self, token: u64) -> Option<JobId> {
+        self.newest.lock().unwrap().filter(|(newest, _)| *newest == token).map(|(_, id)| id)
+    }
+}
+
+#[async_trait]
+impl JobQueue for Forgetful {
+    async fn submit(&self, job: Job) -> Result<JobHandle, queue::Error> {
+        self.queue.submit(job).await
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Lease, queue::Error> {
+        let lease = self.queue.lease(ttl).await?;
+        *self.newest.lock().unwrap() = Some((lease.token, lease.id));
+        Ok(Lease { id: Self::ID, ..lease })
+    }
+
+    async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, queue::Error> {
+        let mut lost = Vec::new();
+        for (id, token) in leases {
+            match self.real(*token) {
+                Some(real) => drop(self.queue.heartbeat(&[(real, *token)], ttl).await?),
+                None => lost.push(*id),
+            }
+        }
+        Ok(lost)
+    }
+
+    async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), queue::Error> {
+        let real = self.real(token).ok_or(queue::Error::LeaseLost { id })?;
+        self.queue.complete(real, token, outcome).await
+    }
+
+    async fn fail(
+        &self,
+        id: JobId,
+        token: u64,
+        failure: JobFailure,
+        retry_after: Option<Duration>,
+    ) -> Result<(), queue::Error> {
+        let real = self.real(token).ok_or(queue::Error::LeaseLost { id })?;
+        self.queue.fail(real, token, failure, retry_after).await
+    }
+
+    async fn stats(&self) -> Result<Stats, queue::Error> {
+        self.queue.stats().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_with_the_id_of_one_that_was_lost_is_carried_out_at_once() {
+    let mut rig = Rig::new();
+    let queue = Forgetful { queue: rig.queue.clone(), newest: Arc::default() };
+    let _trader = rig.trader_on(Config::default(), Arc::new(queue.clone()));
+    let _lost = rig.submit(ALICE, 1, 1, 0).await;
+    // It waits for company.
+    rig.until("leased", |_| queue.newest.lock().unwrap().is_some()).await;
+    sleep(ms(100)).await;
+    let new = rig.submit(ALICE, 2, 1, 0).await;
+    let done = timeout(ms(5_000), rig.outcomes(new)).await.expect("it waits for its lease to run out");
+    assert_eq!(done, [Ok(CallOutcome::Done)]);
+}

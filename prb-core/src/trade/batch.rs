@@ -49,7 +49,7 @@ impl Queued {
 }
 
 /// The places of the jobs that go together next, and whether nothing more fits.
-pub(super) fn pick(pending: &VecDeque<Queued>, config: &Config) -> (Vec<usize>, bool) {
+fn pick(pending: &VecDeque<Queued>, config: &Config) -> (Vec<usize>, bool) {
     let Some(first) = pending.front() else { return (Vec::new(), false) };
     let (mut calls, mut bytes, mut most) = (first.calls().len(), first.bytes, first.most);
     let mut picked = vec![0];

@@ -1,7 +1,7 @@
 //! One operator's lane: collects jobs, sends one batch at a time, and ends its jobs.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fmt::Write,
     ops::ControlFlow,
     sync::Arc,
@@ -127,10 +127,16 @@ impl Lane {
     async fn take_in(&mut self) {
         let arrivals = self.inbox.take();
         self.shared.reports.tell(Progress::Taken, arrivals.iter().map(|Arrival { lease, .. }| lease));
+        // Thousands may be in line: looked through once, not for each that comes.
+        let mut ids = HashSet::new();
+        if !arrivals.is_empty() {
+            ids.extend(self.pending.iter().map(|job| job.lease.id));
+        }
         for Arrival { lease, at } in arrivals {
-            // Its lease ran out here, and it was handed out again, to this trader.
-            let stale = |job: &Queued| lease.attempt > 0 && job.lease.id == lease.id;
-            if let Some(place) = self.pending.iter().position(stale) {
+            // The lease of the one before ran out, or the queue lost its data and gives its ids again.
+            if !ids.insert(lease.id)
+                && let Some(place) = self.pending.iter().position(|job| job.lease.id == lease.id)
+            {
                 let stale = self.pending.remove(place);
                 stale.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
             }
