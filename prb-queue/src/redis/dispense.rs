@@ -5,23 +5,34 @@
 //! Neither a lost connection nor a consumer that leaves can lose one: a script whose answer was lost is sent
 //! again and answers the same. What was taken goes to those who wait, in the order in which they came; what
 //! nobody wants any more goes back to the front.
+//!
+//! Where consumers come back quickly to a long line, a take brings a few jobs for those who come next (`ahead`).
+//! Where a consumer ends a lease while nobody waits, its end goes over this connection too, since it will come
+//! back at once: end and take are then one packet each way.
 
 use std::{
     collections::{HashMap, VecDeque},
+    pin::pin,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use prb_core::queue::{Error, JobId};
 use rand::Rng;
-use redis::{RedisError, RedisResult};
+use redis::{FromRedisValue, RedisError, RedisResult};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Shared, link::unavailable, scripts::Call};
+use super::{
+    Shared,
+    ahead::{self, Ahead},
+    link::unavailable,
+    scripts::Call,
+};
 
 /// Most jobs that one script takes.
 const MAX_BATCH: usize = 128;
@@ -30,6 +41,12 @@ const MAX_BATCH: usize = 128;
 const WAIT_SECS: u64 = 2;
 /// Pause after a failure, before those who wait are tried for again.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a script may take that goes ahead of a take, before it is sent again by itself; at most half of a call's
+/// time-out.
+const AHEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a take that is on its way is waited for where the queue is closed.
+const LAST_TAKE: Duration = Duration::from_millis(500);
 
 /// After so many failed waits in a row, those who wait for jobs are told.
 const MAX_FAILURES: u32 = 3;
@@ -79,17 +96,20 @@ impl Drop for Grant {
 /// One call of the script `take`; repeated until it is answered, so that nothing stays taken unseen.
 struct Take {
     seq: u64,
+    /// When a script last looked at the timers, by the server's clock in ms.
+    looked_ms: u64,
     /// Of each job wanted, the lease's ms and its token.
     leases: Vec<(u64, u64)>,
 }
 
-/// The ms to the next timer, -1 where there is none; and of each job its id, token, earlier hand-outs and JSON.
-type Answer = (i64, Vec<(String, u64, u32, Vec<u8>)>);
+/// When the timers were looked at; the ms to the next of them, -1 where there is none; and of each job its id, token,
+/// earlier hand-outs and JSON.
+type Answer = (u64, i64, Vec<(String, u64, u32, Vec<u8>)>);
 
 impl Take {
     fn script<'a>(&self, shared: &'a Shared) -> Call<'a> {
         let mut script = shared.link.scripts.take.call();
-        script.arg(self.seq).arg(&shared.caller);
+        script.arg(self.seq).arg(&shared.caller).arg(self.looked_ms);
         for (ttl, token) in &self.leases {
             script.arg(ttl).arg(token);
         }
@@ -106,14 +126,27 @@ struct Dispenser {
     returns: mpsc::Sender<(String, u64)>,
     /// A take whose answer was lost.
     unsettled: Option<Arc<Take>>,
+    ahead: Ahead,
     /// When the next delay or lease is over, as far as is known.
     timer: Option<Instant>,
+    looked_ms: u64,
 }
 
-/// Runs until its queue is dropped.
+/// Runs until its queue is dropped, or closed: then jobs that were taken ahead go back.
 pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
     let (returns, mut returned) = mpsc::channel(1024);
-    let mut dispenser = Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None, timer: None };
+    let closed = shared.closed.clone();
+    let mut dispenser = Dispenser {
+        shared,
+        wants: VecDeque::new(),
+        returns,
+        unsettled: None,
+        ahead: Ahead::new(),
+        timer: None,
+        looked_ms: 0,
+    };
+    // Set when it is needed and not at each job: it may ring too early.
+    let mut stale = pin!(sleep(Duration::ZERO));
     let mut waiting: Option<Waiting> = None;
     // Whether a delay or a lease may be over.
     let mut look = true;
@@ -129,20 +162,31 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                 look = true;
                 dispenser.refuse_all(&e).await;
             } else if waiting.is_none() && !dispenser.wants.is_empty() {
+                // They stand before what is taken now.
+                dispenser.clear().await;
                 waiting = Some(dispenser.take());
             }
         }
         let due: OptionFuture<_> = dispenser.timer.map(sleep_until).into();
+        if stale.is_elapsed() && !dispenser.ahead.is_empty() {
+            stale.as_mut().reset(dispenser.ahead.until());
+        }
         tokio::select! {
+            () = closed.cancelled() => break,
             want = incoming.recv() => match want {
                 Some(want) => {
-                    dispenser.wants.push_back(want);
+                    dispenser.want(want);
                     while let Ok(want) = incoming.try_recv() {
-                        dispenser.wants.push_back(want);
+                        dispenser.want(want);
                     }
                 }
                 None => return,
             },
+            () = stale.as_mut(), if !dispenser.ahead.is_empty() => {
+                if dispenser.ahead.until() <= Instant::now() {
+                    dispenser.clear().await;
+                }
+            }
             Some(back) = returned.recv() => {
                 let mut all = vec![back];
                 while let Ok(back) = returned.try_recv() {
@@ -173,6 +217,15 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
             () = dispenser.shared.sooner.notified() => look = true,
         }
     }
+    // What nobody will fetch any more goes back, also what a take brings now.
+    if let Some(take) = waiting
+        && let Ok((take, Ok(answer))) = timeout(LAST_TAKE, take).await
+    {
+        dispenser.settle(&take, answer);
+    }
+    let mut jobs = dispenser.ahead.clear();
+    jobs.extend(std::iter::from_fn(|| returned.try_recv().ok()));
+    dispenser.give_back(&jobs).await;
 }
 
 /// Waits for a job, and takes as many as are wanted; comes back empty-handed after a while.
@@ -195,13 +248,40 @@ async fn wait_and_take(shared: &Shared, take: &Take) -> RedisResult<Answer> {
     Ok(answer)
 }
 
+/// Runs a script that may be repeated on the connection that waits for jobs, where nothing waits there now: a take
+/// that is about to follow goes in the same packet. `None` where that cannot be, or was not answered in time.
+pub(super) async fn ahead_of_take<T: FromRedisValue>(shared: &Shared, script: &Call<'_>) -> Option<T> {
+    let call = {
+        let slot = shared.blocking.try_lock().ok()?;
+        let mut connection = slot.clone()?;
+        let mut call = Box::pin(async move { script.run(&mut connection).await });
+        // This puts it in line. A take that was there before would keep it waiting.
+        if let Poll::Ready(answer) = futures::poll!(&mut call) {
+            return answer.ok();
+        }
+        call
+    };
+    timeout(AHEAD_TIMEOUT.min(shared.config.call_timeout / 2), call).await.ok()?.ok()
+}
+
 impl Dispenser {
-    /// Takes jobs for those who wait, once there are any.
+    /// Somebody comes for a job.
+    fn want(&mut self, want: Want) {
+        self.wants.push_back(want);
+        if let Some(unwanted) = self.ahead.come().and_then(|job| self.give(job)) {
+            self.ahead.put_back(unwanted);
+        }
+    }
+
+    /// Takes jobs for those who wait, and a few for those who come next, once there are any.
     fn take(&self) -> Waiting {
         let base: u64 = rand::rng().random::<u64>() >> 8;
-        let leases = self.wants.iter().take(MAX_BATCH).enumerate();
-        let lease = |(n, want): (usize, &Want)| (millis(want.ttl), base + n as u64 + 1);
-        let take = Arc::new(Take { seq: self.shared.seq(), leases: leases.map(lease).collect() });
+        let ttls = self.wants.iter().take(MAX_BATCH).map(|want| millis(want.ttl));
+        let last =
+            self.wants.back().map(|want| millis(want.ttl)).filter(|ttl_ms| *ttl_ms >= ahead::MIN_TTL_MS);
+        let ahead = last.into_iter().cycle().take(self.ahead.more_than(self.wants.len()));
+        let leases = ttls.chain(ahead).zip(base + 1..).collect();
+        let take = Arc::new(Take { seq: self.shared.seq(), looked_ms: self.looked_ms, leases });
         let shared = self.shared.clone();
         async move {
             let answer = wait_and_take(&shared, &take).await;
@@ -218,37 +298,50 @@ impl Dispenser {
             self.settle(&take, answer);
         } else {
             let due = self.shared.link.run(&self.shared.link.scripts.promote.call()).await?;
-            self.set_timer(due);
+            self.timer = instant(due);
         }
         Ok(())
     }
 
-    fn set_timer(&mut self, ms: i64) {
-        self.timer = u64::try_from(ms).ok().map(|ms| Instant::now() + Duration::from_millis(ms));
-    }
-
-    fn settle(&mut self, take: &Take, (due, jobs): Answer) {
-        self.set_timer(due);
+    fn settle(&mut self, take: &Take, (looked_ms, due, jobs): Answer) {
+        let timer = instant(due);
+        self.timer =
+            if looked_ms == take.looked_ms { self.timer.into_iter().chain(timer).min() } else { timer };
+        self.looked_ms = looked_ms;
+        self.ahead.took(jobs.len() == take.leases.len());
         let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();
         for (id, token, tries, json) in jobs {
             let ttl_ms = ttls.get(&token).copied().unwrap_or_default();
-            self.give(Taken { id, token, tries, json, ttl_ms });
-        }
-    }
-
-    fn give(&mut self, taken: Taken) {
-        let mut grant = Grant { taken: Some(taken), returns: self.returns.clone() };
-        while let Some(want) = self.wants.pop_front() {
-            match want.grant.send(Ok(grant)) {
-                Ok(()) => return,
-                Err(Ok(unwanted)) => grant = unwanted,
-                Err(Err(_)) => return,
+            if let Some(unwanted) = self.give(Taken { id, token, tries, json, ttl_ms }) {
+                self.ahead.keep(unwanted);
             }
         }
     }
 
+    /// To the first who still waits; comes back where nobody does.
+    fn give(&mut self, taken: Taken) -> Option<Taken> {
+        let mut grant = Grant { taken: Some(taken), returns: self.returns.clone() };
+        while let Some(want) = self.wants.pop_front() {
+            match want.grant.send(Ok(grant)) {
+                Ok(()) => return None,
+                Err(Ok(unwanted)) => grant = unwanted,
+                Err(Err(_)) => return None,
+            }
+        }
+        grant.accept()
+    }
+
+    /// What was taken ahead goes back.
+    async fn clear(&mut self) {
+        let jobs = self.ahead.clear();
+        self.give_back(&jobs).await;
+    }
+
     /// The hand-out did not happen, and does not count.
     async fn give_back(&self, jobs: &[(String, u64)]) {
+        if jobs.is_empty() {
+            return;
+        }
         let mut script = self.shared.link.scripts.renew.call();
         script.arg(0).arg("u");
         let mut jobs: Vec<_> = jobs.iter().collect();
@@ -267,8 +360,13 @@ impl Dispenser {
         for want in self.wants.drain(..) {
             let _ = want.grant.send(Err(unavailable(error.clone())));
         }
-        tokio::time::sleep(PAUSE).await;
+        sleep(PAUSE).await;
     }
+}
+
+/// Of a timer, as the scripts tell it.
+fn instant(ms: i64) -> Option<Instant> {
+    u64::try_from(ms).ok().map(|ms| Instant::now() + Duration::from_millis(ms))
 }
 
 type JobNumber = u64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prb_core::queue::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, link::unavailable};
+use super::{Shared, dispense::ahead_of_take, link::unavailable};
 
 /// Most jobs, and about as many bytes, in one script.
 const MAX_BATCH: usize = 128;
@@ -64,7 +64,11 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
         script.arg(id).arg(token).arg(kind).arg(delay_ms);
         script.arg(bytes.map(|bytes| bytes.to_string()).unwrap_or_default()).arg(json).arg(event);
     }
-    let answer: Result<Vec<String>, _> = shared.link.run(&script).await;
+    let deadline = shared.link.deadline();
+    let answer: Result<Vec<String>, _> = match ahead_of_take(shared, &script).await {
+        Some(words) => Ok(words),
+        None => shared.link.run_until(deadline, &script).await,
+    };
     let retried = batch.iter().any(|ending| matches!(ending.kind, Kind::Retried { .. }));
     match answer {
         Ok(words) => {

@@ -59,16 +59,29 @@ impl Link {
 
     /// Runs a script that may be repeated, as often as it takes to get an answer in time.
     pub(super) async fn run<T: FromRedisValue>(&self, script: &scripts::Call<'_>) -> RedisResult<T> {
-        self.settle(Call::Script(script)).await
+        self.run_until(self.deadline(), script).await
+    }
+
+    /// When a call that begins now is given up.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.call_timeout
+    }
+
+    /// Like [`Link::run`], with a time-out that began earlier.
+    pub(super) async fn run_until<T: FromRedisValue>(
+        &self,
+        deadline: Instant,
+        script: &scripts::Call<'_>,
+    ) -> RedisResult<T> {
+        self.settle(deadline, Call::Script(script)).await
     }
 
     /// Runs commands that change nothing, or only what may be changed again.
     pub(super) async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
-        self.settle(Call::Commands(commands)).await
+        self.settle(self.deadline(), Call::Commands(commands)).await
     }
 
-    async fn settle<T: FromRedisValue>(&self, call: Call<'_>) -> RedisResult<T> {
-        let deadline = Instant::now() + self.call_timeout;
+    async fn settle<T: FromRedisValue>(&self, deadline: Instant, call: Call<'_>) -> RedisResult<T> {
         let mut pause = REPEAT_MIN;
         loop {
             // A lost connection is seen by the call that comes next, and made anew for the one after.

@@ -1,7 +1,13 @@
--- Leases jobs. ARGV: number of the call, caller, then for each job wanted the lease's ms and its token. Answers
--- the ms to the next timer (-1 where there is none), and for each job its id, token, earlier hand-outs and JSON.
-local seq, last = ARGV[1], '@P@prb:last:take:' .. ARGV[2]
-local at = promote()
+-- Leases jobs. ARGV: number of the call, caller, when the caller last had the timers looked at in ms, then for each
+-- job wanted the lease's ms and its token. Answers when the timers were looked at, the ms to the next timer or, where
+-- they were not looked at again, of these leases (-1 where there is none), and for each job its id, token, earlier
+-- hand-outs and JSON.
+local seq, last, looked = ARGV[1], '@P@prb:last:take:' .. ARGV[2], tonumber(ARGV[3])
+local at
+-- Who takes often need not look at the timers each time.
+if math.abs(NOW - looked) >= 1000 then
+    at, looked = promote(), NOW
+end
 local jobs = {}
 local known = last_answer(last, seq)
 if known then
@@ -14,7 +20,7 @@ if known then
     end
 end
 local seen, taken = {}, {}
-local wanted = known and 0 or (#ARGV - 2) / 2
+local wanted = known and 0 or (#ARGV - 3) / 2
 while #jobs < wanted do
     local ids = call('RPOP', WAITING, text(wanted - #jobs))
     if not ids then break end
@@ -28,7 +34,7 @@ while #jobs < wanted do
             active[#active + 1] = id
         elseif json[k] then
             seen[id] = true
-            local ttl, token = ARGV[3 + 2 * #jobs], ARGV[4 + 2 * #jobs]
+            local ttl, token = ARGV[4 + 2 * #jobs], ARGV[5 + 2 * #jobs]
             local over = NOW + tonumber(ttl)
             if not at or over < at then at = over end
             active[#active + 1] = id
@@ -46,4 +52,4 @@ while #jobs < wanted do
     end
 end
 if not known then keep_answer(last, seq, table.concat(taken, ' ')) end
-return { ms_to(at), jobs }
+return { looked, ms_to(at), jobs }
