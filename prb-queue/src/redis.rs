@@ -88,7 +88,8 @@ const HAND_BACK: Duration = Duration::from_secs(1);
 /// Most leases in one script.
 const MAX_RENEWED: usize = 256;
 
-/// A queue in Redis. Clones share it; it ends with the last.
+/// A queue in Redis. Clones share it; it ends with the last. [`RedisQueue::shutdown`] hands back what was taken
+/// ahead; a queue that is only dropped leaves that, if there is any, to the end of its leases.
 #[derive(Clone)]
 pub struct RedisQueue(Arc<Inner>);
 
@@ -119,6 +120,8 @@ struct Shared {
     /// The connection that waits for jobs.
     blocking: Mutex<Option<MultiplexedConnection>>,
     closed: CancellationToken,
+    /// Its tasks have ended.
+    ended: CancellationToken,
 }
 
 impl Shared {
@@ -155,6 +158,7 @@ impl RedisQueue {
             sooner: Notify::new(),
             blocking: Mutex::new(None),
             closed: CancellationToken::new(),
+            ended: CancellationToken::new(),
         });
         let (submissions, to_submit) = mpsc::channel(DOOR);
         let (wants, to_dispense) = mpsc::channel(DOOR);
@@ -191,9 +195,17 @@ impl RedisQueue {
     }
 
     /// Takes no more jobs and hands none out. Submitters of this process learn no more: their jobs stay in
-    /// Redis. Leases that it gave out run out, unless they were ended or handed back before.
+    /// Redis. Leases that it gave out run out, unless they were ended or handed back before. What was taken ahead
+    /// is handed back, within a second and behind this call.
     pub fn close(&self) {
         self.0.shared.closed.cancel();
+    }
+
+    /// Closes the queue and waits until what was taken ahead is handed back: a second at most, also where Redis is
+    /// away. Cancel safe: it goes on behind.
+    pub async fn shutdown(&self) {
+        self.close();
+        self.0.shared.ended.cancelled().await;
     }
 
     async fn unless_closed<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -213,6 +225,7 @@ impl fmt::Debug for RedisQueue {
 
 /// Ends all where the queue is closed, or where a task ends by itself: that is a fault of the program.
 async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispenser: task::Id) {
+    let _ended = shared.ended.clone().drop_guard();
     tokio::select! {
         () = shared.closed.cancelled() => {
             shared.pending.close("the queue was closed before the job's end");

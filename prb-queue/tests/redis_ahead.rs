@@ -80,7 +80,8 @@ async fn a_consumer_that_closes_hands_back_what_it_took_ahead() {
         let queue = RedisQueue::start(config.clone()).unwrap();
         assert_eq!(fetch(&queue, count).await, ids[from..from + count]);
         from += count;
-        queue.close();
-        all_back_but(from, &watcher).await;
+        queue.shutdown().await;
+        let stats = watcher.stats().await.unwrap();
+        assert_eq!((stats.active, stats.waiting), (from, JOBS - from));
     }
 }

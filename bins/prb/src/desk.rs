@@ -43,6 +43,8 @@ pub(crate) struct Desk {
     queue: Arc<dyn JobQueue>,
     admin: Arc<dyn QueueAdmin>,
     trader: Option<Trader>,
+    /// The queue, where its trader takes jobs from Redis.
+    redis: Option<RedisQueue>,
     /// `None` while the queue does not answer.
     stats: watch::Receiver<Option<Stats>>,
     /// Where people see the queue, if anywhere.
@@ -71,7 +73,7 @@ impl Desk {
     pub(crate) fn trading(url: &RedisUrl, para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
         let queue = RedisQueue::start(redis::Config::new(url.as_str()))?;
         let trader = trader(Arc::new(queue.clone()), para, vault, Arc::new(queue.accounts()))?;
-        Ok(Self::of(queue, Some(trader)))
+        Ok(Self { redis: Some(queue.clone()), ..Self::of(queue, Some(trader)) })
     }
 
     fn of<Q: JobQueue + QueueAdmin + Clone + 'static>(queue: Q, trader: Option<Trader>) -> Self {
@@ -84,7 +86,7 @@ impl Desk {
             stop.run_until_cancelled(look(&*asked, &seen)).await;
             anyhow::anyhow!("the look at the queue has ended")
         });
-        Self { queue, admin, trader, stats, page: None, background }
+        Self { queue, admin, trader, redis: None, stats, page: None, background }
     }
 
     /// Shows the queue to people as well. Where another process trades, only on an address that was asked for:
@@ -148,6 +150,9 @@ impl Desk {
             }
         }
         self.background.stop().await;
+        if let Some(queue) = self.redis {
+            queue.shutdown().await;
+        }
     }
 }
 
