@@ -329,7 +329,8 @@ async fn a_gap_before_the_nonce_is_filled() {
     let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
     let batch = net.batch([worker.register(&net)]);
     let operator = batch.signer.operator;
-    // Another program uses the account all the time, so that nothing is gained by waiting for it.
+    // Another program uses the account all the time, from before ours looks, so that nothing is gained by waiting.
+    para.submit(remark(&net, 0, 0).await).unwrap();
     let busy = async {
         loop {
             let nonce = para.next_nonce(&operator.0).unwrap();
