@@ -16,7 +16,7 @@
 //! - Leases have tokens that never come twice, and jobs have marks: a Redis that lost its data, or went back
 //!   to an old snapshot, can neither end somebody else's lease nor tell a submitter of somebody else's job.
 //!   Submitters learn that theirs is gone, and consumers that their leases are lost.
-//! - Consumers that come back quickly to a long line find up to eight jobs taken ahead for them; what nobody
+//! - Consumers that come back quickly to a long line find up to seven jobs taken ahead for them; what nobody
 //!   fetches within 10 ms goes back to the front of the line.
 //! - While Redis is away, calls fail after [`Config::call_timeout`], and after [`Config::outage_limit`] the
 //!   jobs submitted before are given up.

@@ -367,6 +367,24 @@ async fn consumers_that_leave_take_no_job_with_them() {
 }
 
 #[tokio::test]
+async fn a_lease_of_a_process_that_died_is_seen_to_be_over_by_one_that_looked_before() {
+    let server = Server::start();
+    // The check for stalled jobs would find it as well.
+    let config = Config { stall_interval: LONG * 5, ..quick(&server) };
+    let (dying, other) = (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap());
+    submit(&other, 1).await;
+    let first = lease(&other, LONG * 5).await;
+    other.complete(first.id, first.token, done(1)).await.unwrap();
+    let handle = submit(&other, 1).await;
+    let left = lease(&dying, Duration::from_millis(1500)).await;
+    drop(dying);
+    let again = lease(&other, TTL).await;
+    assert_eq!((again.id, again.attempt), (left.id, 1));
+    other.complete(again.id, again.token, done(2)).await.unwrap();
+    assert_eq!(fate(handle).await, Ok(done(2)));
+}
+
+#[tokio::test]
 async fn a_closed_queue_says_so() {
     let server = Server::start();
     let queue = RedisQueue::start(quick(&server)).unwrap();

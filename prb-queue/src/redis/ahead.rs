@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::dispense::Taken;
 
-/// Most jobs that wait here.
+/// Most jobs of a take that asks for more than are wanted now. Where consumers left, all of a take may wait here.
 const MAX_AHEAD: usize = 8;
 /// After so many takes in a row that brought all that was asked for, more is asked for.
 const STREAK: u32 = 8;
