@@ -27,11 +27,9 @@ async fn main() -> anyhow::Result<()> {
     let (id, pid, secret) = (uuid::Uuid::new_v4(), PoolId(1), "operator".to_owned());
     let account = MemoryChain::account_of(&secret);
     chain.add_pool(pid, account, 1_000_000_000_000_000);
-    let operator = Some(Operator { account, key: vault.seal(&secret.into()).await? });
-    let (enabled, sync_only, stake) = (true, false, 100_000_000_000_000);
-    let pool = Pool { id, pid, name: "pool".into(), enabled, operator, proxied: None, sync_only };
-    let (name, endpoint) = ("worker-1".into(), "http://worker-1".into());
-    let worker = Worker { id, pid, name, endpoint, stake, enabled, sync_only };
+    let operator = Operator { account, key: vault.seal(&secret.into()).await? };
+    let pool = Pool::new(id, pid, "pool").with_operator(operator);
+    let worker = Worker::new(id, pid, "worker-1", "http://worker-1", 100_000_000_000_000);
     inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
 
     // The engines.

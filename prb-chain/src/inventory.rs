@@ -7,6 +7,7 @@
 //! | `meta` | `schema`, `revision` | SCALE u32, SCALE u64 |
 //! | `pools` | the id's 16 bytes | JSON object |
 //! | `workers` | the id's 16 bytes | JSON object |
+//! | `saved` | a worker's 16 bytes | JSON object |
 //!
 //! Records are JSON objects, so that fields can be added: one that is missing has its default, one that is
 //! not known is left alone until the record is put again. Operators' keys are in them as the vault sealed
@@ -18,6 +19,7 @@
 //! The original keeps an encrypted SQLite file at the same path. It is not read, and never overwritten.
 
 use std::{
+    collections::HashMap,
     fmt,
     fs::{DirBuilder, File, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -31,7 +33,7 @@ use heed::{
     CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls,
     types::{Bytes, Str},
 };
-use prb_core::inventory::{self, Edit, Inventory, Limits, Pool, Snapshot, Worker};
+use prb_core::inventory::{self, Edit, Inventory, Limits, Pool, Saved, Snapshot, Worker};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -69,6 +71,7 @@ struct Tables {
     meta: Database<'static, Str, Bytes>,
     pools: Records,
     workers: Records,
+    saved: Records,
 }
 
 struct Shared {
@@ -182,14 +185,17 @@ impl Shared {
     }
 
     fn store_one(&self, txn: &mut RwTxn<'_>, edit: &Edit) -> Result<(), Error> {
-        let Tables { pools, workers, .. } = self.tables;
+        let Tables { pools, workers, saved, .. } = self.tables;
         let stored = match edit {
             Edit::PutPool(pool) => pools.put(txn, pool.id.as_bytes(), &encode(&PoolRecord::from(pool))?),
             Edit::PutWorker(worker) => {
                 workers.put(txn, worker.id.as_bytes(), &encode(&WorkerRecord::from(worker))?)
             }
             Edit::RemovePool(id) => pools.delete(txn, id.as_bytes()).map(drop),
-            Edit::RemoveWorker(id) => workers.delete(txn, id.as_bytes()).map(drop),
+            Edit::RemoveWorker(id) => {
+                workers.delete(txn, id.as_bytes()).and_then(|_| saved.delete(txn, id.as_bytes())).map(drop)
+            }
+            Edit::Save(id, state) => saved.put(txn, id.as_bytes(), &encode(state)?),
             other => return Err(Error::UnknownEdit { edit: format!("{other:?}") }),
         };
         stored.map_err(|e| self.error(e))
@@ -226,7 +232,11 @@ impl Shared {
         })?;
         pools.sort_by_key(|pool: &Arc<Pool>| pool.pid);
         workers.sort_by(|a: &Arc<Worker>, b| a.name.cmp(&b.name));
-        Ok(Snapshot { revision, pools, workers })
+        let mut saved = HashMap::new();
+        self.each(&txn, self.tables.saved, "saved state of worker", |id, state: Saved| {
+            saved.insert(id, state);
+        })?;
+        Ok(Snapshot { revision, pools, workers, saved })
     }
 
     fn each<R: DeserializeOwned>(
@@ -266,7 +276,7 @@ fn encode(record: &impl Serialize) -> Result<Vec<u8>, Error> {
 #[allow(unsafe_code)]
 fn open_env(path: &Path, map_bytes: usize) -> heed::Result<Env<WithoutTls>> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    options.map_size(map_bytes).max_readers(16).max_dbs(3);
+    options.map_size(map_bytes).max_readers(16).max_dbs(4);
     // SAFETY: the files are changed through LMDB alone: the lock above keeps other processes out, and heed
     // refuses to open them twice within this one.
     unsafe { options.open(path) }
@@ -278,8 +288,9 @@ fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {
         let meta = db.create_database(txn, Some("meta"))?;
         let pools = db.create_database(txn, Some("pools"))?;
         let workers = db.create_database(txn, Some("workers"))?;
-        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, pools, workers)))
+        let saved = db.create_database(txn, Some("saved"))?;
+        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, pools, workers, saved)))
     })?;
-    let (meta, pools, workers) = opened.unwrap_commit();
-    Ok(Tables { meta, pools, workers })
+    let (meta, pools, workers, saved) = opened.unwrap_commit();
+    Ok(Tables { meta, pools, workers, saved })
 }

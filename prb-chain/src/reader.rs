@@ -14,9 +14,8 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use prb_core::{
-    chain::{ChainReader, ChainView, ReadError},
+    chain::{ChainReader, ChainView, Followed},
     primitives::WorkerKey,
 };
 use tokio::sync::{Notify, watch};
@@ -111,38 +110,13 @@ impl ReaderTask {
     }
 }
 
-#[async_trait]
 impl ChainReader for Reader {
     fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
         self.views.clone()
     }
 
-    async fn track(&self, workers: &[WorkerKey]) -> Result<(), ReadError> {
-        {
-            let mut wanted = self.shared.wanted();
-            let new: HashSet<_> = workers.iter().filter(|worker| !wanted.contains(worker)).collect();
-            if wanted.len() + new.len() > self.shared.max_workers {
-                return Err(ReadError::TooManyWorkers { limit: self.shared.max_workers });
-            }
-            wanted.extend(new);
-        }
-        self.shared.changed.notify_one();
-        let held = |view: &Option<Arc<ChainView>>| {
-            view.as_ref().is_some_and(|view| workers.iter().all(|worker| view.workers.contains_key(worker)))
-        };
-        let mut views = self.views.clone();
-        // A stopped reader's last view would do otherwise.
-        views.has_changed().map_err(|_| ReadError::Stopped)?;
-        views.wait_for(held).await.map(drop).map_err(|_| ReadError::Stopped)
-    }
-
-    fn untrack(&self, workers: &[WorkerKey]) {
-        {
-            let mut wanted = self.shared.wanted();
-            for worker in workers {
-                wanted.remove(worker);
-            }
-        }
+    fn follow(&self, followed: Followed) {
+        *self.shared.wanted() = followed.workers.into_iter().take(self.shared.max_workers).collect();
         self.shared.changed.notify_one();
     }
 }

@@ -228,10 +228,11 @@ async fn a_full_map_changes_nothing() {
 async fn many_entries_fit_the_default_size() {
     let (_parent, path) = folder();
     let inventory = open(&path);
-    let long = |n: u16| Worker {
-        name: format!("{n:0256}"),
-        endpoint: format!("http://{n}/{}", "x".repeat(2_000)),
-        ..worker(n)
+    let long = |n: u16| {
+        let mut worker = worker(n);
+        worker.name = format!("{n:0256}");
+        worker.endpoint = format!("http://{n}/{}", "x".repeat(2_000));
+        worker
     };
     let workers: Vec<Edit> = (0..10_000).map(|n| Edit::PutWorker(long(n))).collect();
     inventory.apply(workers.clone()).await.unwrap();

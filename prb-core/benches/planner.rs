@@ -43,24 +43,8 @@ fn positions() -> Vec<Position> {
 
 fn desired() -> Desired {
     let operator = Operator { account: AccountId([1; 32]), key: Sealed(vec![]) };
-    let pool = Pool {
-        id: Uuid::nil(),
-        pid: PoolId(1),
-        name: "pool".into(),
-        enabled: true,
-        operator: Some(operator),
-        proxied: None,
-        sync_only: false,
-    };
-    let worker = Worker {
-        id: Uuid::nil(),
-        pid: PoolId(1),
-        name: "worker".into(),
-        endpoint: "http://w".into(),
-        stake: 1,
-        enabled: true,
-        sync_only: false,
-    };
+    let pool = Pool::new(Uuid::nil(), PoolId(1), "pool").with_operator(operator);
+    let worker = Worker::new(Uuid::nil(), PoolId(1), "worker", "http://w", 1);
     Desired { worker: Arc::new(worker), pool: Some(Arc::new(pool)) }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Not for: what became of them (see [`crate::fleet`]).
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    primitives::{AccountId, Balance, PoolId},
+    primitives::{AccountId, Balance, PoolId, WorkerKey},
     vault::Sealed,
 };
 
@@ -28,8 +29,23 @@ pub struct Operator {
     pub key: Sealed,
 }
 
+/// What happens to a worker that stopped computing although the operator did not stop it here: its owner
+/// stopped it elsewhere, or withdrawals forced it to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AfterStop {
+    /// Nothing: it stays stopped, and its stake stays where it is, until somebody starts or reclaims it.
+    #[default]
+    StayStopped,
+    /// Its stake is reclaimed when the cool-down is over; it stays stopped.
+    Reclaim,
+    /// Its stake is reclaimed when the cool-down is over, and it starts again.
+    StartAgain,
+}
+
 /// A stake pool to be managed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Pool {
     /// Its id here.
     pub id: Uuid,
@@ -45,9 +61,32 @@ pub struct Pool {
     pub proxied: Option<AccountId>,
     /// Sync its workers, send nothing on chain.
     pub sync_only: bool,
+    /// What happens after a stop from elsewhere; `None` leaves it to the fleet's setting.
+    pub after_stop: Option<AfterStop>,
 }
 
 impl Pool {
+    /// An enabled pool without an operator.
+    pub fn new(id: Uuid, pid: PoolId, name: impl Into<String>) -> Self {
+        Self {
+            id,
+            pid,
+            name: name.into(),
+            enabled: true,
+            operator: None,
+            proxied: None,
+            sync_only: false,
+            after_stop: None,
+        }
+    }
+
+    /// The same pool with an operator.
+    #[must_use]
+    pub fn with_operator(mut self, operator: Operator) -> Self {
+        self.operator = Some(operator);
+        self
+    }
+
     /// The account that must be a worker's operator on chain: the proxied one, else the signer's.
     pub fn operator_account(&self) -> Option<AccountId> {
         self.proxied.or(self.operator.as_ref().map(|o| o.account))
@@ -56,6 +95,7 @@ impl Pool {
 
 /// A worker to be managed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Worker {
     /// Its id here.
     pub id: Uuid,
@@ -71,6 +111,69 @@ pub struct Worker {
     pub enabled: bool,
     /// Sync it, send nothing on chain.
     pub sync_only: bool,
+    /// A gatekeeper: registered and synced, its messages are carried, but it is not put to computing.
+    pub gatekeeper: bool,
+    /// Endpoints that it announces on chain, such as `https://worker.example.org`; empty announces none.
+    pub endpoints: Vec<String>,
+    /// What happens after a stop from elsewhere; `None` leaves it to the pool's setting.
+    pub after_stop: Option<AfterStop>,
+}
+
+impl Worker {
+    /// An enabled worker that is to compute with `stake`, in the chain's smallest unit.
+    pub fn new(
+        id: Uuid,
+        pid: PoolId,
+        name: impl Into<String>,
+        endpoint: impl Into<String>,
+        stake: Balance,
+    ) -> Self {
+        Self {
+            id,
+            pid,
+            name: name.into(),
+            endpoint: endpoint.into(),
+            stake,
+            enabled: true,
+            sync_only: false,
+            gatekeeper: false,
+            endpoints: Vec::new(),
+            after_stop: None,
+        }
+    }
+}
+
+/// What is meant to become of a worker, as commands and stops from elsewhere have left it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Goal {
+    /// Compute: register, add to the pool, start.
+    #[default]
+    Compute,
+    /// Stop computing; becomes [`Goal::StayStopped`] once it has.
+    Stop,
+    /// Stay as it is: neither stopped nor started. A worker that is seen computing again has been started by
+    /// its owner: the goal becomes [`Goal::Compute`].
+    StayStopped,
+    /// Reclaim the stake when the cool-down is over, then [`Goal::StayStopped`].
+    Reclaim,
+    /// Leave the pool once nothing is locked, and stay out of it.
+    LeavePool,
+}
+
+/// What the fleet keeps of a worker between restarts. Written by the fleet, not by operators.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Saved {
+    /// The public key that the worker at this entry is known by: another one needs the operator's word before
+    /// anything is staked for it.
+    pub key: Option<WorkerKey>,
+    /// What is meant to become of it.
+    pub goal: Goal,
+    /// Whether its session was computing when it was last seen: if not any more, it was stopped elsewhere.
+    pub was_computing: bool,
 }
 
 /// All pools and workers at one moment.
@@ -82,12 +185,19 @@ pub struct Snapshot {
     pub pools: Vec<Arc<Pool>>,
     /// Workers, by name.
     pub workers: Vec<Arc<Worker>>,
+    /// What the fleet keeps of workers, by id; a worker without an entry has [`Saved::default`].
+    pub saved: HashMap<Uuid, Saved>,
 }
 
 impl Snapshot {
     /// The pool of that number.
     pub fn pool(&self, pid: PoolId) -> Option<&Arc<Pool>> {
         self.pools.binary_search_by_key(&pid, |p| p.pid).ok().map(|i| &self.pools[i])
+    }
+
+    /// What is saved of a worker.
+    pub fn saved(&self, worker: Uuid) -> Saved {
+        self.saved.get(&worker).copied().unwrap_or_default()
     }
 }
 
@@ -101,8 +211,10 @@ pub enum Edit {
     RemovePool(Uuid),
     /// Adds or replaces the worker of that id.
     PutWorker(Worker),
-    /// Removes a worker.
+    /// Removes a worker, and what was saved of it.
     RemoveWorker(Uuid),
+    /// Replaces what is saved of a worker. Putting a worker leaves it as it is.
+    Save(Uuid, Saved),
 }
 
 /// Why an edit is refused; nothing of it was applied.

@@ -74,11 +74,9 @@
 //!
 //! let (id, pid, account) = (uuid::Uuid::new_v4(), PoolId(1), MemoryChain::account_of("operator"));
 //! chain.add_pool(pid, account, 1_000_000_000_000_000);
-//! let operator = Some(Operator { account, key: vault.seal(&"operator".to_owned().into()).await? });
-//! let (enabled, sync_only, stake) = (true, false, 100_000_000_000_000);
-//! let pool = Pool { id, pid, name: "pool".into(), enabled, operator, proxied: None, sync_only };
-//! let (name, endpoint) = ("worker-1".into(), "http://worker-1".into());
-//! let worker = Worker { id, pid, name, endpoint, stake, enabled, sync_only };
+//! let operator = Operator { account, key: vault.seal(&"operator".to_owned().into()).await? };
+//! let pool = Pool::new(id, pid, "pool").with_operator(operator);
+//! let worker = Worker::new(id, pid, "worker-1", "http://worker-1", 100_000_000_000_000);
 //! inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
 //!
 //! let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), vault };

@@ -139,7 +139,7 @@ pub struct BlockHeaderWithChanges {
 }
 
 /// Who sent a message through the message queue.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum MessageOrigin {
     /// A pallet, by name.
     #[codec(index = 0)]

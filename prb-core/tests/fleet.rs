@@ -15,7 +15,7 @@ use prb_core::{
         memory::MemorySource,
     },
     chain::{
-        Call, ChainReader, ChainView, ReadError, SessionState,
+        Call, ChainReader, ChainView, Followed, SessionState,
         memory::{self as chain_memory, MemoryChain},
     },
     fleet::{self, Command, CommandError},
@@ -261,18 +261,13 @@ async fn a_refused_batch_is_observed_and_planned_anew() {
 #[derive(Debug)]
 struct Late(MemoryChain, watch::Receiver<Option<Arc<ChainView>>>);
 
-#[async_trait::async_trait]
 impl ChainReader for Late {
     fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
         self.1.clone()
     }
 
-    async fn track(&self, workers: &[WorkerKey]) -> Result<(), ReadError> {
-        self.0.track(workers).await
-    }
-
-    fn untrack(&self, workers: &[WorkerKey]) {
-        self.0.untrack(workers);
+    fn follow(&self, followed: Followed) {
+        self.0.follow(followed);
     }
 }
 

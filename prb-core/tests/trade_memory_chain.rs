@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use codec::Encode;
 use prb_core::{
     chain::{
-        Call, CallBatch, ChainReader, ChainSubmitter, Effect, SessionState, Signer, SubmitError,
+        Call, CallBatch, ChainReader, ChainSubmitter, Effect, Followed, SessionState, Signer, SubmitError,
         memory::{Config, Fault, MemoryChain},
     },
     primitives::{AccountId, Balance, Hash, PoolId, WorkerKey},
@@ -80,13 +80,17 @@ async fn one(chain: &MemoryChain, signer: &Signer, call: Call) -> Option<String>
     result
 }
 
+fn following(workers: &[WorkerKey]) -> Followed {
+    Followed { workers: workers.iter().copied().collect(), ..Followed::default() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_worker_lives_its_life() {
     let alice = signer("//Alice");
     let (pool, worker) = (POOL, W);
     let chain = MemoryChain::new(Config { cool_down_secs: 24, ..Config::default() });
     chain.add_pool(POOL, alice.operator, 100 * PHA);
-    chain.track(&[W]).await.unwrap();
+    chain.follow(following(&[W]));
     let add = Call::AddWorker { pool, worker };
     let start = |stake| Call::StartComputing { pool, worker, stake };
     let restart = |stake| Call::RestartComputing { pool, worker, stake };
@@ -222,8 +226,10 @@ async fn a_hung_account_holds_up_no_other() {
 async fn views_come_with_blocks() {
     let chain = MemoryChain::new(Config { max_tracked: 1, ..Config::default() });
     let mut views = chain.views();
-    chain.track(&[W, W]).await.unwrap();
-    chain.track(&[WorkerKey([8; 32])]).await.unwrap_err();
+    chain.follow(following(&[W, WorkerKey([8; 32])]));
+    let view = views.borrow_and_update().clone().unwrap();
+    assert!(view.workers[&W].is_ok());
+    assert!(view.workers[&WorkerKey([8; 32])].is_err(), "beyond the reader's bound, and shown as that");
     views.mark_unchanged();
     tokio::select! {
         () = chain.run(Duration::from_secs(12)) => unreachable!(),
@@ -231,7 +237,7 @@ async fn views_come_with_blocks() {
             assert!(seen.unwrap().as_ref().unwrap().workers.contains_key(&W));
         }
     }
-    chain.untrack(&[W]);
+    chain.follow(Followed::default());
     assert!(chain.views().borrow().as_ref().unwrap().workers.is_empty());
     chain.set_session_state(W, SessionState::WorkerUnresponsive);
 }

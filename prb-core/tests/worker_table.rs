@@ -201,24 +201,10 @@ impl Situation {
 
 fn desired(key: bool, sync_only: bool) -> Desired {
     let operator = key.then(|| Operator { account: OPERATOR, key: Sealed(vec![1]) });
-    let pool = Pool {
-        id: Uuid::nil(),
-        pid: OURS,
-        name: "pool".into(),
-        enabled: true,
-        operator,
-        proxied: None,
-        sync_only: false,
-    };
-    let worker = Worker {
-        id: Uuid::nil(),
-        pid: OURS,
-        name: "worker".into(),
-        endpoint: "http://w".into(),
-        stake: STAKE,
-        enabled: true,
-        sync_only,
-    };
+    let mut pool = Pool::new(Uuid::nil(), OURS, "pool");
+    pool.operator = operator;
+    let mut worker = Worker::new(Uuid::nil(), OURS, "worker", "http://w", STAKE);
+    worker.sync_only = sync_only;
     Desired { worker: Arc::new(worker), pool: Some(Arc::new(pool)) }
 }
 

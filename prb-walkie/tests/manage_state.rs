@@ -24,24 +24,8 @@ const SEALED: &[u8] = b"sealed operator key";
 
 fn status(message: &str, at: SystemTime) -> WorkerStatus {
     let operator = Operator { account: AccountId([3; 32]), key: Sealed(SEALED.to_vec()) };
-    let pool = Pool {
-        id: Uuid::from_u128(1),
-        pid: PoolId(12),
-        name: "pool".into(),
-        enabled: true,
-        operator: Some(operator),
-        proxied: None,
-        sync_only: false,
-    };
-    let worker = Worker {
-        id: Uuid::from_u128(2),
-        pid: PoolId(12),
-        name: "a".into(),
-        endpoint: "http://a".into(),
-        stake: u128::MAX,
-        enabled: true,
-        sync_only: false,
-    };
+    let pool = Pool::new(Uuid::from_u128(1), PoolId(12), "pool").with_operator(operator);
+    let worker = Worker::new(Uuid::from_u128(2), PoolId(12), "a", "http://a", u128::MAX);
     let desired = Desired { worker: Arc::new(worker), pool: Some(Arc::new(pool)) };
     WorkerStatus::idle(&desired, message.into(), at)
 }

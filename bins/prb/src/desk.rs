@@ -211,7 +211,9 @@ mod tests {
         let hint = config.block_hint.unwrap();
         assert_eq!(hint(), ParaNumber(0));
         for block in [ParaNumber(10), ParaNumber(12), ParaNumber(u32::MAX)] {
-            views.send_replace(Some(Arc::new(ChainView { block, ..ChainView::default() })));
+            let mut view = ChainView::default();
+            view.block = block;
+            views.send_replace(Some(Arc::new(view)));
             assert_eq!(hint().0, block.0.saturating_add(4));
         }
     }

@@ -205,30 +205,21 @@ impl PoolEntry {
             }
         };
         let proxied = self.proxied.map(|a| AccountId::from_address(&a)).transpose().with_context(at)?;
-        Ok(Pool {
-            id: Uuid::new_v5(&NAMESPACE, format!("pool:{pid}").as_bytes()),
-            pid: PoolId(pid),
-            name: self.name.unwrap_or_else(|| format!("pool-{pid}")),
-            enabled: self.enabled,
-            operator,
-            proxied,
-            sync_only: self.sync_only,
-        })
+        let id = Uuid::new_v5(&NAMESPACE, format!("pool:{pid}").as_bytes());
+        let mut pool = Pool::new(id, PoolId(pid), self.name.unwrap_or_else(|| format!("pool-{pid}")));
+        (pool.enabled, pool.sync_only) = (self.enabled, self.sync_only);
+        (pool.operator, pool.proxied) = (operator, proxied);
+        Ok(pool)
     }
 }
 
 impl WorkerEntry {
     fn into_worker(self) -> Worker {
         let name = self.name.unwrap_or_else(|| self.endpoint.clone());
-        Worker {
-            id: Uuid::new_v5(&NAMESPACE, format!("worker:{name}").as_bytes()),
-            pid: PoolId(self.pid),
-            name,
-            endpoint: self.endpoint,
-            stake: self.stake,
-            enabled: self.enabled,
-            sync_only: self.sync_only,
-        }
+        let id = Uuid::new_v5(&NAMESPACE, format!("worker:{name}").as_bytes());
+        let mut worker = Worker::new(id, PoolId(self.pid), name, self.endpoint, self.stake);
+        (worker.enabled, worker.sync_only) = (self.enabled, self.sync_only);
+        worker
     }
 }
 

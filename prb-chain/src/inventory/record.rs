@@ -1,7 +1,7 @@
 //! Pools and workers as they are stored. A field that is added later needs a default.
 
 use prb_core::{
-    inventory::{Operator, Pool, Worker},
+    inventory::{AfterStop, Operator, Pool, Worker},
     primitives::{AccountId, Balance, PoolId},
     vault::Sealed,
 };
@@ -19,6 +19,8 @@ pub(super) struct PoolRecord {
     proxied: Option<AccountId>,
     #[serde(default)]
     sync_only: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after_stop: Option<AfterStop>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -37,6 +39,12 @@ pub(super) struct WorkerRecord {
     enabled: bool,
     #[serde(default)]
     sync_only: bool,
+    #[serde(default)]
+    gatekeeper: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    endpoints: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after_stop: Option<AfterStop>,
 }
 
 impl From<&Pool> for PoolRecord {
@@ -49,21 +57,20 @@ impl From<&Pool> for PoolRecord {
             operator: operator.map(|o| OperatorRecord { account: o.account, key: o.key.clone() }),
             proxied: pool.proxied,
             sync_only: pool.sync_only,
+            after_stop: pool.after_stop,
         }
     }
 }
 
 impl PoolRecord {
     pub(super) fn into_pool(self, id: Uuid) -> Pool {
-        Pool {
-            id,
-            pid: self.pid,
-            name: self.name,
-            enabled: self.enabled,
-            operator: self.operator.map(|o| Operator { account: o.account, key: o.key }),
-            proxied: self.proxied,
-            sync_only: self.sync_only,
-        }
+        let mut pool = Pool::new(id, self.pid, self.name);
+        pool.enabled = self.enabled;
+        pool.operator = self.operator.map(|o| Operator { account: o.account, key: o.key });
+        pool.proxied = self.proxied;
+        pool.sync_only = self.sync_only;
+        pool.after_stop = self.after_stop;
+        pool
     }
 }
 
@@ -76,21 +83,22 @@ impl From<&Worker> for WorkerRecord {
             stake: worker.stake,
             enabled: worker.enabled,
             sync_only: worker.sync_only,
+            gatekeeper: worker.gatekeeper,
+            endpoints: worker.endpoints.clone(),
+            after_stop: worker.after_stop,
         }
     }
 }
 
 impl WorkerRecord {
     pub(super) fn into_worker(self, id: Uuid) -> Worker {
-        Worker {
-            id,
-            pid: self.pid,
-            name: self.name,
-            endpoint: self.endpoint,
-            stake: self.stake,
-            enabled: self.enabled,
-            sync_only: self.sync_only,
-        }
+        let mut worker = Worker::new(id, self.pid, self.name, self.endpoint, self.stake);
+        worker.enabled = self.enabled;
+        worker.sync_only = self.sync_only;
+        worker.gatekeeper = self.gatekeeper;
+        worker.endpoints = self.endpoints;
+        worker.after_stop = self.after_stop;
+        worker
     }
 }
 

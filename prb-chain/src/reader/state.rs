@@ -6,7 +6,7 @@ use std::{
 };
 
 use prb_core::{
-    chain::{ChainView, Registration, Session, WorkerOnChain},
+    chain::{ChainView, Registration, Session, Unreadable, WorkerOnChain},
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
 };
 
@@ -254,14 +254,17 @@ impl State {
                 tracked.shown = tracked.show();
             }
         }
-        let shown = |(worker, tracked): (&WorkerKey, &Tracked)| Some((*worker, tracked.shown.clone()?));
-        ChainView {
-            block: ParaNumber(self.block),
-            hash: self.hash,
-            cool_down_period_secs: self.cool_down_period,
-            benchmark_blocks: self.benchmark_duration,
-            workers: self.workers.iter().filter_map(shown).collect(),
-        }
+        let unreadable = || Unreadable::new("its state on chain cannot be read");
+        let shown = |(worker, tracked): (&WorkerKey, &Tracked)| {
+            (*worker, tracked.shown.clone().ok_or_else(unreadable))
+        };
+        let mut view = ChainView::default();
+        view.block = ParaNumber(self.block);
+        view.hash = self.hash;
+        view.cool_down_period_secs = self.cool_down_period;
+        view.benchmark_blocks = self.benchmark_duration;
+        view.workers = self.workers.iter().map(shown).collect();
+        view
     }
 }
 
@@ -285,12 +288,12 @@ impl Tracked {
             total_reward: info.stats.total_reward,
             stake: self.stake,
         });
-        Some(Arc::new(WorkerOnChain {
-            registration: self.registration.clone(),
-            pool: self.pool,
-            session,
-            ingress_sequence: self.ingress_sequence,
-        }))
+        let mut shown = WorkerOnChain::default();
+        shown.registration = self.registration.clone();
+        shown.pool = self.pool;
+        shown.session = session;
+        shown.ingress_sequence = self.ingress_sequence;
+        Some(Arc::new(shown))
     }
 }
 

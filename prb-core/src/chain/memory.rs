@@ -18,8 +18,8 @@ use secrecy::ExposeSecret;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
-    BatchOutcome, Call, CallBatch, ChainReader, ChainSubmitter, ChainView, DispatchError, Effects, ReadError,
-    SessionState, SubmitError, SubmitProgress, WorkerOnChain,
+    BatchOutcome, Call, CallBatch, ChainReader, ChainSubmitter, ChainView, DispatchError, Effects, Followed,
+    SessionState, SubmitError, SubmitProgress, Unreadable, WorkerOnChain,
 };
 use crate::{
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
@@ -130,7 +130,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     model: Model,
-    tracked: HashSet<WorkerKey>,
+    followed: Followed,
     pending: VecDeque<Pending>,
     faults: HashMap<AccountId, VecDeque<Fault>>,
     hung: HashSet<AccountId>,
@@ -284,19 +284,22 @@ impl MemoryChain {
     }
 
     fn publish(&self, state: &State) {
-        let model = &state.model;
-        let workers = state
-            .tracked
-            .iter()
-            .map(|key| (*key, Arc::new(model.workers.get(key).cloned().unwrap_or_default())))
-            .collect();
-        self.0.views.send_replace(Some(Arc::new(ChainView {
-            block: ParaNumber(model.block),
-            hash: block_hash(model.block),
-            cool_down_period_secs: self.0.config.cool_down_secs,
-            benchmark_blocks: self.0.config.benchmark_blocks,
-            workers,
-        })));
+        let (model, followed, config) = (&state.model, &state.followed, &self.0.config);
+        let limit = config.max_tracked;
+        let worker = |(place, key): (usize, &WorkerKey)| {
+            let reading = match place < limit {
+                true => Ok(Arc::new(model.workers.get(key).cloned().unwrap_or_default())),
+                false => Err(Unreadable::new(format!("the reader follows at most {limit} workers"))),
+            };
+            (*key, reading)
+        };
+        let mut view = ChainView::default();
+        view.block = ParaNumber(model.block);
+        view.hash = block_hash(model.block);
+        view.cool_down_period_secs = config.cool_down_secs;
+        view.benchmark_blocks = config.benchmark_blocks;
+        view.workers = followed.workers.iter().enumerate().map(worker).collect();
+        self.0.views.send_replace(Some(Arc::new(view)));
     }
 
     /// Waits until nothing of `account` is pending, then looks at the state.
@@ -395,29 +398,14 @@ impl State {
     }
 }
 
-#[async_trait]
 impl ChainReader for MemoryChain {
     fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
         self.0.views.subscribe()
     }
 
-    async fn track(&self, workers: &[WorkerKey]) -> Result<(), ReadError> {
-        let limit = self.0.config.max_tracked;
+    fn follow(&self, followed: Followed) {
         let mut state = self.state();
-        let added: HashSet<_> = workers.iter().filter(|w| !state.tracked.contains(*w)).copied().collect();
-        if state.tracked.len() + added.len() > limit {
-            return Err(ReadError::TooManyWorkers { limit });
-        }
-        state.tracked.extend(added);
-        self.publish(&state);
-        Ok(())
-    }
-
-    fn untrack(&self, workers: &[WorkerKey]) {
-        let mut state = self.state();
-        for worker in workers {
-            state.tracked.remove(worker);
-        }
+        state.followed = followed;
         self.publish(&state);
     }
 }

@@ -31,28 +31,16 @@ pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F
 
 /// A pool of that number.
 pub fn pool(pid: u64) -> Pool {
-    Pool {
-        id: Uuid::from_u128(u128::from(pid) + 1_000),
-        pid: PoolId(pid),
-        name: format!("pool {pid}"),
-        enabled: true,
-        operator: Some(Operator { account: AccountId([pid as u8; 32]), key: Sealed(vec![1, 2, 3]) }),
-        proxied: None,
-        sync_only: false,
-    }
+    let operator = Operator { account: AccountId([pid as u8; 32]), key: Sealed(vec![1, 2, 3]) };
+    Pool::new(Uuid::from_u128(u128::from(pid) + 1_000), PoolId(pid), format!("pool {pid}"))
+        .with_operator(operator)
 }
 
 /// The `n`th worker of pool 1.
 pub fn worker(n: u16) -> Worker {
-    Worker {
-        id: Uuid::from_u128(u128::from(n) + 1),
-        pid: PoolId(1),
-        name: format!("worker {n:05}"),
-        endpoint: format!("http://10.0.0.1:{}", 8_000 + n),
-        stake: u128::MAX - u128::from(n),
-        enabled: true,
-        sync_only: false,
-    }
+    let id = Uuid::from_u128(u128::from(n) + 1);
+    let endpoint = format!("http://10.0.0.1:{}", 8_000 + n);
+    Worker::new(id, PoolId(1), format!("worker {n:05}"), endpoint, u128::MAX - u128::from(n))
 }
 
 async fn apply(inventory: &impl Inventory, edits: Vec<Edit>) -> Arc<Snapshot> {

@@ -27,7 +27,7 @@ use crate::{
     worker::{Context, Desired, Slot},
 };
 
-/// Waits of the fleet's own helpers: genesis and keys.
+/// Waits of the fleet's own helpers.
 const HELPER_BACKOFF: BackoffConfig =
     BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 /// How many names one warning has.
@@ -37,7 +37,6 @@ const MAX_NAMES: usize = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Child {
     Genesis,
-    Keys,
     Runner(usize),
 }
 
@@ -74,7 +73,6 @@ impl Supervisor {
     pub(super) async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
         let cancel = self.shared.cancel.clone();
         self.spawn(Child::Genesis, None);
-        self.spawn(Child::Keys, None);
         let mut watchdog = interval(self.config.watchdog_interval.max(Duration::from_millis(1)));
         watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut edits = true;
@@ -109,9 +107,6 @@ impl Supervisor {
                 let genesis = self.genesis.clone();
                 self.children.spawn(after(wait, fetch_genesis(ctx, genesis, cancel)))
             }
-            Child::Keys => self.children.spawn(after(wait, async move {
-                ctx.keys.track(HELPER_BACKOFF, cancel).await;
-            })),
             Child::Runner(index) => {
                 let roll = self.shards[index].subscribe();
                 self.children.spawn(after(wait, Runner::new(index, ctx, cancel).run(roll)))

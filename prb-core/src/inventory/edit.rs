@@ -68,6 +68,7 @@ impl Snapshot {
         let mut pools: BTreeMap<Uuid, Arc<Pool>> = self.pools.iter().map(|p| (p.id, p.clone())).collect();
         let mut workers: BTreeMap<Uuid, Arc<Worker>> =
             self.workers.iter().map(|w| (w.id, w.clone())).collect();
+        let mut saved = self.saved.clone();
         for edit in edits {
             match edit {
                 Edit::PutPool(pool) => {
@@ -83,6 +84,13 @@ impl Snapshot {
                 }
                 Edit::RemoveWorker(id) => {
                     workers.remove(&id).ok_or(Error::Unknown { what: "worker", id })?;
+                    saved.remove(&id);
+                }
+                Edit::Save(id, state) => {
+                    if !workers.contains_key(&id) {
+                        return Err(Error::Unknown { what: "worker", id });
+                    }
+                    saved.insert(id, state);
                 }
             }
         }
@@ -96,7 +104,7 @@ impl Snapshot {
         pools.sort_by_key(|p| p.pid);
         let mut workers: Vec<_> = workers.into_values().collect();
         workers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { revision: self.revision + 1, pools, workers })
+        Ok(Self { revision: self.revision + 1, pools, workers, saved })
     }
 }
 

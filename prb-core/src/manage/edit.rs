@@ -158,15 +158,8 @@ impl Manager {
     /// Reads and checks a pool's values, and seals its secret.
     async fn draft(&self, entry: Entry, value: PoolValue) -> Result<PoolDraft, Error> {
         let proxied = value.proxied(&entry)?;
-        let mut pool = Pool {
-            id: Uuid::new_v4(),
-            pid: value.pid,
-            name: value.name.trim().to_owned(),
-            enabled: value.enabled,
-            operator: None,
-            proxied,
-            sync_only: value.sync_only,
-        };
+        let mut pool = Pool::new(Uuid::new_v4(), value.pid, value.name.trim());
+        (pool.enabled, pool.sync_only, pool.proxied) = (value.enabled, value.sync_only, proxied);
         pool.check().map_err(|error| refused(&entry, error))?;
         pool.operator = self.operator(&entry, &value).await?;
         Ok(PoolDraft { entry, pool })
@@ -283,15 +276,9 @@ fn check_pool(entry: &Entry, snapshot: &Snapshot, pid: PoolId) -> Result<(), Err
 }
 
 fn worker(entry: &Entry, id: Uuid, value: &WorkerValue) -> Result<Worker, Error> {
-    let worker = Worker {
-        id,
-        pid: value.pid,
-        name: value.name.trim().to_owned(),
-        endpoint: value.endpoint.trim().to_owned(),
-        stake: value.stake(entry)?,
-        enabled: value.enabled,
-        sync_only: value.sync_only,
-    };
+    let (name, endpoint) = (value.name.trim(), value.endpoint.trim());
+    let mut worker = Worker::new(id, value.pid, name, endpoint, value.stake(entry)?);
+    (worker.enabled, worker.sync_only) = (value.enabled, value.sync_only);
     worker.check().map_err(|error| refused(entry, error))?;
     Ok(worker)
 }

@@ -75,6 +75,6 @@ const fn id_of(edit: &Edit) -> Uuid {
     match edit {
         Edit::PutPool(pool) => pool.id,
         Edit::PutWorker(worker) => worker.id,
-        Edit::RemovePool(id) | Edit::RemoveWorker(id) => *id,
+        Edit::RemovePool(id) | Edit::RemoveWorker(id) | Edit::Save(id, _) => *id,
     }
 }

@@ -76,6 +76,7 @@ pub(crate) struct Task {
     twin: Option<Arc<str>>,
 
     on_chain: Option<Arc<WorkerOnChain>>,
+    chain_problem: Option<Arc<str>>,
     view_block: ParaNumber,
     settling: Option<ParaNumber>,
     benchmark_since: Option<ParaNumber>,
@@ -118,6 +119,7 @@ impl Task {
             claim: None,
             twin: None,
             on_chain: None,
+            chain_problem: None,
             view_block: ParaNumber(0),
             settling: None,
             benchmark_since: None,

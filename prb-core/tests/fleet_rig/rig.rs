@@ -127,15 +127,8 @@ impl Rig {
     pub async fn put_pool(&self, pid: PoolId, with_operator: bool) {
         self.chain.add_pool(pid, account(pid), 1_000_000 * PHA);
         let key = self.vault.seal(&SecretString::from(secret(pid))).await.unwrap();
-        let pool = Pool {
-            id: Uuid::from_u128(u128::from(pid.0)),
-            pid,
-            name: format!("pool {pid}"),
-            enabled: true,
-            operator: with_operator.then(|| Operator { account: account(pid), key }),
-            proxied: None,
-            sync_only: false,
-        };
+        let mut pool = Pool::new(Uuid::from_u128(u128::from(pid.0)), pid, format!("pool {pid}"));
+        pool.operator = with_operator.then(|| Operator { account: account(pid), key });
         self.inventory.apply(vec![Edit::PutPool(pool)]).await.unwrap();
     }
 
@@ -148,15 +141,7 @@ impl Rig {
         self.workers.push(worker);
         let id = Uuid::from_u128(1000 + index as u128);
         self.ids.push(id);
-        let entry = Worker {
-            id,
-            pid,
-            name: format!("worker {index:05}"),
-            endpoint: endpoint(index),
-            stake: STAKE,
-            enabled: true,
-            sync_only: false,
-        };
+        let entry = Worker::new(id, pid, format!("worker {index:05}"), endpoint(index), STAKE);
         self.inventory.apply(vec![Edit::PutWorker(entry)]).await.unwrap();
         index
     }

@@ -30,7 +30,16 @@ impl Task {
         if self.settling.is_some_and(|settling| block >= settling) {
             self.settling = None;
         }
-        let Some(found) = found else { return };
+        let found = match found {
+            Some(Ok(found)) => found,
+            Some(Err(problem)) => {
+                self.chain_problem = Some(problem.reason);
+                self.on_chain = None;
+                return;
+            }
+            None => return,
+        };
+        self.chain_problem = None;
         if self.on_chain.as_ref().is_some_and(|known| has_moved(known, &found)) {
             // Another situation: what failed in the last one may succeed in this.
             self.chain.heal();
@@ -86,7 +95,7 @@ impl Task {
             step: self.next_step(&heights),
             caught_up: self.caught_up,
             chain: self.on_chain.clone(),
-            chain_problem: if self.on_chain.is_none() { self.ctx.keys.problem() } else { None },
+            chain_problem: self.chain_problem.clone(),
             settling: self.settling,
             cool_down_period_secs,
             benchmark_running: self.benchmark_runs(benchmark_blocks),

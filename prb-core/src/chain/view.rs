@@ -1,0 +1,227 @@
+//! What the chain says of workers, pools and accounts at one finalised block.
+
+use std::{collections::HashMap, sync::Arc};
+
+use codec::{Decode, Encode};
+use serde::Serialize;
+
+use crate::{
+    primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
+    wire::{AttestationProvider, MessageOrigin, WorkerRegistrationInfo},
+};
+
+/// State of a worker's computing session (`PhalaComputation::Sessions`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize)]
+pub enum SessionState {
+    /// Bound to a pool, not started.
+    #[codec(index = 0)]
+    Ready,
+    /// Computing.
+    #[codec(index = 1)]
+    WorkerIdle,
+    /// Computing, but its heartbeats stopped.
+    #[codec(index = 3)]
+    WorkerUnresponsive,
+    /// Stopped; its stake is locked until the cool-down is over.
+    #[codec(index = 4)]
+    WorkerCoolingDown,
+}
+
+impl SessionState {
+    /// Whether the session counts as computing.
+    pub const fn is_computing(self) -> bool {
+        matches!(self, Self::WorkerIdle | Self::WorkerUnresponsive)
+    }
+}
+
+/// A worker's entry in the registry (`PhalaRegistry::Workers`).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Registration {
+    /// The worker.
+    pub pubkey: WorkerKey,
+    /// Its key for encrypted messages.
+    pub ecdh_pubkey: [u8; 32],
+    /// pRuntime's version, packed.
+    pub runtime_version: u32,
+    /// Last registration, seconds since the Unix epoch.
+    pub last_updated: u64,
+    /// Who may add it to a pool.
+    pub operator: Option<AccountId>,
+    /// Who vouched for it.
+    pub attestation_provider: Option<AttestationProvider>,
+    /// How far it is trusted, 1 best.
+    pub confidence_level: u8,
+    /// Benchmark score, once there is one.
+    pub initial_score: Option<u32>,
+    /// Feature numbers.
+    pub features: Vec<u32>,
+}
+
+/// A worker's session and stake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The session's account.
+    pub account: AccountId,
+    /// Its state.
+    pub state: SessionState,
+    /// Initial value, U64F64 bits.
+    pub ve: u128,
+    /// Value, U64F64 bits.
+    pub v: u128,
+    /// When V was last updated, seconds since the Unix epoch.
+    pub v_updated_at: u64,
+    /// Initial performance.
+    pub p_init: u32,
+    /// Performance now.
+    pub p_instant: u32,
+    /// Iterations reported.
+    pub iterations: u64,
+    /// Start of computing, seconds since the Unix epoch.
+    pub working_start_time: u64,
+    /// Time of the last answered challenge, seconds since the Unix epoch.
+    pub challenge_time_last: u64,
+    /// Start of the cool-down, seconds since the Unix epoch.
+    pub cool_down_start: u64,
+    /// Rewards so far.
+    pub total_reward: Balance,
+    /// Locked stake.
+    pub stake: Option<Balance>,
+}
+
+impl Registration {
+    /// Whether [`Call::RegisterWorkerV1`] has had its effect.
+    pub fn is_of_v1(&self, runtime_info: &[u8], replaces: Option<u64>) -> bool {
+        if replaces.is_some() {
+            return replaces != Some(self.last_updated);
+        }
+        let Ok(info) = WorkerRegistrationInfo::decode(&mut &*runtime_info) else { return false };
+        self.ecdh_pubkey == info.ecdh_pubkey
+            && self.runtime_version == info.version
+            && self.operator == info.operator
+            && self.features == info.features
+            && self.attestation_provider == Some(AttestationProvider::Ias)
+    }
+}
+
+/// What the chain says of one worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerOnChain {
+    /// Its registration.
+    pub registration: Option<Registration>,
+    /// The pool it was added to (`PhalaStakePoolv2::WorkerAssignments`).
+    pub pool: Option<PoolId>,
+    /// Its session.
+    pub session: Option<Session>,
+    /// Next message sequence that the chain takes from it.
+    pub ingress_sequence: u64,
+    /// The endpoints that it announced (`PhalaRegistry::Endpoints`), empty where it announced none.
+    pub endpoints: Vec<String>,
+}
+
+/// A withdrawal that waits for free stake (`BasePool::withdraw_queue`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// When it was asked for, seconds since the Unix epoch.
+    pub start_time: u64,
+}
+
+/// What the chain says of a stake pool (`PhalaBasePool::Pools` and the balances of its accounts). Source:
+/// `BasePool` and `StakePool` of Phala's pallets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolOnChain {
+    /// The account that owns it.
+    pub owner: AccountId,
+    /// Whether it is a vault, which takes no workers.
+    pub is_vault: bool,
+    /// Stake that new sessions can use: what its account holds of the wrapped asset.
+    pub free_stake: Balance,
+    /// Stake of workers that are cooling down.
+    pub releasing_stake: Balance,
+    /// Everything that it holds, in and out of use.
+    pub total_value: Balance,
+    /// The most that it accepts in contributions, `None` for no limit.
+    pub cap: Option<Balance>,
+    /// The owner's share of the rewards, in millionths.
+    pub commission_millionths: Option<u32>,
+    /// Its workers, those that are cooling down too.
+    pub workers: Vec<WorkerKey>,
+    /// Workers that are cooling down.
+    pub cooling_down: Vec<WorkerKey>,
+    /// Withdrawals that wait for free stake, oldest first.
+    pub withdrawals: Vec<Withdrawal>,
+}
+
+/// What the chain says of an account (`System::Account`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountOnChain {
+    /// What it can pay fees from, less what is frozen.
+    pub free: Balance,
+}
+
+/// The rules for stakes (`PhalaComputation::TokenomicParameters`); numbers are U64F64 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StakeRules {
+    /// The least stake of a worker is this times the square root of its score, in PHA.
+    pub k: u128,
+    /// The most that a session's initial value may be.
+    pub v_max: u128,
+    /// The factor of a fully trusted worker's initial value.
+    pub re: u128,
+    /// The cost of a machine by score: factor.
+    pub rig_k: u128,
+    /// The cost of a machine by score: fixed part.
+    pub rig_b: u128,
+}
+
+/// A value that a reader should show and cannot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unreadable {
+    /// Why, for operators.
+    pub reason: Arc<str>,
+}
+
+impl Unreadable {
+    /// A value that cannot be shown for `reason`.
+    pub fn new(reason: impl Into<Arc<str>>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+/// A value read from the chain, or why it could not be.
+pub type Reading<T> = Result<Arc<T>, Unreadable>;
+
+/// What is followed, at one finalised parachain block.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ChainView {
+    /// The block.
+    pub block: ParaNumber,
+    /// Its hash.
+    pub hash: Hash,
+    /// The chain's clock at that block, in ms since the Unix epoch (`Timestamp::Now`).
+    pub time_ms: u64,
+    /// Seconds that a stopped worker's stake stays locked.
+    pub cool_down_period_secs: u64,
+    /// Blocks that a benchmark takes.
+    pub benchmark_blocks: u32,
+    /// Most workers of a pool, where the chain says (`PhalaStakePoolv2::MaxPoolWorkers`).
+    pub max_pool_workers: Option<u32>,
+    /// A withdrawal that waited so many seconds lets anybody stop the pool's workers
+    /// (`PhalaStakePoolv2::GracePeriod`).
+    pub withdrawal_grace_secs: Option<u64>,
+    /// The rules for stakes, where the chain says.
+    pub stake_rules: Option<StakeRules>,
+    /// State by worker; a worker that the chain does not know has an empty entry.
+    pub workers: HashMap<WorkerKey, Reading<WorkerOnChain>>,
+    /// State by pool; `None` where the chain has no such pool.
+    pub pools: HashMap<PoolId, Reading<Option<PoolOnChain>>>,
+    /// State by account.
+    pub accounts: HashMap<AccountId, Reading<AccountOnChain>>,
+    /// Next message sequence that the chain takes, by sender (see [`Followed::senders`](super::Followed)).
+    pub senders: HashMap<MessageOrigin, Reading<u64>>,
+}
