@@ -158,7 +158,9 @@ pub enum Goal {
     StayStopped,
     /// Reclaim the stake when the cool-down is over, then [`Goal::StayStopped`].
     Reclaim,
-    /// Leave the pool once nothing is locked, and stay out of it.
+    /// Reclaim the stake when the cool-down is over, then [`Goal::Compute`].
+    StartAgain,
+    /// Reclaim the stake when the cool-down is over and leave the pool, then [`Goal::StayStopped`].
     LeavePool,
 }
 

@@ -119,6 +119,13 @@ pub struct WorkerOnChain {
     pub endpoints: Vec<String>,
 }
 
+impl WorkerOnChain {
+    /// The stake that its session locks: while it computes and while it cools down.
+    pub fn at_stake(&self) -> Balance {
+        self.session.as_ref().and_then(|session| session.stake).unwrap_or(0)
+    }
+}
+
 /// A withdrawal that waits for free stake (`BasePool::withdraw_queue`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Withdrawal {

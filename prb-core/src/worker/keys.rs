@@ -1,27 +1,39 @@
-//! Which worker has which public key, and what the chain reader follows for the fleet.
+//! [`Keys`]: which worker holds which public key, and what the chain reader follows for the fleet.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     chain::{ChainReader, Followed},
-    primitives::WorkerKey,
+    primitives::{AccountId, PoolId, WorkerKey},
+    wire::MessageOrigin,
 };
 
-/// The fleet's public keys. Each belongs to the worker that claimed it first and still sees it.
+/// How long changes are collected before the reader is told: a fleet that starts claims thousands of keys
+/// within moments, and each set is a copy of them all.
+const COLLECT_FOR: Duration = Duration::from_millis(20);
+
+/// The fleet's public keys and message senders. Each belongs to the worker that claimed it first and still
+/// sees it.
 #[derive(Debug)]
 pub(crate) struct Keys {
     chain: Arc<dyn ChainReader>,
-    claims: Mutex<Claims>,
+    registry: Mutex<Registry>,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Claims {
-    holders: HashMap<WorkerKey, Holder>,
+struct Registry {
+    keys: HashMap<WorkerKey, Holder>,
+    senders: HashMap<MessageOrigin, Holder>,
+    interests: HashMap<Uuid, Interest>,
     generation: u64,
 }
 
@@ -33,13 +45,24 @@ struct Holder {
     generation: u64,
 }
 
+/// What one worker wants followed besides the key that it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interest {
+    /// Its pool.
+    pub(crate) pool: PoolId,
+    /// The account that pays its fees.
+    pub(crate) payer: Option<AccountId>,
+    /// The key that it was known by.
+    pub(crate) last_key: Option<WorkerKey>,
+}
+
 impl Keys {
     pub(crate) fn new(chain: Arc<dyn ChainReader>) -> Self {
-        Self { chain, claims: Mutex::default() }
+        Self { chain, registry: Mutex::default(), changed: Notify::new() }
     }
 
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Claims a key for a worker and has it followed; gives the holder's name where another one has it.
@@ -48,46 +71,117 @@ impl Keys {
         key: WorkerKey,
         id: Uuid,
         name: &str,
-    ) -> Result<KeyClaim, Arc<str>> {
-        let mut claims = self.claims();
-        match claims.holders.get(&key) {
+    ) -> Result<Claim<WorkerKey>, Arc<str>> {
+        self.claim_in(|registry| &mut registry.keys, key, id, name)
+    }
+
+    /// Claims the messages of a sender that several workers speak for.
+    pub(crate) fn claim_sender(
+        self: &Arc<Self>,
+        sender: MessageOrigin,
+        id: Uuid,
+        name: &str,
+    ) -> Result<Claim<MessageOrigin>, Arc<str>> {
+        self.claim_in(|registry| &mut registry.senders, sender, id, name)
+    }
+
+    fn claim_in<K: Clone + Eq + std::hash::Hash>(
+        self: &Arc<Self>,
+        table: fn(&mut Registry) -> &mut HashMap<K, Holder>,
+        subject: K,
+        id: Uuid,
+        name: &str,
+    ) -> Result<Claim<K>, Arc<str>> {
+        let mut registry = self.registry();
+        match table(&mut registry).get(&subject) {
             Some(holder) if holder.id != id => return Err(Arc::clone(&holder.name)),
             _ => {}
         }
-        claims.generation += 1;
-        let generation = claims.generation;
-        claims.holders.insert(key, Holder { id, name: name.into(), generation });
-        self.follow(&claims);
-        Ok(KeyClaim { keys: Arc::clone(self), key, generation })
+        registry.generation += 1;
+        let generation = registry.generation;
+        table(&mut registry).insert(subject.clone(), Holder { id, name: name.into(), generation });
+        drop(registry);
+        self.changed.notify_one();
+        Ok(Claim { keys: Arc::clone(self), table, subject, generation })
     }
 
-    /// Under the lock, so that an older set never replaces a newer one.
-    fn follow(&self, claims: &Claims) {
-        let workers = claims.holders.keys().copied().collect();
-        self.chain.follow(Followed { workers, ..Followed::default() });
+    /// The name of the worker that holds a key, unless that is `id`.
+    pub(crate) fn holder_but(&self, key: WorkerKey, id: Uuid) -> Option<Arc<str>> {
+        let registry = self.registry();
+        let holder = registry.keys.get(&key).filter(|holder| holder.id != id)?;
+        Some(Arc::clone(&holder.name))
+    }
+
+    /// States what a worker wants followed; `None` when it ends.
+    pub(crate) fn set_interest(&self, id: Uuid, interest: Option<Interest>) {
+        let mut registry = self.registry();
+        let changed = match interest {
+            Some(interest) if registry.interests.get(&id) == Some(&interest) => false,
+            Some(interest) => {
+                registry.interests.insert(id, interest);
+                true
+            }
+            None => registry.interests.remove(&id).is_some(),
+        };
+        drop(registry);
+        if changed {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Tells the reader of every change, until cancelled.
+    pub(crate) async fn run(&self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.changed.notified() => {}
+            }
+            // Outside of the lock: the reader is somebody else's code.
+            let followed = self.registry().followed();
+            self.chain.follow(followed);
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(COLLECT_FOR) => {}
+            }
+        }
     }
 }
 
-/// A worker's hold on its key; given up when dropped.
+impl Registry {
+    fn followed(&self) -> Followed {
+        let interests = || self.interests.values();
+        Followed {
+            workers: self.keys.keys().copied().chain(interests().filter_map(|i| i.last_key)).collect(),
+            pools: interests().map(|i| i.pool).collect(),
+            accounts: interests().filter_map(|i| i.payer).collect(),
+            senders: self.senders.keys().cloned().collect(),
+        }
+    }
+}
+
+/// A worker's hold on a key or on a sender's messages; given up when dropped.
 #[derive(Debug)]
-pub(crate) struct KeyClaim {
+pub(crate) struct Claim<K: Clone + Eq + std::hash::Hash> {
     keys: Arc<Keys>,
-    key: WorkerKey,
+    table: fn(&mut Registry) -> &mut HashMap<K, Holder>,
+    subject: K,
     generation: u64,
 }
 
-impl KeyClaim {
-    pub(crate) const fn key(&self) -> WorkerKey {
-        self.key
+impl<K: Clone + Eq + std::hash::Hash> Claim<K> {
+    pub(crate) const fn subject(&self) -> &K {
+        &self.subject
     }
 }
 
-impl Drop for KeyClaim {
+impl<K: Clone + Eq + std::hash::Hash> Drop for Claim<K> {
     fn drop(&mut self) {
-        let mut claims = self.keys.claims();
-        if claims.holders.get(&self.key).is_some_and(|holder| holder.generation == self.generation) {
-            claims.holders.remove(&self.key);
-            self.keys.follow(&claims);
+        let mut registry = self.keys.registry();
+        let table = (self.table)(&mut registry);
+        if table.get(&self.subject).is_some_and(|holder| holder.generation == self.generation) {
+            table.remove(&self.subject);
+            drop(registry);
+            self.keys.changed.notify_one();
         }
     }
 }

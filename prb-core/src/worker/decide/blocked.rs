@@ -1,0 +1,118 @@
+//! What the chain would refuse, told before it is paid for. Source of the checks and their order: the pallets'
+//! `add_worker`, `start_computing` and `restart_computing`.
+
+use crate::{
+    chain::{PoolOnChain, Registration, Session},
+    inventory::Goal,
+    primitives::Balance,
+    worker::{Desired, Observed, Operation, Reason, observed::Grant},
+};
+
+/// Why the chain would refuse an operation; `None` where it would not, or where too little is known to say.
+pub(super) fn reason(
+    desired: &Desired,
+    observed: &Observed,
+    operation: Operation,
+    registration: &Registration,
+    session: Option<&Session>,
+) -> Option<Reason> {
+    let id = desired.worker.pid;
+    if let Some(Ok(payer)) = &observed.payer
+        && payer.free == 0
+        && let Some(operator) = desired.payer()
+    {
+        return Some(Reason::OperatorCannotPay { operator, balance: payer.free });
+    }
+    let pool = match &observed.pool {
+        None => return None,
+        Some(Err(problem)) => {
+            return Some(Reason::PoolUnreadable { pool: id, reason: problem.reason.clone() });
+        }
+        Some(Ok(pool)) => match pool.as_ref() {
+            None => return Some(Reason::PoolDoesNotExist { pool: id }),
+            Some(pool) => pool,
+        },
+    };
+    if pool.is_vault {
+        return Some(Reason::PoolIsVault { pool: id });
+    }
+    let ours = desired.operator()?;
+    if pool.owner != ours {
+        return Some(Reason::NotPoolOwner { pool: id, owner: pool.owner, ours });
+    }
+    match operation {
+        Operation::AddToPool => full(desired, observed, pool),
+        Operation::Start(stake) => withdrawals(desired, observed, pool, false)
+            .or_else(|| short(desired, observed, stake))
+            .or_else(|| out_of_bounds(observed, registration, stake)),
+        Operation::RaiseStake(stake) => {
+            let has = session.and_then(|s| s.stake).unwrap_or(0);
+            withdrawals(desired, observed, pool, true)
+                .or_else(|| short(desired, observed, stake.saturating_sub(has)))
+                .or_else(|| out_of_bounds(observed, registration, stake))
+        }
+        _ => None,
+    }
+}
+
+fn full(desired: &Desired, observed: &Observed, pool: &PoolOnChain) -> Option<Reason> {
+    let limit = observed.rules.max_pool_workers?;
+    (pool.workers.len() >= limit as usize).then_some(Reason::PoolFull { pool: desired.worker.pid, limit })
+}
+
+/// Raising a stake wants an empty queue. A start does not, but where anybody may stop the pool's workers it
+/// would end in another cool-down.
+fn withdrawals(desired: &Desired, observed: &Observed, pool: &PoolOnChain, raises: bool) -> Option<Reason> {
+    let oldest = pool.withdrawals.first()?;
+    let rules = &observed.rules;
+    let forced = rules
+        .withdrawal_grace_secs
+        .is_some_and(|grace| rules.now_secs > 0 && oldest.start_time.saturating_add(grace) <= rules.now_secs);
+    (raises || forced).then_some(Reason::WithdrawalsQueued { pool: desired.worker.pid, forced })
+}
+
+fn short(desired: &Desired, observed: &Observed, needed: Balance) -> Option<Reason> {
+    match observed.grant {
+        Grant::Granted => None,
+        Grant::Undecided => Some(Reason::AwaitingTurn { pool: desired.worker.pid }),
+        Grant::Short { free, missing, waiting } => {
+            Some(Reason::FreeStakeShort { pool: desired.worker.pid, free, needed, missing, waiting })
+        }
+    }
+}
+
+fn out_of_bounds(observed: &Observed, registration: &Registration, stake: Balance) -> Option<Reason> {
+    let (rules, score) = (observed.rules.stake?, registration.initial_score?);
+    let min = rules.min_stake(score);
+    if stake < min {
+        return Some(Reason::StakeTooSmall { stake, min });
+    }
+    let max = rules.max_stake(score, registration.confidence_level);
+    (stake > max).then_some(Reason::StakeTooLarge { stake, max })
+}
+
+/// What a worker needs of its pool's free stake for its next operation; `None` where that is nothing.
+///
+/// A worker counts from when it has caught up, before it is registered and scored: those that are further on
+/// must not take what it, standing before them in line, needs in a minute.
+pub(crate) fn stake_needed(desired: &Desired, observed: &Observed) -> Option<Balance> {
+    let waits = !observed.caught_up
+        || desired.sync_only()
+        || desired.worker.gatekeeper
+        || desired.idle_reason().is_some()
+        || observed.key_holder.is_some()
+        || observed.saved.goal != Goal::Compute;
+    let Some(Ok(chain)) = &observed.chain else { return None };
+    if waits || observed.last_key.as_ref().is_some_and(|last| last.at_stake() != Some(0)) {
+        return None;
+    }
+    let wanted = desired.worker.stake;
+    match &chain.session {
+        _ if chain.pool.is_some_and(|pool| pool != desired.worker.pid) => None,
+        Some(session) if session.state == crate::chain::SessionState::WorkerIdle => {
+            wanted.checked_sub(session.stake?).filter(|more| *more > 0)
+        }
+        Some(session) if session.state != crate::chain::SessionState::Ready => None,
+        _ => Some(wanted),
+    }
+}

@@ -1,0 +1,251 @@
+//! Where a worker stands on chain, were it at the tip.
+
+use super::{
+    Standing, blocked, key_changed,
+};
+use crate::{
+    chain::{Registration, Session, SessionState, WorkerOnChain},
+    inventory::Goal,
+    primitives::AccountId,
+    prpc::PhactoryInfo,
+    worker::{Desired, Observed, Operation, Reason, Settings, State, reason::AfterCoolDown},
+};
+
+pub(super) fn standing(
+    desired: &Desired,
+    settings: &Settings,
+    observed: &Observed,
+    info: &PhactoryInfo,
+) -> Standing {
+    if let Some(holder) = &observed.key_holder {
+        // One pRuntime takes one sync at a time, and the other entry syncs it.
+        let mut twin = Standing::new(State::Error, Reason::KeyInUse { holder: holder.clone() }).silent();
+        twin.syncs = false;
+        return twin;
+    }
+    if settings.sync_only || desired.sync_only() {
+        return Standing::new(State::Synched, Reason::SyncOnly).silent();
+    }
+    let pool = desired.worker.pid;
+    let Some(operator) = desired.operator() else {
+        return Standing::new(State::Synched, Reason::NoOperator { pool }).silent();
+    };
+    let chain = match &observed.chain {
+        Some(Ok(chain)) => chain,
+        Some(Err(problem)) => {
+            let reason = Reason::ChainStateUnreadable { reason: problem.reason.clone() };
+            return Standing::new(State::Error, reason).silent();
+        }
+        None => return Standing::new(State::Synched, Reason::AwaitingChainState).silent(),
+    };
+    let computing = chain.session.as_ref().is_some_and(|s| s.state.is_computing());
+    if let Some(reason) = observed.last_key.as_ref().and_then(|last| key_changed(observed, last)) {
+        let standing = Standing::new(State::Error, reason);
+        // Without its heartbeats the new key would be slashed too, where it computes.
+        return if computing { standing } else { standing.silent() };
+    }
+    match chain.pool {
+        Some(on_chain) if on_chain != pool => {
+            Standing::new(State::Error, Reason::InOtherPool { on_chain, ours: pool }).silent()
+        }
+        None if chain.session.as_ref().is_some_and(|s| s.state != SessionState::Ready) => {
+            let state = if computing { State::Active } else { State::Synched };
+            Standing::new(state, Reason::AssignmentGone { computing })
+        }
+        in_pool => Candidate { desired, settings, observed, info, chain, operator, ours: in_pool.is_some() }
+            .standing(),
+    }
+}
+
+/// A worker that is in our pool, or in none.
+struct Candidate<'a> {
+    desired: &'a Desired,
+    settings: &'a Settings,
+    observed: &'a Observed,
+    info: &'a PhactoryInfo,
+    chain: &'a WorkerOnChain,
+    operator: AccountId,
+    ours: bool,
+}
+
+impl Candidate<'_> {
+    fn standing(&self) -> Standing {
+        let session = self.chain.session.as_ref().filter(|_| self.ours);
+        let goal = self.observed.saved.goal;
+        match session {
+            Some(session) if session.state == SessionState::WorkerCoolingDown => {
+                return self.cooling_down(session);
+            }
+            Some(session) if session.state.is_computing() && goal == Goal::Stop => {
+                return Standing::new(State::Active, Reason::Stopping).wants(Operation::Stop);
+            }
+            _ => {}
+        }
+        if let Some(stopped) = self.stopped(session) {
+            return stopped;
+        }
+        let Some(registration) = &self.chain.registration else {
+            return Standing::new(State::PreActive, Reason::Registering).wants(Operation::Register).silent();
+        };
+        if let Some(reason) = self.outdated(registration) {
+            // Registering again does not end a session.
+            let computing = session.is_some_and(|s| s.state.is_computing());
+            let state = if computing { State::Active } else { State::PreActive };
+            return Standing::new(state, reason).wants(Operation::Register);
+        }
+        let settled = match session.filter(|s| s.state.is_computing()) {
+            Some(session) => self.computing(session, registration),
+            None if self.desired.worker.gatekeeper => self.gatekeeper(),
+            None => return self.on_its_way(session, registration),
+        };
+        if settled.wanted.is_none() && self.announces() {
+            let state = settled.state;
+            return Standing::new(state, Reason::AnnouncingEndpoints).wants(Operation::AnnounceEndpoints);
+        }
+        settled
+    }
+
+    /// A worker that is not to compute, and does not.
+    fn stopped(&self, session: Option<&Session>) -> Option<Standing> {
+        if session.is_some_and(|s| s.state.is_computing()) {
+            return None;
+        }
+        match self.observed.saved.goal {
+            Goal::Compute | Goal::StartAgain => None,
+            Goal::LeavePool if self.ours => {
+                let pool = self.desired.worker.pid;
+                let leaving = Standing::new(State::Synched, Reason::LeavingPool { pool });
+                Some(leaving.wants(Operation::LeavePool))
+            }
+            _ => Some(Standing::new(State::Synched, Reason::Stopped { in_pool: self.ours })),
+        }
+    }
+
+    fn outdated(&self, registration: &Registration) -> Option<Reason> {
+        if registration.operator != Some(self.operator) {
+            return Some(Reason::OperatorDiffers { on_chain: registration.operator, ours: self.operator });
+        }
+        self.observed.refresh_ra.then_some(Reason::RegisteringAgain)
+    }
+
+    fn gatekeeper(&self) -> Standing {
+        /// `GatekeeperRole::Active` of pRuntime.
+        const ACTIVE: i32 = 2;
+        let role = self.info.gatekeeper.as_ref().map_or(0, |gatekeeper| gatekeeper.role);
+        let active = role == ACTIVE;
+        let state = if active { State::Active } else { State::Synched };
+        Standing::new(state, Reason::Gatekeeper { active })
+    }
+
+    fn announces(&self) -> bool {
+        let wanted = &self.desired.worker.endpoints;
+        !wanted.is_empty() && *wanted != self.chain.endpoints
+    }
+
+    /// A worker that is to compute and does not yet.
+    fn on_its_way(&self, session: Option<&Session>, registration: &Registration) -> Standing {
+        if let Some(waits) = self.unscored(registration) {
+            return waits;
+        }
+        let pool = self.desired.worker.pid;
+        let (reason, operation) = match session {
+            _ if !self.ours => (Reason::AddingToPool { pool }, Operation::AddToPool),
+            None => return Standing::new(State::PreActive, Reason::AwaitingSession),
+            Some(_) => (Reason::StartingComputing, Operation::Start(self.desired.worker.stake)),
+        };
+        self.unless_blocked(Standing::new(State::PreActive, reason), operation, registration)
+    }
+
+    fn unless_blocked(
+        &self,
+        standing: Standing,
+        operation: Operation,
+        registration: &Registration,
+    ) -> Standing {
+        let session = self.chain.session.as_ref();
+        let blocked = blocked::reason(self.desired, self.observed, operation, registration, session);
+        match blocked {
+            None => standing.wants(operation),
+            Some(reason) => {
+                let state = match reason {
+                    // Nothing is wrong.
+                    Reason::AwaitingTurn { .. } => standing.state,
+                    // A computing worker goes on computing with the stake that it has.
+                    _ if standing.state == State::Active => State::Active,
+                    _ => State::Error,
+                };
+                Standing { state, reason, ..standing }
+            }
+        }
+    }
+
+    /// What to do about a worker without a sufficient score; `None` where it has one.
+    fn unscored(&self, registration: &Registration) -> Option<Standing> {
+        let (settings, score) = (self.settings, registration.initial_score.unwrap_or(0));
+        let min = if settings.enforce_min_bench_score { settings.min_bench_score.max(1) } else { 1 };
+        if score >= min {
+            return None;
+        }
+        let reason = match score {
+            0 => Reason::AwaitingScore,
+            _ => Reason::ScoreTooLow { score, min },
+        };
+        let waits = Standing::new(State::PreActive, reason);
+        let again = settings.enforce_min_bench_score && !self.observed.benchmark_running;
+        Some(if again { waits.wants(Operation::Register) } else { waits })
+    }
+
+    fn cooling_down(&self, session: &Session) -> Standing {
+        let rules = &self.observed.rules;
+        // The chain's clock, else the worker's own as of the last block that it dispatched.
+        let now_secs = match rules.now_secs {
+            0 => self.info.current_block_time / 1000,
+            now => now,
+        };
+        let goal = self.observed.saved.goal;
+        let forced = self.was_forced(session);
+        let end = session.cool_down_start.saturating_add(rules.cool_down_secs);
+        if now_secs < end {
+            let left_secs = (now_secs > 0).then(|| end - now_secs);
+            let then = match goal {
+                Goal::StartAgain => AfterCoolDown::StartsAgain,
+                Goal::Reclaim => AfterCoolDown::Reclaims,
+                Goal::LeavePool => AfterCoolDown::LeavesPool,
+                _ => AfterCoolDown::StaysStopped,
+            };
+            return Standing::new(State::Synched, Reason::CoolingDown { left_secs, then, forced });
+        }
+        match goal {
+            Goal::StartAgain | Goal::Reclaim | Goal::LeavePool => {
+                Standing::new(State::Synched, Reason::Reclaiming).wants(Operation::Reclaim)
+            }
+            _ => Standing::new(State::Synched, Reason::CooledDown { forced }),
+        }
+    }
+
+    /// Whether withdrawals had waited so long when it stopped that anybody could stop it.
+    fn was_forced(&self, session: &Session) -> bool {
+        let (Some(Ok(pool)), Some(grace)) = (&self.observed.pool, self.observed.rules.withdrawal_grace_secs)
+        else {
+            return false;
+        };
+        let oldest = pool.as_ref().as_ref().and_then(|pool| pool.withdrawals.first());
+        oldest.is_some_and(|w| w.start_time.saturating_add(grace) <= session.cool_down_start)
+    }
+
+    fn computing(&self, session: &Session, registration: &Registration) -> Standing {
+        if session.state == SessionState::WorkerUnresponsive {
+            // Its stake is not touched before it answers again: a restart would hide why it does not.
+            return Standing::new(State::Active, Reason::Unresponsive);
+        }
+        let wanted = self.desired.worker.stake;
+        match session.stake {
+            Some(stake) if stake < wanted => {
+                let standing =
+                    Standing::new(State::Active, Reason::RaisingStake { from: stake, to: wanted });
+                self.unless_blocked(standing, Operation::RaiseStake(wanted), registration)
+            }
+            _ => Standing::new(State::Active, Reason::Computing),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! How what is kept of a worker follows what is seen of it on chain.
+
+use crate::{
+    chain::{SessionState, WorkerOnChain},
+    inventory::{AfterStop, Goal, Saved},
+    primitives::{Balance, PoolId, WorkerKey},
+};
+
+/// What is seen of a worker whose state a view shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'a> {
+    /// The key that answers.
+    pub(super) key: WorkerKey,
+    /// What the chain says of it.
+    pub(super) chain: &'a WorkerOnChain,
+    /// The pool that the inventory names.
+    pub(super) pool: PoolId,
+    /// What happens after a stop from elsewhere.
+    pub(super) after_stop: AfterStop,
+    /// What the last known key has at stake, where another one answers now and that is known.
+    pub(super) last_at_stake: Option<Balance>,
+}
+
+/// What is to be kept from now on.
+pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
+    let mut saved = saved;
+    match saved.key {
+        Some(key) if key == seen.key => {}
+        None => saved.key = Some(seen.key),
+        // Nothing is lost with the last key: the new one takes its place.
+        Some(_) if seen.last_at_stake == Some(0) => {
+            saved.key = Some(seen.key);
+            saved.was_computing = false;
+        }
+        // An operator has to decide.
+        Some(_) => return saved,
+    }
+    let ours = seen.chain.pool == Some(seen.pool);
+    match seen.chain.session.as_ref().map(|session| session.state) {
+        Some(state) if state.is_computing() => {
+            // Also without its pool: that its assignment is gone is no stop.
+            saved.was_computing |= ours;
+            if ours && matches!(saved.goal, Goal::StayStopped | Goal::Reclaim | Goal::LeavePool | Goal::StartAgain)
+            {
+                // Its owner has started it.
+                saved.goal = Goal::Compute;
+            }
+        }
+        Some(SessionState::WorkerCoolingDown) => {
+            saved.goal = match saved.goal {
+                Goal::Stop => Goal::StayStopped,
+                Goal::Compute => stopped_elsewhere(seen.after_stop),
+                goal => goal,
+            };
+            saved.was_computing = false;
+        }
+        // Ready, or without a session: nothing is locked.
+        state => {
+            let out = state.is_none() && seen.chain.pool.is_none();
+            saved.goal = match saved.goal {
+                Goal::Stop | Goal::Reclaim => Goal::StayStopped,
+                Goal::LeavePool if out => Goal::StayStopped,
+                Goal::StartAgain => Goal::Compute,
+                // Stopped and reclaimed, or removed, while nobody looked.
+                Goal::Compute if saved.was_computing && seen.after_stop != AfterStop::StartAgain => {
+                    Goal::StayStopped
+                }
+                goal => goal,
+            };
+            saved.was_computing = false;
+        }
+    }
+    saved
+}
+
+const fn stopped_elsewhere(after_stop: AfterStop) -> Goal {
+    match after_stop {
+        AfterStop::StayStopped => Goal::StayStopped,
+        AfterStop::Reclaim => Goal::Reclaim,
+        AfterStop::StartAgain => Goal::StartAgain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{chain::Session, primitives::AccountId};
+
+    const KEY: WorkerKey = WorkerKey([1; 32]);
+    const OTHER: WorkerKey = WorkerKey([2; 32]);
+    const POOL: PoolId = PoolId(7);
+
+    fn session(state: SessionState) -> Session {
+        Session {
+            account: AccountId([5; 32]),
+            state,
+            ve: 0,
+            v: 0,
+            v_updated_at: 0,
+            p_init: 0,
+            p_instant: 0,
+            iterations: 0,
+            working_start_time: 0,
+            challenge_time_last: 0,
+            cool_down_start: 0,
+            total_reward: 0,
+            stake: Some(1),
+        }
+    }
+
+    fn chain(word: &str) -> WorkerOnChain {
+        let mut chain = WorkerOnChain { pool: Some(POOL), ..WorkerOnChain::default() };
+        let state = match word {
+            "idle" | "elsewhere" | "unassigned" => SessionState::WorkerIdle,
+            "unresponsive" => SessionState::WorkerUnresponsive,
+            "cooling" => SessionState::WorkerCoolingDown,
+            "ready" => SessionState::Ready,
+            "none" => return WorkerOnChain::default(),
+            other => panic!("{other}"),
+        };
+        chain.session = Some(session(state));
+        match word {
+            "elsewhere" => chain.pool = Some(PoolId(8)),
+            "unassigned" => chain.pool = None,
+            _ => {}
+        }
+        chain
+    }
+
+    #[test]
+    fn goals_follow_what_is_seen() {
+        use AfterStop as A;
+        use Goal as G;
+        // goal, was computing, seen, after a stop -> goal, was computing
+        let table = [
+            // A fresh worker on its way up.
+            (G::Compute, false, "none", A::StayStopped, G::Compute, false),
+            (G::Compute, false, "ready", A::StayStopped, G::Compute, false),
+            (G::Compute, false, "idle", A::StayStopped, G::Compute, true),
+            (G::Compute, true, "unresponsive", A::StayStopped, G::Compute, true),
+            (G::Compute, false, "elsewhere", A::StayStopped, G::Compute, false),
+            // Its assignment was deleted: no stop.
+            (G::Compute, true, "unassigned", A::StayStopped, G::Compute, true),
+            // Stopped elsewhere, seen cooling down, also at first sight.
+            (G::Compute, true, "cooling", A::StayStopped, G::StayStopped, false),
+            (G::Compute, false, "cooling", A::StayStopped, G::StayStopped, false),
+            (G::Compute, true, "cooling", A::Reclaim, G::Reclaim, false),
+            (G::Compute, true, "cooling", A::StartAgain, G::StartAgain, false),
+            // Stopped and reclaimed, or removed, while nobody looked.
+            (G::Compute, true, "ready", A::StayStopped, G::StayStopped, false),
+            (G::Compute, true, "ready", A::Reclaim, G::StayStopped, false),
+            (G::Compute, true, "ready", A::StartAgain, G::Compute, false),
+            (G::Compute, true, "none", A::StayStopped, G::StayStopped, false),
+            // Stopped by command.
+            (G::Stop, true, "idle", A::StartAgain, G::Stop, true),
+            (G::Stop, true, "cooling", A::StartAgain, G::StayStopped, false),
+            (G::Stop, true, "ready", A::StartAgain, G::StayStopped, false),
+            (G::StayStopped, false, "cooling", A::StartAgain, G::StayStopped, false),
+            (G::StayStopped, false, "ready", A::StartAgain, G::StayStopped, false),
+            // Its owner started it again.
+            (G::StayStopped, false, "idle", A::StayStopped, G::Compute, true),
+            (G::Reclaim, false, "idle", A::StayStopped, G::Compute, true),
+            (G::StayStopped, false, "elsewhere", A::StayStopped, G::StayStopped, false),
+            // Reclaiming, starting again, leaving.
+            (G::Reclaim, false, "cooling", A::StayStopped, G::Reclaim, false),
+            (G::Reclaim, false, "ready", A::StartAgain, G::StayStopped, false),
+            (G::StartAgain, false, "cooling", A::StayStopped, G::StartAgain, false),
+            (G::StartAgain, false, "ready", A::StayStopped, G::Compute, false),
+            (G::LeavePool, false, "cooling", A::StayStopped, G::LeavePool, false),
+            (G::LeavePool, false, "ready", A::StayStopped, G::LeavePool, false),
+            (G::LeavePool, false, "none", A::StayStopped, G::StayStopped, false),
+        ];
+        for (goal, was_computing, word, after_stop, goal_after, was_after) in table {
+            let saved = Saved { key: Some(KEY), goal, was_computing };
+            let chain = chain(word);
+            let seen = Seen { key: KEY, chain: &chain, pool: POOL, after_stop, last_at_stake: None };
+            let after = saved_after(saved, seen);
+            let case = format!("{goal:?} {was_computing} {word} {after_stop:?}");
+            assert_eq!((after.goal, after.was_computing), (goal_after, was_after), "{case}");
+            assert_eq!(saved_after(after, seen), after, "settles at once: {case}");
+        }
+    }
+
+    #[test]
+    fn another_key_is_taken_only_where_the_last_has_nothing_at_stake() {
+        let saved = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true };
+        let chain = chain("none");
+        let seen = |last_at_stake| Seen {
+            key: OTHER,
+            chain: &chain,
+            pool: POOL,
+            after_stop: AfterStop::StayStopped,
+            last_at_stake,
+        };
+        assert_eq!(saved_after(saved, seen(None)), saved, "not known yet");
+        assert_eq!(saved_after(saved, seen(Some(1))), saved);
+        let after = saved_after(saved, seen(Some(0)));
+        assert_eq!((after.key, after.goal, after.was_computing), (Some(OTHER), Goal::Compute, false));
+        let fresh = saved_after(Saved::default(), seen(None));
+        assert_eq!(fresh.key, Some(OTHER));
+    }
+}
