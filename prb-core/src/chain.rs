@@ -14,17 +14,21 @@ use crate::{
 
 mod call;
 pub mod memory;
+mod refusal;
+mod stake;
 mod submit;
 mod view;
 
 pub use call::Call;
+pub use refusal::{KnownRefusal, REFUSALS, RefusalClass, refusal};
+pub use stake::StakeRules;
 pub use submit::{
     BatchOutcome, CallBatch, ChainSubmitter, DispatchError, Effect, Effects, Signer, SubmitError,
     SubmitProgress,
 };
 pub use view::{
-    AccountOnChain, ChainView, PoolOnChain, Reading, Registration, Session, SessionState, StakeRules,
-    Unreadable, Withdrawal, WorkerOnChain,
+    AccountOnChain, ChainView, PoolOnChain, Reading, Registration, Session, SessionState, Unreadable,
+    Withdrawal, WorkerOnChain, session_account,
 };
 
 /// What a [`ChainReader`] is to read at each block.

@@ -10,6 +10,8 @@ use crate::{
     wire::{AttestationProvider, MessageOrigin, WorkerRegistrationInfo},
 };
 
+use super::StakeRules;
+
 /// State of a worker's computing session (`PhalaComputation::Sessions`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize)]
 pub enum SessionState {
@@ -88,6 +90,15 @@ pub struct Session {
     pub stake: Option<Balance>,
 }
 
+/// The account of a worker's session in a pool: the first 32 bytes of SCALE `("spm/", blake2-256(pid,
+/// worker))`, as the stake pool's pallet derives it.
+pub fn session_account(pool: PoolId, worker: WorkerKey) -> AccountId {
+    let mut bytes = [0; 32];
+    bytes[..4].copy_from_slice(b"spm/");
+    bytes[4..].copy_from_slice(&Hash::of(&(pool.0, worker).encode()).0[..28]);
+    AccountId(bytes)
+}
+
 impl Registration {
     /// Whether [`Call::RegisterWorkerV1`] has had its effect.
     pub fn is_of_v1(&self, runtime_info: &[u8], replaces: Option<u64>) -> bool {
@@ -117,6 +128,9 @@ pub struct WorkerOnChain {
     pub ingress_sequence: u64,
     /// The endpoints that it announced (`PhalaRegistry::Endpoints`), empty where it announced none.
     pub endpoints: Vec<String>,
+    /// Why `endpoints` is empty though it may have announced some: its value cannot be read, or the runtime
+    /// keeps none. The rest of the worker's state does not depend on it.
+    pub endpoints_unreadable: Option<Unreadable>,
 }
 
 impl WorkerOnChain {
@@ -160,28 +174,28 @@ pub struct PoolOnChain {
     pub withdrawals: Vec<Withdrawal>,
 }
 
+impl PoolOnChain {
+    /// Whether it takes no further worker, with the limit of [`ChainView::max_pool_workers`]; without one it
+    /// is never full.
+    pub fn is_full(&self, max_workers: Option<u32>) -> bool {
+        max_workers.is_some_and(|max| self.workers.len() as u64 >= u64::from(max))
+    }
+
+    /// From when on anybody may stop its workers, seconds since the Unix epoch: when its oldest withdrawal
+    /// has waited for [`ChainView::withdrawal_grace_secs`]. `None` without withdrawals, or where the chain
+    /// names no such time.
+    pub fn forced_to_stop_at(&self, grace_secs: Option<u64>) -> Option<u64> {
+        let oldest = self.withdrawals.iter().map(|withdrawal| withdrawal.start_time).min()?;
+        Some(oldest.saturating_add(grace_secs?))
+    }
+}
+
 /// What the chain says of an account (`System::Account`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AccountOnChain {
     /// What it can pay fees from, less what is frozen.
     pub free: Balance,
-}
-
-/// The rules for stakes (`PhalaComputation::TokenomicParameters`); numbers are U64F64 bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StakeRules {
-    /// The least stake of a worker is this times the square root of its score, in PHA.
-    pub k: u128,
-    /// The most that a session's initial value may be.
-    pub v_max: u128,
-    /// The factor of a fully trusted worker's initial value.
-    pub re: u128,
-    /// The cost of a machine by score: factor.
-    pub rig_k: u128,
-    /// The cost of a machine by score: fixed part.
-    pub rig_b: u128,
 }
 
 /// A value that a reader should show and cannot.
@@ -223,6 +237,9 @@ pub struct ChainView {
     pub withdrawal_grace_secs: Option<u64>,
     /// The rules for stakes, where the chain says.
     pub stake_rules: Option<StakeRules>,
+    /// What the chain says of itself and cannot be read, by item: fields above that show a default instead of
+    /// the chain's value.
+    pub unreadable: Vec<Unreadable>,
     /// State by worker; a worker that the chain does not know has an empty entry.
     pub workers: HashMap<WorkerKey, Reading<WorkerOnChain>>,
     /// State by pool; `None` where the chain has no such pool.

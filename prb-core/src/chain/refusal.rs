@@ -1,0 +1,122 @@
+//! What the chain's errors mean: their cause, what an operator does about them, and when a refused call may
+//! be sent again.
+
+mod table;
+
+pub use table::REFUSALS;
+
+/// When a call that the chain refused may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusalClass {
+    /// When the on-chain state that caused the refusal has changed: balances, stakes, sessions, pools.
+    AwaitState,
+    /// When enough time has passed on chain.
+    AwaitTime,
+    /// At once, made again from what is now on chain.
+    Retry,
+    /// When the operator has changed something: settings, accounts, the worker's software.
+    TellOperator,
+}
+
+/// An error of the chain and what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownRefusal {
+    /// The error's name, without its pallet.
+    pub name: &'static str,
+    /// When the call may be sent again.
+    pub class: RefusalClass,
+    /// What happened, as a clause: 'the pool has less free stake than the worker's stake'.
+    pub cause: &'static str,
+    /// What the operator does about it, as a clause.
+    pub cure: &'static str,
+}
+
+/// Stands for every error that is not in [`REFUSALS`].
+const UNKNOWN: KnownRefusal = KnownRefusal {
+    name: "unknown",
+    class: RefusalClass::TellOperator,
+    cause: "the chain refused the call with an error that the bridge does not know",
+    cure: "look the error up in the chain's documentation, and update the bridge",
+};
+
+/// What is known of the error of that name (as [`DispatchError`](super::DispatchError) has it), with or
+/// without the pallet in front. Errors that are not known are the operator's to look at.
+///
+/// ```
+/// use prb_core::chain::{RefusalClass, refusal};
+///
+/// let known = refusal("PhalaStakePoolv2::InsufficientFreeStake");
+/// assert_eq!(known.class, RefusalClass::AwaitState);
+/// assert_eq!(refusal("InsufficientFreeStake"), known);
+/// assert_eq!(refusal("Pallet::Novelty").class, RefusalClass::TellOperator);
+/// ```
+pub fn refusal(name: &str) -> &'static KnownRefusal {
+    let bare = name.rsplit("::").next().unwrap_or(name);
+    REFUSALS.iter().find(|known| known.name == bare).unwrap_or(&UNKNOWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Errors of the calls that a bridge makes, as the pallets declare them.
+    const OF_THE_PALLETS: &str = "
+        WorkerNotRegistered UnauthorizedOperator BenchmarkMissing PoolDoesNotExist PoolTypeNotMatch
+        UnauthorizedPoolOwner WorkerExists WorkersExceedLimit FailedToBindSessionAndWorker
+        InsufficientFreeStake WorkerDoesNotExist SessionNotFound WorkerNotReady
+        InternalErrorCannotStartWithExistingStake BenchmarkTooLow InsufficientStake TooMuchStake
+        WorkerNotComputing WorkerAlreadyStopped WithdrawQueueNotEmpty CannotRestartWithLessStake
+        WorkerInAnotherPool SessionDoesNotExist WorkerIsNotReady CoolDownNotReady BadSender BadSequence
+        InvalidSignature InvalidRuntimeInfo NoneAttestationDisabled ParachainIdMismatch
+        GenesisBlockHashRejected PRuntimeRejected OutdatedIASReport UnsupportedAttestationType
+        InvalidConsensusVersion InvalidInput MalformedSignature InvalidEndpointSigningTime
+        WorkerReregisterNeeded";
+
+    /// Errors of no pallet, and of those that carry our calls.
+    const OF_THE_RUNTIME: &str = "
+        Other CannotLookup BadOrigin ConsumerRemaining NoProviders TooManyConsumers Token::FundsUnavailable
+        Token::OnlyProvider Token::BelowMinimum Token::CannotCreate Token::UnknownAsset Token::Frozen
+        Token::Unsupported Token::CannotCreateHold Token::NotExpendable Token::Blocked Arithmetic::Underflow
+        Arithmetic::Overflow Arithmetic::DivisionByZero Transactional::LimitReached Transactional::NoLayer
+        Exhausted Corruption Unavailable RootNotAllowed Proxy::NotProxy Proxy::Unproxyable
+        Proxy::NoPermission System::CallFiltered Utility::TooManyCalls Balances::InsufficientBalance
+        Balances::LiquidityRestrictions Balances::ExistentialDeposit Balances::VestingBalance";
+
+    /// Errors that only older runtimes and the chain in memory have.
+    const OF_OTHERS: &str = "
+        PhalaRegistry::CannotHandleUnknownMessage PhalaRegistry::InvalidPubKey WorkerNotBound
+        PhalaComputation::WorkerIsNotCoolingDown PhalaComputation::StillInCoolDown";
+
+    #[test]
+    fn every_error_of_a_bridges_calls_is_known() {
+        let all = [OF_THE_PALLETS, OF_THE_RUNTIME, OF_OTHERS];
+        for name in all.iter().flat_map(|names| names.split_whitespace()) {
+            assert!(name.ends_with(refusal(name).name), "{name} is not in the table");
+        }
+    }
+
+    #[test]
+    fn each_error_is_explained_once() {
+        let mut seen = HashSet::new();
+        for known in REFUSALS {
+            assert!(seen.insert(known.name), "{} is twice in the table", known.name);
+            for text in [known.cause, known.cure] {
+                assert!(text.len() > 10 && !text.ends_with('.'), "{}: {text:?}", known.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_is_known_with_and_without_its_pallet() {
+        assert_eq!(refusal("PhalaComputation::CoolDownNotReady").class, RefusalClass::AwaitTime);
+        assert_eq!(refusal("CoolDownNotReady"), refusal("Renamed::CoolDownNotReady"));
+        assert_eq!(refusal("PhalaMq::BadSequence").class, RefusalClass::Retry);
+        for unknown in ["", "::", "Module(7)::Error(3)", "NoSuchError"] {
+            assert_eq!(refusal(unknown).class, RefusalClass::TellOperator, "{unknown:?}");
+        }
+    }
+}
