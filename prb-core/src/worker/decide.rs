@@ -100,7 +100,11 @@ fn unseen(observed: &Observed) -> Decision {
         Some(f) if f.attempts < FAILURES_BEFORE_ERROR => {
             decision(State::Starting, action, f.reason.clone())
         }
-        Some(f) => decision(State::Error, action, f.reason.clone()),
+        Some(f) => {
+            let moved = observed.last_key.as_ref().and_then(|last| Some((last.key, last.holder.clone()?)));
+            let moved = moved.map(|(key, holder)| Reason::KeyMoved { key, holder });
+            decision(State::Error, action, moved.unwrap_or_else(|| f.reason.clone()))
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which of a worker's messages to send, so that the chain sees each sequence once and in order.
+//! [`Egress`]: which of a sender's messages to send, so that the chain sees each sequence once and in order.
 
 use std::collections::VecDeque;
 
@@ -35,22 +35,25 @@ pub(super) struct Egress {
     hold: Option<ParaNumber>,
     /// The worker was asked, and had nothing more.
     asked: bool,
-    tickets: u64,
 }
 
 impl Egress {
     /// Whether asking the worker for messages can lead to a job.
     pub(super) fn is_open(&self, view: ParaNumber) -> bool {
-        !self.asked
-            && !self.submitting
+        !self.asked && self.can_take(view)
+    }
+
+    /// Whether another job may be added.
+    pub(super) fn can_take(&self, view: ParaNumber) -> bool {
+        !self.submitting
             && !self.draining
             && self.flights.len() < MAX_JOBS
             && self.hold.is_none_or(|block| view >= block)
     }
 
-    /// Another worker's messages from now on: forgets all, and ignores what is still under way.
-    pub(super) fn reset(&mut self) {
-        *self = Self { tickets: self.tickets, ..Self::default() };
+    /// Nothing can be sent of what the worker holds, until it is asked again.
+    pub(super) const fn nothing_now(&mut self) {
+        self.asked = true;
     }
 
     /// There may be new messages.
@@ -103,12 +106,10 @@ impl Egress {
         }
     }
 
-    /// A job with the messages before `next` is being added; gives its ticket.
-    pub(super) fn submitting(&mut self, next: u64) -> u64 {
-        self.tickets += 1;
+    /// A job with the messages before `next` is being added, known by `ticket`.
+    pub(super) fn submitting(&mut self, ticket: u64, next: u64) {
         self.submitting = true;
-        self.flights.push_back(Flight { ticket: self.tickets, next });
-        self.tickets
+        self.flights.push_back(Flight { ticket, next });
     }
 
     /// The job being added is in line.
@@ -202,17 +203,17 @@ mod tests {
         let mut egress = Egress::default();
         let first = egress.pick(3, VIEW, waiting(0..5));
         assert_eq!(sequences(&first), [3, 4], "the chain has those below 3");
-        let one = egress.submitting(5);
+        egress.submitting(1, 5);
         assert!(!egress.is_open(VIEW), "one job is added at a time");
         egress.submitted();
         assert!(egress.pick(3, VIEW, waiting(0..5)).is_empty(), "they are under way");
         assert!(!egress.is_open(VIEW), "nothing more to ask for");
         egress.look_again();
         assert_eq!(sequences(&egress.pick(3, VIEW, waiting(0..7))), [5, 6]);
-        let two = egress.submitting(7);
+        egress.submitting(2, 7);
         egress.submitted();
-        assert_eq!(egress.ended(one, &done(2, 12), VIEW), None);
-        assert_eq!(egress.ended(two, &done(2, 13), VIEW), None);
+        assert_eq!(egress.ended(1, &done(2, 12), VIEW), None);
+        assert_eq!(egress.ended(2, &done(2, 13), VIEW), None);
         assert!(egress.pick(3, VIEW, waiting(0..7)).is_empty(), "the old view does not know of them yet");
         assert_eq!(sequences(&egress.pick(7, ParaNumber(13), waiting(5..8))), [7]);
     }
@@ -221,20 +222,20 @@ mod tests {
     fn a_failure_waits_for_those_behind_it_and_for_the_chain() {
         let mut egress = Egress::default();
         egress.pick(0, VIEW, waiting(0..2));
-        let one = egress.submitting(2);
+        egress.submitting(1, 2);
         egress.submitted();
         egress.look_again();
         egress.pick(0, VIEW, waiting(0..4));
-        let two = egress.submitting(4);
+        egress.submitting(2, 4);
         egress.submitted();
         let failed = Ok(JobOutcome {
             calls: vec![CallOutcome::Done, CallOutcome::Failed("PhalaMq::BadSequence".into())],
             block: ParaNumber(12),
             extrinsic: None,
         });
-        assert_eq!(egress.ended(one, &failed, VIEW).unwrap(), "PhalaMq::BadSequence");
+        assert_eq!(egress.ended(1, &failed, VIEW).unwrap(), "PhalaMq::BadSequence");
         assert!(!egress.is_open(ParaNumber(12)), "the second job is still under way");
-        assert!(egress.ended(two, &Err(JobFailure { message: "lost".into() }), VIEW).is_some());
+        assert!(egress.ended(2, &Err(JobFailure { message: "lost".into() }), VIEW).is_some());
         assert!(!egress.is_open(VIEW), "the view is older than the failure");
         assert!(egress.is_open(ParaNumber(12)));
         assert!(egress.is_idle());
@@ -259,7 +260,7 @@ mod tests {
         }
         assert_eq!(egress.pick(0, VIEW, large).len(), 1);
         for next in 0..MAX_JOBS as u64 {
-            egress.submitting(next);
+            egress.submitting(next, next);
             egress.submitted();
         }
         egress.look_again();
@@ -270,8 +271,8 @@ mod tests {
     fn a_job_that_was_not_added_is_forgotten() {
         let mut egress = Egress::default();
         egress.pick(0, VIEW, waiting(0..2));
-        let ticket = egress.submitting(2);
-        egress.not_submitted(ticket);
+        egress.submitting(1, 2);
+        egress.not_submitted(1);
         assert!(egress.is_open(VIEW));
         assert_eq!(sequences(&egress.pick(0, VIEW, waiting(0..2))), [0, 1]);
     }

@@ -207,7 +207,7 @@ pub struct Observed {
     pub kicked: bool,
     /// Another worker of this fleet that has the same public key.
     pub key_holder: Option<Arc<str>>,
-    /// The key that the entry was known by, where another one answers now.
+    /// The key that the entry was known by, where another one answers now, or none and another worker has it.
     pub last_key: Option<LastKey>,
     /// What is kept of the worker between restarts.
     pub saved: Saved,

@@ -62,6 +62,13 @@ reasons! {
         /// What went wrong.
         error: Arc<str>,
     } = "unreachable",
+    /// It does not answer, and its key answers at another entry.
+    KeyMoved {
+        /// The key.
+        key: WorkerKey,
+        /// The worker that has it now.
+        holder: Arc<str>,
+    } = "key-moved",
     /// Told to exit, not back yet.
     Kicked = "kicked",
     /// Its state is being written to its disk.
@@ -454,6 +461,11 @@ impl Reason {
                      and reclaim its stake",
                 )
             }
+            Self::KeyMoved { key, holder } => write!(
+                f,
+                "Does not answer, and its key {key} answers at worker {holder} now: remove this entry, or \
+                 point it to another machine"
+            ),
             Self::KeyChangedUnchecked { last } => {
                 write!(f, "Another key answers here than {last}: checking what that one has at stake")
             }

@@ -1,4 +1,4 @@
-//! What fleet and worker task share: what is wanted, what was commanded, what is shown.
+//! [`Slot`]: what fleet and worker task share: what is wanted, what was commanded, what is shown.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,41 +12,52 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Command, Desired, State, WorkerStatus};
-use crate::sync::Position;
+use super::{
+    Command, Desired, Event, EventKind, Reason, State, WorkerStatus,
+    event::Events,
+};
+use crate::{inventory::Saved, sync::Position};
 
 /// Commands that wait for one worker.
-const MAX_COMMANDS: usize = 8;
+const MAX_COMMANDS: usize = 16;
 
 /// One worker's place in the fleet; outlives its task.
 #[derive(Debug)]
 pub(crate) struct Slot {
     id: Uuid,
     desired: watch::Sender<Arc<Desired>>,
+    /// What the inventory has stored of it.
+    saved: Mutex<Saved>,
     commands: Mutex<Vec<Command>>,
-    commanded: Notify,
+    woken: Notify,
     shown: Mutex<Shown>,
+    events: Mutex<Events>,
     changes: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
 struct Shown {
     status: Arc<WorkerStatus>,
+    /// Where it was when it was last seen. One that crashes and comes back at the same place has not moved.
+    position: Option<Position>,
     moved_at: Instant,
 }
 
 impl Slot {
     /// A worker that does not run yet. `changes` is told of each change of its status.
-    pub(crate) fn new(desired: Desired, changes: watch::Sender<u64>) -> Self {
-        let message = desired.idle_reason().unwrap_or("Waiting for a runner").into();
-        let status = WorkerStatus::idle(&desired, message, SystemTime::now());
-        count(State::Idle, 1.0);
+    pub(crate) fn new(desired: Desired, saved: Saved, changes: watch::Sender<u64>) -> Self {
+        let reason = desired.idle_reason().unwrap_or(Reason::AwaitingRunner);
+        let mut status = WorkerStatus::idle(&desired, reason, SystemTime::now());
+        status.saved = saved;
+        count(&status, 1.0);
         Self {
             id: desired.worker.id,
             desired: watch::Sender::new(Arc::new(desired)),
+            saved: Mutex::new(saved),
             commands: Mutex::default(),
-            commanded: Notify::new(),
-            shown: Mutex::new(Shown { status: Arc::new(status), moved_at: Instant::now() }),
+            woken: Notify::new(),
+            shown: Mutex::new(Shown { status: Arc::new(status), position: None, moved_at: Instant::now() }),
+            events: Mutex::default(),
             changes,
         }
     }
@@ -78,18 +89,30 @@ impl Slot {
         true
     }
 
+    /// What the inventory has stored of the worker.
+    pub(crate) fn saved(&self) -> Saved {
+        *lock(&self.saved)
+    }
+
+    /// The inventory has stored this.
+    pub(crate) fn set_saved(&self, saved: Saved) {
+        let before = std::mem::replace(&mut *lock(&self.saved), saved);
+        if before != saved {
+            self.woken.notify_one();
+        }
+    }
+
     /// Leaves a command; gives whether there was room.
     pub(crate) fn command(&self, command: Command) -> bool {
         let mut commands = lock(&self.commands);
-        if commands.contains(&command) {
-            return true;
-        }
+        // The last of its kind counts: a stop after a start is a stop.
+        commands.retain(|waiting| *waiting != command);
         if commands.len() >= MAX_COMMANDS {
             return false;
         }
         commands.push(command);
         drop(commands);
-        self.commanded.notify_one();
+        self.woken.notify_one();
         true
     }
 
@@ -98,12 +121,12 @@ impl Slot {
         std::mem::take(&mut *lock(&self.commands))
     }
 
-    /// Waits until a command is there to be taken.
-    pub(crate) async fn commanded(&self) {
-        // A wake-up may be left over from one that was taken already.
-        while lock(&self.commands).is_empty() {
-            self.commanded.notified().await;
-        }
+    /// Waits until a command is there, or what is stored has changed. May wake up for nothing once.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn woken(&self) {
+        self.woken.notified().await;
     }
 
     pub(crate) fn status(&self) -> Arc<WorkerStatus> {
@@ -115,6 +138,16 @@ impl Slot {
         lock(&self.shown).moved_at
     }
 
+    /// Notes something that happened.
+    pub(crate) fn event(&self, kind: EventKind) {
+        lock(&self.events).push(kind);
+    }
+
+    /// The last events, oldest first.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        lock(&self.events).list()
+    }
+
     /// Changes what is shown and tells of it. Keeps the books on states, messages and moves.
     pub(crate) fn update(&self, change: impl FnOnce(&mut WorkerStatus)) {
         let mut shown = lock(&self.shown);
@@ -124,46 +157,51 @@ impl Slot {
         if status.message != before.message || status.state != before.state {
             status.message_at = SystemTime::now();
         }
-        if status.state != before.state {
-            count(before.state, -1.0);
-            count(status.state, 1.0);
+        if status.state != before.state || status.reason.code() != before.reason.code() {
+            count(&before, -1.0);
+            count(status, 1.0);
         }
-        if moved(before.position, status.position) {
+        let state = (status.state != before.state).then(|| EventKind::State {
+            before: before.state,
+            after: status.state,
+            reason: status.reason.code(),
+            message: Arc::clone(&status.message),
+        });
+        if status.position.is_some() && status.position != shown.position {
             status.stalled = false;
+            shown.position = status.position;
             shown.moved_at = Instant::now();
         }
         drop(shown);
+        if let Some(state) = state {
+            self.event(state);
+        }
         self.changes.send_modify(|revision| *revision += 1);
     }
 
-    /// Shows that the worker does not run, if that is what is wanted.
-    pub(crate) fn show_idle(&self) {
-        if let Some(reason) = self.desired().idle_reason() {
-            self.update(|status| {
-                status.state = State::Idle;
-                status.message = reason.into();
-                status.runner = None;
-                status.stalled = false;
-                status.failures = 0;
-                status.lag = None;
-            });
-        }
+    /// Shows why the worker does not run.
+    pub(crate) fn show_idle(&self, reason: Reason) {
+        self.update(|status| {
+            status.state = State::Idle;
+            status.message = reason.to_string().into();
+            status.reason = reason;
+            status.runner = None;
+            status.stalled = false;
+            status.failures = 0;
+            status.lag = None;
+        });
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        count(self.status().state, -1.0);
+        count(&self.status(), -1.0);
     }
 }
 
-fn count(state: State, by: f64) {
-    gauge!("prb_worker_state", "state" => state.as_str()).increment(by);
-}
-
-/// Whether any of the numbers is another one; a worker that starts anew moves too.
-fn moved(before: Option<Position>, after: Option<Position>) -> bool {
-    before != after
+fn count(status: &WorkerStatus, by: f64) {
+    gauge!("prb_worker_state", "state" => status.state.as_str()).increment(by);
+    gauge!("prb_worker_reason", "reason" => status.reason.code()).increment(by);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,52 +1,62 @@
-//! The task that carries decisions out.
+//! [`Task`]: carries one worker's decisions out.
+//!
+//! One loop takes in what has changed, decides, shows, and starts what is decided. Calls to the worker, a sync
+//! step, the making of a transaction and jobs go on beside one another: none waits for another.
 
 use std::sync::Arc;
 
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use futures::future::BoxFuture;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    Action, Command, Desired, Keys, Operation, Settings, Slot, Tuning, decide, egress::Egress, keys::KeyClaim,
+    Action, Command, Desired, EventKind, Grant, Keys, Observed, Operation, Settings, Slot, StakeQueue, Tuning,
+    command, decide, keys::Interest, save::Saver,
 };
 use crate::{
     blob::{BlobSource, Genesis, Heights},
-    chain::{ChainView, WorkerOnChain},
-    primitives::{ParaNumber, WorkerKey},
-    prpc::PhactoryInfo,
-    pruntime::{Connect, PRuntime},
+    chain::{self, ChainView},
+    inventory::Saved,
+    pruntime::Connect,
     queue::JobQueue,
-    sync::{Backoff, ByteBudget, Driver, Position, Step},
+    sync::{Driver, Step},
 };
 
-mod ache;
-mod act;
+mod calls;
+mod failures;
+mod identity;
 mod jobs;
-mod look;
+mod link;
+mod observe;
+mod on_chain;
+mod operations;
+mod relay;
+mod syncing;
 
-use ache::Ache;
-use jobs::{JobEvent, Ticket};
+use calls::Call;
+use failures::FailureTracker;
+use identity::Identity;
+use jobs::Jobs;
+use link::Link;
+use on_chain::OnChain;
+use relay::Relay;
+use syncing::Syncing;
 
 /// What all workers of a fleet share.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) source: Arc<dyn BlobSource>,
+    pub(crate) driver: Driver,
     pub(crate) views: watch::Receiver<Option<Arc<ChainView>>>,
     pub(crate) queue: Arc<dyn JobQueue>,
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) genesis: watch::Receiver<Option<Arc<Genesis>>>,
     pub(crate) keys: Arc<Keys>,
-    pub(crate) budget: ByteBudget,
+    pub(crate) stakes: StakeQueue,
+    pub(crate) saver: Saver,
     pub(crate) settings: Settings,
     pub(crate) tuning: Tuning,
-}
-
-/// What a turn comes to: a decision, or what was commanded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Errand {
-    Act(Action),
-    Kick,
-    Checkpoint,
 }
 
 /// One worker's task.
@@ -55,158 +65,146 @@ pub(crate) struct Task {
     slot: Arc<Slot>,
     runner: usize,
     desired: Arc<Desired>,
-    client: Result<PRuntime, Arc<str>>,
-    driver: Driver,
     heights: watch::Receiver<Heights>,
     views: watch::Receiver<Option<Arc<ChainView>>>,
     genesis: watch::Receiver<Option<Arc<Genesis>>>,
 
-    info: Option<Arc<PhactoryInfo>>,
-    seen_at: Instant,
-    stale: bool,
-    position: Position,
-    /// A step that the source had nothing for, at those heights.
-    empty: Option<(Step, Heights)>,
-    caught_up: bool,
-    kicked: bool,
+    link: Link,
+    identity: Identity,
+    sync: Syncing,
+    init_failures: FailureTracker,
+    on_chain: OnChain,
+    relay: Relay,
+    jobs: Jobs,
+
+    /// The call to the worker that is under way, syncing aside.
+    call: Option<Call>,
     kick_asked: bool,
     checkpoint_asked: bool,
-    key: Option<WorkerKey>,
-    claim: Option<KeyClaim>,
-    twin: Option<Arc<str>>,
-
-    on_chain: Option<Arc<WorkerOnChain>>,
-    chain_problem: Option<Arc<str>>,
-    view_block: ParaNumber,
-    settling: Option<ParaNumber>,
-    benchmark_since: Option<ParaNumber>,
-    refresh_ra: bool,
+    /// The operation that is under way: being made, or with the trader.
     operation: Option<Operation>,
-    egress: Egress,
-    jobs: JoinSet<JobEvent>,
+    /// The transaction being made from what the worker says.
+    preparing: Option<BoxFuture<'static, (Operation, Result<chain::Call, Arc<str>>)>>,
+    refresh_ra: bool,
+    /// What is to be kept of the worker; stored once `slot.saved()` is the same.
+    saved: Saved,
+}
 
-    connection: Ache,
-    sync: Ache,
-    chain: Ache,
-    relay: Ache,
-    recheck: Backoff,
+/// What ended, or has changed.
+enum Wake {
+    Cancelled,
+    Changed,
+    Edited,
+    Call(calls::Answer),
+    Sync(crate::sync::Stepped),
+    Prepared(Operation, Result<chain::Call, Arc<str>>),
+    Job(Result<jobs::JobEvent, tokio::task::JoinError>),
 }
 
 impl Task {
     pub(crate) fn new(ctx: Arc<Context>, slot: Arc<Slot>, runner: usize) -> Self {
         let desired = slot.desired();
         let tuning = &ctx.tuning;
-        let driver = Driver::new(Arc::clone(&ctx.source), ctx.budget.clone(), tuning.max_batch_bytes);
         Self {
-            client: connect(&ctx, &desired),
-            heights: driver.heights(),
+            heights: ctx.driver.heights(),
             views: ctx.views.clone(),
             genesis: ctx.genesis.clone(),
-            driver,
+            link: Link::new(&ctx, &desired),
+            identity: Identity::default(),
+            sync: Syncing::new(ctx.driver.clone(), tuning),
+            init_failures: FailureTracker::new(tuning.connection_backoff),
+            on_chain: OnChain::new(tuning.chain_backoff),
+            relay: Relay::new(tuning.chain_backoff),
+            jobs: Jobs::new(Arc::clone(&ctx.queue), tuning.job_patience),
+            call: None,
+            kick_asked: false,
+            checkpoint_asked: false,
+            operation: None,
+            preparing: None,
+            refresh_ra: false,
+            saved: slot.saved(),
             desired,
             slot,
             runner,
-            info: None,
-            seen_at: Instant::now(),
-            stale: false,
-            position: Position::default(),
-            empty: None,
-            caught_up: false,
-            kicked: false,
-            kick_asked: false,
-            checkpoint_asked: false,
-            key: None,
-            claim: None,
-            twin: None,
-            on_chain: None,
-            chain_problem: None,
-            view_block: ParaNumber(0),
-            settling: None,
-            benchmark_since: None,
-            refresh_ra: false,
-            operation: None,
-            egress: Egress::default(),
-            jobs: JoinSet::new(),
-            connection: Ache::new(tuning.connection_backoff),
-            sync: Ache::new(tuning.sync_backoff),
-            chain: Ache::new(tuning.chain_backoff),
-            relay: Ache::new(tuning.chain_backoff),
-            recheck: Backoff::new(tuning.connection_backoff),
             ctx,
         }
     }
 
-    /// Runs until cancelled. A call under way is dropped then.
+    /// Runs until cancelled. Calls under way are dropped then.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         let slot = Arc::clone(&self.slot);
         let mut edits = slot.edits();
         loop {
             let desired = Arc::clone(&edits.borrow_and_update());
             self.edited(desired);
-            for command in slot.take_commands() {
-                self.commanded(command);
-            }
-            let errand = self.turn();
-            let endpoint = self.desired.worker.endpoint.clone();
-            let waits = matches!(errand, Errand::Act(Action::Wait | Action::Recheck));
-            // Dropped, these would be lost; and a kick while a checkpoint is being written would spoil it.
-            let whole = matches!(errand, Errand::Kick | Errand::Checkpoint);
-            let acting = self.act(errand);
-            tokio::pin!(acting);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => return,
-                    () = slot.commanded(), if !whole => break,
-                    Ok(()) = edits.changed() => {
-                        if waits || edits.borrow().worker.endpoint != endpoint {
-                            break;
-                        }
-                    }
-                    () = &mut acting => break,
+            // A command that drops calls would spoil a checkpoint being written.
+            if !self.must_finish_call() {
+                for command in slot.take_commands() {
+                    self.commanded(command);
                 }
             }
+            self.turn();
+            let until = self.wakes_at();
+            let wake = tokio::select! {
+                // In this order: what ends the task or was commanded comes first.
+                biased;
+                () = cancel.cancelled() => Wake::Cancelled,
+                () = slot.woken() => Wake::Changed,
+                Ok(()) = edits.changed() => Wake::Edited,
+                answer = calls::next(&mut self.call) => Wake::Call(answer),
+                stepped = self.sync.next() => Wake::Sync(stepped),
+                (operation, made) = prepared(&mut self.preparing) => Wake::Prepared(operation, made),
+                event = self.jobs.next() => Wake::Job(event),
+                () = changed(&mut self.heights) => Wake::Changed,
+                () = changed(&mut self.views) => Wake::Changed,
+                () = changed(&mut self.genesis) => Wake::Changed,
+                () = sleep_until(until) => Wake::Changed,
+            };
+            match wake {
+                Wake::Cancelled => return,
+                Wake::Changed | Wake::Edited => {}
+                Wake::Call(answer) => self.call_ended(answer),
+                Wake::Sync(stepped) => self.sync_ended(&stepped),
+                Wake::Prepared(operation, made) => self.operation_prepared(operation, made),
+                Wake::Job(event) => self.job_event(event),
+            }
         }
     }
 
-    /// Takes in what has changed, decides, shows; gives what is to be done.
-    fn turn(&mut self) -> Errand {
-        while let Some(event) = self.jobs.try_join_next() {
-            self.job_event(event);
-        }
-        self.look_at_chain();
-        // The checkpoint first: with both, the worker is to come back from it.
-        if std::mem::take(&mut self.checkpoint_asked) {
-            return Errand::Checkpoint;
-        }
-        if std::mem::take(&mut self.kick_asked) {
-            return Errand::Kick;
-        }
+    /// Takes in what has changed, decides, shows, and starts what is decided.
+    fn turn(&mut self) {
         let now = Instant::now();
-        self.stale |= self.info.is_some() && now >= self.look_again_at();
-        let observed = self.observe(now);
-        let decision = decide(&self.desired, &self.ctx.settings, &observed);
+        self.start_commanded();
+        self.look_at_chain();
+        self.link.age(now, &self.ctx.tuning, self.sync.caught_up);
+        let mut observed = self.observe(now);
+        let mut decision = decide(&self.desired, &self.ctx.settings, &observed);
+        if self.confirm(decision.wanted) {
+            observed.failures.chain = self.on_chain.failures.failure(now);
+            decision = decide(&self.desired, &self.ctx.settings, &observed);
+        }
         self.show(&decision, &observed);
         if decision.action != Action::Recheck && !observed.stale {
-            self.recheck.reset();
+            self.link.stop_rechecking();
         }
-        Errand::Act(decision.action)
+        self.start(decision.action, now);
+        if decision.sync != Step::Wait
+            && let Ok(client) = self.link.client()
+        {
+            self.sync.start(client, decision.sync, observed.heights, &self.ctx.tuning);
+        }
     }
 
-    async fn act(&mut self, errand: Errand) {
-        match errand {
-            Errand::Kick => self.kick().await,
-            Errand::Checkpoint => self.checkpoint().await,
-            Errand::Act(Action::Wait) => self.wait().await,
-            Errand::Act(Action::Recheck) => {
-                tokio::time::sleep(self.recheck.fail()).await;
-                self.stale = true;
-            }
-            Errand::Act(Action::Observe) => self.get_info().await,
-            Errand::Act(Action::Init) => self.init().await,
-            Errand::Act(Action::Sync(step)) => self.sync(step).await,
-            Errand::Act(Action::Relay) => self.relay().await,
-            Errand::Act(Action::Operate(operation)) => self.operate(operation).await,
+    fn start(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Wait => {}
+            Action::Recheck => self.link.recheck_later(now),
+            Action::Operate(operation) => self.operate(operation),
+            // One call at a time, syncing aside: what is still to be done is decided again when it has ended.
+            _ if self.call.is_some() => {}
+            Action::Observe => self.get_info(),
+            Action::Init => self.init(),
+            Action::Relay => self.ask_for_messages(),
         }
     }
 
@@ -215,55 +213,142 @@ impl Task {
             return;
         }
         info!(worker = %desired.worker.name, "worker was edited");
-        if desired.worker.endpoint != self.desired.worker.endpoint {
-            self.client = connect(&self.ctx, &desired);
-            self.lose_sight();
+        self.slot.event(EventKind::Edited);
+        let before = std::mem::replace(&mut self.desired, desired);
+        if self.desired.worker.endpoint != before.worker.endpoint {
+            self.reconnect();
         }
-        if desired.worker.pid != self.desired.worker.pid {
-            self.benchmark_since = None;
+        if self.desired.worker.pid != before.worker.pid {
+            // Where it was, and what stopped it there, is no guide to another pool.
+            self.on_chain.reset();
+            self.saved.was_computing = false;
         }
-        self.desired = desired;
-        self.chain.heal();
-        self.relay.heal();
-        self.egress.look_again();
+        self.on_chain.forget_failures();
+        self.relay.forget_failures();
+        self.relay.look_again();
     }
 
-    fn commanded(&mut self, command: Command) {
-        info!(worker = %self.desired.worker.name, ?command, "worker was commanded");
-        match command {
+    fn commanded(&mut self, given: Command) {
+        info!(worker = %self.desired.worker.name, command = %given, "worker was commanded");
+        self.slot.event(EventKind::Commanded(given));
+        self.keep(command::saved_after(given, self.saved, &self.slot.status()));
+        match given {
             Command::Kick => self.kick_asked = true,
             Command::Checkpoint => self.checkpoint_asked = true,
-            Command::Restart => self.restart(),
-            Command::RefreshRaAndRestart => {
+            Command::RegisterAgain => {
                 self.refresh_ra = true;
                 self.restart();
             }
+            Command::Restart => self.restart(),
+            _ => {}
         }
+        self.on_chain.forget_failures();
     }
 
+    /// Forgets what failed and what is awaited, and observes everything again.
     fn restart(&mut self) {
-        self.client = connect(&self.ctx, &self.desired);
-        self.lose_sight();
-        for ache in [&mut self.connection, &mut self.sync, &mut self.chain, &mut self.relay] {
-            ache.heal();
-        }
-        self.egress.look_again();
+        self.reconnect();
+        self.forget_jobs();
+        self.relay.forget_failures();
+        self.relay.look_again();
     }
 
-    /// Forgets what the worker said. Jobs that are under way stay so.
+    fn reconnect(&mut self) {
+        self.link.reset(&self.ctx, &self.desired);
+        self.sync.reset(&self.ctx.tuning);
+        self.init_failures.reset();
+        self.lose_sight();
+    }
+
+    /// Forgets what the worker said. Jobs under way stay so: they are about its key.
     fn lose_sight(&mut self) {
-        self.info = None;
-        self.caught_up = false;
-        self.stale = false;
-        self.empty = None;
-        self.claim = None;
-        self.twin = None;
-        self.on_chain = None;
-        self.connection.heal();
-        self.sync.heal();
+        self.call = None;
+        self.link.lose_sight();
+        self.identity.lose_sight();
+        self.sync.lose_sight();
+        self.relay.lose_sight();
+    }
+
+    /// Another key answers: nothing of the last one counts any more.
+    fn key_changed(&mut self) {
+        self.on_chain.reset();
+        self.relay.reset();
+        self.jobs.reset();
+        self.operation = None;
+        self.preparing = None;
+        self.refresh_ra = false;
+    }
+
+    /// Waits for no job any more: what they have done is read from the chain.
+    fn forget_jobs(&mut self) {
+        self.jobs.reset();
+        self.operation = None;
+        self.preparing = None;
+        self.relay.reset();
+        self.on_chain.settling = Some(self.on_chain.block.next());
+    }
+
+    /// Has something kept of the worker beyond a restart.
+    fn keep(&mut self, saved: Saved) {
+        if saved == self.saved {
+            return;
+        }
+        if saved.goal != self.saved.goal {
+            self.slot.event(EventKind::Goal { before: self.saved.goal, after: saved.goal });
+        }
+        if let (Some(last), Some(now)) = (self.saved.key, saved.key)
+            && last != now
+        {
+            self.slot.event(EventKind::KeyChanged { last, now });
+        }
+        self.saved = saved;
+    }
+
+    fn wakes_at(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let tuning = &self.ctx.tuning;
+        [
+            self.link.wakes_at(now, tuning, self.sync.caught_up),
+            self.sync.wakes_at(now),
+            self.init_failures.wakes_at(now),
+            self.on_chain.failures.wakes_at(now),
+            self.relay.wakes_at(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }
 
-fn connect(ctx: &Context, desired: &Desired) -> Result<PRuntime, Arc<str>> {
-    ctx.connect.connect(&desired.worker.endpoint).map(PRuntime::new).map_err(Arc::from)
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.ctx.keys.set_interest(self.slot.id(), None);
+    }
+}
+
+/// What the worker's task wants followed on chain.
+fn interest(desired: &Desired, saved: &Saved) -> Interest {
+    Interest { pool: desired.worker.pid, payer: desired.payer(), last_key: saved.key }
+}
+
+/// Waits for the transaction being made; pends for ever where there is none.
+async fn prepared<T>(preparing: &mut Option<BoxFuture<'static, T>>) -> T {
+    let Some(future) = preparing else { return std::future::pending().await };
+    let made = future.await;
+    *preparing = None;
+    made
+}
+
+/// Waits for a change; for ever where there will be none.
+async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+    if receiver.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

@@ -1,22 +1,24 @@
-//! Jobs: adding them, and what becomes of them.
+//! [`Jobs`]: what a worker's task has given to the queue, and what comes back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use metrics::counter;
-use tokio::task::{JoinError, JoinSet};
-use tracing::{debug, info, warn};
-
-use super::{Ache, Task, act::describe};
-use crate::{
-    primitives::ParaNumber,
-    queue::{self, Job, JobFailure, JobHandle, JobOutcome},
-    worker::{Operation, egress::Egress},
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::timeout,
 };
 
-#[derive(Clone, Copy, Debug)]
+use crate::{
+    queue::{self, Job, JobFailure, JobHandle, JobOutcome, JobQueue},
+    wire::MessageOrigin,
+    worker::Operation,
+};
+
+/// What a job is for.
+#[derive(Clone, Debug)]
 pub(super) enum Ticket {
     Operation(Operation),
-    Messages(u64),
+    /// Messages of that sender, by the number that its queue gave them.
+    Messages(MessageOrigin, u64),
 }
 
 pub(super) enum JobEvent {
@@ -24,119 +26,56 @@ pub(super) enum JobEvent {
     Ended(Ticket, Result<JobOutcome, JobFailure>),
 }
 
-impl Task {
-    pub(super) fn add_job(&mut self, ticket: Ticket, job: Job) {
-        let queue = Arc::clone(&self.ctx.queue);
-        self.jobs.spawn(async move { JobEvent::Added(ticket, queue.submit(job).await) });
+/// Jobs being added or awaited.
+pub(super) struct Jobs {
+    queue: Arc<dyn JobQueue>,
+    patience: Duration,
+    set: JoinSet<JobEvent>,
+}
+
+impl Jobs {
+    pub(super) fn new(queue: Arc<dyn JobQueue>, patience: Duration) -> Self {
+        Self { queue, patience, set: JoinSet::new() }
     }
 
-    pub(super) fn job_event(&mut self, event: Result<JobEvent, JoinError>) {
-        match event {
-            Ok(JobEvent::Added(ticket, Ok(handle))) => {
-                if let Ticket::Messages(_) = ticket {
-                    self.egress.submitted();
-                }
-                debug!(worker = %self.desired.worker.name, job = %handle.id, ?ticket, "job added");
-                self.jobs.spawn(async move { JobEvent::Ended(ticket, handle.outcome().await) });
-            }
-            Ok(JobEvent::Added(Ticket::Messages(ticket), Err(error))) => {
-                self.egress.not_submitted(ticket);
-                self.relay_failed(&describe(&error));
-            }
-            Ok(JobEvent::Added(Ticket::Operation(operation), Err(error))) => {
-                self.operation = None;
-                self.operation_failed(operation, &describe(&error));
-            }
-            Ok(JobEvent::Ended(Ticket::Messages(ticket), result)) => {
-                match self.egress.ended(ticket, &result, self.view_block) {
-                    None => self.relay.heal(),
-                    Some(error) => self.relay_failed(&error),
-                }
-            }
-            Ok(JobEvent::Ended(Ticket::Operation(operation), result)) => {
-                self.operation = None;
-                self.operation_ended(operation, result);
-            }
-            // These tasks only wait for the queue; a panic there is the queue's.
-            Err(error) => {
-                warn!(worker = %self.desired.worker.name, %error, "the queue failed");
-                self.forget_jobs();
-            }
-        }
+    /// Waits for none of them any more. They may still be carried out: the chain tells.
+    pub(super) fn reset(&mut self) {
+        self.set = JoinSet::new();
     }
 
-    /// Which job is lost is not known: their effects are read from the chain.
-    fn forget_jobs(&mut self) {
-        self.jobs.abort_all();
-        self.jobs = JoinSet::new();
-        self.operation = None;
-        self.egress = Egress::default();
-        self.settling = Some(self.view_block.next());
-        self.chain.fail("The job queue failed");
-        self.relay.fail("The job queue failed");
+    pub(super) fn add(&mut self, ticket: Ticket, job: Job) {
+        let queue = Arc::clone(&self.queue);
+        let patience = self.patience;
+        self.set.spawn(async move {
+            let added = timeout(patience, queue.submit(job)).await;
+            let added = added.unwrap_or_else(|_| Err(queue::Error::Unavailable(no_answer(patience).into())));
+            JobEvent::Added(ticket, added)
+        });
     }
 
-    fn operation_ended(&mut self, operation: Operation, result: Result<JobOutcome, JobFailure>) {
-        match result {
-            Ok(outcome) => {
-                self.settling = Some(outcome.block);
-                match outcome.calls.iter().find_map(|call| call.error()) {
-                    Some(error) => self.operation_failed(operation, error),
-                    None => self.operation_done(operation, outcome.block),
-                }
-            }
-            Err(failure) => {
-                // It may have landed all the same: only a newer view tells.
-                self.settling = Some(self.view_block.next());
-                self.operation_failed(operation, &failure.message);
-            }
-        }
+    /// Waits for the outcome of a job that was added.
+    pub(super) fn await_outcome(&mut self, ticket: Ticket, handle: JobHandle) {
+        let patience = self.patience;
+        self.set.spawn(async move {
+            // Without an end a lost outcome would hold up the worker for ever.
+            let ended = timeout(patience, handle.outcome()).await;
+            let ended = ended.unwrap_or_else(|_| Err(JobFailure { message: no_answer(patience) }));
+            JobEvent::Ended(ticket, ended)
+        });
     }
 
-    fn operation_done(&mut self, operation: Operation, block: ParaNumber) {
-        count_operation(operation, "done");
-        info!(worker = %self.desired.worker.name, operation = operation.name(), %block, "done on chain");
-        self.chain.heal();
-        if operation == Operation::Register {
-            self.refresh_ra = false;
-            self.benchmark_since = Some(block);
-        }
-    }
-
-    fn operation_failed(&mut self, operation: Operation, error: &str) {
-        count_operation(operation, "failed");
-        self.chain.fail(&format!("{} failed: {error}", in_words(operation)));
-        self.complain(&self.chain, "an operation on chain failed");
-    }
-
-    fn relay_failed(&mut self, error: &str) {
-        self.relay.fail(&format!("Sending its messages failed: {error}"));
-        self.complain(&self.relay, "messages were not sent");
-    }
-
-    /// Logs the first of several failures in a row, and every tenth.
-    pub(super) fn complain(&self, ache: &Ache, what: &str) {
-        let attempts = ache.backoff.attempts();
-        let (worker, message) = (&self.desired.worker.name, ache.message.as_deref().unwrap_or_default());
-        if attempts % 10 == 1 {
-            warn!(%worker, attempts, "{what}: {message}");
-        } else {
-            debug!(%worker, attempts, "{what}: {message}");
+    /// The next event; pends for ever where nothing is under way.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn next(&mut self) -> Result<JobEvent, JoinError> {
+        match self.set.join_next().await {
+            Some(event) => event,
+            None => std::future::pending().await,
         }
     }
 }
 
-const fn in_words(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Register => "Registering worker",
-        Operation::AddToPool => "Adding worker to its pool",
-        Operation::Start(_) => "Starting computing",
-        Operation::RaiseStake(_) => "Raising its stake",
-        Operation::Reclaim => "Reclaiming its stake",
-    }
-}
-
-fn count_operation(operation: Operation, outcome: &'static str) {
-    counter!("prb_worker_operations_total", "operation" => operation.name(), "outcome" => outcome)
-        .increment(1);
+fn no_answer(patience: Duration) -> String {
+    format!("the queue gave no answer within {} minutes", patience.as_secs() / 60)
 }

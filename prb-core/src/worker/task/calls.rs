@@ -1,0 +1,239 @@
+//! Calls to the worker besides syncing: one at a time.
+
+use std::{sync::Arc, time::{Duration, SystemTime}};
+
+use futures::{FutureExt, future::BoxFuture};
+use metrics::counter;
+use prost::Message;
+use tracing::{debug, error, info, warn};
+
+use super::Task;
+use crate::{
+    primitives::ParaNumber,
+    prpc::{InitRuntimeResponse, PhactoryInfo, SyncedTo},
+    pruntime::Error,
+    sync::{Lane, Outcome, Step, Stepped},
+    wire::EgressMessages,
+    worker::{Checkpoint, EventKind, Reason, operate, text::describe},
+};
+
+/// A call under way.
+pub(super) struct Call {
+    /// Dropped, its effect would be lost or spoilt.
+    must_finish: bool,
+    future: BoxFuture<'static, Answer>,
+}
+
+/// How a call ended.
+pub(super) enum Answer {
+    Info(Result<PhactoryInfo, Arc<str>>),
+    Init(Result<InitRuntimeResponse, Error>),
+    Messages(Result<EgressMessages, Error>),
+    Kick(Result<(), Arc<str>>),
+    Checkpoint(Result<SyncedTo, Error>),
+}
+
+/// Waits for the call under way; pends for ever where there is none.
+///
+/// # Cancel safety
+/// Safe.
+pub(super) async fn next(call: &mut Option<Call>) -> Answer {
+    let Some(running) = call else { return std::future::pending().await };
+    let answer = running.future.as_mut().await;
+    *call = None;
+    answer
+}
+
+impl Task {
+    /// Whether the call under way must not be dropped.
+    pub(super) fn must_finish_call(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.must_finish)
+    }
+
+    fn call(&mut self, must_finish: bool, future: impl Future<Output = Answer> + Send + 'static) {
+        self.call = Some(Call { must_finish, future: future.boxed() });
+    }
+
+    /// Starts what was commanded. A checkpoint first: with both, the worker is to come back from it.
+    pub(super) fn start_commanded(&mut self) {
+        if self.must_finish_call() {
+            return;
+        }
+        // A checkpoint waits for the batch under way: it would have the worker's lock.
+        if self.checkpoint_asked && !self.sync.is_running() {
+            self.checkpoint_asked = false;
+            let client = self.link.client();
+            self.call(true, async move {
+                Answer::Checkpoint(match client {
+                    Ok(client) => client.take_checkpoint().await,
+                    Err(text) => Err(no_client(text)),
+                })
+            });
+        } else if self.kick_asked && !self.checkpoint_asked {
+            self.kick_asked = false;
+            // What hangs is what a kick is for.
+            self.sync.lose_sight();
+            let client = self.link.client();
+            self.call(true, async move {
+                Answer::Kick(match client {
+                    Ok(client) => client.kick().await.map_err(|e| describe(&e).into()),
+                    Err(text) => Err(text),
+                })
+            });
+        }
+    }
+
+    /// Whether a checkpoint is being taken, or waits for the batch under way.
+    pub(super) fn takes_checkpoint(&self) -> bool {
+        self.checkpoint_asked || self.must_finish_call()
+    }
+
+    pub(super) fn get_info(&mut self) {
+        let client = self.link.client();
+        self.call(false, async move {
+            Answer::Info(match client {
+                Ok(client) => client.info().await.map_err(|e| describe(&e).into()),
+                Err(text) => Err(text),
+            })
+        });
+    }
+
+    pub(super) fn init(&mut self) {
+        let (Some(genesis), Some(info)) = (self.genesis.borrow().clone(), self.link.info.clone()) else {
+            return;
+        };
+        let request =
+            operate::init_request(&info, &genesis, self.desired.operator(), self.ctx.settings.dev_skip_ra);
+        let client = self.link.client();
+        let budget = self.ctx.driver.budget().clone();
+        self.call(false, async move {
+            let _in_flight = budget.reserve(Lane::CatchUp, request.encoded_len()).await;
+            Answer::Init(match client {
+                Ok(client) => client.init(&request).await,
+                Err(text) => Err(no_client(text)),
+            })
+        });
+    }
+
+    pub(super) fn ask_for_messages(&mut self) {
+        let Ok(client) = self.link.client() else { return };
+        self.call(false, async move { Answer::Messages(client.egress_messages().await) });
+    }
+
+    pub(super) fn call_ended(&mut self, answer: Answer) {
+        match answer {
+            Answer::Info(Ok(info)) => self.saw(info),
+            Answer::Info(Err(error)) => self.not_reached(error),
+            Answer::Init(result) => self.init_ended(result),
+            Answer::Messages(result) => self.got_messages(result),
+            Answer::Kick(result) => self.kick_ended(result),
+            Answer::Checkpoint(result) => self.checkpoint_ended(result),
+        }
+    }
+
+    fn saw(&mut self, info: PhactoryInfo) {
+        let worker = Arc::clone(&self.desired.worker);
+        if self.link.is_initialised() && !info.initialized {
+            warn!(worker = %worker.name, "worker has lost its state");
+            self.slot.event(EventKind::LostState);
+            self.sync.lose_sight();
+        }
+        self.sync.saw(&info, tokio::time::Instant::now());
+        if self.identity.saw(&info) {
+            self.key_changed();
+        }
+        self.link.saw(info);
+        self.identity.claim(&self.ctx.keys, &worker);
+        self.relay.look_again();
+    }
+
+    fn not_reached(&mut self, error: Arc<str>) {
+        let lost = self.link.not_reached(Arc::clone(&error));
+        if self.link.failures.is_worth_a_warning() {
+            warn!(worker = %self.desired.worker.name, %error, "worker does not answer");
+        }
+        if lost {
+            self.lose_sight();
+        }
+    }
+
+    fn init_ended(&mut self, result: Result<InitRuntimeResponse, Error>) {
+        // Whatever came of it, the worker's own word is what counts.
+        self.link.stale = true;
+        match result {
+            Ok(_) => {
+                info!(worker = %self.desired.worker.name, "worker was initialised");
+                self.slot.event(EventKind::Initialised);
+                self.init_failures.reset();
+            }
+            Err(error) => {
+                let error: Arc<str> = describe(&error).into();
+                self.init_failures.fail(Reason::InitFailed { error: Arc::clone(&error) });
+                if self.init_failures.is_worth_a_warning() {
+                    warn!(worker = %self.desired.worker.name, %error, "worker cannot be initialised");
+                }
+            }
+        }
+    }
+
+    fn kick_ended(&mut self, result: Result<(), Arc<str>>) {
+        self.lose_sight();
+        self.link.kicked = result.is_ok();
+        match result {
+            // It may answer once more before it exits.
+            Ok(()) => self.link.failures.defer(Reason::Kicked, Duration::from_secs(1)),
+            Err(error) => {
+                warn!(worker = %self.desired.worker.name, %error, "worker was not kicked");
+                self.link.failures.fail(Reason::Unreachable { error });
+            }
+        }
+    }
+
+    fn checkpoint_ended(&mut self, result: Result<SyncedTo, Error>) {
+        let worker = &self.desired.worker.name;
+        let result: Result<ParaNumber, Arc<str>> = match result {
+            Ok(to) => {
+                info!(%worker, block = to.synced_to, "worker has taken a checkpoint");
+                Ok(ParaNumber(to.synced_to))
+            }
+            Err(error) => {
+                self.link.stale |= error.is_connection();
+                let error = describe(&error);
+                warn!(%worker, %error, "worker has not taken a checkpoint");
+                Err(error.into())
+            }
+        };
+        self.slot.event(EventKind::Checkpoint(result.clone()));
+        self.slot.update(|status| status.checkpoint = Some(Checkpoint { at: SystemTime::now(), result }));
+    }
+
+    pub(super) fn sync_ended(&mut self, stepped: &Stepped) {
+        let kind = if matches!(stepped.planned.step, Step::Blocks(_)) { "blocks" } else { "headers" };
+        let alerted = self.sync.health.problem().is_some_and(|problem| problem.cause.is_alert());
+        let advice = self.sync.ended(stepped, tokio::time::Instant::now());
+        self.link.stale |= advice.observe;
+        if let Ok(Outcome::Advanced { position, bytes }) = stepped.result {
+            counter!("prb_sync_bytes_total", "kind" => kind).increment(bytes as u64);
+            let heights = *self.heights.borrow();
+            // At the tip: what the block brought (messages, registration) is in the info.
+            self.link.stale |= matches!(stepped.planned.step, Step::Blocks(_))
+                && !matches!(self.sync.next_step(&heights, &self.ctx.tuning), Step::Blocks(_))
+                && position.lag(&heights).is_some_and(|lag| lag <= self.ctx.tuning.caught_up_within);
+        }
+        let Some(problem) = self.sync.health.problem() else { return };
+        let (worker, message) = (&self.desired.worker.name, &problem.message);
+        if problem.cause.is_alert() && !alerted {
+            error!(%worker, cause = problem.cause.as_str(), "worker does not get on: {message}");
+        } else if problem.failures % 10 == 1 && stepped.result.is_err() {
+            warn!(%worker, cause = problem.cause.as_str(), failures = problem.failures, "sync failed: {message}");
+        } else {
+            debug!(%worker, cause = problem.cause.as_str(), failures = problem.failures, "sync: {message}");
+        }
+    }
+}
+
+/// The error of a call to an endpoint that no client can be made for.
+fn no_client(text: Arc<str>) -> Error {
+    let source = text.to_string().into();
+    Error::Unreachable { endpoint: "the worker's endpoint".into(), source }
+}

@@ -1,0 +1,208 @@
+//! What is seen of a worker, in itself and on chain, and what is shown of it.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::{
+    Grant, Observed, Operation, Task,
+    identity::public_key,
+    interest,
+    on_chain::{account_in, pool_in},
+};
+use crate::{
+    chain::ChainView,
+    inventory::Goal,
+    primitives::WorkerKey,
+    worker::{
+        Decision, EventKind, Failure, Failures, LastKey, Reason, State,
+        decide::{FAILURES_BEFORE_ERROR, stake_needed},
+        goal::{self, Seen},
+        stakes::Need,
+    },
+};
+
+impl Task {
+    /// Takes in the newest view, and what it makes of what is kept of the worker.
+    pub(super) fn look_at_chain(&mut self) {
+        self.identity.claim(&self.ctx.keys, &self.desired.worker);
+        let view = self.views.borrow_and_update().clone();
+        if let Some(view) = &view {
+            // Out of sight, the worker is still what it was on chain.
+            let key = self.identity.claimed().or_else(|| self.saved.key.filter(|_| self.identity.key().is_none()));
+            self.on_chain.look(view, key);
+            self.follow_goal(view);
+        }
+        self.ctx.keys.set_interest(self.slot.id(), Some(interest(&self.desired, &self.saved)));
+        self.ctx.saver.keep(self.slot.id(), self.slot.saved(), self.saved);
+    }
+
+    fn follow_goal(&mut self, view: &ChainView) {
+        let (Some(key), Some(Ok(chain)), None) =
+            (self.identity.claimed(), &self.on_chain.worker, self.on_chain.settling)
+        else {
+            return;
+        };
+        let last_at_stake = self.last_key(view).and_then(|last| last.at_stake());
+        let after_stop = self.desired.after_stop(self.ctx.settings.after_stop);
+        let pool = self.desired.worker.pid;
+        let seen = Seen { key, chain, pool, after_stop, last_at_stake };
+        let saved = goal::saved_after(self.saved, seen);
+        self.keep(saved);
+    }
+
+    /// The key that the entry was known by, where that is not the one that answers.
+    fn last_key(&self, view: &ChainView) -> Option<LastKey> {
+        let key = self.saved.key.filter(|last| self.identity.key() != Some(*last))?;
+        let holder = self.ctx.keys.holder_but(key, self.slot.id());
+        let chain = view.workers.get(&key).cloned();
+        // Out of sight, only a key that answers elsewhere says something.
+        (self.identity.key().is_some() || holder.is_some()).then_some(LastKey { key, chain, holder })
+    }
+
+    pub(super) fn observe(&mut self, now: Instant) -> Observed {
+        let heights = *self.heights.borrow_and_update();
+        if self.link.is_initialised() {
+            self.sync.note_lag(&heights, &self.ctx.tuning);
+        }
+        let relay_genesis = self.genesis.borrow_and_update().as_ref().map(|genesis| genesis.relay_hash);
+        let view = self.views.borrow().clone();
+        let pool = view.as_ref().and_then(|view| pool_in(view, self.desired.worker.pid));
+        let claimed = self.identity.claimed().is_some();
+        let mut observed = Observed {
+            info: self.link.info.clone(),
+            stale: self.link.stale,
+            position: self.sync.position,
+            heights,
+            relay_genesis,
+            step: self.sync.next_step(&heights, &self.ctx.tuning),
+            syncing: self.sync.is_running() || self.takes_checkpoint(),
+            caught_up: self.sync.caught_up,
+            chain: self.on_chain.worker.clone().filter(|_| claimed),
+            payer: view.as_ref().and_then(|view| account_in(view, self.desired.payer())),
+            rules: self.on_chain.rules,
+            settling: self.on_chain.settling,
+            benchmark_running: self.on_chain.benchmark_runs(),
+            job: self.operation,
+            refused: self.on_chain.refused(pool.as_ref()),
+            pool,
+            grant: Grant::Granted,
+            unsent_messages: self.has_messages(now),
+            refresh_ra: self.refresh_ra,
+            kicked: self.link.kicked,
+            key_holder: self.identity.holder.clone(),
+            last_key: view.as_ref().and_then(|view| self.last_key(view)),
+            saved: self.saved,
+            unsaved: self.slot.saved() != self.saved,
+            failures: self.failures(now),
+        };
+        observed.grant = self.grant(&observed);
+        observed
+    }
+
+    fn has_messages(&self, now: Instant) -> bool {
+        let pending = self.link.info.as_ref().is_some_and(|info| info.pending_messages > 0);
+        let known = matches!(self.on_chain.worker, Some(Ok(_)));
+        pending && known && self.identity.claimed().is_some() && self.relay.is_open(now, self.on_chain.block)
+    }
+
+    fn failures(&self, now: Instant) -> Failures {
+        let heights = *self.heights.borrow();
+        let problem = self.sync.problem(&heights, now).map(|(problem, due)| Failure {
+            reason: Reason::of_sync(problem),
+            attempts: problem.failures,
+            due,
+        });
+        let save = self.ctx.saver.problem().map(|error| Failure {
+            reason: Reason::SaveFailing { error },
+            attempts: 1,
+            due: false,
+        });
+        Failures {
+            connection: self.link.failures.failure(now),
+            sync: self.init_failures.failure(now).or(problem),
+            chain: self.on_chain.failures.failure(now),
+            relay: self.relay.failure(now),
+            save,
+        }
+    }
+
+    /// Says what the worker needs of its pool's free stake, and whether that is there for it.
+    fn grant(&self, observed: &Observed) -> Grant {
+        let unreachable = self.link.failures.attempts() >= FAILURES_BEFORE_ERROR;
+        let waits_for_chain = observed.caught_up && observed.chain.is_none() && observed.key_holder.is_none();
+        let need = match stake_needed(&self.desired, observed) {
+            Some(stake) => Need::Stake(stake),
+            None if (observed.info.is_none() && !unreachable) || waits_for_chain => Need::Unknown,
+            None => Need::Nothing,
+        };
+        let free = match &observed.pool {
+            Some(Ok(pool)) => pool.as_ref().as_ref().map(|pool| pool.free_stake),
+            _ => None,
+        };
+        self.ctx.stakes.ask(self.slot.id(), need, free)
+    }
+
+    /// Compares an operation that was carried out with what is wanted at its block; gives whether that was
+    /// looked at.
+    pub(super) fn confirm(&mut self, wanted: Option<Operation>) -> bool {
+        if self.on_chain.settling.is_some() {
+            return false;
+        }
+        let Some((done, block)) = self.on_chain.confirming.take() else { return false };
+        if wanted == Some(done) {
+            let operation = done.in_words();
+            self.operation_failed(done, Reason::OperationWithoutEffect { operation, block });
+        } else {
+            self.on_chain.failures.reset();
+        }
+        true
+    }
+
+    pub(super) fn show(&self, decision: &Decision, observed: &Observed) {
+        let before = self.slot.status();
+        let checkpoint = self.must_finish_call() && !self.link.kicked;
+        let (reason, message) = if checkpoint {
+            (Reason::TakingCheckpoint, Reason::TakingCheckpoint.to_string().into())
+        } else {
+            (decision.reason.clone(), Arc::clone(&decision.message))
+        };
+        let position = self.link.info.is_some().then_some(self.sync.position);
+        let info = self.link.info.as_ref().or(before.info.as_ref());
+        let failures = observed.failures.connection.as_ref().map_or(0, |failure| failure.attempts);
+        let failures = failures.max(observed.failures.sync.as_ref().map_or(0, |failure| failure.attempts));
+        let lag = position.and_then(|position| position.lag(&observed.heights));
+        let chain = self.on_chain.worker.as_ref().and_then(|chain| chain.as_ref().ok());
+        let same = before.state == decision.state
+            && before.message == message
+            && before.position == position
+            && before.lag == lag
+            && before.failures == failures
+            && before.saved == self.saved
+            && before.runner == Some(self.runner)
+            && before.info.as_ref().map(Arc::as_ptr) == info.map(Arc::as_ptr)
+            && before.chain.as_ref().map(Arc::as_ptr) == chain.map(Arc::as_ptr);
+        if same {
+            return;
+        }
+        if before.state != decision.state {
+            let worker = &self.desired.worker.name;
+            info!(%worker, state = %decision.state, before = %before.state, "{message}");
+        }
+        let key = info.and_then(|info| public_key(info)).or(self.saved.key);
+        self.slot.update(|status| {
+            status.runner = Some(self.runner);
+            status.state = decision.state;
+            status.reason = reason;
+            status.message = message;
+            status.position = position;
+            status.lag = lag;
+            status.public_key = key;
+            status.info = info.cloned();
+            status.chain = chain.cloned();
+            status.saved = self.saved;
+            status.failures = failures;
+        });
+    }
+}

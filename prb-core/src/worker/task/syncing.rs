@@ -1,0 +1,118 @@
+//! [`Syncing`]: feeding one worker, one step at a time.
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::{
+    blob::Heights,
+    prpc::PhactoryInfo,
+    pruntime::PRuntime,
+    sync::{
+        Advice, BatchSizes, Driver, Health, Lane, Outcome, Planned, Position, Problem, Step, Stepped, plan,
+    },
+    worker::Tuning,
+};
+
+/// Where the worker is, the step under way, and how the last ones went.
+pub(super) struct Syncing {
+    driver: Driver,
+    sizes: BatchSizes,
+    /// The step under way.
+    running: Option<BoxFuture<'static, Stepped>>,
+    pub(super) health: Health,
+    pub(super) position: Position,
+    /// A step that the source had nothing for, at those heights.
+    empty: Option<(Step, Heights)>,
+    pub(super) caught_up: bool,
+}
+
+impl Syncing {
+    pub(super) fn new(driver: Driver, tuning: &Tuning) -> Self {
+        Self {
+            driver,
+            sizes: BatchSizes::new(tuning.max_batch_bytes),
+            running: None,
+            health: Health::new(tuning.sync_health),
+            position: Position::default(),
+            empty: None,
+            caught_up: false,
+        }
+    }
+
+    /// Forgets where the worker is. A step under way is dropped: it may or may not take effect.
+    pub(super) fn reset(&mut self, tuning: &Tuning) {
+        *self = Self::new(self.driver.clone(), tuning);
+    }
+
+    /// The worker is out of sight: what it was sent last does not matter any more.
+    pub(super) fn lose_sight(&mut self) {
+        self.running = None;
+        self.empty = None;
+        self.caught_up = false;
+    }
+
+    pub(super) const fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Takes in where the worker says it is.
+    pub(super) fn saw(&mut self, info: &PhactoryInfo, now: Instant) {
+        self.health.observed(info, now);
+        self.empty = None;
+        if self.running.is_none() {
+            self.position = Position::of(info);
+        }
+    }
+
+    /// Notes whether the worker is at the tip.
+    pub(super) fn note_lag(&mut self, heights: &Heights, tuning: &Tuning) {
+        let within = if self.caught_up { tuning.behind_after } else { tuning.caught_up_within };
+        self.caught_up = self.position.lag(heights).is_some_and(|lag| lag <= within);
+    }
+
+    /// What the worker takes next.
+    pub(super) fn next_step(&self, heights: &Heights, tuning: &Tuning) -> Step {
+        let step = plan(self.position, heights, &tuning.limits);
+        if self.empty == Some((step, *heights)) { Step::Wait } else { step }
+    }
+
+    /// What stands in the way of the next step, with whether its wait is over.
+    pub(super) fn problem(&self, heights: &Heights, now: Instant) -> Option<(&Problem, bool)> {
+        let problem = self.health.problem()?;
+        Some((problem, self.health.is_due(heights, now)))
+    }
+
+    pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        self.health.problem().map(|problem| problem.due).filter(|due| *due > now)
+    }
+
+    /// Starts a step.
+    pub(super) fn start(&mut self, worker: PRuntime, step: Step, heights: Heights, tuning: &Tuning) {
+        let lane = Lane::of(self.position.lag(&heights), tuning.caught_up_within);
+        let planned = Planned::new(self.position, heights, step, lane);
+        self.running = Some(Box::pin(self.driver.step(worker, planned, self.sizes)));
+    }
+
+    /// Waits for the step under way; pends for ever where there is none.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn next(&mut self) -> Stepped {
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let stepped = running.await;
+        self.running = None;
+        stepped
+    }
+
+    /// Takes in how a step ended; gives what it asks for.
+    pub(super) fn ended(&mut self, stepped: &Stepped, now: Instant) -> Advice {
+        self.sizes = stepped.sizes;
+        let advice = self.health.stepped(stepped, now);
+        match &stepped.result {
+            Ok(Outcome::Advanced { position, .. }) => self.position = *position,
+            Ok(Outcome::NotYet { heights }) => self.empty = Some((stepped.planned.step, *heights)),
+            Err(_) => {}
+        }
+        advice
+    }
+}

@@ -1,0 +1,19 @@
+//! Errors as one line of text.
+
+use std::{error::Error, fmt::Write};
+
+/// An error and its causes in one line.
+pub(crate) fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Transparent errors repeat their source.
+        if !text.ends_with(&next) {
+            // Writing to a string does not fail.
+            let _ = write!(text, ": {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
