@@ -16,7 +16,7 @@ use crate::{
     prpc::PhactoryInfo,
     pruntime::{Connect, PRuntime},
     queue::JobQueue,
-    sync::{Backoff, ByteBudget, Driver, Position, Step},
+    sync::{Backoff, BatchSizes, Driver, Health, HealthConfig, Position, Step, TransferBudget},
 };
 
 mod ache;
@@ -36,7 +36,7 @@ pub(crate) struct Context {
     pub(crate) connect: Arc<dyn Connect>,
     pub(crate) genesis: watch::Receiver<Option<Arc<Genesis>>>,
     pub(crate) keys: Arc<Keys>,
-    pub(crate) budget: ByteBudget,
+    pub(crate) budget: TransferBudget,
     pub(crate) settings: Settings,
     pub(crate) tuning: Tuning,
 }
@@ -57,6 +57,7 @@ pub(crate) struct Task {
     desired: Arc<Desired>,
     client: Result<PRuntime, Arc<str>>,
     driver: Driver,
+    sizes: BatchSizes,
     heights: watch::Receiver<Heights>,
     views: watch::Receiver<Option<Arc<ChainView>>>,
     genesis: watch::Receiver<Option<Arc<Genesis>>>,
@@ -87,6 +88,7 @@ pub(crate) struct Task {
 
     connection: Ache,
     sync: Ache,
+    health: Health,
     chain: Ache,
     relay: Ache,
     recheck: Backoff,
@@ -96,13 +98,14 @@ impl Task {
     pub(crate) fn new(ctx: Arc<Context>, slot: Arc<Slot>, runner: usize) -> Self {
         let desired = slot.desired();
         let tuning = &ctx.tuning;
-        let driver = Driver::new(Arc::clone(&ctx.source), ctx.budget.clone(), tuning.max_batch_bytes);
+        let driver = Driver::new(Arc::clone(&ctx.source), ctx.budget.clone());
         Self {
             client: connect(&ctx, &desired),
             heights: driver.heights(),
             views: ctx.views.clone(),
             genesis: ctx.genesis.clone(),
             driver,
+            sizes: BatchSizes::new(tuning.max_batch_bytes),
             desired,
             slot,
             runner,
@@ -129,6 +132,7 @@ impl Task {
             jobs: JoinSet::new(),
             connection: Ache::new(tuning.connection_backoff),
             sync: Ache::new(tuning.sync_backoff),
+            health: Health::new(HealthConfig::default()),
             chain: Ache::new(tuning.chain_backoff),
             relay: Ache::new(tuning.chain_backoff),
             recheck: Backoff::new(tuning.connection_backoff),

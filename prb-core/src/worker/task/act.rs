@@ -8,7 +8,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use metrics::counter;
 use prost::Message;
 use tokio::{
     sync::watch,
@@ -22,7 +21,7 @@ use crate::{
     primitives::{ParaNumber, WorkerKey},
     prpc::PhactoryInfo,
     pruntime::{self, PRuntime},
-    sync::{self, Outcome, Position, Step},
+    sync::{Lane, Outcome, Planned, Position, Step},
     wire::MessageOrigin,
     worker::{Checkpoint, Operation, decide::HITCHES, keys::KeyClaim, operate},
 };
@@ -84,6 +83,7 @@ impl Task {
         self.empty = None;
         self.seen_at = Instant::now();
         self.position = Position::of(&info);
+        self.health.observed(&info, self.seen_at);
         if self.info.as_ref().is_some_and(|before| before.initialized && !info.initialized) {
             warn!(worker = %self.desired.worker.name, "worker has lost its state");
             self.caught_up = false;
@@ -146,7 +146,7 @@ impl Task {
             Ok(client) => client,
             Err(text) => return self.sync.fail(&text),
         };
-        let _held = self.ctx.budget.hold(request.encoded_len()).await;
+        let _in_flight = self.ctx.budget.reserve(Lane::CatchUp, request.encoded_len()).await;
         match client.init(&request).await {
             Ok(_) => {
                 info!(worker = %self.desired.worker.name, "worker was initialised");
@@ -166,11 +166,16 @@ impl Task {
         };
         // Until the answer is there, the position is not known: also where this call is cancelled.
         self.stale = true;
-        let outcome = self.driver.step(&client, self.position, step).await;
-        let kind = if matches!(step, Step::Blocks(_)) { "blocks" } else { "headers" };
-        match outcome {
-            Ok(Outcome::Advanced { position, bytes }) => {
-                counter!("prb_sync_bytes_total", "kind" => kind).increment(bytes as u64);
+        let lag = self.position.lag(&self.heights.borrow());
+        let lane = Lane::of(lag, self.ctx.tuning.behind_after);
+        let heights = *self.heights.borrow();
+        let planned = Planned::new(self.position, heights, self.health.narrow(step), lane);
+        let stepped = self.driver.step(client, planned, self.sizes).await;
+        self.sizes = stepped.sizes;
+        let now = Instant::now();
+        self.health.stepped(&stepped, now);
+        match stepped.result {
+            Ok(Outcome::Advanced { position, .. }) => {
                 self.position = position;
                 self.sync.heal();
                 let heights = *self.heights.borrow();
@@ -179,15 +184,15 @@ impl Task {
                     && !matches!(self.next_step(&heights), Step::Blocks(_))
                     && position.lag(&heights).is_some_and(|lag| lag <= self.ctx.tuning.caught_up_within);
             }
-            Ok(Outcome::NotYet) => {
+            Ok(Outcome::NotYet { heights }) => {
                 self.stale = false;
-                self.empty = Some((step, *self.heights.borrow()));
+                self.empty = Some((step, heights));
             }
             Err(error) if error.is_busy() => {
-                self.sync.defer(&error.to_string(), sync::busy_wait());
+                let due = self.health.wakes_at(&heights, now).unwrap_or(now);
+                self.sync.defer(&error.to_string(), due - now);
             }
             Err(error) => {
-                counter!("prb_sync_errors_total", "kind" => kind).increment(1);
                 self.stale = !error.is_source();
                 self.sync.fail(&describe(&error));
                 self.complain(&self.sync, "sync failed");
