@@ -22,7 +22,9 @@ use prb_core::{
         Connect, PRuntime,
         http::{HttpConfig, HttpConnect},
     },
-    sync::{ByteBudget, Driver, Error, Limits, Outcome, Position, plan},
+    sync::{
+        BatchSizes, Driver, Error, Lane, Limits, Outcome, Planned, Position, TransferBudget, TransferLimits,
+    },
 };
 use prb_devnet::{
     Config, Devnet,
@@ -99,13 +101,16 @@ async fn initialised(worker: &WorkerHandle, source: &dyn BlobSource) -> PRuntime
 
 /// Drives a worker to the tip, or until it refuses something; gives what it says then.
 async fn drive(client: &PRuntime, source: &Arc<dyn BlobSource>) -> Option<String> {
-    let mut driver = Driver::new(Arc::clone(source), ByteBudget::new(64 << 20), 8 << 20);
+    let budget = TransferBudget::new(TransferLimits::new(64 << 20));
+    let driver = Driver::new(Arc::clone(source), budget);
     let mut at = Position::of(&client.info().await.unwrap());
     loop {
         let heights = *driver.heights().borrow();
-        match driver.step(client, at, plan(at, &heights, &Limits { idle_relay_headers: 0 })).await {
+        let limits = Limits { idle_relay_headers: 0 };
+        let planned = Planned::of(at, heights, &limits, Lane::CatchUp);
+        match driver.step(client.clone(), planned, BatchSizes::new(8 << 20)).await.result {
             Ok(Outcome::Advanced { position, .. }) => at = position,
-            Ok(Outcome::NotYet) => return None,
+            Ok(Outcome::NotYet { .. }) => return None,
             Err(Error::Worker(e)) => return Some(e.refusal().unwrap().to_owned()),
             Err(e) => panic!("{e}"),
         }

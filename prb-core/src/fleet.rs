@@ -26,7 +26,7 @@ use crate::{
     inventory::Inventory,
     pruntime::Connect,
     queue::JobQueue,
-    sync::ByteBudget,
+    sync::{self, TransferBudget, TransferLimits},
     worker::{Context, Keys, Settings, Slot, State, Tuning},
 };
 
@@ -177,7 +177,7 @@ impl Fleet {
             queue: parts.queue,
             connect: parts.connect,
             genesis: genesis_seen,
-            budget: ByteBudget::new(config.in_flight_bytes),
+            budget: TransferBudget::new(TransferLimits::new(config.in_flight_bytes)),
             settings: config.settings,
             tuning: config.tuning,
         });
@@ -260,8 +260,7 @@ impl Shared {
 fn describe_metrics() {
     describe_gauge!("prb_worker_state", "Workers by state");
     describe_gauge!("prb_worker_stalled", "Workers that do not move although there is more for them");
-    describe_counter!("prb_sync_bytes_total", "Bytes of headers and blocks that workers took");
-    describe_counter!("prb_sync_errors_total", "Header and block batches that were not taken");
+    sync::describe_metrics();
     describe_counter!("prb_worker_operations_total", "Operations on chain by kind and outcome");
     describe_counter!("prb_worker_panics_total", "Worker tasks that panicked and were started again");
 }

@@ -6,6 +6,7 @@
 //!
 //! Not for: anything on chain (see [`crate::worker`]).
 
+use metrics::{describe_counter, describe_gauge};
 use serde::Serialize;
 
 use crate::{
@@ -18,13 +19,33 @@ mod backoff;
 mod budget;
 mod cooldown;
 mod driver;
+mod health;
 mod refused;
+mod transfer;
 
 pub use backoff::{Backoff, BackoffConfig};
 pub use budget::{BatchSize, ByteBudget, Held};
 pub use cooldown::Cooldown;
-pub(crate) use driver::busy_wait;
-pub use driver::{Driver, Error, Outcome};
+pub use driver::{BatchSizes, Driver, Error, Outcome, Planned, Sent, Stepped};
+pub use health::{Advice, Cause, Health, HealthConfig, Problem};
+pub use transfer::{
+    CATCH_UP_FETCHES, FetchPermit, InFlight, Lane, TIP_FETCHES, TransferBudget, TransferLimits,
+};
+
+/// Describes the metrics of the sync to the recorder. Called by [`Fleet::start`](crate::fleet::Fleet::start);
+/// those who use [`Driver`] and [`Health`] by themselves call it once.
+pub fn describe_metrics() {
+    describe_counter!("prb_sync_bytes_total", "Bytes of headers and blocks that workers took, by kind");
+    describe_counter!(
+        "prb_sync_failures_total",
+        "Sync steps that failed, by kind: of the worker (busy, refused, timed_out, connection_lost, bad_answer, \
+         no_progress) or of the source (no_data, source)"
+    );
+    describe_gauge!(
+        "prb_sync_in_flight_bytes",
+        "Bytes of headers and blocks on their way to workers, by the lane whose share they use (tip, catch_up)"
+    );
+}
 
 /// The numbers that a worker wants next, as pRuntime counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]

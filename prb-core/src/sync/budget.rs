@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A semaphore counts in 32 bits: a unit of 1 KiB lets it count terabytes.
-const UNIT_BYTES: usize = 1024;
+pub(super) const UNIT_BYTES: usize = 1024;
 
 /// A bound on the bytes that are on their way to all workers together. Clones share it.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ impl Held {
     }
 }
 
-fn units(bytes: usize) -> u32 {
+pub(super) fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 

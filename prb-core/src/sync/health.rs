@@ -1,0 +1,510 @@
+//! Tracks how the sync of one worker goes: what fails, how often in a row, and when to try again.
+//!
+//! Pure: fed with the end of each step and with what the worker says of itself, and with the time; asked for
+//! the next attempt. The pauses after failures double, whatever the kinds of failures in a row. What the
+//! source fails in is not held against the worker, and its pause ends when the source's heights grow. A block
+//! at which the worker's connection breaks again and again is found by sending fewer blocks, and named.
+//!
+//! Not for: calls that are no sync steps, but for [`Health::failed`], or a worker that does not answer at all.
+
+use std::{error::Error as StdError, fmt::Write, sync::Arc, time::Duration};
+
+use metrics::counter;
+use tokio::time::Instant;
+
+use super::{BackoffConfig, Error, Outcome, Planned, Position, Sent, Step, Stepped, backoff::jittered};
+use crate::{
+    blob::{self, Heights},
+    primitives::ParaNumber,
+    prpc::PhactoryInfo,
+    pruntime,
+};
+
+mod crash;
+#[cfg(test)]
+mod tests;
+
+use crash::Crashes;
+
+/// Pauses after failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthConfig {
+    /// After 'RCU in progress'.
+    pub busy: BackoffConfig,
+    /// After other failures of the worker.
+    pub failing: BackoffConfig,
+    /// After a connection that broke while blocks were dispatched, where that happened before.
+    pub crashing: BackoffConfig,
+    /// After failures of the source.
+    pub source: BackoffConfig,
+    /// While the source gives nothing although its heights promise it.
+    pub no_data: BackoffConfig,
+    /// After every so many answers 'RCU in progress' in a row the worker is asked for its info.
+    pub busy_before_info: u32,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        let secs = Duration::from_secs;
+        Self {
+            busy: BackoffConfig { first: Duration::from_millis(500), max: secs(30) },
+            failing: BackoffConfig { first: secs(1), max: secs(60) },
+            crashing: BackoffConfig { first: secs(10), max: secs(600) },
+            source: BackoffConfig { first: secs(1), max: secs(60) },
+            no_data: BackoffConfig { first: secs(1), max: secs(60) },
+            busy_before_info: 4,
+        }
+    }
+}
+
+/// Why a worker's sync does not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The worker is busy with another call.
+    Busy,
+    /// The worker refuses, is too slow, or breaks the connection.
+    Failing,
+    /// The worker answers that it took what it was sent, and stays where it is.
+    NoProgress {
+        /// The block that it stays at: the next that it wants.
+        block: ParaNumber,
+        /// How often in a row.
+        count: u32,
+        /// pRuntime's version; empty if not known.
+        version: Arc<str>,
+    },
+    /// The connection breaks whenever this block is dispatched.
+    DiesAt {
+        /// The block.
+        block: ParaNumber,
+        /// How often.
+        count: u32,
+        /// pRuntime's version; empty if not known.
+        version: Arc<str>,
+    },
+    /// The source has nothing for it yet.
+    NoData,
+    /// The source fails.
+    SourceFailing,
+}
+
+impl Cause {
+    /// Its name in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Failing => "failing",
+            Self::NoProgress { .. } => "no_progress",
+            Self::DiesAt { .. } => "dies_at",
+            Self::NoData => "no_data",
+            Self::SourceFailing => "source_failing",
+        }
+    }
+
+    /// Whether it lies with the source, and not with the worker.
+    pub const fn is_source(&self) -> bool {
+        matches!(self, Self::NoData | Self::SourceFailing)
+    }
+
+    /// Whether somebody should look at the worker: it does not mend itself.
+    pub const fn is_alert(&self) -> bool {
+        match self {
+            Self::DiesAt { .. } => true,
+            Self::NoProgress { count, .. } => *count >= crash::SURE_AFTER,
+            Self::Busy | Self::Failing | Self::NoData | Self::SourceFailing => false,
+        }
+    }
+}
+
+/// What stands in the way of a worker's sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// Why.
+    pub cause: Cause,
+    /// Failures in a row: of the worker, or of the source where the cause is there.
+    pub failures: u32,
+    /// What operators are told.
+    pub message: Arc<str>,
+    /// When it is tried again; for a cause that lies with the source also when its heights grow.
+    pub due: Instant,
+}
+
+/// What the end of a step asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Advice {
+    /// The worker's position is not known: ask for its info before the next step.
+    pub observe: bool,
+}
+
+/// How the sync of one worker goes.
+#[derive(Debug)]
+pub struct Health {
+    config: HealthConfig,
+    worker: Option<Problem>,
+    source: Option<Problem>,
+    /// Failures of the worker since it last took something.
+    failures: u32,
+    /// Answers 'busy' in a row.
+    busy: u32,
+    /// Of the source, since it last gave something.
+    source_failures: u32,
+    /// Heights when the source failed last.
+    failed_at: Heights,
+    /// Where the worker was when it failed, if it may have gone on without us hearing of it.
+    may_move_from: Option<Position>,
+    crashes: Crashes,
+    stuck: Stuck,
+    version: Arc<str>,
+    memory_bytes: Option<u64>,
+}
+
+/// A worker that answers with new positions, and shows the old one in its info.
+#[derive(Debug, Default)]
+struct Stuck {
+    shown: Option<Position>,
+    answered: bool,
+    count: u32,
+}
+
+/// Kinds in `prb_sync_failures_total`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Busy,
+    Refused,
+    TimedOut,
+    ConnectionLost,
+    BadAnswer,
+    NoProgress,
+    NoData,
+    Source,
+}
+
+impl Health {
+    /// Nothing has failed yet.
+    pub fn new(config: HealthConfig) -> Self {
+        Self {
+            config,
+            worker: None,
+            source: None,
+            failures: 0,
+            busy: 0,
+            source_failures: 0,
+            failed_at: Heights::default(),
+            may_move_from: None,
+            crashes: Crashes::default(),
+            stuck: Stuck::default(),
+            version: "".into(),
+            memory_bytes: None,
+        }
+    }
+
+    /// What stands in the way, if anything does: the worker's problem before the source's. A problem that is
+    /// due does not hold the next step up, and is shown until something has gone well.
+    pub fn problem(&self) -> Option<&Problem> {
+        self.worker.as_ref().or(self.source.as_ref())
+    }
+
+    /// Failures of the worker in a row.
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// When the next step may be tried, if not now. `heights` are the source's: a pause that the source is the
+    /// cause of ends when they are others than at the failure.
+    pub fn wakes_at(&self, heights: &Heights, now: Instant) -> Option<Instant> {
+        let same = (heights.relay, heights.para) == (self.failed_at.relay, self.failed_at.para);
+        let source = self.source.as_ref().filter(|_| same);
+        let due = self.worker.iter().chain(source).map(|problem| problem.due);
+        due.filter(|due| *due > now).max()
+    }
+
+    /// Limits a step to what finds the block at which the connection breaks.
+    #[must_use]
+    pub fn narrow(&self, step: Step) -> Step {
+        self.crashes.narrow(step)
+    }
+
+    /// Takes in what the worker says of itself.
+    pub fn observed(&mut self, info: &PhactoryInfo, now: Instant) {
+        if *self.version != *info.version {
+            self.version = info.version.as_str().into();
+        }
+        self.memory_bytes = info.memory_usage.as_ref().map(|memory| memory.rust_used);
+        self.crashes.runs(&self.version);
+        if info.initialized {
+            self.at(Position::of(info), now);
+        } else {
+            self.stuck = Stuck::default();
+            self.may_move_from = None;
+        }
+    }
+
+    fn at(&mut self, position: Position, now: Instant) {
+        let went_on = self.may_move_from.take().is_some_and(|from| is_ahead(position, from));
+        self.crashes.passed(position);
+        let stays = self.stuck.shown == Some(position);
+        let answered = std::mem::take(&mut self.stuck.answered);
+        self.stuck.shown = Some(position);
+        if stays && answered {
+            self.no_progress("what it was sent", position, now);
+        } else if !stays && self.stuck.count > 0 {
+            self.stuck.count = 0;
+            self.heal(now);
+        } else if went_on {
+            // It was slow, or its answer was lost: what it was sent has its effect.
+            self.heal(now);
+        }
+    }
+
+    /// Takes in the end of a step, and counts it.
+    pub fn stepped(&mut self, stepped: &Stepped, now: Instant) -> Advice {
+        if stepped.sent.is_some() {
+            self.source = None;
+            self.source_failures = 0;
+        }
+        match &stepped.result {
+            Ok(Outcome::Advanced { position, bytes }) => {
+                count_bytes(stepped.sent, *bytes);
+                self.stuck.answered = true;
+                self.crashes.passed(*position);
+                self.heal(now);
+                Advice::default()
+            }
+            Ok(Outcome::NotYet { .. }) if stepped.planned.step == Step::Wait => Advice::default(),
+            Ok(Outcome::NotYet { .. }) | Err(Error::Source(blob::Error::NotReady)) => {
+                self.no_data(&stepped.planned, now)
+            }
+            Err(error) if error.is_source() => self.source_failed(&stepped.planned, error, now),
+            Err(Error::Worker(error)) => self.worker_failed(stepped, error, now),
+            Err(error) => {
+                self.no_progress(sent_what(stepped.planned.step), stepped.planned.position, now);
+                tracing::debug!(%error, "no progress");
+                Advice { observe: true }
+            }
+        }
+    }
+
+    /// Takes in the failure of another call that the sync needs, such as `InitRuntime`.
+    pub fn failed(&mut self, message: &str, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        let due = now + pause(self.config.failing, self.failures);
+        self.set(Cause::Failing, self.failures, message.into(), due);
+    }
+
+    /// Such a call went well: ends the pauses. What is known of the worker's crashes stays.
+    pub fn recovered(&mut self, now: Instant) {
+        self.heal(now);
+    }
+
+    /// Forgets everything: the operator wants it tried at once, or it is another worker.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.config);
+    }
+
+    /// Something went well. What is known to come back is still shown.
+    fn heal(&mut self, now: Instant) {
+        self.failures = 0;
+        self.busy = 0;
+        self.may_move_from = None;
+        self.worker = None;
+        if let Some(cause) = self.crashes.found() {
+            self.set_found(cause, now);
+        } else if let Some(at) = self.stuck.shown.filter(|_| self.stuck.count > 0) {
+            let message = self.stuck_message("what it was sent", at);
+            self.set(self.stuck_cause(at), self.stuck.count, message, now);
+        }
+    }
+
+    fn no_data(&mut self, planned: &Planned, now: Instant) -> Advice {
+        count_failure(Kind::NoData);
+        let message = format!("The data source has no {} for it yet", wanted(planned));
+        self.set_source(Cause::NoData, self.config.no_data, message, planned, now)
+    }
+
+    fn source_failed(&mut self, planned: &Planned, error: &Error, now: Instant) -> Advice {
+        count_failure(Kind::Source);
+        let message = format!("Cannot get {} for it: {}", wanted(planned), in_one_line(error));
+        self.set_source(Cause::SourceFailing, self.config.source, message, planned, now)
+    }
+
+    fn set_source(
+        &mut self,
+        cause: Cause,
+        config: BackoffConfig,
+        message: String,
+        planned: &Planned,
+        now: Instant,
+    ) -> Advice {
+        self.source_failures = self.source_failures.saturating_add(1);
+        self.failed_at = planned.heights;
+        let failures = self.source_failures;
+        let due = now + pause(config, failures);
+        self.source = Some(Problem { cause, failures, message: message.into(), due });
+        Advice::default()
+    }
+
+    fn worker_failed(&mut self, stepped: &Stepped, error: &pruntime::Error, now: Instant) -> Advice {
+        let kind = kind_of(error);
+        count_failure(kind);
+        self.failures = self.failures.saturating_add(1);
+        if matches!(kind, Kind::Busy | Kind::TimedOut | Kind::ConnectionLost) {
+            self.may_move_from = Some(stepped.planned.position);
+        }
+        let failures = self.failures;
+        if kind == Kind::Busy {
+            self.busy = self.busy.saturating_add(1);
+            let message = format!(
+                "Worker is busy with another call for {failures} attempts in a row ({})",
+                error.refusal().unwrap_or_default()
+            );
+            self.set(Cause::Busy, failures, message.into(), now + pause(self.config.busy, failures));
+            return Advice { observe: self.busy.is_multiple_of(self.config.busy_before_info.max(1)) };
+        }
+        self.busy = 0;
+        let mut message = in_one_line(error);
+        if let (Kind::ConnectionLost, Some(Sent::Blocks(blocks))) = (kind, stepped.sent) {
+            let count = self.crashes.broke(blocks, &self.version);
+            if let Some(cause) = self.crashes.found() {
+                self.set_found(cause, now + pause(self.config.crashing, count - 1));
+                return Advice { observe: true };
+            }
+            // Writing to a string does not fail.
+            let _ = write!(
+                message,
+                ", {count} times while it dispatched blocks {} to {}",
+                blocks.first, blocks.last
+            );
+        }
+        self.set(Cause::Failing, failures, message.into(), now + pause(self.config.failing, failures));
+        Advice { observe: true }
+    }
+
+    fn no_progress(&mut self, what: &str, at: Position, now: Instant) {
+        count_failure(Kind::NoProgress);
+        self.failures = self.failures.saturating_add(1);
+        self.stuck.count = self.stuck.count.saturating_add(1);
+        // An answer that claims progress ends the row of failures, but not that of shown positions.
+        let attempts = self.failures.max(self.stuck.count);
+        let message = self.stuck_message(what, at);
+        self.set(self.stuck_cause(at), attempts, message, now + pause(self.config.failing, attempts));
+    }
+
+    fn stuck_cause(&self, at: Position) -> Cause {
+        Cause::NoProgress { block: at.block, count: self.stuck.count, version: Arc::clone(&self.version) }
+    }
+
+    fn stuck_message(&self, what: &str, at: Position) -> Arc<str> {
+        format!(
+            "{} accepts {what} and stays at block {}, relay header {} and parachain header {} ({} times in a row): \
+             restart it, and report this version if that does not help",
+            self.runtime(),
+            at.block,
+            at.relay_header,
+            at.para_header,
+            self.stuck.count,
+        )
+        .into()
+    }
+
+    fn set_found(&mut self, cause: Cause, due: Instant) {
+        let Cause::DiesAt { block, count, .. } = &cause else { return };
+        let memory = match self.memory_bytes {
+            Some(bytes) => format!("; it used {} MiB before", bytes >> 20),
+            None => String::new(),
+        };
+        let message = format!(
+            "{} breaks the connection whenever it dispatches block {block} ({count} times{memory}): \
+             look at its log, give it more memory or another version",
+            self.runtime(),
+        );
+        let count = *count;
+        self.set(cause, count, message.into(), due);
+    }
+
+    fn set(&mut self, cause: Cause, failures: u32, message: Arc<str>, due: Instant) {
+        self.worker = Some(Problem { cause, failures, message, due });
+    }
+
+    fn runtime(&self) -> String {
+        format!("pRuntime {}", if self.version.is_empty() { "(version unknown)" } else { &self.version })
+    }
+}
+
+fn is_ahead(position: Position, before: Position) -> bool {
+    position.block > before.block
+        || position.relay_header > before.relay_header
+        || position.para_header > before.para_header
+}
+
+/// The pause after so many failures in a row.
+fn pause(config: BackoffConfig, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(20);
+    jittered(config.first.saturating_mul(1 << doublings).min(config.max))
+}
+
+fn kind_of(error: &pruntime::Error) -> Kind {
+    use pruntime::Error as E;
+    match error {
+        _ if error.is_busy() => Kind::Busy,
+        E::Unreachable { .. } => Kind::ConnectionLost,
+        E::TimedOut { .. } => Kind::TimedOut,
+        E::BadAnswer { .. } => Kind::BadAnswer,
+        E::Refused { .. } | E::TooLarge { .. } => Kind::Refused,
+    }
+}
+
+/// What the worker would have been sent.
+fn wanted(planned: &Planned) -> String {
+    match planned.step {
+        Step::Headers(cursor) => format!("headers from relay block {} on", cursor.relay),
+        Step::Blocks(cursor) => format!("blocks from {} on", cursor.from),
+        Step::Wait => "chain data".to_owned(),
+    }
+}
+
+const fn sent_what(step: Step) -> &'static str {
+    match step {
+        Step::Headers(_) => "headers",
+        Step::Blocks(_) => "blocks",
+        Step::Wait => "what it was sent",
+    }
+}
+
+fn count_failure(kind: Kind) {
+    let kind = match kind {
+        Kind::Busy => "busy",
+        Kind::Refused => "refused",
+        Kind::TimedOut => "timed_out",
+        Kind::ConnectionLost => "connection_lost",
+        Kind::BadAnswer => "bad_answer",
+        Kind::NoProgress => "no_progress",
+        Kind::NoData => "no_data",
+        Kind::Source => "source",
+    };
+    counter!("prb_sync_failures_total", "kind" => kind).increment(1);
+}
+
+fn count_bytes(sent: Option<Sent>, bytes: usize) {
+    let kind = if matches!(sent, Some(Sent::Blocks(_))) { "blocks" } else { "headers" };
+    counter!("prb_sync_bytes_total", "kind" => kind).increment(bytes as u64);
+}
+
+/// An error and its causes.
+fn in_one_line(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Transparent errors repeat their source.
+        if !text.ends_with(&next) {
+            // Writing to a string does not fail.
+            let _ = write!(text, ": {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,93 @@
+//! Finds the block at which a worker's connection breaks.
+
+use std::sync::Arc;
+
+use super::{Cause, Position, Step};
+use crate::{
+    blob::{BlockCursor, Span},
+    primitives::ParaNumber,
+};
+
+/// What happened once is an accident.
+pub(super) const SURE_AFTER: u32 = 2;
+
+/// Connections that broke while blocks were dispatched.
+///
+/// One may break for any reason. Where it breaks again among the same blocks, these are sent one by one, until
+/// it breaks at one of them or the worker is past them all. That holds while the worker starts over from an
+/// earlier state and succeeds on the way back to there.
+#[derive(Debug, Default)]
+pub(super) struct Crashes {
+    suspect: Option<Suspect>,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    /// It is one of these.
+    blocks: Span<ParaNumber>,
+    count: u32,
+    version: Arc<str>,
+}
+
+impl Crashes {
+    /// The connection broke while `blocks` were dispatched; gives how often that was among them.
+    pub(super) fn broke(&mut self, blocks: Span<ParaNumber>, version: &Arc<str>) -> u32 {
+        if let Some(suspect) = self.suspect.as_mut().filter(|suspect| suspect.version == *version)
+            && let Some(common) = overlap(suspect.blocks, blocks)
+        {
+            suspect.blocks = common;
+            suspect.count = suspect.count.saturating_add(1);
+            return suspect.count;
+        }
+        self.suspect = Some(Suspect { blocks, count: 1, version: Arc::clone(version) });
+        1
+    }
+
+    /// The worker is there and lives.
+    pub(super) fn passed(&mut self, position: Position) {
+        if let Some(suspect) = &mut self.suspect {
+            suspect.blocks.first = suspect.blocks.first.max(position.block);
+            if suspect.blocks.first > suspect.blocks.last {
+                self.suspect = None;
+            }
+        }
+    }
+
+    /// Another version may get past the block.
+    pub(super) fn runs(&mut self, version: &Arc<str>) {
+        if self.suspect.as_ref().is_some_and(|suspect| suspect.version != *version) {
+            self.suspect = None;
+        }
+    }
+
+    /// The block, where it is known.
+    pub(super) fn found(&self) -> Option<Cause> {
+        let suspect = self.sure().filter(|suspect| suspect.blocks.first == suspect.blocks.last)?;
+        Some(Cause::DiesAt {
+            block: suspect.blocks.first,
+            count: suspect.count,
+            version: Arc::clone(&suspect.version),
+        })
+    }
+
+    /// Takes from a step what would send several blocks where one of them breaks the connection.
+    pub(super) fn narrow(&self, step: Step) -> Step {
+        let (Step::Blocks(cursor), Some(suspect)) = (step, self.sure()) else { return step };
+        let Span { first, last } = suspect.blocks;
+        if cursor.to < first || cursor.from > last {
+            return step;
+        }
+        // First up to the suspects, then one by one.
+        let to = if cursor.from < first { ParaNumber(first.0 - 1) } else { cursor.from };
+        Step::Blocks(BlockCursor { from: cursor.from, to })
+    }
+
+    fn sure(&self) -> Option<&Suspect> {
+        self.suspect.as_ref().filter(|suspect| suspect.count >= SURE_AFTER)
+    }
+}
+
+fn overlap(a: Span<ParaNumber>, b: Span<ParaNumber>) -> Option<Span<ParaNumber>> {
+    let (first, last) = (a.first.max(b.first), a.last.min(b.last));
+    (first <= last).then_some(Span { first, last })
+}
