@@ -104,12 +104,6 @@ pub enum CommandError {
         /// Why.
         reason: &'static str,
     },
-    /// Commands wait for it already.
-    #[error("worker {name} has not taken its last commands yet")]
-    Busy {
-        /// The worker's name.
-        name: String,
-    },
     /// The fleet has stopped.
     #[error("the fleet has stopped")]
     Stopped,
@@ -209,11 +203,13 @@ impl Fleet {
         self.shared.changes.subscribe()
     }
 
-    /// Tells a running worker to do something; returns before it is done.
+    /// Tells a running worker to do something; returns before it is done, and says what will happen.
+    ///
+    /// Commands that wait for a worker are taken in the order in which they were last given.
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub fn command(&self, id: Uuid, command: Command) -> Result<(), CommandError> {
+    pub fn command(&self, id: Uuid, command: Command) -> Result<String, CommandError> {
         if self.shared.cancel.is_cancelled() {
             return Err(CommandError::Stopped);
         }
@@ -223,10 +219,8 @@ impl Fleet {
         if let Some(reason) = desired.idle_reason() {
             return Err(CommandError::NotRunning { name: desired.worker.name.clone(), reason });
         }
-        if slot.command(command) {
-            return Ok(());
-        }
-        Err(CommandError::Busy { name: desired.worker.name.clone() })
+        slot.command(command);
+        Ok(answer(command).to_owned())
     }
 
     /// Resolves when the fleet has ended: because it was stopped, or because something is broken.
@@ -254,6 +248,20 @@ impl Shared {
     fn set_roster(&self, roster: Roster) {
         *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
         self.changes.send_modify(|revision| *revision += 1);
+    }
+}
+
+const fn answer(command: Command) -> &'static str {
+    match command {
+        Command::Restart => "What failed is forgotten, and the worker is looked at anew",
+        Command::RefreshRaAndRestart => "The worker is registered again with a fresh attestation",
+        Command::Kick => "The worker's process exits; its supervisor starts it again",
+        Command::Checkpoint => "The worker keeps its state on its disk",
+        Command::Start => "The worker computes as soon as it can",
+        Command::Stop => "The worker stops computing and stays stopped",
+        Command::Reclaim => "The worker's stake is reclaimed when its cool-down is over",
+        Command::LeavePool => "The worker leaves its pool once no stake of it is locked",
+        Command::ConfirmKey => "The worker's present key is taken for its own",
     }
 }
 

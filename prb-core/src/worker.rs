@@ -118,6 +118,9 @@ pub struct Settings {
     /// Free the stake of a worker whose cool-down is over, so that it starts again: an enabled worker is
     /// meant to compute. Without it, a stopped worker stays stopped until it is reclaimed by hand.
     pub reclaim_after_cool_down: bool,
+    /// What happens after a stop from elsewhere, where neither the worker nor its pool has a setting
+    /// (`PRB_AFTER_STOP`).
+    pub after_stop: inventory::AfterStop,
 }
 
 /// Default of [`Settings::min_bench_score`].
@@ -131,6 +134,7 @@ impl Default for Settings {
             min_bench_score: MIN_BENCH_SCORE,
             dev_skip_ra: false,
             reclaim_after_cool_down: true,
+            after_stop: inventory::AfterStop::default(),
         }
     }
 }
@@ -187,6 +191,16 @@ pub enum Command {
     Kick,
     /// Keep the worker's state on its disk. Other commands wait until that is done.
     Checkpoint,
+    /// Compute: register, add to the pool, start, as far as it is not so yet.
+    Start,
+    /// Stop computing, and stay stopped.
+    Stop,
+    /// Reclaim the stake when the cool-down is over, without another start.
+    Reclaim,
+    /// Leave the pool once nothing is locked, and stay out of it.
+    LeavePool,
+    /// Take the worker's present key for this entry's own, so that stake may be locked for it.
+    ConfirmKey,
 }
 
 /// What became of the last [`Command::Checkpoint`].

@@ -15,9 +15,6 @@ use uuid::Uuid;
 use super::{Command, Desired, State, WorkerStatus};
 use crate::sync::Position;
 
-/// Commands that wait for one worker.
-const MAX_COMMANDS: usize = 8;
-
 /// One worker's place in the fleet; outlives its task.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -78,19 +75,14 @@ impl Slot {
         true
     }
 
-    /// Leaves a command; gives whether there was room.
-    pub(crate) fn command(&self, command: Command) -> bool {
+    /// Leaves a command. One of the same kind that still waits is replaced, and goes to the end: of a stop, a
+    /// start and a stop the last is a stop. So there are never more than there are kinds.
+    pub(crate) fn command(&self, command: Command) {
         let mut commands = lock(&self.commands);
-        if commands.contains(&command) {
-            return true;
-        }
-        if commands.len() >= MAX_COMMANDS {
-            return false;
-        }
+        commands.retain(|waiting| *waiting != command);
         commands.push(command);
         drop(commands);
         self.commanded.notify_one();
-        true
     }
 
     /// Takes the commands that were left.
@@ -168,4 +160,21 @@ fn moved(before: Option<Position>, after: Option<Position>) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{inventory::Worker, primitives::PoolId};
+
+    #[test]
+    fn the_last_of_contrary_commands_is_the_last_to_be_taken() {
+        let worker = Worker::new(Uuid::nil(), PoolId(1), "w", "http://w", 1);
+        let slot = Slot::new(Desired { worker: Arc::new(worker), pool: None }, watch::Sender::new(0));
+        for command in [Command::Stop, Command::Kick, Command::Start, Command::Stop, Command::Kick] {
+            slot.command(command);
+        }
+        assert_eq!(slot.take_commands(), [Command::Start, Command::Stop, Command::Kick]);
+        assert_eq!(slot.take_commands(), []);
+    }
 }

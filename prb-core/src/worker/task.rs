@@ -238,6 +238,7 @@ impl Task {
                 self.refresh_ra = true;
                 self.restart();
             }
+            Command::Start | Command::Stop | Command::Reclaim | Command::LeavePool | Command::ConfirmKey => {}
         }
     }
 
