@@ -4,7 +4,10 @@
 
 use std::{fmt, str::FromStr};
 
-use prb_core::{manage::OperatorKeys, primitives::AccountId};
+use prb_core::{
+    manage::{KeyError, OperatorKeys},
+    primitives::AccountId,
+};
 use secrecy::{ExposeSecret, SecretString};
 use subxt_signer::{SecretUri, sr25519};
 
@@ -70,8 +73,9 @@ impl OperatorKey {
 pub struct Sr25519Keys;
 
 impl OperatorKeys for Sr25519Keys {
-    fn account(&self, secret: &SecretString) -> Result<AccountId, String> {
-        OperatorKey::from_secret(secret).map(|key| key.account()).map_err(|error| error.to_string())
+    fn account(&self, secret: &SecretString) -> Result<AccountId, KeyError> {
+        let key = OperatorKey::from_secret(secret).map_err(|error| KeyError::Invalid(Box::new(error)))?;
+        Ok(key.account())
     }
 }
 

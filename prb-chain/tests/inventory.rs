@@ -22,7 +22,7 @@ use prb_core::{
         self,
         inventory::{pool, worker},
     },
-    inventory::{self, Edit, Inventory, Limits, Pool, Snapshot, Worker},
+    inventory::{self, AfterStop, Edit, Inventory, Limits, Saved, Snapshot},
     manage::{Manager, Parts, PoolValue, WorkerValue},
     primitives::{AccountId, PoolId},
     vault::{Vault, memory::MemoryVault},
@@ -97,15 +97,25 @@ async fn conforms() {
 #[tokio::test]
 async fn what_was_put_is_there_after_a_restart() {
     let (_parent, path) = folder();
-    let proxied = Pool { proxied: Some(AccountId([9; 32])), operator: None, sync_only: true, ..pool(7) };
-    let off = Worker { enabled: false, sync_only: true, stake: u128::MAX, ..worker(2) };
+    let mut proxied = pool(7);
+    (proxied.proxied, proxied.operator, proxied.sync_only) = (Some(AccountId([9; 32])), None, true);
+    proxied.after_stop = Some(AfterStop::StartAgain);
+    let mut off = worker(2);
+    (off.enabled, off.sync_only, off.stake) = (false, true, u128::MAX);
     let before = {
         let inventory = open(&path);
         assert_eq!(*snapshot(&inventory), Snapshot::default());
         let puts = vec![Edit::PutPool(pool(1)), Edit::PutPool(proxied), Edit::PutWorker(worker(1))];
         inventory.apply(puts).await.unwrap();
         inventory.apply(vec![Edit::PutWorker(worker(3)), Edit::PutWorker(off)]).await.unwrap();
-        let edits = vec![Edit::RemoveWorker(worker(3).id), Edit::PutWorker(Worker { stake: 5, ..worker(1) })];
+        let mut changed = worker(1);
+        (changed.stake, changed.gatekeeper, changed.after_stop) = (5, true, Some(AfterStop::Reclaim));
+        changed.endpoints = vec!["https://a.example.org".into()];
+        let edits = vec![
+            Edit::RemoveWorker(worker(3).id),
+            Edit::PutWorker(changed),
+            Edit::Save(worker(2).id, conformance::inventory::saved()),
+        ];
         inventory.apply(edits).await.unwrap()
     };
     assert_eq!((before.revision, before.pools.len(), before.workers.len()), (3, 2, 2));
@@ -181,7 +191,7 @@ async fn records_of_other_versions_are_read() {
     let (old, new) = (Uuid::from_u128(1), Uuid::from_u128(2));
     write(&path, "pools", old.as_bytes(), br#"{"pid":5,"name":"old","enabled":true}"#);
     let record =
-        br#"{"pid":5,"name":"new","endpoint":"http://a","stake":"7","enabled":true,"gatekeeper":{"x":1}}"#;
+        br#"{"pid":5,"name":"new","endpoint":"http://a","stake":"7","enabled":true,"some_later_field":{"x":1}}"#;
     write(&path, "workers", new.as_bytes(), record);
     let inventory = open(&path);
     let snapshot = snapshot(&inventory);
@@ -191,6 +201,39 @@ async fn records_of_other_versions_are_read() {
     assert_eq!((pool.pid, pool.enabled, pool.sync_only), fields);
     let worker = &snapshot.workers[0];
     assert_eq!((worker.id, worker.stake, (worker.pid, worker.enabled, worker.sync_only)), (new, 7, fields));
+    assert_eq!((pool.after_stop, worker.after_stop, worker.gatekeeper), (None, None, false));
+    assert!(worker.endpoints.is_empty());
+    assert_eq!(snapshot.saved(new), Saved::default());
+}
+
+/// As versions before the table of what the fleet keeps have written it.
+#[tokio::test]
+async fn a_database_without_saved_states_is_opened_and_takes_them() {
+    let (_parent, path) = folder();
+    fs::create_dir(&path).unwrap();
+    write(&path, "meta", b"schema", &1u32.encode());
+    write(&path, "meta", b"revision", &9u64.encode());
+    let id = Uuid::from_u128(2);
+    let record =
+        br#"{"pid":5,"name":"w","endpoint":"http://a","stake":"7","enabled":true,"sync_only":false}"#;
+    write(&path, "workers", id.as_bytes(), record);
+    write(&path, "pools", id.as_bytes(), br#"{"pid":5,"name":"p","enabled":true}"#);
+    let inventory = open(&path);
+    let before = snapshot(&inventory);
+    assert_eq!((before.revision, before.workers.len(), before.pools.len()), (9, 1, 1));
+    assert!(before.saved.is_empty());
+    let saved = conformance::inventory::saved();
+    let after = inventory.apply(vec![Edit::Save(id, saved)]).await.unwrap();
+    drop(inventory);
+    let inventory = open(&path);
+    assert_eq!(snapshot(&inventory), after);
+    assert_eq!(after.saved(id), saved);
+    drop(inventory);
+    let json: serde_json::Value = serde_json::from_slice(&read(&path, "saved", id.as_bytes())).unwrap();
+    let expected = serde_json::json!({
+        "key": format!("0x{}", "07".repeat(32)), "goal": "stay-stopped", "was_computing": true,
+    });
+    assert_eq!(json, expected);
 }
 
 #[tokio::test]
@@ -198,8 +241,12 @@ async fn a_broken_record_is_named() {
     let (_parent, path) = folder();
     drop(open(&path));
     let id = Uuid::from_u128(1);
-    for (table, key, what) in [("pools", id.as_bytes().as_slice(), "pool"), ("workers", b"no id", "worker")] {
-        write(&path, table, key, br#"{"pid":"hunter2"}"#);
+    for (table, key, what) in [
+        ("pools", id.as_bytes().as_slice(), "pool"),
+        ("workers", b"no id", "worker"),
+        ("saved", id.as_bytes(), "saved state of worker"),
+    ] {
+        write(&path, table, key, br#"{"pid":"hunter2","goal":"hunter2"}"#);
         let error = HeedInventory::open(&path, Config::default()).unwrap_err();
         assert!(matches!(&error, Error::Corrupt { what: found, .. } if *found == what), "{error:?}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "a record is quoted: {error:?}");
@@ -250,8 +297,9 @@ async fn killed_child() {
         // Each edit replaces the last one's workers: a torn one would show both or none.
         let edits = (0..20u16)
             .map(|i| {
-                let name = format!("{n} {i}");
-                Edit::PutWorker(Worker { name, stake: n, ..worker(i) })
+                let mut worker = worker(i);
+                (worker.name, worker.stake) = (format!("{n} {i}"), n);
+                Edit::PutWorker(worker)
             })
             .collect();
         inventory.apply(edits).await.unwrap();
@@ -357,7 +405,7 @@ async fn the_layout_is_as_documented() {
     let stake = (u128::MAX - 1).to_string();
     let expected = serde_json::json!({
         "pid": 1, "name": "worker 00001", "endpoint": "http://10.0.0.1:8001", "stake": stake,
-        "enabled": true, "sync_only": false,
+        "enabled": true, "sync_only": false, "gatekeeper": false,
     });
     assert_eq!(json("workers", worker(1).id), expected);
 }

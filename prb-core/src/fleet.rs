@@ -26,14 +26,16 @@ use crate::{
     inventory::Inventory,
     pruntime::Connect,
     queue::JobQueue,
-    sync::{self, TransferBudget, TransferLimits},
-    worker::{Context, Keys, Settings, Slot, State, Tuning},
+    sync::{self, Driver, TransferBudget, TransferLimits},
+    worker::{Context, Keys, Saver, Settings, Slot, StakeQueue, State, Tuning, preview},
 };
 
+mod genesis;
 mod runner;
 mod supervisor;
+mod watchdog;
 
-pub use crate::worker::{Command, WorkerStatus};
+pub use crate::worker::{Command, Event, WorkerStatus};
 
 /// What a fleet is made of.
 #[derive(Clone, Debug)]
@@ -102,13 +104,17 @@ pub enum CommandError {
         /// The worker's name.
         name: String,
         /// Why.
-        reason: &'static str,
+        reason: String,
     },
-    /// Commands wait for it already.
-    #[error("worker {name} has not taken its last commands yet")]
-    Busy {
+    /// The worker is not where the command makes sense.
+    #[error("worker {name} cannot {command}: {reason}")]
+    NotNow {
         /// The worker's name.
         name: String,
+        /// The command.
+        command: Command,
+        /// Why.
+        reason: String,
     },
     /// The fleet has stopped.
     #[error("the fleet has stopped")]
@@ -170,19 +176,23 @@ impl Fleet {
             stop_timeout: config.stop_timeout,
         });
         let (genesis, genesis_seen) = watch::channel(None);
+        let budget = TransferBudget::new(TransferLimits::new(config.in_flight_bytes));
+        let snapshots = parts.inventory.snapshots();
         let context = Arc::new(Context {
             views: parts.chain.views(),
             keys: Arc::new(Keys::new(parts.chain)),
+            stakes: StakeQueue::default(),
+            saver: Saver::new(parts.inventory),
+            driver: Driver::new(Arc::clone(&parts.source), budget),
             source: parts.source,
             queue: parts.queue,
             connect: parts.connect,
             genesis: genesis_seen,
-            budget: TransferBudget::new(TransferLimits::new(config.in_flight_bytes)),
             settings: config.settings,
             tuning: config.tuning,
         });
         let supervisor = supervisor::Supervisor::new(Arc::clone(&shared), context, genesis, config);
-        shared.tasks.spawn(supervisor.run(parts.inventory.snapshots()));
+        shared.tasks.spawn(supervisor.run(snapshots));
         shared.tasks.close();
         Self { shared, _stop: Arc::new(cancel.drop_guard()) }
     }
@@ -209,24 +219,48 @@ impl Fleet {
         self.shared.changes.subscribe()
     }
 
-    /// Tells a running worker to do something; returns before it is done.
+    /// Tells a running worker to do something; returns before it is done, and says what will happen.
+    ///
+    /// Commands that wait for a worker are taken in the order in which they were last given.
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub fn command(&self, id: Uuid, command: Command) -> Result<(), CommandError> {
+    pub fn command(&self, id: Uuid, command: Command) -> Result<String, CommandError> {
         if self.shared.cancel.is_cancelled() {
             return Err(CommandError::Stopped);
         }
         let roster = self.shared.roster();
         let slot = roster.by_id.get(&id).ok_or(CommandError::Unknown { id })?;
         let desired = slot.desired();
-        if let Some(reason) = desired.idle_reason() {
-            return Err(CommandError::NotRunning { name: desired.worker.name.clone(), reason });
+        if let Some(reason) = slot.idle_reason() {
+            let (name, reason) = (desired.worker.name.clone(), reason.to_string());
+            return Err(CommandError::NotRunning { name, reason });
         }
-        if slot.command(command) {
-            return Ok(());
+        let name = || desired.worker.name.clone();
+        let answer = preview(command, &slot.status())
+            .map_err(|reason| CommandError::NotNow { name: name(), command, reason })?;
+        slot.command(command);
+        Ok(answer)
+    }
+
+    /// What a command would do to a worker, without giving it.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn preview(&self, id: Uuid, command: Command) -> Result<String, CommandError> {
+        let roster = self.shared.roster();
+        let slot = roster.by_id.get(&id).ok_or(CommandError::Unknown { id })?;
+        let name = slot.desired().worker.name.clone();
+        if let Some(reason) = slot.idle_reason() {
+            return Err(CommandError::NotRunning { name, reason: reason.to_string() });
         }
-        Err(CommandError::Busy { name: desired.worker.name.clone() })
+        preview(command, &slot.status()).map_err(|reason| CommandError::NotNow { name, command, reason })
+    }
+
+    /// What happened to a worker, oldest first: at most [`MAX_EVENTS`](crate::worker::MAX_EVENTS) of its last
+    /// events since the fleet has started. `None` where there is no such worker.
+    pub fn events(&self, id: Uuid) -> Option<Vec<Event>> {
+        Some(self.shared.roster().by_id.get(&id)?.events())
     }
 
     /// Resolves when the fleet has ended: because it was stopped, or because something is broken.
@@ -259,6 +293,7 @@ impl Shared {
 
 fn describe_metrics() {
     describe_gauge!("prb_worker_state", "Workers by state");
+    describe_gauge!("prb_worker_reason", "Workers by the reason of their state");
     describe_gauge!("prb_worker_stalled", "Workers that do not move although there is more for them");
     sync::describe_metrics();
     describe_counter!("prb_worker_operations_total", "Operations on chain by kind and outcome");

@@ -2,7 +2,7 @@
 //!
 //! Not for: what became of them (see [`crate::fleet`]).
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,7 @@ use crate::{
 mod edit;
 pub mod memory;
 
-pub(crate) use edit::normal_endpoint;
-pub use edit::{Limits, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES};
+pub use edit::{Limits, MAX_ANNOUNCED, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES, normal_endpoint};
 
 /// A pool's operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +62,39 @@ pub struct Pool {
     pub sync_only: bool,
     /// What happens after a stop from elsewhere; `None` leaves it to the fleet's setting.
     pub after_stop: Option<AfterStop>,
+}
+
+impl AfterStop {
+    /// Every setting.
+    pub const ALL: [Self; 3] = [Self::StayStopped, Self::Reclaim, Self::StartAgain];
+
+    /// Its name, as in files and on command lines.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::StayStopped => "stay-stopped",
+            Self::Reclaim => "reclaim",
+            Self::StartAgain => "start-again",
+        }
+    }
+}
+
+impl fmt::Display for AfterStop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no [`AfterStop`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be stay-stopped, reclaim or start-again")]
+pub struct UnknownAfterStop;
+
+impl FromStr for AfterStop {
+    type Err = UnknownAfterStop;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|setting| setting.as_str() == text.trim()).ok_or(UnknownAfterStop)
+    }
 }
 
 impl Pool {
@@ -113,7 +145,8 @@ pub struct Worker {
     pub sync_only: bool,
     /// A gatekeeper: registered and synced, its messages are carried, but it is not put to computing.
     pub gatekeeper: bool,
-    /// Endpoints that it announces on chain, such as `https://worker.example.org`; empty announces none.
+    /// Endpoints that it announces on chain: http or https URLs such as `https://worker.example.org`, at most
+    /// [`MAX_ANNOUNCED`]. Empty announces none.
     pub endpoints: Vec<String>,
     /// What happens after a stop from elsewhere; `None` leaves it to the pool's setting.
     pub after_stop: Option<AfterStop>,
@@ -240,6 +273,14 @@ pub enum Error {
         what: String,
         /// Why.
         reason: String,
+    },
+    /// One transaction puts the same entry twice: the first would be lost.
+    #[error("two edits of one transaction put the {what} {id}")]
+    PutTwice {
+        /// `pool` or `worker`.
+        what: &'static str,
+        /// Its id.
+        id: Uuid,
     },
     /// No entry of that id.
     #[error("there is no {what} {id}")]

@@ -7,47 +7,31 @@
 //!
 //! Not for: who may call (the protocols' own gates), or what an answer looks like on a wire.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
-use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
-    chain::memory::MemoryChain,
     fleet::Fleet,
     inventory::{Inventory, Limits, Pool, Snapshot, Worker},
-    primitives::AccountId,
     vault::Vault,
 };
 
 mod command;
 mod edit;
 mod error;
+mod keys;
+pub mod memory;
 mod refusal;
 mod values;
 
 pub use command::Commanded;
 pub use error::Error;
+pub use keys::{KeyError, OperatorKeys};
 pub use values::{Change, PoolValue, Selector, WorkerValue};
 
 /// The most entries or ids of one call: as many as an inventory holds workers.
 pub const MAX_ENTRIES: usize = Limits::WORKERS;
-
-/// Says whose key a secret is. The core knows no signature scheme; `prb_chain::keys` knows the chain's.
-pub trait OperatorKeys: Send + Sync + fmt::Debug {
-    /// The account that a mnemonic or secret URI signs for. May take some milliseconds of CPU time.
-    ///
-    /// # Errors
-    /// What is wrong with the secret, without any part of it.
-    fn account(&self, secret: &SecretString) -> Result<AccountId, String>;
-}
-
-/// A made-up account for any text ([`MemoryChain::account_of`]).
-impl OperatorKeys for MemoryChain {
-    fn account(&self, secret: &SecretString) -> Result<AccountId, String> {
-        Ok(Self::account_of(secret.expose_secret()))
-    }
-}
 
 /// What a manager works on.
 #[derive(Clone, Debug)]
@@ -72,9 +56,8 @@ pub struct Parts {
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::sync::Arc;
 /// use prb_core::{
-///     chain::memory::{Config, MemoryChain},
 ///     inventory::memory::MemoryInventory,
-///     manage::{Change, Manager, Parts, PoolValue, Selector},
+///     manage::{Change, Manager, Parts, PoolValue, Selector, memory::MemoryKeys},
 ///     primitives::PoolId,
 ///     vault::memory::MemoryVault,
 /// };
@@ -82,7 +65,7 @@ pub struct Parts {
 /// let manager = Manager::new(Parts {
 ///     inventory: Arc::new(MemoryInventory::default()),
 ///     vault: Arc::new(MemoryVault::new()),
-///     keys: Arc::new(MemoryChain::new(Config::default())),
+///     keys: Arc::new(MemoryKeys),
 ///     fleet: None,
 /// });
 /// let value = PoolValue {

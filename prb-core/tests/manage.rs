@@ -5,11 +5,16 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use prb_core::{
-    chain::memory::{Config, MemoryChain},
+    chain::memory::MemoryChain,
     fleet::CommandError,
-    inventory::{self, Edit, Inventory, Pool, Snapshot, Worker, memory::MemoryInventory},
-    manage::{Change, Error, MAX_ENTRIES, Manager, OperatorKeys, Parts, PoolValue, Selector, WorkerValue},
-    primitives::{AccountId, ParaNumber, PoolId},
+    inventory::{
+        self, AfterStop, Edit, Goal, Inventory, Pool, Saved, Snapshot, Worker, memory::MemoryInventory,
+    },
+    manage::{
+        Change, Error, KeyError, MAX_ENTRIES, Manager, OperatorKeys, Parts, PoolValue, Selector, WorkerValue,
+        memory::MemoryKeys,
+    },
+    primitives::{AccountId, ParaNumber, PoolId, WorkerKey},
     prpc::Method,
     pruntime::scripted::Failure,
     vault::{MAX_SECRET_BYTES, Vault, memory::MemoryVault},
@@ -47,9 +52,9 @@ impl Inventory for SlowInventory {
 struct Keys;
 
 impl OperatorKeys for Keys {
-    fn account(&self, secret: &SecretString) -> Result<AccountId, String> {
+    fn account(&self, secret: &SecretString) -> Result<AccountId, KeyError> {
         if secret.expose_secret().contains('?') {
-            return Err("it is no mnemonic".into());
+            return Err(KeyError::Invalid("it is no mnemonic".into()));
         }
         Ok(MemoryChain::account_of(secret.expose_secret()))
     }
@@ -57,25 +62,23 @@ impl OperatorKeys for Keys {
 
 struct Bench {
     manager: Manager,
+    inventory: Arc<SlowInventory>,
     vault: Arc<MemoryVault>,
 }
 
 fn bench() -> Bench {
     let vault = Arc::new(MemoryVault::new());
-    let parts = Parts {
-        inventory: Arc::new(SlowInventory::default()),
-        vault: vault.clone(),
-        keys: Arc::new(Keys),
-        fleet: None,
-    };
-    Bench { manager: Manager::new(parts), vault }
+    let inventory = Arc::new(SlowInventory::default());
+    let parts =
+        Parts { inventory: inventory.clone(), vault: vault.clone(), keys: Arc::new(Keys), fleet: None };
+    Bench { manager: Manager::new(parts), inventory, vault }
 }
 
 fn manager_of(rig: &Rig) -> Manager {
     Manager::new(Parts {
         inventory: rig.inventory.clone(),
         vault: rig.vault.clone(),
-        keys: Arc::new(MemoryChain::new(Config::default())),
+        keys: Arc::new(MemoryKeys),
         fleet: rig.fleet.clone(),
     })
 }
@@ -87,7 +90,7 @@ fn pool(pid: u64) -> PoolValue {
         secret: Some(SECRET.into()),
         proxied: String::new(),
         enabled: true,
-        sync_only: false,
+        ..Default::default()
     }
 }
 
@@ -98,7 +101,7 @@ fn worker(n: usize) -> WorkerValue {
         endpoint: endpoint(n),
         stake: "340282366920938463463374607431768211455".into(),
         enabled: true,
-        sync_only: false,
+        ..Default::default()
     }
 }
 
@@ -108,7 +111,7 @@ fn id_of(worker: &Worker) -> Selector {
 
 #[tokio::test(start_paused = true)]
 async fn created_pools_have_their_secret_sealed_and_nowhere_else() {
-    let Bench { manager, vault } = bench();
+    let Bench { manager, vault, .. } = bench();
     let owner = AccountId([7; 32]);
     let proxied = PoolValue { proxied: format!(" {} ", owner.to_ss58(30)), ..pool(2) };
     assert!(!format!("{proxied:?}").contains("wombat"), "a value shows its secret");
@@ -200,6 +203,10 @@ async fn a_worker_that_cannot_be_is_refused_by_entry_and_field() {
     let mut cases = vec![
         ("worker endpoint", WorkerValue { endpoint: "10.0.0.1".into(), ..worker(2) }),
         ("worker name", WorkerValue { name: String::new(), ..worker(2) }),
+        (
+            "endpoint to announce",
+            WorkerValue { endpoints: Some(vec!["https://a".into(), "a".into()]), ..worker(2) },
+        ),
     ];
     for stake in
         ["", " ", "-1", "+1", "1.5", "1e12", "0x10", "12 PHA", "340282366920938463463374607431768211456"]
@@ -232,7 +239,7 @@ async fn a_call_has_a_bounded_number_of_entries() {
 
 #[tokio::test(start_paused = true)]
 async fn pools_are_changed_by_id_name_and_pid() {
-    let Bench { manager, vault } = bench();
+    let Bench { manager, vault, .. } = bench();
     let made = manager.create_pools(vec![pool(1), pool(2), pool(3)]).await.unwrap();
     let proxied = AccountId([9; 32]).to_ss58(30);
     let kept = PoolValue { name: "one".into(), secret: None, enabled: false, proxied, ..pool(1) };
@@ -294,8 +301,74 @@ async fn workers_are_changed_by_id_and_name_and_may_swap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_value_does_not_name_stays() {
+    let Bench { manager, inventory, .. } = bench();
+    let set = PoolValue { after_stop: Some(Some(AfterStop::Reclaim)), ..pool(1) };
+    let made = manager.create_pools(vec![set, pool(2)]).await.unwrap();
+    assert_eq!([made[0].after_stop, made[1].after_stop], [Some(AfterStop::Reclaim), None]);
+    let set = WorkerValue {
+        gatekeeper: Some(true),
+        endpoints: Some(vec![" https://w1.example.org ".into(), "https://w1.example.net".into()]),
+        after_stop: Some(Some(AfterStop::StartAgain)),
+        ..worker(1)
+    };
+    let made = manager.create_workers(vec![set, worker(2)]).await.unwrap();
+    assert_eq!(made[0].endpoints, ["https://w1.example.org", "https://w1.example.net"]);
+    let fields = |w: &Worker| (w.gatekeeper, w.endpoints.len(), w.after_stop);
+    assert_eq!(fields(&made[0]), (true, 2, Some(AfterStop::StartAgain)));
+    assert_eq!(fields(&made[1]), (false, 0, None));
+    let mut saved = Saved::default();
+    (saved.key, saved.goal, saved.was_computing) = (Some(WorkerKey([7; 32])), Goal::StayStopped, true);
+    inventory.apply(vec![Edit::Save(made[0].id, saved)]).await.unwrap();
+
+    // As a caller who knows nothing of these fields changes the others.
+    let changed = Change::Put(WorkerValue { stake: "5".into(), enabled: false, ..worker(1) });
+    let worker_1 = manager.update_workers(vec![(id_of(&made[0]), changed)]).await.unwrap().remove(0);
+    assert_eq!((worker_1.stake, worker_1.enabled), (5, false));
+    assert_eq!(fields(&worker_1), fields(&made[0]));
+    let renamed = PoolValue { name: "one".into(), secret: None, ..pool(1) };
+    let pools = manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Put(renamed))]).await.unwrap();
+    assert_eq!((pools[0].name.as_str(), pools[0].after_stop), ("one", Some(AfterStop::Reclaim)));
+    assert_eq!(manager.snapshots().borrow().saved(made[0].id), saved, "an edit changed what the fleet keeps");
+
+    let cleared =
+        WorkerValue { gatekeeper: Some(false), endpoints: Some(vec![]), after_stop: Some(None), ..worker(1) };
+    let changed = manager.update_workers(vec![(id_of(&made[0]), Change::Put(cleared))]).await.unwrap();
+    assert_eq!(fields(&changed[0]), (false, 0, None));
+    let cleared = PoolValue { after_stop: Some(None), ..pool(1) };
+    let pools = manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Put(cleared))]).await.unwrap();
+    assert_eq!(pools[0].after_stop, None);
+    assert_eq!(manager.snapshots().borrow().saved(made[0].id), saved);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_cannot_be_asked_for_are_not_the_callers_fault() {
+    /// Breaks, or is away.
+    #[derive(Debug)]
+    struct Broken(bool);
+    impl OperatorKeys for Broken {
+        fn account(&self, _: &SecretString) -> Result<AccountId, KeyError> {
+            assert!(self.0, "broken");
+            Err(KeyError::Unavailable("the key server is away".into()))
+        }
+    }
+    for away in [true, false] {
+        let manager = Manager::new(Parts {
+            inventory: Arc::new(MemoryInventory::default()),
+            vault: Arc::new(MemoryVault::new()),
+            keys: Arc::new(Broken(away)),
+            fleet: None,
+        });
+        let error = manager.create_pools(vec![pool(1)]).await.unwrap_err();
+        let Error::Keys { entry, source } = &error else { panic!("{error:?}") };
+        assert!(entry.starts_with("pools[0]") && source.is_retryable() && !error.is_callers(), "{error:?}");
+        assert!(!format!("{error:?}").contains(SECRET), "a secret shows");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn edits_at_once_lose_nothing() {
-    let Bench { manager, vault } = bench();
+    let Bench { manager, vault, .. } = bench();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let select = || Selector::Pid(PoolId(1));
     let rekeyed = Change::Put(PoolValue { secret: Some("new key".into()), ..pool(1) });
@@ -341,6 +414,12 @@ async fn commands_reach_the_workers_named_and_no_others() {
         "in the call's order, once"
     );
     assert!(done.refused.is_empty());
+    assert_eq!(
+        done.answers.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
+        ids,
+        "each is told what will happen"
+    );
+    assert!(done.answers.iter().all(|(_, answer)| !answer.is_empty()), "{:?}", done.answers);
     rig.until("kicked and back", |s| s.count(State::Active) == 3 && rig.workers[0].kicks() == 1).await;
     assert_eq!([0, 1, 2].map(|n| rig.workers[n].kicks()), [1, 0, 1]);
 
@@ -406,6 +485,7 @@ async fn workers_that_do_not_run_are_left_out_by_name() {
     let manager = manager_of(&rig);
     let done = manager.kick(&rig.ids).unwrap();
     assert_eq!(done.workers.len(), 2);
+    assert_eq!(done.answers.iter().map(|(id, _)| *id).collect::<Vec<_>>(), rig.ids[..1]);
     assert!(
         matches!(&done.refused[..], [(id, CommandError::NotRunning { name, .. })]
             if *id == rig.ids[1] && name == "worker 00001"),
@@ -478,7 +558,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let manager = bench().manager;
-            let value = PoolValue { pid: PoolId(pid), name: name.clone(), proxied: address.clone(), secret: None, sync_only: true, enabled: false };
+            let value = PoolValue { pid: PoolId(pid), name: name.clone(), proxied: address.clone(), secret: None, sync_only: true, enabled: false, after_stop: None };
             let pools = manager.create_pools(vec![value]).await;
             match pools {
                 Ok(pools) => assert_eq!((pools[0].pid.0, pools[0].name.as_str()), (pid, name.trim())),
@@ -486,7 +566,7 @@ proptest! {
             }
             let snapshot = manager.snapshots();
             let known = snapshot.borrow().pool(PoolId(pid)).is_some();
-            let value = WorkerValue { pid: PoolId(pid), name: name.clone(), endpoint: address, stake: stake.clone(), enabled: true, sync_only: false };
+            let value = WorkerValue { pid: PoolId(pid), name: name.clone(), endpoint: address, stake: stake.clone(), enabled: true, ..WorkerValue::default() };
             match manager.create_workers(vec![value]).await {
                 Ok(workers) => assert_eq!(workers[0].stake.to_string(), Some(stake.trim().trim_start_matches('0')).filter(|s| !s.is_empty()).unwrap_or("0")),
                 Err(Error::NotFound { what: "pool", .. }) => assert!(!known),

@@ -14,8 +14,8 @@ use std::time::Duration;
 use bench::{Bench, MNEMONIC, PHA, worker};
 use prb_core::{
     chain::memory::MemoryChain,
-    inventory::Inventory,
-    primitives::{AccountId, PoolId},
+    inventory::{AfterStop, Edit, Goal, Inventory, Pool, Saved, Worker},
+    primitives::{AccountId, PoolId, WorkerKey},
     prpc::Method as Prpc,
     vault::Vault,
     worker::State,
@@ -163,6 +163,36 @@ async fn workers_are_made_listed_changed_and_deleted() {
     let changed: lm::WorkerList = bench.ok("UpdateWorker", &lm::UpdateWorker { items: items.into() }).await;
     assert!(changed.workers.is_empty());
     assert!(bench.manager.workers().is_empty());
+}
+
+/// The wire has no fields for these: an original's monitor that edits a pool or worker must not undo what was
+/// set elsewhere.
+#[tokio::test]
+async fn an_update_leaves_what_the_wire_does_not_carry() {
+    let bench = Bench::new(false).await;
+    let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool(1)] }).await;
+    let _: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
+    let snapshot = bench.inventory.snapshots().borrow().clone();
+    let mut set_pool = Pool::clone(&snapshot.pools[0]);
+    set_pool.after_stop = Some(AfterStop::Reclaim);
+    let mut set = Worker::clone(&snapshot.workers[0]);
+    (set.gatekeeper, set.after_stop) = (true, Some(AfterStop::StartAgain));
+    set.endpoints = vec!["https://worker-1.example.org".into()];
+    let mut saved = Saved::default();
+    (saved.key, saved.goal) = (Some(WorkerKey([7; 32])), Goal::StayStopped);
+    let edits =
+        vec![Edit::PutPool(set_pool.clone()), Edit::PutWorker(set.clone()), Edit::Save(set.id, saved)];
+    bench.inventory.apply(edits).await.unwrap();
+
+    let value = db::Worker { stake: "7".into(), ..worker(1) };
+    let id = Identity::Uuid(set.id.to_string());
+    let _: lm::WorkerList = bench.ok("UpdateWorker", &update_worker(id, value)).await;
+    let value = db::Pool { sync_only: true, owner: None, ..pool(1) };
+    let _: lm::PoolList = bench.ok("UpdatePool", &update_pool(Identity::Pid(1), value)).await;
+    let after = bench.inventory.snapshots().borrow().clone();
+    set.stake = 7;
+    set_pool.sync_only = true;
+    assert_eq!((&*after.workers[0], &*after.pools[0], after.saved(set.id)), (&set, &set_pool, saved));
 }
 
 #[tokio::test]

@@ -6,9 +6,10 @@ use uuid::Uuid;
 
 use crate::{
     inventory::{
-        Edit, Error, Inventory, Limits, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES, Operator, Pool, Snapshot, Worker,
+        AfterStop, Edit, Error, Goal, Inventory, Limits, MAX_ANNOUNCED, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES,
+        Operator, Pool, Saved, Snapshot, Worker,
     },
-    primitives::{AccountId, PoolId},
+    primitives::{AccountId, PoolId, WorkerKey},
     vault::Sealed,
 };
 
@@ -20,7 +21,9 @@ pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F
     keeps_what_was_put(&make(Limits::default()).await).await;
     replaces_and_removes(&make(Limits::default()).await).await;
     applies_all_or_nothing(&make(Limits::default()).await).await;
+    keeps_what_was_saved(&make(Limits::default()).await).await;
     refuses_duplicates(&make(Limits::default()).await).await;
+    refuses_to_put_an_entry_twice(&make(Limits::default()).await).await;
     lets_workers_swap(&make(Limits::default()).await).await;
     refuses_what_cannot_be(&make(Limits::default()).await).await;
     refuses_unknown_ids(&make(Limits::default()).await).await;
@@ -61,9 +64,14 @@ async fn keeps_what_was_put(inventory: &impl Inventory) {
     assert_eq!(**inventory.snapshots().borrow(), Snapshot::default(), "a new inventory is not empty");
     let mut proxied = pool(7);
     (proxied.proxied, proxied.operator) = (Some(AccountId([9; 32])), None);
+    proxied.after_stop = Some(AfterStop::StartAgain);
+    let mut gatekeeper = worker(2);
+    gatekeeper.gatekeeper = true;
+    gatekeeper.after_stop = Some(AfterStop::Reclaim);
+    gatekeeper.endpoints = vec!["https://b.example.org".into(), "http://a.example.org:8443/x".into()];
     let edits = vec![
         Edit::PutPool(proxied.clone()),
-        Edit::PutWorker(worker(2)),
+        Edit::PutWorker(gatekeeper.clone()),
         Edit::PutPool(pool(1)),
         Edit::PutWorker(worker(1)),
     ];
@@ -72,7 +80,7 @@ async fn keeps_what_was_put(inventory: &impl Inventory) {
     let pools: Vec<_> = snapshot.pools.iter().map(|p| Pool::clone(p)).collect();
     assert_eq!(pools, [pool(1), proxied], "pools by pid, as they were put");
     let workers: Vec<_> = snapshot.workers.iter().map(|w| Worker::clone(w)).collect();
-    assert_eq!(workers, [worker(1), worker(2)], "workers by name, as they were put");
+    assert_eq!(workers, [worker(1), gatekeeper], "workers by name, as they were put");
     assert_eq!(*inventory.snapshots().borrow(), snapshot, "the feed shows what was applied");
     assert_eq!(apply(inventory, vec![]).await, snapshot, "no edits change nothing");
 }
@@ -100,6 +108,46 @@ async fn applies_all_or_nothing(inventory: &impl Inventory) {
         Edit::RemoveWorker(Uuid::from_u128(77)),
     ];
     refused(inventory, edits, "the last edit is of an unknown worker").await;
+}
+
+/// State of a worker that its owner has stopped.
+pub fn saved() -> Saved {
+    let mut saved = Saved::default();
+    (saved.key, saved.goal, saved.was_computing) = (Some(WorkerKey([7; 32])), Goal::StayStopped, true);
+    saved
+}
+
+async fn keeps_what_was_saved(inventory: &impl Inventory) {
+    let id = worker(1).id;
+    let snapshot = apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await;
+    assert_eq!(snapshot.saved(id), Saved::default(), "a new worker has nothing saved");
+    let snapshot = apply(inventory, vec![Edit::Save(id, saved())]).await;
+    assert_eq!(snapshot.saved(id), saved(), "the state was not saved");
+    assert_eq!(snapshot.revision, 2, "saving counts as an edit");
+    assert_eq!(*snapshot.workers[0], worker(1), "saving changes the entry");
+
+    let edited = Worker { stake: 5, pid: PoolId(9), endpoint: "http://other".into(), ..worker(1) };
+    let snapshot = apply(inventory, vec![Edit::PutWorker(edited), Edit::PutPool(pool(1))]).await;
+    assert_eq!(snapshot.saved(id), saved(), "an edit of the worker changes what was saved");
+    let snapshot = apply(inventory, vec![Edit::RemovePool(pool(1).id)]).await;
+    assert_eq!(snapshot.saved(id), saved(), "an edit of the pool changes what was saved");
+
+    let snapshot = apply(inventory, vec![Edit::RemoveWorker(id)]).await;
+    assert!(snapshot.saved.is_empty(), "a removed worker's state is kept");
+    let error = refused(inventory, vec![Edit::Save(id, saved())], "there is no such worker").await;
+    assert!(matches!(error, Error::Unknown { what: "worker", .. }), "an unknown worker gave {error:?}");
+    let snapshot = apply(inventory, vec![Edit::PutWorker(worker(1)), Edit::Save(id, saved())]).await;
+    assert_eq!(snapshot.saved(id), saved(), "a worker and its state do not go into one transaction");
+}
+
+async fn refuses_to_put_an_entry_twice(inventory: &impl Inventory) {
+    let renamed = Worker { name: "renamed".into(), ..worker(1) };
+    let edits = vec![Edit::PutWorker(worker(1)), Edit::PutWorker(renamed)];
+    let error = refused(inventory, edits, "the first of two would be lost").await;
+    assert!(matches!(error, Error::PutTwice { what: "worker", .. }), "a worker put twice gave {error:?}");
+    let edits = vec![Edit::PutPool(pool(1)), Edit::PutPool(pool(1))];
+    let error = refused(inventory, edits, "the first of two would be lost").await;
+    assert!(matches!(error, Error::PutTwice { what: "pool", .. }), "a pool put twice gave {error:?}");
 }
 
 async fn refuses_duplicates(inventory: &impl Inventory) {
@@ -152,6 +200,24 @@ async fn refuses_what_cannot_be(inventory: &impl Inventory) {
         let worker = Worker { endpoint: endpoint.into(), ..worker(1) };
         let error = refused(inventory, vec![Edit::PutWorker(worker)], "the endpoint is none").await;
         assert!(matches!(error, Error::Invalid { .. }), "endpoint {endpoint:?} gave {error:?}");
+        assert!(!error.to_string().contains("pw"), "a password is shown: {error}");
+    }
+    let twice = ["https://a".to_owned(), "HTTPS://a:443/".to_owned()];
+    for endpoints in [
+        &["worker.example.org".to_owned()][..],
+        &["https://a".into(), "ftp://a".into()],
+        &["https://u:pw@a".into()],
+        &[String::new()],
+        &[long.clone()],
+        &twice,
+        &(0..=MAX_ANNOUNCED).map(|n| format!("https://{n}.example.org")).collect::<Vec<_>>(),
+    ] {
+        let worker = Worker { endpoints: endpoints.to_vec(), ..worker(1) };
+        let error = refused(inventory, vec![Edit::PutWorker(worker)], "the endpoints are none").await;
+        assert!(
+            matches!(&error, Error::Invalid { what, .. } if what == "endpoint to announce"),
+            "endpoints {endpoints:?} gave {error:?}"
+        );
         assert!(!error.to_string().contains("pw"), "a password is shown: {error}");
     }
     for name in ["", "  ", "a\nb", &"x".repeat(MAX_NAME_BYTES + 1)] {

@@ -1,4 +1,4 @@
-//! A runner: the tasks of one shard of workers.
+//! [`Runner`]: the tasks of one shard of workers.
 
 use std::{any::Any, collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     sync::{Backoff, BackoffConfig},
-    worker::{Context, Slot, State, Task},
+    worker::{Context, EventKind, Reason, Slot, State, Task},
 };
 
 /// Waits before a worker that panicked is started again.
@@ -23,8 +23,8 @@ const PANIC_BACKOFF: BackoffConfig =
 /// A task that ran so long before it panicked is not taken for one that always does.
 const HEALTHY_AFTER: Duration = Duration::from_secs(600);
 
-/// The slots that a runner is to run.
-pub(super) type Roll = Arc<Vec<Arc<Slot>>>;
+/// The slots that a runner runs.
+pub(super) type Assignment = Arc<Vec<Arc<Slot>>>;
 
 struct Run {
     slot: Arc<Slot>,
@@ -47,14 +47,14 @@ impl Runner {
         Self { index, ctx, cancel, tasks: JoinSet::new(), running: HashMap::new(), panics: HashMap::new() }
     }
 
-    /// Runs what the roll names until cancelled, then waits for the tasks to end.
-    pub(super) async fn run(mut self, mut roll: watch::Receiver<Roll>) {
+    /// Runs what it is assigned until cancelled, then waits for the tasks to end.
+    pub(super) async fn run(mut self, mut assignments: watch::Receiver<Assignment>) {
         loop {
-            let wanted = Arc::clone(&roll.borrow_and_update());
+            let wanted = Arc::clone(&assignments.borrow_and_update());
             self.reconcile(&wanted);
             tokio::select! {
                 () = self.cancel.cancelled() => break,
-                Ok(()) = roll.changed() => {}
+                Ok(()) = assignments.changed() => {}
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
             }
         }
@@ -62,7 +62,7 @@ impl Runner {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    fn reconcile(&mut self, wanted: &Roll) {
+    fn reconcile(&mut self, wanted: &Assignment) {
         let ids: HashMap<Uuid, &Arc<Slot>> = wanted.iter().map(|slot| (slot.id(), slot)).collect();
         for (id, run) in &self.running {
             if ids.get(id).is_none_or(|slot| !Arc::ptr_eq(slot, &run.slot)) {
@@ -101,9 +101,13 @@ impl Runner {
                 let cause = panic_text(&*error.into_panic());
                 counter!("prb_worker_panics_total").increment(1);
                 error!(worker = %name, %cause, "worker task panicked and is started again");
+                let text: Arc<str> = cause.into();
+                run.slot.event(EventKind::Panicked { text: Arc::clone(&text) });
+                let reason = Reason::InternalError { text };
                 run.slot.update(|status| {
                     status.state = State::Error;
-                    status.message = format!("Internal error: {cause}").into();
+                    status.message = reason.to_string().into();
+                    status.reason = reason;
                 });
                 let panics = self.panics.entry(id).or_insert_with(|| Backoff::new(PANIC_BACKOFF));
                 if run.started.elapsed() > HEALTHY_AFTER {
@@ -112,7 +116,9 @@ impl Runner {
             }
             _ => {
                 debug!(worker = %name, "worker task ended");
-                run.slot.show_idle();
+                if let Some(reason) = run.slot.idle_reason() {
+                    run.slot.show_idle(reason);
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The supervisor: from the inventory to runners, and the eye on those who stay behind.
+//! [`Supervisor`]: keeps runners and the fleet's helper tasks in line with the inventory.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,37 +6,35 @@ use std::{
     time::Duration,
 };
 
-use metrics::gauge;
 use tokio::{
     sync::watch,
     task::{Id, JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Config, Roster, Shared,
-    runner::{Roll, Runner},
+    Config, Roster, Shared, genesis,
+    runner::{Assignment, Runner},
+    watchdog,
 };
 use crate::{
     blob::Genesis,
     inventory::Snapshot,
-    sync::{Backoff, BackoffConfig, Step, plan},
+    sync::BackoffConfig,
     worker::{Context, Desired, Slot},
 };
 
 /// Waits of the fleet's own helpers.
-const HELPER_BACKOFF: BackoffConfig =
+pub(super) const HELPER_BACKOFF: BackoffConfig =
     BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(30) };
-/// How many names one warning has.
-const MAX_NAMES: usize = 10;
-
 /// The tasks under the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Child {
     Genesis,
+    Keys,
+    Saver,
     Runner(usize),
 }
 
@@ -47,8 +45,8 @@ pub(super) struct Supervisor {
     config: Config,
     children: JoinSet<()>,
     names: HashMap<Id, Child>,
-    shards: Vec<watch::Sender<Roll>>,
-    homes: HashMap<Uuid, usize>,
+    shards: Vec<watch::Sender<Assignment>>,
+    runner_of: HashMap<Uuid, usize>,
 }
 
 impl Supervisor {
@@ -66,13 +64,15 @@ impl Supervisor {
             children: JoinSet::new(),
             names: HashMap::new(),
             shards: Vec::new(),
-            homes: HashMap::new(),
+            runner_of: HashMap::new(),
         }
     }
 
     pub(super) async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
         let cancel = self.shared.cancel.clone();
         self.spawn(Child::Genesis, None);
+        self.spawn(Child::Keys, None);
+        self.spawn(Child::Saver, None);
         let mut watchdog = interval(self.config.watchdog_interval.max(Duration::from_millis(1)));
         watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut edits = true;
@@ -91,7 +91,7 @@ impl Supervisor {
                     // No more edits; the workers go on.
                     Err(_) => edits = false,
                 },
-                _ = watchdog.tick() => self.watch(),
+                _ = watchdog.tick() => watchdog::check(&self.shared, &self.ctx, &self.config),
                 Some(ended) = self.children.join_next_with_id() => self.ended(ended),
             }
         }
@@ -105,11 +105,13 @@ impl Supervisor {
         let handle = match child {
             Child::Genesis => {
                 let genesis = self.genesis.clone();
-                self.children.spawn(after(wait, fetch_genesis(ctx, genesis, cancel)))
+                self.children.spawn(after(wait, genesis::fetch(ctx, genesis, cancel)))
             }
+            Child::Keys => self.children.spawn(after(wait, async move { ctx.keys.run(cancel).await })),
+            Child::Saver => self.children.spawn(after(wait, async move { ctx.saver.run(cancel).await })),
             Child::Runner(index) => {
-                let roll = self.shards[index].subscribe();
-                self.children.spawn(after(wait, Runner::new(index, ctx, cancel).run(roll)))
+                let assignments = self.shards[index].subscribe();
+                self.children.spawn(after(wait, Runner::new(index, ctx, cancel).run(assignments)))
             }
         };
         self.names.insert(handle.id(), child);
@@ -144,13 +146,15 @@ impl Supervisor {
             let desired = Desired { worker: Arc::clone(worker), pool };
             let slot = match before.by_id.get(&worker.id) {
                 Some(slot) => {
+                    slot.set_saved(snapshot.saved(worker.id));
                     edited |= slot.set_desired(desired);
                     edited |= before.slots.get(i).is_none_or(|other| !Arc::ptr_eq(other, slot));
                     Arc::clone(slot)
                 }
                 None => {
                     edited = true;
-                    Arc::new(Slot::new(desired, self.shared.changes.clone()))
+                    let saved = snapshot.saved(worker.id);
+                    Arc::new(Slot::new(desired, saved, self.shared.changes.clone()))
                 }
             };
             slots.push(slot);
@@ -159,94 +163,87 @@ impl Supervisor {
             return;
         }
         self.assign(&slots);
+        let ids: HashSet<Uuid> = slots.iter().map(|slot| slot.id()).collect();
+        for gone in before.slots.iter().filter(|slot| !ids.contains(&slot.id())) {
+            self.ctx.stakes.leave(gone.id());
+        }
         let by_id = slots.iter().map(|slot| (slot.id(), Arc::clone(slot))).collect();
         self.shared.set_roster(Roster { slots, by_id, runners: self.shards.len() });
     }
 
-    /// Gives each worker that is to run a home, and tells the runners whose roll has changed.
+    /// Gives each worker that is to run a runner, and tells the runners whose workers have changed.
     fn assign(&mut self, slots: &[Arc<Slot>]) {
-        let mut active: Vec<&Arc<Slot>> =
-            slots.iter().filter(|slot| slot.desired().idle_reason().is_none()).collect();
-        if active.len() > self.config.max_workers {
-            let (limit, workers) = (self.config.max_workers, active.len());
-            warn!(limit, workers, "more workers than this fleet may run: the last ones by name stay idle");
-            for slot in active.split_off(limit) {
-                let message: Arc<str> = format!("The fleet runs its {limit} workers already").into();
-                slot.update(|status| status.message = message);
-            }
-        }
-        let ids: HashSet<Uuid> = active.iter().map(|slot| slot.id()).collect();
-        self.homes.retain(|id, _| ids.contains(id));
-        let mut rolls: Vec<Vec<Arc<Slot>>> = vec![Vec::new(); self.shards.len()];
+        let admitted = self.admit(slots);
+        let ids: HashSet<Uuid> = admitted.iter().map(|slot| slot.id()).collect();
+        self.runner_of.retain(|id, _| ids.contains(id));
+        let mut assignments: Vec<Vec<Arc<Slot>>> = vec![Vec::new(); self.shards.len()];
         let room = self.config.max_workers_per_runner.max(1);
+        // Those that run stay where they are, and count before others are added.
         let (settled, new): (Vec<_>, Vec<_>) =
-            active.into_iter().partition(|slot| self.homes.contains_key(&slot.id()));
+            admitted.into_iter().partition(|slot| self.runner_of.contains_key(&slot.id()));
         for slot in settled {
-            rolls[self.homes[&slot.id()]].push(Arc::clone(slot));
+            assignments[self.runner_of[&slot.id()]].push(slot);
         }
         for slot in new {
-            let home = rolls.iter().position(|roll| roll.len() < room).unwrap_or_else(|| {
-                rolls.push(Vec::new());
-                rolls.len() - 1
+            let runner = assignments.iter().position(|slots| slots.len() < room).unwrap_or_else(|| {
+                assignments.push(Vec::new());
+                assignments.len() - 1
             });
-            rolls[home].push(Arc::clone(slot));
-            self.homes.insert(slot.id(), home);
+            self.runner_of.insert(slot.id(), runner);
+            assignments[runner].push(slot);
         }
-        self.tell(rolls);
+        self.tell(assignments);
         for slot in slots.iter().filter(|slot| slot.status().runner.is_none()) {
-            slot.show_idle();
+            if let Some(reason) = slot.idle_reason() {
+                slot.show_idle(reason);
+            }
         }
     }
 
-    fn tell(&mut self, rolls: Vec<Vec<Arc<Slot>>>) {
-        for (index, roll) in rolls.into_iter().enumerate() {
-            let roll: Roll = Arc::new(roll);
+    /// The workers that run. Where there are more than may, those that run already go on: an entry that is
+    /// added must not evict a computing worker.
+    fn admit(&self, slots: &[Arc<Slot>]) -> Vec<Arc<Slot>> {
+        let limit = self.config.max_workers;
+        let (mut wanted, idle): (Vec<_>, Vec<_>) =
+            slots.iter().cloned().partition(|slot| slot.desired().idle_reason().is_none());
+        let workers = wanted.len();
+        wanted.sort_by_key(|slot| !self.runner_of.contains_key(&slot.id()));
+        let refused = wanted.split_off(limit.min(workers));
+        if !refused.is_empty() {
+            warn!(limit, workers, "more workers than this fleet may run: the last ones added stay idle");
+        }
+        for slot in &wanted {
+            slot.refuse_room(None);
+            let worker = &slot.desired().worker;
+            self.ctx.stakes.enter(worker.pid, &worker.name, worker.id);
+        }
+        for slot in &refused {
+            slot.refuse_room(Some(limit));
+        }
+        for slot in idle.iter().chain(&refused) {
+            self.ctx.stakes.leave(slot.id());
+        }
+        wanted
+    }
+
+    fn tell(&mut self, assignments: Vec<Vec<Arc<Slot>>>) {
+        for (index, assignment) in assignments.into_iter().enumerate() {
+            let assignment: Assignment = Arc::new(assignment);
             match self.shards.get(index) {
                 Some(shard) => {
                     shard.send_if_modified(|known| {
-                        let same = known.len() == roll.len()
-                            && known.iter().zip(roll.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
-                        *known = roll;
+                        let same = known.len() == assignment.len()
+                            && known.iter().zip(assignment.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
+                        *known = assignment;
                         !same
                     });
                 }
                 None => {
-                    info!(runner = index, workers = roll.len(), "runner starts");
-                    self.shards.push(watch::Sender::new(roll));
+                    info!(runner = index, workers = assignment.len(), "runner starts");
+                    self.shards.push(watch::Sender::new(assignment));
                     self.spawn(Child::Runner(index), None);
                 }
             }
-        }
-    }
-
-    /// Marks workers that do not move although there is more for them, and names those that are new.
-    fn watch(&self) {
-        let heights = *self.ctx.source.heights().borrow();
-        let limits = self.ctx.tuning.limits;
-        let now = Instant::now();
-        let mut stalled = 0u32;
-        let mut new = Vec::new();
-        for slot in &self.shared.roster().slots {
-            let status = slot.status();
-            let behind = status.runner.is_some()
-                && status.position.is_none_or(|at| plan(at, &heights, &limits) != Step::Wait);
-            let stuck = behind && now.duration_since(slot.moved_at()) >= self.config.stall_after;
-            stalled += u32::from(stuck);
-            if stuck != status.stalled {
-                slot.update(|status| status.stalled = stuck);
-                if stuck {
-                    new.push(status);
-                }
-            }
-        }
-        gauge!("prb_worker_stalled").set(stalled);
-        if !new.is_empty() {
-            let named: Vec<_> = new
-                .iter()
-                .take(MAX_NAMES)
-                .map(|s| format!("{} ({} {})", s.worker.name, s.state, s.message))
-                .collect();
-            warn!(count = new.len(), workers = named.join("; "), "workers stay behind");
         }
     }
 }
@@ -256,39 +253,4 @@ async fn after(wait: Duration, task: impl Future<Output = ()>) {
         tokio::time::sleep(wait).await;
     }
     task.await;
-}
-
-/// Fetches what workers start with, as soon as the source has it.
-async fn fetch_genesis(
-    ctx: Arc<Context>,
-    genesis: watch::Sender<Option<Arc<Genesis>>>,
-    cancel: CancellationToken,
-) {
-    let mut backoff = Backoff::new(HELPER_BACKOFF);
-    let mut heights = ctx.source.heights();
-    loop {
-        let fetched = tokio::select! {
-            () = cancel.cancelled() => return,
-            fetched = ctx.source.genesis() => fetched,
-        };
-        match fetched {
-            Ok(found) => {
-                info!(para_id = found.para_id, relay_genesis = %found.relay_number, "the chain is known");
-                genesis.send_replace(Some(Arc::new(found)));
-                return;
-            }
-            Err(error) => {
-                let wait = backoff.fail();
-                // The first tries come before anything can be there.
-                if backoff.attempts() % 10 == 5 {
-                    warn!(%error, "the chain is not known yet");
-                }
-                tokio::select! {
-                    () = cancel.cancelled() => return,
-                    Ok(()) = heights.changed() => {}
-                    () = tokio::time::sleep(wait) => {}
-                }
-            }
-        }
-    }
 }

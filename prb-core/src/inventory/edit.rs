@@ -1,7 +1,7 @@
 //! The rules of edits, the same for every backend.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -34,8 +34,15 @@ impl Default for Limits {
 
 /// The longest name of a pool or worker, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
-/// The longest worker endpoint, in bytes.
+/// The longest endpoint, of pRuntime or to announce, in bytes.
 pub const MAX_ENDPOINT_BYTES: usize = 2048;
+/// The most endpoints that a worker announces. pRuntime takes 32 KiB of them to sign.
+pub const MAX_ANNOUNCED: usize = 8;
+
+/// What [`Error::Invalid`] and [`Error::Duplicate`] call a worker's [`endpoint`](Worker::endpoint).
+const ENDPOINT: &str = "worker endpoint";
+/// What [`Error::Invalid`] calls one of a worker's [`endpoints`](Worker::endpoints).
+const ANNOUNCED: &str = "endpoint to announce";
 
 impl Pool {
     /// Whether the values can be, other pools aside.
@@ -54,13 +61,31 @@ impl Worker {
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<(), Error> {
         check_name("worker name", &self.name)?;
-        endpoint_url(&self.endpoint).map(drop)
+        endpoint_url(ENDPOINT, &self.endpoint)?;
+        self.check_announced()
+    }
+
+    fn check_announced(&self) -> Result<(), Error> {
+        let bad = |reason: String| Error::Invalid { what: ANNOUNCED.into(), reason };
+        if self.endpoints.len() > MAX_ANNOUNCED {
+            return Err(bad(format!("there are {}, more than {MAX_ANNOUNCED}", self.endpoints.len())));
+        }
+        let mut seen = HashSet::with_capacity(self.endpoints.len());
+        for endpoint in &self.endpoints {
+            endpoint_url(ANNOUNCED, endpoint)?;
+            if !seen.insert(normal_endpoint(endpoint)) {
+                return Err(bad(format!("{endpoint:?} is listed twice")));
+            }
+        }
+        Ok(())
     }
 }
 
 impl Snapshot {
     /// The snapshot after `edits`, taken in order; `revision` counts one for them all. Names, endpoints and
     /// pool numbers are compared after the last edit, so that two workers may swap theirs.
+    ///
+    /// Two edits may not put the same id: the first would be lost without a word.
     ///
     /// # Errors
     /// Any but [`Error::Storage`].
@@ -69,10 +94,12 @@ impl Snapshot {
         let mut workers: BTreeMap<Uuid, Arc<Worker>> =
             self.workers.iter().map(|w| (w.id, w.clone())).collect();
         let mut saved = self.saved.clone();
+        let mut put = Once::default();
         for edit in edits {
             match edit {
                 Edit::PutPool(pool) => {
                     pool.check()?;
+                    put.check("pool", pool.id)?;
                     pools.insert(pool.id, Arc::new(pool));
                 }
                 Edit::RemovePool(id) => {
@@ -80,6 +107,7 @@ impl Snapshot {
                 }
                 Edit::PutWorker(worker) => {
                     worker.check()?;
+                    put.check("worker", worker.id)?;
                     workers.insert(worker.id, Arc::new(worker));
                 }
                 Edit::RemoveWorker(id) => {
@@ -99,12 +127,22 @@ impl Snapshot {
         check_unique("pid", pools.values().map(|p| (p.pid.to_string(), &p.name)))?;
         check_unique("pool name", pools.values().map(|p| (p.name.clone(), &p.name)))?;
         check_unique("worker name", workers.values().map(|w| (w.name.clone(), &w.name)))?;
-        check_unique("worker endpoint", workers.values().map(|w| (normal_endpoint(&w.endpoint), &w.name)))?;
+        check_unique(ENDPOINT, workers.values().map(|w| (normal_endpoint(&w.endpoint), &w.name)))?;
         let mut pools: Vec<_> = pools.into_values().collect();
         pools.sort_by_key(|p| p.pid);
         let mut workers: Vec<_> = workers.into_values().collect();
         workers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self { revision: self.revision + 1, pools, workers, saved })
+    }
+}
+
+/// The ids that a transaction has put so far.
+#[derive(Default)]
+struct Once(HashSet<(&'static str, Uuid)>);
+
+impl Once {
+    fn check(&mut self, what: &'static str, id: Uuid) -> Result<(), Error> {
+        if self.0.insert((what, id)) { Ok(()) } else { Err(Error::PutTwice { what, id }) }
     }
 }
 
@@ -125,8 +163,8 @@ fn check_name(what: &str, name: &str) -> Result<(), Error> {
     Err(Error::Invalid { what: what.into(), reason })
 }
 
-fn endpoint_url(endpoint: &str) -> Result<Url, Error> {
-    let bad = |reason: String| Error::Invalid { what: "worker endpoint".into(), reason };
+fn endpoint_url(what: &str, endpoint: &str) -> Result<Url, Error> {
+    let bad = |reason: String| Error::Invalid { what: what.into(), reason };
     if endpoint.len() > MAX_ENDPOINT_BYTES {
         return Err(bad(format!("it has {} bytes, more than {MAX_ENDPOINT_BYTES}", endpoint.len())));
     }
@@ -141,9 +179,10 @@ fn endpoint_url(endpoint: &str) -> Result<Url, Error> {
     Ok(url)
 }
 
-/// One spelling for all of the same place: case of the host, default port, last slash.
-pub(crate) fn normal_endpoint(endpoint: &str) -> String {
-    endpoint_url(endpoint)
+/// One spelling for all URLs of the same endpoint: case of the host, default port, last slash. An inventory
+/// holds each once. A text that is no URL is given back as it is.
+pub fn normal_endpoint(endpoint: &str) -> String {
+    endpoint_url(ENDPOINT, endpoint)
         .map_or_else(|_| endpoint.into(), |url| url.as_str().trim_end_matches('/').to_owned())
 }
 

@@ -11,15 +11,18 @@ use super::{Error, MAX_ENTRIES, Manager};
 use crate::{
     fleet::CommandError,
     inventory::{Snapshot, Worker},
-    worker::{Command, Desired, WorkerStatus},
+    worker::{Command, Desired, Reason, WorkerStatus},
 };
 
 /// What became of a command for several workers.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Commanded {
     /// The workers named, in the call's order, each once; how they are now, the command not done yet.
     pub workers: Vec<Arc<WorkerStatus>>,
-    /// Those of them that did not take it: they do not run, or have too many commands waiting.
+    /// What will happen to each that took it, in the same order.
+    pub answers: Vec<(Uuid, String)>,
+    /// Those of them that did not take it, as they do not run.
     pub refused: Vec<(Uuid, CommandError)>,
 }
 
@@ -37,7 +40,7 @@ impl Manager {
     /// # Errors
     /// See [`command`](Self::command).
     pub fn refresh_ra_and_restart(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
-        self.command(ids, Command::RefreshRaAndRestart)
+        self.command(ids, Command::RegisterAgain)
     }
 
     /// Makes workers' processes exit; their supervisors start them again.
@@ -56,7 +59,50 @@ impl Manager {
         self.command(ids, Command::Checkpoint)
     }
 
-    /// Tells workers to do something; returns before it is done. An empty list means none.
+    /// Has workers compute: registers them, adds them to their pools and starts them, as far as that is not so
+    /// yet.
+    ///
+    /// # Errors
+    /// See [`command`](Self::command).
+    pub fn start(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+        self.command(ids, Command::Start)
+    }
+
+    /// Stops workers' computing; they stay stopped until they are started.
+    ///
+    /// # Errors
+    /// See [`command`](Self::command).
+    pub fn stop(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+        self.command(ids, Command::Stop)
+    }
+
+    /// Reclaims the stake of stopped workers as soon as their cool-down is over; they stay stopped.
+    ///
+    /// # Errors
+    /// See [`command`](Self::command).
+    pub fn reclaim(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+        self.command(ids, Command::Reclaim)
+    }
+
+    /// Removes workers from their pools on chain once no stake of theirs is locked; they stay out.
+    ///
+    /// # Errors
+    /// See [`command`](Self::command).
+    pub fn leave_pool(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+        self.command(ids, Command::LeavePool)
+    }
+
+    /// Takes workers' present keys for those of their entries, so that stake may be locked for them: another
+    /// key at a known worker's endpoint gets none before.
+    ///
+    /// # Errors
+    /// See [`command`](Self::command).
+    pub fn confirm_key(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+        self.command(ids, Command::ConfirmKey)
+    }
+
+    /// Tells workers to do something; returns before it is done, and says what will happen. An empty list
+    /// means none.
     ///
     /// All ids are looked at before any worker is told. Those that do not run are left out and named in
     /// [`Commanded::refused`].
@@ -68,16 +114,18 @@ impl Manager {
         let view = View::new(self);
         let named = view.named(ids)?;
         let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
-        let mut refused = Vec::new();
+        let (mut answers, mut refused) = (Vec::with_capacity(named.len()), Vec::new());
         for worker in &named {
-            if let Err(error) = fleet.command(worker.id, command) {
-                refused.push((worker.id, view.explained(worker, error)));
+            match fleet.command(worker.id, command) {
+                Ok(answer) => answers.push((worker.id, answer)),
+                Err(error) => refused.push((worker.id, view.explained(worker, error))),
             }
         }
         if !refused.is_empty() && refused.len() == named.len() {
             return Err(Error::NotCommanded(refused.swap_remove(0).1));
         }
-        Ok(Commanded { workers: named.into_iter().map(|worker| view.status(worker)).collect(), refused })
+        let workers = named.into_iter().map(|worker| view.status(worker)).collect();
+        Ok(Commanded { workers, answers, refused })
     }
 
     /// How workers are, in the call's order, each once. An empty list means all, by name.
@@ -155,11 +203,13 @@ impl<'a> View<'a> {
 
     fn idle(&self, worker: &Arc<Worker>) -> WorkerStatus {
         let desired = self.desired(worker);
-        let message = match &self.manager.parts.fleet {
-            None => "Only the inventory is edited here, no worker runs",
-            Some(_) => desired.idle_reason().unwrap_or("Waiting for the fleet"),
+        let reason = match &self.manager.parts.fleet {
+            None => Reason::NoFleet,
+            Some(_) => desired.idle_reason().unwrap_or(Reason::AwaitingRunner),
         };
-        WorkerStatus::idle(&desired, message.into(), self.manager.since)
+        let mut status = WorkerStatus::idle(&desired, reason, self.manager.since);
+        status.saved = self.snapshot.saved(worker.id);
+        status
     }
 
     fn desired(&self, worker: &Arc<Worker>) -> Desired {
@@ -171,7 +221,7 @@ impl<'a> View<'a> {
         match error {
             CommandError::Unknown { .. } => CommandError::NotRunning {
                 name: worker.name.clone(),
-                reason: self.desired(worker).idle_reason().unwrap_or("the fleet has not taken it yet"),
+                reason: self.desired(worker).idle_reason().unwrap_or(Reason::AwaitingRunner).to_string(),
             },
             error => error,
         }

@@ -11,7 +11,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    Change, Error, MAX_ENTRIES, Manager, PoolValue, Selector, WorkerValue,
+    Change, Error, KeyError, MAX_ENTRIES, Manager, PoolValue, Selector, WorkerValue,
     refusal::{placed, refused},
     values::Entry,
 };
@@ -24,10 +24,22 @@ use crate::{
 /// An edit and the entry of the call that asked for it.
 pub(super) type Asked = (Entry, Edit);
 
-/// A pool that has no id yet, its secret sealed.
+/// A pool's value, checked, and its secret sealed.
 struct PoolDraft {
-    entry: Entry,
-    pool: Pool,
+    value: PoolValue,
+    operator: Option<Operator>,
+}
+
+impl PoolDraft {
+    /// The pool after the edit. An operator that is not named stays.
+    fn put(&self, entry: &Entry, mut pool: Pool) -> Result<Edit, Error> {
+        self.value.write_to(&mut pool, entry)?;
+        if self.operator.is_some() {
+            pool.operator.clone_from(&self.operator);
+        }
+        pool.check().map_err(|error| refused(entry, error))?;
+        Ok(Edit::PutPool(pool))
+    }
 }
 
 impl Manager {
@@ -47,8 +59,8 @@ impl Manager {
                 let reason = "a pool needs one, unless it only syncs".to_owned();
                 return Err(entry.invalid("operator's secret", reason));
             }
-            let PoolDraft { entry, pool } = self.draft(entry, value).await?;
-            asked.push((entry, Edit::PutPool(pool)));
+            let edit = self.draft(&entry, value).await?.put(&entry, new_pool())?;
+            asked.push((entry, edit));
         }
         let _editing = self.editing.lock().await;
         self.commit(asked).await.map(|done| done.pools)
@@ -69,13 +81,15 @@ impl Manager {
         check_count(items.len())?;
         let mut drafts = Vec::with_capacity(items.len());
         for (index, (selector, change)) in items.into_iter().enumerate() {
-            drafts.push(match change {
+            let (entry, draft) = match change {
                 Change::Put(value) => {
-                    let draft = self.draft(Entry::new("items", index, &value.name), value).await?;
-                    (selector, draft.entry, Some(draft.pool))
+                    let entry = Entry::new("items", index, &value.name);
+                    let draft = self.draft(&entry, value).await?;
+                    (entry, Some(draft))
                 }
-                Change::Delete => (selector, Entry::new("items", index, ""), None),
-            });
+                Change::Delete => (Entry::new("items", index, ""), None),
+            };
+            drafts.push((selector, entry, draft));
         }
         let _editing = self.editing.lock().await;
         let snapshot = self.snapshot();
@@ -86,10 +100,7 @@ impl Manager {
             let old = lookup.pool(&entry, &selector)?;
             once.check(&entry, old.id)?;
             let edit = match draft {
-                Some(pool) => {
-                    let operator = pool.operator.or_else(|| old.operator.clone());
-                    Edit::PutPool(Pool { id: old.id, operator, ..pool })
-                }
+                Some(draft) => draft.put(&entry, Pool::clone(old))?,
                 None => Edit::RemovePool(old.id),
             };
             asked.push((entry, edit));
@@ -112,8 +123,8 @@ impl Manager {
         for (index, value) in values.into_iter().enumerate() {
             let entry = Entry::new("workers", index, &value.name);
             check_pool(&entry, &snapshot, value.pid)?;
-            let worker = worker(&entry, Uuid::new_v4(), &value)?;
-            asked.push((entry, Edit::PutWorker(worker)));
+            let edit = put_worker(&entry, new_worker(), &value)?;
+            asked.push((entry, edit));
         }
         self.commit(asked).await.map(|done| done.workers)
     }
@@ -146,7 +157,7 @@ impl Manager {
                     if value.pid != old.pid {
                         check_pool(&entry, &snapshot, value.pid)?;
                     }
-                    Edit::PutWorker(worker(&entry, old.id, &value)?)
+                    put_worker(&entry, Worker::clone(old), &value)?
                 }
                 Change::Delete => Edit::RemoveWorker(old.id),
             };
@@ -155,14 +166,13 @@ impl Manager {
         self.commit(asked).await.map(|done| done.workers)
     }
 
-    /// Reads and checks a pool's values, and seals its secret.
-    async fn draft(&self, entry: Entry, value: PoolValue) -> Result<PoolDraft, Error> {
-        let proxied = value.proxied(&entry)?;
-        let mut pool = Pool::new(Uuid::new_v4(), value.pid, value.name.trim());
-        (pool.enabled, pool.sync_only, pool.proxied) = (value.enabled, value.sync_only, proxied);
-        pool.check().map_err(|error| refused(&entry, error))?;
-        pool.operator = self.operator(&entry, &value).await?;
-        Ok(PoolDraft { entry, pool })
+    /// Checks a pool's value, and seals its secret.
+    async fn draft(&self, entry: &Entry, value: PoolValue) -> Result<PoolDraft, Error> {
+        let mut draft = PoolDraft { value, operator: None };
+        // First what costs nothing: a secret takes a while to read and seal.
+        draft.put(entry, new_pool())?;
+        draft.operator = self.operator(entry, &draft.value).await?;
+        Ok(draft)
     }
 
     async fn operator(&self, entry: &Entry, value: &PoolValue) -> Result<Option<Operator>, Error> {
@@ -174,7 +184,11 @@ impl Manager {
         let (parts, of) = (Arc::clone(&self.parts), secret.clone());
         // A mnemonic takes thousands of hashes: not on an executor's thread.
         let account = spawn_blocking(move || parts.keys.account(&of)).await;
-        let account = account.map_err(|_| invalid("it cannot be read".to_owned()))?.map_err(invalid)?;
+        let account = account.unwrap_or_else(|panicked| Err(KeyError::Unavailable(Box::new(panicked))));
+        let account = account.map_err(|error| match error {
+            KeyError::Invalid(reason) => invalid(reason.to_string()),
+            source => Error::Keys { entry: entry.to_string(), source },
+        })?;
         match self.parts.vault.seal(secret).await {
             Ok(key) => Ok(Some(Operator { account, key })),
             Err(error @ vault::Error::TooLarge { .. }) => Err(invalid(error.to_string())),
@@ -275,12 +289,20 @@ fn check_pool(entry: &Entry, snapshot: &Snapshot, pid: PoolId) -> Result<(), Err
     }
 }
 
-fn worker(entry: &Entry, id: Uuid, value: &WorkerValue) -> Result<Worker, Error> {
-    let (name, endpoint) = (value.name.trim(), value.endpoint.trim());
-    let mut worker = Worker::new(id, value.pid, name, endpoint, value.stake(entry)?);
-    (worker.enabled, worker.sync_only) = (value.enabled, value.sync_only);
+/// A pool to write a value over.
+fn new_pool() -> Pool {
+    Pool::new(Uuid::new_v4(), PoolId(0), "")
+}
+
+/// A worker to write a value over.
+fn new_worker() -> Worker {
+    Worker::new(Uuid::new_v4(), PoolId(0), "", "", 0)
+}
+
+fn put_worker(entry: &Entry, mut worker: Worker, value: &WorkerValue) -> Result<Edit, Error> {
+    value.write_to(&mut worker, entry)?;
     worker.check().map_err(|error| refused(entry, error))?;
-    Ok(worker)
+    Ok(Edit::PutWorker(worker))
 }
 
 fn not_found(entry: &Entry, what: &'static str, selector: &Selector) -> Error {

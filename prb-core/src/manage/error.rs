@@ -1,5 +1,6 @@
 //! Why a call of the manager does nothing.
 
+use super::KeyError;
 use crate::{fleet::CommandError, vault};
 
 /// Why a call does nothing. Nothing of it was applied, no worker was commanded.
@@ -54,6 +55,15 @@ pub enum Error {
         /// The bound.
         limit: usize,
     },
+    /// The account of a secret is not known, and the secret is not to blame.
+    #[error("{entry}: the operator's account cannot be read from its secret")]
+    Keys {
+        /// The entry of the call.
+        entry: String,
+        /// Why.
+        #[source]
+        source: KeyError,
+    },
     /// A secret cannot be sealed.
     #[error("{entry}: the operator's secret cannot be sealed")]
     Vault {
@@ -77,6 +87,6 @@ pub enum Error {
 impl Error {
     /// Whether the caller can put it right; else it is the daemon's trouble.
     pub const fn is_callers(&self) -> bool {
-        !matches!(self, Self::Vault { .. } | Self::Storage(_))
+        !matches!(self, Self::Keys { .. } | Self::Vault { .. } | Self::Storage(_))
     }
 }

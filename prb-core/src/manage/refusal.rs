@@ -15,6 +15,9 @@ pub(super) fn refused(entry: &Entry, error: inventory::Error) -> Error {
             Error::Duplicate { entry, field, value, holder }
         }
         inventory::Error::Invalid { what, reason } => Error::Invalid { entry, field: what, reason },
+        inventory::Error::PutTwice { .. } => {
+            Error::Invalid { entry, field: "id".to_owned(), reason: error.to_string() }
+        }
         inventory::Error::Unknown { what, id } => Error::NotFound { entry, what, id: id.to_string() },
         inventory::Error::Full { what, limit } => Error::Full { what, limit },
         inventory::Error::Storage(source) => Error::Storage(source),

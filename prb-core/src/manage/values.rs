@@ -6,12 +6,16 @@ use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use super::Error;
-use crate::primitives::{AccountId, Balance, PoolId};
+use crate::{
+    inventory::{AfterStop, Pool, Worker},
+    primitives::{AccountId, Balance, PoolId},
+};
 
 /// How many characters of a name an error shows.
 const MAX_SHOWN: usize = 64;
 
-/// A pool as it is wanted.
+/// A pool as it is wanted. A field that is an `Option` stays as it is in an update that gives `None`, and has
+/// its default in a new pool; every other field is replaced.
 #[derive(Clone, Debug, Default)]
 pub struct PoolValue {
     /// Its number on chain.
@@ -27,14 +31,29 @@ pub struct PoolValue {
     pub enabled: bool,
     /// Sync its workers, send nothing on chain.
     pub sync_only: bool,
+    /// What happens to its workers after a stop from elsewhere; `Some(None)` leaves that to the fleet's
+    /// setting.
+    pub after_stop: Option<Option<AfterStop>>,
 }
 
 impl PoolValue {
+    /// Writes the value over a pool, all but the operator.
+    pub(super) fn write_to(&self, pool: &mut Pool, entry: &Entry) -> Result<(), Error> {
+        pool.pid = self.pid;
+        pool.name = self.name.trim().to_owned();
+        pool.proxied = self.proxied(entry)?;
+        (pool.enabled, pool.sync_only) = (self.enabled, self.sync_only);
+        if let Some(after_stop) = self.after_stop {
+            pool.after_stop = after_stop;
+        }
+        Ok(())
+    }
+
     pub(super) fn secret(&self) -> Option<&SecretString> {
         self.secret.as_ref().filter(|secret| !secret.expose_secret().trim().is_empty())
     }
 
-    pub(super) fn proxied(&self, entry: &Entry) -> Result<Option<AccountId>, Error> {
+    fn proxied(&self, entry: &Entry) -> Result<Option<AccountId>, Error> {
         match self.proxied.trim() {
             "" => Ok(None),
             address => AccountId::from_address(address)
@@ -44,7 +63,8 @@ impl PoolValue {
     }
 }
 
-/// A worker as it is wanted.
+/// A worker as it is wanted. A field that is an `Option` stays as it is in an update that gives `None`, and has
+/// its default in a new worker; every other field is replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerValue {
     /// Its pool's number; the pool must be there.
@@ -59,10 +79,35 @@ pub struct WorkerValue {
     pub enabled: bool,
     /// Sync it, send nothing on chain.
     pub sync_only: bool,
+    /// Whether it is a gatekeeper: registered and synced, but not put to computing.
+    pub gatekeeper: Option<bool>,
+    /// The URLs that it announces on chain; an empty list announces none.
+    pub endpoints: Option<Vec<String>>,
+    /// What happens after a stop from elsewhere; `Some(None)` leaves that to the pool's setting.
+    pub after_stop: Option<Option<AfterStop>>,
 }
 
 impl WorkerValue {
-    pub(super) fn stake(&self, entry: &Entry) -> Result<Balance, Error> {
+    /// Writes the value over a worker.
+    pub(super) fn write_to(&self, worker: &mut Worker, entry: &Entry) -> Result<(), Error> {
+        worker.pid = self.pid;
+        worker.name = self.name.trim().to_owned();
+        worker.endpoint = self.endpoint.trim().to_owned();
+        worker.stake = self.stake(entry)?;
+        (worker.enabled, worker.sync_only) = (self.enabled, self.sync_only);
+        if let Some(gatekeeper) = self.gatekeeper {
+            worker.gatekeeper = gatekeeper;
+        }
+        if let Some(endpoints) = &self.endpoints {
+            worker.endpoints = endpoints.iter().map(|url| url.trim().to_owned()).collect();
+        }
+        if let Some(after_stop) = self.after_stop {
+            worker.after_stop = after_stop;
+        }
+        Ok(())
+    }
+
+    fn stake(&self, entry: &Entry) -> Result<Balance, Error> {
         let text = self.stake.trim();
         // `parse` would take a sign.
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

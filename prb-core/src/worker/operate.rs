@@ -86,11 +86,13 @@ pub(super) fn register(
 pub(super) fn call(operation: Operation, desired: &Desired, worker: WorkerKey) -> Option<Call> {
     let pool = desired.worker.pid;
     Some(match operation {
-        Operation::Register => return None,
+        Operation::Register | Operation::AnnounceEndpoints => return None,
         Operation::AddToPool => Call::AddWorker { pool, worker },
         Operation::Start(stake) => Call::StartComputing { pool, worker, stake },
         Operation::RaiseStake(stake) => Call::RestartComputing { pool, worker, stake },
+        Operation::Stop => Call::StopComputing { pool, worker },
         Operation::Reclaim => Call::ReclaimWorker { pool, worker },
+        Operation::LeavePool => Call::RemoveWorker { pool, worker },
     })
 }
 

@@ -4,7 +4,10 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::primitives::{AccountId, Balance, Hash, PHALA_SS58_PREFIX, ParaNumber, PoolId, WorkerKey};
+use crate::{
+    primitives::{AccountId, Balance, Hash, PHALA_SS58_PREFIX, ParaNumber, PoolId, WorkerKey},
+    sync::{Cause, Problem},
+};
 
 mod amount;
 
@@ -94,7 +97,7 @@ reasons! {
     /// It is behind, and the source has nothing for it.
     AwaitingData {
         /// What it waits for.
-        wanted: Arc<str>,
+        error: Arc<str>,
     } = "awaiting-data",
     /// Headers or blocks are not taken.
     SyncFailing {
@@ -366,6 +369,22 @@ reasons! {
     } = "save-failing",
 }
 
+impl Reason {
+    /// Why a worker's sync does not go on.
+    pub(super) fn of_sync(problem: &Problem) -> Self {
+        let error = Arc::clone(&problem.message);
+        match &problem.cause {
+            Cause::Busy => Self::Busy { count: problem.failures },
+            Cause::NoProgress { .. } => Self::NoProgress { error },
+            Cause::DiesAt { block, count, version } => {
+                Self::DiesAtBlock { block: *block, count: *count, version: Arc::clone(version) }
+            }
+            Cause::NoData => Self::AwaitingData { error },
+            _ => Self::SyncFailing { error },
+        }
+    }
+}
+
 /// What happens when a worker's cool-down is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AfterCoolDown {
@@ -398,7 +417,6 @@ impl fmt::Display for Reason {
             Self::AwaitingChainData => f.write_str("Waiting for chain data"),
             Self::Initialising => f.write_str("Initializing pRuntime"),
             Self::Synching => f.write_str("Synching block data..."),
-            Self::AwaitingData { wanted } => write!(f, "Waiting for {wanted}, which no source has"),
             Self::SyncOnly => f.write_str("Synched, sync only"),
             Self::AwaitingChainState => f.write_str("Waiting for its on-chain state"),
             Self::ChainStateUnreadable { reason } => {
@@ -416,9 +434,11 @@ impl fmt::Display for Reason {
             Self::LeavingPool { pool } => write!(f, "Leaving pool {pool}"),
             Self::AnnouncingEndpoints => f.write_str("Announcing its endpoints on chain"),
             Self::AwaitingBlock { block } => write!(f, "Waiting for the state of block {block}"),
-            Self::Unreachable { error } | Self::InitFailed { error } | Self::SyncFailing { error } => {
-                f.write_str(error)
-            }
+            Self::Unreachable { error }
+            | Self::InitFailed { error }
+            | Self::SyncFailing { error }
+            | Self::NoProgress { error }
+            | Self::AwaitingData { error } => f.write_str(error),
             Self::RelayFailing { error } => write!(f, "Sending its messages failed: {error}"),
             Self::SaveFailing { error } => {
                 write!(f, "What is to be remembered of it cannot be stored, so nothing is sent: {error}")
@@ -435,7 +455,6 @@ impl Reason {
             Self::Busy { count } => {
                 write!(f, "Worker answers that it is busy, {count} times in a row: it is asked less often")
             }
-            Self::NoProgress { error } => write!(f, "Worker takes batches and does not move: {error}"),
             Self::DiesAtBlock { block, count, version } => write!(
                 f,
                 "Worker's process (pRuntime {version}) has died {count} times at block {block}: \

@@ -18,9 +18,6 @@ use super::{
 };
 use crate::{inventory::Saved, sync::Position};
 
-/// Commands that wait for one worker.
-const MAX_COMMANDS: usize = 16;
-
 /// One worker's place in the fleet; outlives its task.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -28,6 +25,8 @@ pub(crate) struct Slot {
     desired: watch::Sender<Arc<Desired>>,
     /// What the inventory has stored of it.
     saved: Mutex<Saved>,
+    /// The fleet's bound on workers, where it leaves no room for this one.
+    no_room: Mutex<Option<usize>>,
     commands: Mutex<Vec<Command>>,
     woken: Notify,
     shown: Mutex<Shown>,
@@ -54,6 +53,7 @@ impl Slot {
             id: desired.worker.id,
             desired: watch::Sender::new(Arc::new(desired)),
             saved: Mutex::new(saved),
+            no_room: Mutex::default(),
             commands: Mutex::default(),
             woken: Notify::new(),
             shown: Mutex::new(Shown { status: Arc::new(status), position: None, moved_at: Instant::now() }),
@@ -89,6 +89,17 @@ impl Slot {
         true
     }
 
+    /// The fleet has no room for the worker, as it runs `limit` of them; or it has.
+    pub(crate) fn refuse_room(&self, limit: Option<usize>) {
+        *lock(&self.no_room) = limit;
+    }
+
+    /// Why the worker is not to run, if so.
+    pub(crate) fn idle_reason(&self) -> Option<Reason> {
+        let no_room = || (*lock(&self.no_room)).map(|limit| Reason::FleetFull { limit });
+        self.desired().idle_reason().or_else(no_room)
+    }
+
     /// What the inventory has stored of the worker.
     pub(crate) fn saved(&self) -> Saved {
         *lock(&self.saved)
@@ -102,18 +113,14 @@ impl Slot {
         }
     }
 
-    /// Leaves a command; gives whether there was room.
-    pub(crate) fn command(&self, command: Command) -> bool {
+    /// Leaves a command. One of the same kind that still waits is replaced, and goes to the end: of a stop, a
+    /// start and a stop the last is a stop. So there are never more than there are kinds.
+    pub(crate) fn command(&self, command: Command) {
         let mut commands = lock(&self.commands);
-        // The last of its kind counts: a stop after a start is a stop.
         commands.retain(|waiting| *waiting != command);
-        if commands.len() >= MAX_COMMANDS {
-            return false;
-        }
         commands.push(command);
         drop(commands);
         self.woken.notify_one();
-        true
     }
 
     /// Takes the commands that were left.
@@ -150,7 +157,8 @@ impl Slot {
 
     /// Changes what is shown and tells of it. Keeps the books on states, messages and moves.
     pub(crate) fn update(&self, change: impl FnOnce(&mut WorkerStatus)) {
-        let mut shown = lock(&self.shown);
+        let mut guard = lock(&self.shown);
+        let shown = &mut *guard;
         let before = Arc::clone(&shown.status);
         let status = Arc::make_mut(&mut shown.status);
         change(status);
@@ -172,7 +180,7 @@ impl Slot {
             shown.position = status.position;
             shown.moved_at = Instant::now();
         }
-        drop(shown);
+        drop(guard);
         if let Some(state) = state {
             self.event(state);
         }
@@ -206,4 +214,22 @@ fn count(status: &WorkerStatus, by: f64) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{inventory::Worker, primitives::PoolId};
+
+    #[test]
+    fn the_last_of_contrary_commands_is_the_last_to_be_taken() {
+        let worker = Worker::new(Uuid::nil(), PoolId(1), "w", "http://w", 1);
+        let desired = Desired { worker: Arc::new(worker), pool: None };
+        let slot = Slot::new(desired, Saved::default(), watch::Sender::new(0));
+        for command in [Command::Stop, Command::Kick, Command::Start, Command::Stop, Command::Kick] {
+            slot.command(command);
+        }
+        assert_eq!(slot.take_commands(), [Command::Start, Command::Stop, Command::Kick]);
+        assert_eq!(slot.take_commands(), []);
+    }
 }

@@ -309,7 +309,7 @@ impl Task {
         let tuning = &self.ctx.tuning;
         [
             self.link.wakes_at(now, tuning, self.sync.caught_up),
-            self.sync.wakes_at(now),
+            self.sync.wakes_at(&self.heights.borrow(), now),
             self.init_failures.wakes_at(now),
             self.on_chain.failures.wakes_at(now),
             self.relay.wakes_at(now),

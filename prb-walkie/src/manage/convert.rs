@@ -24,6 +24,8 @@ pub(super) fn pool_value(pool: db::Pool) -> PoolValue {
         proxied: pool.real_phala_ss58,
         enabled: pool.enabled,
         sync_only: pool.sync_only,
+        // Not on the wire: what is set here stays, whoever updates the rest.
+        ..PoolValue::default()
     }
 }
 
@@ -35,6 +37,7 @@ pub(super) fn worker_value(worker: db::Worker) -> WorkerValue {
         stake: worker.stake,
         enabled: worker.enabled,
         sync_only: worker.sync_only,
+        ..WorkerValue::default()
     }
 }
 

@@ -13,7 +13,7 @@ use prb_core::{
     chain::memory::{Config, MemoryChain},
     fleet::{self, Fleet},
     inventory::memory::MemoryInventory,
-    manage::{Manager, OperatorKeys, Parts},
+    manage::{KeyError, Manager, OperatorKeys, Parts},
     primitives::AccountId,
     pruntime::scripted::{ScriptedConnect, ScriptedWorker},
     queue::memory::MemoryQueue,
@@ -56,9 +56,9 @@ pub fn worker(n: u16) -> db::Worker {
 struct Keys;
 
 impl OperatorKeys for Keys {
-    fn account(&self, secret: &SecretString) -> Result<AccountId, String> {
+    fn account(&self, secret: &SecretString) -> Result<AccountId, KeyError> {
         if secret.expose_secret().contains('?') {
-            return Err("it is no mnemonic".into());
+            return Err(KeyError::Invalid("it is no mnemonic".into()));
         }
         Ok(MemoryChain::account_of(secret.expose_secret()))
     }

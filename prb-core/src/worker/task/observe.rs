@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::info;
 
 use super::{
     Grant, Observed, Operation, Task,
@@ -13,10 +13,8 @@ use super::{
 };
 use crate::{
     chain::ChainView,
-    inventory::Goal,
-    primitives::WorkerKey,
     worker::{
-        Decision, EventKind, Failure, Failures, LastKey, Reason, State,
+        Decision, Failure, Failures, LastKey, Reason,
         decide::{FAILURES_BEFORE_ERROR, stake_needed},
         goal::{self, Seen},
         stakes::Need,

@@ -1,6 +1,6 @@
 //! Operations on chain and messages: from a decision to a job, and from its outcome to the next decision.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use metrics::counter;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     chain::{self, REFUSALS},
-    primitives::ParaNumber,
+    primitives::WorkerKey,
     pruntime::Error,
     queue::{JobFailure, JobOutcome},
     wire::EgressMessages,
@@ -46,6 +46,30 @@ impl Task {
                 }
             }
         }
+    }
+
+    fn registration(
+        &self,
+        key: WorkerKey,
+    ) -> impl Future<Output = Result<chain::Call, Arc<str>>> + Send + use<> {
+        let (client, operator) = (self.link.client(), self.desired.operator());
+        let refresh_ra = self.refresh_ra;
+        let on_chain = self.on_chain.worker.clone();
+        async move {
+            let operator = operator.ok_or("the pool has no operator")?;
+            let request = operate::runtime_info_request(operator, refresh_ra);
+            let answer = client?.runtime_info(&request).await.map_err(|error| describe(&error))?;
+            let on_chain = on_chain.and_then(Result::ok).unwrap_or_default();
+            let call = operate::register(key, answer, &on_chain);
+            call.ok_or_else(|| "the worker gives no attestation yet: it has not validated a block".into())
+        }
+    }
+
+    fn endpoints(
+        &self,
+        _key: WorkerKey,
+    ) -> impl Future<Output = Result<chain::Call, Arc<str>>> + Send + use<> {
+        async move { Err("TODO".into()) }
     }
 
     pub(super) fn operation_prepared(&mut self, operation: Operation, made: Result<chain::Call, Arc<str>>) {

@@ -79,17 +79,17 @@ impl Syncing {
     /// What stands in the way of the next step, with whether its wait is over.
     pub(super) fn problem(&self, heights: &Heights, now: Instant) -> Option<(&Problem, bool)> {
         let problem = self.health.problem()?;
-        Some((problem, self.health.is_due(heights, now)))
+        Some((problem, self.health.wakes_at(heights, now).is_none()))
     }
 
-    pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
-        self.health.problem().map(|problem| problem.due).filter(|due| *due > now)
+    pub(super) fn wakes_at(&self, heights: &Heights, now: Instant) -> Option<Instant> {
+        self.health.wakes_at(heights, now)
     }
 
     /// Starts a step.
     pub(super) fn start(&mut self, worker: PRuntime, step: Step, heights: Heights, tuning: &Tuning) {
         let lane = Lane::of(self.position.lag(&heights), tuning.caught_up_within);
-        let planned = Planned::new(self.position, heights, step, lane);
+        let planned = Planned::new(self.position, heights, self.health.narrow(step), lane);
         self.running = Some(Box::pin(self.driver.step(worker, planned, self.sizes)));
     }
 

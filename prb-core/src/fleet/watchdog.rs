@@ -1,0 +1,46 @@
+//! Finds workers that do not get on although there is more for them.
+
+use metrics::gauge;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Config, Shared};
+use crate::{
+    sync::{Step, plan},
+    worker::{Context, EventKind},
+};
+
+/// How many names one warning has.
+const MAX_NAMES: usize = 10;
+
+/// Marks workers that have not moved for long, and names those that are new among them.
+pub(super) fn check(shared: &Shared, ctx: &Context, config: &Config) {
+    let heights = *ctx.source.heights().borrow();
+    let limits = ctx.tuning.limits;
+    let now = Instant::now();
+    let mut stalled = 0u32;
+    let mut new = Vec::new();
+    for slot in &shared.roster().slots {
+        let status = slot.status();
+        let behind = status.runner.is_some()
+            && status.position.is_none_or(|at| plan(at, &heights, &limits) != Step::Wait);
+        let stuck = behind && now.duration_since(slot.moved_at()) >= config.stall_after;
+        stalled += u32::from(stuck);
+        if stuck != status.stalled {
+            slot.update(|status| status.stalled = stuck);
+            if stuck {
+                slot.event(EventKind::Stalled);
+                new.push(status);
+            }
+        }
+    }
+    gauge!("prb_worker_stalled").set(stalled);
+    if !new.is_empty() {
+        let named: Vec<_> = new
+            .iter()
+            .take(MAX_NAMES)
+            .map(|s| format!("{} ({} {})", s.worker.name, s.state, s.message))
+            .collect();
+        warn!(count = new.len(), workers = named.join("; "), "workers stay behind");
+    }
+}

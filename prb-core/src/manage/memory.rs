@@ -1,0 +1,16 @@
+//! [`MemoryKeys`]: operators' accounts on a [`MemoryChain`], for tests and examples.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{KeyError, OperatorKeys};
+use crate::{chain::memory::MemoryChain, primitives::AccountId};
+
+/// Takes any text for a secret and makes up its account, the one that [`MemoryChain::account_of`] gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryKeys;
+
+impl OperatorKeys for MemoryKeys {
+    fn account(&self, secret: &SecretString) -> Result<AccountId, KeyError> {
+        Ok(MemoryChain::account_of(secret.expose_secret()))
+    }
+}
