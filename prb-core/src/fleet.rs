@@ -237,8 +237,11 @@ impl Fleet {
             return Err(CommandError::NotRunning { name, reason });
         }
         let name = || desired.worker.name.clone();
-        let answer = preview(command, &slot.status())
-            .map_err(|reason| CommandError::NotNow { name: name(), command, reason })?;
+        let answer = preview(command, &slot.status()).map_err(|reason| CommandError::NotNow {
+            name: name(),
+            command,
+            reason,
+        })?;
         slot.command(command);
         Ok(answer)
     }

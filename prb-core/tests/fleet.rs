@@ -364,7 +364,7 @@ async fn commands_reach_one_worker() {
         events.iter().filter(|e| matches!(e.call, Call::RegisterWorker { .. })).count()
     };
     assert_eq!(registered(), 2);
-    rig.fleet().command(rig.ids[1], Command::RefreshRaAndRestart).unwrap();
+    rig.fleet().command(rig.ids[1], Command::RegisterAgain).unwrap();
     rig.until("registered again", |_| registered() == 3).await;
     rig.until_all(State::Active).await;
     tokio::time::sleep(BLOCK * 10).await;

@@ -4,33 +4,24 @@
 use std::{fmt, sync::Arc};
 
 use prb_core::{
-    blob::{HeaderCursor, Heights},
-    chain::{Registration, Session, SessionState, WorkerOnChain},
-    inventory::{Operator, Pool, Worker},
-    primitives::{AccountId, Hash, ParaNumber, PoolId, RelayNumber, WorkerKey},
+    chain::{SessionState, WorkerOnChain},
+    inventory::Goal,
     prpc::PhactoryInfo,
-    sync::{Position, Step},
-    vault::Sealed,
-    worker::{Action, Desired, Observed, Operation, Settings, State, Trouble, decide},
+    worker::{Action, Desired, Observed, Operation, Settings, decide},
 };
-use uuid::Uuid;
 
-const OURS: PoolId = PoolId(1);
-const OTHER: PoolId = PoolId(7);
-const OPERATOR: AccountId = AccountId([1; 32]);
-const STRANGER: AccountId = AccountId([2; 32]);
-const GENESIS: Hash = Hash([9; 32]);
-const KEY: WorkerKey = WorkerKey([3; 32]);
-const STAKE: u128 = 1000;
-const MIN_SCORE: u32 = 50;
-const NOW_SECS: u64 = 1_000_000;
-const COOL_DOWN_SECS: u64 = 1000;
+#[path = "worker_rig/rig.rs"]
+mod rig;
+use rig::{
+    COOL_DOWN_SECS, MIN_SCORE, NOW_SECS, OPERATOR, OTHER, OURS, STAKE, STRANGER, at_the_tip, desired,
+    registration, session,
+};
 
 /// One situation, by the words of the table's columns.
 #[derive(Clone, Copy)]
-struct Situation([&'static str; 11]);
+struct Situation([&'static str; 12]);
 
-const COLUMNS: [(&str, &[&str]); 11] = [
+const COLUMNS: [(&str, &[&str]); 12] = [
     ("initialised", &["yes", "no"]),
     ("sync-only", &["no", "yes"]),
     ("operator key", &["held", "none"]),
@@ -42,45 +33,67 @@ const COLUMNS: [(&str, &[&str]); 11] = [
     ("minimum", &["off", "on"]),
     ("benchmark", &["over", "running"]),
     ("stake", &["lower", "equal", "higher"]),
+    ("goal", &["compute", "stop", "stopped", "reclaim", "again", "leave"]),
 ];
 
 /// Top to bottom, the first row that fits. `*` fits everything.
 const TABLE: &str = "
-# init sync key  pool  session registered operator score min bench   stake    action    state
-  no   *    *    *     *       *          *        *     *   *       *      = init      S_STARTING
+# init sync key  pool  session registered operator score min bench   stake  goal      action    state
+  no   *    *    *     *       *          *        *     *   *       *      *       = init      S_STARTING
 # Nothing is sent on chain for those.
-  yes  yes  *    *     *       *          *        *     *   *       *      = nothing   S_SYNCHED
-  yes  no   none *     *       *          *        *     *   *       *      = nothing   S_SYNCHED
-  yes  no   held other *       *          *        *     *   *       *      = nothing   S_ERROR
-# A worker that was stopped stays so until its stake is free.
-  yes  no   held us    cooling *          *        *     *   *       *      = nothing   S_SYNCHED
-  yes  no   held us    cooled  *          *        *     *   *       *      = reclaim   S_SYNCHED
+  yes  yes  *    *     *       *          *        *     *   *       *      *       = nothing   S_SYNCHED
+  yes  no   none *     *       *          *        *     *   *       *      *       = nothing   S_SYNCHED
+  yes  no   held other *       *          *        *     *   *       *      *       = nothing   S_ERROR
+# A session that goes on without its pool: nothing before its stake is free.
+  yes  no   held none  idle    *          *        *     *   *       *      *       = nothing   S_ACTIVE
+  yes  no   held none  unresp  *          *        *     *   *       *      *       = nothing   S_ACTIVE
+  yes  no   held none  cooling *          *        *     *   *       *      *       = nothing   S_SYNCHED
+  yes  no   held none  cooled  *          *        *     *   *       *      *       = nothing   S_SYNCHED
+# A worker that was stopped stays so, unless it is to be reclaimed.
+  yes  no   held us    cooling *          *        *     *   *       *      *       = nothing   S_SYNCHED
+  yes  no   held us    cooled  *          *        *     *   *       *      reclaim = reclaim   S_SYNCHED
+  yes  no   held us    cooled  *          *        *     *   *       *      again   = reclaim   S_SYNCHED
+  yes  no   held us    cooled  *          *        *     *   *       *      leave   = reclaim   S_SYNCHED
+  yes  no   held us    cooled  *          *        *     *   *       *      *       = nothing   S_SYNCHED
+# Stopped on command, registered or not.
+  yes  no   held us    idle    *          *        *     *   *       *      stop    = stop      S_ACTIVE
+  yes  no   held us    unresp  *          *        *     *   *       *      stop    = stop      S_ACTIVE
+  yes  no   held *     none    *          *        *     *   *       *      stop    = nothing   S_SYNCHED
+  yes  no   held *     ready   *          *        *     *   *       *      stop    = nothing   S_SYNCHED
+  yes  no   held *     none    *          *        *     *   *       *      stopped = nothing   S_SYNCHED
+  yes  no   held *     ready   *          *        *     *   *       *      stopped = nothing   S_SYNCHED
+  yes  no   held *     none    *          *        *     *   *       *      reclaim = nothing   S_SYNCHED
+  yes  no   held *     ready   *          *        *     *   *       *      reclaim = nothing   S_SYNCHED
+  yes  no   held us    none    *          *        *     *   *       *      leave   = leave     S_SYNCHED
+  yes  no   held us    ready   *          *        *     *   *       *      leave   = leave     S_SYNCHED
+  yes  no   held none  none    *          *        *     *   *       *      leave   = nothing   S_SYNCHED
+  yes  no   held none  ready   *          *        *     *   *       *      leave   = nothing   S_SYNCHED
 # Registration, for computing workers too.
-  yes  no   held *     *       no         *        *     *   *       *      = register  S_PRE_ACTIVE
-  yes  no   held us    idle    yes        differs  *     *   *       *      = register  S_ACTIVE
-  yes  no   held us    unresp  yes        differs  *     *   *       *      = register  S_ACTIVE
-  yes  no   held *     *       yes        differs  *     *   *       *      = register  S_PRE_ACTIVE
+  yes  no   held *     *       no         *        *     *   *       *      *       = register  S_PRE_ACTIVE
+  yes  no   held us    idle    yes        differs  *     *   *       *      *       = register  S_ACTIVE
+  yes  no   held us    unresp  yes        differs  *     *   *       *      *       = register  S_ACTIVE
+  yes  no   held *     *       yes        differs  *     *   *       *      *       = register  S_PRE_ACTIVE
 # Computing: the score does not matter any more.
-  yes  no   held us    idle    yes        ours     *     *   *       lower  = restart   S_ACTIVE
-  yes  no   held us    idle    yes        ours     *     *   *       equal  = nothing   S_ACTIVE
-  yes  no   held us    idle    yes        ours     *     *   *       higher = nothing   S_ACTIVE
-  yes  no   held us    unresp  yes        ours     *     *   *       *      = nothing   S_ACTIVE
+  yes  no   held us    idle    yes        ours     *     *   *       lower  *       = restart   S_ACTIVE
+  yes  no   held us    idle    yes        ours     *     *   *       equal  *       = nothing   S_ACTIVE
+  yes  no   held us    idle    yes        ours     *     *   *       higher *       = nothing   S_ACTIVE
+  yes  no   held us    unresp  yes        ours     *     *   *       *      *       = nothing   S_ACTIVE
 # Without a score.
-  yes  no   held *     *       yes        ours     none  off *       *      = nothing   S_PRE_ACTIVE
-  yes  no   held *     *       yes        ours     zero  off *       *      = nothing   S_PRE_ACTIVE
-  yes  no   held *     *       yes        ours     none  on  running *      = nothing   S_PRE_ACTIVE
-  yes  no   held *     *       yes        ours     zero  on  running *      = nothing   S_PRE_ACTIVE
-  yes  no   held *     *       yes        ours     low   on  running *      = nothing   S_PRE_ACTIVE
-  yes  no   held *     *       yes        ours     none  on  over    *      = register  S_PRE_ACTIVE
-  yes  no   held *     *       yes        ours     zero  on  over    *      = register  S_PRE_ACTIVE
-  yes  no   held *     *       yes        ours     low   on  over    *      = register  S_PRE_ACTIVE
+  yes  no   held *     *       yes        ours     none  off *       *      *       = nothing   S_PRE_ACTIVE
+  yes  no   held *     *       yes        ours     zero  off *       *      *       = nothing   S_PRE_ACTIVE
+  yes  no   held *     *       yes        ours     none  on  running *      *       = nothing   S_PRE_ACTIVE
+  yes  no   held *     *       yes        ours     zero  on  running *      *       = nothing   S_PRE_ACTIVE
+  yes  no   held *     *       yes        ours     low   on  running *      *       = nothing   S_PRE_ACTIVE
+  yes  no   held *     *       yes        ours     none  on  over    *      *       = register  S_PRE_ACTIVE
+  yes  no   held *     *       yes        ours     zero  on  over    *      *       = register  S_PRE_ACTIVE
+  yes  no   held *     *       yes        ours     low   on  over    *      *       = register  S_PRE_ACTIVE
 # With a score that is good enough.
-  yes  no   held none  *       yes        ours     low   off *       *      = add       S_PRE_ACTIVE
-  yes  no   held none  *       yes        ours     good  *   *       *      = add       S_PRE_ACTIVE
-  yes  no   held us    none    yes        ours     low   off *       *      = nothing   S_PRE_ACTIVE
-  yes  no   held us    none    yes        ours     good  *   *       *      = nothing   S_PRE_ACTIVE
-  yes  no   held us    ready   yes        ours     low   off *       *      = start     S_PRE_ACTIVE
-  yes  no   held us    ready   yes        ours     good  *   *       *      = start     S_PRE_ACTIVE
+  yes  no   held none  *       yes        ours     low   off *       *      *       = add       S_PRE_ACTIVE
+  yes  no   held none  *       yes        ours     good  *   *       *      *       = add       S_PRE_ACTIVE
+  yes  no   held us    none    yes        ours     low   off *       *      *       = nothing   S_PRE_ACTIVE
+  yes  no   held us    none    yes        ours     good  *   *       *      *       = nothing   S_PRE_ACTIVE
+  yes  no   held us    ready   yes        ours     low   off *       *      *       = start     S_PRE_ACTIVE
+  yes  no   held us    ready   yes        ours     good  *   *       *      *       = start     S_PRE_ACTIVE
 ";
 
 struct Row {
@@ -107,7 +120,7 @@ fn rows() -> Vec<Row> {
 }
 
 fn situations() -> Vec<Situation> {
-    let mut all = vec![Situation([""; 11])];
+    let mut all = vec![Situation([""; 12])];
     for (column, (_, words)) in COLUMNS.iter().enumerate() {
         let wider = all.iter().flat_map(|situation| {
             words.iter().map(move |word| {
@@ -184,12 +197,15 @@ impl Situation {
         if let Some(session) = &mut session {
             session.cool_down_start = NOW_SECS - COOL_DOWN_SECS + 1 - ended_secs_ago;
         }
-        observed.chain = Some(Arc::new(WorkerOnChain {
-            registration: self.is("registered", "yes").then(|| registration(operator, score)),
-            pool,
-            session,
-            ingress_sequence: 0,
-        }));
+        let mut chain = WorkerOnChain::default();
+        chain.registration = self.is("registered", "yes").then(|| registration(operator, score));
+        (chain.pool, chain.session) = (pool, session);
+        observed.chain = Some(Ok(Arc::new(chain)));
+        let goals =
+            [Goal::Compute, Goal::Stop, Goal::StayStopped, Goal::Reclaim, Goal::StartAgain, Goal::LeavePool];
+        let (column, words) = COLUMNS[COLUMNS.len() - 1];
+        let goal = words.iter().position(|word| self.is(column, word)).unwrap();
+        observed.saved.goal = goals[goal];
         observed.benchmark_running = self.is("benchmark", "running");
         if self.is("initialised", "no") {
             observed.info = Some(Arc::new(PhactoryInfo::default()));
@@ -197,99 +213,6 @@ impl Situation {
         }
         observed
     }
-}
-
-fn desired(key: bool, sync_only: bool) -> Desired {
-    let operator = key.then(|| Operator { account: OPERATOR, key: Sealed(vec![1]) });
-    let mut pool = Pool::new(Uuid::nil(), OURS, "pool");
-    pool.operator = operator;
-    let mut worker = Worker::new(Uuid::nil(), OURS, "worker", "http://w", STAKE);
-    worker.sync_only = sync_only;
-    Desired { worker: Arc::new(worker), pool: Some(Arc::new(pool)) }
-}
-
-fn info() -> PhactoryInfo {
-    PhactoryInfo {
-        initialized: true,
-        genesis_block_hash: Some(hex::encode(GENESIS.0)),
-        public_key: Some(hex::encode(KEY.0)),
-        headernum: 101,
-        para_headernum: 51,
-        blocknum: 51,
-        current_block_time: NOW_SECS * 1000,
-        ..PhactoryInfo::default()
-    }
-}
-
-fn registration(operator: AccountId, initial_score: Option<u32>) -> Registration {
-    Registration {
-        pubkey: KEY,
-        ecdh_pubkey: [0; 32],
-        runtime_version: 0,
-        last_updated: 5,
-        operator: Some(operator),
-        attestation_provider: None,
-        confidence_level: 1,
-        initial_score,
-        features: vec![],
-    }
-}
-
-fn session(state: SessionState, stake: u128) -> Session {
-    Session {
-        account: AccountId([5; 32]),
-        state,
-        ve: 0,
-        v: 0,
-        v_updated_at: 0,
-        p_init: 0,
-        p_instant: 0,
-        iterations: 0,
-        working_start_time: 0,
-        challenge_time_last: 0,
-        cool_down_start: 0,
-        total_reward: 0,
-        stake: Some(stake),
-    }
-}
-
-/// An initialised worker at the tip, with nothing known of the chain.
-fn at_the_tip() -> Observed {
-    let info = info();
-    Observed {
-        position: Position::of(&info),
-        info: Some(Arc::new(info)),
-        heights: Heights {
-            relay: Some(RelayNumber(100)),
-            para: Some(ParaNumber(50)),
-            relay_target: None,
-            para_target: None,
-        },
-        relay_genesis: Some(GENESIS),
-        caught_up: true,
-        cool_down_period_secs: COOL_DOWN_SECS,
-        ..Observed::default()
-    }
-}
-
-/// One that only lacks to be started.
-fn ready() -> Observed {
-    let chain = WorkerOnChain {
-        registration: Some(registration(OPERATOR, Some(100))),
-        pool: Some(OURS),
-        session: Some(session(SessionState::Ready, 0)),
-        ingress_sequence: 0,
-    };
-    Observed { chain: Some(Arc::new(chain)), ..at_the_tip() }
-}
-
-/// One that computes.
-fn computing() -> Observed {
-    let chain = WorkerOnChain {
-        session: Some(session(SessionState::WorkerIdle, STAKE)),
-        ..(**ready().chain.as_ref().unwrap()).clone()
-    };
-    Observed { chain: Some(Arc::new(chain)), ..at_the_tip() }
 }
 
 fn word(action: Action) -> String {
@@ -301,6 +224,8 @@ fn word(action: Action) -> String {
         Action::Operate(Operation::Start(STAKE)) => "start".into(),
         Action::Operate(Operation::RaiseStake(STAKE)) => "restart".into(),
         Action::Operate(Operation::Reclaim) => "reclaim".into(),
+        Action::Operate(Operation::Stop) => "stop".into(),
+        Action::Operate(Operation::LeavePool) => "leave".into(),
         other => format!("{other:?}"),
     }
 }
@@ -328,242 +253,5 @@ fn every_situation_has_its_row_and_its_action() {
     }
     for (row, used) in rows.iter().zip(used) {
         assert!(used > 0, "the row of line {} fits nothing", row.line);
-    }
-}
-
-fn decided(observed: &Observed) -> (Action, State, String) {
-    let decision = decide(&desired(true, false), &Settings::default(), observed);
-    (decision.action, decision.state, decision.message.to_string())
-}
-
-fn trouble(attempts: u32, due: bool) -> Option<Trouble> {
-    Some(Trouble { message: "it hurts".into(), attempts, due })
-}
-
-fn headers() -> Step {
-    Step::Headers(HeaderCursor { relay: RelayNumber(101), para: ParaNumber(51) })
-}
-
-#[test]
-fn a_worker_is_looked_for_until_it_is_found() {
-    let mut observed = Observed::default();
-    assert_eq!(decided(&observed).0, Action::Observe);
-    assert_eq!(decided(&observed).1, State::Starting);
-    observed.troubles.connection = trouble(1, false);
-    assert_eq!(decided(&observed), (Action::Wait, State::Starting, "it hurts".into()));
-    observed.troubles.connection = trouble(50, true);
-    assert_eq!(decided(&observed), (Action::Observe, State::Error, "it hurts".into()));
-    observed.kicked = true;
-    assert_eq!(decided(&observed).1, State::Kicked);
-}
-
-#[test]
-fn a_worker_that_is_not_to_run_is_idle() {
-    let settings = Settings::default();
-    let enabled = desired(true, false);
-    let mut disabled = enabled.clone();
-    Arc::make_mut(&mut disabled.worker).enabled = false;
-    let mut disabled_pool = enabled.clone();
-    Arc::make_mut(disabled_pool.pool.as_mut().unwrap()).enabled = false;
-    let homeless = Desired { pool: None, ..enabled };
-    for desired in [disabled, disabled_pool, homeless] {
-        let decision = decide(&desired, &settings, &ready());
-        assert_eq!((decision.action, decision.state), (Action::Wait, State::Idle));
-    }
-}
-
-#[test]
-fn a_worker_of_another_chain_is_told_of_and_left_alone() {
-    for mut observed in [ready(), computing()] {
-        observed.relay_genesis = Some(Hash([8; 32]));
-        observed.step = headers();
-        observed.unsent_messages = true;
-        let (action, state, message) = decided(&observed);
-        assert_eq!((action, state), (Action::Recheck, State::Error));
-        assert!(message.contains("another chain"), "{message}");
-        observed.stale = true;
-        assert_eq!(decided(&observed).0, Action::Observe);
-    }
-}
-
-#[test]
-fn initialisation_waits_for_the_chain_and_backs_off() {
-    let mut observed = Observed { info: Some(Arc::new(PhactoryInfo::default())), ..Observed::default() };
-    assert_eq!(decided(&observed), (Action::Wait, State::Starting, "Waiting for chain data".into()));
-    observed.relay_genesis = Some(GENESIS);
-    assert_eq!(decided(&observed).0, Action::Init);
-    observed.troubles.sync = trouble(1, false);
-    assert_eq!(decided(&observed), (Action::Wait, State::Starting, "it hurts".into()));
-    observed.troubles.sync = trouble(9, true);
-    assert_eq!(decided(&observed), (Action::Init, State::Error, "it hurts".into()));
-    observed.stale = true;
-    assert_eq!(decided(&observed).0, Action::Observe);
-}
-
-#[test]
-fn a_worker_that_is_behind_only_syncs_and_relays() {
-    for mut observed in [ready(), computing()] {
-        observed.caught_up = false;
-        observed.step = headers();
-        let (action, state, _) = decided(&observed);
-        assert_eq!((action, state), (Action::Sync(headers()), State::Synching));
-        observed.unsent_messages = true;
-        assert_eq!(decided(&observed).0, Action::Relay);
-    }
-    // One that belongs to another pool is told of at once.
-    let mut observed = ready();
-    Arc::make_mut(observed.chain.as_mut().unwrap()).pool = Some(OTHER);
-    observed.caught_up = false;
-    observed.step = headers();
-    observed.unsent_messages = true;
-    let (action, state, message) = decided(&observed);
-    assert_eq!((action, state), (Action::Sync(headers()), State::Error));
-    assert!(message.contains("pool 7"), "{message}");
-}
-
-#[test]
-fn nothing_waits_for_a_job_but_the_next_one() {
-    let mut observed = ready();
-    observed.step = headers();
-    observed.unsent_messages = true;
-    assert_eq!(decided(&observed).0, Action::Operate(Operation::Start(STAKE)));
-    observed.job = Some(Operation::Start(STAKE));
-    assert_eq!(decided(&observed).0, Action::Relay);
-    observed.unsent_messages = false;
-    assert_eq!(decided(&observed).0, Action::Sync(headers()));
-    observed.step = Step::Wait;
-    assert_eq!(decided(&observed).0, Action::Wait);
-    // The job has ended, and the view is older than that.
-    observed.job = None;
-    observed.settling = Some(ParaNumber(52));
-    assert_eq!(
-        decided(&observed),
-        (Action::Wait, State::PreActive, "Waiting for the state of block 52".into())
-    );
-    observed.stale = true;
-    assert_eq!(decided(&observed).0, Action::Observe, "the worker's own word first");
-}
-
-#[test]
-fn an_operation_that_fails_is_shown_and_holds_up_nothing_else() {
-    let mut observed = ready();
-    observed.step = headers();
-    observed.troubles.chain = trouble(1, false);
-    assert_eq!(decided(&observed), (Action::Sync(headers()), State::Error, "it hurts".into()));
-    observed.troubles.chain = trouble(1, true);
-    assert_eq!(decided(&observed).0, Action::Operate(Operation::Start(STAKE)));
-    // Under way again: what it does, not what it did.
-    observed.job = Some(Operation::Start(STAKE));
-    assert_eq!(decided(&observed).1, State::PreActive);
-    assert_eq!(decided(&observed).2, "Starting computing...");
-
-    // A computing worker whose stake cannot be raised goes on computing.
-    let mut observed = computing();
-    let chain = Arc::make_mut(observed.chain.as_mut().unwrap());
-    chain.session.as_mut().unwrap().stake = Some(STAKE - 1);
-    observed.troubles.chain = trouble(4, false);
-    assert_eq!(decided(&observed), (Action::Wait, State::Active, "it hurts".into()));
-
-    // Trouble of an operation that nobody wants any more is not shown.
-    let mut observed = computing();
-    observed.troubles.chain = trouble(4, false);
-    assert_eq!(decided(&observed), (Action::Wait, State::Active, "Computing".into()));
-}
-
-#[test]
-fn messages_that_fail_wait_and_are_shown() {
-    let mut observed = computing();
-    observed.unsent_messages = true;
-    assert_eq!(decided(&observed).0, Action::Relay);
-    observed.troubles.relay = trouble(2, false);
-    assert_eq!(decided(&observed), (Action::Wait, State::Active, "it hurts".into()));
-}
-
-#[test]
-fn a_few_failed_batches_are_a_hitch_and_more_an_error() {
-    let mut observed = computing();
-    observed.step = headers();
-    observed.troubles.sync = trouble(2, false);
-    assert_eq!(decided(&observed), (Action::Wait, State::Active, "it hurts".into()));
-    observed.troubles.sync = trouble(3, true);
-    assert_eq!(decided(&observed), (Action::Sync(headers()), State::Error, "it hurts".into()));
-    let mut observed = computing();
-    observed.step = headers();
-    observed.troubles.connection = trouble(1, false);
-    assert_eq!(decided(&observed), (Action::Wait, State::Active, "it hurts".into()));
-    observed.troubles.connection = trouble(1, true);
-    assert_eq!(decided(&observed).0, Action::Observe);
-}
-
-#[test]
-fn a_fresh_attestation_is_registered_when_asked_for() {
-    let mut observed = computing();
-    observed.refresh_ra = true;
-    assert_eq!(decided(&observed).0, Action::Operate(Operation::Register));
-    assert_eq!(decided(&observed).1, State::Active);
-}
-
-#[test]
-fn a_twin_sends_nothing() {
-    let mut observed = ready();
-    observed.twin = Some("elder".into());
-    observed.unsent_messages = true;
-    observed.step = headers();
-    let (action, state, message) = decided(&observed);
-    assert_eq!((action, state), (Action::Sync(headers()), State::Error));
-    assert!(message.contains("elder"), "{message}");
-}
-
-#[test]
-fn a_cooled_worker_is_left_alone_where_so_configured() {
-    let mut observed = computing();
-    let chain = Arc::make_mut(observed.chain.as_mut().unwrap());
-    let session = chain.session.as_mut().unwrap();
-    session.state = SessionState::WorkerCoolingDown;
-    session.cool_down_start = NOW_SECS - COOL_DOWN_SECS;
-    assert_eq!(decided(&observed).0, Action::Operate(Operation::Reclaim));
-    let settings = Settings { reclaim_after_cool_down: false, ..Settings::default() };
-    let decision = decide(&desired(true, false), &settings, &observed);
-    assert_eq!((decision.action, decision.state), (Action::Wait, State::Synched));
-}
-
-#[test]
-fn a_fleet_wide_sync_only_holds_for_every_worker() {
-    let settings = Settings { sync_only: true, ..Settings::default() };
-    let decision = decide(&desired(true, false), &settings, &ready());
-    assert_eq!((decision.action, decision.state), (Action::Wait, State::Synched));
-}
-
-#[test]
-fn the_proxied_account_is_the_operator() {
-    let mut desired = desired(true, false);
-    Arc::make_mut(desired.pool.as_mut().unwrap()).proxied = Some(STRANGER);
-    let decision = decide(&desired, &Settings::default(), &ready());
-    assert_eq!(decision.action, Action::Operate(Operation::Register), "the signer is not the operator");
-    let mut observed = ready();
-    let chain = Arc::make_mut(observed.chain.as_mut().unwrap());
-    chain.registration.as_mut().unwrap().operator = Some(STRANGER);
-    let decision = decide(&desired, &Settings::default(), &observed);
-    assert_eq!(decision.action, Action::Operate(Operation::Start(STAKE)));
-}
-
-#[test]
-fn states_have_their_names_and_numbers() {
-    let names: Vec<_> = State::ALL.iter().map(|s| (s.number(), s.as_str())).collect();
-    assert_eq!(
-        names,
-        [
-            (0, "S_IDLE"),
-            (1, "S_STARTING"),
-            (2, "S_SYNCHING"),
-            (3, "S_SYNCHED"),
-            (4, "S_PRE_ACTIVE"),
-            (5, "S_ACTIVE"),
-            (6, "S_KICKED"),
-            (7, "S_ERROR")
-        ]
-    );
-    for state in State::ALL {
-        assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
     }
 }

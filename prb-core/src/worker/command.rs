@@ -127,13 +127,15 @@ pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String,
             Pha(stake)
         )),
         Command::Stop => Ok("does not compute; it stays stopped".into()),
-        Command::Reclaim | Command::LeavePool if computing => {
-            Err("it computes: stop it first".into())
-        }
+        Command::Reclaim | Command::LeavePool if computing => Err("it computes: stop it first".into()),
         Command::Reclaim => Ok(reclaim(session, stake)),
         Command::LeavePool => Ok(match (&status.chain, session) {
             (_, Some(SessionState::WorkerCoolingDown)) => {
-                format!("cools down; then {} are reclaimed, and it leaves pool {}", Pha(stake), status.worker.pid)
+                format!(
+                    "cools down; then {} are reclaimed, and it leaves pool {}",
+                    Pha(stake),
+                    status.worker.pid
+                )
             }
             (Some(chain), _) if chain.pool.is_none() => "is in no pool, and stays out".into(),
             _ => format!("leaves pool {} and stays out", status.worker.pid),

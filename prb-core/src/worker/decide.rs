@@ -5,11 +5,7 @@ use std::sync::Arc;
 use super::{
     Action, Decision, Desired, Failure, Observed, Operation, Reason, Settings, State, observed::LastKey,
 };
-use crate::{
-    primitives::Hash,
-    prpc::PhactoryInfo,
-    sync::Step,
-};
+use crate::{primitives::Hash, prpc::PhactoryInfo, sync::Step};
 
 mod blocked;
 mod chain;
@@ -97,9 +93,7 @@ fn unseen(observed: &Observed) -> Decision {
     match connection {
         _ if observed.kicked => decision(State::Kicked, action, Reason::Kicked),
         None => decision(State::Starting, action, Reason::Connecting),
-        Some(f) if f.attempts < FAILURES_BEFORE_ERROR => {
-            decision(State::Starting, action, f.reason.clone())
-        }
+        Some(f) if f.attempts < FAILURES_BEFORE_ERROR => decision(State::Starting, action, f.reason.clone()),
         Some(f) => {
             let moved = observed.last_key.as_ref().and_then(|last| Some((last.key, last.holder.clone()?)));
             let moved = moved.map(|(key, holder)| Reason::KeyMoved { key, holder });

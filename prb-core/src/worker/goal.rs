@@ -40,7 +40,11 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
         Some(state) if state.is_computing() => {
             // Also without its pool: that its assignment is gone is no stop.
             saved.was_computing |= ours;
-            if ours && matches!(saved.goal, Goal::StayStopped | Goal::Reclaim | Goal::LeavePool | Goal::StartAgain)
+            if ours
+                && matches!(
+                    saved.goal,
+                    Goal::StayStopped | Goal::Reclaim | Goal::LeavePool | Goal::StartAgain
+                )
             {
                 // Its owner has started it.
                 saved.goal = Goal::Compute;

@@ -470,7 +470,11 @@ impl Reason {
                 write!(f, "The state of pool {pool} cannot be read: {reason}")
             }
             Self::KeyChanged { last, now, at_stake, moved_to } => {
-                write!(f, "Another key answers here: {now} instead of {last}, which has {} at stake", Pha(*at_stake))?;
+                write!(
+                    f,
+                    "Another key answers here: {now} instead of {last}, which has {} at stake",
+                    Pha(*at_stake)
+                )?;
                 match moved_to {
                     Some(name) => write!(f, " and is now at worker {name}")?,
                     None => f.write_str(" and is slashed while it sends no heartbeats")?,
@@ -536,11 +540,7 @@ impl Reason {
                 f.write_str(by_force(forced))
             }
             Self::CooledDown { forced } => {
-                write!(
-                    f,
-                    "Cooled down, stays stopped: start it, or reclaim its stake{}",
-                    by_force(forced)
-                )
+                write!(f, "Cooled down, stays stopped: start it, or reclaim its stake{}", by_force(forced))
             }
             Self::Stopped { in_pool: true } => f.write_str("Stopped; start it to compute again"),
             _ => f.write_str("Stopped and in no pool; start it to add it again"),

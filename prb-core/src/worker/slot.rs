@@ -12,10 +12,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{
-    Command, Desired, Event, EventKind, Reason, State, WorkerStatus,
-    event::Events,
-};
+use super::{Command, Desired, Event, EventKind, Reason, State, WorkerStatus, event::Events};
 use crate::{inventory::Saved, sync::Position};
 
 /// One worker's place in the fleet; outlives its task.

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    Action, Command, Desired, EventKind, Grant, Keys, Observed, Operation, Settings, Slot, StakeQueue, Tuning,
-    command, decide, keys::Interest, save::Saver,
+    Action, Command, Desired, EventKind, Grant, Keys, Observed, Operation, Settings, Slot, StakeQueue,
+    Tuning, command, decide, keys::Interest, save::Saver,
 };
 use crate::{
     blob::{BlobSource, Genesis, Heights},

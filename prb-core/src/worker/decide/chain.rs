@@ -1,8 +1,6 @@
 //! Where a worker stands on chain, were it at the tip.
 
-use super::{
-    Standing, blocked, key_changed,
-};
+use super::{Standing, blocked, key_changed};
 use crate::{
     chain::{Registration, Session, SessionState, WorkerOnChain},
     inventory::Goal,
@@ -241,8 +239,7 @@ impl Candidate<'_> {
         let wanted = self.desired.worker.stake;
         match session.stake {
             Some(stake) if stake < wanted => {
-                let standing =
-                    Standing::new(State::Active, Reason::RaisingStake { from: stake, to: wanted });
+                let standing = Standing::new(State::Active, Reason::RaisingStake { from: stake, to: wanted });
                 self.unless_blocked(standing, Operation::RaiseStake(wanted), registration)
             }
             _ => Standing::new(State::Active, Reason::Computing),

@@ -1,6 +1,9 @@
 //! Calls to the worker besides syncing: one at a time.
 
-use std::{sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures::{FutureExt, future::BoxFuture};
 use metrics::counter;

@@ -53,10 +53,6 @@ impl FailureTracker {
         Some(Failure { reason, attempts: self.backoff.attempts(), due: self.due <= now })
     }
 
-    pub(super) const fn is_failing(&self) -> bool {
-        self.reason.is_some()
-    }
-
     /// When it is due, if that is to come.
     pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
         (self.reason.is_some() && self.due > now).then_some(self.due)

@@ -109,7 +109,11 @@ impl Link {
     /// When time alone makes a difference.
     pub(super) fn wakes_at(&self, now: Instant, tuning: &Tuning, caught_up: bool) -> Option<Instant> {
         let ask_again = self.info.is_some().then(|| self.ask_again_at(tuning, caught_up));
-        [ask_again, self.recheck_at, self.failures.wakes_at(now)].into_iter().flatten().filter(|at| *at > now).min()
+        [ask_again, self.recheck_at, self.failures.wakes_at(now)]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
     }
 }
 

@@ -28,7 +28,8 @@ impl Task {
         let view = self.views.borrow_and_update().clone();
         if let Some(view) = &view {
             // Out of sight, the worker is still what it was on chain.
-            let key = self.identity.claimed().or_else(|| self.saved.key.filter(|_| self.identity.key().is_none()));
+            let key =
+                self.identity.claimed().or_else(|| self.saved.key.filter(|_| self.identity.key().is_none()));
             self.on_chain.look(view, key);
             self.follow_goal(view);
         }
