@@ -253,3 +253,6 @@ fn subjects<'f>(followed: &'f Followed, bounds: &Bounds) -> impl Iterator<Item =
     let senders = followed.senders.iter().take(bounds.senders).map(|sender| Subject::Sender(sender.clone()));
     std::iter::once(Subject::Chain).chain(workers).chain(pools).chain(accounts).chain(senders)
 }
+
+#[cfg(test)]
+mod tests;
