@@ -7,7 +7,7 @@
 //! The code in a block's *state* runs its children: the events of block N speak the runtime of the state of
 //! N's parent.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use codec::DecodeAll;
 use prb_core::primitives::Hash;
@@ -121,6 +121,18 @@ impl Runtime {
     /// # Errors
     /// [`Error::Missing`]; [`Error::Layout`] where it has several keys or hides them.
     pub fn item(&self, pallet: &str, entry: &str) -> Result<Item, Error> {
+        self.item_of(pallet, entry, 0..=1)
+    }
+
+    /// Looks up a storage map of two keys.
+    ///
+    /// # Errors
+    /// [`Error::Missing`]; [`Error::Layout`] where it has another number of keys or hides them.
+    pub fn double_map(&self, pallet: &str, entry: &str) -> Result<Item, Error> {
+        self.item_of(pallet, entry, 2..=2)
+    }
+
+    fn item_of(&self, pallet: &str, entry: &str, keys: RangeInclusive<usize>) -> Result<Item, Error> {
         let name = || format!("{pallet}::{entry}");
         let metadata = self.metadata();
         let storage = metadata.pallet_by_name(pallet).and_then(|p| p.storage());
@@ -128,11 +140,10 @@ impl Runtime {
             return Err(Error::Missing { name: name() });
         };
         let hashers: Vec<_> = item.keys().map(|key| key.hasher).collect();
-        let hasher = match hashers.as_slice() {
-            [] => None,
-            [one] if one.ends_with_key() => Some(*one),
-            _ => return Err(Error::layout(name(), format!("its keys are {hashers:?}"))),
-        };
+        // Identity, too, ends with the key: then the key is all there is.
+        if !keys.contains(&hashers.len()) || !hashers.iter().all(StorageHasher::ends_with_key) {
+            return Err(Error::layout(name(), format!("its keys are {hashers:?}")));
+        }
         let mut prefix = [0; 32];
         prefix[..16].copy_from_slice(&twox_128(storage.prefix().as_bytes()));
         prefix[16..].copy_from_slice(&twox_128(entry.as_bytes()));
@@ -140,7 +151,7 @@ impl Runtime {
         Ok(Item {
             name: name(),
             prefix,
-            hasher,
+            hashers,
             value,
             default: item.default_value().map(Into::into),
             metadata,
@@ -180,7 +191,7 @@ impl Runtime {
 pub struct Item {
     name: String,
     prefix: [u8; 32],
-    hasher: Option<StorageHasher>,
+    hashers: Vec<StorageHasher>,
     value: u32,
     default: Option<Vec<u8>>,
     metadata: ArcMetadata,
@@ -200,19 +211,26 @@ impl Item {
     /// The storage key for an encoded map key (empty for a plain value).
     pub fn key(&self, encoded: &[u8]) -> Vec<u8> {
         let mut key = self.prefix.to_vec();
-        match self.hasher {
-            Some(StorageHasher::Twox64Concat) => key.extend(twox_64(encoded)),
-            Some(StorageHasher::Blake2_128Concat) => key.extend(blake2_128(encoded)),
-            _ => {}
+        match self.hashers.first() {
+            Some(hasher) => hash_key(&mut key, *hasher, encoded),
+            None => key.extend_from_slice(encoded),
         }
-        key.extend_from_slice(encoded);
+        key
+    }
+
+    /// The storage key for both encoded keys of a double map.
+    pub fn double_key(&self, first: &[u8], second: &[u8]) -> Vec<u8> {
+        let mut key = self.prefix.to_vec();
+        for (hasher, encoded) in self.hashers.iter().zip([first, second]) {
+            hash_key(&mut key, *hasher, encoded);
+        }
         key
     }
 
     /// The encoded map key within a storage key of this item, `None` for keys of others.
     pub fn map_key<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         let rest = key.strip_prefix(&self.prefix)?;
-        rest.get(self.hasher?.len_excluding_key()..)
+        rest.get(self.hashers.first()?.len_excluding_key()..)
     }
 
     /// Reads a value; `None` stands for the item's default, which may be none.
@@ -235,6 +253,15 @@ impl Item {
         fits(&self.name, bytes, [self.value], &self.metadata)?;
         T::decode_all(&mut &*bytes).map(Some).map_err(|e| Error::layout(&*self.name, e))
     }
+}
+
+fn hash_key(key: &mut Vec<u8>, hasher: StorageHasher, encoded: &[u8]) {
+    match hasher {
+        StorageHasher::Twox64Concat => key.extend(twox_64(encoded)),
+        StorageHasher::Blake2_128Concat => key.extend(blake2_128(encoded)),
+        _ => {}
+    }
+    key.extend_from_slice(encoded);
 }
 
 /// Reads `bytes` as the type `ty`; all of them must be used.

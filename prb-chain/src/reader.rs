@@ -1,28 +1,29 @@
 //! [`ChainReader`] over a pool of parachain nodes.
 //!
-//! The reader takes a snapshot of all tracked workers at a finalised block (lists of keys in few round
-//! trips), and from then on asks one question a block, however many workers there are: what the block
+//! The reader takes a snapshot of everything that is followed at a finalised block (lists of keys in few
+//! round trips), and from then on asks one question a block, however much is followed: what the block
 //! changed (`pha_getStorageChanges`). It takes a new snapshot where that is not enough: after a long gap, a
 //! runtime upgrade, a node that does not offer the method, and now and then, because storage changes are
 //! taken from the node without proof.
 //!
+//! What cannot be read shows as [`Unreadable`](prb_core::chain::Unreadable) with the item's name and the
+//! reason, until a block changes the value or a snapshot reads it; nothing else is held up by it.
+//!
 //! Not for: what workers are to be fed with (see [`prb_core::blob`]).
 
 use std::{
-    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use prb_core::{
-    chain::{ChainReader, ChainView, Followed},
-    primitives::WorkerKey,
-};
+use prb_core::chain::{ChainReader, ChainView, Followed};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::rpc::NodePool;
 
+mod cells;
+mod decode;
 mod engine;
 mod layout;
 mod state;
@@ -31,8 +32,16 @@ pub(crate) mod storage;
 /// How a [`Reader`] reads.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Workers tracked at most.
+    /// Workers followed at most; further ones show as unreadable, in the order of their keys.
     pub max_workers: usize,
+    /// Pools followed at most.
+    pub max_pools: usize,
+    /// Accounts followed at most.
+    pub max_accounts: usize,
+    /// Senders of messages followed at most.
+    pub max_senders: usize,
+    /// Cooling-down workers of a pool whose stakes are read at most; a pool with more shows as unreadable.
+    pub max_cooling_down: usize,
     /// Blocks caught up by their changes; after a longer gap a snapshot is taken.
     pub max_gap_blocks: u32,
     /// Blocks after which a snapshot is taken anyway. Spread by up to a quarter.
@@ -51,6 +60,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_workers: 20_000,
+            max_pools: 2_000,
+            max_accounts: 2_000,
+            max_senders: 2_000,
+            // Twice what the chain lets a pool have.
+            max_cooling_down: 400,
             // What nodes answer to one call without strain.
             max_gap_blocks: 100,
             // Two hours of 12 s blocks.
@@ -63,23 +77,26 @@ impl Default for Config {
     }
 }
 
-/// The tracked workers' state on chain. Cheap to clone; clones share everything.
+/// The state on chain of what is followed. Cheap to clone; clones share everything.
 #[derive(Clone, Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
     views: watch::Receiver<Option<Arc<ChainView>>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
-    max_workers: usize,
-    wanted: Mutex<HashSet<WorkerKey>>,
+    followed: Mutex<Arc<Followed>>,
     changed: Notify,
 }
 
 impl Shared {
-    fn wanted(&self) -> MutexGuard<'_, HashSet<WorkerKey>> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Arc<Followed>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn followed(&self) -> Arc<Followed> {
+        Arc::clone(&self.lock())
     }
 }
 
@@ -93,11 +110,7 @@ impl Reader {
     /// A reader, and its work: views appear while [`ReaderTask::run`] runs.
     pub fn new(pool: NodePool, config: Config) -> (Self, ReaderTask) {
         let (sender, views) = watch::channel(None);
-        let shared = Arc::new(Shared {
-            max_workers: config.max_workers,
-            wanted: Mutex::default(),
-            changed: Notify::new(),
-        });
+        let shared = Arc::new(Shared::default());
         let engine = engine::Engine::new(pool, config, Arc::clone(&shared), sender);
         (Self { shared, views }, ReaderTask { engine })
     }
@@ -116,7 +129,7 @@ impl ChainReader for Reader {
     }
 
     fn follow(&self, followed: Followed) {
-        *self.shared.wanted() = followed.workers.into_iter().take(self.shared.max_workers).collect();
+        *self.shared.lock() = Arc::new(followed);
         self.shared.changed.notify_one();
     }
 }

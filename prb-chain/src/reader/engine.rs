@@ -1,18 +1,23 @@
-//! The reader's loop: wait for a finalised head or a worker to track, ask a node, show a view.
+//! The reader's loop: waits for a finalised head or a change of the followed set, asks a node, shows a view.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use codec::Decode;
 use prb_core::{
-    chain::ChainView,
-    primitives::{Hash, WorkerKey},
+    chain::{ChainView, Followed},
+    primitives::Hash,
     wire::Header,
 };
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Shared, layout::Layout, state::State, storage};
+use super::{
+    Config, Shared,
+    layout::Layout,
+    state::{Bounds, State},
+    storage,
+};
 use crate::{
     metadata::{self, Runtimes},
     rpc::{self, FinalizedHead, Node, NodePool, json},
@@ -26,6 +31,10 @@ pub(super) struct Engine {
     views: watch::Sender<Option<Arc<ChainView>>>,
     runtimes: Runtimes,
     state: Option<State>,
+    /// The block and the set of the newest view.
+    shown: Option<(u32, Arc<Followed>)>,
+    /// The state has changed since the newest view.
+    changed: bool,
     /// Block at which the next snapshot is due.
     snapshot_at: u32,
     /// Block until which nodes are not asked for changes, after they refused.
@@ -38,7 +47,7 @@ enum Error {
     #[error(transparent)]
     Rpc(#[from] rpc::Error),
     #[error(transparent)]
-    Metadata(#[from] metadata::Error),
+    Metadata(metadata::Error),
     #[error("the header of block {0} is not readable")]
     Header(u32),
 }
@@ -52,7 +61,7 @@ impl From<metadata::FetchError> for Error {
     }
 }
 
-/// Why everything is read anew.
+/// Why everything is read again.
 #[derive(Clone, Copy, Debug)]
 enum Why {
     First,
@@ -71,7 +80,18 @@ impl Engine {
         views: watch::Sender<Option<Arc<ChainView>>>,
     ) -> Self {
         let runtimes = Runtimes::default();
-        Self { pool, config, shared, views, runtimes, state: None, snapshot_at: 0, refused_until: 0 }
+        Self {
+            pool,
+            config,
+            shared,
+            views,
+            runtimes,
+            state: None,
+            shown: None,
+            changed: false,
+            snapshot_at: 0,
+            refused_until: 0,
+        }
     }
 
     pub(super) async fn run(mut self, cancel: CancellationToken) {
@@ -116,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// Steps with the node that told of the head, then with the others.
+    /// Steps with the node that told of the head, then with the others, and shows what is known then.
     async fn step_on_any(&mut self, head: &FinalizedHead) -> Result<(), Error> {
         let mut nodes = vec![Arc::clone(&head.node)];
         nodes.extend(self.pool.candidates().into_iter().filter(|node| !Arc::ptr_eq(node, &head.node)));
@@ -124,45 +144,53 @@ impl Engine {
         for node in nodes {
             last = self.step(&node, head).await;
             match &last {
-                Ok(()) => return Ok(()),
+                Ok(()) => break,
                 Err(e) => tracing::debug!(node = %node.name(), error = %e, "cannot read the chain here"),
             }
         }
+        // Also after a failure: who could be read is not held up by who could not.
+        self.publish();
         last
     }
 
-    /// Brings the state to the head and to the workers wanted, and shows it.
+    /// Brings the state to the head and to the followed set.
     async fn step(&mut self, node: &Node, head: &FinalizedHead) -> Result<(), Error> {
-        let wanted: HashSet<WorkerKey> = self.shared.wanted().clone();
-        let mut dirty = self.state.as_mut().is_some_and(|state| state.retain(&wanted));
+        let followed = self.shared.followed();
+        if let Some(state) = &mut self.state {
+            state.follow(&followed);
+        }
         match self.plan(head.number) {
             Plan::Nothing => {}
-            Plan::Snapshot(why) => {
-                self.snapshot(node, head, &wanted, why).await?;
-                dirty = true;
-            }
-            Plan::Changes { from } => {
-                self.changes(node, head, from, &wanted).await?;
-                dirty = true;
-            }
+            Plan::Snapshot(why) => self.snapshot(node, head, &followed, why).await?,
+            Plan::Changes { from } => self.changes(node, head, from, &followed).await?,
         }
         if let Some(state) = &mut self.state {
-            let new: Vec<_> = wanted.iter().filter(|worker| !state.contains(worker)).copied().collect();
-            if !new.is_empty() {
-                fill(node, state, &new, self.config.keys_per_call).await?;
-                dirty = true;
-            }
-            if dirty {
-                let view = state.view();
-                metrics::gauge!("prb_reader_block").set(view.block.0);
-                self.views.send_replace(Some(Arc::new(view)));
-            }
+            self.changed |= fill(node, state, self.config.keys_per_call).await?;
         }
         Ok(())
     }
 
+    /// Shows a view, where there is anything new to see.
+    fn publish(&mut self) {
+        // As it is now: what left the set while a node was asked must not show.
+        let followed = self.shared.followed();
+        let Some(state) = &mut self.state else { return };
+        let same_set = self.shown.as_ref().is_some_and(|(_, shown)| Arc::ptr_eq(shown, &followed));
+        if !self.changed && same_set {
+            return;
+        }
+        let view = state.view(&followed);
+        metrics::gauge!("prb_reader_block").set(view.block.0);
+        (self.shown, self.changed) = (Some((view.block.0, followed)), false);
+        self.views.send_replace(Some(Arc::new(view)));
+    }
+
     fn plan(&self, head: u32) -> Plan {
-        let Some(state) = &self.state else { return Plan::Snapshot(Why::First) };
+        let Some(state) = &self.state else {
+            // A node that is behind must not turn the views back.
+            let behind = self.shown.as_ref().is_some_and(|(block, _)| head < *block);
+            return if behind { Plan::Nothing } else { Plan::Snapshot(Why::First) };
+        };
         if head <= state.block {
             Plan::Nothing
         } else if head - state.block > self.config.max_gap_blocks {
@@ -180,21 +208,22 @@ impl Engine {
         &mut self,
         node: &Node,
         head: &FinalizedHead,
-        wanted: &HashSet<WorkerKey>,
+        followed: &Arc<Followed>,
         why: Why,
     ) -> Result<(), Error> {
-        tracing::debug!(block = head.number, ?why, workers = wanted.len(), "taking a snapshot");
+        tracing::debug!(block = head.number, ?why, workers = followed.workers.len(), "taking a snapshot");
         metrics::counter!("prb_reader_snapshots_total", "why" => format!("{why:?}")).increment(1);
         let header = Header::decode(&mut &*head.header).map_err(|_| Error::Header(head.number))?;
         // The head's state was written by the code in its parent's state.
         let written_by = if head.number == 0 { head.hash } else { header.parent_hash };
-        let layout = Layout::new(&*self.runtimes.at(node, Some(written_by)).await?)?;
-        let keys = State::global_keys(&layout);
-        let globals = storage::query(node, keys, head.hash, self.config.keys_per_call).await?;
-        let mut state = State::new(head.number, head.hash, layout, &globals)?;
-        let workers: Vec<_> = wanted.iter().copied().collect();
-        fill(node, &mut state, &workers, self.config.keys_per_call).await?;
+        let runtime = self.runtimes.at(node, Some(written_by)).await?;
+        let layout = Layout::new(&runtime, self.config.max_cooling_down);
+        let mut state = State::new(head.number, head.hash, layout, self.bounds());
+        state.follow(followed);
+        fill(node, &mut state, self.config.keys_per_call).await?;
+        state.succeed(self.state.take());
         self.state = Some(state);
+        self.changed = true;
         self.snapshot_at = head.number.saturating_add(spread(self.config.resnapshot_blocks, &head.hash));
         Ok(())
     }
@@ -204,7 +233,7 @@ impl Engine {
         node: &Node,
         head: &FinalizedHead,
         from: u32,
-        wanted: &HashSet<WorkerKey>,
+        followed: &Arc<Followed>,
     ) -> Result<(), Error> {
         let from_hash: Hash = match from == head.number {
             true => head.hash,
@@ -215,36 +244,39 @@ impl Engine {
         let changes = match answer {
             Ok(changes) => changes,
             Err(e) if e.is_refused_method() => {
-                tracing::warn!(node = %node.name(), error = %e, "node gives no storage changes: reading all workers anew at each block");
+                tracing::warn!(node = %node.name(), error = %e, "node gives no storage changes: reading everything again at each block");
                 self.refused_until = head.number.saturating_add(self.config.refused_blocks);
-                return self.snapshot(node, head, wanted, Why::Refused).await;
+                return self.snapshot(node, head, followed, Why::Refused).await;
             }
             Err(e) if e.is_retryable() => return Err(e.into()),
             Err(e) => {
                 // A state that the node has pruned, for one: asking again would not help.
                 tracing::info!(node = %node.name(), error = %e, "node does not tell the changes since block {from}");
-                return self.snapshot(node, head, wanted, Why::Doubt).await;
+                return self.snapshot(node, head, followed, Why::Doubt).await;
             }
         };
         if changes.len() != (head.number - from + 1) as usize {
-            return self.snapshot(node, head, wanted, Why::Doubt).await;
+            return self.snapshot(node, head, followed, Why::Doubt).await;
         }
         let Some(state) = &mut self.state else { return Ok(()) };
         let changes: Vec<_> = changes.into_iter().flat_map(json::StorageChanges::into_main).collect();
-        let follow_up = state.apply(head.number, head.hash, &changes);
-        if follow_up.runtime_changed {
+        let runtime_changed = state.apply(head.number, head.hash, &changes);
+        self.changed = true;
+        if runtime_changed {
             // Values read in the old layout must not stay, should the snapshot fail.
             self.state = None;
-            return self.snapshot(node, head, wanted, Why::RuntimeUpgrade).await;
-        }
-        if !follow_up.sessions.is_empty()
-            && let Err(e) = sessions(node, state, &follow_up.sessions, self.config.keys_per_call).await
-        {
-            // The state has moved on without these values.
-            self.state = None;
-            return Err(e.into());
+            return self.snapshot(node, head, followed, Why::RuntimeUpgrade).await;
         }
         Ok(())
+    }
+
+    const fn bounds(&self) -> Bounds {
+        Bounds {
+            workers: self.config.max_workers,
+            pools: self.config.max_pools,
+            accounts: self.config.max_accounts,
+            senders: self.config.max_senders,
+        }
     }
 }
 
@@ -254,34 +286,23 @@ enum Plan {
     Changes { from: u32 },
 }
 
-/// Reads workers, and then their sessions, at the state's block.
-async fn fill(
-    node: &Node,
-    state: &mut State,
-    workers: &[WorkerKey],
-    keys_per_call: usize,
-) -> Result<(), rpc::Error> {
-    let keys = State::worker_keys(state.layout(), workers);
-    let values = storage::query(node, keys, state.hash, keys_per_call).await?;
-    // A failure in between must not leave workers half known.
-    let found = state.add(workers, &values);
-    let result = sessions(node, state, &found, keys_per_call).await;
-    if result.is_err() {
-        state.remove(workers);
+/// Reads what the state lacks, at its block; tells whether it lacked anything. What was read stays, should a
+/// later part fail.
+async fn fill(node: &Node, state: &mut State, keys_per_call: usize) -> Result<bool, rpc::Error> {
+    /// A subject's own values, and those that they name: a worker's session, a pool's balance. A value names
+    /// none that names others.
+    const LEVELS: usize = 2;
+    let mut read = false;
+    for _ in 0..LEVELS {
+        let keys = state.unread();
+        if keys.is_empty() {
+            break;
+        }
+        let values = storage::query(node, keys, state.hash, keys_per_call).await?;
+        state.fill(&values);
+        read = true;
     }
-    result
-}
-
-async fn sessions(
-    node: &Node,
-    state: &mut State,
-    sessions: &[prb_core::primitives::AccountId],
-    keys_per_call: usize,
-) -> Result<(), rpc::Error> {
-    let keys = state.session_keys(sessions);
-    let values = storage::query(node, keys, state.hash, keys_per_call).await?;
-    state.fill_sessions(sessions, &values);
-    Ok(())
+    Ok(read)
 }
 
 /// `blocks`, less up to a quarter, so that readers started together do not all read at once.

@@ -1,251 +1,289 @@
-//! Where the chain keeps what it knows of workers, and how it is read.
+//! Where the chain keeps what the reader shows: storage items, the keys of a subject, its reading.
+//!
+//! An item that the runtime does not have, or has in another shape, makes unreadable what needs it, and
+//! nothing else.
 
-use codec::{DecodeAll, Encode};
+use std::sync::Arc;
+
+use codec::Encode;
 use prb_core::{
-    chain::{Registration, SessionState},
-    primitives::{AccountId, Balance, WorkerKey},
-    wire::{self, MessageOrigin},
+    chain::{AccountOnChain, PoolOnChain, Reading, StakeRules, Unreadable, WorkerOnChain, session_account},
+    primitives::{AccountId, Balance, PoolId, WorkerKey},
+    wire::MessageOrigin,
 };
 use scale_decode::DecodeAsType;
+use scale_value::{At, Value};
 
+use super::{
+    cells::{Cells, Subject},
+    decode::{AssetAccount, Endpoints, PoolProxy, SessionInfo, Tokenomics, WorkerInfo},
+};
 use crate::metadata::{Error, Item, Runtime};
 
 /// Well-known key of the runtime's code.
 const CODE: &[u8] = b":code";
 
-/// The storage items that the reader follows.
+/// A storage item, or why it cannot be used.
+type Found = Result<Item, Error>;
+
+/// The items that the reader follows.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
-    registrations: Item,
-    bindings: Item,
-    ingress: Item,
-    pools: Item,
-    sessions: Item,
-    stakes: Item,
-    cool_down: Item,
-    benchmark: Item,
-    last_upgrade: Item,
+    registrations: Found,
+    bindings: Found,
+    ingress: Found,
+    assignments: Found,
+    endpoints: Found,
+    sessions: Found,
+    stakes: Found,
+    pools: Found,
+    asset_accounts: Found,
+    /// The asset that stakes are counted in.
+    stake_asset: Result<u32, Error>,
+    accounts: Found,
+    clock: Found,
+    cool_down: Found,
+    benchmark: Found,
+    tokenomics: Found,
+    last_upgrade: Found,
+    max_pool_workers: Result<u32, Error>,
+    withdrawal_grace: Result<u64, Error>,
+    /// Most cooling-down workers of a pool whose stakes are read.
+    max_cooling_down: usize,
 }
 
-/// What a storage key is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Subject {
-    Worker(WorkerKey, WorkerItem),
-    Session(AccountId, SessionItem),
-    CoolDownPeriod,
-    BenchmarkDuration,
-    /// The runtime has changed, or has run for the first time: layouts may differ from here on.
-    Runtime,
-}
-
-/// Items by worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WorkerItem {
-    Registration,
-    Binding,
-    Ingress,
-    Pool,
-}
-
-impl WorkerItem {
-    pub(super) const ALL: [Self; 4] = [Self::Registration, Self::Binding, Self::Ingress, Self::Pool];
-}
-
-/// Items by session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SessionItem {
-    Info,
-    Stake,
-}
-
-impl SessionItem {
-    pub(super) const ALL: [Self; 2] = [Self::Info, Self::Stake];
-}
-
-/// `PhalaRegistry::Workers`, field by field as the runtime names them.
-#[derive(Debug, DecodeAsType)]
-struct WorkerInfo {
-    pubkey: [u8; 32],
-    ecdh_pubkey: [u8; 32],
-    runtime_version: u32,
-    last_updated: u64,
-    operator: Option<[u8; 32]>,
-    attestation_provider: Option<AttestationProvider>,
-    confidence_level: u8,
-    initial_score: Option<u32>,
-    features: Vec<u32>,
-}
-
-#[derive(Debug, DecodeAsType)]
-enum AttestationProvider {
-    Root,
-    Ias,
-    Dcap,
-}
-
-/// `PhalaComputation::Sessions`.
-#[derive(Clone, Debug, PartialEq, Eq, DecodeAsType)]
-pub(super) struct SessionInfo {
-    state: State,
-    pub(super) ve: u128,
-    pub(super) v: u128,
-    pub(super) v_updated_at: u64,
-    pub(super) benchmark: Benchmark,
-    pub(super) cool_down_start: u64,
-    pub(super) stats: Stats,
-}
-
-impl SessionInfo {
-    pub(super) const fn state(&self) -> SessionState {
-        match self.state {
-            State::Ready => SessionState::Ready,
-            State::WorkerIdle => SessionState::WorkerIdle,
-            State::WorkerUnresponsive => SessionState::WorkerUnresponsive,
-            State::WorkerCoolingDown => SessionState::WorkerCoolingDown,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, DecodeAsType)]
-enum State {
-    Ready,
-    WorkerIdle,
-    WorkerUnresponsive,
-    WorkerCoolingDown,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, DecodeAsType)]
-pub(super) struct Benchmark {
-    pub(super) p_init: u32,
-    pub(super) p_instant: u32,
-    pub(super) iterations: u64,
-    pub(super) working_start_time: u64,
-    pub(super) challenge_time_last: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, DecodeAsType)]
-pub(super) struct Stats {
-    pub(super) total_reward: Balance,
+/// The chain's own values.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ChainValues {
+    pub(super) time_ms: u64,
+    pub(super) cool_down_period_secs: u64,
+    pub(super) benchmark_blocks: u32,
+    pub(super) max_pool_workers: Option<u32>,
+    pub(super) withdrawal_grace_secs: Option<u64>,
+    pub(super) stake_rules: Option<StakeRules>,
+    pub(super) unreadable: Vec<Unreadable>,
 }
 
 impl Layout {
-    pub(super) fn new(runtime: &Runtime) -> Result<Self, Error> {
-        Ok(Self {
-            registrations: runtime.item("PhalaRegistry", "Workers")?,
-            bindings: runtime.item("PhalaComputation", "WorkerBindings")?,
-            ingress: runtime.item("PhalaMq", "OffchainIngress")?,
-            pools: runtime.item("PhalaStakePoolv2", "WorkerAssignments")?,
-            sessions: runtime.item("PhalaComputation", "Sessions")?,
-            stakes: runtime.item("PhalaComputation", "Stakes")?,
-            cool_down: runtime.item("PhalaComputation", "CoolDownPeriod")?,
-            benchmark: runtime.item("PhalaRegistry", "BenchmarkDuration")?,
-            last_upgrade: runtime.item("System", "LastRuntimeUpgrade")?,
-        })
-    }
-
-    const fn worker_item(&self, item: WorkerItem) -> &Item {
-        match item {
-            WorkerItem::Registration => &self.registrations,
-            WorkerItem::Binding => &self.bindings,
-            WorkerItem::Ingress => &self.ingress,
-            WorkerItem::Pool => &self.pools,
+    pub(super) fn new(runtime: &Runtime, max_cooling_down: usize) -> Self {
+        Self {
+            registrations: runtime.item("PhalaRegistry", "Workers"),
+            bindings: runtime.item("PhalaComputation", "WorkerBindings"),
+            ingress: runtime.item("PhalaMq", "OffchainIngress"),
+            assignments: runtime.item("PhalaStakePoolv2", "WorkerAssignments"),
+            endpoints: runtime.item("PhalaRegistry", "Endpoints"),
+            sessions: runtime.item("PhalaComputation", "Sessions"),
+            stakes: runtime.item("PhalaComputation", "Stakes"),
+            pools: runtime.item("PhalaBasePool", "Pools"),
+            asset_accounts: runtime.double_map("Assets", "Account"),
+            stake_asset: runtime.constant("PhalaWrappedBalances", "WPhaAssetId"),
+            accounts: runtime.item("System", "Account"),
+            clock: runtime.item("Timestamp", "Now"),
+            cool_down: runtime.item("PhalaComputation", "CoolDownPeriod"),
+            benchmark: runtime.item("PhalaRegistry", "BenchmarkDuration"),
+            tokenomics: runtime.item("PhalaComputation", "TokenomicParameters"),
+            last_upgrade: runtime.item("System", "LastRuntimeUpgrade"),
+            max_pool_workers: runtime.constant("PhalaStakePoolv2", "MaxPoolWorkers"),
+            withdrawal_grace: runtime.constant("PhalaStakePoolv2", "GracePeriod"),
+            max_cooling_down,
         }
     }
 
-    const fn session_item(&self, item: SessionItem) -> &Item {
-        match item {
-            SessionItem::Info => &self.sessions,
-            SessionItem::Stake => &self.stakes,
-        }
+    /// Whether a change of this key means that the runtime has changed, or has run for the first time:
+    /// layouts may differ from here on.
+    pub(super) fn is_of_runtime(&self, key: &[u8]) -> bool {
+        key == CODE || self.last_upgrade.as_ref().is_ok_and(|item| key == item.prefix())
     }
 
-    /// The storage key of a subject.
-    pub(super) fn key(&self, subject: Subject) -> Vec<u8> {
+    /// The storage keys that a subject's reading needs, as far as the values known so far tell.
+    pub(super) fn keys(&self, subject: &Subject, cells: &Cells) -> Vec<Vec<u8>> {
         match subject {
-            Subject::Worker(worker, WorkerItem::Ingress) => {
-                self.ingress.key(&MessageOrigin::Worker(worker).encode())
-            }
-            Subject::Worker(worker, item) => self.worker_item(item).key(&worker.0),
-            Subject::Session(session, item) => self.session_item(item).key(&session.0),
-            Subject::CoolDownPeriod => self.cool_down.key(&[]),
-            Subject::BenchmarkDuration => self.benchmark.key(&[]),
-            Subject::Runtime => CODE.to_vec(),
+            Subject::Chain => [&self.clock, &self.cool_down, &self.benchmark, &self.tokenomics]
+                .map(plain)
+                .into_iter()
+                .flatten()
+                .collect(),
+            Subject::Worker(worker) => self.worker_keys(*worker, cells),
+            Subject::Pool(pool) => self.pool_keys(*pool, cells),
+            Subject::Account(account) => keyed(&self.accounts, &account.0).into_iter().collect(),
+            Subject::Sender(sender) => keyed(&self.ingress, &sender.encode()).into_iter().collect(),
         }
     }
 
-    /// What a storage key is about, `None` where the reader does not care.
-    pub(super) fn subject(&self, key: &[u8]) -> Option<Subject> {
-        if key == CODE || key == self.last_upgrade.prefix() {
-            return Some(Subject::Runtime);
+    fn worker_keys(&self, worker: WorkerKey, cells: &Cells) -> Vec<Vec<u8>> {
+        let items = [&self.registrations, &self.bindings, &self.assignments, &self.endpoints];
+        let mut keys: Vec<_> = items.into_iter().filter_map(|item| keyed(item, &worker.0)).collect();
+        keys.extend(keyed(&self.ingress, &MessageOrigin::Worker(worker).encode()));
+        if let Ok(Some(session)) = self.binding(worker, cells) {
+            keys.extend(keyed(&self.sessions, &session.0));
+            keys.extend(keyed(&self.stakes, &session.0));
         }
-        if key == self.cool_down.prefix() {
-            return Some(Subject::CoolDownPeriod);
+        keys
+    }
+
+    fn pool_keys(&self, pool: PoolId, cells: &Cells) -> Vec<Vec<u8>> {
+        let mut keys: Vec<_> = keyed(&self.pools, &pool.0.encode()).into_iter().collect();
+        let Ok(Some(proxy)) = self.pool_proxy(pool, cells) else { return keys };
+        keys.extend(self.free_stake_key(&proxy).ok());
+        if let PoolProxy::StakePool(stake_pool) = proxy {
+            let cooling = stake_pool.cd_workers.iter().take(self.max_cooling_down);
+            keys.extend(cooling.filter_map(|worker| self.session_stake_key(pool, *worker)));
         }
-        if key == self.benchmark.prefix() {
-            return Some(Subject::BenchmarkDuration);
+        keys
+    }
+
+    fn free_stake_key(&self, proxy: &PoolProxy) -> Result<Vec<u8>, Unreadable> {
+        let (item, asset) = (usable(&self.asset_accounts)?, usable(&self.stake_asset)?);
+        Ok(item.double_key(&asset.encode(), &proxy.basepool().pool_account_id))
+    }
+
+    fn session_stake_key(&self, pool: PoolId, worker: [u8; 32]) -> Option<Vec<u8>> {
+        keyed(&self.stakes, &session_account(pool, WorkerKey(worker)).0)
+    }
+
+    fn binding(&self, worker: WorkerKey, cells: &Cells) -> Result<Option<AccountId>, Unreadable> {
+        Ok(read::<[u8; 32]>(&self.bindings, &worker.0, cells)?.map(AccountId))
+    }
+
+    fn pool_proxy(&self, pool: PoolId, cells: &Cells) -> Result<Option<PoolProxy>, Unreadable> {
+        read(&self.pools, &pool.0.encode(), cells)
+    }
+
+    pub(super) fn chain(&self, cells: &Cells) -> ChainValues {
+        let mut values = ChainValues::default();
+        let mut unreadable = Vec::new();
+        values.time_ms = noted(read(&self.clock, &[], cells), &mut unreadable).unwrap_or(0);
+        values.cool_down_period_secs = noted(read(&self.cool_down, &[], cells), &mut unreadable).unwrap_or(0);
+        values.benchmark_blocks = noted(read(&self.benchmark, &[], cells), &mut unreadable).unwrap_or(0);
+        values.max_pool_workers = noted(constant(&self.max_pool_workers), &mut unreadable);
+        values.withdrawal_grace_secs = noted(constant(&self.withdrawal_grace), &mut unreadable);
+        let rules: Option<Tokenomics> = noted(read(&self.tokenomics, &[], cells), &mut unreadable);
+        values.stake_rules = rules.map(|r| StakeRules::new(r.k, r.v_max, r.re, r.rig_k, r.rig_b));
+        values.unreadable = unreadable;
+        values
+    }
+
+    pub(super) fn worker(&self, worker: WorkerKey, cells: &Cells) -> Reading<WorkerOnChain> {
+        let mut shown = WorkerOnChain::default();
+        shown.registration = read::<WorkerInfo>(&self.registrations, &worker.0, cells)?.map(Into::into);
+        shown.pool = read(&self.assignments, &worker.0, cells)?.map(PoolId);
+        shown.ingress_sequence =
+            read(&self.ingress, &MessageOrigin::Worker(worker).encode(), cells)?.unwrap_or(0);
+        if let Some(session) = self.binding(worker, cells)? {
+            let stake = read(&self.stakes, &session.0, cells)?;
+            let info: Option<SessionInfo> = read(&self.sessions, &session.0, cells)?;
+            shown.session = info.map(|info| info.with(session, stake));
         }
-        for item in WorkerItem::ALL {
-            if let Some(encoded) = self.worker_item(item).map_key(key) {
-                let worker = match item {
-                    WorkerItem::Ingress => match MessageOrigin::decode_all(&mut &*encoded).ok()? {
-                        MessageOrigin::Worker(worker) => worker,
-                        _ => return None,
-                    },
-                    _ => WorkerKey(encoded.try_into().ok()?),
-                };
-                return Some(Subject::Worker(worker, item));
+        // Nothing that earns or costs depends on them: they hold up nothing else of the worker.
+        match read(&self.endpoints, &worker.0, cells) {
+            Ok(Some(Endpoints::V1(endpoints))) => shown.endpoints = endpoints,
+            Ok(None) => {}
+            Err(unreadable) => shown.endpoints_unreadable = Some(unreadable),
+        }
+        Ok(Arc::new(shown))
+    }
+
+    pub(super) fn pool(&self, pool: PoolId, cells: &Cells) -> Reading<Option<PoolOnChain>> {
+        let Some(proxy) = self.pool_proxy(pool, cells)? else { return Ok(Arc::new(None)) };
+        let free = cells.value(&self.free_stake_key(&proxy)?);
+        let free: Option<AssetAccount> = value(usable(&self.asset_accounts)?, free)?;
+        let base = proxy.basepool();
+        let mut shown = PoolOnChain::default();
+        shown.owner = AccountId(base.owner);
+        shown.free_stake = free.map_or(0, |account| account.balance);
+        shown.total_value = base.total_value;
+        shown.withdrawals = base.withdrawals();
+        match &proxy {
+            PoolProxy::Vault(vault) => {
+                shown.is_vault = true;
+                shown.commission_millionths = vault.commission;
+            }
+            PoolProxy::StakePool(stake_pool) => {
+                shown.cap = stake_pool.cap;
+                shown.commission_millionths = stake_pool.payout_commission;
+                shown.workers = stake_pool.workers.iter().copied().map(WorkerKey).collect();
+                shown.cooling_down = stake_pool.cd_workers.iter().copied().map(WorkerKey).collect();
+                shown.releasing_stake = self.releasing(pool, &shown.cooling_down, cells)?;
             }
         }
-        SessionItem::ALL.into_iter().find_map(|item| {
-            let session = self.session_item(item).map_key(key)?;
-            Some(Subject::Session(AccountId(session.try_into().ok()?), item))
+        Ok(Arc::new(Some(shown)))
+    }
+
+    fn releasing(&self, pool: PoolId, cooling: &[WorkerKey], cells: &Cells) -> Result<Balance, Unreadable> {
+        let (count, limit) = (cooling.len(), self.max_cooling_down);
+        if count > limit {
+            let reason = format!(
+                "{count} workers of pool {pool} are cooling down, the reader follows at most {limit}"
+            );
+            return Err(Unreadable::new(reason));
+        }
+        cooling.iter().try_fold(0, |sum: Balance, worker| {
+            let session = session_account(pool, *worker);
+            let stake: Option<Balance> = read(&self.stakes, &session.0, cells)?;
+            Ok(sum.saturating_add(stake.unwrap_or(0)))
         })
     }
 
-    pub(super) fn registration(&self, value: Option<&[u8]>) -> Result<Option<Registration>, Error> {
-        let info: Option<WorkerInfo> = self.registrations.read(value)?;
-        Ok(info.map(|info| Registration {
-            pubkey: WorkerKey(info.pubkey),
-            ecdh_pubkey: info.ecdh_pubkey,
-            runtime_version: info.runtime_version,
-            last_updated: info.last_updated,
-            operator: info.operator.map(AccountId),
-            attestation_provider: info.attestation_provider.map(|provider| match provider {
-                AttestationProvider::Root => wire::AttestationProvider::Root,
-                AttestationProvider::Ias => wire::AttestationProvider::Ias,
-                AttestationProvider::Dcap => wire::AttestationProvider::Dcap,
-            }),
-            confidence_level: info.confidence_level,
-            initial_score: info.initial_score,
-            features: info.features,
-        }))
+    pub(super) fn account(&self, account: AccountId, cells: &Cells) -> Reading<AccountOnChain> {
+        let mut shown = AccountOnChain::default();
+        let info: Option<Value<()>> = read(&self.accounts, &account.0, cells)?;
+        if let Some(info) = info {
+            let part = |name: &str| info.at("data")?.at(name)?.as_u128();
+            let Some(free) = part("free") else {
+                return Err(Unreadable::new("System::Account of the chain's runtime has no `free` balance"));
+            };
+            // What is reserved counts towards what is frozen. Older runtimes freeze for fees apart, of the
+            // free balance alone.
+            let frozen = match part("frozen") {
+                Some(frozen) => frozen.saturating_sub(part("reserved").unwrap_or(0)),
+                None => part("fee_frozen").unwrap_or(0),
+            };
+            shown.free = free.saturating_sub(frozen);
+        }
+        Ok(Arc::new(shown))
     }
 
-    pub(super) fn binding(&self, value: Option<&[u8]>) -> Result<Option<AccountId>, Error> {
-        Ok(self.bindings.read::<[u8; 32]>(value)?.map(AccountId))
+    pub(super) fn sender(&self, sender: &MessageOrigin, cells: &Cells) -> Reading<u64> {
+        let next: Option<u64> = read(&self.ingress, &sender.encode(), cells)?;
+        Ok(Arc::new(next.unwrap_or(0)))
     }
+}
 
-    pub(super) fn ingress(&self, value: Option<&[u8]>) -> Result<u64, Error> {
-        Ok(self.ingress.read(value)?.unwrap_or(0))
-    }
+/// The key of a plain value.
+fn plain(item: &Found) -> Option<Vec<u8>> {
+    keyed(item, &[])
+}
 
-    pub(super) fn pool(&self, value: Option<&[u8]>) -> Result<Option<u64>, Error> {
-        self.pools.read(value)
-    }
+fn keyed(item: &Found, encoded: &[u8]) -> Option<Vec<u8>> {
+    Some(item.as_ref().ok()?.key(encoded))
+}
 
-    pub(super) fn session(&self, value: Option<&[u8]>) -> Result<Option<SessionInfo>, Error> {
-        self.sessions.read(value)
-    }
+fn usable<T>(part: &Result<T, Error>) -> Result<&T, Unreadable> {
+    part.as_ref().map_err(unreadable)
+}
 
-    pub(super) fn stake(&self, value: Option<&[u8]>) -> Result<Option<Balance>, Error> {
-        self.stakes.read(value)
-    }
+fn unreadable(error: &Error) -> Unreadable {
+    Unreadable::new(error.to_string())
+}
 
-    pub(super) fn cool_down_period(&self, value: Option<&[u8]>) -> Result<u64, Error> {
-        Ok(self.cool_down.read(value)?.unwrap_or(0))
-    }
+/// A value of an item, by its encoded map key.
+fn read<T: DecodeAsType>(item: &Found, encoded: &[u8], cells: &Cells) -> Result<Option<T>, Unreadable> {
+    let item = usable(item)?;
+    value(item, cells.value(&item.key(encoded)))
+}
 
-    pub(super) fn benchmark_duration(&self, value: Option<&[u8]>) -> Result<u32, Error> {
-        Ok(self.benchmark.read(value)?.unwrap_or(0))
-    }
+fn value<T: DecodeAsType>(item: &Item, bytes: Option<&[u8]>) -> Result<Option<T>, Unreadable> {
+    item.read(bytes).map_err(|e| unreadable(&e))
+}
+
+fn constant<T: Copy>(constant: &Result<T, Error>) -> Result<Option<T>, Unreadable> {
+    usable(constant).map(|value| Some(*value))
+}
+
+/// What was read; where it could not be, that is noted.
+fn noted<T>(read: Result<Option<T>, Unreadable>, unreadable: &mut Vec<Unreadable>) -> Option<T> {
+    read.unwrap_or_else(|why| {
+        unreadable.push(why);
+        None
+    })
 }

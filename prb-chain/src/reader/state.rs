@@ -1,4 +1,4 @@
-//! The tracked workers in memory: filled from a snapshot, kept up by storage changes. No node is asked here.
+//! What is followed, at one block: filled from a snapshot, kept up by storage changes. No node is asked here.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,15 +6,25 @@ use std::{
 };
 
 use prb_core::{
-    chain::{ChainView, Registration, Session, Unreadable, WorkerOnChain},
-    primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
+    chain::{AccountOnChain, ChainView, Followed, PoolOnChain, Reading, Unreadable, WorkerOnChain},
+    primitives::{AccountId, Hash, ParaNumber, PoolId, WorkerKey},
+    wire::MessageOrigin,
 };
 
 use super::{
-    layout::{Layout, SessionInfo, SessionItem, Subject, WorkerItem},
+    cells::{Cells, Subject},
+    layout::{ChainValues, Layout},
     storage::Values,
 };
-use crate::metadata;
+
+/// Most subjects of each kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) workers: usize,
+    pub(super) pools: usize,
+    pub(super) accounts: usize,
+    pub(super) senders: usize,
+}
 
 /// Everything known at one block.
 #[derive(Debug)]
@@ -22,281 +32,227 @@ pub(super) struct State {
     pub(super) block: u32,
     pub(super) hash: Hash,
     layout: Layout,
-    cool_down_period: u64,
-    benchmark_duration: u32,
-    workers: HashMap<WorkerKey, Tracked>,
-    by_session: HashMap<AccountId, WorkerKey>,
-    /// Workers whose shown state is out of date.
-    touched: HashSet<WorkerKey>,
+    bounds: Bounds,
+    followed: Arc<Followed>,
+    cells: Cells,
+    /// Subjects whose reading is out of date.
+    dirty: HashSet<Subject>,
+    shown: Shown,
+    /// What was logged of subjects that cannot be read.
+    reported: HashMap<Subject, Arc<str>>,
 }
 
+/// Readings by subject.
 #[derive(Debug, Default)]
-struct Tracked {
-    registration: Option<Registration>,
-    pool: Option<PoolId>,
-    ingress_sequence: u64,
-    binding: Option<AccountId>,
-    session: Option<SessionInfo>,
-    stake: Option<Balance>,
-    /// A value could not be read.
-    unreadable: bool,
-    /// What views show; `None` where a value could not be read.
-    shown: Option<Arc<WorkerOnChain>>,
-}
-
-/// What a block's changes ask for besides themselves.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct FollowUp {
-    /// The runtime changed: read everything anew.
-    pub(super) runtime_changed: bool,
-    /// Sessions that are new to a worker: their values may be older than these changes.
-    pub(super) sessions: Vec<AccountId>,
+struct Shown {
+    chain: ChainValues,
+    workers: HashMap<WorkerKey, Reading<WorkerOnChain>>,
+    pools: HashMap<PoolId, Reading<Option<PoolOnChain>>>,
+    accounts: HashMap<AccountId, Reading<AccountOnChain>>,
+    senders: HashMap<MessageOrigin, Reading<u64>>,
 }
 
 impl State {
-    /// A state without workers at a block, from the values of [`State::global_keys`].
-    pub(super) fn new(
-        block: u32,
-        hash: Hash,
-        layout: Layout,
-        values: &Values,
-    ) -> Result<Self, metadata::Error> {
-        let value = |subject| value_of(&layout, values, subject);
-        let cool_down_period = layout.cool_down_period(value(Subject::CoolDownPeriod))?;
-        let benchmark_duration = layout.benchmark_duration(value(Subject::BenchmarkDuration))?;
-        Ok(Self {
+    /// A state at a block in which nothing is followed, and nothing is known yet.
+    pub(super) fn new(block: u32, hash: Hash, layout: Layout, bounds: Bounds) -> Self {
+        let mut state = Self {
             block,
             hash,
             layout,
-            cool_down_period,
-            benchmark_duration,
-            workers: HashMap::new(),
-            by_session: HashMap::new(),
-            touched: HashSet::new(),
-        })
+            bounds,
+            followed: Arc::default(),
+            cells: Cells::default(),
+            dirty: HashSet::new(),
+            shown: Shown::default(),
+            reported: HashMap::new(),
+        };
+        state.join(Subject::Chain);
+        state
     }
 
-    /// Keys of what is no worker's.
-    pub(super) fn global_keys(layout: &Layout) -> Vec<Vec<u8>> {
-        [Subject::CoolDownPeriod, Subject::BenchmarkDuration].map(|subject| layout.key(subject)).into()
-    }
-
-    /// Keys of what is kept by worker.
-    pub(super) fn worker_keys(layout: &Layout, workers: &[WorkerKey]) -> Vec<Vec<u8>> {
-        let of = |&worker| WorkerItem::ALL.map(|item| layout.key(Subject::Worker(worker, item)));
-        workers.iter().flat_map(of).collect()
-    }
-
-    /// Keys of what is kept by session.
-    pub(super) fn session_keys(&self, sessions: &[AccountId]) -> Vec<Vec<u8>> {
-        let of = |&session| SessionItem::ALL.map(|item| self.layout.key(Subject::Session(session, item)));
-        sessions.iter().flat_map(of).collect()
-    }
-
-    pub(super) const fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    pub(super) fn contains(&self, worker: &WorkerKey) -> bool {
-        self.workers.contains_key(worker)
-    }
-
-    /// Adds workers with the values of their [`State::worker_keys`]; gives the sessions to read next.
-    pub(super) fn add(&mut self, workers: &[WorkerKey], values: &Values) -> Vec<AccountId> {
-        let mut follow_up = FollowUp::default();
-        for &worker in workers {
-            self.workers.insert(worker, Tracked::default());
-            for item in WorkerItem::ALL {
-                let value = value_of(&self.layout, values, Subject::Worker(worker, item));
-                let read = self.set_worker(worker, item, value, &mut follow_up);
-                self.touch(worker, read);
-            }
+    /// Takes over what an earlier state has logged, so that it is not logged again.
+    pub(super) fn succeed(&mut self, earlier: Option<Self>) {
+        if let Some(earlier) = earlier {
+            self.reported = earlier.reported;
         }
-        follow_up.sessions
     }
 
-    /// Fills in sessions with the values of their [`State::session_keys`].
-    pub(super) fn fill_sessions(&mut self, sessions: &[AccountId], values: &Values) {
-        for &session in sessions {
-            for item in SessionItem::ALL {
-                let subject = Subject::Session(session, item);
-                if let Some(value) = values.get(&self.layout.key(subject)) {
-                    self.apply_one(subject, value.as_deref(), &mut FollowUp::default());
-                }
+    /// Follows this set, within the bounds, and nothing else.
+    pub(super) fn follow(&mut self, followed: &Arc<Followed>) {
+        if Arc::ptr_eq(&self.followed, followed) {
+            return;
+        }
+        self.followed = Arc::clone(followed);
+        let wanted: HashSet<Subject> = subjects(followed, &self.bounds).collect();
+        let gone: Vec<Subject> =
+            self.cells.subjects().filter(|subject| !wanted.contains(subject)).cloned().collect();
+        gone.iter().for_each(|subject| self.leave(subject));
+        for subject in wanted {
+            if !self.cells.contains(&subject) {
+                self.join(subject);
             }
         }
     }
 
-    /// Keeps only the workers that are wanted.
-    pub(super) fn retain(&mut self, wanted: &HashSet<WorkerKey>) -> bool {
-        let before = self.workers.len();
-        self.workers.retain(|worker, _| wanted.contains(worker));
-        self.by_session.retain(|_, worker| wanted.contains(worker));
-        self.workers.len() != before
+    fn join(&mut self, subject: Subject) {
+        self.cells.want(&subject, self.layout.keys(&subject, &self.cells));
+        self.dirty.insert(subject);
     }
 
-    /// Forgets workers.
-    pub(super) fn remove(&mut self, workers: &[WorkerKey]) {
-        for worker in workers {
-            if let Some(session) = self.workers.remove(worker).and_then(|tracked| tracked.binding) {
-                self.by_session.remove(&session);
-            }
+    fn leave(&mut self, subject: &Subject) {
+        self.cells.forget(subject);
+        self.dirty.remove(subject);
+        self.reported.remove(subject);
+        match subject {
+            Subject::Chain => {}
+            Subject::Worker(worker) => drop(self.shown.workers.remove(worker)),
+            Subject::Pool(pool) => drop(self.shown.pools.remove(pool)),
+            Subject::Account(account) => drop(self.shown.accounts.remove(account)),
+            Subject::Sender(sender) => drop(self.shown.senders.remove(sender)),
         }
     }
 
-    /// Applies the changes of consecutive blocks, the last of which is `block`.
-    pub(super) fn apply(
-        &mut self,
-        block: u32,
-        hash: Hash,
-        changes: &[(Vec<u8>, Option<Vec<u8>>)],
-    ) -> FollowUp {
-        let mut follow_up = FollowUp::default();
-        let subjects: Vec<_> = changes
-            .iter()
-            .filter_map(|(key, value)| Some((self.layout.subject(key)?, value.as_deref())))
-            .collect();
-        // Bindings first: a block's changes come by key, a new session's values may stand before it.
-        let is_binding = |s: &Subject| matches!(s, Subject::Worker(_, WorkerItem::Binding));
-        for bindings in [true, false] {
-            for (subject, value) in subjects.iter().filter(|(s, _)| is_binding(s) == bindings) {
-                self.apply_one(*subject, *value, &mut follow_up);
-            }
+    /// Keys whose values are to be read at [`Self::hash`].
+    pub(super) fn unread(&self) -> Vec<Vec<u8>> {
+        self.cells.unread()
+    }
+
+    /// Takes the values of [`State::unread`]; they may ask for others.
+    pub(super) fn fill(&mut self, values: &Values) {
+        let about = self.cells.fill(values);
+        self.relink(about);
+    }
+
+    /// Applies the changes of consecutive blocks, the last of which is `block`. Tells whether the runtime
+    /// changed: then everything is to be read again.
+    #[must_use]
+    pub(super) fn apply(&mut self, block: u32, hash: Hash, changes: &[(Vec<u8>, Option<Vec<u8>>)]) -> bool {
+        let mut about = HashSet::new();
+        let mut runtime_changed = false;
+        for (key, value) in changes {
+            runtime_changed |= self.layout.is_of_runtime(key);
+            about.extend(self.cells.set(key, value.as_deref()).iter().cloned());
         }
         (self.block, self.hash) = (block, hash);
-        follow_up
+        self.relink(about);
+        runtime_changed
     }
 
-    fn apply_one(&mut self, subject: Subject, value: Option<&[u8]>, follow_up: &mut FollowUp) {
-        let (worker, read) = match subject {
-            Subject::Worker(worker, item) if self.workers.contains_key(&worker) => {
-                (worker, self.set_worker(worker, item, value, follow_up))
-            }
-            Subject::Session(session, item) => match self.by_session.get(&session) {
-                Some(&worker) => (worker, self.set_session(worker, item, value)),
-                None => return,
-            },
-            Subject::CoolDownPeriod => match self.layout.cool_down_period(value) {
-                Ok(period) => return self.cool_down_period = period,
-                Err(e) => return tracing::error!(error = %e, "cannot read the cool-down period"),
-            },
-            Subject::BenchmarkDuration => match self.layout.benchmark_duration(value) {
-                Ok(duration) => return self.benchmark_duration = duration,
-                Err(e) => return tracing::error!(error = %e, "cannot read the benchmark's duration"),
-            },
-            Subject::Runtime => return follow_up.runtime_changed = true,
-            Subject::Worker(..) => return,
-        };
-        self.touch(worker, read);
-    }
-
-    fn set_worker(
-        &mut self,
-        worker: WorkerKey,
-        item: WorkerItem,
-        value: Option<&[u8]>,
-        follow_up: &mut FollowUp,
-    ) -> Result<(), metadata::Error> {
-        let Some(tracked) = self.workers.get_mut(&worker) else { return Ok(()) };
-        match item {
-            WorkerItem::Registration => tracked.registration = self.layout.registration(value)?,
-            WorkerItem::Ingress => tracked.ingress_sequence = self.layout.ingress(value)?,
-            WorkerItem::Pool => tracked.pool = self.layout.pool(value)?.map(PoolId),
-            WorkerItem::Binding => {
-                let binding = self.layout.binding(value)?;
-                if binding == tracked.binding {
-                    return Ok(());
-                }
-                if let Some(old) = tracked.binding.take() {
-                    self.by_session.remove(&old);
-                }
-                (tracked.binding, tracked.session, tracked.stake) = (binding, None, None);
-                if let Some(new) = binding {
-                    self.by_session.insert(new, worker);
-                    follow_up.sessions.push(new);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn set_session(
-        &mut self,
-        worker: WorkerKey,
-        item: SessionItem,
-        value: Option<&[u8]>,
-    ) -> Result<(), metadata::Error> {
-        let Some(tracked) = self.workers.get_mut(&worker) else { return Ok(()) };
-        match item {
-            SessionItem::Info => tracked.session = self.layout.session(value)?,
-            SessionItem::Stake => tracked.stake = self.layout.stake(value)?,
-        }
-        Ok(())
-    }
-
-    /// Notes that a worker's shown state is out of date. A worker whose values cannot be read is taken out of
-    /// the views until the next snapshot: nobody shall act on a wrong value, and nobody else is held up.
-    fn touch(&mut self, worker: WorkerKey, read: Result<(), metadata::Error>) {
-        self.touched.insert(worker);
-        if let Err(e) = read {
-            tracing::error!(%worker, error = %e, "cannot read the worker's state on chain");
-            metrics::counter!("prb_reader_unreadable_values_total").increment(1);
-            if let Some(tracked) = self.workers.get_mut(&worker) {
-                tracked.unreadable = true;
-            }
+    /// Values have changed: other keys may be needed (a new session's), and readings are out of date.
+    fn relink(&mut self, about: HashSet<Subject>) {
+        for subject in about {
+            self.cells.want(&subject, self.layout.keys(&subject, &self.cells));
+            self.dirty.insert(subject);
         }
     }
 
-    /// The view that others see.
-    pub(super) fn view(&mut self) -> ChainView {
-        for worker in self.touched.drain() {
-            if let Some(tracked) = self.workers.get_mut(&worker) {
-                tracked.shown = tracked.show();
-            }
-        }
-        let unreadable = || Unreadable::new("its state on chain cannot be read");
-        let shown = |(worker, tracked): (&WorkerKey, &Tracked)| {
-            (*worker, tracked.shown.clone().ok_or_else(unreadable))
-        };
+    /// The view that others see, of `followed` as it is now.
+    pub(super) fn view(&mut self, followed: &Followed) -> ChainView {
+        self.refresh();
+        let (shown, bounds) = (&self.shown, &self.bounds);
         let mut view = ChainView::default();
         view.block = ParaNumber(self.block);
         view.hash = self.hash;
-        view.cool_down_period_secs = self.cool_down_period;
-        view.benchmark_blocks = self.benchmark_duration;
-        view.workers = self.workers.iter().map(shown).collect();
+        view.time_ms = shown.chain.time_ms;
+        view.cool_down_period_secs = shown.chain.cool_down_period_secs;
+        view.benchmark_blocks = shown.chain.benchmark_blocks;
+        view.max_pool_workers = shown.chain.max_pool_workers;
+        view.withdrawal_grace_secs = shown.chain.withdrawal_grace_secs;
+        view.stake_rules = shown.chain.stake_rules;
+        view.unreadable.clone_from(&shown.chain.unreadable);
+        view.workers = bounded(&followed.workers, &shown.workers, bounds.workers, "workers");
+        view.pools = bounded(&followed.pools, &shown.pools, bounds.pools, "pools");
+        view.accounts = bounded(&followed.accounts, &shown.accounts, bounds.accounts, "accounts");
+        view.senders = bounded(&followed.senders, &shown.senders, bounds.senders, "senders of messages");
         view
     }
-}
 
-impl Tracked {
-    fn show(&self) -> Option<Arc<WorkerOnChain>> {
-        if self.unreadable {
-            return None;
+    fn refresh(&mut self) {
+        for subject in std::mem::take(&mut self.dirty) {
+            let complete = self.cells.is_complete(&subject);
+            let (layout, cells, shown) = (&self.layout, &self.cells, &mut self.shown);
+            let failed = match &subject {
+                // Better the values of a block ago than defaults: nobody is in doubt of these.
+                Subject::Chain if complete => {
+                    shown.chain = layout.chain(cells);
+                    shown.chain.unreadable.first().cloned()
+                }
+                Subject::Chain => None,
+                Subject::Worker(key) => {
+                    show(&mut shown.workers, key, complete, || layout.worker(*key, cells))
+                }
+                Subject::Pool(pool) => show(&mut shown.pools, pool, complete, || layout.pool(*pool, cells)),
+                Subject::Account(key) => {
+                    show(&mut shown.accounts, key, complete, || layout.account(*key, cells))
+                }
+                Subject::Sender(sender) => {
+                    show(&mut shown.senders, sender, complete, || layout.sender(sender, cells))
+                }
+            };
+            if complete {
+                self.report(&subject, failed);
+            } else {
+                self.dirty.insert(subject);
+            }
         }
-        let session = self.binding.zip(self.session.as_ref()).map(|(account, info)| Session {
-            account,
-            state: info.state(),
-            ve: info.ve,
-            v: info.v,
-            v_updated_at: info.v_updated_at,
-            p_init: info.benchmark.p_init,
-            p_instant: info.benchmark.p_instant,
-            iterations: info.benchmark.iterations,
-            working_start_time: info.benchmark.working_start_time,
-            challenge_time_last: info.benchmark.challenge_time_last,
-            cool_down_start: info.cool_down_start,
-            total_reward: info.stats.total_reward,
-            stake: self.stake,
-        });
-        let mut shown = WorkerOnChain::default();
-        shown.registration = self.registration.clone();
-        shown.pool = self.pool;
-        shown.session = session;
-        shown.ingress_sequence = self.ingress_sequence;
-        Some(Arc::new(shown))
+    }
+
+    /// Logs once that a subject cannot be read, until it can be or the reason changes.
+    fn report(&mut self, subject: &Subject, failed: Option<Unreadable>) {
+        match failed {
+            None => drop(self.reported.remove(subject)),
+            Some(Unreadable { reason, .. }) => {
+                if self.reported.get(subject) != Some(&reason) {
+                    tracing::error!(?subject, %reason, "cannot read the state on chain");
+                    metrics::counter!("prb_reader_unreadable_values_total").increment(1);
+                    self.reported.insert(subject.clone(), reason);
+                }
+            }
+        }
     }
 }
 
-fn value_of<'v>(layout: &Layout, values: &'v Values, subject: Subject) -> Option<&'v [u8]> {
-    values.get(&layout.key(subject))?.as_deref()
+/// Puts a subject's reading where views take it from; gives why it cannot be read.
+fn show<K: Clone + Eq + std::hash::Hash, T>(
+    readings: &mut HashMap<K, Reading<T>>,
+    key: &K,
+    complete: bool,
+    read: impl FnOnce() -> Reading<T>,
+) -> Option<Unreadable> {
+    let reading = match complete {
+        true => read(),
+        // It has just joined: it shows when it has been read.
+        false if !readings.contains_key(key) => return None,
+        // What it showed is of an older block.
+        false => Err(Unreadable::new("some of its values are not read yet")),
+    };
+    let failed = reading.as_ref().err().cloned();
+    readings.insert(key.clone(), reading);
+    failed
 }
+
+/// Readings of the first `limit` subjects; the others show the limit.
+fn bounded<'f, K: Clone + Eq + std::hash::Hash + 'f, T>(
+    followed: impl IntoIterator<Item = &'f K>,
+    readings: &HashMap<K, Reading<T>>,
+    limit: usize,
+    what: &str,
+) -> HashMap<K, Reading<T>> {
+    let beyond = Unreadable::new(format!("the reader follows at most {limit} {what}"));
+    let reading = |(place, key): (usize, &K)| match place < limit {
+        true => Some((key.clone(), readings.get(key)?.clone())),
+        false => Some((key.clone(), Err(beyond.clone()))),
+    };
+    followed.into_iter().enumerate().filter_map(reading).collect()
+}
+
+fn subjects<'f>(followed: &'f Followed, bounds: &Bounds) -> impl Iterator<Item = Subject> + 'f {
+    let workers = followed.workers.iter().take(bounds.workers).map(|worker| Subject::Worker(*worker));
+    let pools = followed.pools.iter().take(bounds.pools).map(|pool| Subject::Pool(*pool));
+    let accounts = followed.accounts.iter().take(bounds.accounts).map(|account| Subject::Account(*account));
+    let senders = followed.senders.iter().take(bounds.senders).map(|sender| Subject::Sender(sender.clone()));
+    std::iter::once(Subject::Chain).chain(workers).chain(pools).chain(accounts).chain(senders)
+}
+
+#[cfg(test)]
+mod tests;

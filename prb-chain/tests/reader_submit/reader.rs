@@ -8,8 +8,8 @@ use prb_chain::{
     rpc::NodePool,
 };
 use prb_core::{
-    chain::{ChainReader, ChainView, ReadError, SessionState, WorkerOnChain},
-    primitives::PoolId,
+    chain::{ChainReader, ChainView, Followed, SessionState, WorkerOnChain},
+    primitives::{AccountId, PoolId},
 };
 use prb_devnet::{
     Config,
@@ -42,9 +42,26 @@ impl Running {
         self.pool.counters().snapshot().by_method.get(method).copied().unwrap_or(0)
     }
 
-    async fn track(&self, workers: &[Worker]) {
-        let keys: Vec<_> = workers.iter().map(Worker::key).collect();
-        self.reader.track(&keys).await.unwrap();
+    fn follow(&self, workers: &[Worker]) {
+        let workers = workers.iter().map(Worker::key).collect();
+        self.reader.follow(Followed { workers, ..Followed::default() });
+    }
+
+    /// Follows these workers and waits until they show.
+    async fn track(&self, workers: &[Worker]) -> Arc<ChainView> {
+        self.follow(workers);
+        self.until(|view| {
+            view.workers.len() == workers.len()
+                && workers.iter().all(|worker| view.workers.contains_key(&worker.key()))
+        })
+        .await
+    }
+
+    async fn until(&self, is: impl Fn(&ChainView) -> bool) -> Arc<ChainView> {
+        let mut views = self.reader.views();
+        let view = views.wait_for(|view| view.as_ref().is_some_and(|view| is(view)));
+        let view = tokio::time::timeout(Duration::from_secs(30), view).await.expect("no view in time");
+        view.unwrap().clone().unwrap()
     }
 
     /// The view at the newest final block.
@@ -59,16 +76,16 @@ impl Running {
     }
 
     async fn at_least(&self, block: u32) -> Arc<ChainView> {
-        let mut views = self.reader.views();
-        let view = views.wait_for(|view| view.as_ref().is_some_and(|view| view.block.0 >= block));
-        let view = tokio::time::timeout(Duration::from_secs(30), view).await.expect("no view in time");
-        view.unwrap().clone().unwrap()
+        self.until(|view| view.block.0 >= block).await
     }
 
     async fn stop(self) {
         self.cancel.cancel();
         self.task.await.unwrap();
-        assert!(matches!(self.reader.track(&[]).await, Err(ReadError::Stopped)));
+        let mut views = self.reader.views();
+        while views.changed().await.is_ok() {}
+        // Nobody reads what is followed now, and nobody waits for it.
+        self.reader.follow(Followed::default());
     }
 }
 
@@ -84,7 +101,7 @@ fn quick() -> reader::Config {
 fn assert_true(net: &Net, view: &ChainView, worker: &Worker) -> Arc<WorkerOnChain> {
     let block = view.block.0;
     let key = worker.key();
-    let shown = Arc::clone(&view.workers[&key]);
+    let shown = view.workers[&key].clone().unwrap();
     let info: Option<types::WorkerInfoV2> = net.value_at(block, "PhalaRegistry", "Workers", &key.0);
     let registration = shown.registration.as_ref().map(|r| {
         let operator = r.operator.map(|operator| operator.0);
@@ -198,8 +215,7 @@ async fn a_block_costs_the_same_for_one_worker_and_for_500() {
     let mut costs = Vec::new();
     for count in [1, 500] {
         let running = Running::start(&net, quick());
-        running.track(&workers[..count]).await;
-        assert_eq!(running.newest(&net).await.workers.len(), count);
+        net.still(running.track(&workers[..count])).await;
         costs.push(cost(&net, &running, BLOCKS).await);
         running.stop().await;
     }
@@ -224,27 +240,38 @@ async fn workers_are_in_view_without_a_new_block() {
     for worker in &workers {
         assert!(assert_true(&net, &view, worker).registration.is_some());
     }
-    assert!(view.workers[&workers[2].key()].session.as_ref().unwrap().state.is_computing());
-    running.reader.untrack(&[workers[0].key()]);
-    let mut views = running.reader.views();
-    let gone = views.wait_for(|view| view.as_ref().is_some_and(|view| view.workers.len() == 2));
-    assert!(!net.still(gone).await.unwrap().as_ref().unwrap().workers.contains_key(&workers[0].key()));
+    let last = view.workers[&workers[2].key()].as_ref().unwrap();
+    assert!(last.session.as_ref().unwrap().state.is_computing());
+    let view = net.still(running.track(&workers[1..])).await;
+    assert!(!view.workers.contains_key(&workers[0].key()));
     running.stop().await;
     net.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_workers_than_agreed_are_refused() {
+async fn what_is_beyond_a_bound_shows_as_that() {
     let net = Net::start(Config::default()).await;
-    let running = Running::start(&net, reader::Config { max_workers: 2, ..quick() });
+    let running = Running::start(&net, reader::Config { max_workers: 2, max_accounts: 1, ..quick() });
     let workers = Worker::several(3);
-    net.still(running.track(&workers[..2])).await;
-    let keys: Vec<_> = workers.iter().map(Worker::key).collect();
-    assert!(matches!(running.reader.track(&keys).await, Err(ReadError::TooManyWorkers { limit: 2 })));
-    // Known ones take no more room.
-    net.still(running.track(&workers[..2])).await;
-    running.reader.untrack(&keys[..1]);
-    net.still(running.track(&workers[1..])).await;
+    let accounts = [1, 2].map(|n| AccountId([n; 32]));
+    let followed = |workers: &[Worker]| Followed {
+        workers: workers.iter().map(Worker::key).collect(),
+        accounts: accounts.into(),
+        ..Followed::default()
+    };
+    running.reader.follow(followed(&workers));
+    let view = net.still(running.until(|view| view.workers.len() == 3 && view.accounts.len() == 2)).await;
+    let refused: Vec<_> = view.workers.values().filter_map(|reading| reading.as_ref().err()).collect();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].to_string(), "the reader follows at most 2 workers");
+    assert_eq!(view.accounts[&accounts[0]].as_ref().unwrap().free, 0);
+    assert_eq!(
+        view.accounts[&accounts[1]].as_ref().unwrap_err().to_string(),
+        "the reader follows at most 1 accounts"
+    );
+    running.reader.follow(followed(&workers[1..]));
+    let all_good = |view: &ChainView| view.workers.len() == 2 && view.workers.values().all(Result::is_ok);
+    net.still(running.until(all_good)).await;
     running.stop().await;
     net.stop().await;
 }
@@ -334,8 +361,8 @@ async fn everything_is_read_anew_now_and_then() {
     let workers = Worker::several(1);
     let running = Running::start(&net, reader::Config { resnapshot_blocks: 4, ..quick() });
     net.still(running.track(&workers)).await;
-    // Two or three snapshots, of the chain's values, the worker and its sessions (none).
-    let snapshots = cost(&net, &running, 11).await["state_queryStorageAt"] / 2;
+    // Two or three snapshots, of the chain's values and the worker's, which has no session to ask for.
+    let snapshots = cost(&net, &running, 11).await["state_queryStorageAt"];
     assert!((2..=3).contains(&snapshots), "{snapshots}");
     running.stop().await;
     net.stop().await;
