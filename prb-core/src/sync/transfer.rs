@@ -26,6 +26,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::{UNIT_BYTES, units};
 
+#[cfg(test)]
+mod tests;
+
 /// Which share of a [`TransferBudget`] a step uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

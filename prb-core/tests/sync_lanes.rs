@@ -1,0 +1,97 @@
+//! Workers at the tip beside workers that catch up, on bounds that are far too small for all of them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use prb_core::{
+    blob::{BlobSource, cache::CachedSource},
+    fleet,
+    prpc::Method,
+    sync::{Driver, Lane, TransferBudget, TransferLimits},
+    worker::State,
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+#[path = "fleet_rig/rig.rs"]
+mod rig;
+#[path = "sync_rig/rig.rs"]
+mod sync_rig;
+use rig::{BLOCK, POOL, Rig};
+use sync_rig::{Link, Tip, follow, heavy_chain};
+
+/// Six newcomers, each of which takes ten minutes for a batch, on a budget of two batches.
+#[tokio::test(start_paused = true)]
+async fn slow_newcomers_do_not_hold_a_computing_worker_back() {
+    let mut rig = Rig::new(1, 10).await;
+    let mut config = fleet::Config::default();
+    config.in_flight_bytes = 2 * config.tuning.max_batch_bytes;
+    rig.start_with(config);
+    rig.run();
+    rig.until_all(State::Active).await;
+    for _ in 0..6 {
+        let index = rig.add_worker(POOL).await;
+        for method in [Method::SyncCombinedHeaders, Method::DispatchBlocks] {
+            rig.workers[index].set_latency(method, Duration::from_secs(600));
+        }
+    }
+    let mut begun = 0;
+    for _ in 0..40 {
+        tokio::time::sleep(BLOCK).await;
+        let lag = rig.status(0).lag.unwrap();
+        assert!(lag <= 2, "{lag} blocks behind");
+        begun = rig.workers.iter().skip(1).filter(|w| w.count(Method::SyncCombinedHeaders) > 0).count();
+    }
+    assert_eq!(begun, 6, "the newcomers got their turns");
+}
+
+const AT_THE_TIP: u32 = 100;
+const NEWCOMERS: u32 = 200;
+const MIB: usize = 1024 * 1024;
+
+/// 200 newcomers at as many places of the chain, each as slow as a small machine, where 14 of their batches
+/// are on their way at once; beside them 100 workers at the tip.
+#[tokio::test(start_paused = true)]
+async fn a_hundred_stay_at_the_tip_beside_two_hundred_in_catch_up() {
+    let tip = Tip::new(heavy_chain(1500, 16 * 1024));
+    let source: Arc<dyn BlobSource> =
+        Arc::new(CachedSource::new(Arc::clone(&tip.source), Default::default()));
+    let limits = TransferLimits::new(16 * MIB);
+    let driver = Driver::new(source, TransferBudget::new(limits));
+    let link = Link::default();
+    let mut tasks = JoinSet::new();
+    let mut computing = Vec::new();
+    for seed in 0..AT_THE_TIP {
+        let worker = link.worker(seed, 1501, 256 * 1024).await;
+        tasks.spawn(follow(driver.clone(), worker.client(), MIB));
+        computing.push(worker);
+    }
+    let mut newcomers = Vec::new();
+    for seed in 0..NEWCOMERS {
+        // About half a minute a batch; a little different, so that they do not fall into step.
+        let worker = link.worker(1000 + seed, 1 + 5 * seed, 32 * 1024 + 16 * seed as usize).await;
+        tasks.spawn(follow(driver.clone(), worker.client(), MIB));
+        newcomers.push(worker);
+    }
+    let begin = Instant::now();
+    for block in 1..=50 {
+        tip.grow(1, 16 * 1024);
+        sleep_until(begin + block * BLOCK).await;
+        let head = tip.head();
+        let behind = computing.iter().map(|w| head + 1 - w.scripted.next_block()).max().unwrap();
+        assert!(behind <= 2, "{behind} blocks behind at block {head}");
+    }
+    let waiting = newcomers.iter().filter(|w| w.scripted.count(Method::DispatchBlocks) == 0).count();
+    assert_eq!(waiting, 0, "newcomers that never got a turn");
+    let most = link.most_bytes();
+    assert!(most > limits.max_bytes / 2, "the budget was used: {most} bytes");
+    assert!(most <= limits.max_bytes + MIB, "{most} bytes on their way at once");
+    assert!(newcomers.iter().chain(&computing).all(|w| w.scripted.overlaps() == 0));
+    tasks.shutdown().await;
+    let budget = driver.budget();
+    for lane in [Lane::Tip, Lane::CatchUp] {
+        assert_eq!(budget.free_bytes(lane), budget.all_bytes(lane), "all given back");
+    }
+}
