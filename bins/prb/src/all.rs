@@ -9,7 +9,7 @@ use prb_core::{
         BlobSource,
         cache::{self, CachedSource},
     },
-    inventory::{Inventory, memory::MemoryInventory},
+    inventory::Inventory,
     vault::Vault,
 };
 use prb_walkie::{identity::Role, vault::RsaVault};
@@ -21,6 +21,7 @@ use crate::{
     daemon::{self, Daemon, pool},
     desk::Desk,
     fleet_file::FleetFile,
+    inventory,
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
@@ -50,7 +51,8 @@ impl Bridge {
         let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
         let identity = peers::identity(&folder, Role::Lifecycle).await.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
-        let inventory: Arc<dyn Inventory> = Arc::new(MemoryInventory::default());
+        let inventory = inventory::open(&args.data.join("inventory"), "PRB_DATA").await;
+        let inventory = inventory.map_err(Failure::Configuration)?;
         apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
         Self::compose(args, Chains { relay, para }, inventory, vault).await
     }
@@ -94,7 +96,7 @@ impl Bridge {
         }
     }
 
-    /// Reads the fleet file again and applies what changed.
+    /// Reads the fleet file again and applies what has changed.
     ///
     /// # Errors
     /// Says what is wrong with the file; nothing was changed then.
@@ -150,7 +152,16 @@ pub async fn run(args: AllArgs, display: Display) -> Result<(), Failure> {
     daemon::run(&args.ops, Bridge::start(&args), &display).await
 }
 
+/// Makes the inventory hold what the file names. What the fleet keeps of workers stays.
 async fn apply(file: FleetFile, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<()> {
+    if file.is_empty() {
+        let workers = inventory.snapshots().borrow().workers.len();
+        tracing::warn!(
+            removed = workers,
+            "the fleet file names no pools and no workers: nothing runs, and what was kept of the workers that \
+             were there is removed"
+        );
+    }
     let edits = file.edits(inventory, vault).await?;
     inventory.apply(edits).await?;
     Ok(())

@@ -1,20 +1,26 @@
 //! The file that names pools and workers for `prb all` (TOML, or JSON where its name ends in `.json`).
 //!
-//! Read and checked whole before anything starts; unknown keys are refused. Mnemonics may stand in it, or in
-//! environment variables that it names; they are sealed at once and never shown.
+//! Read and checked whole before anything starts; unknown keys are refused, and so is an entry whose name,
+//! endpoint or pool number another one has: ids are made of names, and the second would take the place of the
+//! first. Mnemonics may stand in the file, or in environment variables that it names; they are sealed at once
+//! and never shown.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{collections::HashSet, fmt, path::Path};
 
 use anyhow::{Context, bail};
-use prb_chain::keys::OperatorKey;
 use prb_core::{
-    inventory::{Edit, Inventory, Operator, Pool, Worker},
-    primitives::{AccountId, Balance, PoolId},
-    vault::Vault,
+    inventory::{AfterStop, Worker},
+    primitives::{Balance, PoolId},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
+use toml::Spanned;
 use uuid::Uuid;
+
+mod edits;
+mod place;
+
+use place::{Place, Placed, Unique};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -22,39 +28,56 @@ const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Names in this namespace give entries the same id at every start.
 const NAMESPACE: Uuid = Uuid::from_u128(0x9f1c_6f6e_4d3a_4f0e_8b52_70f6_a1d9_3c11);
 
-/// The file as it is written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The file, checked.
+#[derive(Debug, Default)]
 pub struct FleetFile {
-    /// Pools.
-    #[serde(default)]
-    pub pools: Vec<PoolEntry>,
-    /// Workers.
-    #[serde(default)]
-    pub workers: Vec<WorkerEntry>,
+    pools: Vec<Placed<PoolEntry>>,
+    workers: Vec<Worker>,
+}
+
+/// The file as it is written; `P` and `W` are the entries, with their places where the format tells them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, bound(deserialize = "P: Deserialize<'de>, W: Deserialize<'de>"))]
+struct Written<P, W> {
+    #[serde(default = "Vec::new")]
+    pools: Vec<P>,
+    #[serde(default = "Vec::new")]
+    workers: Vec<W>,
 }
 
 /// A pool as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PoolEntry {
+struct PoolEntry {
     /// Its number on chain.
-    pub pid: u64,
+    pid: u64,
     /// Its name; `pool-{pid}` where absent.
-    pub name: Option<String>,
+    name: Option<String>,
     /// The operator's mnemonic or secret URI.
     #[serde(default, deserialize_with = "secret")]
-    pub operator: Option<SecretString>,
+    operator: Option<SecretString>,
     /// Name of the environment variable that holds it.
-    pub operator_env: Option<String>,
+    operator_env: Option<String>,
     /// SS58 address of the account that owns the pool, where the operator is its proxy.
-    pub proxied: Option<String>,
+    proxied: Option<String>,
     /// Whether its workers run.
     #[serde(default = "yes")]
-    pub enabled: bool,
+    enabled: bool,
     /// Sync its workers, send nothing on chain.
     #[serde(default)]
-    pub sync_only: bool,
+    sync_only: bool,
+    /// What happens to its workers after a stop from elsewhere; the fleet's setting where absent.
+    after_stop: Option<AfterStop>,
+}
+
+impl PoolEntry {
+    fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| format!("pool-{}", self.pid))
+    }
+
+    fn id(&self) -> Uuid {
+        Uuid::new_v5(&NAMESPACE, format!("pool:{}", self.pid).as_bytes())
+    }
 }
 
 impl fmt::Debug for PoolEntry {
@@ -64,24 +87,44 @@ impl fmt::Debug for PoolEntry {
 }
 
 /// A worker as it is written.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct WorkerEntry {
+struct WorkerEntry {
     /// Its name; its endpoint where absent.
-    pub name: Option<String>,
+    name: Option<String>,
     /// Its pool's number.
-    pub pid: u64,
+    pid: u64,
     /// Its pRuntime's URL.
-    pub endpoint: String,
+    endpoint: String,
     /// The stake to compute with, in the chain's smallest unit (10^-12 PHA); a string or an integer.
     #[serde(deserialize_with = "stake")]
-    pub stake: Balance,
+    stake: Balance,
     /// Whether it runs.
     #[serde(default = "yes")]
-    pub enabled: bool,
+    enabled: bool,
     /// Sync it, send nothing on chain.
     #[serde(default)]
-    pub sync_only: bool,
+    sync_only: bool,
+    /// A gatekeeper: registered and synced, not put to computing.
+    #[serde(default)]
+    gatekeeper: bool,
+    /// URLs that it announces on chain.
+    #[serde(default)]
+    endpoints: Vec<String>,
+    /// What happens after a stop from elsewhere; its pool's setting where absent.
+    after_stop: Option<AfterStop>,
+}
+
+impl WorkerEntry {
+    fn into_worker(self) -> Worker {
+        let name = self.name.unwrap_or_else(|| self.endpoint.clone());
+        let id = Uuid::new_v5(&NAMESPACE, format!("worker:{name}").as_bytes());
+        let mut worker = Worker::new(id, PoolId(self.pid), name, self.endpoint, self.stake);
+        (worker.enabled, worker.sync_only) = (self.enabled, self.sync_only);
+        (worker.gatekeeper, worker.endpoints) = (self.gatekeeper, self.endpoints);
+        worker.after_stop = self.after_stop;
+        worker
+    }
 }
 
 const fn yes() -> bool {
@@ -114,10 +157,10 @@ fn stake<'de, D: Deserializer<'de>>(d: D) -> Result<Balance, D::Error> {
 }
 
 impl FleetFile {
-    /// Reads the file.
+    /// Reads and checks the file.
     ///
     /// # Errors
-    /// Says the file, and the line where the text is at fault.
+    /// Says the file, and the line or the entries at fault.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let meta = std::fs::metadata(path).with_context(|| format!("cannot read the fleet file {shown}"))?;
@@ -128,99 +171,78 @@ impl FleetFile {
             std::fs::read_to_string(path).with_context(|| format!("cannot read the fleet file {shown}"))?;
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
         let file = Self::parse(&text, json).with_context(|| format!("in the fleet file {shown}"))?;
-        if file.pools.iter().any(|p| p.operator.is_some()) {
+        if file.pools.iter().any(|pool| pool.entry.operator.is_some()) {
             warn_if_open(path, &meta);
         }
         Ok(file)
     }
 
-    /// Reads a text.
+    /// Reads and checks a text.
     ///
     /// # Errors
-    /// Says the line where the text is at fault, without quoting it: it may hold a mnemonic.
+    /// Says the line or the entries at fault, without quoting the text: it may hold a mnemonic.
     pub fn parse(text: &str, json: bool) -> anyhow::Result<Self> {
         if json {
-            return serde_json::from_str(text).map_err(|e| anyhow::anyhow!("{e}"));
+            let written: Written<PoolEntry, WorkerEntry> =
+                serde_json::from_str(text).map_err(|e| anyhow::anyhow!("{e}"))?;
+            return Self::checked(Placed::by_index(written.pools), Placed::by_index(written.workers));
         }
-        toml::from_str(text).map_err(|e: toml::de::Error| {
-            let line = e.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
-            match line {
-                Some(line) => anyhow::anyhow!("line {line}: {}", e.message()),
+        let written: Written<Spanned<PoolEntry>, Spanned<WorkerEntry>> =
+            toml::from_str(text).map_err(|e: toml::de::Error| match e.span() {
+                Some(span) => anyhow::anyhow!("{}: {}", Place::line(text, span.start), e.message()),
                 None => anyhow::anyhow!("{}", e.message()),
-            }
-        })
+            })?;
+        Self::checked(Placed::by_line(text, written.pools), Placed::by_line(text, written.workers))
     }
 
-    /// Seals the keys and gives the edits that make an inventory hold just this file.
-    ///
-    /// # Errors
-    /// Names the pool or worker at fault; nothing was changed.
-    pub async fn edits(self, inventory: &dyn Inventory, vault: &dyn Vault) -> anyhow::Result<Vec<Edit>> {
-        let old = Arc::clone(&inventory.snapshots().borrow());
-        let mut edits = Vec::with_capacity(self.pools.len() + self.workers.len());
-        let mut pools = Vec::with_capacity(self.pools.len());
-        for entry in self.pools {
-            pools.push(entry.into_pool(vault).await?);
-        }
-        let workers: Vec<Worker> = self.workers.into_iter().map(WorkerEntry::into_worker).collect();
-        for worker in &workers {
-            if !pools.iter().any(|p| p.pid == worker.pid) {
-                bail!(
-                    "worker {:?} belongs to pool {}, which the file does not name",
-                    worker.name,
-                    worker.pid
-                );
-            }
-        }
-        for gone in old.workers.iter().filter(|w| !workers.iter().any(|n| n.id == w.id)) {
-            edits.push(Edit::RemoveWorker(gone.id));
-        }
-        for gone in old.pools.iter().filter(|p| !pools.iter().any(|n| n.id == p.id)) {
-            edits.push(Edit::RemovePool(gone.id));
-        }
-        edits.extend(pools.into_iter().map(Edit::PutPool));
-        edits.extend(workers.into_iter().map(Edit::PutWorker));
-        Ok(edits)
+    fn checked(pools: Vec<Placed<PoolEntry>>, workers: Vec<Placed<WorkerEntry>>) -> anyhow::Result<Self> {
+        check_pools(&pools)?;
+        let workers: Vec<Placed<Worker>> =
+            workers.into_iter().map(|worker| worker.map(WorkerEntry::into_worker)).collect();
+        check_workers(&workers, &pools)?;
+        Ok(Self { pools, workers: workers.into_iter().map(|worker| worker.entry).collect() })
+    }
+
+    /// Whether it names neither a pool nor a worker, as a file does that was cut off or mistaken for another.
+    pub const fn is_empty(&self) -> bool {
+        self.pools.is_empty() && self.workers.is_empty()
     }
 }
 
-impl PoolEntry {
-    async fn into_pool(self, vault: &dyn Vault) -> anyhow::Result<Pool> {
-        let pid = self.pid;
-        let at = || format!("pool {pid}");
-        let secret = match (self.operator, self.operator_env) {
-            (Some(_), Some(_)) => bail!("pool {pid} has both operator and operator_env; give one"),
-            (Some(secret), None) => Some(secret),
-            (None, Some(name)) => Some(SecretString::from(std::env::var(&name).with_context(|| {
-                format!("pool {pid} names the environment variable {name}, which is not set to a text")
-            })?)),
-            (None, None) => None,
-        };
-        let operator = match secret {
-            None => None,
-            Some(secret) => {
-                let key = OperatorKey::from_secret(&secret).with_context(at)?;
-                let sealed = vault.seal(&secret).await.with_context(at)?;
-                Some(Operator { account: key.account(), key: sealed })
-            }
-        };
-        let proxied = self.proxied.map(|a| AccountId::from_address(&a)).transpose().with_context(at)?;
-        let id = Uuid::new_v5(&NAMESPACE, format!("pool:{pid}").as_bytes());
-        let mut pool = Pool::new(id, PoolId(pid), self.name.unwrap_or_else(|| format!("pool-{pid}")));
-        (pool.enabled, pool.sync_only) = (self.enabled, self.sync_only);
-        (pool.operator, pool.proxied) = (operator, proxied);
-        Ok(pool)
+fn check_pools(pools: &[Placed<PoolEntry>]) -> anyhow::Result<()> {
+    let (mut pids, mut names) = (Unique::default(), Unique::default());
+    for Placed { place, entry } in pools {
+        let pid = entry.pid;
+        if let Some(first) = pids.insert(pid.to_string(), *place) {
+            bail!("pool {pid} is there twice, at {first} and at {place}: keep one of them");
+        }
+        if let Some(first) = names.insert(entry.name(), *place) {
+            let name = entry.name();
+            bail!("two pools have the name {name:?}, at {first} and at {place}: give each its own");
+        }
     }
+    Ok(())
 }
 
-impl WorkerEntry {
-    fn into_worker(self) -> Worker {
-        let name = self.name.unwrap_or_else(|| self.endpoint.clone());
-        let id = Uuid::new_v5(&NAMESPACE, format!("worker:{name}").as_bytes());
-        let mut worker = Worker::new(id, PoolId(self.pid), name, self.endpoint, self.stake);
-        (worker.enabled, worker.sync_only) = (self.enabled, self.sync_only);
-        worker
+fn check_workers(workers: &[Placed<Worker>], pools: &[Placed<PoolEntry>]) -> anyhow::Result<()> {
+    let pids: HashSet<PoolId> = pools.iter().map(|pool| PoolId(pool.entry.pid)).collect();
+    let (mut names, mut endpoints) = (Unique::default(), Unique::default());
+    for Placed { place, entry: worker } in workers {
+        let (name, endpoint, pid) = (&worker.name, &worker.endpoint, worker.pid);
+        // First: an endpoint may hold a password, and then it must not be quoted.
+        worker.check().with_context(|| format!("the worker at {place}"))?;
+        // Before the names: a worker without one has its endpoint for a name.
+        if let Some(first) = endpoints.insert(prb_core::inventory::normal_endpoint(endpoint), *place) {
+            bail!("two workers have the endpoint {endpoint}, at {first} and at {place}: keep one of them");
+        }
+        if let Some(first) = names.insert(name.clone(), *place) {
+            bail!("two workers have the name {name:?}, at {first} and at {place}: give each its own");
+        }
+        if !pids.contains(&pid) {
+            bail!("worker {name:?} at {place} belongs to pool {pid}, which the file does not name");
+        }
     }
+    Ok(())
 }
 
 #[cfg(unix)]

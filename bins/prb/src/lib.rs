@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod data_provider;
 mod desk;
 pub mod fleet_file;
+mod inventory;
 pub mod keys;
 pub mod lifecycle;
 pub mod limit;

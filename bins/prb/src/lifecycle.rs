@@ -3,17 +3,11 @@
 //! Composition only. The order of the end is that of [`LifecycleManager::stop`].
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
-use prb_chain::{
-    inventory::{self, HeedInventory},
-    keys::Sr25519Keys,
-    rpc::NodePool,
-};
+use prb_chain::{keys::Sr25519Keys, rpc::NodePool};
 use prb_core::{
     blob::{BlobSource, cache::CachedSource},
     inventory::Inventory,
@@ -36,6 +30,7 @@ use crate::{
     config::LifecycleArgs,
     daemon::{self, Background, Daemon, Failure, pool},
     desk::{self, Desk},
+    inventory,
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
@@ -79,7 +74,8 @@ impl LifecycleManager {
         let identity = peers::identity(folder, identity::Role::Lifecycle).await;
         let identity = identity.map_err(Failure::Configuration)?;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
-        let inventory = open_inventory(&args.local_db_path).await.map_err(Failure::Configuration)?;
+        let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await;
+        let inventory = inventory.map_err(Failure::Configuration)?;
         let mut config =
             peers::config(&args.walkie, identity, Role::LifecycleManager).map_err(Failure::Configuration)?;
         config.ignore_bridge_identity = args.ptp_ignore_bridge_identity;
@@ -206,15 +202,6 @@ impl Daemon for LifecycleManager {
 /// See [`Failure`].
 pub async fn run(args: LifecycleArgs, display: Display) -> Result<(), Failure> {
     daemon::run(&args.ops, LifecycleManager::start(&args), &display).await
-}
-
-async fn open_inventory(path: &Path) -> anyhow::Result<Arc<dyn Inventory>> {
-    let opening = path.to_owned();
-    let open = move || HeedInventory::open(&opening, inventory::Config::default());
-    let inventory = tokio::task::spawn_blocking(open)
-        .await?
-        .with_context(|| format!("cannot open the inventory {} (PHALA_LOCAL_DB_PATH)", path.display()))?;
-    Ok(Arc::new(inventory))
 }
 
 fn providers(peers: &watch::Receiver<Arc<PeerTable>>) -> usize {

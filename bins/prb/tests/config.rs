@@ -89,6 +89,7 @@ fn defaults_are_the_originals() {
         "worker_keepalive_timeout: 5s,",
         "sync_only: false,",
         "dev_skip_ra: false,",
+        "after_stop: StayStopped,",
         "use_built_in_trader: true,",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
@@ -131,6 +132,7 @@ fn every_variable_is_read() {
         ("WORKER_KEEPALIVE_TIMEOUT", "5", "worker_keepalive_timeout: 5ms,"),
         ("PHALA_SYNC_ONLY", "true", "\nsync_only: true,"),
         ("PHALA_DEV_SKIP_RA", "true", "dev_skip_ra: true,"),
+        ("PRB_AFTER_STOP", "start-again", "after_stop: StartAgain,"),
     ];
     for (daemon, own) in [("data-provider", &provider[..]), ("lifecycle", &lifecycle[..])] {
         let all = [&walkie[..], own].concat();

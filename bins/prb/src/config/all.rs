@@ -25,7 +25,7 @@ pub struct AllArgs {
         hide_env_values = true
     )]
     pub parent_chain_endpoint: Vec<NodeUrl>,
-    /// Folder of the block store; made where it is missing.
+    /// Folder of the block store and of what is kept of workers; made where it is missing.
     #[arg(long, env = "PRB_DATA", value_name = "DIR")]
     pub data: PathBuf,
     /// Folder of the identity key that seals operators' keys; `id` in the data folder where absent.

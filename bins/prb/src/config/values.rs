@@ -2,6 +2,7 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
+use prb_core::inventory::{AfterStop, UnknownAfterStop};
 use url::Url;
 
 /// `true` or `false`, in the spellings that the original's variables had.
@@ -24,6 +25,11 @@ where
         Ok(number) if allowed.contains(&number) => Ok(number),
         _ => Err(format!("must be a whole number from {} to {}", allowed.start(), allowed.end())),
     }
+}
+
+/// What happens after a stop from elsewhere.
+pub(super) fn after_stop(text: &str) -> Result<AfterStop, UnknownAfterStop> {
+    text.parse()
 }
 
 /// A time in milliseconds.

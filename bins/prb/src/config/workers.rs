@@ -5,11 +5,12 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use prb_core::{
     fleet,
+    inventory::AfterStop,
     pruntime::http::{BuildError, HttpConfig, HttpConnect},
     worker::Settings,
 };
 
-use super::values::{millis, whole, yes_no};
+use super::values::{after_stop, millis, whole, yes_no};
 use crate::limit::Limited;
 
 /// How long workers' tasks may take to end: a daemon ends within five seconds, and they are its first part.
@@ -33,6 +34,11 @@ pub struct WorkerArgs {
     /// The minimum score.
     #[arg(long, env = "PHALA_MIN_BENCH_SCORE", default_value_t = 50, value_parser = whole(0u32..=u32::MAX))]
     pub min_bench_score: u32,
+    /// What happens to a worker that was stopped elsewhere, by its owner or by withdrawals: stay-stopped,
+    /// reclaim (its stake, after the cool-down; it stays stopped) or start-again. Pools and workers may have
+    /// a setting of their own.
+    #[arg(long, env = "PRB_AFTER_STOP", default_value_t = AfterStop::default(), value_parser = after_stop)]
+    pub after_stop: AfterStop,
     /// Time-out of pRuntime calls, in ms.
     #[arg(long, env = "PHALA_PRPC_REQUEST_TIMEOUT", default_value = "8000", value_parser = millis)]
     pub prpc_request_timeout: Duration,
@@ -83,6 +89,7 @@ impl WorkerArgs {
                 enforce_min_bench_score: self.enforce_min_bench_score,
                 min_bench_score: self.min_bench_score,
                 dev_skip_ra: self.dev_skip_ra,
+                after_stop: self.after_stop,
                 ..defaults.settings
             },
             ..defaults

@@ -1,0 +1,18 @@
+//! Opens the pools and workers of a daemon that keeps them on disk.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use prb_chain::inventory::{Config, HeedInventory};
+use prb_core::inventory::Inventory;
+
+/// Opens the inventory in a folder, or makes a new one. `setting` names what the operator set to have it
+/// there.
+pub(crate) async fn open(path: &Path, setting: &str) -> anyhow::Result<Arc<dyn Inventory>> {
+    let opening = path.to_owned();
+    let open = move || HeedInventory::open(&opening, Config::default());
+    let inventory = tokio::task::spawn_blocking(open)
+        .await?
+        .with_context(|| format!("cannot open the inventory {} ({setting})", path.display()))?;
+    Ok(Arc::new(inventory))
+}

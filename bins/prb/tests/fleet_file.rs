@@ -1,0 +1,245 @@
+//! The fleet file: what it may say, what is refused and where, and what a restart and an edit leave alone.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{path::Path, sync::Arc};
+
+use clap::Parser;
+use prb::{
+    all::Bridge,
+    config::{self, Cli},
+    fleet_file::FleetFile,
+};
+use prb_chain::inventory::{Config, HeedInventory};
+use prb_core::{
+    inventory::{AfterStop, Edit, Goal, Inventory, Saved, Snapshot, memory::MemoryInventory},
+    primitives::{PoolId, WorkerKey},
+    vault::{Vault, memory::MemoryVault},
+};
+use secrecy::ExposeSecret;
+
+const POOL: &str = "[[pools]]\npid = 1\noperator = \"//One\"\n";
+
+fn worker(name: &str, endpoint: &str) -> String {
+    format!("[[workers]]\nname = \"{name}\"\npid = 1\nendpoint = \"{endpoint}\"\nstake = 5\n")
+}
+
+#[track_caller]
+fn refusal(text: &str, json: bool) -> String {
+    format!("{:#}", FleetFile::parse(text, json).map(|_| ()).unwrap_err())
+}
+
+/// Applies a file; gives how many edits it took.
+async fn apply(text: &str, inventory: &dyn Inventory, vault: &MemoryVault) -> usize {
+    let edits = FleetFile::parse(text, false).unwrap().edits(inventory, vault).await.unwrap();
+    let count = edits.len();
+    inventory.apply(edits).await.unwrap();
+    count
+}
+
+fn snapshot(inventory: &dyn Inventory) -> Arc<Snapshot> {
+    inventory.snapshots().borrow().clone()
+}
+
+fn stopped() -> Saved {
+    let mut saved = Saved::default();
+    (saved.key, saved.goal) = (Some(WorkerKey([7; 32])), Goal::StayStopped);
+    saved
+}
+
+#[tokio::test]
+async fn every_field_is_read_from_both_formats() {
+    let toml = r#"
+        [[pools]]
+        pid = 1
+        operator = "//One"
+        after_stop = "reclaim"
+        [[pools]]
+        pid = 2
+        name = "two"
+        sync_only = true
+        [[workers]]
+        name = "a"
+        pid = 1
+        endpoint = "https://a:8000"
+        stake = "30000000000000000"
+        gatekeeper = true
+        endpoints = ["https://a.example.org", "http://a.example.net:8080"]
+        after_stop = "start-again"
+        [[workers]]
+        pid = 2
+        endpoint = "http://b:8000"
+        stake = 7
+        enabled = false
+    "#;
+    let json = r#"{"pools": [{"pid": 1, "operator": "//One", "after_stop": "reclaim"},
+            {"pid": 2, "name": "two", "sync_only": true}],
+        "workers": [{"name": "a", "pid": 1, "endpoint": "https://a:8000", "stake": "30000000000000000",
+            "gatekeeper": true, "endpoints": ["https://a.example.org", "http://a.example.net:8080"],
+            "after_stop": "start-again"},
+            {"pid": 2, "endpoint": "http://b:8000", "stake": 7, "enabled": false}]}"#;
+    for (text, json) in [(toml, false), (json, true)] {
+        let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
+        let edits = FleetFile::parse(text, json).unwrap().edits(&inventory, &vault).await.unwrap();
+        let snapshot = inventory.apply(edits).await.unwrap();
+        let [one, two] = &snapshot.pools[..] else { panic!("{snapshot:?}") };
+        assert_eq!(
+            (one.name.as_str(), one.after_stop, one.sync_only),
+            ("pool-1", Some(AfterStop::Reclaim), false)
+        );
+        assert_eq!((two.name.as_str(), two.after_stop, two.sync_only), ("two", None, true));
+        let sealed = &one.operator.as_ref().unwrap().key;
+        assert_eq!(vault.open(sealed).await.unwrap().expose_secret(), "//One");
+        let [a, b] = &snapshot.workers[..] else { panic!("{snapshot:?}") };
+        assert_eq!(
+            (a.gatekeeper, a.after_stop, a.stake),
+            (true, Some(AfterStop::StartAgain), 30_000_000_000_000_000)
+        );
+        assert_eq!(a.endpoints, ["https://a.example.org", "http://a.example.net:8080"]);
+        assert_eq!((b.name.as_str(), b.pid, b.enabled), ("http://b:8000", PoolId(2), false));
+        assert_eq!((b.gatekeeper, b.after_stop, b.endpoints.len()), (false, None, 0));
+    }
+}
+
+#[test]
+fn entries_that_would_take_each_others_place_are_refused_with_both_places() {
+    // Lines 1 to 3 are the pool, each worker has 5.
+    let file = |entries: &[String]| POOL.to_owned() + &entries.concat();
+    let (a, b) = (worker("a", "http://a:1"), worker("b", "http://b:1"));
+    let unnamed = "[[workers]]\npid = 1\nendpoint = \"http://a:1/\"\nstake = 5\n".to_owned();
+    for (entries, words) in [
+        (vec![a.clone(), b.clone(), worker("a", "http://c:1")], ["name \"a\"", "line 4 and at line 14"]),
+        (vec![a.clone(), b, worker("c", "HTTP://B:1/")], ["endpoint HTTP://B:1/", "line 9 and at line 14"]),
+        (vec![unnamed.clone(), unnamed], ["endpoint http://a:1/", "line 4 and at line 8"]),
+        (vec![a, POOL.to_owned()], ["pool 1 is there twice", "line 1 and at line 9"]),
+        (
+            vec!["[[pools]]\npid = 2\nname = \"pool-1\"\nsync_only = true\n".to_owned()],
+            ["name \"pool-1\"", "line 1 and at line 4"],
+        ),
+    ] {
+        let error = refusal(&file(&entries), false);
+        for word in words {
+            assert!(error.contains(word), "{word:?} in {error}");
+        }
+    }
+    let json = r#"{"pools": [{"pid": 1}], "workers": [{"name": "a", "pid": 1, "endpoint": "http://a", "stake": 1},
+        {"name": "b", "pid": 1, "endpoint": "http://b", "stake": 1},
+        {"name": "a", "pid": 1, "endpoint": "http://c", "stake": 1}]}"#;
+    let error = refusal(json, true);
+    assert!(error.contains("name \"a\", at entry 1 and at entry 3"), "{error}");
+}
+
+#[test]
+fn a_worker_that_cannot_be_is_named_with_its_place() {
+    let with = |line: &str| POOL.to_owned() + &worker("a", "http://a:1") + &worker("b", "http://b:1") + line;
+    for (line, words) in [
+        ("endpoints = [\"https://b\", \"b.example.org\"]", "endpoint to announce is not valid"),
+        ("endpoints = [\"ws://b\"]", "endpoint to announce is not valid"),
+        ("endpoints = [\"https://u:hunter2@b\"]", "endpoint to announce is not valid"),
+        ("after_stop = \"restart\"", "expected one of `stay-stopped`, `reclaim`, `start-again`"),
+    ] {
+        let error = refusal(&with(line), false);
+        let place = if line.starts_with("after_stop") { "line 14" } else { "line 9" };
+        assert!(error.contains(words) && error.contains(place), "{line}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    let error = refusal(&(POOL.to_owned() + &worker("c", "https://u:hunter2@c")), false);
+    assert!(error.contains("line 4") && error.contains("password") && !error.contains("hunter2"), "{error}");
+    let error = refusal(&worker("c", "http://c"), false);
+    assert!(error.contains("\"c\" at line 1") && error.contains("pool 1"), "{error}");
+    assert!(FleetFile::parse(&(POOL.to_owned() + &worker("c", "https://c")), false).is_ok(), "TLS is spoken");
+}
+
+#[test]
+fn a_file_without_entries_is_known_as_such() {
+    assert!(FleetFile::parse("# nothing yet\n", false).unwrap().is_empty());
+    assert!(FleetFile::parse("{}", true).unwrap().is_empty());
+    assert!(!FleetFile::parse(POOL, false).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_has_not_changed_changes_nothing() {
+    let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
+    let text = POOL.to_owned() + &worker("a", "http://a") + &worker("b", "http://b");
+    assert_eq!(apply(&text, &inventory, &vault).await, 3);
+    assert_eq!(apply(&text, &inventory, &vault).await, 0, "a pool's key is sealed anew each time");
+    assert_eq!(apply(&text.replace("stake = 5", "stake = 6"), &inventory, &vault).await, 2);
+    assert_eq!(apply(&text.replace("//One", "//Two"), &inventory, &vault).await, 3);
+
+    // With another identity the sealed key is of no use.
+    let other = MemoryVault::new();
+    assert_eq!(apply(&text.replace("//One", "//Two"), &inventory, &other).await, 1);
+    let operator = snapshot(&inventory).pools[0].operator.clone().unwrap();
+    assert_eq!(other.open(&operator.key).await.unwrap().expose_secret(), "//Two");
+}
+
+#[tokio::test]
+async fn what_the_fleet_keeps_goes_on_with_the_name_or_the_endpoint() {
+    let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
+    let text = POOL.to_owned() + &worker("a", "http://a:1") + &worker("b", "http://b:1");
+    apply(&text, &inventory, &vault).await;
+    let a = snapshot(&inventory).workers[0].id;
+    inventory.apply(vec![Edit::Save(a, stopped())]).await.unwrap();
+    let saved = |name: &str| {
+        let snapshot = snapshot(&inventory);
+        snapshot.workers.iter().find(|w| w.name == name).map(|w| snapshot.saved(w.id)).unwrap()
+    };
+
+    apply(&text.replace("stake = 5", "stake = 6").replace("http://a:1", "http://a:2"), &inventory, &vault)
+        .await;
+    assert_eq!((saved("a"), saved("b")), (stopped(), Saved::default()), "edited");
+    apply(&text.replace("\"a\"", "\"c\"").replace("http://a:1", "http://A:2/"), &inventory, &vault).await;
+    assert_eq!((saved("c"), saved("b")), (stopped(), Saved::default()), "renamed");
+    assert_eq!(snapshot(&inventory).saved.len(), 1, "nothing is kept of a name that is gone");
+
+    apply(&(POOL.to_owned() + &worker("b", "http://b:1")), &inventory, &vault).await;
+    assert!(snapshot(&inventory).saved.is_empty());
+    apply(&text, &inventory, &vault).await;
+    assert_eq!(saved("a"), Saved::default(), "it had left the file");
+}
+
+/// On nodes and workers that do not answer: nothing but the daemon's own start is looked at.
+async fn bridge(folder: &Path) -> Bridge {
+    let (data, fleet) = (folder.join("data"), folder.join("fleet.toml"));
+    let cli = Cli::try_parse_from([
+        "prb",
+        "all",
+        "--parent-chain-endpoint=ws://127.0.0.1:1",
+        "--chain-endpoint=ws://127.0.0.1:1",
+        "--queue-page-listen=none",
+        "--data",
+        data.to_str().unwrap(),
+        "--fleet",
+        fleet.to_str().unwrap(),
+    ]);
+    let config::Command::All(args) = cli.unwrap().command else { unreachable!() };
+    Bridge::start(&args).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prb_all_keeps_keys_and_goals_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |workers: &[String]| {
+        std::fs::write(folder.path().join("fleet.toml"), POOL.to_owned() + &workers.concat()).unwrap();
+    };
+    let (a, b) = (worker("a", "http://127.0.0.1:1/a"), worker("b", "http://127.0.0.1:1/b"));
+    let open = || HeedInventory::open(&folder.path().join("data/inventory"), Config::default()).unwrap();
+    file(&[a.clone(), b.clone()]);
+    bridge(folder.path()).await.stop().await;
+    let (id, key) = {
+        let inventory = open();
+        let snapshot = snapshot(&inventory);
+        let edits = snapshot.workers.iter().map(|worker| Edit::Save(worker.id, stopped()));
+        inventory.apply(edits.collect()).await.unwrap();
+        (snapshot.workers[0].id, snapshot.pools[0].operator.clone().unwrap().key)
+    };
+
+    let running = bridge(folder.path()).await;
+    file(&[a.replace("stake = 5", "stake = 6")]);
+    running.reload().await.unwrap();
+    running.stop().await;
+    let after = snapshot(&open());
+    assert_eq!((after.workers.len(), after.workers[0].id, after.workers[0].stake), (1, id, 6));
+    assert_eq!(after.saved(id), stopped(), "a restart and a new stake changed what was kept");
+    assert_eq!(after.saved.len(), 1, "of a worker that has left the file nothing is kept");
+    assert_eq!(after.pools[0].operator.as_ref().unwrap().key, key);
+}
