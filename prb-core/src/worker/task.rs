@@ -265,5 +265,5 @@ impl Task {
 }
 
 fn connect(ctx: &Context, desired: &Desired) -> Result<PRuntime, Arc<str>> {
-    ctx.connect.connect(&desired.worker.endpoint).map(PRuntime::new).map_err(Arc::from)
+    ctx.connect.connect(&desired.worker.endpoint).map(PRuntime::new).map_err(|e| act::describe(&e).into())
 }

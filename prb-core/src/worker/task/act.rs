@@ -18,10 +18,11 @@ use tracing::{info, warn};
 
 use super::{Task, Ticket, look::public_key};
 use crate::{
+    attestation::{Expected, RegistrationRequest, registration},
     chain::Call,
     primitives::{ParaNumber, WorkerKey},
     prpc::PhactoryInfo,
-    pruntime::{self, PRuntime},
+    pruntime::PRuntime,
     sync::{self, Outcome, Position, Step},
     wire::MessageOrigin,
     worker::{Checkpoint, Operation, decide::HITCHES, keys::KeyClaim, operate},
@@ -245,15 +246,18 @@ impl Task {
 
     async fn registration(&mut self, key: WorkerKey) -> Result<Call, String> {
         let operator = self.desired.operator().ok_or("the pool has no operator")?;
+        let genesis = self.genesis.borrow().clone().ok_or("the chain's start is not known yet")?;
+        let mut expected = Expected::new(key, operator, genesis.relay_hash, genesis.para_id);
+        if let Some(info) = &self.info {
+            expected = expected.with_info(info);
+        }
+        let replaces = self.on_chain.as_ref().and_then(|c| c.registration.as_ref()).map(|r| r.last_updated);
+        let mut request = RegistrationRequest::new(self.refresh_ra);
         let client = self.client()?;
-        let request = operate::runtime_info_request(operator, self.refresh_ra);
-        let answer = client.runtime_info(&request).await.map_err(|error: pruntime::Error| {
+        registration(&client, &expected, &mut request, replaces, None).await.map_err(|error| {
             self.stale = error.is_connection();
             describe(&error)
-        })?;
-        let on_chain = self.on_chain.clone().unwrap_or_default();
-        operate::register(key, answer, &on_chain)
-            .ok_or_else(|| "the worker gives no attestation yet: it has not validated a block".to_owned())
+        })
     }
 }
 
