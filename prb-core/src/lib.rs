@@ -29,6 +29,7 @@
 //! | [`chain::ChainSubmitter`] | sends batches, decides their fate | [`chain::memory`] | `prb_chain::submit` |
 //! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | |
 //! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |
+//! | [`attestation::CollateralSource`] | what DCAP quotes are verified with | `attestation::pccs` | |
 //! | [`vault::Vault`] | seals and opens operators' keys | [`vault::memory`] | `prb_walkie::vault` |
 //!
 //! Every seam is object-safe, has its error type beside it, and says what is safe to cancel. Suites in
@@ -97,8 +98,10 @@
 //! # Features
 //!
 //! - `http` (default): `pruntime::http`, the workers' API over HTTP.
+//! - `pccs`: `attestation::pccs`, collateral of DCAP quotes from PCCSs.
 //! - `conformance`: the seams' suites, for backends' tests.
 
+pub mod attestation;
 pub mod blob;
 pub mod chain;
 pub mod fleet;

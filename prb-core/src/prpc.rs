@@ -247,7 +247,8 @@ pub struct InitRuntimeRequest {
     /// Always true here.
     #[prost(bool, tag = "6")]
     pub is_parachain: bool,
-    /// SCALE `Option<AttestationProvider>`.
+    /// SCALE of the bare [`AttestationProvider`](crate::wire::AttestationProvider); absent for none. An encoded
+    /// `Option` would be read as another provider.
     #[prost(bytes = "vec", optional, tag = "7")]
     pub attestation_provider: Option<Vec<u8>>,
 }
@@ -295,7 +296,7 @@ pub struct Attestation {
     /// IAS report; where present, the chain's v1 call is meant.
     #[prost(message, optional, tag = "3")]
     pub payload: Option<AttestationPayload>,
-    /// When, ms since the Unix epoch.
+    /// When, seconds since the Unix epoch. The worker hands the same attestation out for an hour.
     #[prost(uint64, tag = "4")]
     pub timestamp: u64,
     /// SCALE `Option<AttestationReport>`, for the v2 call.

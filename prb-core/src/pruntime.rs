@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use codec::DecodeAll;
+use codec::{DecodeAll, Encode};
 use prost::Message;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     wire,
 };
 
+pub mod endpoints;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod scripted;
@@ -111,9 +112,45 @@ pub trait PRuntimeClient: Send + Sync + fmt::Debug {
     /// Makes the process exit; its supervisor starts it again.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] where nobody answers. A connection that breaks after the request was sent is
-    /// the expected end.
+    /// [`Error::Unreachable`] where no connection can be made, [`Error::Refused`] where something else than a
+    /// worker answers, [`Error::TimedOut`] where it neither answers nor exits. A connection that breaks after
+    /// the request was sent is the expected end.
     async fn kick(&self) -> Result<(), Error>;
+}
+
+/// Why there is no client for an endpoint.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The text cannot be an endpoint: only another text helps.
+    #[error("worker endpoint {endpoint:?} cannot be used: {reason}")]
+    Endpoint {
+        /// The text, without a password.
+        endpoint: String,
+        /// What is wrong with it, and what to write instead.
+        reason: String,
+    },
+    /// The endpoint is well-formed, but the client cannot be made.
+    #[error("no client for the worker at {endpoint}")]
+    Client {
+        /// The worker's endpoint.
+        endpoint: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl ConnectError {
+    /// An endpoint that cannot be one.
+    pub fn endpoint(endpoint: &str, reason: impl Into<String>) -> Self {
+        Self::Endpoint { endpoint: endpoint.chars().take(256).collect(), reason: reason.into() }
+    }
+
+    /// Whether the same endpoint may work later.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Client { .. })
+    }
 }
 
 /// Makes clients for endpoints; the fleet asks it once a worker.
@@ -121,8 +158,8 @@ pub trait Connect: Send + Sync + fmt::Debug {
     /// A client for the worker at `endpoint`. Opens no connection yet.
     ///
     /// # Errors
-    /// A text for people, where `endpoint` cannot be one.
-    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, String>;
+    /// See [`ConnectError`].
+    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError>;
 }
 
 /// Typed calls over a [`PRuntimeClient`].
@@ -192,6 +229,24 @@ impl PRuntime {
         let answer: prpc::EgressMessages = self.typed(method, Bytes::new()).await?;
         wire::EgressMessages::decode_all(&mut answer.encoded_messages.as_slice())
             .map_err(|e| Error::BadAnswer { method: method.name(), reason: e.to_string() })
+    }
+
+    /// `SignEndpointInfo`: has the worker sign the endpoints that it is reached at. `None` fields where it
+    /// signed nothing.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn sign_endpoints(&self, endpoints: &[String]) -> Result<prpc::GetEndpointResponse, Error> {
+        let request = prpc::SignEndpointsRequest { encoded_endpoints: endpoints.encode() };
+        self.typed(Method::SignEndpointInfo, request.encode_to_vec().into()).await
+    }
+
+    /// `LoadChainState`: starts from the parachain's state at a block, before anything was synced.
+    ///
+    /// # Errors
+    /// See [`Error`]; refused where the worker has synced before or is registered in that state.
+    pub async fn load_chain_state(&self, request: &prpc::ChainState) -> Result<(), Error> {
+        self.typed(Method::LoadChainState, request.encode_to_vec().into()).await
     }
 
     /// `TakeCheckpoint`: keeps the state on the worker's disk, so that a restart goes on from it.

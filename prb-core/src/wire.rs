@@ -4,6 +4,8 @@
 //! assembled from already encoded items, because a SCALE `Vec` is a compact length and its items: see
 //! [`encode_vec_from_parts`].
 
+use std::collections::BTreeMap;
+
 use codec::{Compact, Decode, Encode};
 
 use crate::primitives::{AccountId, Hash, WorkerKey};
@@ -192,6 +194,23 @@ pub struct SignedMessage {
 /// What `GetEgressMessages` answers: messages waiting for the chain, by sender.
 pub type EgressMessages = Vec<(MessageOrigin, Vec<SignedMessage>)>;
 
+/// Groups messages by the sender that signed them, each sender's in sequence order and without repetitions.
+///
+/// A worker sends as itself and, where it is one, as the gatekeepers, a cluster or a contract. The chain counts
+/// each sender's messages separately. The sender inside a message counts, not the group that it came in: the
+/// chain checks the signature and the sequence of that one.
+pub fn messages_by_sender(messages: EgressMessages) -> BTreeMap<MessageOrigin, Vec<SignedMessage>> {
+    let mut by_sender = BTreeMap::<_, Vec<_>>::new();
+    for message in messages.into_iter().flat_map(|(_, messages)| messages) {
+        by_sender.entry(message.message.sender.clone()).or_default().push(message);
+    }
+    for run in by_sender.values_mut() {
+        run.sort_by_key(|message| message.sequence);
+        run.dedup_by_key(|message| message.sequence);
+    }
+    by_sender
+}
+
 /// What a worker registers with.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct WorkerRegistrationInfoV2 {
@@ -279,6 +298,60 @@ pub enum AttestationProvider {
     Dcap,
 }
 
+/// What vouches for a worker's enclave, as `register_worker_v2` takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum AttestationReport {
+    /// A report of Intel's attestation service (retired).
+    #[codec(index = 0)]
+    SgxIas {
+        /// The report, JSON.
+        ra_report: Vec<u8>,
+        /// Its signature.
+        signature: Vec<u8>,
+        /// The certificate that it is signed with.
+        raw_signing_cert: Vec<u8>,
+    },
+    /// A DCAP quote.
+    #[codec(index = 1)]
+    SgxDcap {
+        /// The quote.
+        quote: Vec<u8>,
+        /// What the quote is verified with. The chain takes no quote without it.
+        collateral: Option<Collateral>,
+    },
+}
+
+/// What a DCAP quote is verified with: certificates, revocation lists and Intel's signed statements.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Collateral {
+    /// Version 3 of Intel's format.
+    #[codec(index = 0)]
+    SgxV30(SgxV30QuoteCollateral),
+}
+
+/// DCAP collateral, version 3 of Intel's format.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct SgxV30QuoteCollateral {
+    /// Issuers of `pck_crl`, PEM.
+    pub pck_crl_issuer_chain: String,
+    /// Certificates that the root revoked, DER in hexadecimal.
+    pub root_ca_crl: String,
+    /// Platform certificates that were revoked, DER in hexadecimal.
+    pub pck_crl: String,
+    /// Issuers of `tcb_info`, PEM.
+    pub tcb_info_issuer_chain: String,
+    /// State of the platform's trusted computing base, JSON.
+    pub tcb_info: String,
+    /// Its signature.
+    pub tcb_info_signature: Vec<u8>,
+    /// Issuers of `qe_identity`, PEM.
+    pub qe_identity_issuer_chain: String,
+    /// Identity of the quoting enclave, JSON.
+    pub qe_identity: String,
+    /// Its signature.
+    pub qe_identity_signature: Vec<u8>,
+}
+
 /// A signed endpoint of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct WorkerEndpointPayload {
@@ -288,6 +361,19 @@ pub struct WorkerEndpointPayload {
     pub versioned_endpoints: VersionedWorkerEndpoints,
     /// When it signed, in ms since the Unix epoch.
     pub signing_time: u64,
+}
+
+impl WorkerEndpointPayload {
+    /// What precedes the encoded payload in what the worker signs, so that the signature counts for nothing
+    /// else.
+    pub const SIGNED_PREFIX: [u8; 2] = [0xff, 0x02];
+
+    /// The bytes that the worker signs with sr25519.
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        let mut bytes = Self::SIGNED_PREFIX.to_vec();
+        self.encode_to(&mut bytes);
+        bytes
+    }
 }
 
 /// Endpoints by version of the format.
@@ -325,6 +411,33 @@ mod tests {
         assert_eq!(MessageOrigin::Worker(WorkerKey([7; 32])).encode()[0], 2);
         assert_eq!(MessageOrigin::Gatekeeper.encode(), [5]);
         assert_eq!(MessageOrigin::Reserved.encode(), [255]);
+    }
+
+    #[test]
+    fn messages_of_every_sender_are_in_order_and_never_mixed() {
+        let message = |sender: &MessageOrigin, sequence| SignedMessage {
+            message: Message { sender: sender.clone(), destination: vec![], payload: vec![] },
+            sequence,
+            signature: vec![],
+        };
+        let (worker, gatekeeper) = (MessageOrigin::Worker(WorkerKey([1; 32])), MessageOrigin::Gatekeeper);
+        let cluster = MessageOrigin::Cluster(Hash([2; 32]));
+        let egress = vec![
+            (gatekeeper.clone(), vec![message(&gatekeeper, 8), message(&gatekeeper, 7)]),
+            (worker.clone(), vec![message(&worker, 3), message(&worker, 3)]),
+            (cluster.clone(), vec![]),
+            // A message in a group that is not its own.
+            (worker.clone(), vec![message(&worker, 2), message(&gatekeeper, 9)]),
+        ];
+        let grouped = messages_by_sender(egress);
+        let runs: Vec<_> = grouped
+            .iter()
+            .map(|(sender, run)| {
+                assert!(run.iter().all(|m| m.message.sender == *sender));
+                (sender, run.iter().map(|m| m.sequence).collect::<Vec<_>>())
+            })
+            .collect();
+        assert_eq!(runs, [(&worker, vec![2, 3]), (&gatekeeper, vec![7, 8, 9])]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use prb_core::{
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::Method,
     pruntime::{
-        Connect, PRuntimeClient,
+        Connect, ConnectError, PRuntimeClient,
         scripted::{Failure, ScriptedWorker},
     },
     queue::JobQueue,
@@ -545,7 +545,7 @@ impl PRuntimeClient for Panicking {
 struct PanickingConnect(prb_core::pruntime::scripted::ScriptedConnect, ScriptedWorker, Arc<AtomicU64>);
 
 impl Connect for PanickingConnect {
-    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, String> {
+    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
         if endpoint == rig::endpoint(0) {
             return Ok(Arc::new(Panicking(self.1.clone(), Arc::clone(&self.2))));
         }

@@ -14,16 +14,24 @@ use bytes::Bytes;
 use prb_core::{
     prpc::{Method, PhactoryInfo, ServerError},
     pruntime::{
-        Connect, Error, PRuntime, PRuntimeClient,
-        http::{HttpConfig, HttpConnect},
+        Connect, ConnectError, Error, PRuntime, PRuntimeClient,
+        http::{BuildError, HttpConfig, HttpConnect},
     },
 };
 use prost::Message;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
     sync::mpsc,
     task::JoinSet,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
 };
 
 /// What the server does with a request.
@@ -46,8 +54,26 @@ struct Server {
 }
 
 async fn serve(reply: Reply) -> Server {
+    serve_over(None, reply).await
+}
+
+/// The TLS of a server whose certificate the authority in `tests/tls` vouches for.
+fn tls() -> TlsAcceptor {
+    let chain = CertificateDer::pem_slice_iter(include_bytes!("tls/server.pem"));
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve_over(tls: Option<TlsAcceptor>, reply: Reply) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoint = format!("{scheme}://{}", listener.local_addr().unwrap());
     let (sender, requests) = mpsc::unbounded_channel();
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);
@@ -57,13 +83,27 @@ async fn serve(reply: Reply) -> Server {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             counted.fetch_add(1, Ordering::SeqCst);
-            open.spawn(talk(stream, reply.clone(), sender.clone()));
+            let (tls, reply, sender) = (tls.clone(), reply.clone(), sender.clone());
+            open.spawn(async move {
+                match tls {
+                    None => talk(stream, reply, sender).await,
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            talk(stream, reply, sender).await;
+                        }
+                    }
+                }
+            });
         }
     });
     Server { endpoint, requests, connections, _tasks: tasks }
 }
 
-async fn talk(mut stream: TcpStream, reply: Reply, requests: mpsc::UnboundedSender<(String, Vec<u8>)>) {
+async fn talk(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    reply: Reply,
+    requests: mpsc::UnboundedSender<(String, Vec<u8>)>,
+) {
     let mut buffer = Vec::new();
     loop {
         let end = loop {
@@ -189,6 +229,7 @@ async fn silence_ends_after_the_methods_own_time() {
     let config = HttpConfig {
         request_timeout: Duration::from_millis(50),
         sync_timeout: Duration::from_millis(300),
+        attestation_timeout: Duration::from_millis(200),
         ..HttpConfig::default()
     };
     let client = client(&server.endpoint, config.clone());
@@ -196,6 +237,7 @@ async fn silence_ends_after_the_methods_own_time() {
         (Method::GetInfo, config.request_timeout),
         (Method::SyncCombinedHeaders, config.sync_timeout),
         (Method::InitRuntime, config.sync_timeout),
+        (Method::GetRuntimeInfo, config.attestation_timeout),
     ] {
         let before = std::time::Instant::now();
         let error = client.call(method, Bytes::new()).await.unwrap_err();
@@ -222,13 +264,51 @@ async fn a_worker_that_is_not_there_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_kick_may_break_the_connection() {
-    for reply in [Reply::Close, Reply::Answer(200, vec![]), Reply::Silent] {
+async fn a_kick_may_break_the_connection_and_nothing_else() {
+    let config = HttpConfig { request_timeout: Duration::from_millis(200), ..HttpConfig::default() };
+    for (reply, status) in [
+        (Reply::Close, None),
+        (Reply::Answer(200, vec![]), None),
+        (Reply::Answer(204, vec![]), None),
+        (Reply::Answer(404, vec![]), Some(404)),
+        (Reply::Answer(500, error("no")), Some(500)),
+        (Reply::Answer(302, vec![]), Some(302)),
+    ] {
         let mut server = serve(reply).await;
-        let config = HttpConfig { request_timeout: Duration::from_millis(200), ..HttpConfig::default() };
-        client(&server.endpoint, config).kick().await.unwrap();
+        let kicked = client(&format!("{}/", server.endpoint), config.clone()).kick().await;
         assert_eq!(server.requests.recv().await.unwrap().0, "POST /kick HTTP/1.1");
+        match (kicked, status) {
+            (Ok(()), None) => {}
+            (Err(Error::Refused { method: "kick", status, .. }), Some(expected)) => {
+                assert_eq!(status, expected);
+            }
+            (kicked, status) => panic!("{kicked:?} for {status:?}"),
+        }
     }
+    let server = serve(Reply::Silent).await;
+    let error = client(&server.endpoint, config).kick().await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { method: "kick", .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn https_endpoints_are_verified() {
+    let info = PhactoryInfo { version: "2.0.0".into(), ..Default::default() };
+    let server = serve_over(Some(tls()), Reply::Answer(200, info.encode_to_vec())).await;
+    let trusting =
+        HttpConfig { root_certificates_pem: include_bytes!("tls/ca.pem").to_vec(), ..HttpConfig::default() };
+    let call =
+        |endpoint: String, config| async move { PRuntime::new(client(&endpoint, config)).info().await };
+    assert_eq!(call(server.endpoint.clone(), trusting.clone()).await.unwrap(), info);
+
+    // Nobody vouches for it; and a name that is not in the certificate.
+    let stranger = call(server.endpoint.clone(), config()).await.unwrap_err();
+    assert!(matches!(stranger, Error::Unreachable { .. }), "{stranger:?}");
+    let named = server.endpoint.replace("127.0.0.1", "localhost");
+    assert!(matches!(call(named, trusting).await, Err(Error::Unreachable { .. })));
+
+    let bad = HttpConfig { root_certificates_pem: b"-----BEGIN CERTIFICATE-----".to_vec(), ..config() };
+    let error = HttpConnect::new(bad).unwrap_err();
+    assert!(matches!(error, BuildError::Certificates(_)), "{error:?}");
 }
 
 #[tokio::test]
@@ -246,10 +326,35 @@ async fn connections_are_kept_only_where_so_configured() {
 }
 
 #[test]
-fn only_plain_http_urls_are_endpoints() {
+fn endpoints_are_http_or_https_urls() {
     let connect = HttpConnect::new(HttpConfig::default()).unwrap();
-    for bad in ["", "10.0.0.1:8000", "https://10.0.0.1", "ftp://10.0.0.1", "http://"] {
-        assert!(connect.connect(bad).is_err(), "{bad}");
+    for bad in ["", "10.0.0.1:8000", "ftp://10.0.0.1", "http://", "http://a/?json=true", "http://a/#b"] {
+        let error = connect.connect(bad).unwrap_err();
+        assert!(matches!(error, ConnectError::Endpoint { .. }) && !error.is_retryable(), "{bad}: {error:?}");
     }
-    assert!(connect.connect(" http://10.0.0.1:8000/ ").is_ok());
+    for good in [" http://10.0.0.1:8000/ ", "https://worker.example.org/some/path//"] {
+        assert!(connect.connect(good).is_ok(), "{good}");
+    }
+}
+
+#[tokio::test]
+async fn passwords_in_endpoints_are_not_shown() {
+    let connect = HttpConnect::new(HttpConfig::default()).unwrap();
+    let error = connect.connect("ftp://user:secret@10.0.0.1").unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let client = client(&format!("http://user:secret@{address}/"), config());
+    let error = client.call(Method::GetInfo, Bytes::new()).await.unwrap_err();
+    assert!(!format!("{error} {error:?} {client:?}").contains("secret"), "{error:?}");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_path_before_the_methods_is_kept() {
+    let mut server = serve(Reply::Answer(200, vec![])).await;
+    let client = client(&format!("{}/worker/7/", server.endpoint), config());
+    client.call(Method::Echo, Bytes::new()).await.unwrap();
+    assert_eq!(server.requests.recv().await.unwrap().0, "POST /worker/7/prpc/PhactoryAPI.Echo HTTP/1.1");
 }

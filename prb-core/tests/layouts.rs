@@ -169,6 +169,158 @@ fn registration_answers_have_their_numbers() {
     assert_eq!((attestation.timestamp, attestation.encoded_report), (4, vec![0]));
 }
 
+/// The protobuf that the hexadecimal is, with blanks between the fields.
+fn unhex(text: &str) -> Vec<u8> {
+    hex::decode(text.replace([' ', '\n'], "")).unwrap()
+}
+
+/// Encodes to these bytes, and decodes from them.
+fn both_ways<M: Message + Default + PartialEq>(message: M, text: &str) {
+    assert_eq!(hex::encode(message.encode_to_vec()), text.replace([' ', '\n'], ""));
+    assert!(M::decode(&*unhex(text)).unwrap() == message, "{text}");
+}
+
+// Worked out from protobuf's rules, field by field: the key is the field's number << 3 | its type (0 varint, 2
+// length and bytes). What is optional is left out, and is told apart from what is there and empty.
+#[test]
+fn optional_fields_are_left_out_or_there() {
+    use prpc::*;
+    both_ways(GetRuntimeInfoRequest::default(), "");
+    both_ways(GetRuntimeInfoRequest { force_refresh_ra: true, encoded_operator: None }, "0801");
+    both_ways(
+        GetRuntimeInfoRequest {
+            force_refresh_ra: false,
+            encoded_operator: Some(AccountId([9; 32]).encode()),
+        },
+        "1220 0909090909090909 0909090909090909 0909090909090909 0909090909090909",
+    );
+    both_ways(GetRuntimeInfoRequest { force_refresh_ra: false, encoded_operator: Some(vec![]) }, "1200");
+
+    both_ways(InitRuntimeRequest { is_parachain: true, ..Default::default() }, "3001");
+    both_ways(
+        InitRuntimeRequest { is_parachain: true, attestation_provider: Some(vec![0]), ..Default::default() },
+        "3001 3a0100",
+    );
+    both_ways(InitRuntimeRequest { debug_set_key: Some(vec![]), ..Default::default() }, "1a00");
+    both_ways(InitRuntimeRequest { encoded_operator: Some(vec![]), ..Default::default() }, "2a00");
+
+    both_ways(HeadersToSync::default(), "");
+    both_ways(
+        HeadersToSync { encoded_headers: vec![0].into(), encoded_authority_set_change: Some(vec![5]) },
+        "0a0100 120105",
+    );
+    both_ways(
+        ParaHeadersToSync { encoded_headers: vec![0].into(), proof: vec![vec![], vec![1]] },
+        "0a0100 1200 120101",
+    );
+    both_ways(
+        CombinedHeadersToSync {
+            encoded_relaychain_headers: vec![0].into(),
+            authority_set_change: None,
+            encoded_parachain_headers: vec![0].into(),
+            proof: vec![],
+        },
+        "0a0100 1a0100",
+    );
+    both_ways(ChainState { block_number: 300, encoded_state: vec![0].into() }, "08ac02 120100");
+    both_ways(StopOptions { remove_checkpoints: true }, "0801");
+    both_ways(EchoMessage { echo_msg: vec![1, 2].into() }, "0a020102");
+
+    both_ways(SignEndpointsRequest { encoded_endpoints: vec!["ab".to_owned()].encode() }, "0a04 04 086162");
+    both_ways(AddEndpointRequest { encoded_endpoint_type: vec![0], endpoint: "a".into() }, "0a0100 120161");
+    both_ways(GetEndpointResponse::default(), "");
+    both_ways(
+        GetEndpointResponse { encoded_endpoint_payload: Some(vec![]), signature: Some(vec![7]) },
+        "0a00 120107",
+    );
+    both_ways(SyncedTo { synced_to: u32::MAX }, "08ffffffff0f");
+    both_ways(EgressMessages { encoded_messages: vec![0] }, "0a0100");
+    both_ways(ServerError { message: "no".into() }, "0a026e6f");
+}
+
+#[test]
+fn worker_info_before_and_after_init_are_told_apart() {
+    use prpc::*;
+    both_ways(
+        PhactoryInfo { can_load_chain_state: true, version: "2".into(), ..Default::default() },
+        "7a0132 c00101",
+    );
+    let fresh = PhactoryInfo::decode(&*unhex("7a0132 c00101")).unwrap();
+    assert_eq!((fresh.genesis_block_hash, fresh.public_key, fresh.ecdh_public_key), (None, None, None));
+    assert_eq!((fresh.gatekeeper, fresh.memory_usage, fresh.system), (None, None, None));
+    both_ways(
+        PhactoryInfo {
+            initialized: true,
+            genesis_block_hash: Some("a".into()),
+            public_key: Some(String::new()),
+            ecdh_public_key: Some("b".into()),
+            gatekeeper: Some(GatekeeperStatus::default()),
+            ..Default::default()
+        },
+        "0801 220161 2a00 320162 7200",
+    );
+}
+
+#[test]
+fn attestations_of_both_versions_have_their_bytes() {
+    use prpc::{Attestation, AttestationPayload, InitRuntimeResponse};
+    // IAS: the report unencoded. Newer ones: SCALE `Option<AttestationReport>`.
+    let v1 = Attestation {
+        version: 1,
+        provider: "SGX".into(),
+        payload: Some(AttestationPayload { report: "{}".into(), signature: vec![1], signing_cert: vec![2] }),
+        timestamp: 300,
+        encoded_report: vec![],
+    };
+    both_ways(v1.clone(), "0801 1203534758 1a0a 0a027b7d 120101 1a0102 20ac02");
+    let v2 = Attestation { version: 2, timestamp: 1, encoded_report: vec![0], ..Default::default() };
+    both_ways(v2, "0802 2001 2a0100");
+    let answer = InitRuntimeResponse { encoded_runtime_info: vec![1], ..Default::default() };
+    both_ways(answer.clone(), "0a0101");
+    both_ways(InitRuntimeResponse { attestation: Some(Attestation::default()), ..answer }, "0a0101 2a00");
+}
+
+#[test]
+fn reports_and_collateral_are_encoded_as_the_chain_reads_them() {
+    let text = |report: Option<AttestationReport>| hex::encode(report.encode());
+    assert_eq!(text(None), "00");
+    let ias = AttestationReport::SgxIas { ra_report: vec![1], signature: vec![2], raw_signing_cert: vec![] };
+    assert_eq!(text(Some(ias)), "01 00 0401 0402 00".replace(' ', ""));
+    let bare = AttestationReport::SgxDcap { quote: vec![3, 4], collateral: None };
+    assert_eq!(text(Some(bare)), "01 01 080304 00".replace(' ', ""));
+    let collateral = Collateral::SgxV30(SgxV30QuoteCollateral {
+        pck_crl_issuer_chain: "a".into(),
+        root_ca_crl: "b".into(),
+        pck_crl: "c".into(),
+        tcb_info_issuer_chain: "d".into(),
+        tcb_info: "e".into(),
+        tcb_info_signature: vec![1],
+        qe_identity_issuer_chain: "f".into(),
+        qe_identity: "g".into(),
+        qe_identity_signature: vec![2],
+    });
+    let whole = AttestationReport::SgxDcap { quote: vec![3, 4], collateral: Some(collateral) };
+    assert_eq!(
+        text(Some(whole)),
+        "01 01 080304 01 00 0461 0462 0463 0464 0465 0401 0466 0467 0402".replace(' ', "")
+    );
+    for (provider, byte) in
+        [(AttestationProvider::Root, 0), (AttestationProvider::Ias, 1), (AttestationProvider::Dcap, 2)]
+    {
+        assert_eq!(provider.encode(), [byte]);
+        assert_eq!(AttestationProvider::decode(&mut &[byte][..]).unwrap(), provider);
+    }
+    let payload = WorkerEndpointPayload {
+        pubkey: WorkerKey([5; 32]),
+        versioned_endpoints: VersionedWorkerEndpoints::V1(vec!["x".into()]),
+        signing_time: 258,
+    };
+    assert_eq!(
+        hex::encode(payload.signed_bytes()),
+        format!("ff02{}00040478{}", "05".repeat(32), "0201000000000000")
+    );
+}
+
 #[test]
 fn methods_keep_their_names_and_limits() {
     assert_eq!(Method::ALL.len(), 16);

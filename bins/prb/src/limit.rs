@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use prb_core::{
     prpc::Method,
-    pruntime::{Connect, Error, PRuntimeClient},
+    pruntime::{Connect, ConnectError, Error, PRuntimeClient},
 };
 use tokio::sync::Semaphore;
 
@@ -27,7 +27,7 @@ impl<C: Connect> Limited<C> {
 }
 
 impl<C: Connect> Connect for Limited<C> {
-    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, String> {
+    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
         let inner = self.inner.connect(endpoint)?;
         Ok(Arc::new(LimitedClient { inner, all: Arc::clone(&self.all), own: Semaphore::new(self.each) }))
     }
@@ -71,7 +71,7 @@ mod tests {
     }
 
     impl Connect for Counting {
-        fn connect(&self, _: &str) -> Result<Arc<dyn PRuntimeClient>, String> {
+        fn connect(&self, _: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
             Ok(Arc::new(Self { all: Arc::clone(&self.all), own: Arc::default() }))
         }
     }

@@ -1,6 +1,7 @@
 //! [`PRuntimeClient`] over HTTP: `POST {endpoint}/prpc/PhactoryAPI.{Method}`, protobuf both ways.
 //!
-//! Plain HTTP only: workers live in the operator's own network.
+//! HTTPS endpoints are verified against Mozilla's root certificates, the system's, and those of
+//! [`HttpConfig::root_certificates_pem`]. TLS proves who answers; what a worker says is checked in any case.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,17 +10,24 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 
-use super::{Connect, Error, PRuntimeClient};
+use super::{Connect, ConnectError, Error, PRuntimeClient};
 use crate::prpc::{Method, ServerError};
+
+pub(crate) mod tls;
 
 /// Time that an ordinary call may take (`PHALA_PRPC_REQUEST_TIMEOUT`).
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 /// Time that a call with chain data may take (`PHALA_BLOB_REQUEST_TIMEOUT`).
 pub const SYNC_TIMEOUT: Duration = Duration::from_secs(150);
+/// Time that `GetRuntimeInfo` may take: a fresh attestation asks Intel's services
+/// (`PRB_ATTESTATION_TIMEOUT`).
+pub const ATTESTATION_TIMEOUT: Duration = Duration::from_secs(150);
 /// Time to open a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer that is read, in bytes.
 pub const ANSWER_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+/// What a kick is called in errors.
+const KICK: &str = "kick";
 /// The longest error text that is kept, in bytes.
 const ERROR_TEXT_LIMIT_BYTES: usize = 1024;
 /// The largest error answer that is read, in bytes.
@@ -32,12 +40,17 @@ pub struct HttpConfig {
     pub request_timeout: Duration,
     /// Time that a call with chain data (sync, dispatch, init, load) may take.
     pub sync_timeout: Duration,
+    /// Time that `GetRuntimeInfo` may take, which attests.
+    pub attestation_timeout: Duration,
     /// Time to open a connection; never longer than the call's own time.
     pub connect_timeout: Duration,
     /// How long an idle connection is kept (`WORKER_KEEPALIVE_TIMEOUT`); `None` opens one for each call.
     pub keep_alive: Option<Duration>,
     /// The largest answer that is read, in bytes.
     pub answer_limit_bytes: usize,
+    /// PEM of certificates that vouch for HTTPS endpoints besides the well-known ones: workers behind an
+    /// authority of the operator's own.
+    pub root_certificates_pem: Vec<u8>,
 }
 
 impl Default for HttpConfig {
@@ -45,17 +58,26 @@ impl Default for HttpConfig {
         Self {
             request_timeout: REQUEST_TIMEOUT,
             sync_timeout: SYNC_TIMEOUT,
+            attestation_timeout: ATTESTATION_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
             keep_alive: None,
             answer_limit_bytes: ANSWER_LIMIT_BYTES,
+            root_certificates_pem: Vec::new(),
         }
     }
 }
 
 /// Why no client can be made.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client cannot be built")]
-pub struct BuildError(#[source] reqwest::Error);
+#[non_exhaustive]
+pub enum BuildError {
+    /// The root certificates given are no PEM certificates.
+    #[error("the root certificates for HTTPS cannot be read: {0}")]
+    Certificates(String),
+    /// The system refuses what a client needs.
+    #[error("the HTTP client cannot be built")]
+    Client(#[source] reqwest::Error),
+}
 
 /// Makes [`HttpClient`]s that share one pool of connections.
 #[derive(Clone, Debug)]
@@ -68,9 +90,12 @@ impl HttpConnect {
     /// Builds the shared client.
     ///
     /// # Errors
-    /// [`BuildError`] where the system refuses what a client needs.
+    /// See [`BuildError`].
     pub fn new(config: HttpConfig) -> Result<Self, BuildError> {
         let http = Client::builder()
+            .tls_backend_preconfigured(tls::client_config(&config.root_certificates_pem)?)
+            // Names are looked up as the system does, also where another crate switches reqwest's own resolver on.
+            .no_hickory_dns()
             .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(config.connect_timeout)
@@ -78,30 +103,46 @@ impl HttpConnect {
             .pool_idle_timeout(config.keep_alive)
             .tcp_nodelay(true)
             .build()
-            .map_err(BuildError)?;
+            .map_err(BuildError::Client)?;
         Ok(Self { http, config: Arc::new(config) })
     }
 
     /// A client for the worker at `endpoint`.
     ///
     /// # Errors
-    /// A text for people, where `endpoint` is no `http` URL.
-    pub fn client(&self, endpoint: &str) -> Result<HttpClient, String> {
-        let endpoint = endpoint.trim().trim_end_matches('/');
-        let url = Url::parse(endpoint).map_err(|e| format!("{endpoint:?} is not a URL: {e}"))?;
-        if url.scheme() != "http" {
-            return Err(format!("{endpoint:?} is not an http URL: workers are spoken to in plain HTTP"));
+    /// [`ConnectError::Endpoint`] where `endpoint` is no `http` or `https` URL.
+    pub fn client(&self, endpoint: &str) -> Result<HttpClient, ConnectError> {
+        let text = endpoint.trim();
+        let bad = |reason: String| ConnectError::endpoint(&without_password(text), reason);
+        let url = Url::parse(text)
+            .map_err(|e| bad(format!("it is not a URL ({e}): write it as http://10.0.0.1:8000")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad("only http and https are spoken with workers".to_owned()));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad("it must end with its path: leave out what follows ? or #".to_owned()));
         }
         Ok(HttpClient {
             http: self.http.clone(),
             config: Arc::clone(&self.config),
-            endpoint: endpoint.to_owned(),
+            shown: without_password(text.trim_end_matches('/')),
+            endpoint: url.as_str().trim_end_matches('/').to_owned(),
         })
     }
 }
 
+/// An endpoint as it may be shown: a name and password before the host are left out.
+fn without_password(endpoint: &str) -> String {
+    let Some((scheme, rest)) = endpoint.split_once("://") else { return endpoint.to_owned() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.rfind('@') {
+        Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+        None => endpoint.to_owned(),
+    }
+}
+
 impl Connect for HttpConnect {
-    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, String> {
+    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
         Ok(Arc::new(self.client(endpoint)?))
     }
 }
@@ -111,45 +152,66 @@ impl Connect for HttpConnect {
 pub struct HttpClient {
     http: Client,
     config: Arc<HttpConfig>,
+    /// Without a slash at the end.
     endpoint: String,
+    /// The endpoint as errors show it.
+    shown: String,
 }
 
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpClient").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("HttpClient").field("endpoint", &self.shown).finish_non_exhaustive()
     }
 }
 
 impl HttpClient {
     fn unreachable(&self, source: reqwest::Error) -> Error {
         // The URL is named by the error itself.
-        Error::Unreachable { endpoint: self.endpoint.clone(), source: Box::new(source.without_url()) }
+        Error::Unreachable { endpoint: self.shown.clone(), source: Box::new(source.without_url()) }
     }
 
     fn limit(&self, method: Method) -> Duration {
-        if carries_chain_data(method) { self.config.sync_timeout } else { self.config.request_timeout }
+        match method {
+            Method::GetRuntimeInfo => self.config.attestation_timeout,
+            _ if carries_chain_data(method) => self.config.sync_timeout,
+            _ => self.config.request_timeout,
+        }
     }
 
     async fn exchange(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
         let url = format!("{}/prpc/PhactoryAPI.{}", self.endpoint, method.name());
         let answer = self.http.post(url).body(body).send().await.map_err(|e| self.unreachable(e))?;
-        let status = answer.status();
-        if status == StatusCode::OK {
-            let limit_bytes = self.config.answer_limit_bytes;
-            return match self.read(answer, limit_bytes).await? {
-                (body, true) => Ok(body),
-                (_, false) => Err(Error::BadAnswer {
-                    method: method.name(),
-                    reason: format!("more than {limit_bytes} bytes"),
-                }),
-            };
+        if answer.status() != StatusCode::OK {
+            return Err(self.refusal(method.name(), answer).await);
         }
-        let (body, _) = self.read(answer, ERROR_ANSWER_LIMIT_BYTES).await?;
-        Err(Error::Refused {
-            method: method.name(),
-            status: status.as_u16(),
-            message: error_text(status, &body),
-        })
+        let limit_bytes = self.config.answer_limit_bytes;
+        match self.read(answer, limit_bytes).await? {
+            (body, true) => Ok(body),
+            (_, false) => Err(Error::BadAnswer {
+                method: method.name(),
+                reason: format!("more than {limit_bytes} bytes"),
+            }),
+        }
+    }
+
+    async fn refusal(&self, method: &'static str, answer: Response) -> Error {
+        let status = answer.status();
+        match self.read(answer, ERROR_ANSWER_LIMIT_BYTES).await {
+            Ok((body, _)) => {
+                Error::Refused { method, status: status.as_u16(), message: error_text(status, &body) }
+            }
+            Err(error) => error,
+        }
+    }
+
+    async fn request_exit(&self) -> Result<(), Error> {
+        match self.http.post(format!("{}/kick", self.endpoint)).send().await {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(self.refusal(KICK, answer).await),
+            Err(error) if error.is_connect() || error.is_builder() => Err(self.unreachable(error)),
+            // The process exits in the middle of the exchange: a connection that breaks now is success.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Reads at most `limit_bytes`, and says whether that was all.
@@ -181,12 +243,10 @@ impl PRuntimeClient for HttpClient {
     }
 
     async fn kick(&self) -> Result<(), Error> {
-        let request = self.http.post(format!("{}/kick", self.endpoint)).send();
-        match tokio::time::timeout(self.config.request_timeout, request).await {
-            Ok(Err(e)) if e.is_connect() => Err(self.unreachable(e)),
-            // The process exits in the middle of the exchange: anything after the connection is success.
-            _ => Ok(()),
-        }
+        let limit = self.config.request_timeout;
+        tokio::time::timeout(limit, self.request_exit())
+            .await
+            .unwrap_or(Err(Error::TimedOut { method: KICK, limit }))
     }
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use codec::{Decode, Encode};
 use prost::Message;
 
-use super::{Connect, Error, PRuntimeClient};
+use super::{Connect, ConnectError, Error, PRuntimeClient};
 use crate::{
     primitives::{AccountId, Hash, WorkerKey},
     prpc::{self, Method},
@@ -404,11 +404,11 @@ impl ScriptedConnect {
 }
 
 impl Connect for ScriptedConnect {
-    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, String> {
+    fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
         let workers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match workers.get(endpoint) {
             Some(worker) => Ok(Arc::new(worker.clone())),
-            None => Err(format!("no scripted worker at {endpoint}")),
+            None => Err(ConnectError::endpoint(endpoint, "no scripted worker is there")),
         }
     }
 }

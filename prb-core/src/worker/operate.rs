@@ -1,16 +1,14 @@
 //! Operations on chain: from what is wanted to a job for the trader.
 
-use codec::{DecodeAll, Encode};
+use codec::Encode;
 
 use super::{Desired, Operation};
 use crate::{
-    chain::{Call, WorkerOnChain},
+    chain::Call,
     primitives::{AccountId, WorkerKey},
-    prpc::{GetRuntimeInfoRequest, InitRuntimeRequest, InitRuntimeResponse, PhactoryInfo},
+    prpc::{InitRuntimeRequest, PhactoryInfo},
     queue::{Job, JobSigner},
-    wire::{
-        Attestation, AttestationProvider, SignedMessage, WorkerRegistrationInfo, WorkerRegistrationInfoV2,
-    },
+    wire::{AttestationProvider, SignedMessage},
 };
 
 /// How often the trader may try an operation again by itself.
@@ -37,7 +35,8 @@ pub(super) fn init_request(
         encoded_genesis_state: genesis.state.clone(),
         encoded_operator: operator.map(|account| account.encode()),
         is_parachain: true,
-        attestation_provider: Some(provider(info).filter(|_| !skip_ra).encode()),
+        // The bare enum, absent for none: pRuntime reads the first byte of an encoded `Option` as a provider.
+        attestation_provider: provider(info).filter(|_| !skip_ra).map(|provider| provider.encode()),
     }
 }
 
@@ -48,38 +47,6 @@ fn provider(info: &PhactoryInfo) -> Option<AttestationProvider> {
         () if supports("epid") => Some(AttestationProvider::Ias),
         () => None,
     }
-}
-
-pub(super) fn runtime_info_request(operator: AccountId, refresh_ra: bool) -> GetRuntimeInfoRequest {
-    GetRuntimeInfoRequest { force_refresh_ra: refresh_ra, encoded_operator: Some(operator.encode()) }
-}
-
-/// The call that registers a worker; `None` where it gives no attestation yet.
-pub(super) fn register(
-    worker: WorkerKey,
-    answer: InitRuntimeResponse,
-    on_chain: &WorkerOnChain,
-) -> Option<Call> {
-    let replaces = on_chain.registration.as_ref().map(|r| r.last_updated);
-    let (info, attestation) = (answer.encoded_runtime_info, answer.attestation?);
-    let report = attestation.encoded_report;
-    if let Some(ias) = attestation.payload.filter(|_| report.is_empty()) {
-        // Workers of the retired IAS give their report unencoded; the chain takes it with its first call.
-        let info = match WorkerRegistrationInfoV2::decode_all(&mut &*info) {
-            Ok(newer) => WorkerRegistrationInfo::from(newer).encode(),
-            Err(_) => info,
-        };
-        let attestation = Attestation::SgxIas {
-            ra_report: ias.report.into_bytes(),
-            signature: ias.signature,
-            raw_signing_cert: ias.signing_cert,
-        };
-        let attestation = attestation.encode();
-        return Some(Call::RegisterWorkerV1 { worker, runtime_info: info, attestation, replaces });
-    }
-    // SCALE `Option<AttestationReport>`.
-    let attestation = if report.is_empty() { None::<()>.encode() } else { report };
-    Some(Call::RegisterWorker { worker, runtime_info: info, attestation, replaces })
 }
 
 /// The call for every other operation.
@@ -115,78 +82,47 @@ pub(super) fn message_job(desired: &Desired, messages: Vec<SignedMessage>) -> Op
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use prost::Message;
+
     use super::*;
     use crate::{
-        chain::Registration,
-        primitives::Hash,
-        prpc::{Attestation as Attested, AttestationPayload},
+        blob::Genesis,
+        primitives::{Hash, RelayNumber},
     };
 
-    const WORKER: WorkerKey = WorkerKey([3; 32]);
-
-    fn info() -> WorkerRegistrationInfoV2 {
-        WorkerRegistrationInfoV2 {
-            version: 1,
-            machine_id: vec![7],
-            pubkey: WORKER,
-            ecdh_pubkey: [9; 32],
-            genesis_block_hash: Hash([1; 32]),
-            features: vec![4],
-            operator: None,
+    /// The request's bytes in hexadecimal, for a genesis of one byte each and a worker of these methods.
+    fn init_bytes(methods: &[&str], operator: Option<AccountId>, skip_ra: bool) -> String {
+        let genesis = Genesis {
             para_id: 2004,
-            max_consensus_version: 0,
-        }
-    }
-
-    fn answer(attestation: Attested) -> InitRuntimeResponse {
-        let attestation = Some(attestation);
-        InitRuntimeResponse { encoded_runtime_info: info().encode(), attestation, ..Default::default() }
-    }
-
-    #[test]
-    fn each_attestation_goes_with_the_call_that_takes_it() {
-        let on_chain = WorkerOnChain::default();
-        let report = AttestationPayload { report: "{}".into(), signature: vec![1], signing_cert: vec![2] };
-        let ias = Attested { payload: Some(report), ..Default::default() };
-        let expected =
-            Attestation::SgxIas { ra_report: b"{}".to_vec(), signature: vec![1], raw_signing_cert: vec![2] };
-        let first = WorkerRegistrationInfo::from(info()).encode();
-        assert_eq!(
-            register(WORKER, answer(ias), &on_chain),
-            Some(Call::RegisterWorkerV1 {
-                worker: WORKER,
-                runtime_info: first.clone(),
-                attestation: expected.encode(),
-                replaces: None,
-            })
-        );
-        for (report, attestation) in [(vec![], vec![0]), (vec![1, 1, 5], vec![1, 1, 5])] {
-            let dcap = Attested { encoded_report: report, ..Default::default() };
-            assert_eq!(
-                register(WORKER, answer(dcap), &on_chain),
-                Some(Call::RegisterWorker {
-                    worker: WORKER,
-                    runtime_info: info().encode(),
-                    attestation,
-                    replaces: None,
-                })
-            );
-        }
-        // What the first call makes of it on chain.
-        let registration = Registration {
-            pubkey: WORKER,
-            ecdh_pubkey: [9; 32],
-            runtime_version: 1,
-            last_updated: 5,
-            operator: None,
-            attestation_provider: Some(AttestationProvider::Ias),
-            confidence_level: 1,
-            initial_score: None,
-            features: vec![4],
+            relay_number: RelayNumber(1),
+            relay_hash: Hash::default(),
+            chain_identity: Hash::default(),
+            info: vec![0xaa].into(),
+            state: vec![0xbb].into(),
         };
-        assert!(registration.is_of_v1(&first, None) && registration.is_of_v1(&first, Some(4)));
-        assert!(!registration.is_of_v1(&first, Some(5)));
-        let elsewhere = Registration { operator: Some(AccountId([1; 32])), ..registration };
-        assert!(!elsewhere.is_of_v1(&first, None));
+        let methods = methods.iter().map(|&m| m.to_owned()).collect();
+        let info = PhactoryInfo { supported_attestation_methods: methods, ..Default::default() };
+        hex::encode(init_request(&info, &genesis, operator, skip_ra).encode_to_vec())
+    }
+
+    // Written down from protobuf's and SCALE's rules: a key is field << 3 | type, bytes have their length before
+    // them, and `AttestationProvider` is one byte: Root 0, Ias 1, Dcap 2.
+    #[test]
+    fn init_runtime_names_the_bare_provider_or_none() {
+        let chain_data = "1201aa2201bb";
+        assert_eq!(init_bytes(&["epid", "dcap"], None, false), format!("{chain_data}30013a0102"));
+        assert_eq!(init_bytes(&["none", "epid"], None, false), format!("{chain_data}30013a0101"));
+        for none in [&["none"][..], &[]] {
+            assert_eq!(init_bytes(none, None, false), format!("{chain_data}3001"));
+        }
+        let operator = "2a200707070707070707070707070707070707070707070707070707070707070707";
+        assert_eq!(
+            init_bytes(&["dcap"], Some(AccountId([7; 32])), false),
+            format!("{chain_data}{operator}30013a0102")
+        );
+        // Without attestation, with the development key 1.
+        let debug_key = "1a200000000000000000000000000000000000000000000000000000000000000001";
+        assert_eq!(init_bytes(&["dcap"], None, true), format!("08011201aa{debug_key}2201bb3001"));
     }
 }

@@ -1,0 +1,344 @@
+//! [`registration`]: from a worker's own word to a call that is worth its fee.
+
+use std::fmt;
+
+use codec::{DecodeAll, Encode};
+
+use super::CollateralSource;
+use crate::{
+    chain::Call,
+    primitives::{AccountId, Hash, WorkerKey},
+    prpc::{self, GetRuntimeInfoRequest, InitRuntimeResponse},
+    pruntime::{self, PRuntime},
+    wire::{self, AttestationReport, WorkerRegistrationInfo, WorkerRegistrationInfoV2},
+};
+
+/// What a worker's registration must say. The chain would refuse anything else, or register the worker for
+/// somebody else, and the fee is paid either way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Expected {
+    /// The worker's public key, as its `GetInfo` shows it.
+    pub worker: WorkerKey,
+    /// The account that may add it to a pool.
+    pub operator: AccountId,
+    /// Hash of the relay block that workers of this chain start after.
+    pub relay_genesis: Hash,
+    /// The parachain's id.
+    pub para_id: u32,
+    /// The worker's key for encrypted messages, where its `GetInfo` shows one.
+    pub ecdh_key: Option<[u8; 32]>,
+}
+
+impl Expected {
+    /// Expects any key for encrypted messages; see [`Expected::with_info`].
+    pub const fn new(worker: WorkerKey, operator: AccountId, relay_genesis: Hash, para_id: u32) -> Self {
+        Self { worker, operator, relay_genesis, para_id, ecdh_key: None }
+    }
+
+    /// Expects the key for encrypted messages that the worker shows.
+    #[must_use]
+    pub fn with_info(mut self, info: &prpc::PhactoryInfo) -> Self {
+        self.ecdh_key = info.ecdh_public_key.as_deref().and_then(|key| key.parse().ok().map(|Hash(key)| key));
+        self
+    }
+}
+
+/// Something that a registration would say and should not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// Another worker's public key.
+    Key {
+        /// The key that was expected.
+        expected: WorkerKey,
+        /// The key in the answer.
+        found: WorkerKey,
+    },
+    /// Another operator.
+    Operator {
+        /// The account that was expected.
+        expected: AccountId,
+        /// The account in the answer.
+        found: Option<AccountId>,
+    },
+    /// Another start on the relay chain.
+    RelayGenesis {
+        /// The hash that was expected.
+        expected: Hash,
+        /// The hash in the answer.
+        found: Hash,
+    },
+    /// Another parachain.
+    ParaId {
+        /// The id that was expected.
+        expected: u32,
+        /// The id in the answer.
+        found: u32,
+    },
+    /// Another key for encrypted messages.
+    EcdhKey {
+        /// The key that was expected.
+        expected: Hash,
+        /// The key in the answer.
+        found: Hash,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key { expected, found } => write!(
+                f,
+                "it would register the key {found}, not its own {expected}: check that its endpoint leads to one \
+                 worker only"
+            ),
+            Self::Operator { expected, found } => {
+                match found {
+                    Some(found) => write!(f, "it would register for the operator {found}, not {expected}")?,
+                    None => write!(f, "it would register without an operator, not for {expected}")?,
+                }
+                f.write_str(": check the pool's operator and who else manages this worker")
+            }
+            Self::RelayGenesis { expected, found } => write!(
+                f,
+                "it was initialised at the relay block {found}, and this chain's workers start at {expected}: \
+                 delete its data and start it again"
+            ),
+            Self::ParaId { expected, found } => write!(
+                f,
+                "it was initialised for parachain {found}, not {expected}: delete its data and start it again"
+            ),
+            Self::EcdhKey { expected, found } => write!(
+                f,
+                "it would register the key {found} for encrypted messages, and shows {expected}: restart it"
+            ),
+        }
+    }
+}
+
+/// Why a worker cannot be registered now. Nothing was sent on chain.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistrationError {
+    /// The worker did not answer, or refused.
+    #[error(transparent)]
+    Worker(#[from] pruntime::Error),
+    /// The worker has not validated its state yet, and attests nothing before.
+    #[error("the worker gives no attestation yet: it attests once it has dispatched a block")]
+    NotYet,
+    /// The worker's answer is not what it should be.
+    #[error(
+        "not registered: the worker's {what} cannot be read ({reason}); check that its version fits this chain"
+    )]
+    Unreadable {
+        /// The part of the answer.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The worker would register as something else than it should.
+    #[error("not registered: {}", List(.0))]
+    Differs(Vec<Difference>),
+    /// The worker attests by DCAP, and nothing gives collateral.
+    #[error(
+        "not registered: the worker attests by DCAP, and the chain takes its quote only with collateral; set \
+         PRB_PCCS_URLS (--pccs-url) to one or more PCCS URLs"
+    )]
+    NoCollateralSource,
+    /// The quote's collateral is not to be had.
+    #[error("not registered")]
+    Collateral(#[from] super::Error),
+}
+
+impl RegistrationError {
+    /// Whether the same attempt may succeed later without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Worker(error) => error.is_retryable(),
+            Self::Collateral(error) => error.is_retryable(),
+            Self::NotYet => true,
+            Self::Unreadable { .. } | Self::Differs(_) | Self::NoCollateralSource => false,
+        }
+    }
+
+    /// Whether the worker's process may have restarted, so that it must be observed again.
+    pub const fn is_connection(&self) -> bool {
+        matches!(self, Self::Worker(error) if error.is_connection())
+    }
+}
+
+struct List<'a>(&'a [Difference]);
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, difference) in self.0.iter().enumerate() {
+            let separator = if n == 0 { "" } else { "; " };
+            write!(f, "{separator}{difference}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One request to register, over all attempts that it takes.
+///
+/// An attestation may take longer than a call is waited for. The worker finishes it all the same and keeps it for
+/// an hour, but forgets it when it is asked to refresh or told an operator again. So the operator is told and the
+/// refresh forced once; after a call that was given up on, the next attempt asks for what is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegistrationRequest {
+    force: bool,
+    under_way: bool,
+}
+
+impl RegistrationRequest {
+    /// A new request; with `refresh_ra` the worker attests again even where its attestation is recent.
+    pub const fn new(refresh_ra: bool) -> Self {
+        Self { force: refresh_ra, under_way: false }
+    }
+
+    async fn ask(
+        &mut self,
+        client: &PRuntime,
+        operator: AccountId,
+    ) -> Result<InitRuntimeResponse, pruntime::Error> {
+        let request = GetRuntimeInfoRequest {
+            force_refresh_ra: self.force && !self.under_way,
+            encoded_operator: (!self.under_way).then(|| operator.encode()),
+        };
+        // Before the call: where its future is dropped, the worker attests as well.
+        self.under_way = true;
+        let answer = client.runtime_info(&request).await;
+        self.under_way = matches!(answer, Err(pruntime::Error::TimedOut { .. }));
+        self.force &= answer.is_err();
+        answer
+    }
+
+    /// The worker's answer; told the operator again where it does not know it.
+    async fn answer(
+        &mut self,
+        client: &PRuntime,
+        expected: &Expected,
+    ) -> Result<(InitRuntimeResponse, Info), RegistrationError> {
+        let was_told = self.under_way;
+        let answer = self.ask(client, expected.operator).await?;
+        let info = Info::decode(&answer.encoded_runtime_info)?;
+        if !was_told || info.older().operator == Some(expected.operator) {
+            return Ok((answer, info));
+        }
+        // The call that was given up on never reached the worker.
+        let answer = self.ask(client, expected.operator).await?;
+        let info = Info::decode(&answer.encoded_runtime_info)?;
+        Ok((answer, info))
+    }
+}
+
+/// Registration info in the format that the worker gave it in.
+enum Info {
+    V2(WorkerRegistrationInfoV2),
+    V1(WorkerRegistrationInfo),
+}
+
+impl Info {
+    fn decode(encoded: &[u8]) -> Result<Self, RegistrationError> {
+        match WorkerRegistrationInfoV2::decode_all(&mut &*encoded) {
+            Ok(info) => Ok(Self::V2(info)),
+            Err(error) => WorkerRegistrationInfo::decode_all(&mut &*encoded)
+                .map(Self::V1)
+                .map_err(|_| unreadable("registration info", error)),
+        }
+    }
+
+    /// In the older format, whose fields are the first ones of the newer.
+    fn older(&self) -> WorkerRegistrationInfo {
+        match self {
+            Self::V2(info) => info.clone().into(),
+            Self::V1(info) => info.clone(),
+        }
+    }
+
+    fn para_id(&self) -> Option<u32> {
+        match self {
+            Self::V2(info) => Some(info.para_id),
+            Self::V1(_) => None,
+        }
+    }
+
+    fn differences(&self, expected: &Expected) -> Vec<Difference> {
+        let info = self.older();
+        let key = (info.pubkey != expected.worker)
+            .then_some(Difference::Key { expected: expected.worker, found: info.pubkey });
+        let operator = (info.operator != Some(expected.operator))
+            .then_some(Difference::Operator { expected: expected.operator, found: info.operator });
+        let relay_genesis =
+            (info.genesis_block_hash != expected.relay_genesis).then_some(Difference::RelayGenesis {
+                expected: expected.relay_genesis,
+                found: info.genesis_block_hash,
+            });
+        let para_id = self.para_id().filter(|found| *found != expected.para_id);
+        let para_id = para_id.map(|found| Difference::ParaId { expected: expected.para_id, found });
+        let ecdh_key = expected
+            .ecdh_key
+            .filter(|key| *key != info.ecdh_pubkey)
+            .map(|key| Difference::EcdhKey { expected: Hash(key), found: Hash(info.ecdh_pubkey) });
+        [key, operator, relay_genesis, para_id, ecdh_key].into_iter().flatten().collect()
+    }
+}
+
+fn unreadable(what: &'static str, reason: impl fmt::Display) -> RegistrationError {
+    RegistrationError::Unreadable { what, reason: reason.to_string() }
+}
+
+/// The call that registers the worker behind `client`, checked against what is `expected` of it.
+///
+/// `replaces` is `last_updated` of the registration that the chain has, `None` where it has none. `request` is
+/// kept over all attempts of one wish to register.
+///
+/// # Errors
+/// See [`RegistrationError`]; nothing was sent on chain then.
+///
+/// # Cancel safety
+/// The worker may have attested; the next attempt with the same `request` takes up what it made.
+pub async fn registration(
+    client: &PRuntime,
+    expected: &Expected,
+    request: &mut RegistrationRequest,
+    replaces: Option<u64>,
+    collateral: Option<&dyn CollateralSource>,
+) -> Result<Call, RegistrationError> {
+    let (answer, info) = request.answer(client, expected).await?;
+    let differences = info.differences(expected);
+    if !differences.is_empty() {
+        return Err(RegistrationError::Differs(differences));
+    }
+    let attestation = answer.attestation.ok_or(RegistrationError::NotYet)?;
+    let worker = expected.worker;
+    if let Some(ias) = attestation.payload.filter(|_| attestation.encoded_report.is_empty()) {
+        // Workers of the retired IAS give their report unencoded; the chain takes it with its first call.
+        let attestation = wire::Attestation::SgxIas {
+            ra_report: ias.report.into_bytes(),
+            signature: ias.signature,
+            raw_signing_cert: ias.signing_cert,
+        };
+        let (runtime_info, attestation) = (info.older().encode(), attestation.encode());
+        return Ok(Call::RegisterWorkerV1 { worker, runtime_info, attestation, replaces });
+    }
+    let attestation = report(&attestation.encoded_report, collateral).await?.encode();
+    Ok(Call::RegisterWorker { worker, runtime_info: answer.encoded_runtime_info, attestation, replaces })
+}
+
+/// The report as the chain takes it: a DCAP quote with its collateral.
+async fn report(
+    encoded: &[u8],
+    collateral: Option<&dyn CollateralSource>,
+) -> Result<Option<AttestationReport>, RegistrationError> {
+    if encoded.is_empty() {
+        return Ok(None);
+    }
+    let report = Option::<AttestationReport>::decode_all(&mut &*encoded)
+        .map_err(|error| unreadable("attestation report", error))?;
+    let Some(AttestationReport::SgxDcap { quote, collateral: None }) = report else { return Ok(report) };
+    let source = collateral.ok_or(RegistrationError::NoCollateralSource)?;
+    let collateral = Some(source.collateral(&quote).await?);
+    Ok(Some(AttestationReport::SgxDcap { quote, collateral }))
+}

@@ -1,0 +1,32 @@
+//! Provides the TLS settings of HTTP clients: which certificates vouch for a server.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+
+use super::BuildError;
+
+/// Settings that trust Mozilla's root certificates, the system's, and those in `extra_pem`.
+///
+/// Both stores: a container often has no certificates of its own, and an operator's authority is often known to
+/// the system only. The cryptography is named, so that it does not depend on which providers other crates of
+/// the program switch on.
+pub(crate) fn client_config(extra_pem: &[u8]) -> Result<ClientConfig, BuildError> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let system = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    for certificate in CertificateDer::pem_slice_iter(extra_pem) {
+        let certificate = certificate.map_err(|e| BuildError::Certificates(e.to_string()))?;
+        roots.add(certificate).map_err(|e| BuildError::Certificates(e.to_string()))?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| BuildError::Certificates(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
