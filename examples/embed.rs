@@ -35,7 +35,7 @@ async fn main() -> anyhow::Result<()> {
     // The engines.
     let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), vault };
     let trader = Trader::start(trade::Config::default(), parts)?;
-    let parts = fleet::Parts { inventory, source, chain: chain.clone(), queue, connect };
+    let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
     let fleet = Fleet::start(parts, fleet::Config::default());
     while fleet.status().count(State::Active) == 0 {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -21,6 +21,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
+    attestation::CollateralSource,
     blob::BlobSource,
     chain::ChainReader,
     inventory::Inventory,
@@ -39,6 +40,7 @@ pub use crate::worker::{Command, Event, WorkerStatus};
 
 /// What a fleet is made of.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Parts {
     /// The pools and workers.
     pub inventory: Arc<dyn Inventory>,
@@ -50,6 +52,28 @@ pub struct Parts {
     pub queue: Arc<dyn JobQueue>,
     /// The way to workers.
     pub connect: Arc<dyn Connect>,
+    /// What gives the collateral of DCAP quotes; without it, workers that attest by DCAP are not registered.
+    pub collateral: Option<Arc<dyn CollateralSource>>,
+}
+
+impl Parts {
+    /// A fleet's parts, without a source of collateral.
+    pub fn new(
+        inventory: Arc<dyn Inventory>,
+        source: Arc<dyn BlobSource>,
+        chain: Arc<dyn ChainReader>,
+        queue: Arc<dyn JobQueue>,
+        connect: Arc<dyn Connect>,
+    ) -> Self {
+        Self { inventory, source, chain, queue, connect, collateral: None }
+    }
+
+    /// The same parts with a source of collateral.
+    #[must_use]
+    pub fn with_collateral(mut self, collateral: Arc<dyn CollateralSource>) -> Self {
+        self.collateral = Some(collateral);
+        self
+    }
 }
 
 /// Bounds and settings of a fleet.
@@ -187,6 +211,7 @@ impl Fleet {
             source: parts.source,
             queue: parts.queue,
             connect: parts.connect,
+            collateral: parts.collateral,
             genesis: genesis_seen,
             settings: config.settings,
             tuning: config.tuning,

@@ -83,7 +83,7 @@
 //! let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), vault };
 //! let trader = Trader::start(trade::Config::default(), parts)?;
 //! let source = Arc::new(MemorySource::of_empty_blocks(3));
-//! let parts = fleet::Parts { inventory, source, chain: chain.clone(), queue, connect };
+//! let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
 //! let fleet = Fleet::start(parts, fleet::Config::default());
 //! while fleet.status().count(State::Active) == 0 {
 //!     tokio::time::sleep(std::time::Duration::from_secs(6)).await;

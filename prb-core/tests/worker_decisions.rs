@@ -19,8 +19,8 @@ use prb_core::{
 #[path = "worker_rig/rig.rs"]
 mod rig;
 use rig::{
-    COOL_DOWN_SECS, GENESIS, KEY, NOW_SECS, OTHER, STAKE, STRANGER, computing, desired, info, on_chain,
-    pool, ready, session, with_pool,
+    COOL_DOWN_SECS, GENESIS, KEY, NOW_SECS, OTHER, STAKE, STRANGER, computing, desired, info, on_chain, pool,
+    ready, session, with_pool,
 };
 
 const START: Action = Action::Operate(Operation::Start(STAKE));

@@ -71,13 +71,8 @@ impl Work {
     pub(crate) fn start(parts: Parts, workers: &WorkerArgs) -> anyhow::Result<Self> {
         let Parts { source, inventory, chain, desk } = parts;
         let connect = Arc::new(workers.connect()?);
-        let fleet = fleet::Parts {
-            inventory,
-            source: Arc::clone(&source),
-            chain: Arc::clone(&chain.reader),
-            queue: desk.queue(),
-            connect,
-        };
+        let reader = Arc::clone(&chain.reader);
+        let fleet = fleet::Parts::new(inventory, Arc::clone(&source), reader, desk.queue(), connect);
         let fleet = Fleet::start(fleet, workers.fleet_config());
         Ok(Self { source, chain, fleet, desk })
     }

@@ -15,8 +15,9 @@ use super::{
     Tuning, command, decide, keys::Interest, save::Saver,
 };
 use crate::{
+    attestation::{CollateralSource, RegistrationRequest},
     blob::{BlobSource, Genesis, Heights},
-    chain::{self, ChainView},
+    chain::ChainView,
     inventory::Saved,
     pruntime::Connect,
     queue::JobQueue,
@@ -40,6 +41,7 @@ use identity::Identity;
 use jobs::Jobs;
 use link::Link;
 use on_chain::OnChain;
+use operations::Prepared;
 use relay::Relay;
 use syncing::Syncing;
 
@@ -51,6 +53,7 @@ pub(crate) struct Context {
     pub(crate) views: watch::Receiver<Option<Arc<ChainView>>>,
     pub(crate) queue: Arc<dyn JobQueue>,
     pub(crate) connect: Arc<dyn Connect>,
+    pub(crate) collateral: Option<Arc<dyn CollateralSource>>,
     pub(crate) genesis: watch::Receiver<Option<Arc<Genesis>>>,
     pub(crate) keys: Arc<Keys>,
     pub(crate) stakes: StakeQueue,
@@ -84,8 +87,10 @@ pub(crate) struct Task {
     /// The operation that is under way: being made, or with the trader.
     operation: Option<Operation>,
     /// The transaction being made from what the worker says.
-    preparing: Option<BoxFuture<'static, (Operation, Result<chain::Call, Arc<str>>)>>,
+    preparing: Option<BoxFuture<'static, Prepared>>,
     refresh_ra: bool,
+    /// The request to register, over all attempts that it takes.
+    registration: Option<RegistrationRequest>,
     /// What is to be kept of the worker; stored once `slot.saved()` is the same.
     saved: Saved,
 }
@@ -96,8 +101,8 @@ enum Wake {
     Changed,
     Edited,
     Call(calls::Answer),
-    Sync(crate::sync::Stepped),
-    Prepared(Operation, Result<chain::Call, Arc<str>>),
+    Sync(Box<crate::sync::Stepped>),
+    Prepared(Box<Prepared>),
     Job(Result<jobs::JobEvent, tokio::task::JoinError>),
 }
 
@@ -122,6 +127,7 @@ impl Task {
             operation: None,
             preparing: None,
             refresh_ra: false,
+            registration: None,
             saved: slot.saved(),
             desired,
             slot,
@@ -152,8 +158,8 @@ impl Task {
                 () = slot.woken() => Wake::Changed,
                 Ok(()) = edits.changed() => Wake::Edited,
                 answer = calls::next(&mut self.call) => Wake::Call(answer),
-                stepped = self.sync.next() => Wake::Sync(stepped),
-                (operation, made) = prepared(&mut self.preparing) => Wake::Prepared(operation, made),
+                stepped = self.sync.next() => Wake::Sync(Box::new(stepped)),
+                made = prepared(&mut self.preparing) => Wake::Prepared(Box::new(made)),
                 event = self.jobs.next() => Wake::Job(event),
                 () = changed(&mut self.heights) => Wake::Changed,
                 () = changed(&mut self.views) => Wake::Changed,
@@ -165,7 +171,7 @@ impl Task {
                 Wake::Changed | Wake::Edited => {}
                 Wake::Call(answer) => self.call_ended(answer),
                 Wake::Sync(stepped) => self.sync_ended(&stepped),
-                Wake::Prepared(operation, made) => self.operation_prepared(operation, made),
+                Wake::Prepared(prepared) => self.operation_prepared(*prepared),
                 Wake::Job(event) => self.job_event(event),
             }
         }
@@ -237,6 +243,7 @@ impl Task {
             Command::Checkpoint => self.checkpoint_asked = true,
             Command::RegisterAgain => {
                 self.refresh_ra = true;
+                self.registration = None;
                 self.restart();
             }
             Command::Restart => self.restart(),
@@ -277,6 +284,7 @@ impl Task {
         self.operation = None;
         self.preparing = None;
         self.refresh_ra = false;
+        self.registration = None;
     }
 
     /// Waits for no job any more: what they have done is read from the chain.

@@ -146,6 +146,11 @@ impl Rig {
         index
     }
 
+    /// Lets a worker of the test's own live on this rig's chain.
+    pub fn adopt(&self, worker: &ScriptedWorker) {
+        self.live(worker);
+    }
+
     /// Lets a worker forget messages that the chain has taken, and know the chain's time.
     fn live(&self, worker: &ScriptedWorker) {
         let (chain, key) = (self.chain.clone(), worker.key());
@@ -177,15 +182,19 @@ impl Rig {
         self.start_from(Arc::clone(&self.source) as Arc<dyn BlobSource>, config);
     }
 
-    pub fn start_from(&mut self, source: Arc<dyn BlobSource>, config: fleet::Config) {
-        let parts = Parts {
-            inventory: Arc::clone(&self.inventory) as Arc<dyn Inventory>,
+    /// The fleet's parts, with chain data from `source`.
+    pub fn parts(&self, source: Arc<dyn BlobSource>) -> Parts {
+        Parts::new(
+            Arc::clone(&self.inventory) as Arc<dyn Inventory>,
             source,
-            chain: Arc::new(self.chain.clone()) as Arc<dyn ChainReader>,
-            queue: Arc::new(self.queue.clone()) as Arc<dyn JobQueue>,
-            connect: Arc::new(self.connect.clone()),
-        };
-        self.fleet = Some(Fleet::start(parts, config));
+            Arc::new(self.chain.clone()) as Arc<dyn ChainReader>,
+            Arc::new(self.queue.clone()) as Arc<dyn JobQueue>,
+            Arc::new(self.connect.clone()),
+        )
+    }
+
+    pub fn start_from(&mut self, source: Arc<dyn BlobSource>, config: fleet::Config) {
+        self.fleet = Some(Fleet::start(self.parts(source), config));
     }
 
     /// Starts a trader, and a chain that makes a block every [`BLOCK`].

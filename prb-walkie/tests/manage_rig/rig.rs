@@ -87,13 +87,13 @@ impl Bench {
         let workers = ScriptedConnect::default();
         let queue = Arc::new(MemoryQueue::default());
         let fleet = with_fleet.then(|| {
-            let parts = fleet::Parts {
-                inventory: inventory.clone(),
-                source: source.clone(),
-                chain: Arc::new(chain.clone()),
-                queue: queue.clone(),
-                connect: Arc::new(workers.clone()),
-            };
+            let parts = fleet::Parts::new(
+                inventory.clone(),
+                source.clone(),
+                Arc::new(chain.clone()),
+                queue.clone(),
+                Arc::new(workers.clone()),
+            );
             Fleet::start(parts, fleet::Config::default())
         });
         let trader = with_fleet.then(|| {

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::Task;
 use crate::{
     primitives::ParaNumber,
-    prpc::{InitRuntimeResponse, PhactoryInfo, SyncedTo},
+    prpc::{PhactoryInfo, SyncedTo},
     pruntime::Error,
     sync::{Lane, Outcome, Step, Stepped},
     wire::EgressMessages,
@@ -29,8 +29,8 @@ pub(super) struct Call {
 
 /// How a call ended.
 pub(super) enum Answer {
-    Info(Result<PhactoryInfo, Arc<str>>),
-    Init(Result<InitRuntimeResponse, Error>),
+    Info(Result<Box<PhactoryInfo>, Arc<str>>),
+    Init(Result<(), Error>),
     Messages(Result<EgressMessages, Error>),
     Kick(Result<(), Arc<str>>),
     Checkpoint(Result<SyncedTo, Error>),
@@ -95,7 +95,7 @@ impl Task {
         let client = self.link.client();
         self.call(false, async move {
             Answer::Info(match client {
-                Ok(client) => client.info().await.map_err(|e| describe(&e).into()),
+                Ok(client) => client.info().await.map(Box::new).map_err(|e| describe(&e).into()),
                 Err(text) => Err(text),
             })
         });
@@ -112,7 +112,7 @@ impl Task {
         self.call(false, async move {
             let _in_flight = budget.reserve(Lane::CatchUp, request.encoded_len()).await;
             Answer::Init(match client {
-                Ok(client) => client.init(&request).await,
+                Ok(client) => client.init(&request).await.map(drop),
                 Err(text) => Err(no_client(text)),
             })
         });
@@ -125,7 +125,7 @@ impl Task {
 
     pub(super) fn call_ended(&mut self, answer: Answer) {
         match answer {
-            Answer::Info(Ok(info)) => self.saw(info),
+            Answer::Info(Ok(info)) => self.saw(*info),
             Answer::Info(Err(error)) => self.not_reached(error),
             Answer::Init(result) => self.init_ended(result),
             Answer::Messages(result) => self.got_messages(result),
@@ -160,11 +160,11 @@ impl Task {
         }
     }
 
-    fn init_ended(&mut self, result: Result<InitRuntimeResponse, Error>) {
+    fn init_ended(&mut self, result: Result<(), Error>) {
         // Whatever came of it, the worker's own word is what counts.
         self.link.stale = true;
         match result {
-            Ok(_) => {
+            Ok(()) => {
                 info!(worker = %self.desired.worker.name, "worker was initialised");
                 self.slot.event(EventKind::Initialised);
                 self.init_failures.reset();

@@ -1,6 +1,8 @@
 //! [`OnChain`]: what the chain says of the key that a worker's entry is known by.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
 
 use super::failures::FailureTracker;
 use crate::{
@@ -26,11 +28,19 @@ pub(super) struct OnChain {
     refused: Option<RefusedWhen>,
 }
 
+/// A refused operation is tried again after this long, whatever is seen: its cause may be one that views do not
+/// show, such as a list of accepted pRuntimes.
+const RETRY_REFUSED_AFTER: Duration = Duration::from_secs(6 * 3600);
+/// The same for refusals that wait for time alone. Far longer than the chain's clock may be off.
+const RETRY_TIMED_AFTER: Duration = Duration::from_secs(600);
+
 /// A refusal, with the state that it was decided on.
 struct RefusedWhen {
     operation: Operation,
     error: Arc<str>,
     cause: Cause,
+    /// When it is tried again although nothing has changed.
+    until: Instant,
 }
 
 /// What a refusal depends on: while it is the same, the same operation would be refused again.
@@ -120,19 +130,23 @@ impl OnChain {
         error: &str,
         pool: Option<Reading<Option<PoolOnChain>>>,
     ) {
-        let reason = || Reason::OperationFailed { operation: operation.in_words(), error: error.into() };
-        self.failures.fail(reason());
-        // What waits for time, or for nothing, is tried again after the pause alone.
-        if matches!(refusal(error).class, RefusalClass::AwaitState | RefusalClass::TellOperator) {
-            let cause = Cause { worker: self.worker.clone(), pool, rules: self.rules };
-            self.refused = Some(RefusedWhen { operation, error: error.into(), cause });
-        }
+        self.failures.fail(Reason::OperationFailed { operation: operation.in_words(), error: error.into() });
+        let wait = match refusal(error).class {
+            // Made from what was on chain: made again from what is there now, after the pause alone.
+            RefusalClass::Retry => return self.refused = None,
+            RefusalClass::AwaitTime => RETRY_TIMED_AFTER,
+            _ => RETRY_REFUSED_AFTER,
+        };
+        let cause = Cause { worker: self.worker.clone(), pool, rules: self.rules };
+        let until = Instant::now() + wait;
+        self.refused = Some(RefusedWhen { operation, error: error.into(), cause, until });
     }
 
     /// The refusal that still holds, as decisions see it.
     pub(super) fn refused(&self, pool: Option<&Reading<Option<PoolOnChain>>>) -> Option<Refused> {
-        let RefusedWhen { operation, error, cause } = self.refused.as_ref()?;
-        let holds = self.settling.is_some() || !self.has_changed(cause, pool, *operation, error);
+        let RefusedWhen { operation, error, cause, until } = self.refused.as_ref()?;
+        let changed = self.has_changed(cause, pool, *operation, error);
+        let holds = self.settling.is_some() || !(changed || Instant::now() >= *until);
         let cure = refusal(error).cure.into();
         Some(Refused { operation: *operation, error: error.clone(), cure, holds })
     }

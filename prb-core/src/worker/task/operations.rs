@@ -1,6 +1,6 @@
 //! Operations on chain and messages: from a decision to a job, and from its outcome to the next decision.
 
-use std::sync::Arc;
+use std::future::ready;
 
 use futures::FutureExt;
 use metrics::counter;
@@ -12,13 +12,24 @@ use super::{
     jobs::{JobEvent, Ticket},
 };
 use crate::{
-    chain::{self, REFUSALS},
+    attestation::{Expected, RegistrationError, RegistrationRequest, registration},
+    chain::{Call, REFUSALS},
     primitives::WorkerKey,
-    pruntime::Error,
+    pruntime::{Error, endpoints},
     queue::{JobFailure, JobOutcome},
     wire::EgressMessages,
     worker::{EventKind, Reason, operate, text::describe},
 };
+
+/// A transaction made from what the worker says, or why it is not.
+pub(super) struct Prepared {
+    operation: Operation,
+    made: Result<Call, Reason>,
+    /// Whether the worker's process may have restarted.
+    lost: bool,
+    /// Of a registration, for the next attempt.
+    request: Option<RegistrationRequest>,
+}
 
 impl Task {
     /// Has an operation sent. What the worker has to say for it is asked beside everything else: an
@@ -29,50 +40,71 @@ impl Task {
         }
         let Some(key) = self.identity.claimed() else { return };
         self.operation = Some(operation);
-        match operation {
-            Operation::Register => {
-                let made = self.registration(key);
-                self.preparing = Some(async move { (operation, made.await) }.boxed());
-            }
-            Operation::AnnounceEndpoints => {
-                let made = self.endpoints(key);
-                self.preparing = Some(async move { (operation, made.await) }.boxed());
-            }
+        self.preparing = Some(match operation {
+            Operation::Register => self.registration(key).boxed(),
+            Operation::AnnounceEndpoints => self.announcement(key).boxed(),
             _ => {
-                if let Some(call) = operate::call(operation, &self.desired, key) {
-                    self.operation_prepared(operation, Ok(call));
-                } else {
-                    self.operation = None;
-                }
+                let made = operate::call(operation, &self.desired, key)
+                    .ok_or_else(|| failed(operation, "it has no call"));
+                ready(Prepared { operation, made, lost: false, request: None }).boxed()
             }
-        }
+        });
     }
 
-    fn registration(
-        &self,
-        key: WorkerKey,
-    ) -> impl Future<Output = Result<chain::Call, Arc<str>>> + Send + use<> {
+    fn registration(&self, key: WorkerKey) -> impl Future<Output = Prepared> + Send + use<> {
+        let operation = Operation::Register;
         let (client, operator) = (self.link.client(), self.desired.operator());
-        let refresh_ra = self.refresh_ra;
-        let on_chain = self.on_chain.worker.clone();
+        let genesis = self.genesis.borrow().clone();
+        let info = self.link.info.clone();
+        let collateral = self.ctx.collateral.clone();
+        let replaces = match &self.on_chain.worker {
+            Some(Ok(chain)) => chain.registration.as_ref().map(|registration| registration.last_updated),
+            _ => None,
+        };
+        let mut request = self.registration.unwrap_or_else(|| RegistrationRequest::new(self.refresh_ra));
         async move {
-            let operator = operator.ok_or("the pool has no operator")?;
-            let request = operate::runtime_info_request(operator, refresh_ra);
-            let answer = client?.runtime_info(&request).await.map_err(|error| describe(&error))?;
-            let on_chain = on_chain.and_then(Result::ok).unwrap_or_default();
-            let call = operate::register(key, answer, &on_chain);
-            call.ok_or_else(|| "the worker gives no attestation yet: it has not validated a block".into())
+            let (made, lost) = match (client, operator, genesis) {
+                (Ok(client), Some(operator), Some(genesis)) => {
+                    let mut expected = Expected::new(key, operator, genesis.relay_hash, genesis.para_id);
+                    if let Some(info) = &info {
+                        expected = expected.with_info(info);
+                    }
+                    let collateral = collateral.as_deref();
+                    let made = registration(&client, &expected, &mut request, replaces, collateral).await;
+                    let lost = made.as_ref().is_err_and(RegistrationError::is_connection);
+                    let rejected = |error| Reason::RegistrationRejected { error: describe(&error).into() };
+                    (made.map_err(rejected), lost)
+                }
+                (Err(error), ..) => (Err(failed(operation, &error)), false),
+                // Taken away in between: the next decision sees that.
+                _ => (Err(failed(operation, "the pool has no operator, or the chain is not known")), false),
+            };
+            Prepared { operation, made, lost, request: Some(request) }
         }
     }
 
-    fn endpoints(
-        &self,
-        _key: WorkerKey,
-    ) -> impl Future<Output = Result<chain::Call, Arc<str>>> + Send + use<> {
-        async move { Err("TODO".into()) }
+    fn announcement(&self, key: WorkerKey) -> impl Future<Output = Prepared> + Send + use<> {
+        let operation = Operation::AnnounceEndpoints;
+        let client = self.link.client();
+        let endpoints = self.desired.worker.endpoints.clone();
+        let chain_time_ms = self.on_chain.rules.now_secs.saturating_mul(1000);
+        async move {
+            let (made, lost) = match client {
+                Ok(client) => {
+                    let made = endpoints::announcement(&client, key, &endpoints, chain_time_ms).await;
+                    let lost = made.as_ref().is_err_and(endpoints::Error::is_connection);
+                    (made.map_err(|error| failed(operation, &describe(&error))), lost)
+                }
+                Err(error) => (Err(failed(operation, &error)), false),
+            };
+            Prepared { operation, made, lost, request: None }
+        }
     }
 
-    pub(super) fn operation_prepared(&mut self, operation: Operation, made: Result<chain::Call, Arc<str>>) {
+    pub(super) fn operation_prepared(&mut self, prepared: Prepared) {
+        let Prepared { operation, made, lost, request } = prepared;
+        self.registration = request.or(self.registration);
+        self.link.stale |= lost;
         match made.map(|call| operate::operation_job(&self.desired, call)) {
             Ok(Some(job)) => {
                 info!(worker = %self.desired.worker.name, operation = operation.name(), "sending on chain");
@@ -81,12 +113,8 @@ impl Task {
             }
             // The operator was taken away in between: the next decision sees that.
             Ok(None) => self.operation = None,
-            Err(error) => {
+            Err(reason) => {
                 self.operation = None;
-                let reason = match operation {
-                    Operation::Register => Reason::RegistrationRejected { error },
-                    _ => Reason::OperationFailed { operation: operation.in_words(), error },
-                };
                 self.operation_failed(operation, reason);
             }
         }
@@ -107,9 +135,7 @@ impl Task {
             }
             Ok(JobEvent::Added(Ticket::Operation(operation), Err(error))) => {
                 self.operation = None;
-                let error = describe(&error).into();
-                let reason = Reason::OperationFailed { operation: operation.in_words(), error };
-                self.operation_failed(operation, reason);
+                self.operation_failed(operation, failed(operation, &describe(&error)));
             }
             Ok(JobEvent::Ended(Ticket::Messages(sender, ticket), result)) => {
                 let at = (self.on_chain.block, &*self.desired.worker.name);
@@ -141,11 +167,7 @@ impl Task {
                 self.on_chain.settling = Some(self.on_chain.block.next());
                 match chain_error_in(&failure.message) {
                     Some(error) => self.operation_refused(operation, error),
-                    None => {
-                        let error = failure.message.into();
-                        let reason = Reason::OperationFailed { operation: operation.in_words(), error };
-                        self.operation_failed(operation, reason);
-                    }
+                    None => self.operation_failed(operation, failed(operation, &failure.message)),
                 }
             }
         }
@@ -160,6 +182,7 @@ impl Task {
         self.on_chain.confirming = Some((operation, block));
         if operation == Operation::Register {
             self.refresh_ra = false;
+            self.registration = None;
             self.on_chain.registered(block);
         }
     }
@@ -217,6 +240,10 @@ impl Task {
             }
         }
     }
+}
+
+fn failed(operation: Operation, error: &str) -> Reason {
+    Reason::OperationFailed { operation: operation.in_words(), error: error.into() }
 }
 
 /// The chain's error that a whole transaction failed with, where the trader's message names one.
