@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use codec::Encode;
 use prb_core::{
     chain::{
-        Call, CallBatch, ChainReader, ChainSubmitter, Effect, Followed, SessionState, Signer, SubmitError,
+        Call, CallBatch, ChainReader, ChainSubmitter, Effect, Followed, Signer, SubmitError,
         memory::{Config, Fault, MemoryChain},
     },
     primitives::{AccountId, Balance, Hash, PoolId, WorkerKey},
@@ -122,14 +122,15 @@ async fn a_worker_lives_its_life() {
     assert_eq!(one(&chain, &alice, restart(60 * PHA)).await, None);
     assert_eq!(chain.free_stake(POOL), Some(40 * PHA));
     assert_eq!(one(&chain, &alice, stop.clone()).await, None);
-    assert_eq!(one(&chain, &alice, stop).await, named("PhalaComputation::WorkerAlreadyStopped"));
+    assert_eq!(one(&chain, &alice, stop).await, named("PhalaComputation::WorkerNotComputing"));
     // The block of the second stop was 12 s after the first.
     assert_eq!(one(&chain, &alice, reclaim).await, None);
     assert_eq!(one(&chain, &alice, Call::RemoveWorker { pool, worker }).await, None);
     assert_eq!(chain.free_stake(POOL), Some(100 * PHA));
     let view = chain.views().borrow().clone().unwrap();
-    assert_eq!((view.block, view.workers[&W].pool), (chain.head(), None));
-    assert_eq!(*view.workers[&W], chain.worker(W));
+    let shown = view.workers[&W].as_ref().unwrap();
+    assert_eq!((view.block, shown.pool), (chain.head(), None));
+    assert_eq!(**shown, chain.worker(W));
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,18 +227,42 @@ async fn a_hung_account_holds_up_no_other() {
 async fn views_come_with_blocks() {
     let chain = MemoryChain::new(Config { max_tracked: 1, ..Config::default() });
     let mut views = chain.views();
-    chain.follow(following(&[W, WorkerKey([8; 32])]));
-    let view = views.borrow_and_update().clone().unwrap();
-    assert!(view.workers[&W].is_ok());
-    assert!(view.workers[&WorkerKey([8; 32])].is_err(), "beyond the reader's bound, and shown as that");
-    views.mark_unchanged();
+    let other = WorkerKey([8; 32]);
+    chain.follow(following(&[W, other]));
+    assert!(views.borrow_and_update().as_ref().unwrap().workers.is_empty(), "not before the next block");
     tokio::select! {
         () = chain.run(Duration::from_secs(12)) => unreachable!(),
         seen = views.wait_for(|v| v.as_ref().is_some_and(|v| v.block.0 >= 3)) => {
-            assert!(seen.unwrap().as_ref().unwrap().workers.contains_key(&W));
+            let view = seen.unwrap().clone().unwrap();
+            assert!(view.workers[&W].is_ok());
+            let refused = view.workers[&other].as_ref().unwrap_err().to_string();
+            assert_eq!(refused, "the reader follows at most 1 workers");
         }
     }
     chain.follow(Followed::default());
-    assert!(chain.views().borrow().as_ref().unwrap().workers.is_empty());
-    chain.set_session_state(W, SessionState::WorkerUnresponsive);
+    chain.produce_block();
+    assert!(views.borrow_and_update().as_ref().unwrap().workers.is_empty());
+    chain.close_views();
+    assert!(views.changed().await.is_err());
+    chain.produce_block();
+}
+
+#[tokio::test(start_paused = true)]
+async fn views_may_be_late() {
+    let chain = MemoryChain::new(Config { view_delay_blocks: 2, ..Config::default() });
+    let other = WorkerKey([8; 32]);
+    chain.follow(following(&[W, other]));
+    chain.produce_block();
+    chain.set_ingress(W, 5);
+    let shown = |chain: &MemoryChain| {
+        let view = chain.views().borrow().clone().unwrap();
+        (view.block.0, view.workers.get(&W).map(|w| w.as_ref().unwrap().ingress_sequence), view.workers.len())
+    };
+    assert_eq!(shown(&chain), (0, None, 0));
+    chain.produce_block();
+    chain.produce_block();
+    assert_eq!(shown(&chain), (1, Some(0), 2), "block 1 was before the change");
+    chain.follow(following(&[W]));
+    chain.produce_block();
+    assert_eq!(shown(&chain), (2, Some(5), 1), "what left is gone at once");
 }

@@ -1,8 +1,10 @@
 //! [`MemoryChain`]: a small parachain within one process, for tests, examples and embedders' own tests.
 //!
 //! It keeps the rules that a bridge meets (who may add which worker, stakes, states of a session, message
-//! sequences) under the pallets' error names, and makes a block when told to, final at once. It knows no
-//! cryptography: an operator's account is a hash of its secret, signatures are only measured.
+//! sequences), checked in the pallets' order and refused under their error names, and makes a block when told
+//! to, final at once. Views come with blocks, as late as [`Config::view_delay_blocks`] says; so do subjects
+//! that were not followed before. It knows no cryptography: an operator's account is a hash of its secret,
+//! signatures are only measured.
 //!
 //! Not for: headers and blocks on their way to workers (see [`crate::blob::memory`]).
 
@@ -14,19 +16,18 @@ use std::{
 
 use async_trait::async_trait;
 use codec::Encode;
-use secrecy::ExposeSecret;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
     BatchOutcome, Call, CallBatch, ChainReader, ChainSubmitter, ChainView, DispatchError, Effects, Followed,
-    SessionState, SubmitError, SubmitProgress, Unreadable, WorkerOnChain,
+    StakeRules, SubmitError, SubmitProgress,
 };
-use crate::{
-    primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
-    wire::MessageOrigin,
-};
+use crate::primitives::{AccountId, Balance, Hash, ParaNumber};
 
+mod controls;
 mod model;
+mod pending;
+mod view;
 
 use model::{Model, PoolState};
 
@@ -37,10 +38,18 @@ pub struct Config {
     pub benchmark_blocks: u32,
     /// That score; `None` leaves it to [`MemoryChain::set_score`].
     pub score: Option<u32>,
-    /// Smallest stake of a session.
+    /// Least score of a worker that may start.
+    pub min_score: u32,
+    /// The rules for stakes. Without them views show none, and `min_stake` and `max_stake` hold.
+    pub stake_rules: Option<StakeRules>,
+    /// Smallest stake of a session, without `stake_rules`.
     pub min_stake: Balance,
-    /// Largest stake of a session.
+    /// Largest stake of a session, without `stake_rules`.
     pub max_stake: Balance,
+    /// Most workers of a pool.
+    pub max_pool_workers: u32,
+    /// Seconds that a withdrawal waits before anybody may stop the pool's workers.
+    pub withdrawal_grace_secs: u64,
     /// Seconds that a stopped session's stake stays locked.
     pub cool_down_secs: u64,
     /// Seconds of chain time a block.
@@ -49,8 +58,10 @@ pub struct Config {
     pub fee: Balance,
     /// Most calls that a block takes in one transaction.
     pub max_batch_calls: usize,
-    /// Most workers that a reader follows.
+    /// Most subjects of each kind that a reader follows.
     pub max_tracked: usize,
+    /// Blocks by which views are late.
+    pub view_delay_blocks: u32,
     /// Most transactions that wait for a block.
     pub max_pending: usize,
     /// Most [`Event`]s that are remembered; older ones are forgotten.
@@ -69,13 +80,18 @@ impl Default for Config {
         Self {
             benchmark_blocks: 2,
             score: Some(1_000),
+            min_score: 0,
+            stake_rules: None,
             min_stake: 10 * Self::PHA,
             max_stake: 1_000_000 * Self::PHA,
+            max_pool_workers: 200,
+            withdrawal_grace_secs: 7 * 24 * 3600,
             cool_down_secs: 7 * 24 * 3600,
             block_secs: 12,
             fee: 0,
             max_batch_calls: usize::MAX,
             max_tracked: 10_000,
+            view_delay_blocks: 0,
             max_pending: 8_192,
             max_events: 65_536,
         }
@@ -122,7 +138,7 @@ pub struct MemoryChain(Arc<Shared>);
 struct Shared {
     config: Config,
     state: Mutex<State>,
-    views: watch::Sender<Option<Arc<ChainView>>>,
+    views: watch::Receiver<Option<Arc<ChainView>>>,
     /// A block was made, or an account does not hang any more.
     changed: Notify,
 }
@@ -131,6 +147,10 @@ struct Shared {
 struct State {
     model: Model,
     followed: Followed,
+    /// `None` where the reader has stopped.
+    views: Option<watch::Sender<Option<Arc<ChainView>>>>,
+    /// Views that are not shown yet, oldest first.
+    late: VecDeque<ChainView>,
     pending: VecDeque<Pending>,
     faults: HashMap<AccountId, VecDeque<Fault>>,
     hung: HashSet<AccountId>,
@@ -151,98 +171,16 @@ struct Pending {
 impl MemoryChain {
     /// A chain at block 0, without pools.
     pub fn new(config: Config) -> Self {
-        let state = State { model: Model::new(config.clone()), ..State::default() };
-        let chain = Self(Arc::new(Shared {
-            config,
-            state: Mutex::new(state),
-            views: watch::Sender::new(None),
-            changed: Notify::new(),
-        }));
-        chain.publish(&chain.state());
-        chain
+        let (sender, views) = watch::channel(None);
+        let model = Model::new(config.clone());
+        let mut state = State { model, views: Some(sender), ..State::default() };
+        state.show(&config);
+        Self(Arc::new(Shared { config, state: Mutex::new(state), views, changed: Notify::new() }))
     }
 
     /// The account whose key `secret` is, by this chain's own rule: the secret's blake2-256 hash.
     pub fn account_of(secret: &str) -> AccountId {
         AccountId(Hash::of(secret.as_bytes()).0)
-    }
-
-    /// Adds or replaces a stake pool.
-    pub fn add_pool(&self, pool: PoolId, owner: AccountId, free_stake: Balance) {
-        self.state().model.pools.insert(pool, PoolState { owner, free_stake });
-    }
-
-    /// Lets `delegate` act for `real`.
-    pub fn set_proxy(&self, real: AccountId, delegate: AccountId) {
-        self.state().model.proxies.insert((real, delegate));
-    }
-
-    /// Sets what `account` can pay fees from. An account that was never funded pays nothing.
-    pub fn fund(&self, account: AccountId, units: Balance) {
-        self.state().model.funds.insert(account, units);
-    }
-
-    /// Sets a registered worker's score, as a benchmark does.
-    pub fn set_score(&self, worker: WorkerKey, score: u32) {
-        let mut state = self.state();
-        if let Some(registration) = state.model.workers.entry(worker).or_default().registration.as_mut() {
-            registration.initial_score = Some(score);
-        }
-    }
-
-    /// Sets the state of a worker's session, as missed and answered heartbeats do.
-    pub fn set_session_state(&self, worker: WorkerKey, to: SessionState) {
-        let mut state = self.state();
-        if let Some(session) = state.model.workers.entry(worker).or_default().session.as_mut() {
-            session.state = to;
-        }
-    }
-
-    /// Sets the next message sequence that is taken from a worker.
-    pub fn set_ingress(&self, worker: WorkerKey, next: u64) {
-        *self.state().model.next_sequence(&MessageOrigin::Worker(worker)) = next;
-    }
-
-    /// Lets a fault befall the next batch of `account` that has none yet.
-    pub fn inject(&self, account: AccountId, fault: Fault) {
-        self.state().faults.entry(account).or_default().push_back(fault);
-    }
-
-    /// While set, calls for `account` wait: what it submits is not sent, and its effects are not answered.
-    pub fn hang(&self, account: AccountId, hung: bool) {
-        let mut state = self.state();
-        if hung {
-            state.hung.insert(account);
-        } else {
-            state.hung.remove(&account);
-        }
-        drop(state);
-        self.0.changed.notify_waiters();
-    }
-
-    /// The newest block.
-    pub fn head(&self) -> ParaNumber {
-        ParaNumber(self.state().model.block)
-    }
-
-    /// A worker's state at the newest block.
-    pub fn worker(&self, worker: WorkerKey) -> WorkerOnChain {
-        self.state().model.workers.get(&worker).cloned().unwrap_or_default()
-    }
-
-    /// A pool's free stake, `None` where there is no such pool.
-    pub fn free_stake(&self, pool: PoolId) -> Option<Balance> {
-        self.state().model.pools.get(&pool).map(|p| p.free_stake)
-    }
-
-    /// Transactions that wait for a block.
-    pub fn pending(&self) -> usize {
-        self.state().pending.len()
-    }
-
-    /// The calls executed, oldest first.
-    pub fn events(&self) -> Vec<Event> {
-        self.state().events.iter().cloned().collect()
     }
 
     /// Makes a block of everything that is pending, and finalises it.
@@ -256,8 +194,8 @@ impl MemoryChain {
             let fate = state.include(&batch, extrinsic, self.0.config.max_events);
             fates.extend(submitter.map(|s| (s, fate)));
         }
-        // The view first: whoever is told an outcome finds it there.
-        self.publish(&state);
+        // The view first: whoever is told an outcome finds it there, unless views are late.
+        state.show(&self.0.config);
         drop(state);
         for (submitter, fate) in fates {
             // A submitter that was cancelled asks for the effects later.
@@ -281,25 +219,6 @@ impl MemoryChain {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn publish(&self, state: &State) {
-        let (model, followed, config) = (&state.model, &state.followed, &self.0.config);
-        let limit = config.max_tracked;
-        let worker = |(place, key): (usize, &WorkerKey)| {
-            let reading = match place < limit {
-                true => Ok(Arc::new(model.workers.get(key).cloned().unwrap_or_default())),
-                false => Err(Unreadable::new(format!("the reader follows at most {limit} workers"))),
-            };
-            (*key, reading)
-        };
-        let mut view = ChainView::default();
-        view.block = ParaNumber(model.block);
-        view.hash = block_hash(model.block);
-        view.cool_down_period_secs = config.cool_down_secs;
-        view.benchmark_blocks = config.benchmark_blocks;
-        view.workers = followed.workers.iter().enumerate().map(worker).collect();
-        self.0.views.send_replace(Some(Arc::new(view)));
     }
 
     /// Waits until nothing of `account` is pending, then looks at the state.
@@ -330,83 +249,14 @@ fn block_hash(number: u32) -> Hash {
     Hash::of(&number.encode())
 }
 
-impl State {
-    fn include(&mut self, batch: &CallBatch, extrinsic: Hash, max_events: usize) -> Fate {
-        let calls = self.model.execute(batch).map_err(SubmitError::Dispatch)?;
-        let block = ParaNumber(self.model.block);
-        for (call, result) in batch.calls.iter().cloned().zip(calls.iter().cloned()) {
-            if self.events.len() >= max_events {
-                self.events.pop_front();
-            }
-            self.events.push_back(Event { block, operator: batch.signer.operator, call, result });
-        }
-        Ok(BatchOutcome { extrinsic, block: block_hash(block.0), number: block, calls })
-    }
-
-    /// Takes a batch into the pool of transactions, unless something is wrong with it or befalls it.
-    fn accept(
-        &mut self,
-        batch: &CallBatch,
-        config: &Config,
-    ) -> Result<(Hash, oneshot::Receiver<Fate>), SubmitError> {
-        let account = batch.signer.operator;
-        let unknown = |reason: &str| SubmitError::Unknown { waited: Duration::ZERO, reason: reason.into() };
-        let fault = self.faults.get_mut(&account).and_then(VecDeque::pop_front);
-        match fault {
-            Some(Fault::Unavailable) => return Err(SubmitError::Unavailable("the node is away".into())),
-            Some(Fault::Refused { retryable }) => {
-                return Err(SubmitError::Refused { reason: "refused by request".into(), retryable });
-            }
-            Some(Fault::Lost) => return Err(SubmitError::Lost { reason: "dropped".into() }),
-            Some(Fault::UnknownDropped) => return Err(unknown("nothing was seen")),
-            Some(Fault::UnknownIncluded) | None => {}
-        }
-        self.check_signer(batch, config)?;
-        if batch.calls.len() > config.max_batch_calls {
-            let (calls, fits) = (batch.calls.len(), config.max_batch_calls);
-            return Err(SubmitError::TooLarge { calls, fits, reason: "the chain's settings".into() });
-        }
-        if self.pending.len() >= config.max_pending {
-            let reason = "the pool of transactions is full".into();
-            return Err(SubmitError::Refused { reason, retryable: true });
-        }
-        self.transactions += 1;
-        let extrinsic = Hash::of(&(account, self.transactions).encode());
-        let (submitter, fate) = oneshot::channel();
-        let known = fault.is_none();
-        self.pending.push_back(Pending {
-            batch: batch.clone(),
-            extrinsic,
-            submitter: known.then_some(submitter),
-        });
-        if known { Ok((extrinsic, fate)) } else { Err(unknown("sent, then the node went away")) }
-    }
-
-    fn check_signer(&self, batch: &CallBatch, config: &Config) -> Result<(), SubmitError> {
-        let account = batch.signer.operator;
-        if MemoryChain::account_of(batch.signer.secret.expose_secret()) != account {
-            let reason = "it is another account's".into();
-            return Err(SubmitError::BadKey { account: account.to_string(), reason });
-        }
-        let needed = config.fee * batch.calls.len() as Balance;
-        match self.model.funds.get(&account) {
-            Some(&available) if available < needed => {
-                Err(SubmitError::InsufficientFees { account: account.to_string(), available, needed })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 impl ChainReader for MemoryChain {
     fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
-        self.0.views.subscribe()
+        self.0.views.clone()
     }
 
     fn follow(&self, followed: Followed) {
-        let mut state = self.state();
-        state.followed = followed;
-        self.publish(&state);
+        // As a real reader, it shows the set when it has read it: with the next block.
+        self.state().followed = followed;
     }
 }
 

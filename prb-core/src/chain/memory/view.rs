@@ -1,0 +1,83 @@
+//! The views of a [`MemoryChain`](super::MemoryChain): when they show, and what.
+
+use std::{collections::HashMap, hash::Hash, sync::Arc};
+
+use super::{Config, State, block_hash, model::Model};
+use crate::{
+    chain::{AccountOnChain, ChainView, Followed, Reading, Unreadable},
+    primitives::{Balance, ParaNumber},
+    wire::MessageOrigin,
+};
+
+impl State {
+    /// Shows the newest block, or an older one where views are late.
+    pub(super) fn show(&mut self, config: &Config) {
+        self.late.push_back(view(&self.model, &self.followed, config));
+        let delay = config.view_delay_blocks as usize;
+        let is_first = self.views.as_ref().is_some_and(|views| views.borrow().is_none());
+        if !is_first && self.late.len() <= delay {
+            return;
+        }
+        let Some(mut view) = self.late.pop_front() else { return };
+        // What has left the set meanwhile is gone.
+        view.workers.retain(|key, _| self.followed.workers.contains(key));
+        view.pools.retain(|pool, _| self.followed.pools.contains(pool));
+        view.accounts.retain(|account, _| self.followed.accounts.contains(account));
+        view.senders.retain(|sender, _| self.followed.senders.contains(sender));
+        if let Some(views) = &self.views {
+            views.send_replace(Some(Arc::new(view)));
+        }
+    }
+}
+
+fn view(model: &Model, followed: &Followed, config: &Config) -> ChainView {
+    let limit = config.max_tracked;
+    let mut view = ChainView::default();
+    view.block = ParaNumber(model.block);
+    view.hash = block_hash(model.block);
+    view.time_ms = model.now_secs().saturating_mul(1_000);
+    view.cool_down_period_secs = config.cool_down_secs;
+    view.benchmark_blocks = config.benchmark_blocks;
+    view.max_pool_workers = Some(config.max_pool_workers);
+    view.withdrawal_grace_secs = Some(config.withdrawal_grace_secs);
+    view.stake_rules = config.stake_rules;
+    view.workers = read(&followed.workers, limit, "workers", |worker| {
+        model
+            .unreadable_workers
+            .get(worker)
+            .cloned()
+            .map_or_else(|| Ok(Arc::new(model.workers.get(worker).cloned().unwrap_or_default())), Err)
+    });
+    view.pools = read(&followed.pools, limit, "pools", |pool| {
+        let unreadable = model.unreadable_pools.get(pool).cloned();
+        unreadable.map_or_else(|| Ok(Arc::new(model.pool_on_chain(*pool))), Err)
+    });
+    view.accounts = read(&followed.accounts, limit, "accounts", |account| {
+        let free = model.funds.get(account).copied().unwrap_or(Balance::MAX);
+        Ok(Arc::new(AccountOnChain { free }))
+    });
+    view.senders = read(&followed.senders, limit, "senders of messages", |sender| {
+        Ok(Arc::new(match sender {
+            MessageOrigin::Worker(worker) => model.workers.get(worker).map_or(0, |w| w.ingress_sequence),
+            other => model.ingress.get(other).copied().unwrap_or(0),
+        }))
+    });
+    view
+}
+
+/// Readings of the first `limit` subjects; the others show the limit.
+fn read<'f, K: Clone + Eq + Hash + 'f, T>(
+    followed: impl IntoIterator<Item = &'f K>,
+    limit: usize,
+    what: &str,
+    read: impl Fn(&K) -> Reading<T>,
+) -> HashMap<K, Reading<T>> {
+    let reading = |(place, key): (usize, &K)| match place < limit {
+        true => (key.clone(), read(key)),
+        false => {
+            let reason = format!("the reader follows at most {limit} {what}");
+            (key.clone(), Err(Unreadable::new(reason)))
+        }
+    };
+    followed.into_iter().enumerate().map(reading).collect()
+}
