@@ -23,6 +23,7 @@ mod keys;
 mod lifecycle;
 mod ops;
 mod pages;
+mod pccs;
 mod trader;
 mod values;
 mod walkie;
@@ -34,6 +35,7 @@ pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, Restor
 pub use lifecycle::LifecycleArgs;
 pub use ops::OpsArgs;
 pub use pages::{PageArgs, TOKEN_VARIABLE};
+pub use pccs::PccsArgs;
 pub use trader::TraderArgs;
 pub use values::{NodeUrl, OpsListen, RedisUrl};
 pub use walkie::{BootNode, PSK_VARIABLE, PeerName, WalkieArgs};

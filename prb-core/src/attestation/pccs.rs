@@ -108,7 +108,7 @@ impl PccsSource {
         if config.urls.is_empty() {
             return Err(ConfigError::Empty);
         }
-        let urls = config.urls.iter().map(|url| checked_url(url)).collect::<Result<_, _>>()?;
+        let urls = config.urls.iter().map(|url| check_url(url)).collect::<Result<_, _>>()?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls::client_config(&config.root_certificates_pem)?)
             .no_hickory_dns()
@@ -143,7 +143,7 @@ impl PccsSource {
 #[async_trait]
 impl CollateralSource for PccsSource {
     async fn collateral(&self, quote: &[u8]) -> Result<Collateral, Error> {
-        check(quote).map_err(|error| Error::Quote { reason: short(&format!("{error:#}")) })?;
+        check_quote(quote).map_err(|error| Error::Quote { reason: short(&format!("{error:#}")) })?;
         let mut attempts = Vec::new();
         for url in &self.urls {
             match self.ask(url, quote).await {
@@ -159,7 +159,11 @@ impl CollateralSource for PccsSource {
     }
 }
 
-fn checked_url(text: &str) -> Result<String, ConfigError> {
+/// The URL of a PCCS as it is used, without a slash at its end.
+///
+/// # Errors
+/// [`ConfigError::Url`] where `text` cannot be one.
+pub fn check_url(text: &str) -> Result<String, ConfigError> {
     let bad = |reason: &str| ConfigError::Url { url: text.to_owned(), reason: reason.to_owned() };
     let url = Url::parse(text.trim()).map_err(|error| bad(&error.to_string()))?;
     match url.scheme() {
@@ -172,7 +176,7 @@ fn checked_url(text: &str) -> Result<String, ConfigError> {
 }
 
 /// Whether collateral can exist for a quote at all.
-fn check(quote: &[u8]) -> anyhow::Result<()> {
+fn check_quote(quote: &[u8]) -> anyhow::Result<()> {
     if quote.len() > QUOTE_LIMIT_BYTES {
         bail!("it has {} bytes, more than {QUOTE_LIMIT_BYTES}", quote.len());
     }

@@ -1,0 +1,82 @@
+//! Where the collateral of workers' DCAP quotes comes from, and how long an attestation may take.
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
+use prb_core::attestation::{
+    CollateralSource,
+    pccs::{ConfigError, PccsConfig, PccsSource, check_url},
+};
+
+use super::values::millis;
+
+/// Attestation of workers.
+#[derive(Clone, Debug, Args)]
+pub struct PccsArgs {
+    /// PCCSs that give the collateral of workers' DCAP quotes, asked in this order. Without any, workers that
+    /// attest by DCAP are not registered.
+    #[arg(
+        long,
+        env = "PRB_PCCS_URLS",
+        value_name = "URL",
+        value_delimiter = ',',
+        value_parser = |text: &str| check_url(text).map_err(|error| error.to_string())
+    )]
+    pub pccs_url: Vec<String>,
+    /// Time that one PCCS may take for a quote's collateral, in ms.
+    #[arg(long, env = "PRB_PCCS_TIMEOUT", default_value = "20000", value_parser = millis)]
+    pub pccs_timeout: Duration,
+    /// Time that a worker may take to attest, in ms.
+    #[arg(long, env = "PRB_ATTESTATION_TIMEOUT", default_value = "150000", value_parser = millis)]
+    pub attestation_timeout: Duration,
+}
+
+impl PccsArgs {
+    /// The source of collateral; `None` where no PCCS is set.
+    ///
+    /// # Errors
+    /// Where the system refuses what an HTTP client needs.
+    pub fn source(&self) -> Result<Option<Arc<dyn CollateralSource>>, ConfigError> {
+        if self.pccs_url.is_empty() {
+            return Ok(None);
+        }
+        let mut config = PccsConfig::new(self.pccs_url.iter().cloned());
+        config.timeout = self.pccs_timeout;
+        Ok(Some(Arc::new(PccsSource::new(config)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        pccs: PccsArgs,
+    }
+
+    fn read(args: &[&str]) -> Result<PccsArgs, clap::Error> {
+        Cli::try_parse_from([&["prb"], args].concat()).map(|cli| cli.pccs)
+    }
+
+    #[test]
+    fn pccs_urls_are_a_list_and_are_checked() {
+        let none = read(&[]).unwrap();
+        assert!(none.source().unwrap().is_none());
+        assert_eq!(none.pccs_timeout, prb_core::attestation::pccs::TIMEOUT);
+        assert_eq!(none.attestation_timeout, prb_core::pruntime::http::ATTESTATION_TIMEOUT);
+
+        let two = read(&["--pccs-url", "https://a.example/, http://b.example:8081", "--pccs-timeout", "5"])
+            .unwrap();
+        assert_eq!(two.pccs_url, ["https://a.example", "http://b.example:8081"]);
+        assert_eq!(two.pccs_timeout, Duration::from_millis(5));
+        assert!(two.source().unwrap().is_some());
+
+        let error = read(&["--pccs-url", "pccs.example"]).unwrap_err().to_string();
+        assert!(error.contains("https://pccs.example.org"), "{error}");
+    }
+}
