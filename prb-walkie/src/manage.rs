@@ -14,6 +14,8 @@
 //!
 //! - A pool's `owner` has the operator's two addresses. `mnemonic` and `polkadotJson` are always empty: the
 //!   original gives its ciphertext, which is of use only to somebody who is after the key.
+//! - What the wire has no field for (a gatekeeper, endpoints to announce, what happens after a stop from
+//!   elsewhere) has its default in a new entry, and stays as it is in an update.
 //! - A pool without a mnemonic is made only where it is `syncOnly`; in an update none leaves the operator.
 //! - Heights are the last that the worker holds, -1 where it holds none or is not seen.
 //! - `sessionInfoJson` is laid out in [`state`].

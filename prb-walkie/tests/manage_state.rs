@@ -66,7 +66,8 @@ fn a_session_is_told_as_the_original_tells_it() {
     let mut status = status("Computing", UNIX_EPOCH + Duration::from_millis(1_652_349_600_999));
     status.state = State::Active;
     status.info = Some(Arc::new(info));
-    let chain = WorkerOnChain { session: Some(session()), ..WorkerOnChain::default() };
+    let mut chain = WorkerOnChain::default();
+    chain.session = Some(session());
     status.chain = Some(Arc::new(chain));
     status.public_key = Some(WorkerKey([0xab; 32]));
     status.position = Some(Position {
@@ -212,7 +213,8 @@ proptest! {
             para_header: ParaNumber(para),
             block: ParaNumber(block),
         });
-        let chain = WorkerOnChain { session: session.clone(), ..WorkerOnChain::default() };
+        let mut chain = WorkerOnChain::default();
+        chain.session.clone_from(&session);
         status.chain = Some(Arc::new(chain));
         status.info = info.clone().map(Arc::new);
         let state = worker_state(&status);

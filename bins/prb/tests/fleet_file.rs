@@ -1,7 +1,12 @@
 //! The fleet file: what it may say, what is refused and where, and what a restart and an edit leave alone.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::{path::Path, sync::Arc};
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 use clap::Parser;
 use prb::{
@@ -213,6 +218,32 @@ async fn bridge(folder: &Path) -> Bridge {
     ]);
     let config::Command::All(args) = cli.unwrap().command else { unreachable!() };
     Bridge::start(&args).await.unwrap()
+}
+
+/// A file that was cut off, or is not the one that was meant, stops a whole fleet: the log has to say so.
+#[test]
+fn an_empty_file_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.toml");
+    std::fs::write(&file, "").unwrap();
+    let mut prb = Command::new(env!("CARGO_BIN_EXE_prb"))
+        .args(["all", "--ops-listen=none", "--queue-page-listen=none", "--data"])
+        .arg(folder.path().join("data"))
+        .arg("--fleet")
+        .arg(&file)
+        .args(["--parent-chain-endpoint=ws://127.0.0.1:1", "--chain-endpoint=ws://127.0.0.1:1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = BufReader::new(prb.stderr.take().unwrap()).lines();
+    // Logged after the fleet file was applied: a log without the warning does not keep the test waiting.
+    let mut start = log.map(Result::unwrap).take_while(|line| !line.contains("cannot connect to node"));
+    let warned = start.any(|line| line.contains("WARN") && line.contains("names no pools and no workers"));
+    prb.kill().unwrap();
+    prb.wait().unwrap();
+    assert!(warned);
 }
 
 #[tokio::test(flavor = "multi_thread")]

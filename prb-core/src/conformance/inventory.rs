@@ -208,7 +208,7 @@ async fn refuses_what_cannot_be(inventory: &impl Inventory) {
         &["https://a".into(), "ftp://a".into()],
         &["https://u:pw@a".into()],
         &[String::new()],
-        &[long.clone()],
+        std::slice::from_ref(&long),
         &twice,
         &(0..=MAX_ANNOUNCED).map(|n| format!("https://{n}.example.org")).collect::<Vec<_>>(),
     ] {
