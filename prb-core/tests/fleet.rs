@@ -20,7 +20,7 @@ use prb_core::{
     },
     fleet::{self, Command, CommandError},
     inventory::{Edit, Inventory},
-    primitives::{AccountId, PoolId, WorkerKey},
+    primitives::PoolId,
     prpc::Method,
     pruntime::{
         Connect, ConnectError, PRuntimeClient,
@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 #[path = "fleet_rig/rig.rs"]
 mod rig;
-use rig::{BLOCK, PHA, POOL, Rig, STAKE, account, endpoint};
+use rig::{BLOCK, POOL, Rig, STAKE, account, endpoint};
 
 #[tokio::test(start_paused = true)]
 async fn workers_go_from_nothing_to_computing_and_stay_at_the_tip() {

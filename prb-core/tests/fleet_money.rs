@@ -361,8 +361,8 @@ async fn a_refusal_is_paid_for_once() {
     assert!(failed(2) <= 1 && failed(3) <= 1, "{} and {} refusals were paid for", failed(2), failed(3));
     assert!((1..3).all(|index| rig.status(index).lag.unwrap() <= 1), "they go on with the chain");
     // Mended: they go on by themselves.
-    rig.chain.add_pool(PoolId(2), account(PoolId(2)), 10 * STAKE);
-    rig.chain.add_pool(PoolId(3), account(PoolId(3)), 10 * STAKE);
+    rig.chain.contribute(PoolId(2), STAKE);
+    rig.chain.set_pool_owner(PoolId(3), account(PoolId(3)));
     rig.until_all(State::Active).await;
 }
 

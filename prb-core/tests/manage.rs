@@ -515,7 +515,7 @@ async fn status_shows_an_edit_at_once() {
     // No await in between: the fleet has not seen the edit.
     let all = manager.status(&[]).unwrap();
     assert_eq!(all.iter().map(|s| s.worker.name.as_str()).collect::<Vec<_>>(), ["worker 00000", "worker 7"]);
-    assert_eq!((all[1].state, &*all[1].message), (State::Idle, "Waiting for the fleet"));
+    assert_eq!((all[1].state, &*all[1].message), (State::Idle, "Waiting for a runner"));
     let error = manager.restart(&[made[0].id]).unwrap_err();
     assert!(matches!(error, Error::NotCommanded(CommandError::NotRunning { .. })), "{error:?}");
 

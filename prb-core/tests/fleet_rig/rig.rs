@@ -19,7 +19,7 @@ use prb_core::{
     queue::{CallOutcome, Job, JobQueue, JobSigner, memory::MemoryQueue},
     trade::{self, Trader},
     vault::{Vault, memory::MemoryVault},
-    wire::{Header, StorageChanges},
+    wire::{Header, MessageOrigin, StorageChanges},
     worker::State,
 };
 use secrecy::SecretString;
@@ -156,7 +156,12 @@ impl Rig {
         let (chain, key) = (self.chain.clone(), worker.key());
         worker.after_dispatch(move |state| {
             let on_chain = chain.worker(key);
-            state.drop_messages_below(on_chain.ingress_sequence);
+            let of_others = |sender: &MessageOrigin| taken(&chain, sender);
+            state.egress.retain(|m| match &m.message.sender {
+                MessageOrigin::Worker(_) => m.sequence >= on_chain.ingress_sequence,
+                sender => m.sequence >= of_others(sender),
+            });
+            state.info.pending_messages = state.egress.len() as u64;
             state.info.registered = on_chain.registration.is_some();
             let secs = chain_memory::Config::GENESIS_SECS + 12 * u64::from(state.info.blocknum - 1);
             state.info.current_block_time = secs * 1000;
@@ -278,6 +283,12 @@ impl Rig {
         let id = self.ids[index];
         self.until(what, |s| s.workers.iter().any(|w| w.worker.id == id && wanted(w))).await;
     }
+}
+
+/// Messages of a sender that the chain has taken.
+fn taken(chain: &MemoryChain, sender: &MessageOrigin) -> u64 {
+    let is = |call: &Call| matches!(call, Call::SyncOffchainMessage(m) if m.message.sender == *sender);
+    chain.events().iter().filter(|event| is(&event.call) && event.result.is_ok()).count() as u64
 }
 
 pub fn endpoint(index: usize) -> String {

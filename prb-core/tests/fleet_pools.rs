@@ -1,0 +1,205 @@
+//! Fleets against pools as they are: too little stake, withdrawals, other owners, views that come late or
+//! cannot be read. On parts in memory, in virtual time.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use prb_core::{
+    chain::{
+        Call, SessionState,
+        memory::{self as chain_memory},
+    },
+    fleet::{self, Command},
+    inventory::{AfterStop, Goal},
+    primitives::AccountId,
+    worker::{Settings, State},
+};
+
+#[path = "fleet_rig/rig.rs"]
+mod rig;
+use rig::{BLOCK, PHA, POOL, Rig, STAKE, account};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn refused(rig: &Rig) -> Vec<chain_memory::Event> {
+    rig.chain.events().into_iter().filter(|event| event.result.is_err()).collect()
+}
+
+/// Which workers compute, by index.
+fn computing(rig: &Rig) -> Vec<usize> {
+    let computes = |index: &usize| {
+        let session = rig.chain.worker(rig.key(*index)).session;
+        session.is_some_and(|session| session.state.is_computing())
+    };
+    (0..rig.workers.len()).filter(computes).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn free_stake_goes_to_workers_by_name_and_nobody_pays_for_a_refusal() {
+    let mut computed = Vec::new();
+    for _ in 0..2 {
+        let mut rig = Rig::new(9, 20).await;
+        rig.chain.add_pool(POOL, account(POOL), 6 * STAKE + STAKE / 2);
+        rig.run();
+        rig.start();
+        rig.until("six of nine", |s| s.count(State::Active) == 6).await;
+        rig.until("the others told", |s| {
+            s.workers.iter().filter(|w| w.reason.code() == "free-stake-short").count() == 3
+        })
+        .await;
+        let texts = ["Pool 1 has 50 PHA free", "3 wait", "50 PHA are missing", "InsufficientFreeStake"];
+        let told = |w: &fleet::WorkerStatus| texts.iter().all(|text| w.message.contains(text));
+        rig.until_worker(6, "how much is missing", told).await;
+        tokio::time::sleep(HOUR).await;
+        assert!(refused(&rig).is_empty(), "{:?}", refused(&rig));
+        computed.push(computing(&rig));
+        // A restart changes nothing, and more stake goes to the next in line.
+        rig.fleet().stop().await;
+        rig.start();
+        rig.until("six of nine", |s| s.count(State::Active) == 6).await;
+        rig.chain.contribute(POOL, STAKE);
+        rig.until("seven of nine", |s| s.count(State::Active) == 7).await;
+        tokio::time::sleep(HOUR).await;
+        computed.push(computing(&rig));
+        assert!(refused(&rig).is_empty());
+    }
+    let (six, seven) = (vec![0, 1, 2, 3, 4, 5], vec![0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(computed, [six.clone(), seven.clone(), six, seven]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn raises_wait_for_stake_and_for_withdrawals() {
+    let mut rig = Rig::new(2, 20).await;
+    rig.chain.add_pool(POOL, account(POOL), 3 * STAKE);
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    for index in 0..2 {
+        rig.edit_worker(index, |w| w.stake = 2 * STAKE).await;
+    }
+    let stake = |index: usize| rig.chain.worker(rig.key(index)).session.unwrap().stake;
+    rig.until_worker(1, "short", |w| w.reason.code() == "free-stake-short").await;
+    rig.until("the first raised", |_| stake(0) == Some(2 * STAKE)).await;
+    assert_eq!(rig.status(1).state, State::Active, "it computes with what it has");
+    rig.chain.withdraw(POOL, 10 * PHA);
+    rig.chain.contribute(POOL, 5 * STAKE);
+    tokio::time::sleep(BLOCK * 5).await;
+    rig.until("the second raised", |_| stake(1) == Some(2 * STAKE)).await;
+    assert!(refused(&rig).is_empty(), "{:?}", refused(&rig));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_owner_is_told_of_before_anything_is_sent_and_mends_by_itself() {
+    let mut rig = Rig::new(2, 20).await;
+    rig.chain.set_pool_owner(POOL, AccountId([7; 32]));
+    rig.run();
+    rig.start();
+    rig.until("told of", |s| s.workers.iter().all(|w| w.reason.code() == "not-pool-owner")).await;
+    tokio::time::sleep(HOUR).await;
+    assert!(refused(&rig).is_empty(), "{:?}", refused(&rig));
+    rig.chain.set_pool_owner(POOL, account(POOL));
+    rig.until_all(State::Active).await;
+    // A vault, later: what computes goes on.
+    rig.chain.set_vault(POOL, true);
+    tokio::time::sleep(BLOCK * 10).await;
+    assert_eq!(rig.fleet().status().count(State::Active), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assignment_that_is_gone_is_told_of_and_not_made_again() {
+    let config = chain_memory::Config { cool_down_secs: 1200, ..chain_memory::Config::default() };
+    let mut rig = Rig::with(config, 2, 20).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig.submit(Call::StopComputing { pool: POOL, worker: rig.key(1) }).await;
+    rig.until_worker(1, "cooling", |w| w.reason.code() == "cooling-down").await;
+    let sent = rig.chain.events().len();
+    for index in 0..2 {
+        rig.chain.delete_assignment(rig.key(index));
+        rig.until_worker(index, "told of", |w| w.reason.code() == "assignment-gone").await;
+    }
+    assert_eq!((rig.status(0).state, rig.status(1).state), (State::Active, State::Synched));
+    // Its heartbeats are carried all the same: without them it would be slashed.
+    let key = rig.key(0);
+    rig.workers[0].edit(|s| s.push_message(key, 0, b"heartbeat"));
+    let chain = rig.chain.clone();
+    rig.until("the heartbeat", |_| chain.worker(key).ingress_sequence == 1).await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(rig.chain.events().len(), sent + 1, "{:?}", rig.chain.events());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_by_force_is_shown_as_one_and_is_not_undone_while_it_would_come_again() {
+    let config = chain_memory::Config { cool_down_secs: 1200, ..chain_memory::Config::default() };
+    let mut rig = Rig::with(config, 2, 20).await;
+    rig.run();
+    let settings = Settings { after_stop: AfterStop::StartAgain, ..Settings::default() };
+    rig.start_with(fleet::Config { settings, ..Rig::config() });
+    rig.until_all(State::Active).await;
+    rig.chain.withdraw(POOL, 10_000_000 * PHA);
+    rig.chain.advance(8 * 24 * 3600);
+    tokio::time::sleep(BLOCK * 2).await;
+    rig.chain.force_stop(POOL);
+    let forced = |w: &fleet::WorkerStatus| w.message.contains("by force");
+    rig.until("told of", |s| s.workers.iter().all(|w| forced(w))).await;
+    tokio::time::sleep(HOUR).await;
+    rig.until("not started", |s| s.workers.iter().all(|w| w.reason.code() == "withdrawals-queued")).await;
+    assert!(computing(&rig).is_empty());
+    assert!(refused(&rig).is_empty(), "{:?}", refused(&rig));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_state_cannot_be_read_holds_up_nobody() {
+    let mut rig = Rig::new(3, 20).await;
+    rig.chain.set_unreadable(rig.key(1), Some("Sessions does not decode"));
+    rig.run();
+    rig.start();
+    rig.until("two of three", |s| s.count(State::Active) == 2).await;
+    let told = |w: &fleet::WorkerStatus| w.reason.code() == "chain-state-unreadable";
+    rig.until_worker(1, "told of", |w| told(w) && w.message.contains("Sessions does not decode")).await;
+    // Workers that are added later are followed.
+    let added = rig.add_worker(POOL).await;
+    rig.until_worker(added, "computing", |w| w.state == State::Active).await;
+    rig.chain.set_unreadable(rig.key(1), None);
+    rig.until_all(State::Active).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_at_any_moment_keep_nobody_from_being_followed() {
+    let config = chain_memory::Config { view_delay_blocks: 3, ..chain_memory::Config::default() };
+    let mut rig = Rig::with(config, 8, 20).await;
+    rig.run();
+    rig.start();
+    // Restarts, kicks, edits and removals while keys are about to be followed.
+    for round in 0u64..200 {
+        tokio::time::sleep(Duration::from_millis(700 * (round % 5))).await;
+        let index = (round * 7 % 8) as usize;
+        match round % 4 {
+            0 | 1 => drop(rig.fleet().command(rig.ids[index], Command::Restart)),
+            2 => drop(rig.fleet().command(rig.ids[index], Command::Kick)),
+            _ => {
+                rig.edit_worker(index, |w| w.enabled = false).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                rig.edit_worker(index, |w| w.enabled = true).await;
+            }
+        }
+    }
+    rig.until_all(State::Active).await;
+    let added = rig.add_worker(POOL).await;
+    rig.until_worker(added, "computing", |w| w.state == State::Active).await;
+    assert!(refused(&rig).is_empty(), "{:?}", refused(&rig));
+    assert_eq!(computing(&rig).len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unresponsive_worker_is_one_in_its_status() {
+    let mut rig = Rig::new(1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    assert!(!rig.status(0).is_unresponsive());
+    rig.chain.set_session_state(rig.key(0), SessionState::WorkerUnresponsive);
+    rig.until_worker(0, "unresponsive", |w| w.is_unresponsive() && w.reason.code() == "unresponsive").await;
+    assert_eq!((rig.status(0).state, rig.status(0).saved.goal), (State::Active, Goal::Compute));
+}
