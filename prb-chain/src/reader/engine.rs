@@ -172,17 +172,25 @@ impl Engine {
 
     /// Shows a view, where there is anything new to see.
     fn publish(&mut self) {
-        // As it is now: what left the set while a node was asked must not show.
-        let followed = self.shared.followed();
         let Some(state) = &mut self.state else { return };
+        let followed = self.shared.followed();
         let same_set = self.shown.as_ref().is_some_and(|(_, shown)| Arc::ptr_eq(shown, &followed));
         if !self.changed && same_set {
             return;
         }
-        let view = state.view(&followed);
-        metrics::gauge!("prb_reader_block").set(view.block.0);
-        (self.shown, self.changed) = (Some((view.block.0, followed)), false);
-        self.views.send_replace(Some(Arc::new(view)));
+        let mut view = state.view(&followed);
+        let block = view.block.0;
+        metrics::gauge!("prb_reader_block").set(block);
+        {
+            // What left the set while the view was made must not show: nobody replaces the set from here to
+            // the end of the sending. What joined shows with the next step, which the new set has asked for.
+            let current = self.shared.lock();
+            if !Arc::ptr_eq(&current, &followed) {
+                view.retain(&current);
+            }
+            self.views.send_replace(Some(Arc::new(view)));
+        }
+        (self.shown, self.changed) = (Some((block, followed)), false);
     }
 
     fn plan(&self, head: u32) -> Plan {

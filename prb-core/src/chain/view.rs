@@ -10,7 +10,7 @@ use crate::{
     wire::{AttestationProvider, MessageOrigin, WorkerRegistrationInfo},
 };
 
-use super::StakeRules;
+use super::{Followed, StakeRules};
 
 /// State of a worker's computing session (`PhalaComputation::Sessions`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize)]
@@ -248,4 +248,14 @@ pub struct ChainView {
     pub accounts: HashMap<AccountId, Reading<AccountOnChain>>,
     /// Next message sequence that the chain takes, by sender (see [`Followed::senders`](super::Followed)).
     pub senders: HashMap<MessageOrigin, Reading<u64>>,
+}
+
+impl ChainView {
+    /// Drops what is not in the set: for readers whose set was replaced while they read.
+    pub fn retain(&mut self, followed: &Followed) {
+        self.workers.retain(|worker, _| followed.workers.contains(worker));
+        self.pools.retain(|pool, _| followed.pools.contains(pool));
+        self.accounts.retain(|account, _| followed.accounts.contains(account));
+        self.senders.retain(|sender, _| followed.senders.contains(sender));
+    }
 }

@@ -9,9 +9,11 @@ use crate::{
 
 /// Set-up and what happens without the bridge. Views show it with the next block.
 impl MemoryChain {
-    /// Adds or replaces a stake pool.
+    /// Adds a stake pool, or sets the owner and the free stake of one; its workers stay.
     pub fn add_pool(&self, pool: PoolId, owner: AccountId, free_stake: Balance) {
-        self.state().model.pools.insert(pool, PoolState::new(owner, free_stake));
+        let mut state = self.state();
+        let state = state.model.pools.entry(pool).or_default();
+        (state.owner, state.free_stake) = (owner, free_stake);
     }
 
     /// Lets `delegate` act for `real`.

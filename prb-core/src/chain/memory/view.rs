@@ -20,10 +20,7 @@ impl State {
         }
         let Some(mut view) = self.late.pop_front() else { return };
         // What has left the set meanwhile is gone.
-        view.workers.retain(|key, _| self.followed.workers.contains(key));
-        view.pools.retain(|pool, _| self.followed.pools.contains(pool));
-        view.accounts.retain(|account, _| self.followed.accounts.contains(account));
-        view.senders.retain(|sender, _| self.followed.senders.contains(sender));
+        view.retain(&self.followed);
         if let Some(views) = &self.views {
             views.send_replace(Some(Arc::new(view)));
         }

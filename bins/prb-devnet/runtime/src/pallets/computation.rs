@@ -130,6 +130,7 @@ pub mod pallet {
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
         /// A worker got a session.
+        #[codec(index = 4)]
         SessionBound {
             /// The session.
             session: AccountId,
@@ -137,6 +138,7 @@ pub mod pallet {
             worker: WorkerPublicKey,
         },
         /// A worker lost its session.
+        #[codec(index = 5)]
         SessionUnbound {
             /// The session.
             session: AccountId,
@@ -144,6 +146,7 @@ pub mod pallet {
             worker: WorkerPublicKey,
         },
         /// A session computes.
+        #[codec(index = 1)]
         WorkerStarted {
             /// The session.
             session: AccountId,
@@ -153,11 +156,13 @@ pub mod pallet {
             init_p: u32,
         },
         /// A session stopped and cools down.
+        #[codec(index = 2)]
         WorkerStopped {
             /// The session.
             session: AccountId,
         },
         /// A session's stake was returned.
+        #[codec(index = 3)]
         WorkerReclaimed {
             /// The session.
             session: AccountId,
@@ -167,21 +172,22 @@ pub mod pallet {
             slashed: u128,
         },
         /// A session went without heartbeats.
+        #[codec(index = 6)]
         WorkerEnterUnresponsive {
             /// The session.
             session: AccountId,
         },
         /// A session answers again.
+        #[codec(index = 7)]
         WorkerExitUnresponsive {
             /// The session.
             session: AccountId,
         },
-        /// A heartbeat was settled.
-        SessionSettled {
+        /// A heartbeat told how fast the worker is.
+        #[codec(index = 14)]
+        BenchmarkUpdated {
             /// The session.
             session: AccountId,
-            /// V, U64F64 bits.
-            v_bits: u128,
             /// Performance.
             p_instant: u32,
         },
@@ -427,7 +433,7 @@ pub mod pallet {
             info.benchmark.challenge_time_last = challenge_time / 1000;
             info.v_updated_at = Self::now_secs();
             Unanswered::<T>::remove(session);
-            let (v_bits, p_instant) = (info.v, info.benchmark.p_instant);
+            let p_instant = info.benchmark.p_instant;
             if info.state == WorkerState::WorkerUnresponsive {
                 info.state = WorkerState::WorkerIdle;
                 registry::Pallet::<T>::push_worker_event(worker, WorkerEvent::ExitUnresponsive);
@@ -435,7 +441,7 @@ pub mod pallet {
             }
             Sessions::<T>::insert(session, info);
             let session = session.clone();
-            Self::deposit_event(Event::SessionSettled { session, v_bits, p_instant });
+            Self::deposit_event(Event::BenchmarkUpdated { session, p_instant });
         }
 
         // On the real chain a gatekeeper reports the silent workers; here the pallet sees to it.

@@ -63,7 +63,8 @@ pub mod pallet {
     #[pallet::event]
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
-        /// A message from off the chain took its place in the sender's sequence.
+        /// A message from off the chain took its place in the sender's sequence. Of the devnet alone.
+        #[codec(index = 100)]
         MessageDelivered {
             /// The sender.
             sender: MessageOrigin,

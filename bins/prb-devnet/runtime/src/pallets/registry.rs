@@ -145,6 +145,7 @@ pub mod pallet {
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
         /// A worker was registered.
+        #[codec(index = 2)]
         WorkerAdded {
             /// The worker.
             pubkey: WorkerPublicKey,
@@ -154,6 +155,7 @@ pub mod pallet {
             confidence_level: u8,
         },
         /// A worker was registered again.
+        #[codec(index = 3)]
         WorkerUpdated {
             /// The worker.
             pubkey: WorkerPublicKey,
@@ -163,16 +165,12 @@ pub mod pallet {
             confidence_level: u8,
         },
         /// A benchmark was scored.
+        #[codec(index = 6)]
         InitialScoreSet {
             /// The worker.
             pubkey: WorkerPublicKey,
             /// Its score.
             init_score: u32,
-        },
-        /// A worker's endpoints were announced.
-        EndpointsUpdated {
-            /// The worker.
-            pubkey: WorkerPublicKey,
         },
     }
 
@@ -331,7 +329,6 @@ pub mod pallet {
                 Error::<T>::InvalidEndpointSigningTime
             );
             Endpoints::<T>::insert(pubkey, endpoint_payload.versioned_endpoints);
-            Self::deposit_event(Event::EndpointsUpdated { pubkey });
             Ok(())
         }
     }

@@ -20,10 +20,6 @@ pub(in crate::chain::memory) struct PoolState {
 }
 
 impl PoolState {
-    pub(in crate::chain::memory) fn new(owner: AccountId, free_stake: Balance) -> Self {
-        Self { owner, free_stake, ..Self::default() }
-    }
-
     /// Adds free stake, of which waiting withdrawals take what they can.
     pub(in crate::chain::memory) fn contribute(&mut self, units: Balance) {
         self.free_stake = self.free_stake.saturating_add(units);

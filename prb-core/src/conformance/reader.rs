@@ -1,0 +1,265 @@
+//! Suite of [`ChainReader`].
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::{
+    chain::{ChainReader, ChainView, Followed},
+    primitives::{AccountId, Hash, ParaNumber, PoolId, WorkerKey},
+    wire::MessageOrigin,
+};
+
+/// Workers that a backend's chain knows.
+pub const WORKERS: usize = 4;
+/// Blocks after which what did not show never will.
+const MAX_BLOCKS: usize = 50;
+/// How long a block's view is waited for before the next block is made.
+const VIEW_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A reader, and the chain that it reads, for one check.
+#[async_trait]
+pub trait Controls: Send + Sync + fmt::Debug {
+    /// The reader. It follows at most [`WORKERS`] + 1 workers.
+    fn reader(&self) -> &dyn ChainReader;
+
+    /// A worker that the chain has registered, `n` below [`WORKERS`]; keys grow with `n`.
+    fn worker(&self, n: usize) -> WorkerKey;
+
+    /// Makes a block and finalises it.
+    async fn progress(&self);
+
+    /// Raises the message sequence of a worker, in a block that is final when this returns.
+    async fn change(&self, worker: WorkerKey);
+
+    /// Makes a worker's value one that cannot be read, or readable again.
+    async fn set_unreadable(&self, worker: WorkerKey, unreadable: bool);
+
+    /// Stops the reader.
+    async fn close(&self);
+}
+
+/// Runs every check, each with a reader of its own.
+///
+/// # Panics
+/// Where the backend breaks the seam's contract.
+pub async fn all<C: Controls>(make: impl AsyncFn() -> C) {
+    what_joins_appears_and_what_leaves_goes(&make().await).await;
+    what_the_chain_does_not_know_shows_empty(&make().await).await;
+    what_cannot_be_read_holds_up_nothing_else(&make().await).await;
+    what_is_beyond_the_bound_shows_as_that(&make().await).await;
+    following_never_waits_and_the_last_set_holds(&make().await).await;
+    sets_replaced_while_views_are_read_leave_nothing_behind(&make().await).await;
+    the_channel_closes_with_the_reader(&make().await).await;
+}
+
+/// Looks at one view after the other, and that they never go back.
+struct Viewer<'c, C> {
+    controls: &'c C,
+    views: watch::Receiver<Option<Arc<ChainView>>>,
+    last: Option<(ParaNumber, Hash)>,
+}
+
+impl<'c, C: Controls> Viewer<'c, C> {
+    fn new(controls: &'c C) -> Self {
+        Self { controls, views: controls.reader().views(), last: None }
+    }
+
+    fn current(&mut self) -> Option<Arc<ChainView>> {
+        let view = self.views.borrow_and_update().clone()?;
+        if let Some((block, hash)) = self.last {
+            assert!(view.block >= block, "a view of block {} after one of block {block}", view.block);
+            assert!(view.block > block || view.hash == hash, "two hashes of block {block}");
+        }
+        self.last = Some((view.block, view.hash));
+        Some(view)
+    }
+
+    /// Makes blocks until a view is as it should be.
+    async fn until(&mut self, what: &str, is: impl Fn(&ChainView) -> bool) -> Arc<ChainView> {
+        for _ in 0..MAX_BLOCKS {
+            if let Some(view) = self.current().filter(|view| is(view)) {
+                return view;
+            }
+            self.block().await;
+        }
+        panic!("{what} did not show within {MAX_BLOCKS} blocks: {:?}", self.current());
+    }
+
+    /// Makes a block, and gives the reader some time for it.
+    async fn block(&mut self) {
+        self.controls.progress().await;
+        let _ = tokio::time::timeout(VIEW_PATIENCE, self.views.changed()).await;
+    }
+
+    fn follow(&self, workers: &[WorkerKey]) {
+        self.controls.reader().follow(of(workers));
+    }
+
+    fn worker(&self, n: usize) -> WorkerKey {
+        self.controls.worker(n)
+    }
+}
+
+fn of(workers: &[WorkerKey]) -> Followed {
+    Followed { workers: workers.iter().copied().collect(), ..Followed::default() }
+}
+
+fn shows(view: &ChainView, workers: &[WorkerKey]) -> bool {
+    let shown: BTreeSet<_> = view.workers.keys().copied().collect();
+    shown == workers.iter().copied().collect()
+}
+
+fn is_registered(view: &ChainView, worker: &WorkerKey) -> bool {
+    matches!(view.workers.get(worker), Some(Ok(state)) if state.registration.is_some())
+}
+
+async fn what_joins_appears_and_what_leaves_goes<C: Controls>(controls: &C) {
+    let mut viewer = Viewer::new(controls);
+    let [one, two] = [0, 1].map(|n| viewer.worker(n));
+    viewer.until("a view", |view| view.workers.is_empty()).await;
+    viewer.follow(&[one]);
+    viewer.until("a worker", |view| shows(view, &[one]) && is_registered(view, &one)).await;
+    viewer.follow(&[one, two]);
+    let view = viewer.until("a second worker", |view| shows(view, &[one, two])).await;
+    assert!(is_registered(&view, &one) && is_registered(&view, &two));
+    let before = view.workers[&two].as_ref().unwrap().ingress_sequence;
+    controls.change(two).await;
+    let has_changed = |view: &ChainView| {
+        view.workers[&two].as_ref().is_ok_and(|state| state.ingress_sequence == before + 1)
+    };
+    viewer.until("a change", has_changed).await;
+    viewer.follow(&[two]);
+    viewer.until("the one that stayed", |view| shows(view, &[two])).await;
+    for _ in 0..3 {
+        viewer.block().await;
+        let view = viewer.current().unwrap();
+        assert!(shows(&view, &[two]) && has_changed(&view), "{view:?}");
+    }
+    // Once more, as if never seen.
+    viewer.follow(&[one, two]);
+    viewer.until("a worker that came back", |view| is_registered(view, &one)).await;
+}
+
+async fn what_the_chain_does_not_know_shows_empty<C: Controls>(controls: &C) {
+    let mut viewer = Viewer::new(controls);
+    let (known, unknown) = (viewer.worker(0), WorkerKey([0xfe; 32]));
+    let (account, sender) = (AccountId([0xfd; 32]), MessageOrigin::Cluster(Hash([0xfc; 32])));
+    controls.reader().follow(Followed {
+        workers: [known, unknown].into(),
+        pools: [PoolId(u64::MAX)].into(),
+        accounts: [account].into(),
+        senders: [sender.clone()].into(),
+    });
+    let complete = |view: &ChainView| {
+        (view.workers.len(), view.pools.len(), view.accounts.len(), view.senders.len()) == (2, 1, 1, 1)
+    };
+    let view = viewer.until("everything that is followed", complete).await;
+    assert!(is_registered(&view, &known));
+    let empty = view.workers[&unknown].as_ref().expect("nothing is unreadable about it");
+    assert_eq!((&empty.registration, empty.pool, &empty.session), (&None, None, &None));
+    // A chain without pools says so.
+    if let Ok(pool) = &view.pools[&PoolId(u64::MAX)] {
+        assert_eq!(**pool, None);
+    }
+    assert!(view.accounts[&account].is_ok());
+    assert_eq!(view.senders[&sender].as_deref(), Ok(&0));
+}
+
+async fn what_cannot_be_read_holds_up_nothing_else<C: Controls>(controls: &C) {
+    let mut viewer = Viewer::new(controls);
+    let [good, bad, late] = [0, 1, 2].map(|n| viewer.worker(n));
+    controls.set_unreadable(bad, true).await;
+    viewer.follow(&[good, bad]);
+    let view = viewer.until("both workers", |view| shows(view, &[good, bad])).await;
+    assert!(is_registered(&view, &good));
+    let reason = view.workers[&bad].as_ref().expect_err("its value is unreadable").to_string();
+    assert!(!reason.is_empty());
+    // Others join and change meanwhile.
+    viewer.follow(&[good, bad, late]);
+    viewer.until("a worker that joins", |view| is_registered(view, &late)).await;
+    let before = viewer.current().unwrap().workers[&good].as_ref().unwrap().ingress_sequence;
+    controls.change(good).await;
+    let view = viewer
+        .until("a change", |view| {
+            view.workers[&good].as_ref().is_ok_and(|state| state.ingress_sequence == before + 1)
+        })
+        .await;
+    assert!(view.workers[&bad].is_err());
+    controls.set_unreadable(bad, false).await;
+    controls.change(bad).await;
+    viewer.until("the worker that heals", |view| is_registered(view, &bad)).await;
+}
+
+async fn what_is_beyond_the_bound_shows_as_that<C: Controls>(controls: &C) {
+    let mut viewer = Viewer::new(controls);
+    let known: Vec<_> = (0..WORKERS).map(|n| viewer.worker(n)).collect();
+    let others = [0xf0, 0xf1, 0xf2].map(|n| WorkerKey([n; 32]));
+    let all: Vec<_> = known.iter().copied().chain(others).collect();
+    viewer.follow(&all);
+    let view = viewer.until("everything that is followed", |view| shows(view, &all)).await;
+    let refused: Vec<_> = view.workers.values().filter_map(|reading| reading.as_ref().err()).collect();
+    assert_eq!(refused.len(), all.len() - WORKERS - 1);
+    assert!(refused.iter().all(|why| why.reason.contains(&(WORKERS + 1).to_string())), "{refused:?}");
+    viewer.follow(&known);
+    viewer.until("what is within the bound", |view| known.iter().all(|key| is_registered(view, key))).await;
+}
+
+async fn following_never_waits_and_the_last_set_holds<C: Controls>(controls: &C) {
+    let mut viewer = Viewer::new(controls);
+    let [one, two, three] = [0, 1, 2].map(|n| viewer.worker(n));
+    // No block is made, and nobody waits for anything.
+    let began = Instant::now();
+    for n in 0..1_000 {
+        viewer.follow(&[two, if n % 2 == 0 { one } else { three }]);
+    }
+    viewer.follow(&[two, three]);
+    assert!(began.elapsed() < Duration::from_secs(5), "1,001 calls took {:?}", began.elapsed());
+    viewer.until("the last set", |view| shows(view, &[two, three])).await;
+    for _ in 0..3 {
+        viewer.block().await;
+        let view = viewer.current().unwrap();
+        assert!(shows(&view, &[two, three]), "{view:?}");
+    }
+}
+
+async fn sets_replaced_while_views_are_read_leave_nothing_behind<C: Controls>(controls: &C) {
+    let mut viewer = Viewer::new(controls);
+    let keys: Vec<_> = (0..WORKERS).map(|n| viewer.worker(n)).collect();
+    for round in 0..3 * WORKERS {
+        let (old, new) = (keys[round % WORKERS], keys[(round + 1) % WORKERS]);
+        viewer.follow(&[old]);
+        let reading = controls.progress();
+        tokio::pin!(reading);
+        // In the middle of a block, as far as one can tell from here.
+        let done = tokio::time::timeout(Duration::from_millis(round as u64), &mut reading).await.is_ok();
+        viewer.follow(&[new]);
+        // From now on no view may be shown that holds the old one.
+        viewer.current();
+        if !done {
+            reading.await;
+        }
+        let view = viewer.until("the new set", |view| view.workers.contains_key(&new)).await;
+        assert!(shows(&view, &[new]), "what has left still shows: {view:?}");
+    }
+}
+
+async fn the_channel_closes_with_the_reader<C: Controls>(controls: &C) {
+    let mut viewer = Viewer::new(controls);
+    let worker = viewer.worker(0);
+    viewer.follow(&[worker]);
+    viewer.until("a worker", |view| is_registered(view, &worker)).await;
+    controls.close().await;
+    while viewer.views.changed().await.is_ok() {}
+    // Who still holds the reader is not harmed, and does not wait.
+    viewer.follow(&[]);
+    assert!(controls.reader().views().has_changed().is_err());
+}
