@@ -1,5 +1,6 @@
-//! What a block at the tip costs for 500 workers in CPU time, on one thread: the whole fleet against the bare calls
-//! that its workers must be sent anyway.
+//! CPU time on one thread, each against the bare calls that workers must be sent anyway in the same run: what a
+//! block at the tip costs for 500 workers of a fleet, and what the catch-up of 200 workers costs beside 100 that
+//! are at the tip. The latter also tells how many bytes were on their way at once.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{sync::Arc, time::Duration};
@@ -15,13 +16,20 @@ use prb_core::{
     primitives::{ParaNumber, RelayNumber},
     prpc::InitRuntimeRequest,
     pruntime::{PRuntime, scripted::ScriptedWorker},
+    sync::{Driver, TransferBudget, TransferLimits},
     worker::State,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinSet,
+};
 
 #[path = "../tests/fleet_rig/rig.rs"]
 mod rig;
 use rig::{Rig, genesis, grow};
+#[path = "../tests/sync_rig/rig.rs"]
+mod sync_rig;
+use sync_rig::{Link, SlowWorker, Tip, follow, heavy_chain};
 
 const WORKERS: usize = 500;
 
@@ -114,5 +122,105 @@ fn fanout(c: &mut Criterion) {
     fleet_runtime.block_on(rig.fleet().stop());
 }
 
-criterion_group!(benches, fanout);
+const NEWCOMERS: u32 = 200;
+const AT_THE_TIP: u32 = 100;
+const HISTORY: u32 = 128;
+const BLOCK_BYTES: usize = 32 * 1024;
+const BATCH_BYTES: usize = 1 << 20;
+const BUDGET_BYTES: usize = 16 << 20;
+/// 10 ms a batch.
+const BYTES_PER_SEC: usize = 100 << 20;
+
+/// Workers that have the headers of all history and none of its blocks, and some that have all.
+async fn newcomers(link: &Link, bytes_per_sec: usize) -> (Vec<SlowWorker>, Vec<SlowWorker>) {
+    let (mut new, mut at_the_tip) = (Vec::new(), Vec::new());
+    for seed in 0..NEWCOMERS + AT_THE_TIP {
+        let next = if seed < NEWCOMERS { 1 } else { HISTORY + 1 };
+        let worker = link.worker(seed, next, bytes_per_sec).await;
+        let to = if seed < NEWCOMERS { &mut new } else { &mut at_the_tip };
+        to.push(worker);
+    }
+    (new, at_the_tip)
+}
+
+/// Through the driver, the cache and the budget, while the chain grows.
+async fn catch_up(link: &Link, most: &mut usize) -> Duration {
+    let tip = Tip::new(heavy_chain(HISTORY, BLOCK_BYTES));
+    let source = CachedSource::new(Arc::clone(&tip.source), cache::Config::default());
+    let budget = TransferBudget::new(TransferLimits::new(BUDGET_BYTES));
+    let driver = Driver::new(Arc::new(source), budget);
+    let (new, at_the_tip) = newcomers(link, BYTES_PER_SEC).await;
+    let mut tasks = JoinSet::new();
+    let begin = cpu();
+    for worker in new.iter().chain(&at_the_tip) {
+        tasks.spawn(follow(driver.clone(), worker.client(), BATCH_BYTES));
+    }
+    while new.iter().any(|worker| worker.scripted.next_block() <= HISTORY) {
+        tip.grow(1, BLOCK_BYTES);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let spent = cpu() - begin;
+    tasks.shutdown().await;
+    *most = link.most_bytes().max(*most);
+    spent
+}
+
+/// Each batch made and sent to each worker by itself.
+async fn bare_catch_up(link: &Link) -> Duration {
+    let source = heavy_chain(HISTORY, BLOCK_BYTES);
+    let (new, _) = newcomers(link, usize::MAX).await;
+    let begin = cpu();
+    for worker in new {
+        let client = worker.client();
+        let headers = HeaderCursor { relay: RelayNumber(1), para: ParaNumber(1) };
+        let headers = source.headers(headers, BATCH_BYTES).await.unwrap().unwrap();
+        client.sync_headers(headers.body).await.unwrap();
+        loop {
+            let from = ParaNumber(worker.scripted.next_block());
+            let to = ParaNumber(HISTORY);
+            if from > to {
+                break;
+            }
+            let blocks = source.blocks(BlockCursor { from, to }, BATCH_BYTES).await.unwrap().unwrap();
+            client.dispatch_blocks(blocks.body).await.unwrap();
+        }
+    }
+    cpu() - begin
+}
+
+fn lanes(c: &mut Criterion) {
+    let mut group = c.benchmark_group("lanes");
+    let bytes = u64::from(NEWCOMERS * HISTORY) * BLOCK_BYTES as u64;
+    group.throughput(Throughput::Bytes(bytes)).sample_size(10);
+    let runtime = runtime();
+    group.bench_function("bare batches, 200 workers in catch-up", |b| {
+        b.iter_custom(|rounds| {
+            runtime.block_on(async {
+                let mut spent = Duration::ZERO;
+                for _ in 0..rounds {
+                    // One after another and without their slowness: only CPU time counts.
+                    spent += bare_catch_up(&Link::default()).await;
+                }
+                spent
+            })
+        });
+    });
+    let mut most = 0;
+    group.bench_function("driver, 200 in catch-up beside 100 at the tip", |b| {
+        b.iter_custom(|rounds| {
+            runtime.block_on(async {
+                let mut spent = Duration::ZERO;
+                for _ in 0..rounds {
+                    spent += catch_up(&Link::default(), &mut most).await;
+                }
+                spent
+            })
+        });
+    });
+    group.finish();
+    println!("most bytes on their way at once: {} KiB of {} KiB", most >> 10, BUDGET_BYTES >> 10);
+    assert!(most <= BUDGET_BYTES, "the budget was exceeded");
+}
+
+criterion_group!(benches, fanout, lanes);
 criterion_main!(benches);

@@ -16,7 +16,7 @@ use prb_core::{
         scripted::{Failure, ScriptedWorker},
     },
     sync::{
-        BatchSize, BatchSizes, Driver, Error, Lane, Limits, Outcome, Planned, Position, Step, Stepped,
+        BatchSize, BatchSizes, Driver, Error, Lane, Limits, Outcome, Planned, Position, Sent, Step, Stepped,
         TransferBudget, TransferLimits, plan,
     },
 };
@@ -405,4 +405,138 @@ async fn the_source_hears_of_what_a_worker_refused_for_its_content() {
     assert_eq!(heard(), [Refusal::Blocks { blocks, at: None, message: "DecodeError(x)".into() }]);
     driver.step(&client, at, step).await.unwrap();
     assert_eq!(heard(), []);
+}
+
+/// A source that takes its time: one permit an answer.
+#[derive(Debug)]
+struct Gated {
+    inner: Arc<MemorySource>,
+    gate: tokio::sync::Semaphore,
+    asked: Mutex<Vec<BlockCursor>>,
+}
+
+impl Gated {
+    fn new(inner: Arc<MemorySource>) -> Arc<Self> {
+        Arc::new(Self { inner, gate: tokio::sync::Semaphore::new(0), asked: Mutex::default() })
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl BlobSource for Gated {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.inner.heights()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, blob::Error> {
+        self.inner.genesis().await
+    }
+
+    async fn headers(&self, cursor: HeaderCursor, max: usize) -> Result<Option<HeaderBatch>, blob::Error> {
+        self.inner.headers(cursor, max).await
+    }
+
+    async fn blocks(&self, cursor: BlockCursor, max: usize) -> Result<Option<BlockBatch>, blob::Error> {
+        self.asked.lock().unwrap().push(cursor);
+        // What it has is what it has when it is asked.
+        let answer = self.inner.blocks(cursor, max).await;
+        self.gate.acquire().await.unwrap().forget();
+        answer
+    }
+}
+
+fn blocks_from(from: u32, to: u32, heights: Heights, lane: Lane) -> Planned {
+    let step = Step::Blocks(BlockCursor { from: ParaNumber(from), to: ParaNumber(to) });
+    Planned::new(position(11, to + 1, from), heights, step, lane)
+}
+
+#[tokio::test]
+async fn what_is_not_there_yet_is_told_with_the_heights_of_the_plan() {
+    let (_, client) = worker().await;
+    let source = Gated::new(memory(5));
+    let one = driver(Arc::clone(&source) as Arc<dyn BlobSource>, 1 << 20);
+    let before = *source.heights().borrow();
+    let step = one.driver.step(client, blocks_from(6, 6, before, Lane::Tip), one.sizes);
+    let step = tokio::spawn(step);
+    while source.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // It grows while the fetch is under way: who waited for more than what it has now would miss that.
+    grow(&source.inner, 1);
+    source.gate.add_permits(1);
+    let stepped = step.await.unwrap();
+    assert_eq!(stepped.result.unwrap(), Outcome::NotYet { heights: before });
+    assert_eq!((stepped.sent, one.all_is_free()), (None, true));
+    assert_ne!(*source.heights().borrow(), before);
+}
+
+#[tokio::test]
+async fn fetches_of_catch_up_are_bounded_and_the_tip_does_not_wait_for_them() {
+    let source = Gated::new(memory(50));
+    let one = driver(Arc::clone(&source) as Arc<dyn BlobSource>, 1 << 20);
+    let heights = *source.heights().borrow();
+    let mut steps = tokio::task::JoinSet::new();
+    let mut workers = Vec::new();
+    let mut start = async |from: u32, lane: Lane, steps: &mut tokio::task::JoinSet<Stepped>| {
+        let (worker, client) = worker().await;
+        worker.edit(|state| (state.info.blocknum, state.info.para_headernum) = (from, 51));
+        steps.spawn(one.driver.step(client, blocks_from(from, 50, heights, lane), one.sizes));
+        workers.push(worker);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    for from in 1..=30 {
+        start(from, Lane::CatchUp, &mut steps).await;
+    }
+    assert_eq!(source.asked(), prb_core::sync::CATCH_UP_FETCHES);
+    start(49, Lane::Tip, &mut steps).await;
+    assert_eq!(source.asked.lock().unwrap().last().unwrap().from, ParaNumber(49));
+    // One after another, in their order.
+    source.gate.add_permits(31);
+    while let Some(stepped) = steps.join_next().await {
+        assert!(matches!(stepped.unwrap().result, Ok(Outcome::Advanced { .. })));
+    }
+    let asked: Vec<_> = source.asked.lock().unwrap().iter().map(|cursor| cursor.from.0).collect();
+    let expected: Vec<_> = (1..=8).chain([49]).chain(9..=30).collect();
+    assert_eq!(asked, expected);
+    assert!(one.all_is_free());
+}
+
+#[tokio::test]
+async fn other_calls_go_on_beside_a_step_and_a_dropped_step_gives_all_back() {
+    let (worker, client) = worker().await;
+    let one = driver(memory(300), 1 << 20);
+    worker.fail_next(Method::SyncCombinedHeaders, Failure::Hang);
+    let heights = *one.driver.heights().borrow();
+    let planned = Planned::of(position(1, 0, 1), heights, &Limits::default(), Lane::CatchUp);
+    let step = tokio::spawn(one.driver.step(client.clone(), planned, one.sizes));
+    while worker.count(Method::SyncCombinedHeaders) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!one.all_is_free());
+    client.info().await.unwrap();
+    client.egress_messages().await.unwrap();
+    step.abort();
+    assert!(step.await.unwrap_err().is_cancelled());
+    assert!(one.all_is_free());
+    let stepped = one.driver.step(client, planned, one.sizes).await;
+    let sent = blob::Span { first: RelayNumber(1), last: RelayNumber(600) };
+    assert_eq!(stepped.sent, Some(Sent::Headers(sent)));
+    assert!(matches!(stepped.result, Ok(Outcome::Advanced { .. })));
+}
+
+#[tokio::test]
+async fn a_broken_connection_makes_the_next_batch_smaller() {
+    let (worker, client) = worker().await;
+    let mut one = driver(memory(5), 1 << 20);
+    let mut at = position(1, 0, 1);
+    let step = plan(at, &one.driver.heights().borrow(), &Limits::default());
+    worker.fail_next(Method::SyncCombinedHeaders, Failure::Unreachable);
+    one.step(&client, at, step).await.unwrap_err();
+    assert_eq!(one.batch_bytes(), (1 << 19, 1 << 20));
+    drive(&mut one, &client, &mut at).await;
 }

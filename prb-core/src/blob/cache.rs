@@ -1,8 +1,12 @@
 //! A byte-bounded cache over a [`BlobSource`]: equal cursors share one fetch and one encoding.
 //!
+//! A fetch goes on as long as anybody waits for it, whoever asked first. Those who ask for what is kept touch it;
+//! what was not touched for the longest time goes first.
+//!
 //! What a worker refuses is forgotten, so that the next fetch shows whether the source has it better by then.
 
 use std::{
+    hash::Hash,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,13 +16,20 @@ use std::{
 
 use async_trait::async_trait;
 use metrics::counter;
-use moka::future::Cache;
+use moka::{future::Cache, policy::EvictionPolicy};
 use tokio::sync::{OnceCell, watch};
 
 use super::{
     BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal, Span,
 };
-use crate::{primitives::ParaNumber, sync::Cooldown};
+use crate::{
+    primitives::{ParaNumber, RelayNumber},
+    sync::Cooldown,
+};
+
+mod flights;
+
+use flights::Flights;
 
 /// Refusals that are remembered; while so many are recent, further ones make nothing be forgotten.
 const REFUSALS: usize = 1024;
@@ -63,12 +74,20 @@ struct Recent {
     entries: Cooldown<(BlockCursor, usize)>,
 }
 
-type Entries<C, B> = Cache<(C, usize), Arc<Entry<B>>>;
+type Kept<C, B> = Cache<(C, usize), Arc<Entry<B>>>;
+
+/// Bodies of one kind, and those that are being fetched.
+struct Entries<C: Hash + Eq, B, N: Hash + Eq> {
+    kept: Kept<C, B>,
+    /// Also by the source's height: who has seen it grow must not be told what was so before.
+    flights: Flights<(C, usize, Option<N>), Arc<Entry<B>>>,
+    kind: &'static str,
+}
 
 /// A [`BlobSource`] that remembers what another one answered.
 pub struct CachedSource<S: ?Sized> {
-    headers: Entries<HeaderCursor, HeaderBatch>,
-    blocks: Entries<BlockCursor, BlockBatch>,
+    headers: Entries<HeaderCursor, HeaderBatch, RelayNumber>,
+    blocks: Entries<BlockCursor, BlockBatch, ParaNumber>,
     genesis: OnceCell<Genesis>,
     heights: watch::Receiver<Heights>,
     recent: Mutex<Recent>,
@@ -85,8 +104,8 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
     /// A cache over `inner`.
     pub fn new(inner: Arc<S>, config: Config) -> Self {
         Self {
-            headers: entries(config, |batch: &HeaderBatch| batch.body.len()),
-            blocks: entries(config, |batch: &BlockBatch| batch.body.len()),
+            headers: Entries::new("headers", config, |batch: &HeaderBatch| batch.body.len()),
+            blocks: Entries::new("blocks", config, |batch: &BlockBatch| batch.body.len()),
             genesis: OnceCell::new(),
             heights: inner.heights(),
             recent: Mutex::new(Recent {
@@ -100,52 +119,91 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
 
     /// Bytes of bodies kept now, with what is kept beside them.
     pub async fn held_bytes(&self) -> u64 {
-        self.headers.run_pending_tasks().await;
-        self.blocks.run_pending_tasks().await;
-        self.headers.weighted_size() + self.blocks.weighted_size()
+        self.headers.kept.run_pending_tasks().await;
+        self.blocks.kept.run_pending_tasks().await;
+        self.headers.kept.weighted_size() + self.blocks.kept.weighted_size()
     }
 
     fn forget(&self, refusal: &Refusal) {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         match refusal {
             Refusal::Headers { cursor, .. } if recent.headers.admit(*cursor) => {
-                let touched = self.headers.iter().filter(|(key, _)| key.0 == *cursor);
+                let touched = self.headers.kept.iter().filter(|(key, _)| key.0 == *cursor);
                 touched.for_each(|(_, entry)| entry.forget("headers"));
             }
             Refusal::Blocks { blocks, at, .. } if recent.blocks.admit(blocks.first) => {
                 let suspect = at.map_or(*blocks, |at| Span { first: at, last: at });
-                let touched = self.blocks.iter().filter(|(_, entry)| entry.holds(suspect));
+                let touched = self.blocks.kept.iter().filter(|(_, entry)| entry.holds(suspect));
                 let now = touched.filter(|(key, _)| recent.entries.admit(**key));
                 now.for_each(|(_, entry)| entry.forget("blocks"));
             }
             Refusal::Headers { .. } | Refusal::Blocks { .. } => {}
         }
     }
-
-    fn relay_height_above(&self, batch: &HeaderBatch) -> bool {
-        self.heights.borrow().relay.is_some_and(|tip| tip > batch.relay.last)
-    }
-
-    fn para_height_above(&self, batch: &BlockBatch) -> bool {
-        self.heights.borrow().para.is_some_and(|tip| tip > batch.blocks.last)
-    }
 }
 
-fn entries<C, B>(config: Config, size: fn(&B) -> usize) -> Entries<C, B>
+impl<C, B, N> Entries<C, B, N>
 where
-    C: std::hash::Hash + Eq + Send + Sync + 'static,
-    B: Send + Sync + 'static,
+    C: Hash + Eq + Copy + Send + Sync + 'static,
+    B: Clone + Send + Sync + 'static,
+    N: Hash + Eq + Copy + Send + Sync + 'static,
 {
-    /// Kept beside each body: key, map and pointers.
-    const OVERHEAD_BYTES: usize = 256;
-    Cache::builder()
-        .max_capacity(config.max_bytes)
-        .time_to_live(config.max_age)
-        .weigher(move |_, entry: &Arc<Entry<B>>| {
-            let body = entry.answer.as_ref().ok().and_then(Option::as_ref).map_or(0, size);
-            u32::try_from(body + OVERHEAD_BYTES).unwrap_or(u32::MAX)
-        })
-        .build()
+    fn new(kind: &'static str, config: Config, size: fn(&B) -> usize) -> Self {
+        /// Kept beside each body: key, map and pointers.
+        const OVERHEAD_BYTES: usize = 256;
+        let kept = Cache::builder()
+            .max_capacity(config.max_bytes)
+            .time_to_live(config.max_age)
+            // A policy that admits by frequency would not keep what is new at the tip, where all ask for it now,
+            // while workers that catch up come back to what they asked for before.
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(move |_, entry: &Arc<Entry<B>>| {
+                let body = entry.answer.as_ref().ok().and_then(Option::as_ref).map_or(0, size);
+                u32::try_from(body + OVERHEAD_BYTES).unwrap_or(u32::MAX)
+            })
+            .build();
+        Self { kept, flights: Flights::new(), kind }
+    }
+
+    /// What is kept, if it is not outdated, or what `fetch` gives: one fetch for all who wait.
+    async fn get(
+        &self,
+        key: (C, usize),
+        tip: Option<N>,
+        is_outdated: impl Fn(&Entry<B>) -> bool + Send + 'static,
+        fetch: impl Future<Output = Entry<B>> + Send + 'static,
+    ) -> Result<Option<B>, Error> {
+        let kept = self.kept.get(&key).await.filter(|entry| !is_outdated(entry));
+        let entry = match kept {
+            Some(entry) => {
+                self.count(true);
+                entry
+            }
+            None => {
+                let kept = self.kept.clone();
+                let fetch = async move {
+                    // One that was under way before may have ended in between.
+                    if let Some(entry) = kept.get(&key).await.filter(|entry| !is_outdated(entry)) {
+                        return entry;
+                    }
+                    let entry = Arc::new(fetch.await);
+                    if matches!(entry.answer, Ok(Some(_))) {
+                        kept.insert(key, Arc::clone(&entry)).await;
+                    }
+                    entry
+                };
+                let (entry, new) = self.flights.join((key.0, key.1, tip), fetch).await;
+                self.count(!new);
+                entry
+            }
+        };
+        entry.answer.as_ref().cloned().map_err(unshare)
+    }
+
+    fn count(&self, hit: bool) {
+        let outcome = if hit { "hit" } else { "miss" };
+        counter!("prb_blob_cache_total", "kind" => self.kind, "outcome" => outcome).increment(1);
+    }
 }
 
 impl<B> Entry<B> {
@@ -210,13 +268,8 @@ impl std::error::Error for Shared {
     }
 }
 
-fn count(kind: &'static str, hit: bool) {
-    counter!("prb_blob_cache_total", "kind" => kind, "outcome" => if hit { "hit" } else { "miss" })
-        .increment(1);
-}
-
 #[async_trait]
-impl<S: BlobSource + ?Sized> BlobSource for CachedSource<S> {
+impl<S: BlobSource + ?Sized + 'static> BlobSource for CachedSource<S> {
     fn heights(&self) -> watch::Receiver<Heights> {
         self.heights.clone()
     }
@@ -226,31 +279,31 @@ impl<S: BlobSource + ?Sized> BlobSource for CachedSource<S> {
     }
 
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
-        let fetch = async {
-            let tip = self.heights.borrow().relay;
-            let answer = self.inner.headers(cursor, max_bytes).await.map_err(Arc::new);
+        let tip = self.heights.borrow().relay;
+        let inner = Arc::clone(&self.inner);
+        let fetch = async move {
+            let answer = inner.headers(cursor, max_bytes).await.map_err(Arc::new);
             // A batch that ends below the tip was cut by a change of set or by the limit: it cannot grow.
             let ended_at_tip = matches!(&answer, Ok(Some(batch)) if tip <= Some(batch.relay.last));
-            Arc::new(Entry::new(answer, ended_at_tip))
+            Entry::new(answer, ended_at_tip)
         };
-        let outdated = |entry: &Arc<Entry<_>>| entry.is_outdated(|batch| self.relay_height_above(batch));
-        let entry = self.headers.entry((cursor, max_bytes)).or_insert_with_if(fetch, outdated).await;
-        count("headers", !entry.is_fresh());
-        entry.into_value().answer.as_ref().cloned().map_err(unshare)
+        let is_outdated =
+            move |entry: &Entry<HeaderBatch>| entry.is_outdated(|batch| tip > Some(batch.relay.last));
+        self.headers.get((cursor, max_bytes), tip, is_outdated, fetch).await
     }
 
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
-        let fetch = async {
-            let tip = self.heights.borrow().para;
-            let answer = self.inner.blocks(cursor, max_bytes).await.map_err(Arc::new);
+        let tip = self.heights.borrow().para;
+        let inner = Arc::clone(&self.inner);
+        let fetch = async move {
+            let answer = inner.blocks(cursor, max_bytes).await.map_err(Arc::new);
             let ended_at_tip = matches!(&answer, Ok(Some(batch))
                 if batch.blocks.last < cursor.to && tip <= Some(batch.blocks.last));
-            Arc::new(Entry::new(answer, ended_at_tip))
+            Entry::new(answer, ended_at_tip)
         };
-        let outdated = |entry: &Arc<Entry<_>>| entry.is_outdated(|batch| self.para_height_above(batch));
-        let entry = self.blocks.entry((cursor, max_bytes)).or_insert_with_if(fetch, outdated).await;
-        count("blocks", !entry.is_fresh());
-        entry.into_value().answer.as_ref().cloned().map_err(unshare)
+        let is_outdated =
+            move |entry: &Entry<BlockBatch>| entry.is_outdated(|batch| tip > Some(batch.blocks.last));
+        self.blocks.get((cursor, max_bytes), tip, is_outdated, fetch).await
     }
 
     fn refused(&self, refusal: &Refusal) {
