@@ -1,0 +1,146 @@
+//! How a scripted worker answers.
+
+use bytes::Bytes;
+use codec::Encode;
+use prost::Message;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    Dispatching, Failure, Inner, ScriptedWorker, Syncing, WorkerState,
+    identity::{self, Identity},
+    is_sync,
+    rules::{self, Refusal, busy, refusal},
+    script::{CALLERS_LIMIT, Script},
+};
+use crate::{
+    prpc::{self, Method},
+    pruntime::Error,
+};
+
+impl ScriptedWorker {
+    pub(super) async fn serve(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
+        let (failure, latency) = self.begin(method, body.len());
+        let _syncing = is_sync(method).then(|| Syncing(self));
+        if let Some(latency) = latency {
+            sleep(latency).await;
+        }
+        let timed_out = Error::TimedOut { method: method.name(), limit: CALLERS_LIMIT };
+        match failure {
+            None => self.answer(method, body).await,
+            Some(Failure::Refuse { status, message }) => {
+                Err(Error::Refused { method: method.name(), status, message })
+            }
+            Some(Failure::Unreachable) => Err(self.unreachable()),
+            Some(Failure::TimedOut) => Err(timed_out),
+            Some(Failure::AnswerLost) => {
+                self.answer(method, body).await?;
+                Err(timed_out)
+            }
+            Some(Failure::Hang) => std::future::pending().await,
+        }
+    }
+
+    async fn answer(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
+        let done = match method {
+            Method::DispatchBlocks => self.dispatch(body).await,
+            Method::GetRuntimeInfo => self.runtime_info(body).await,
+            _ => self.at_once(method, body),
+        };
+        done.map(Bytes::from).map_err(|(status, message)| Error::Refused {
+            method: method.name(),
+            status,
+            message,
+        })
+    }
+
+    /// Calls that take no time worth mentioning.
+    fn at_once(&self, method: Method, body: Bytes) -> Result<Vec<u8>, Refusal> {
+        let mut inner = self.lock();
+        if inner.dispatching.is_some() && changes_state(method) {
+            return Err(busy());
+        }
+        let stuck = inner.script.stuck && is_sync(method);
+        let Inner { state, checkpoint, script, .. } = &mut *inner;
+        let mut aside = stuck.then(|| state.clone());
+        // What a stuck worker takes is forgotten.
+        let taker = aside.as_mut().unwrap_or(state);
+        match method {
+            Method::GetInfo => Ok(state.info.encode_to_vec()),
+            Method::InitRuntime => {
+                self.identity.init(state, body)?;
+                Ok(self.registration(state, script).encode_to_vec())
+            }
+            Method::SyncHeader => Ok(rules::sync_header(taker, body)?.encode_to_vec()),
+            Method::SyncParaHeader => Ok(rules::sync_para_header(taker, body)?.encode_to_vec()),
+            Method::SyncCombinedHeaders => Ok(rules::sync_combined(taker, body)?.encode_to_vec()),
+            Method::LoadChainState => rules::load_chain_state(state, body).map(|()| Vec::new()),
+            Method::GetEgressMessages => {
+                Ok(prpc::EgressMessages { encoded_messages: state.egress().encode() }.encode_to_vec())
+            }
+            Method::SignEndpointInfo => Ok(self.identity.sign_endpoints(state, body)?.encode_to_vec()),
+            Method::TakeCheckpoint => {
+                let to = rules::dispatched_to(state)?;
+                *checkpoint = Some(state.clone());
+                Ok(to.encode_to_vec())
+            }
+            Method::Echo => Ok(rules::decode::<prpc::EchoMessage>(body)?.encode_to_vec()),
+            _ => Err(refusal(404, "not scripted")),
+        }
+    }
+
+    /// Answers when the blocks are dispatched. Without a caller that waits they are, all the same.
+    async fn dispatch(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
+        let (until, dies, result) = {
+            let mut inner = self.lock();
+            if inner.dispatching.is_some() {
+                return Err(busy());
+            }
+            let until = Instant::now() + inner.script.pace.dispatch(body.len());
+            let before = inner.state.info.blocknum;
+            let (next_block, result) = rules::dispatch(&inner.state, body);
+            let dies = inner.script.dies_at.is_some_and(|at| (before..next_block).contains(&at));
+            let next_block = if inner.script.stuck { before } else { next_block };
+            if next_block > before || dies {
+                inner.dispatching = Some(Dispatching { until, next_block, dies });
+            }
+            let to = prpc::SyncedTo { synced_to: next_block.wrapping_sub(1) };
+            (until, dies, result.map(|()| to.encode_to_vec()))
+        };
+        if until > Instant::now() {
+            sleep_until(until).await;
+        }
+        drop(self.lock());
+        if dies {
+            // The connection breaks.
+            std::future::pending::<()>().await;
+        }
+        result
+    }
+
+    async fn runtime_info(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
+        let finished = {
+            let mut inner = self.lock();
+            let takes = inner.script.pace.attestation;
+            Identity::attest(&mut inner.state, body, takes)?
+        };
+        if let Some(finished) = finished {
+            sleep_until(finished).await;
+        }
+        let mut inner = self.lock();
+        let Inner { state, script, .. } = &mut *inner;
+        Ok(self.registration(state, script).encode_to_vec())
+    }
+
+    fn registration(&self, state: &WorkerState, script: &mut Script) -> prpc::InitRuntimeResponse {
+        let mut info = self.identity.registration(state);
+        if let Some(alter) = &mut script.alter_registration {
+            alter(&mut info);
+        }
+        identity::response(state, &info)
+    }
+}
+
+/// Whether a running dispatch, which works on a copy of the state, keeps the call out.
+const fn changes_state(method: Method) -> bool {
+    is_sync(method) || matches!(method, Method::InitRuntime | Method::LoadChainState)
+}
