@@ -47,18 +47,29 @@ pub struct Config {
     pub pools: u64,
     /// How many of the pools, the last ones, are owned by a proxied account.
     pub proxied_pools: u64,
+    /// Vaults, numbered after the pools and owned by the first pool's owner.
+    pub vaults: u64,
     /// Free stake of each pool.
     pub free_stake: Balance,
+    /// Most workers of a pool.
+    pub max_pool_workers: u32,
+    /// Seconds of chain time after which a withdrawal that waits lets anybody stop its pool's workers.
+    pub grace_secs: u64,
     /// Whether workers without an attestation may register.
     pub none_attestation: bool,
     /// Whether workers may register by the retired attestation service (the first version's call).
     pub ias_attestation: bool,
+    /// Workers of an older version exit.
+    pub minimum_pruntime_version: (u32, u32, u32),
     /// Parachain blocks that a benchmark takes.
     pub benchmark_duration: u32,
     /// Heartbeats and stake limits.
     pub computation: computation::Parameters,
     /// Seconds of chain time between a session's end and the return of its stake.
     pub cool_down_secs: u64,
+    /// Whether calls declare the weight that they are worth. The real pallets declare none for what a bridge
+    /// sends but for restarts and messages.
+    pub weigh_calls: bool,
     /// Most transactions in a pool.
     pub max_pool_transactions: usize,
 }
@@ -80,12 +91,17 @@ impl Default for Config {
             change_bytes: 100,
             pools: 1,
             proxied_pools: 0,
+            vaults: 0,
             free_stake: 1_000_000 * PHA,
+            max_pool_workers: 200,
+            grace_secs: 7 * 24 * 3600,
             none_attestation: true,
             ias_attestation: false,
+            minimum_pruntime_version: (0, 0, 0),
             benchmark_duration: 8,
             computation: computation::Parameters::default(),
             cool_down_secs: 600,
+            weigh_calls: true,
             max_pool_transactions: 8192,
         }
     }

@@ -13,7 +13,7 @@ use codec::Encode;
 use parking_lot::Mutex;
 use prb_devnet_runtime::{
     PHA, SS58_PREFIX,
-    pallets::{load, parachain_system, paras},
+    pallets::{actions::Action, load, parachain_system, paras},
     para, relay,
     types::{AccountId, PersistedValidationData},
 };
@@ -60,6 +60,7 @@ struct Inner {
     para_paused: AtomicBool,
     para_held: AtomicBool,
     upgrade: AtomicBool,
+    actions: Mutex<Vec<Action>>,
     stop: CancellationToken,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
@@ -128,6 +129,7 @@ impl Devnet {
             para_paused: AtomicBool::new(false),
             para_held: AtomicBool::new(false),
             upgrade: AtomicBool::new(false),
+            actions: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: tokio::sync::Mutex::new(JoinSet::new()),
             config,
@@ -186,6 +188,13 @@ impl Devnet {
     /// pallets have other indexes.
     pub fn upgrade_para_runtime(&self) {
         self.0.upgrade.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets something happen from elsewhere in the next parachain block, after what was asked for before. Where
+    /// the chain refuses it, that block is not authored and its [`Devnet::tick`] fails and says why; the block
+    /// after comes without any of it.
+    pub fn act(&self, action: Action) {
+        self.0.actions.lock().push(action);
     }
 
     /// Returns the time of a relay block, milliseconds since 1970.
@@ -272,6 +281,7 @@ impl Devnet {
             },
             worker_genesis,
             code: newest.filter(|_| upgrade),
+            actions: std::mem::take(&mut *self.0.actions.lock()),
         };
         let mut inherents = self.inherents(relay_parent)?;
         put(&mut inherents, parachain_system::INHERENT_IDENTIFIER, &data)?;
@@ -361,10 +371,15 @@ fn para_genesis(config: &Config, pools: &[Pool]) -> para::Genesis {
         para_id: config.para_id,
         balances,
         pools: pools.iter().map(|pool| (pool.pid, pool.owner.clone(), pool.free_stake)).collect(),
+        vaults: vaults(config, pools),
+        max_pool_workers: config.max_pool_workers,
+        grace_period: config.grace_secs,
+        weigh_calls: config.weigh_calls,
         proxies: proxied.map(|pool| (pool.owner.clone(), pool.operator.clone())).collect(),
         benchmark_duration: config.benchmark_duration,
         none_attestation_enabled: config.none_attestation,
         ias_attestation_enabled: config.ias_attestation,
+        minimum_pruntime_version: config.minimum_pruntime_version,
         computation: config.computation,
         cool_down_period: config.cool_down_secs,
         load: load::pallet::Amount {
@@ -373,4 +388,9 @@ fn para_genesis(config: &Config, pools: &[Pool]) -> para::Genesis {
             seed: config.seed,
         },
     }
+}
+
+fn vaults(config: &Config, pools: &[Pool]) -> Vec<(u64, AccountId)> {
+    let Some(owner) = pools.first().map(|pool| &pool.owner) else { return Vec::new() };
+    (1..=config.vaults).map(|n| (config.pools.saturating_add(n), owner.clone())).collect()
 }

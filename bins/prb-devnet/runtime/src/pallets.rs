@@ -1,5 +1,8 @@
 //! The pallets, named and shaped as on the real chains where a bridge meets them.
 
+pub mod actions;
+pub mod assets;
+pub mod base_pool;
 pub mod computation;
 pub mod grandpa;
 pub mod load;
@@ -9,3 +12,5 @@ pub mod parachain_system;
 pub mod paras;
 pub mod registry;
 pub mod stake_pool;
+pub mod weight;
+pub mod wrapped_balances;

@@ -7,8 +7,16 @@ pub struct Genesis {
     pub para_id: u32,
     /// Balances.
     pub balances: Vec<(crate::types::AccountId, crate::Balance)>,
-    /// The pools: number, owner, free stake.
+    /// The stake pools: number, owner, free stake.
     pub pools: Vec<(u64, crate::types::AccountId, crate::Balance)>,
+    /// The vaults: number, owner.
+    pub vaults: Vec<(u64, crate::types::AccountId)>,
+    /// Most workers of a pool.
+    pub max_pool_workers: u32,
+    /// Seconds after which a withdrawal that waits lets anybody stop its pool's workers.
+    pub grace_period: u64,
+    /// Whether calls declare the weight that they are worth; the real ones declare none.
+    pub weigh_calls: bool,
     /// Proxied accounts, each with the account that acts for it.
     pub proxies: Vec<(crate::types::AccountId, crate::types::AccountId)>,
     /// Blocks that a benchmark takes.
@@ -17,6 +25,8 @@ pub struct Genesis {
     pub none_attestation_enabled: bool,
     /// Whether the retired attestation service is still believed.
     pub ias_attestation_enabled: bool,
+    /// Workers of an older version exit.
+    pub minimum_pruntime_version: (u32, u32, u32),
     /// How sessions are kept alive and how much they take.
     pub computation: crate::pallets::computation::Parameters,
     /// Seconds between a session's end and the return of its stake.
@@ -67,7 +77,10 @@ pub mod v1 {
             PhalaMq: pallet_mq = 85,
             PhalaRegistry: pallet_registry = 86,
             PhalaComputation: pallet_computation = 87,
-            PhalaStakePoolv2: pallet_stake_pool = 88,
+            Assets: pallet_assets = 89,
+            PhalaStakePoolv2: pallet_stake_pool = 93,
+            PhalaWrappedBalances: pallet_wrapped_balances = 95,
+            PhalaBasePool: pallet_base_pool = 96,
             Load: pallet_load = 120,
         }
     );
@@ -92,10 +105,13 @@ pub mod v2 {
             ParachainInfo: pallet_parachain_info = 21,
             Balances: pallet_balances = 42,
             TransactionPayment: pallet_transaction_payment = 43,
-            PhalaMq: pallet_mq = 95,
-            PhalaRegistry: pallet_registry = 96,
-            PhalaComputation: pallet_computation = 97,
-            PhalaStakePoolv2: pallet_stake_pool = 98,
+            PhalaMq: pallet_mq = 105,
+            PhalaRegistry: pallet_registry = 106,
+            PhalaComputation: pallet_computation = 107,
+            Assets: pallet_assets = 109,
+            PhalaStakePoolv2: pallet_stake_pool = 113,
+            PhalaWrappedBalances: pallet_wrapped_balances = 115,
+            PhalaBasePool: pallet_base_pool = 116,
             Load: pallet_load = 121,
         }
     );

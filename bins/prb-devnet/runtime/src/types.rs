@@ -3,6 +3,17 @@
 //! Field order and enum indexes are those of the Phala parachain; see the pallets for who writes
 //! what.
 
+pub mod attestation;
+pub mod pools;
+pub mod report;
+pub mod sessions;
+pub mod tokenomics;
+
+pub use attestation::*;
+pub use pools::*;
+pub use sessions::*;
+pub use tokenomics::*;
+
 use codec::{Decode, DecodeWithMemTracking, Encode};
 use scale_info::TypeInfo;
 use sp_core::{H256, U256, crypto::AccountId32, sr25519};
@@ -222,150 +233,6 @@ pub enum WorkingReportEvent {
     },
 }
 
-/// Who vouches for a worker.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AttestationProvider {
-    /// The chain's root account.
-    #[codec(index = 0)]
-    Root,
-    /// Intel's retired service.
-    #[codec(index = 1)]
-    Ias,
-    /// Intel DCAP.
-    #[codec(index = 2)]
-    Dcap,
-}
-
-/// An attestation report, as [`WorkerRegistrationInfoV2`] comes with it.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
-pub enum AttestationReport {
-    /// Intel's retired service.
-    #[codec(index = 0)]
-    SgxIas {
-        /// The report, JSON.
-        ra_report: Vec<u8>,
-        /// Its signature.
-        signature: Vec<u8>,
-        /// The signing certificate.
-        raw_signing_cert: Vec<u8>,
-    },
-    /// Intel DCAP.
-    #[codec(index = 1)]
-    SgxDcap {
-        /// The quote.
-        quote: Vec<u8>,
-        /// What it is verified with.
-        collateral: Option<Collateral>,
-    },
-}
-
-/// What a DCAP quote is verified with.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
-pub enum Collateral {
-    /// Version 3.
-    #[codec(index = 0)]
-    SgxV30(SgxV30QuoteCollateral),
-}
-
-/// DCAP collateral, version 3.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
-pub struct SgxV30QuoteCollateral {
-    /// PEM chain.
-    pub pck_crl_issuer_chain: String,
-    /// Hex.
-    pub root_ca_crl: String,
-    /// Hex.
-    pub pck_crl: String,
-    /// PEM chain.
-    pub tcb_info_issuer_chain: String,
-    /// JSON.
-    pub tcb_info: String,
-    /// ECDSA signature.
-    pub tcb_info_signature: Vec<u8>,
-    /// PEM chain.
-    pub qe_identity_issuer_chain: String,
-    /// JSON.
-    pub qe_identity: String,
-    /// ECDSA signature.
-    pub qe_identity_signature: Vec<u8>,
-}
-
-/// The first version's attestation.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
-pub enum Attestation {
-    /// Intel's retired service.
-    #[codec(index = 0)]
-    SgxIas {
-        /// The report, JSON.
-        ra_report: Vec<u8>,
-        /// Its signature.
-        signature: Vec<u8>,
-        /// The signing certificate.
-        raw_signing_cert: Vec<u8>,
-    },
-}
-
-/// What a worker says of itself, first version.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
-pub struct WorkerRegistrationInfo {
-    /// Runtime version.
-    pub version: u32,
-    /// Machine.
-    pub machine_id: Vec<u8>,
-    /// Identity key.
-    pub pubkey: WorkerPublicKey,
-    /// ECDH key.
-    pub ecdh_pubkey: EcdhPublicKey,
-    /// Hash of the relay block that the worker started from.
-    pub genesis_block_hash: H256,
-    /// Cores and feature level.
-    pub features: Vec<u32>,
-    /// Whom the worker serves.
-    pub operator: Option<AccountId>,
-}
-
-/// What a worker says of itself.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
-pub struct WorkerRegistrationInfoV2 {
-    /// Runtime version.
-    pub version: u32,
-    /// Machine.
-    pub machine_id: Vec<u8>,
-    /// Identity key.
-    pub pubkey: WorkerPublicKey,
-    /// ECDH key.
-    pub ecdh_pubkey: EcdhPublicKey,
-    /// Hash of the relay block that the worker started from.
-    pub genesis_block_hash: H256,
-    /// Cores and feature level.
-    pub features: Vec<u32>,
-    /// Whom the worker serves.
-    pub operator: Option<AccountId>,
-    /// The parachain.
-    pub para_id: u32,
-    /// Newest consensus version that the worker knows.
-    pub max_consensus_version: u32,
-}
-
-impl WorkerRegistrationInfo {
-    /// The same in the second version.
-    #[must_use]
-    pub fn with(self, para_id: u32, max_consensus_version: u32) -> WorkerRegistrationInfoV2 {
-        let Self { version, machine_id, pubkey, ecdh_pubkey, genesis_block_hash, features, operator } = self;
-        WorkerRegistrationInfoV2 {
-            version,
-            machine_id,
-            pubkey,
-            ecdh_pubkey,
-            genesis_block_hash,
-            features,
-            operator,
-            para_id,
-            max_consensus_version,
-        }
-    }
-}
-
 /// A registered worker.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
 pub struct WorkerInfoV2 {
@@ -408,75 +275,6 @@ pub struct WorkerEndpointPayload {
     pub signing_time: u64,
 }
 
-/// A session's state.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WorkerState {
-    /// Bound, not computing.
-    #[codec(index = 0)]
-    Ready,
-    /// Computing.
-    #[codec(index = 1)]
-    WorkerIdle,
-    /// Not in use.
-    #[codec(index = 2)]
-    Unused,
-    /// Computing, without heartbeats.
-    #[codec(index = 3)]
-    WorkerUnresponsive,
-    /// Stopped; the stake is not yet free.
-    #[codec(index = 4)]
-    WorkerCoolingDown,
-}
-
-impl WorkerState {
-    /// Tells whether the session computes.
-    #[must_use]
-    pub fn is_computing(self) -> bool {
-        matches!(self, Self::WorkerIdle | Self::WorkerUnresponsive)
-    }
-}
-
-/// A session's performance.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug, Default)]
-pub struct Benchmark {
-    /// At its start.
-    pub p_init: u32,
-    /// By its last heartbeat.
-    pub p_instant: u32,
-    /// By its last heartbeat.
-    pub iterations: u64,
-    /// Chain time of its start, seconds.
-    pub working_start_time: u64,
-    /// Chain time of the last challenge answered, seconds.
-    pub challenge_time_last: u64,
-}
-
-/// What a session earned.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug, Default)]
-pub struct SessionStats {
-    /// In all, with 12 decimals.
-    pub total_reward: u128,
-}
-
-/// A worker's session.
-#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
-pub struct SessionInfo {
-    /// Its state.
-    pub state: WorkerState,
-    /// V at the start, U64F64 bits.
-    pub ve: u128,
-    /// V, U64F64 bits.
-    pub v: u128,
-    /// Chain time of V's last update, seconds.
-    pub v_updated_at: u64,
-    /// Performance.
-    pub benchmark: Benchmark,
-    /// Chain time when it stopped, seconds.
-    pub cool_down_start: u64,
-    /// Earnings.
-    pub stats: SessionStats,
-}
-
 /// What a parachain block knows of its relay parent.
 #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug, Default)]
 pub struct PersistedValidationData {
@@ -488,16 +286,4 @@ pub struct PersistedValidationData {
     pub relay_parent_storage_root: H256,
     /// Bytes.
     pub max_pov_size: u32,
-}
-
-/// Derives a session's account from its pool and worker: the first 32 bytes of
-/// `SCALE(("spm/", blake2-256(SCALE((pid, worker)))))`.
-#[must_use]
-pub fn session_account(pid: u64, worker: &WorkerPublicKey) -> AccountId {
-    let hash = sp_io::hashing::blake2_256(&(pid, worker).encode());
-    let mut bytes = (*b"spm/", hash).encode();
-    bytes.resize(32, 0);
-    let mut account = [0u8; 32];
-    account.copy_from_slice(&bytes);
-    AccountId32::new(account)
 }

@@ -2,6 +2,12 @@
 
 pub use pallet::*;
 
+/// Told when a worker loses its session by force.
+pub trait OnUnbound {
+    /// Handles it.
+    fn on_unbound(worker: &crate::types::WorkerPublicKey);
+}
+
 /// The pallet.
 #[frame_support::pallet]
 pub mod pallet {
@@ -12,23 +18,23 @@ pub mod pallet {
     use sp_runtime::traits::Zero;
 
     use crate::{
-        pallets::{mq, registry},
+        pallets::{mq, registry, weight},
         types::{
             AccountId, Benchmark, HeartbeatChallenge, Message, MessageOrigin, SessionInfo, SessionStats,
-            SystemEvent, WORKING_REPORT_TOPIC, WorkerEvent, WorkerPublicKey, WorkerState, WorkingReportEvent,
+            SystemEvent, TokenomicParameters as Rules, WORKING_REPORT_TOPIC, WorkerEvent, WorkerPublicKey,
+            WorkerState, WorkingReportEvent,
         },
     };
 
-    /// One PHA in its smallest unit.
-    const PHA: u128 = 1_000_000_000_000;
-    /// Fractional bits of V.
-    const V_FRACTION_BITS: u32 = 64;
     /// Least benchmark score of a computing worker.
     const MIN_SCORE: u32 = 50;
 
     /// Configuration.
     #[pallet::config]
-    pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> + registry::Config {}
+    pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> + registry::Config {
+        /// Told when a worker loses its session by force.
+        type OnUnbound: super::OnUnbound;
+    }
 
     /// The pallet's type.
     #[pallet::pallet]
@@ -36,39 +42,29 @@ pub mod pallet {
     pub struct Pallet<T>(_);
 
     /// How sessions are kept alive and how much they take.
-    #[derive(
-        Encode,
-        Decode,
-        DecodeWithMemTracking,
-        TypeInfo,
-        Clone,
-        Copy,
-        PartialEq,
-        Eq,
-        Debug,
-        serde::Serialize,
-        serde::Deserialize,
-    )]
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
     pub struct Parameters {
         /// Mean blocks between two challenges of one worker; 1 challenges everybody always.
         pub heartbeat_interval: u32,
         /// Blocks that a challenged worker has to answer in.
         pub heartbeat_window: u32,
-        /// Least stake.
-        pub min_stake: u128,
-        /// Most stake.
-        pub max_stake: u128,
+        /// The rules for stakes; their window is the one above.
+        pub tokenomics: Rules,
     }
 
     impl Default for Parameters {
         fn default() -> Self {
-            Self { heartbeat_interval: 20, heartbeat_window: 10, min_stake: PHA, max_stake: 1_000_000 * PHA }
+            Self { heartbeat_interval: 20, heartbeat_window: 10, tokenomics: Rules::default() }
         }
     }
 
-    /// How sessions are kept alive and how much they take.
+    /// Mean blocks between two challenges of one worker. The real chain computes it from the online workers.
     #[pallet::storage]
-    pub type Settings<T> = StorageValue<_, Parameters, ValueQuery>;
+    pub type HeartbeatInterval<T> = StorageValue<_, u32, ValueQuery>;
+
+    /// The rules for stakes.
+    #[pallet::storage]
+    pub type TokenomicParameters<T> = StorageValue<_, Rules>;
 
     /// Each worker's session.
     #[pallet::storage]
@@ -122,7 +118,9 @@ pub mod pallet {
     #[pallet::genesis_build]
     impl<T: Config> BuildGenesisConfig for GenesisConfig<T> {
         fn build(&self) {
-            Settings::<T>::put(self.parameters);
+            let Parameters { heartbeat_interval, heartbeat_window, tokenomics } = self.parameters;
+            HeartbeatInterval::<T>::put(heartbeat_interval);
+            TokenomicParameters::<T>::put(Rules { heartbeat_window, ..tokenomics });
             CoolDownPeriod::<T>::put(self.cool_down_period);
         }
     }
@@ -132,6 +130,7 @@ pub mod pallet {
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
         /// A worker got a session.
+        #[codec(index = 4)]
         SessionBound {
             /// The session.
             session: AccountId,
@@ -139,6 +138,7 @@ pub mod pallet {
             worker: WorkerPublicKey,
         },
         /// A worker lost its session.
+        #[codec(index = 5)]
         SessionUnbound {
             /// The session.
             session: AccountId,
@@ -146,6 +146,7 @@ pub mod pallet {
             worker: WorkerPublicKey,
         },
         /// A session computes.
+        #[codec(index = 1)]
         WorkerStarted {
             /// The session.
             session: AccountId,
@@ -155,11 +156,13 @@ pub mod pallet {
             init_p: u32,
         },
         /// A session stopped and cools down.
+        #[codec(index = 2)]
         WorkerStopped {
             /// The session.
             session: AccountId,
         },
         /// A session's stake was returned.
+        #[codec(index = 3)]
         WorkerReclaimed {
             /// The session.
             session: AccountId,
@@ -169,53 +172,76 @@ pub mod pallet {
             slashed: u128,
         },
         /// A session went without heartbeats.
+        #[codec(index = 6)]
         WorkerEnterUnresponsive {
             /// The session.
             session: AccountId,
         },
         /// A session answers again.
+        #[codec(index = 7)]
         WorkerExitUnresponsive {
             /// The session.
             session: AccountId,
         },
-        /// A heartbeat was settled.
-        SessionSettled {
+        /// A heartbeat told how fast the worker is.
+        #[codec(index = 14)]
+        BenchmarkUpdated {
             /// The session.
             session: AccountId,
-            /// V, U64F64 bits.
-            v_bits: u128,
             /// Performance.
             p_instant: u32,
         },
     }
 
-    /// Errors.
+    /// Errors, with the indexes of the real pallet.
     #[pallet::error]
     pub enum Error<T> {
+        /// The caller is not the worker's operator.
+        BadSender,
+        /// Not in use.
+        _InvalidMessage,
+        /// The worker is not in the registry.
+        WorkerNotRegistered,
+        /// Not in use.
+        _GatekeeperNotRegistered,
+        /// The session has another worker.
+        DuplicateBoundSession,
         /// The worker has no score.
         BenchmarkMissing,
-        /// The score is too low.
-        BenchmarkTooLow,
-        /// The worker has another session.
-        DuplicateBoundSession,
         /// No such session.
         SessionNotFound,
+        /// The session has no worker.
+        SessionNotBound,
         /// The session is not ready to start.
         WorkerNotReady,
         /// The session does not compute.
-        WorkerAlreadyStopped,
-        /// The session has to be ready.
-        WorkerIsNotReady,
+        WorkerNotComputing,
+        /// The worker has no session.
+        WorkerNotBound,
+        /// The session does not cool down, or the period is not over.
+        CoolDownNotReady,
         /// The stake is below the least.
         InsufficientStake,
-        /// The stake is above the most.
+        /// V would be above the most.
         TooMuchStake,
-        /// The session is not cooling down.
-        WorkerIsNotCoolingDown,
-        /// The cool-down is not over.
-        StillInCoolDown,
-        /// A restart has to raise the stake.
-        CannotRestartWithLessStake,
+        /// The chain has no rules for stakes.
+        InternalErrorBadTokenomicParameters,
+        /// The worker has another session.
+        DuplicateBoundWorker,
+        /// The score is too low.
+        BenchmarkTooLow,
+        /// The session has a stake already.
+        InternalErrorCannotStartWithExistingStake,
+        /// Not in use.
+        NotMigrationRoot,
+        /// Not in use.
+        NonceIndexInvalid,
+        /// Not in use.
+        BudgetUpdateBlockInvalid,
+        /// Not in use.
+        BudgetExceedMaxLimit,
+        /// The worker has to be registered again before it is bound.
+        WorkerReregisterNeeded,
     }
 
     #[pallet::hooks]
@@ -225,15 +251,38 @@ pub mod pallet {
         }
     }
 
+    #[pallet::call]
+    impl<T: Config> Pallet<T> {
+        /// Takes a worker's session away, by force where it computes: it then cools down with its stake and
+        /// belongs to nobody.
+        #[pallet::call_index(1)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
+        pub fn unbind(origin: OriginFor<T>, session: AccountId) -> DispatchResult {
+            let who = ensure_signed(origin)?;
+            let worker = SessionBindings::<T>::get(&session).ok_or(Error::<T>::SessionNotBound)?;
+            let operator = registry::Workers::<T>::get(worker).and_then(|info| info.operator);
+            ensure!(operator == Some(who), Error::<T>::BadSender);
+            Self::unbind_session(&session)?;
+            <T::OnUnbound as super::OnUnbound>::on_unbound(&worker);
+            Ok(())
+        }
+    }
+
     impl<T: Config> Pallet<T> {
         /// Gives a worker its session.
         ///
         /// # Errors
-        /// [`Error::BenchmarkMissing`], [`Error::DuplicateBoundSession`].
+        /// [`Error::WorkerNotRegistered`], [`Error::BenchmarkMissing`], [`Error::DuplicateBoundSession`],
+        /// [`Error::DuplicateBoundWorker`], [`Error::WorkerNotReady`].
         pub fn bind(session: &AccountId, worker: WorkerPublicKey) -> DispatchResult {
-            ensure!(!WorkerBindings::<T>::contains_key(worker), Error::<T>::DuplicateBoundSession);
-            let score = registry::Workers::<T>::get(worker).and_then(|info| info.initial_score);
-            ensure!(score.is_some(), Error::<T>::BenchmarkMissing);
+            let info = registry::Workers::<T>::get(worker).ok_or(Error::<T>::WorkerNotRegistered)?;
+            ensure!(info.initial_score.is_some(), Error::<T>::BenchmarkMissing);
+            ensure!(!SessionBindings::<T>::contains_key(session), Error::<T>::DuplicateBoundSession);
+            ensure!(!WorkerBindings::<T>::contains_key(worker), Error::<T>::DuplicateBoundWorker);
+            // A session outlives its binding: one that still cools down holds a stake.
+            let known = Sessions::<T>::get(session).map(|info| info.state);
+            ensure!(known.is_none_or(|state| state == WorkerState::Ready), Error::<T>::WorkerNotReady);
+            let now = Self::now_secs();
             WorkerBindings::<T>::insert(worker, session);
             SessionBindings::<T>::insert(session, worker);
             Sessions::<T>::insert(
@@ -242,8 +291,8 @@ pub mod pallet {
                     state: WorkerState::Ready,
                     ve: 0,
                     v: 0,
-                    v_updated_at: Self::now_secs(),
-                    benchmark: Benchmark::default(),
+                    v_updated_at: now,
+                    benchmark: Benchmark { working_start_time: now, ..Benchmark::default() },
                     cool_down_start: 0,
                     stats: SessionStats::default(),
                 },
@@ -252,38 +301,42 @@ pub mod pallet {
             Ok(())
         }
 
-        /// Takes a worker's session away.
+        /// Takes a worker's session away; one that computes is stopped.
         ///
         /// # Errors
-        /// [`Error::SessionNotFound`], [`Error::WorkerIsNotReady`].
-        pub fn unbind(session: &AccountId) -> DispatchResult {
-            let info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
-            ensure!(info.state == WorkerState::Ready, Error::<T>::WorkerIsNotReady);
-            if let Some(worker) = SessionBindings::<T>::take(session) {
-                WorkerBindings::<T>::remove(worker);
-                Self::deposit_event(Event::SessionUnbound { session: session.clone(), worker });
+        /// [`Error::SessionNotBound`] and those of [`Self::stop`].
+        pub fn unbind_session(session: &AccountId) -> DispatchResult {
+            let worker = SessionBindings::<T>::get(session).ok_or(Error::<T>::SessionNotBound)?;
+            if Sessions::<T>::get(session).is_some_and(|info| info.state.is_computing()) {
+                Self::stop(session)?;
             }
+            SessionBindings::<T>::remove(session);
+            WorkerBindings::<T>::remove(worker);
+            Self::deposit_event(Event::SessionUnbound { session: session.clone(), worker });
             Ok(())
         }
 
         /// Starts a session with a stake.
         ///
         /// # Errors
-        /// [`Error::SessionNotFound`], [`Error::WorkerNotReady`], [`Error::BenchmarkMissing`],
+        /// [`Error::SessionNotFound`], [`Error::WorkerNotReady`],
+        /// [`Error::InternalErrorCannotStartWithExistingStake`], [`Error::BenchmarkMissing`],
         /// [`Error::BenchmarkTooLow`], [`Error::InsufficientStake`], [`Error::TooMuchStake`].
         pub fn start(session: &AccountId, stake: u128) -> DispatchResult {
             let worker = SessionBindings::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
             let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
             ensure!(info.state == WorkerState::Ready, Error::<T>::WorkerNotReady);
-            let score = registry::Workers::<T>::get(worker)
-                .and_then(|worker| worker.initial_score)
-                .ok_or(Error::<T>::BenchmarkMissing)?;
-            ensure!(score > MIN_SCORE, Error::<T>::BenchmarkTooLow);
-            let settings = Settings::<T>::get();
-            ensure!(stake >= settings.min_stake, Error::<T>::InsufficientStake);
-            ensure!(stake <= settings.max_stake, Error::<T>::TooMuchStake);
+            let staked = Stakes::<T>::contains_key(session);
+            ensure!(!staked, Error::<T>::InternalErrorCannotStartWithExistingStake);
+            let known = registry::Workers::<T>::get(worker).ok_or(Error::<T>::WorkerNotRegistered)?;
+            let score = known.initial_score.ok_or(Error::<T>::BenchmarkMissing)?;
+            ensure!(score >= MIN_SCORE, Error::<T>::BenchmarkTooLow);
+            let rules =
+                TokenomicParameters::<T>::get().ok_or(Error::<T>::InternalErrorBadTokenomicParameters)?;
+            ensure!(stake >= rules.minimal_stake(score), Error::<T>::InsufficientStake);
+            let ve = rules.ve(stake, score, known.confidence_level);
+            ensure!(ve <= rules.v_max, Error::<T>::TooMuchStake);
             let now = Self::now_secs();
-            let ve = initial_v(stake, score);
             info.state = WorkerState::WorkerIdle;
             info.ve = ve;
             info.v = ve;
@@ -314,19 +367,18 @@ pub mod pallet {
         /// Stops a session: it cools down with its stake.
         ///
         /// # Errors
-        /// [`Error::SessionNotFound`], [`Error::WorkerAlreadyStopped`].
+        /// [`Error::SessionNotBound`], [`Error::SessionNotFound`], [`Error::WorkerNotComputing`].
         pub fn stop(session: &AccountId) -> DispatchResult {
+            let worker = SessionBindings::<T>::get(session).ok_or(Error::<T>::SessionNotBound)?;
             let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
-            ensure!(info.state.is_computing(), Error::<T>::WorkerAlreadyStopped);
+            ensure!(info.state.is_computing(), Error::<T>::WorkerNotComputing);
             info.state = WorkerState::WorkerCoolingDown;
             info.cool_down_start = Self::now_secs();
             Sessions::<T>::insert(session, info);
             Unanswered::<T>::remove(session);
             SessionIds::<T>::remove(session);
             OnlineWorkers::<T>::mutate(|count| *count = count.saturating_sub(1));
-            if let Some(worker) = SessionBindings::<T>::get(session) {
-                registry::Pallet::<T>::push_worker_event(worker, WorkerEvent::Stopped);
-            }
+            registry::Pallet::<T>::push_worker_event(worker, WorkerEvent::Stopped);
             Self::deposit_event(Event::WorkerStopped { session: session.clone() });
             Ok(())
         }
@@ -334,13 +386,14 @@ pub mod pallet {
         /// Ends a session's cool-down and returns its stake.
         ///
         /// # Errors
-        /// [`Error::SessionNotFound`], [`Error::WorkerIsNotCoolingDown`],
-        /// [`Error::StillInCoolDown`] where `check_period` is set.
+        /// [`Error::SessionNotFound`], [`Error::CoolDownNotReady`] where it does not cool down or, with
+        /// `check_period`, the period is not over.
         pub fn reclaim(session: &AccountId, check_period: bool) -> Result<u128, DispatchError> {
             let mut info = Sessions::<T>::get(session).ok_or(Error::<T>::SessionNotFound)?;
-            ensure!(info.state == WorkerState::WorkerCoolingDown, Error::<T>::WorkerIsNotCoolingDown);
             let over = info.cool_down_start.saturating_add(CoolDownPeriod::<T>::get());
-            ensure!(!check_period || Self::now_secs() >= over, Error::<T>::StillInCoolDown);
+            let cools_down = info.state == WorkerState::WorkerCoolingDown;
+            let ready = cools_down && (!check_period || Self::now_secs() >= over);
+            ensure!(ready, Error::<T>::CoolDownNotReady);
             info.state = WorkerState::Ready;
             info.cool_down_start = 0;
             Sessions::<T>::insert(session, info);
@@ -380,7 +433,7 @@ pub mod pallet {
             info.benchmark.challenge_time_last = challenge_time / 1000;
             info.v_updated_at = Self::now_secs();
             Unanswered::<T>::remove(session);
-            let (v_bits, p_instant) = (info.v, info.benchmark.p_instant);
+            let p_instant = info.benchmark.p_instant;
             if info.state == WorkerState::WorkerUnresponsive {
                 info.state = WorkerState::WorkerIdle;
                 registry::Pallet::<T>::push_worker_event(worker, WorkerEvent::ExitUnresponsive);
@@ -388,7 +441,7 @@ pub mod pallet {
             }
             Sessions::<T>::insert(session, info);
             let session = session.clone();
-            Self::deposit_event(Event::SessionSettled { session, v_bits, p_instant });
+            Self::deposit_event(Event::BenchmarkUpdated { session, p_instant });
         }
 
         // On the real chain a gatekeeper reports the silent workers; here the pallet sees to it.
@@ -396,14 +449,14 @@ pub mod pallet {
             if OnlineWorkers::<T>::get().is_zero() {
                 return;
             }
-            let settings = Settings::<T>::get();
+            let rules = TokenomicParameters::<T>::get().unwrap_or_default();
             let parent = frame_system::Pallet::<T>::parent_hash();
             let seed = sp_io::hashing::blake2_256(&codec::Encode::encode(&(parent, number)));
             let challenge = HeartbeatChallenge {
                 seed: U256::from_big_endian(&seed),
-                online_target: U256::MAX / settings.heartbeat_interval.max(1),
+                online_target: U256::MAX / HeartbeatInterval::<T>::get().max(1),
             };
-            let window = BlockNumberFor::<T>::from(settings.heartbeat_window);
+            let window = BlockNumberFor::<T>::from(rules.heartbeat_window);
             let computing: Vec<_> = SessionIds::<T>::iter_keys().collect();
             for session in computing {
                 let Some(worker) = SessionBindings::<T>::get(&session) else { continue };
@@ -433,11 +486,5 @@ pub mod pallet {
         fn now_secs() -> u64 {
             pallet_timestamp::Now::<T>::get() / 1000
         }
-    }
-
-    /// The initial V of a session, U64F64 bits: its stake in PHA and a tenth of its score.
-    fn initial_v(stake: u128, score: u32) -> u128 {
-        let whole = stake / PHA + u128::from(score / 10);
-        whole << V_FRACTION_BITS
     }
 }

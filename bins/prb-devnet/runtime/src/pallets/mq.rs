@@ -8,6 +8,15 @@ pub trait OnMessage {
     fn on_message(message: &crate::types::Message);
 }
 
+/// Knows the senders' keys.
+pub trait CheckSignature {
+    /// Checks a message's signature.
+    ///
+    /// # Errors
+    /// The sender has no key, or it is not its signature.
+    fn check_signature(message: &crate::types::SignedMessage) -> sp_runtime::DispatchResult;
+}
+
 /// Tells whether a destination is the topic, with or without the caret of on-chain topics.
 #[must_use]
 pub fn is_topic(destination: &[u8], topic: &[u8]) -> bool {
@@ -21,16 +30,20 @@ pub mod pallet {
     use codec::Encode;
     use frame_support::pallet_prelude::*;
     use frame_system::pallet_prelude::*;
-    use sp_core::sr25519;
 
-    use super::OnMessage;
-    use crate::types::{Message, MessageOrigin, SYSTEM_EVENT_TOPIC, SignedMessage, SystemEvent};
+    use super::{CheckSignature, OnMessage};
+    use crate::{
+        pallets::weight,
+        types::{Message, MessageOrigin, SYSTEM_EVENT_TOPIC, SignedMessage, SystemEvent},
+    };
 
     /// Configuration.
     #[pallet::config]
-    pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> {
+    pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> + weight::Config {
         /// Who receives the workers' messages.
         type Handler: OnMessage;
+        /// Who knows the senders' keys.
+        type Signatures: CheckSignature;
     }
 
     /// The pallet's type.
@@ -50,7 +63,8 @@ pub mod pallet {
     #[pallet::event]
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
-        /// A message from off the chain took its place in the sender's sequence.
+        /// A message from off the chain took its place in the sender's sequence. Of the devnet alone.
+        #[codec(index = 100)]
         MessageDelivered {
             /// The sender.
             sender: MessageOrigin,
@@ -59,15 +73,16 @@ pub mod pallet {
         },
     }
 
-    /// Errors.
+    /// Errors, with the indexes of the real pallet. That a signature is not the sender's is an error of the
+    /// registry.
     #[pallet::error]
     pub enum Error<T> {
-        /// The sequence is not the one wanted.
-        BadSequence,
         /// The sender is not one from off the chain.
         BadSender,
-        /// The signature is not the sender's.
-        InvalidSignature,
+        /// The sequence is not the one wanted.
+        BadSequence,
+        /// The destination is empty.
+        BadDestination,
     }
 
     #[pallet::hooks]
@@ -82,15 +97,16 @@ pub mod pallet {
     impl<T: Config> Pallet<T> {
         /// Delivers a worker's message; anybody may carry it.
         #[pallet::call_index(0)]
-        #[pallet::weight(Weight::from_parts(100_000_000, 0))]
+        #[pallet::weight(weight::OFFCHAIN_MESSAGE)]
         pub fn sync_offchain_message(origin: OriginFor<T>, signed_message: SignedMessage) -> DispatchResult {
             ensure_signed(origin)?;
-            let SignedMessage { message, sequence, signature } = signed_message;
-            ensure!(message.sender.is_offchain(), Error::<T>::BadSender);
-            let expected = OffchainIngress::<T>::get(&message.sender).unwrap_or(0);
-            ensure!(sequence == expected, Error::<T>::BadSequence);
-            let bytes = SignedMessage::signed_bytes(&message, sequence);
-            ensure!(signed_by(&message.sender, &signature, &bytes), Error::<T>::InvalidSignature);
+            let sender = &signed_message.message.sender;
+            ensure!(sender.is_offchain(), Error::<T>::BadSender);
+            ensure!(!signed_message.message.destination.is_empty(), Error::<T>::BadDestination);
+            let expected = OffchainIngress::<T>::get(sender).unwrap_or(0);
+            ensure!(signed_message.sequence == expected, Error::<T>::BadSequence);
+            T::Signatures::check_signature(&signed_message)?;
+            let SignedMessage { message, sequence, .. } = signed_message;
             OffchainIngress::<T>::insert(&message.sender, expected.saturating_add(1));
             Self::deposit_event(Event::MessageDelivered { sender: message.sender.clone(), sequence });
             T::Handler::on_message(&message);
@@ -99,12 +115,6 @@ pub mod pallet {
             }
             Ok(())
         }
-    }
-
-    fn signed_by(sender: &MessageOrigin, signature: &[u8], bytes: &[u8]) -> bool {
-        let MessageOrigin::Worker(key) = sender else { return false };
-        let Ok(signature) = sr25519::Signature::try_from(signature) else { return false };
-        sp_io::crypto::sr25519_verify(&signature, bytes, key)
     }
 
     impl<T: Config> Pallet<T> {

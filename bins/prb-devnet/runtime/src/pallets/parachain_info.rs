@@ -16,9 +16,13 @@ pub mod pallet {
     #[pallet::without_storage_info]
     pub struct Pallet<T>(_);
 
+    /// A parachain's id: a type of its own as on real chains, whose clients decode it by that shape.
+    #[derive(Encode, Decode, TypeInfo, Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Id(pub u32);
+
     /// The parachain's id.
     #[pallet::storage]
-    pub type ParachainId<T> = StorageValue<_, u32, ValueQuery>;
+    pub type ParachainId<T> = StorageValue<_, Id, ValueQuery>;
 
     /// Genesis.
     #[pallet::genesis_config]
@@ -34,7 +38,7 @@ pub mod pallet {
     #[pallet::genesis_build]
     impl<T: Config> BuildGenesisConfig for GenesisConfig<T> {
         fn build(&self) {
-            ParachainId::<T>::put(self.parachain_id);
+            ParachainId::<T>::put(Id(self.parachain_id));
         }
     }
 }

@@ -11,6 +11,15 @@ pub trait OnWorkerGenesis {
     fn on_worker_genesis(hash: sp_core::H256);
 }
 
+/// Does what happens from elsewhere.
+pub trait Act {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Those of the calls that it makes.
+    fn act(action: super::actions::Action) -> sp_runtime::DispatchResult;
+}
+
 /// What the author tells a block.
 #[derive(
     codec::Encode,
@@ -29,6 +38,8 @@ pub struct DevnetInherent {
     pub worker_genesis: Option<sp_core::H256>,
     /// New code, in force from the next block on.
     pub code: Option<Vec<u8>>,
+    /// What happens from elsewhere, in order.
+    pub actions: Vec<super::actions::Action>,
 }
 
 /// The pallet.
@@ -38,7 +49,7 @@ pub mod pallet {
     use frame_system::pallet_prelude::*;
     use sp_inherents::{InherentData, InherentIdentifier, MakeFatalError};
 
-    use super::{DevnetInherent, OnWorkerGenesis};
+    use super::{Act, DevnetInherent, OnWorkerGenesis};
     use crate::types::PersistedValidationData;
 
     /// Configuration.
@@ -46,6 +57,8 @@ pub mod pallet {
     pub trait Config: frame_system::Config {
         /// Who keeps the relay blocks that workers may start from.
         type OnWorkerGenesis: OnWorkerGenesis;
+        /// Who does what happens from elsewhere.
+        type Act: Act;
     }
 
     /// The pallet's type.
@@ -67,6 +80,13 @@ pub mod pallet {
             ValidationData::<T>::put(data.validation_data);
             if let Some(hash) = data.worker_genesis {
                 T::OnWorkerGenesis::on_worker_genesis(hash);
+            }
+            for action in data.actions {
+                let named = format!("{action:?}");
+                // There is no block without its inherents: the author learns why from the panic.
+                if let Err(error) = T::Act::act(action) {
+                    panic!("{named} was refused: {error:?}");
+                }
             }
             if let Some(code) = data.code {
                 frame_system::Pallet::<T>::update_code_in_storage(&code);

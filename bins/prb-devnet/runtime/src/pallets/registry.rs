@@ -1,5 +1,7 @@
 //! `PhalaRegistry`: the workers and their benchmark scores.
 
+mod trust;
+
 pub use pallet::*;
 
 /// Benchmark scores are capped here, as on the real chain's order of magnitude.
@@ -21,7 +23,7 @@ pub mod pallet {
     use sp_core::{H256, sr25519};
 
     use crate::{
-        pallets::{mq, parachain_info},
+        pallets::{mq, parachain_info, weight},
         types::{
             AccountId, Attestation, AttestationProvider, AttestationReport, Message, MessageOrigin,
             REGISTRY_EVENT_TOPIC, RegistryEvent, SystemEvent, VersionedWorkerEndpoints,
@@ -34,8 +36,6 @@ pub mod pallet {
     const ENDPOINT_VALIDITY_MS: u64 = 4 * 3600 * 1000;
     /// Prefix of signed endpoint announcements.
     const ENDPOINT_CONTENT_TYPE: [u8; 2] = [0xff, 0x02];
-    /// Tier of workers without an attestation.
-    const UNATTESTED_CONFIDENCE: u8 = 128;
 
     /// Configuration.
     #[pallet::config]
@@ -70,9 +70,37 @@ pub mod pallet {
 
     /// Relay blocks that workers may start from.
     #[pallet::storage]
-    pub type GenesisBlockHashAllowList<T> = StorageValue<_, Vec<H256>, ValueQuery>;
+    pub type RelaychainGenesisBlockHashAllowList<T> = StorageValue<_, Vec<H256>, ValueQuery>;
 
-    /// Whether workers without an attestation are accepted.
+    /// The gatekeepers.
+    #[pallet::storage]
+    pub type Gatekeeper<T> = StorageValue<_, Vec<WorkerPublicKey>, ValueQuery>;
+
+    /// The key that the gatekeepers sign with.
+    #[pallet::storage]
+    pub type GatekeeperMasterPubkey<T> = StorageValue<_, sr25519::Public>;
+
+    /// The contracts' keys.
+    #[pallet::storage]
+    pub type ContractKeys<T> = StorageMap<_, Twox64Concat, H256, sr25519::Public>;
+
+    /// The clusters' keys.
+    #[pallet::storage]
+    pub type ClusterKeys<T> = StorageMap<_, Twox64Concat, H256, sr25519::Public>;
+
+    /// The programs that may run in workers.
+    #[pallet::storage]
+    pub type PRuntimeAllowList<T> = StorageValue<_, Vec<Vec<u8>>, ValueQuery>;
+
+    /// Workers of an older version exit.
+    #[pallet::storage]
+    pub type MinimumPRuntimeVersion<T> = StorageValue<_, (u32, u32, u32), ValueQuery>;
+
+    /// The consensus version that workers follow.
+    #[pallet::storage]
+    pub type PRuntimeConsensusVersion<T> = StorageValue<_, u32, ValueQuery>;
+
+    /// Whether workers without an attestation are accepted. A constant of the real runtime.
     #[pallet::storage]
     pub type NoneAttestationEnabled<T> = StorageValue<_, bool, ValueQuery>;
 
@@ -90,6 +118,10 @@ pub mod pallet {
         pub none_attestation_enabled: bool,
         /// Whether the retired attestation service is still believed.
         pub ias_attestation_enabled: bool,
+        /// Workers of an older version exit.
+        pub minimum_pruntime_version: (u32, u32, u32),
+        /// The programs that may run in workers.
+        pub pruntimes: Vec<Vec<u8>>,
         #[doc(hidden)]
         #[serde(skip)]
         pub _marker: PhantomData<T>,
@@ -103,6 +135,8 @@ pub mod pallet {
             if self.ias_attestation_enabled {
                 IasAttestationEnabled::<T>::put(true);
             }
+            MinimumPRuntimeVersion::<T>::put(self.minimum_pruntime_version);
+            PRuntimeAllowList::<T>::put(&self.pruntimes);
         }
     }
 
@@ -111,6 +145,7 @@ pub mod pallet {
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
         /// A worker was registered.
+        #[codec(index = 2)]
         WorkerAdded {
             /// The worker.
             pubkey: WorkerPublicKey,
@@ -120,6 +155,7 @@ pub mod pallet {
             confidence_level: u8,
         },
         /// A worker was registered again.
+        #[codec(index = 3)]
         WorkerUpdated {
             /// The worker.
             pubkey: WorkerPublicKey,
@@ -129,88 +165,147 @@ pub mod pallet {
             confidence_level: u8,
         },
         /// A benchmark was scored.
+        #[codec(index = 6)]
         InitialScoreSet {
             /// The worker.
             pubkey: WorkerPublicKey,
             /// Its score.
             init_score: u32,
         },
-        /// A worker's endpoints were announced.
-        EndpointsUpdated {
-            /// The worker.
-            pubkey: WorkerPublicKey,
-        },
     }
 
-    /// Errors.
+    /// Errors, with the indexes of the real pallet.
     #[pallet::error]
     pub enum Error<T> {
-        /// The worker follows another parachain.
-        ParachainIdMismatch,
-        /// The worker started from a relay block that is not allowed.
-        GenesisBlockHashRejected,
-        /// The worker's program is not allowed.
-        PRuntimeRejected,
+        /// The sender has no key on this chain.
+        CannotHandleUnknownMessage,
+        /// The sender may not send this.
+        InvalidSender,
+        /// Not in use.
+        InvalidPubKey,
+        /// The signature is no signature.
+        MalformedSignature,
+        /// The signature has another length.
+        InvalidSignatureLength,
+        /// The signature is not the sender's.
+        InvalidSignature,
+        /// The contract has no key.
+        UnknownContract,
+        /// The report's certificate or signature is not the attestation service's.
+        InvalidIASSigningCert,
+        /// The report is no report.
+        InvalidReport,
+        /// The report's status is not accepted.
+        InvalidQuoteStatus,
+        /// The report has no time.
+        BadIASReport,
+        /// The report is too old.
+        OutdatedIASReport,
+        /// The report's quote is no quote.
+        UnknownQuoteBodyFormat,
+        /// The report vouches for another registration info.
+        InvalidRuntimeInfoHash,
+        /// Not in use.
+        InvalidRuntimeInfo,
+        /// The worker is not registered.
+        InvalidInput,
+        /// Not in use: such a report is ignored.
+        InvalidBenchReport,
+        /// Not in use.
+        WorkerNotFound,
         /// An attestation is needed.
         NoneAttestationDisabled,
-        /// The attestation service is retired.
-        IASAttestationDisabled,
-        /// The report does not vouch for the worker.
-        InvalidReport,
-        /// The worker is not registered.
-        WorkerNotFound,
-        /// The signature is not the worker's.
-        InvalidSignature,
+        /// Not in use.
+        InvalidGatekeeper,
+        /// Not in use.
+        InvalidMasterPubkey,
+        /// Not in use.
+        MasterKeyMismatch,
+        /// The gatekeepers have no key.
+        MasterKeyUninitialized,
+        /// The worker started from a relay block that is not allowed.
+        GenesisBlockHashRejected,
+        /// Not in use.
+        GenesisBlockHashAlreadyExists,
+        /// Not in use.
+        GenesisBlockHashNotFound,
+        /// The worker's program is not allowed.
+        PRuntimeRejected,
+        /// Not in use.
+        PRuntimeAlreadyExists,
+        /// Not in use.
+        PRuntimeNotFound,
+        /// The cluster has no key.
+        UnknownCluster,
+        /// Not in use.
+        NotImplemented,
+        /// Not in use.
+        CannotRemoveLastGatekeeper,
+        /// Not in use.
+        MasterKeyInRotation,
+        /// Not in use.
+        InvalidRotatedMasterPubkey,
         /// The announcement is from the future or too old.
         InvalidEndpointSigningTime,
+        /// Not in use.
+        NotMigrationRoot,
+        /// The worker follows another parachain.
+        ParachainIdMismatch,
+        /// The worker does not know the consensus version in force.
+        InvalidConsensusVersion,
+        /// A DCAP quote without collateral. Newer than the runtime that the indexes are from, as all below.
+        UnsupportedAttestationType,
+        /// A quote or its collateral does not hold.
+        InvalidDCAPQuote,
+        /// The attestation service is retired. Of the devnet alone.
+        IASAttestationDisabled,
     }
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
         /// Registers a worker by the retired attestation service, where that is still believed.
-        #[pallet::call_index(0)]
-        #[pallet::weight(Weight::from_parts(100_000_000, 0))]
+        #[pallet::call_index(6)]
+        #[pallet::weight(weight::declared::<T>(100_000_000))]
         pub fn register_worker(
             origin: OriginFor<T>,
             pruntime_info: WorkerRegistrationInfo,
             attestation: Attestation,
         ) -> DispatchResult {
             ensure_signed(origin)?;
-            ensure!(IasAttestationEnabled::<T>::get(), Error::<T>::IASAttestationDisabled);
-            ensure!(
-                GenesisBlockHashAllowList::<T>::get().contains(&pruntime_info.genesis_block_hash),
-                Error::<T>::GenesisBlockHashRejected
-            );
-            let Attestation::SgxIas { ra_report, .. } = attestation;
-            ensure!(Self::vouches(&pruntime_info, &ra_report), Error::<T>::InvalidReport);
-            let para_id = parachain_info::ParachainId::<T>::get();
-            Self::register(pruntime_info.with(para_id, 0), Some(AttestationProvider::Ias), 1);
+            let hash = sp_io::hashing::blake2_256(&pruntime_info.encode());
+            let Attestation::SgxIas { ra_report, signature, raw_signing_cert } = attestation;
+            let report = AttestationReport::SgxIas { ra_report, signature, raw_signing_cert };
+            let (provider, confidence_level) = Self::attest(&hash, Some(&report))?;
+            Self::check_genesis_block(pruntime_info.genesis_block_hash)?;
+            let para_id = parachain_info::ParachainId::<T>::get().0;
+            Self::register(pruntime_info.with(para_id, 0), provider, confidence_level);
             Ok(())
         }
 
         /// Registers a worker, or registers it again, and starts its benchmark.
-        #[pallet::call_index(1)]
-        #[pallet::weight(Weight::from_parts(200_000_000, 0))]
+        #[pallet::call_index(7)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn register_worker_v2(
             origin: OriginFor<T>,
             pruntime_info: WorkerRegistrationInfoV2,
             attestation: Box<Option<AttestationReport>>,
         ) -> DispatchResult {
             ensure_signed(origin)?;
-            let para_id = parachain_info::ParachainId::<T>::get();
+            let hash = sp_io::hashing::blake2_256(&pruntime_info.encode());
+            let (provider, confidence_level) = Self::attest(&hash, attestation.as_ref().as_ref())?;
+            let para_id = parachain_info::ParachainId::<T>::get().0;
             ensure!(pruntime_info.para_id == para_id, Error::<T>::ParachainIdMismatch);
-            ensure!(
-                GenesisBlockHashAllowList::<T>::get().contains(&pruntime_info.genesis_block_hash),
-                Error::<T>::GenesisBlockHashRejected
-            );
-            let (provider, confidence_level) = Self::attest(&pruntime_info, &attestation)?;
+            Self::check_genesis_block(pruntime_info.genesis_block_hash)?;
+            let version = PRuntimeConsensusVersion::<T>::get();
+            let known = pruntime_info.max_consensus_version >= version;
+            ensure!(known, Error::<T>::InvalidConsensusVersion);
             Self::register(pruntime_info, provider, confidence_level);
             Ok(())
         }
 
         /// Announces a worker's endpoints.
-        #[pallet::call_index(2)]
-        #[pallet::weight(Weight::from_parts(100_000_000, 0))]
+        #[pallet::call_index(8)]
+        #[pallet::weight(weight::declared::<T>(100_000_000))]
         pub fn update_worker_endpoint(
             origin: OriginFor<T>,
             endpoint_payload: WorkerEndpointPayload,
@@ -218,9 +313,9 @@ pub mod pallet {
         ) -> DispatchResult {
             ensure_signed(origin)?;
             let pubkey = endpoint_payload.pubkey;
-            ensure!(Workers::<T>::contains_key(pubkey), Error::<T>::WorkerNotFound);
+            ensure!(Workers::<T>::contains_key(pubkey), Error::<T>::InvalidInput);
             let signature = sr25519::Signature::try_from(signature.as_slice())
-                .map_err(|()| Error::<T>::InvalidSignature)?;
+                .map_err(|()| Error::<T>::MalformedSignature)?;
             let mut content = ENDPOINT_CONTENT_TYPE.to_vec();
             endpoint_payload.encode_to(&mut content);
             ensure!(
@@ -230,11 +325,10 @@ pub mod pallet {
             let now = pallet_timestamp::Now::<T>::get();
             let signed = endpoint_payload.signing_time;
             ensure!(
-                signed <= now && now - signed < ENDPOINT_VALIDITY_MS,
+                signed < now && now - signed <= ENDPOINT_VALIDITY_MS,
                 Error::<T>::InvalidEndpointSigningTime
             );
             Endpoints::<T>::insert(pubkey, endpoint_payload.versioned_endpoints);
-            Self::deposit_event(Event::EndpointsUpdated { pubkey });
             Ok(())
         }
     }
@@ -242,7 +336,7 @@ pub mod pallet {
     impl<T: Config> Pallet<T> {
         /// Allows workers to start from a relay block.
         pub fn allow_genesis_block(hash: H256) {
-            GenesisBlockHashAllowList::<T>::mutate(|list| {
+            RelaychainGenesisBlockHashAllowList::<T>::mutate(|list| {
                 if !list.contains(&hash) {
                     list.push(hash);
                 }
@@ -255,28 +349,10 @@ pub mod pallet {
             mq::Pallet::<T>::push_system_event(b"PhalaRegistry", event);
         }
 
-        // The devnet cannot verify a quote by Intel's keys: it wants the report data in it, which
-        // a real quote carries too: the blake2-256 of the registration info.
-        fn vouches(info: &impl Encode, quote: &[u8]) -> bool {
-            let digest = sp_io::hashing::blake2_256(&info.encode());
-            quote.windows(digest.len()).any(|window| window == digest)
-        }
-
-        fn attest(
-            info: &WorkerRegistrationInfoV2,
-            attestation: &Option<AttestationReport>,
-        ) -> Result<(Option<AttestationProvider>, u8), DispatchError> {
-            match attestation {
-                None => {
-                    ensure!(NoneAttestationEnabled::<T>::get(), Error::<T>::NoneAttestationDisabled);
-                    Ok((None, UNATTESTED_CONFIDENCE))
-                }
-                Some(AttestationReport::SgxIas { .. }) => Err(Error::<T>::IASAttestationDisabled.into()),
-                Some(AttestationReport::SgxDcap { quote, .. }) => {
-                    ensure!(Self::vouches(info, quote), Error::<T>::InvalidReport);
-                    Ok((Some(AttestationProvider::Dcap), 1))
-                }
-            }
+        fn check_genesis_block(hash: H256) -> DispatchResult {
+            let allowed = RelaychainGenesisBlockHashAllowList::<T>::get().contains(&hash);
+            ensure!(allowed, Error::<T>::GenesisBlockHashRejected);
+            Ok(())
         }
 
         fn register(

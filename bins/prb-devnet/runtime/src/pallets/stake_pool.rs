@@ -1,7 +1,9 @@
-//! `PhalaStakePoolv2`: pools, their workers and their stakes.
+//! `PhalaStakePoolv2`: stake pools, their workers and their stakes.
 //!
-//! Pools come from genesis; their free stake is a number of the pool, not a balance locked
-//! elsewhere.
+//! Checks come in the order of the real pallet (source: Phala's `compute/stake_pool_v2.rs`), so that a call that
+//! has two reasons to fail fails with the same one.
+
+mod logic;
 
 pub use pallet::*;
 
@@ -12,70 +14,55 @@ pub mod pallet {
     use frame_system::pallet_prelude::*;
 
     use crate::{
-        pallets::{computation, registry},
-        types::{AccountId, WorkerPublicKey, WorkerState, session_account},
+        pallets::{base_pool, computation, registry, weight},
+        types::{AccountId, WorkerPublicKey, session_account},
     };
-
-    /// Most workers of a pool.
-    const MAX_POOL_WORKERS: usize = 10_000;
 
     /// Configuration.
     #[pallet::config]
-    pub trait Config: frame_system::Config<RuntimeEvent: From<Event<Self>>> + computation::Config {}
+    pub trait Config:
+        frame_system::Config<RuntimeEvent: From<Event<Self>>> + computation::Config + base_pool::Config
+    {
+        /// The least contribution.
+        #[pallet::constant]
+        type MinContribution: Get<u128>;
+
+        /// Seconds after which a withdrawal that waits lets anybody stop the pool's workers.
+        #[pallet::constant]
+        type GracePeriod: Get<u64>;
+
+        /// Most workers of a pool.
+        #[pallet::constant]
+        type MaxPoolWorkers: Get<u32>;
+    }
 
     /// The pallet's type.
     #[pallet::pallet]
     #[pallet::without_storage_info]
     pub struct Pallet<T>(_);
 
-    /// A pool.
-    #[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
-    pub struct PoolInfo {
-        /// Its number.
-        pub pid: u64,
-        /// Its owner; its workers' operator.
-        pub owner: AccountId,
-        /// Stake not in use.
-        pub free_stake: u128,
-        /// Workers in it.
-        pub worker_count: u32,
-    }
-
-    /// The pools.
-    #[pallet::storage]
-    pub type Pools<T> = StorageMap<_, Twox64Concat, u64, PoolInfo>;
-
     /// The pool of each worker that is in one.
     #[pallet::storage]
     pub type WorkerAssignments<T> = StorageMap<_, Twox64Concat, WorkerPublicKey, u64>;
 
-    /// Genesis.
-    #[pallet::genesis_config]
-    #[derive(frame_support::DefaultNoBound)]
-    pub struct GenesisConfig<T: Config> {
-        /// The pools: number, owner, free stake.
-        pub pools: Vec<(u64, AccountId, u128)>,
-        #[doc(hidden)]
-        #[serde(skip)]
-        pub _marker: PhantomData<T>,
-    }
-
-    #[pallet::genesis_build]
-    impl<T: Config> BuildGenesisConfig for GenesisConfig<T> {
-        fn build(&self) {
-            for (pid, owner, free_stake) in &self.pools {
-                let pool =
-                    PoolInfo { pid: *pid, owner: owner.clone(), free_stake: *free_stake, worker_count: 0 };
-                Pools::<T>::insert(pid, pool);
-            }
-        }
-    }
+    /// The pool and the worker of each session account that there ever was.
+    #[pallet::storage]
+    pub type SubAccountPreimages<T> = StorageMap<_, Twox64Concat, AccountId, (u64, WorkerPublicKey)>;
 
     /// Events.
     #[pallet::event]
     #[pallet::generate_deposit(pub(super) fn deposit_event)]
     pub enum Event<T: Config> {
+        /// A pool's cap was set.
+        #[codec(index = 2)]
+        PoolCapacitySet {
+            /// The pool.
+            pid: u64,
+            /// The most that it holds.
+            cap: u128,
+        },
         /// A worker came into a pool.
+        #[codec(index = 3)]
         PoolWorkerAdded {
             /// The pool.
             pid: u64,
@@ -84,94 +71,155 @@ pub mod pallet {
             /// Its session.
             session: AccountId,
         },
+        /// Somebody contributed.
+        #[codec(index = 4)]
+        Contribution {
+            /// The pool.
+            pid: u64,
+            /// Who.
+            user: AccountId,
+            /// How much.
+            amount: u128,
+            /// The shares of it.
+            shares: u128,
+            /// The vault that contributes.
+            as_vault: Option<u64>,
+        },
         /// A worker left its pool.
+        #[codec(index = 11)]
         PoolWorkerRemoved {
             /// The pool.
             pid: u64,
             /// The worker.
             worker: WorkerPublicKey,
         },
-        /// A worker's session was started.
-        WorkerStarted {
-            /// The pool.
-            pid: u64,
-            /// The worker.
-            worker: WorkerPublicKey,
-            /// Its stake.
-            amount: u128,
-        },
-        /// A worker's session was stopped.
-        WorkerStopped {
-            /// The pool.
-            pid: u64,
-            /// The worker.
-            worker: WorkerPublicKey,
-        },
-        /// A worker's session was started again with more stake.
-        WorkerRestarted {
-            /// The pool.
-            pid: u64,
-            /// The worker.
-            worker: WorkerPublicKey,
-            /// Its stake.
-            amount: u128,
-        },
         /// A worker's stake came back to the pool.
+        #[codec(index = 12)]
         WorkerReclaimed {
             /// The pool.
             pid: u64,
             /// The worker.
             worker: WorkerPublicKey,
-            /// The stake.
+        },
+        /// A worker's session was started.
+        #[codec(index = 14)]
+        WorkingStarted {
+            /// The pool.
+            pid: u64,
+            /// The worker.
+            worker: WorkerPublicKey,
+            /// Its stake.
+            amount: u128,
+        },
+        /// A worker's session was stopped. Of the devnet alone, for those who count operations.
+        #[codec(index = 100)]
+        WorkingStopped {
+            /// The pool.
+            pid: u64,
+            /// The worker.
+            worker: WorkerPublicKey,
+        },
+        /// A worker's session was started again with more stake. Of the devnet alone, for those who count
+        /// operations.
+        #[codec(index = 101)]
+        WorkingRestarted {
+            /// The pool.
+            pid: u64,
+            /// The worker.
+            worker: WorkerPublicKey,
+            /// Its stake.
             amount: u128,
         },
     }
 
-    /// Errors.
+    /// Errors, with the indexes of the real pallet.
     #[pallet::error]
     pub enum Error<T> {
         /// The worker is not in the registry.
         WorkerNotRegistered,
-        /// The worker's operator is not the pool's owner.
-        UnauthorizedOperator,
         /// The worker has no score.
         BenchmarkMissing,
-        /// The caller does not own the pool.
-        UnauthorizedPoolOwner,
-        /// The worker is in a pool already.
+        /// The worker is in the pool already.
         WorkerExists,
+        /// The worker cools down already.
+        WorkerAlreadyStopped,
         /// The worker is not in the pool.
         WorkerDoesNotExist,
         /// The worker is in another pool.
         WorkerInAnotherPool,
-        /// No such pool.
+        /// The worker's operator is not the pool's owner.
+        UnauthorizedOperator,
+        /// The caller does not own the pool.
+        UnauthorizedPoolOwner,
+        /// The cap is below what the pool holds.
+        InadequateCapacity,
+        /// The pool would hold more than its cap.
+        StakeExceedsCapacity,
+        /// Not in use: the base pool's error comes instead.
         PoolDoesNotExist,
+        /// Not in use.
+        _PoolIsBusy,
+        /// The contribution is below the least.
+        InsufficientContribution,
+        /// The caller has nothing to withdraw.
+        NoNftToWithdraw,
+        /// The caller has less than the contribution.
+        InsufficientBalance,
+        /// The caller has no stake in the pool.
+        PoolStakeNotFound,
         /// The pool's free stake is too small.
         InsufficientFreeStake,
-        /// A restart has to raise the stake.
-        CannotRestartWithLessStake,
+        /// More than the caller has, or next to nothing.
+        InvalidWithdrawalAmount,
+        /// The worker could not be bound to its session.
+        FailedToBindSessionAndWorker,
+        /// Not in use.
+        InternalSubsidyPoolCannotWithdraw,
+        /// The pool has lost everything.
+        PoolBankrupt,
+        /// There is no reward.
+        NoRewardToClaim,
+        /// Not in use.
+        FeatureNotEnabled,
         /// The pool is full.
         WorkersExceedLimit,
+        /// A restart has to raise the stake.
+        CannotRestartWithLessStake,
+        /// Not in use.
+        InvalidForceRewardAmount,
+        /// A restart while withdrawals wait.
+        WithdrawQueueNotEmpty,
+        /// Not in use.
+        MissingCollectionId,
+        /// The vault has a withdrawal that waited too long.
+        VaultIsLocked,
+        /// The worker has no session.
+        SessionDoesNotExist,
+        /// The worker computes or cools down.
+        WorkerIsNotReady,
     }
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
         /// Takes a worker into a pool.
         #[pallet::call_index(1)]
-        #[pallet::weight(Weight::from_parts(200_000_000, 0))]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn add_worker(origin: OriginFor<T>, pid: u64, pubkey: WorkerPublicKey) -> DispatchResult {
             let owner = ensure_signed(origin)?;
             let worker = registry::Workers::<T>::get(pubkey).ok_or(Error::<T>::WorkerNotRegistered)?;
             ensure!(worker.operator.as_ref() == Some(&owner), Error::<T>::UnauthorizedOperator);
             ensure!(worker.initial_score.is_some(), Error::<T>::BenchmarkMissing);
             let mut pool = Self::owned_pool(pid, &owner)?;
-            ensure!(!WorkerAssignments::<T>::contains_key(pubkey), Error::<T>::WorkerExists);
-            let full = pool.worker_count as usize >= MAX_POOL_WORKERS;
+            ensure!(!pool.workers.contains(&pubkey), Error::<T>::WorkerExists);
+            let full = pool.workers.len() >= T::MaxPoolWorkers::get() as usize;
             ensure!(!full, Error::<T>::WorkersExceedLimit);
             let session = session_account(pid, &pubkey);
-            computation::Pallet::<T>::bind(&session, pubkey)?;
-            pool.worker_count = pool.worker_count.saturating_add(1);
-            Pools::<T>::insert(pid, pool);
+            // The real pallet hides why, too: a worker that is bound in another pool shows only this.
+            computation::Pallet::<T>::bind(&session, pubkey)
+                .map_err(|_| Error::<T>::FailedToBindSessionAndWorker)?;
+            SubAccountPreimages::<T>::insert(&session, (pid, pubkey));
+            pool.workers.push(pubkey);
+            base_pool::Pallet::<T>::put(pool);
             WorkerAssignments::<T>::insert(pubkey, pid);
             Self::deposit_event(Event::PoolWorkerAdded { pid, worker: pubkey, session });
             Ok(())
@@ -179,22 +227,64 @@ pub mod pallet {
 
         /// Lets a worker that does not compute leave its pool.
         #[pallet::call_index(2)]
-        #[pallet::weight(Weight::from_parts(200_000_000, 0))]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn remove_worker(origin: OriginFor<T>, pid: u64, worker: WorkerPublicKey) -> DispatchResult {
             let owner = ensure_signed(origin)?;
+            Self::owned_pool(pid, &owner)?;
+            Self::remove(pid, worker)
+        }
+
+        /// Sets the most that a pool holds.
+        #[pallet::call_index(3)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
+        pub fn set_cap(origin: OriginFor<T>, pid: u64, cap: u128) -> DispatchResult {
+            let owner = ensure_signed(origin)?;
             let mut pool = Self::owned_pool(pid, &owner)?;
-            let session = Self::session_of(pid, &worker)?;
-            computation::Pallet::<T>::unbind(&session)?;
-            pool.worker_count = pool.worker_count.saturating_sub(1);
-            Pools::<T>::insert(pid, pool);
-            WorkerAssignments::<T>::remove(worker);
-            Self::deposit_event(Event::PoolWorkerRemoved { pid, worker });
+            ensure!(pool.basepool.total_value <= cap, Error::<T>::InadequateCapacity);
+            pool.cap = Some(cap);
+            base_pool::Pallet::<T>::put(pool);
+            Self::deposit_event(Event::PoolCapacitySet { pid, cap });
             Ok(())
         }
 
+        /// Pays what withdrawals can be paid, and stops all workers of a pool where one has waited too long.
+        /// Anybody may call it.
+        #[pallet::call_index(8)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
+        pub fn check_and_maybe_force_withdraw(origin: OriginFor<T>, pid: u64) -> DispatchResult {
+            ensure_signed(origin)?;
+            Self::force_withdraw(pid)
+        }
+
+        /// Contributes to a pool.
+        #[pallet::call_index(9)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
+        pub fn contribute(
+            origin: OriginFor<T>,
+            pid: u64,
+            amount: u128,
+            as_vault: Option<u64>,
+        ) -> DispatchResult {
+            let user = Self::contributor(ensure_signed(origin)?, as_vault)?;
+            Self::add_stake(pid, &user, amount, as_vault)
+        }
+
+        /// Asks for a part of the pool's stake back.
+        #[pallet::call_index(10)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
+        pub fn withdraw(
+            origin: OriginFor<T>,
+            pid: u64,
+            shares: u128,
+            as_vault: Option<u64>,
+        ) -> DispatchResult {
+            let user = Self::contributor(ensure_signed(origin)?, as_vault)?;
+            Self::take_stake(pid, &user, shares, as_vault)
+        }
+
         /// Starts a worker's session with a stake.
-        #[pallet::call_index(3)]
-        #[pallet::weight(Weight::from_parts(200_000_000, 0))]
+        #[pallet::call_index(13)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn start_computing(
             origin: OriginFor<T>,
             pid: u64,
@@ -202,41 +292,35 @@ pub mod pallet {
             stake: u128,
         ) -> DispatchResult {
             let owner = ensure_signed(origin)?;
-            Self::start(&owner, pid, worker, stake)?;
-            Self::deposit_event(Event::WorkerStarted { pid, worker, amount: stake });
-            Ok(())
+            Self::start(&owner, pid, worker, stake)
         }
 
         /// Stops a worker's session.
-        #[pallet::call_index(4)]
-        #[pallet::weight(Weight::from_parts(200_000_000, 0))]
+        #[pallet::call_index(14)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn stop_computing(origin: OriginFor<T>, pid: u64, worker: WorkerPublicKey) -> DispatchResult {
             let owner = ensure_signed(origin)?;
-            Self::owned_pool(pid, &owner)?;
-            let session = Self::session_of(pid, &worker)?;
-            computation::Pallet::<T>::stop(&session)?;
-            Self::deposit_event(Event::WorkerStopped { pid, worker });
+            Self::stop(&owner, pid, worker)?;
+            Self::deposit_event(Event::WorkingStopped { pid, worker });
             Ok(())
         }
 
-        /// Returns the stake of a session whose cool-down is over.
-        #[pallet::call_index(5)]
-        #[pallet::weight(Weight::from_parts(200_000_000, 0))]
+        /// Returns the stake of a session whose cool-down is over. Anybody may call it.
+        #[pallet::call_index(15)]
+        #[pallet::weight(weight::declared::<T>(200_000_000))]
         pub fn reclaim_pool_worker(
             origin: OriginFor<T>,
             pid: u64,
             worker: WorkerPublicKey,
         ) -> DispatchResult {
             ensure_signed(origin)?;
-            let session = Self::session_of(pid, &worker)?;
-            let amount = Self::reclaim(pid, &session, true)?;
-            Self::deposit_event(Event::WorkerReclaimed { pid, worker, amount });
-            Ok(())
+            base_pool::Pallet::<T>::stake_pool(pid)?;
+            Self::reclaim(pid, worker, true).map(drop)
         }
 
         /// Starts a computing worker's session again with more stake, without a cool-down.
-        #[pallet::call_index(6)]
-        #[pallet::weight(Weight::from_parts(400_000_000, 0))]
+        #[pallet::call_index(17)]
+        #[pallet::weight(weight::RESTART)]
         pub fn restart_computing(
             origin: OriginFor<T>,
             pid: u64,
@@ -244,52 +328,14 @@ pub mod pallet {
             stake: u128,
         ) -> DispatchResult {
             let owner = ensure_signed(origin)?;
-            Self::owned_pool(pid, &owner)?;
-            let session = Self::session_of(pid, &worker)?;
-            let current = computation::Stakes::<T>::get(&session).unwrap_or_default();
-            ensure!(stake > current, Error::<T>::CannotRestartWithLessStake);
-            let state = computation::Sessions::<T>::get(&session).map(|info| info.state);
-            if state != Some(WorkerState::WorkerCoolingDown) {
-                computation::Pallet::<T>::stop(&session)?;
-            }
-            Self::reclaim(pid, &session, false)?;
+            let pool = base_pool::Pallet::<T>::stake_pool(pid)?;
+            ensure!(pool.basepool.withdraw_queue.is_empty(), Error::<T>::WithdrawQueueNotEmpty);
+            Self::stop(&owner, pid, worker)?;
+            let released = Self::reclaim(pid, worker, false)?;
+            ensure!(stake > released, Error::<T>::CannotRestartWithLessStake);
             Self::start(&owner, pid, worker, stake)?;
-            Self::deposit_event(Event::WorkerRestarted { pid, worker, amount: stake });
+            Self::deposit_event(Event::WorkingRestarted { pid, worker, amount: stake });
             Ok(())
-        }
-    }
-
-    impl<T: Config> Pallet<T> {
-        fn owned_pool(pid: u64, owner: &AccountId) -> Result<PoolInfo, DispatchError> {
-            let pool = Pools::<T>::get(pid).ok_or(Error::<T>::PoolDoesNotExist)?;
-            ensure!(&pool.owner == owner, Error::<T>::UnauthorizedPoolOwner);
-            Ok(pool)
-        }
-
-        fn session_of(pid: u64, worker: &WorkerPublicKey) -> Result<AccountId, DispatchError> {
-            let assigned = WorkerAssignments::<T>::get(worker).ok_or(Error::<T>::WorkerDoesNotExist)?;
-            ensure!(assigned == pid, Error::<T>::WorkerInAnotherPool);
-            Ok(session_account(pid, worker))
-        }
-
-        fn start(owner: &AccountId, pid: u64, worker: WorkerPublicKey, stake: u128) -> DispatchResult {
-            let mut pool = Self::owned_pool(pid, owner)?;
-            let session = Self::session_of(pid, &worker)?;
-            let left = pool.free_stake.checked_sub(stake);
-            pool.free_stake = left.ok_or(Error::<T>::InsufficientFreeStake)?;
-            computation::Pallet::<T>::start(&session, stake)?;
-            Pools::<T>::insert(pid, pool);
-            Ok(())
-        }
-
-        fn reclaim(pid: u64, session: &AccountId, check_period: bool) -> Result<u128, DispatchError> {
-            let amount = computation::Pallet::<T>::reclaim(session, check_period)?;
-            Pools::<T>::mutate(pid, |pool| {
-                if let Some(pool) = pool {
-                    pool.free_stake = pool.free_stake.saturating_add(amount);
-                }
-            });
-            Ok(amount)
         }
     }
 }

@@ -22,11 +22,13 @@ use sp_version::RuntimeVersion;
 use crate::{
     Balance, Header, PHA, SS58_PREFIX,
     pallets::{
+        actions, assets as pallet_assets, base_pool as pallet_base_pool,
         computation as pallet_computation, load as pallet_load, mq as pallet_mq,
         parachain_info as pallet_parachain_info, parachain_system as pallet_parachain_system,
-        registry as pallet_registry, stake_pool as pallet_stake_pool,
+        registry as pallet_registry, stake_pool as pallet_stake_pool, weight,
+        wrapped_balances as pallet_wrapped_balances,
     },
-    types::{AccountId, Message, MessageOrigin},
+    types::{AccountId, Message, MessageOrigin, WorkerPublicKey},
 };
 
 pub type TxExtension = (
@@ -70,6 +72,12 @@ parameter_types! {
     pub const Version: RuntimeVersion = VERSION;
     pub const ExistentialDeposit: Balance = PHA / 100;
     pub const ProxyDeposit: Balance = PHA / 10;
+    pub const MinContribution: Balance = PHA / 100;
+    pub const WPhaAssetId: u32 = 10_000;
+    // In storage, so that a devnet can be told other values; metadata shows what the state has.
+    pub storage GracePeriod: u64 = 7 * 24 * 3600;
+    pub storage MaxPoolWorkers: u32 = 200;
+    pub storage WeighCalls: bool = true;
 }
 
 #[derive_impl(frame_system::config_preludes::ParaChainDefaultConfig)]
@@ -189,16 +197,44 @@ impl pallet_parachain_system::OnWorkerGenesis for Route {
     }
 }
 
+impl pallet_parachain_system::Act for Route {
+    fn act(action: actions::Action) -> sp_runtime::DispatchResult {
+        actions::apply::<Runtime>(action)
+    }
+}
+
+impl pallet_computation::OnUnbound for Route {
+    fn on_unbound(worker: &WorkerPublicKey) {
+        PhalaStakePoolv2::forget(worker);
+    }
+}
+
+impl weight::Config for Runtime {
+    type WeighCalls = WeighCalls;
+}
 impl pallet_parachain_info::Config for Runtime {}
 impl pallet_parachain_system::Config for Runtime {
     type OnWorkerGenesis = Route;
+    type Act = Route;
 }
 impl pallet_mq::Config for Runtime {
     type Handler = Route;
+    type Signatures = PhalaRegistry;
 }
 impl pallet_registry::Config for Runtime {}
-impl pallet_computation::Config for Runtime {}
-impl pallet_stake_pool::Config for Runtime {}
+impl pallet_computation::Config for Runtime {
+    type OnUnbound = Route;
+}
+impl pallet_assets::Config for Runtime {}
+impl pallet_wrapped_balances::Config for Runtime {
+    type WPhaAssetId = WPhaAssetId;
+}
+impl pallet_base_pool::Config for Runtime {}
+impl pallet_stake_pool::Config for Runtime {
+    type MinContribution = MinContribution;
+    type GracePeriod = GracePeriod;
+    type MaxPoolWorkers = MaxPoolWorkers;
+}
 impl pallet_load::Config for Runtime {}
 
 /// Builds the genesis state.
@@ -219,6 +255,8 @@ pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
             benchmark_duration: genesis.benchmark_duration,
             none_attestation_enabled: genesis.none_attestation_enabled,
             ias_attestation_enabled: genesis.ias_attestation_enabled,
+            minimum_pruntime_version: genesis.minimum_pruntime_version,
+            pruntimes: vec![crate::types::report::pruntime_hash()],
             ..Default::default()
         },
         phala_computation: pallet_computation::GenesisConfig {
@@ -226,8 +264,9 @@ pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
             cool_down_period: genesis.cool_down_period,
             ..Default::default()
         },
-        phala_stake_poolv_2: pallet_stake_pool::GenesisConfig {
+        phala_base_pool: pallet_base_pool::GenesisConfig {
             pools: genesis.pools,
+            vaults: genesis.vaults,
             ..Default::default()
         },
         load: pallet_load::GenesisConfig { amount: genesis.load, ..Default::default() },
@@ -235,7 +274,12 @@ pub fn genesis(genesis: super::Genesis) -> Result<Storage, String> {
     };
     let mut storage = config.build_storage()?;
     let proxies = genesis.proxies;
+    let (grace_period, max_pool_workers) = (genesis.grace_period, genesis.max_pool_workers);
+    let weigh_calls = genesis.weigh_calls;
     sp_state_machine::BasicExternalities::execute_with_storage(&mut storage, || {
+        GracePeriod::set(&grace_period);
+        MaxPoolWorkers::set(&max_pool_workers);
+        WeighCalls::set(&weigh_calls);
         for (real, delegate) in proxies {
             let proxy =
                 pallet_proxy::ProxyDefinition { delegate, proxy_type: ProxyType::Any, delay: 0 };
@@ -261,14 +305,24 @@ pub fn operations(events: &[u8]) -> Vec<super::Operation> {
         ) => Some(Op::Registered(pubkey)),
         RuntimeEvent::PhalaStakePoolv2(event) => match event {
             pallet_stake_pool::Event::PoolWorkerAdded { worker, .. } => Some(Op::Added(worker)),
-            pallet_stake_pool::Event::WorkerStarted { worker, .. } => Some(Op::Started(worker)),
-            pallet_stake_pool::Event::WorkerRestarted { worker, .. } => Some(Op::Restarted(worker)),
-            pallet_stake_pool::Event::WorkerStopped { worker, .. } => Some(Op::Stopped(worker)),
+            pallet_stake_pool::Event::WorkingStarted { worker, .. } => Some(Op::Started(worker)),
+            pallet_stake_pool::Event::WorkingRestarted { worker, .. } => Some(Op::Restarted(worker)),
+            pallet_stake_pool::Event::WorkingStopped { worker, .. } => Some(Op::Stopped(worker)),
             _ => None,
         },
         _ => None,
     };
-    records.unwrap_or_default().into_iter().filter_map(operation).collect()
+    let mut found = Vec::new();
+    for operation in records.unwrap_or_default().into_iter().filter_map(operation) {
+        // A restart starts the session, too.
+        if let Op::Restarted(worker) = operation
+            && found.last() == Some(&Op::Started(worker))
+        {
+            found.pop();
+        }
+        found.push(operation);
+    }
+    found
 }
 
 /// Lists the off-chain messages that an extrinsic carries, also within batches and proxy calls.

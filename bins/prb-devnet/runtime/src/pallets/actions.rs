@@ -1,0 +1,248 @@
+//! Things that happen from elsewhere: what other accounts, the gatekeepers, governance or a migration do to the
+//! chain, for tests that need it to happen in the next block.
+
+use codec::{Decode, DecodeWithMemTracking, Encode};
+use frame_support::pallet_prelude::{DispatchError, DispatchResult};
+use scale_info::TypeInfo;
+use sp_core::{H256, sr25519};
+
+use super::{base_pool, computation, registry, stake_pool, wrapped_balances};
+use crate::types::{AccountId, TokenomicParameters, WorkerPublicKey};
+
+/// Something that happens in a block besides its extrinsics.
+#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Action {
+    /// An account calls a pool.
+    Call {
+        /// The account.
+        who: AccountId,
+        /// The pool.
+        pid: u64,
+        /// What it calls.
+        call: PoolCall,
+    },
+    /// An account gets so much of the wrapped asset and contributes it.
+    Contribute {
+        /// The pool.
+        pid: u64,
+        /// The account.
+        who: AccountId,
+        /// How much.
+        amount: u128,
+    },
+    /// An account asks for a contribution back; it waits where the pool has not enough free stake.
+    Withdraw {
+        /// The pool.
+        pid: u64,
+        /// The account. A pool's owner has the shares of its stake at genesis.
+        who: AccountId,
+        /// How much.
+        shares: u128,
+    },
+    /// A pool gets another owner.
+    SetPoolOwner {
+        /// The pool.
+        pid: u64,
+        /// Its owner from now on.
+        owner: AccountId,
+    },
+    /// A stake pool comes to be.
+    CreateStakePool {
+        /// Its number.
+        pid: u64,
+        /// Its owner.
+        owner: AccountId,
+        /// Its free stake.
+        free_stake: u128,
+    },
+    /// A vault comes to be.
+    CreateVault {
+        /// Its number.
+        pid: u64,
+        /// Its owner.
+        owner: AccountId,
+    },
+    /// The pool of a worker is forgotten, of all workers where none is named: its session stays as it is. A
+    /// migration of Khala did that.
+    DeleteAssignment {
+        /// The worker.
+        worker: Option<WorkerPublicKey>,
+    },
+    /// A worker gets another score, as after a benchmark.
+    SetScore {
+        /// The worker.
+        worker: WorkerPublicKey,
+        /// Its score; none as before the first benchmark.
+        score: Option<u32>,
+    },
+    /// A worker gets another attestation tier.
+    SetConfidenceLevel {
+        /// The worker.
+        worker: WorkerPublicKey,
+        /// The tier.
+        level: u8,
+    },
+    /// The gatekeepers are chosen anew.
+    SetGatekeepers(Vec<WorkerPublicKey>),
+    /// The gatekeepers, or a cluster or a contract, sign with another key.
+    SetSenderKey {
+        /// Who.
+        sender: Sender,
+        /// The key.
+        key: sr25519::Public,
+    },
+    /// Workers of an older version exit.
+    SetMinimumPRuntimeVersion(u32, u32, u32),
+    /// Workers that do not know this consensus version may not register.
+    SetConsensusVersion(u32),
+    /// The programs that may run in workers.
+    SetPRuntimes(Vec<Vec<u8>>),
+    /// Whether workers without an attestation, and reports of the retired service, are taken.
+    SetAttestation {
+        /// Workers without an attestation.
+        none: bool,
+        /// Reports of the retired service.
+        ias: bool,
+    },
+    /// Other rules for stakes.
+    SetTokenomics(TokenomicParameters),
+    /// Another cool-down, seconds.
+    SetCoolDown(u64),
+    /// A value in the state is set, or removed.
+    SetStorage {
+        /// Its key.
+        key: Vec<u8>,
+        /// Its value.
+        value: Option<Vec<u8>>,
+    },
+}
+
+/// Who signs messages beside the workers.
+#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// The gatekeepers as one.
+    Gatekeeper,
+    /// A cluster.
+    Cluster(H256),
+    /// A contract.
+    Contract(H256),
+}
+
+/// A call of a pool.
+#[derive(Encode, Decode, DecodeWithMemTracking, TypeInfo, Clone, PartialEq, Eq, Debug)]
+pub enum PoolCall {
+    /// `add_worker`.
+    Add(WorkerPublicKey),
+    /// `remove_worker`.
+    Remove(WorkerPublicKey),
+    /// `start_computing` with a stake.
+    Start(WorkerPublicKey, u128),
+    /// `stop_computing`.
+    Stop(WorkerPublicKey),
+    /// `restart_computing` with a stake.
+    Restart(WorkerPublicKey, u128),
+    /// `reclaim_pool_worker`.
+    Reclaim(WorkerPublicKey),
+    /// `set_cap`.
+    SetCap(u128),
+    /// `check_and_maybe_force_withdraw`.
+    ForceWithdraw,
+}
+
+/// Does it.
+///
+/// # Errors
+/// Those of the calls; [`DispatchError::CannotLookup`] where a worker is not known.
+pub fn apply<T: stake_pool::Config>(action: Action) -> DispatchResult {
+    match action {
+        Action::Call { who, pid, call } => return call_pool::<T>(who, pid, call),
+        Action::Contribute { pid, who, amount } => {
+            wrapped_balances::Pallet::<T>::mint(&who, amount);
+            return stake_pool::Pallet::<T>::add_stake(pid, &who, amount, None);
+        }
+        Action::Withdraw { pid, who, shares } => {
+            return stake_pool::Pallet::<T>::take_stake(pid, &who, shares, None);
+        }
+        Action::SetPoolOwner { pid, owner } => {
+            return base_pool::Pools::<T>::try_mutate(pid, |pool| {
+                let pool = pool.as_mut().ok_or(base_pool::Error::<T>::PoolDoesNotExist)?;
+                pool.base_mut().owner = owner;
+                Ok(())
+            });
+        }
+        Action::CreateStakePool { pid, owner, free_stake } => {
+            base_pool::Pallet::<T>::create_stake_pool(pid, &owner, free_stake);
+        }
+        Action::CreateVault { pid, owner } => base_pool::Pallet::<T>::create_vault(pid, &owner),
+        Action::DeleteAssignment { worker: Some(worker) } => {
+            stake_pool::WorkerAssignments::<T>::remove(worker);
+        }
+        Action::DeleteAssignment { worker: None } => {
+            stake_pool::WorkerAssignments::<T>::drain().for_each(drop);
+        }
+        Action::SetScore { worker, score } => {
+            return change_worker::<T>(worker, |info| info.initial_score = score);
+        }
+        Action::SetConfidenceLevel { worker, level } => {
+            return change_worker::<T>(worker, |info| info.confidence_level = level);
+        }
+        governed => govern::<T>(governed),
+    }
+    Ok(())
+}
+
+/// What governance decides.
+fn govern<T: stake_pool::Config>(action: Action) {
+    match action {
+        Action::SetGatekeepers(keys) => registry::Gatekeeper::<T>::put(keys),
+        Action::SetSenderKey { sender: Sender::Gatekeeper, key } => {
+            registry::GatekeeperMasterPubkey::<T>::put(key);
+        }
+        Action::SetSenderKey { sender: Sender::Cluster(id), key } => {
+            registry::ClusterKeys::<T>::insert(id, key);
+        }
+        Action::SetSenderKey { sender: Sender::Contract(id), key } => {
+            registry::ContractKeys::<T>::insert(id, key);
+        }
+        Action::SetMinimumPRuntimeVersion(major, minor, patch) => {
+            registry::MinimumPRuntimeVersion::<T>::put((major, minor, patch));
+        }
+        Action::SetConsensusVersion(version) => registry::PRuntimeConsensusVersion::<T>::put(version),
+        Action::SetPRuntimes(hashes) => registry::PRuntimeAllowList::<T>::put(hashes),
+        Action::SetAttestation { none, ias } => {
+            registry::NoneAttestationEnabled::<T>::put(none);
+            registry::IasAttestationEnabled::<T>::put(ias);
+        }
+        Action::SetTokenomics(rules) => computation::TokenomicParameters::<T>::put(rules),
+        Action::SetCoolDown(seconds) => computation::CoolDownPeriod::<T>::put(seconds),
+        Action::SetStorage { key, value: Some(value) } => sp_io::storage::set(&key, &value),
+        Action::SetStorage { key, value: None } => sp_io::storage::clear(&key),
+        other => unreachable!("{other:?} is no decision of governance"),
+    }
+}
+
+fn call_pool<T: stake_pool::Config>(who: AccountId, pid: u64, call: PoolCall) -> DispatchResult {
+    use stake_pool::Pallet as Pools;
+    let origin = frame_system::RawOrigin::Signed(who).into();
+    match call {
+        PoolCall::Add(worker) => Pools::<T>::add_worker(origin, pid, worker),
+        PoolCall::Remove(worker) => Pools::<T>::remove_worker(origin, pid, worker),
+        PoolCall::Start(worker, stake) => Pools::<T>::start_computing(origin, pid, worker, stake),
+        PoolCall::Stop(worker) => Pools::<T>::stop_computing(origin, pid, worker),
+        PoolCall::Restart(worker, stake) => Pools::<T>::restart_computing(origin, pid, worker, stake),
+        PoolCall::Reclaim(worker) => Pools::<T>::reclaim_pool_worker(origin, pid, worker),
+        PoolCall::SetCap(cap) => Pools::<T>::set_cap(origin, pid, cap),
+        PoolCall::ForceWithdraw => Pools::<T>::check_and_maybe_force_withdraw(origin, pid),
+    }
+}
+
+fn change_worker<T: stake_pool::Config>(
+    worker: WorkerPublicKey,
+    change: impl FnOnce(&mut crate::types::WorkerInfoV2),
+) -> DispatchResult {
+    registry::Workers::<T>::try_mutate(worker, |info| {
+        change(info.as_mut().ok_or(DispatchError::CannotLookup)?);
+        Ok(())
+    })
+}

@@ -1,0 +1,137 @@
+//! Workers in pools: who may add and remove them, and what others do to pools.
+
+use crate::world::*;
+
+type E = stake_pool::Error<Runtime>;
+type B = base_pool::Error<Runtime>;
+type C = computation::Error<Runtime>;
+
+fn assignment() -> Option<u64> {
+    stake_pool::WorkerAssignments::<Runtime>::get(key())
+}
+
+#[test]
+fn add_worker_is_refused_by_name_and_in_order() {
+    test(|| {
+        // A vault of another owner, by a stranger, without a worker: from here on one thing less is wrong.
+        assert_noop!(add(2, VAULT), E::WorkerNotRegistered);
+        assert_ok!(register(info(Some(owner(1))), None));
+        assert_noop!(add(2, VAULT), E::UnauthorizedOperator);
+        assert_noop!(add(1, 7), E::BenchmarkMissing);
+        assert_ok!(report_benchmark(REGISTRY_EVENT_TOPIC, 0, 2000));
+        assert_noop!(add(1, 7), B::PoolDoesNotExist);
+        assert_noop!(add(1, VAULT), B::PoolTypeNotMatch);
+        assert_noop!(add(1, 2), E::UnauthorizedPoolOwner);
+        (1..=MAX_POOL_WORKERS as u8).for_each(|n| {
+            ready(n);
+        });
+        assert_noop!(add(1, 1), E::WorkersExceedLimit);
+        assert_noop!(call(1, PoolCall::Add(worker(1).public())), E::WorkerExists);
+        assert_ok!(call(1, PoolCall::Remove(worker(1).public())));
+        assert_ok!(add(1, 1));
+        assert_noop!(add(1, 1), E::WorkerExists);
+        assert_eq!(assignment(), Some(1));
+        assert_eq!(session().state, WorkerState::Ready);
+        assert_eq!(pool(1).workers.last(), Some(&key()));
+        // Bound in one pool, it cannot be bound in another, and the chain does not say why.
+        assert_ok!(act(Action::SetPoolOwner { pid: 2, owner: owner(1) }));
+        assert_noop!(add(1, 2), E::FailedToBindSessionAndWorker);
+    });
+}
+
+#[test]
+fn remove_worker_is_refused_by_name_and_in_order() {
+    test(|| {
+        assert_noop!(remove(7), B::PoolDoesNotExist);
+        ready(0);
+        assert_ok!(start(100 * PHA));
+        let by = |who: u64, pid| send(&owner(who), stake_pool::Call::remove_worker { pid, worker: key() });
+        assert_noop!(by(2, 1), E::UnauthorizedPoolOwner);
+        assert_noop!(call(1, PoolCall::Remove(worker(1).public())), E::WorkerDoesNotExist);
+        assert_noop!(remove(2), E::WorkerInAnotherPool);
+        assert_noop!(remove(1), E::WorkerIsNotReady);
+        assert_ok!(stop());
+        assert_noop!(remove(1), E::WorkerIsNotReady);
+        wait(COOL_DOWN_SECS);
+        assert_ok!(reclaim());
+        assert_ok!(remove(1));
+        assert_eq!(computation::WorkerBindings::<Runtime>::get(key()), None);
+        assert_eq!((assignment(), pool(1).workers), (None, vec![]));
+        assert_ok!(add(1, 1));
+    });
+}
+
+#[test]
+fn an_assignment_that_is_deleted_leaves_the_session_as_it_is() {
+    test(|| {
+        ready(0);
+        assert_ok!(start(100 * PHA));
+        assert_ok!(act(Action::DeleteAssignment { worker: None }));
+        assert_eq!(assignment(), None);
+        assert_eq!(session().state, WorkerState::WorkerIdle);
+        assert_eq!(pool(1).workers, [key()]);
+        // Its owner can stop it, not remove it.
+        assert_ok!(stop());
+        wait(COOL_DOWN_SECS);
+        assert_ok!(reclaim());
+        assert_noop!(remove(1), E::WorkerDoesNotExist);
+        assert_noop!(add(1, 1), E::WorkerExists);
+    });
+}
+
+#[test]
+fn an_operator_unbinds_a_computing_worker_by_force() {
+    test(|| {
+        ready(0);
+        assert_ok!(start(100 * PHA));
+        let unbind =
+            |who| send(&owner(who), computation::Call::unbind { session: session_account(1, &key()) });
+        assert_noop!(unbind(2), C::BadSender);
+        assert_ok!(unbind(1));
+        assert_noop!(unbind(1), C::SessionNotBound);
+        assert_eq!(session().state, WorkerState::WorkerCoolingDown);
+        assert_eq!((assignment(), pool(1).workers), (None, vec![]));
+        assert_noop!(add(1, 1), E::FailedToBindSessionAndWorker);
+        assert_eq!(stakes(1), (900, 100), "the stake stays locked");
+        wait(COOL_DOWN_SECS);
+        assert_ok!(reclaim());
+        assert_eq!(stakes(1), (1000, 0));
+        assert_ok!(add(1, 1));
+    });
+}
+
+#[test]
+fn contributions_raise_the_free_stake_up_to_the_cap() {
+    test(|| {
+        let contribute = |amount| act(Action::Contribute { pid: 1, who: owner(5), amount: amount * PHA });
+        assert_ok!(call(1, PoolCall::SetCap(1200 * PHA)));
+        assert_noop!(call(1, PoolCall::SetCap(999 * PHA)), E::InadequateCapacity);
+        assert_ok!(contribute(200));
+        assert_noop!(contribute(1), E::StakeExceedsCapacity);
+        assert_eq!(stakes(1), (1200, 0));
+        assert_eq!(pool(1).basepool.total_value, 1200 * PHA);
+        let vault = stake_pool::Call::contribute { pid: VAULT, amount: PHA, as_vault: None };
+        assert_noop!(send(&owner(5), vault), B::PoolTypeNotMatch);
+        let poor = stake_pool::Call::contribute { pid: 2, amount: PHA, as_vault: None };
+        assert_noop!(send(&owner(6), poor), E::InsufficientBalance);
+        let little = stake_pool::Call::contribute { pid: 2, amount: 1, as_vault: None };
+        assert_noop!(send(&owner(6), little), E::InsufficientContribution);
+    });
+}
+
+#[test]
+fn pools_come_to_be_and_change_hands() {
+    test(|| {
+        assert_ok!(act(Action::CreateStakePool { pid: 3, owner: owner(3), free_stake: 5 * PHA }));
+        assert_ok!(act(Action::CreateVault { pid: 4, owner: owner(3) }));
+        assert_eq!(stakes(3), (5, 0));
+        assert_eq!(base_pool::PoolCount::<Runtime>::get(), VAULT + 1);
+        let vault = base_pool::Pools::<Runtime>::get(4);
+        assert!(matches!(vault, Some(PoolProxy::Vault(vault)) if vault.basepool.owner == owner(3)));
+        ready(0);
+        assert_ok!(act(Action::SetPoolOwner { pid: 1, owner: owner(8) }));
+        assert_noop!(start(100 * PHA), E::UnauthorizedPoolOwner);
+        let start = PoolCall::Start(key(), 100 * PHA);
+        assert_ok!(act(Action::Call { who: owner(8), pid: 1, call: start }));
+    });
+}
