@@ -74,7 +74,7 @@ fn planner(c: &mut Criterion) {
             relay_genesis: Some(Hash::default()),
             step: plan(*position, &tip, &limits),
             caught_up: position.lag(&tip) == Some(0),
-            chain: Some(Arc::new(WorkerOnChain::default())),
+            chain: Some(Ok(Arc::new(WorkerOnChain::default()))),
             ..Observed::default()
         })
         .collect();

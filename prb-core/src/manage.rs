@@ -25,7 +25,7 @@ pub mod memory;
 mod refusal;
 mod values;
 
-pub use command::Commanded;
+pub use command::{Commanded, Preview};
 pub use error::Error;
 pub use keys::{KeyError, OperatorKeys};
 pub use values::{Change, PoolValue, Selector, WorkerValue};

@@ -13,7 +13,7 @@ use prb_core::{
     prpc::{GatekeeperStatus, MemoryUsage, PhactoryInfo, SystemInfo},
     sync::Position,
     vault::Sealed,
-    worker::{Desired, State, WorkerStatus},
+    worker::{Desired, Reason, State, WorkerStatus},
 };
 use prb_walkie::manage::state::worker_state;
 use proptest::prelude::*;
@@ -27,7 +27,9 @@ fn status(message: &str, at: SystemTime) -> WorkerStatus {
     let pool = Pool::new(Uuid::from_u128(1), PoolId(12), "pool").with_operator(operator);
     let worker = Worker::new(Uuid::from_u128(2), PoolId(12), "a", "http://a", u128::MAX);
     let desired = Desired { worker: Arc::new(worker), pool: Some(Arc::new(pool)) };
-    WorkerStatus::idle(&desired, message.into(), at)
+    let mut status = WorkerStatus::idle(&desired, Reason::AwaitingRunner, at);
+    status.message = message.into();
+    status
 }
 
 fn session() -> Session {

@@ -11,7 +11,7 @@ use super::{Error, MAX_ENTRIES, Manager};
 use crate::{
     fleet::CommandError,
     inventory::{Snapshot, Worker},
-    worker::{Command, Desired, Reason, WorkerStatus},
+    worker::{Command, Desired, Event, Reason, WorkerStatus},
 };
 
 /// What became of a command for several workers.
@@ -25,6 +25,9 @@ pub struct Commanded {
     /// Those of them that did not take it, as they do not run.
     pub refused: Vec<(Uuid, CommandError)>,
 }
+
+/// What a command would do to a worker, or why it cannot be given now.
+pub type Preview = (Uuid, Result<String, CommandError>);
 
 impl Manager {
     /// Has workers forget what failed and observed anew.
@@ -126,6 +129,32 @@ impl Manager {
         }
         let workers = named.into_iter().map(|worker| view.status(worker)).collect();
         Ok(Commanded { workers, answers, refused })
+    }
+
+    /// What a command would do to each worker, in the call's order, without giving it.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`], [`Error::NoFleet`], [`Error::NotFound`].
+    pub fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error> {
+        let view = View::new(self);
+        let named = view.named(ids)?;
+        let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
+        let preview = |worker: &Arc<Worker>| {
+            let answer = fleet.preview(worker.id, command);
+            (worker.id, answer.map_err(|error| view.explained(worker, error)))
+        };
+        Ok(named.into_iter().map(preview).collect())
+    }
+
+    /// What happened to a worker, oldest first: its last events since the fleet has started.
+    ///
+    /// # Errors
+    /// [`Error::NoFleet`], [`Error::NotFound`].
+    pub fn events(&self, id: Uuid) -> Result<Vec<Event>, Error> {
+        View::new(self).named(&[id])?;
+        let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
+        // One that the fleet has not taken yet has none.
+        Ok(fleet.events(id).unwrap_or_default())
     }
 
     /// How workers are, in the call's order, each once. An empty list means all, by name.

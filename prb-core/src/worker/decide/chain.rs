@@ -137,7 +137,9 @@ impl Candidate<'_> {
 
     fn announces(&self) -> bool {
         let wanted = &self.desired.worker.endpoints;
-        !wanted.is_empty() && *wanted != self.chain.endpoints
+        // What the chain has is not known where it cannot be read: announcing again and again costs fees.
+        let readable = self.chain.endpoints_unreadable.is_none();
+        readable && !wanted.is_empty() && *wanted != self.chain.endpoints
     }
 
     /// A worker that is to compute and does not yet.
