@@ -1,10 +1,13 @@
 //! Reader and submitter against the devnet: a real runtime, a real pool of transactions, real events.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod conformance;
 mod fill;
 mod metadata;
 mod net;
 mod outside;
+mod pools;
+mod proxy;
 mod reader;
 mod stall;
 mod storm;

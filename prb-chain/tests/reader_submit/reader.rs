@@ -21,16 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::net::{Net, STAKE, Worker};
 
-struct Running {
+pub(crate) struct Running {
     /// The reader's own, so that it counts nobody else's calls.
     pool: NodePool,
-    reader: Reader,
+    pub(crate) reader: Reader,
     cancel: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(net: &Net, config: reader::Config) -> Self {
+    pub(crate) fn start(net: &Net, config: reader::Config) -> Self {
         let pool = crate::net::pool(&net.devnet);
         let (reader, task) = Reader::new(pool.clone(), config);
         let cancel = CancellationToken::new();
@@ -57,7 +57,7 @@ impl Running {
         .await
     }
 
-    async fn until(&self, is: impl Fn(&ChainView) -> bool) -> Arc<ChainView> {
+    pub(crate) async fn until(&self, is: impl Fn(&ChainView) -> bool) -> Arc<ChainView> {
         let mut views = self.reader.views();
         let view = views.wait_for(|view| view.as_ref().is_some_and(|view| is(view)));
         let view = tokio::time::timeout(Duration::from_secs(30), view).await.expect("no view in time");
@@ -65,7 +65,7 @@ impl Running {
     }
 
     /// The view at the newest final block.
-    async fn newest(&self, net: &Net) -> Arc<ChainView> {
+    pub(crate) async fn newest(&self, net: &Net) -> Arc<ChainView> {
         let block = net.devnet.para().finalized_number();
         self.at_least(block).await
     }
@@ -79,7 +79,7 @@ impl Running {
         self.until(|view| view.block.0 >= block).await
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.cancel.cancel();
         self.task.await.unwrap();
         let mut views = self.reader.views();
@@ -89,7 +89,7 @@ impl Running {
     }
 }
 
-fn quick() -> reader::Config {
+pub(crate) fn quick() -> reader::Config {
     reader::Config {
         retry_min: Duration::from_millis(20),
         retry_max: Duration::from_millis(100),
