@@ -29,7 +29,7 @@ mod rig;
 use rig::{Rig, genesis, grow};
 #[path = "../tests/sync_rig/rig.rs"]
 mod sync_rig;
-use sync_rig::{Link, SlowWorker, Tip, follow, heavy_chain};
+use sync_rig::{Link, SlowWorker, Tip, heavy_chain, keep_up};
 
 const WORKERS: usize = 500;
 
@@ -131,11 +131,16 @@ const BUDGET_BYTES: usize = 16 << 20;
 /// 10 ms a batch.
 const BYTES_PER_SEC: usize = 100 << 20;
 
-/// Workers that have the headers of all history and none of its blocks, and some that have all.
+/// Where a newcomer starts: at one of so many places, so that they do not all share one batch.
+const fn start_of(seed: u32) -> u32 {
+    1 + seed % 32
+}
+
+/// Workers at the beginning of the history, and some at its end.
 async fn newcomers(link: &Link, bytes_per_sec: usize) -> (Vec<SlowWorker>, Vec<SlowWorker>) {
     let (mut new, mut at_the_tip) = (Vec::new(), Vec::new());
     for seed in 0..NEWCOMERS + AT_THE_TIP {
-        let next = if seed < NEWCOMERS { 1 } else { HISTORY + 1 };
+        let next = if seed < NEWCOMERS { start_of(seed) } else { HISTORY + 1 };
         let worker = link.worker(seed, next, bytes_per_sec).await;
         let to = if seed < NEWCOMERS { &mut new } else { &mut at_the_tip };
         to.push(worker);
@@ -153,7 +158,7 @@ async fn catch_up(link: &Link, most: &mut usize) -> Duration {
     let mut tasks = JoinSet::new();
     let begin = cpu();
     for worker in new.iter().chain(&at_the_tip) {
-        tasks.spawn(follow(driver.clone(), worker.client(), BATCH_BYTES));
+        tasks.spawn(keep_up(driver.clone(), worker.client(), BATCH_BYTES));
     }
     while new.iter().any(|worker| worker.scripted.next_block() <= HISTORY) {
         tip.grow(1, BLOCK_BYTES);
@@ -172,7 +177,8 @@ async fn bare_catch_up(link: &Link) -> Duration {
     let begin = cpu();
     for worker in new {
         let client = worker.client();
-        let headers = HeaderCursor { relay: RelayNumber(1), para: ParaNumber(1) };
+        let next = worker.scripted.next_block();
+        let headers = HeaderCursor { relay: RelayNumber(next), para: ParaNumber(next) };
         let headers = source.headers(headers, BATCH_BYTES).await.unwrap().unwrap();
         client.sync_headers(headers.body).await.unwrap();
         loop {
@@ -190,7 +196,8 @@ async fn bare_catch_up(link: &Link) -> Duration {
 
 fn lanes(c: &mut Criterion) {
     let mut group = c.benchmark_group("lanes");
-    let bytes = u64::from(NEWCOMERS * HISTORY) * BLOCK_BYTES as u64;
+    let blocks: u32 = (0..NEWCOMERS).map(|seed| HISTORY + 1 - start_of(seed)).sum();
+    let bytes = u64::from(blocks) * BLOCK_BYTES as u64;
     group.throughput(Throughput::Bytes(bytes)).sample_size(10);
     let runtime = runtime();
     group.bench_function("bare batches, 200 workers in catch-up", |b| {

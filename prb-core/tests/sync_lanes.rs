@@ -20,7 +20,7 @@ mod rig;
 #[path = "sync_rig/rig.rs"]
 mod sync_rig;
 use rig::{BLOCK, POOL, Rig};
-use sync_rig::{Link, Tip, follow, heavy_chain};
+use sync_rig::{Link, Tip, heavy_chain, keep_up};
 
 /// Six newcomers, each of which takes ten minutes for a batch, on a budget of two full batches.
 #[tokio::test(start_paused = true)]
@@ -70,14 +70,14 @@ async fn a_hundred_stay_at_the_tip_beside_two_hundred_in_catch_up() {
     let mut computing = Vec::new();
     for seed in 0..AT_THE_TIP {
         let worker = link.worker(seed, 1501, 256 * 1024).await;
-        tasks.spawn(follow(driver.clone(), worker.client(), MIB));
+        tasks.spawn(keep_up(driver.clone(), worker.client(), MIB));
         computing.push(worker);
     }
     let mut newcomers = Vec::new();
     for seed in 0..NEWCOMERS {
         // About half a minute a batch; a little different, so that they do not fall into step.
         let worker = link.worker(1000 + seed, 1 + 5 * seed, 32 * 1024 + 16 * seed as usize).await;
-        tasks.spawn(follow(driver.clone(), worker.client(), MIB));
+        tasks.spawn(keep_up(driver.clone(), worker.client(), MIB));
         newcomers.push(worker);
     }
     let begin = Instant::now();

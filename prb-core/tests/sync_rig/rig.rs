@@ -164,7 +164,7 @@ impl PRuntimeClient for SlowWorker {
 }
 
 /// Keeps a worker at the tip, or on its way there; never ends.
-pub async fn follow(driver: Driver, client: PRuntime, max_batch_bytes: usize) {
+pub async fn keep_up(driver: Driver, client: PRuntime, max_batch_bytes: usize) {
     let mut heights = driver.heights();
     let mut sizes = BatchSizes::new(max_batch_bytes);
     let mut at = Position::of(&client.info().await.unwrap());

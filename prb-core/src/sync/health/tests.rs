@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     blob::{BlockCursor, HeaderCursor, Span},
-    primitives::RelayNumber,
+    primitives::{ParaNumber, RelayNumber},
     prpc::MemoryUsage,
     sync::{BatchSizes, Lane},
 };
