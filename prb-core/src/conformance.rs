@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod blob;
 pub mod inventory;
+pub mod pruntime;
 pub mod queue;
 pub mod range;
 pub mod reader;

@@ -6,8 +6,9 @@
 //! are shared between the workers of one process, see [`Shared`]). It registers, benchmarks and answers
 //! heartbeat challenges through the message queue in the dispatched blocks.
 //!
-//! What is not real: there is no enclave. Attestations are none (or, where asked for and configured, a quote
-//! that only the devnet's registry takes), and iterations are counted from chain time at a configured rate.
+//! What is not real: there is no enclave. Attestations are none or, where asked for and configured, an IAS report
+//! or a DCAP quote that only the devnet's registry takes (see [`prb_devnet_runtime::types::report`]; a quote needs
+//! collateral, which [`DevnetCollateral`] gives), and iterations are counted from chain time at a configured rate.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), prb_devnet::worker::Error> {
@@ -32,10 +33,16 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
+use codec::{Decode, Encode};
 use prb_core::{
+    attestation::{self, CollateralSource},
     primitives::WorkerKey,
     prpc::{Method, PhactoryInfo},
+    wire::{Collateral, MessageOrigin},
 };
+use prb_devnet_runtime::types::report;
+use sp_core::sr25519;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -77,6 +84,8 @@ mod tests;
 pub const DEFAULT_SCORE: u64 = 2000;
 /// Pause between a worker's exit and its restart.
 pub const DEFAULT_RESTART_DELAY: Duration = Duration::from_millis(200);
+/// pRuntime's version where nobody configured another.
+pub const DEFAULT_VERSION: (u32, u32, u32) = (2, 2, 0);
 /// Exits and faults that may wait for the supervisor.
 const COMMANDS: usize = 16;
 
@@ -147,8 +156,13 @@ pub struct WorkerConfig {
     pub restart_delay: Duration,
     /// Benchmark iterations per 6 s of chain time.
     pub score: u64,
-    /// Shown as `supported_attestation_methods`; `dcap` makes the devnet's own quotes possible.
+    /// Shown as `supported_attestation_methods`: `epid` and `dcap` make the devnet's own reports possible, none of
+    /// them leaves it without attestation.
     pub attestation_methods: Vec<String>,
+    /// Gives IAS reports and registration info as the first version's call takes them, as old pRuntimes do.
+    pub first_version: bool,
+    /// pRuntime's version; the worker exits where the chain wants a newer one.
+    pub version: (u32, u32, u32),
     /// What it shares with the other workers of its chain.
     pub shared: Shared,
 }
@@ -165,6 +179,8 @@ impl WorkerConfig {
             restart_delay: DEFAULT_RESTART_DELAY,
             score: DEFAULT_SCORE,
             attestation_methods: Vec::new(),
+            first_version: false,
+            version: DEFAULT_VERSION,
             shared: Shared::default(),
         }
     }
@@ -186,6 +202,7 @@ impl Worker {
         let address = listener.local_addr().map_err(listen)?;
         let recorder = config.record.map(|dir| Recorder::open(dir, index)).transpose();
         let (commands, received) = mpsc::channel(COMMANDS);
+        let faults = Faults::default();
         let process = Arc::new(Process::new(Parts {
             address,
             index,
@@ -195,8 +212,12 @@ impl Worker {
                 identity: Identity::derive(&config.seed, index),
                 score: config.score,
                 attestation_methods: config.attestation_methods,
+                first_version: config.first_version,
+                version: config.version,
+                knobs: faults.knobs(),
                 shared: config.shared,
             }),
+            faults,
             recorder: recorder.map_err(|source| Error::Record { index, source })?,
             commands,
         }));
@@ -217,18 +238,43 @@ pub async fn spawn_all(
     base_port: u16,
     record: Option<PathBuf>,
 ) -> Result<Vec<WorkerHandle>, Error> {
-    let shared = Shared::default();
+    spawn_like(&WorkerConfig { record, ..WorkerConfig::new(seed, 0) }, count, base_port).await
+}
+
+/// Starts workers 0 to `count` − 1 with these settings, on the ports from `base_port` on (0: any free ones),
+/// sharing what `config` shares.
+///
+/// # Errors
+/// [`Error::Listen`], [`Error::Record`], [`Error::Port`]; workers already started are stopped.
+pub async fn spawn_like(
+    config: &WorkerConfig,
+    count: u32,
+    base_port: u16,
+) -> Result<Vec<WorkerHandle>, Error> {
     let mut workers = Vec::new();
     for index in 0..count {
         let offset = if base_port == 0 { 0 } else { index };
         let port = u16::try_from(u32::from(base_port) + offset).map_err(|_| Error::Port { index })?;
-        let mut config = WorkerConfig::new(&seed, index);
+        let mut config = WorkerConfig { index, ..config.clone() };
         config.listen.set_port(port);
-        config.record.clone_from(&record);
-        config.shared = shared.clone();
         workers.push(Worker::spawn(config).await?);
     }
     Ok(workers)
+}
+
+/// Gives the collateral that the devnet's registry takes with the devnet's own quotes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DevnetCollateral;
+
+#[async_trait]
+impl CollateralSource for DevnetCollateral {
+    async fn collateral(&self, quote: &[u8]) -> Result<Collateral, attestation::Error> {
+        let collateral = report::collateral();
+        report::read_quote(quote, &collateral)
+            .map_err(|refused| attestation::Error::Quote { reason: format!("{refused:?}") })?;
+        Collateral::decode(&mut &*collateral.encode())
+            .map_err(|error| attestation::Error::Quote { reason: error.to_string() })
+    }
 }
 
 /// A running worker. Dropped, it ends.
@@ -302,6 +348,21 @@ impl WorkerHandle {
     /// How often a sync or dispatch call came while another one ran: a bridge must never do that.
     pub fn overlapping_calls(&self) -> u64 {
         self.process.calls.overlapping()
+    }
+
+    /// Makes the worker speak as another sender, as gatekeepers and workers of a cluster do: the message is signed
+    /// with `pair` and waits in the egress queue. A restart without state forgets it.
+    ///
+    /// # Errors
+    /// Where the worker is not initialised.
+    pub fn speak_as(
+        &self,
+        sender: &MessageOrigin,
+        pair: &sr25519::Pair,
+        destination: &[u8],
+        payload: Vec<u8>,
+    ) -> Result<(), Refusal> {
+        self.process.life().core.lock().speak_as(sender, pair, destination, payload)
     }
 
     /// Its faults.

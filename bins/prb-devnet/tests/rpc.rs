@@ -145,6 +145,8 @@ async fn requests_are_counted_and_batches_count_once() {
     ]);
     relay.faults().refuse("chain_getFinalizedHead");
     let url = relay.url().replace("ws://", "http://");
+    // Another test of the process may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let post = reqwest::Client::new().post(url).header("content-type", "application/json");
     let answer = post.body(body.to_string()).send().await.unwrap().text().await.unwrap();
     let answers: Value = serde_json::from_str(&answer).unwrap();

@@ -79,7 +79,8 @@ fn init(core: &Mutex<Verifier>, request: prpc::InitRuntimeRequest) -> Result<Vec
         state: scale(&request.encoded_genesis_state)?,
         operator: optional(request.encoded_operator.as_deref())?,
         debug_key: request.debug_set_key,
-        provider: optional::<Option<_>>(request.attestation_provider.as_deref())?.flatten(),
+        // The bare enum, as a real one reads it.
+        provider: optional(request.attestation_provider.as_deref())?,
         is_parachain: request.is_parachain,
     };
     answer(&core.lock().init(init)?)
@@ -87,9 +88,20 @@ fn init(core: &Mutex<Verifier>, request: prpc::InitRuntimeRequest) -> Result<Vec
 
 fn dispatch(core: &Mutex<Verifier>, request: prpc::Blocks) -> Result<Vec<u8>, Refusal> {
     let blocks = scale::<Vec<BlockHeaderWithChanges>>(&request.encoded_blocks)?;
-    let mut runtime = core.lock().begin_dispatch()?;
+    let (mut runtime, pause) = {
+        let mut core = core.lock();
+        (core.begin_dispatch()?, core.options().knobs.dispatch_pause())
+    };
+    if !pause.is_zero() {
+        // This is a thread for work that blocks.
+        std::thread::sleep(pause);
+    }
     let result = runtime.dispatch(blocks);
-    core.lock().end_dispatch(runtime);
+    match &result {
+        // The process ends without having kept anything of it.
+        Err(Refusal::Abort(_)) => core.lock().abandon_dispatch(),
+        _ => core.lock().end_dispatch(runtime),
+    }
     synced_to(result?)
 }
 

@@ -10,17 +10,40 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use prb_core::prpc::Method;
+use prb_core::{primitives::AccountId, prpc::Method};
 
 /// Faults of one worker; they last over restarts.
 #[derive(Debug, Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
+    knobs: Arc<Knobs>,
+}
+
+/// Faults that lie within the worker's own work.
+#[derive(Debug, Default)]
+pub(crate) struct Knobs(Mutex<Inside>);
+
+#[derive(Debug, Default)]
+struct Inside {
+    operator: Option<AccountId>,
+    dispatch_pause: Duration,
+}
+
+impl Knobs {
+    /// Whom the worker registers for, whatever it is told.
+    pub(crate) fn operator(&self) -> Option<AccountId> {
+        self.0.lock().operator
+    }
+
+    pub(crate) fn dispatch_pause(&self) -> Duration {
+        self.0.lock().dispatch_pause
+    }
 }
 
 #[derive(Debug, Default)]
 struct Plan {
     delay: Duration,
+    attestation: Duration,
     failing: HashMap<Method, (u32, String)>,
 }
 
@@ -28,6 +51,21 @@ impl Faults {
     /// Delays every answer.
     pub fn slow(&self, delay: Duration) {
         self.plan.lock().delay = delay;
+    }
+
+    /// Makes every fresh attestation take that long. Callers that stop waiting find it made later on.
+    pub fn slow_attestation(&self, takes: Duration) {
+        self.plan.lock().attestation = takes;
+    }
+
+    /// Makes every dispatch take that long, during which other calls that change the state are refused.
+    pub fn slow_dispatch(&self, takes: Duration) {
+        self.knobs.0.lock().dispatch_pause = takes;
+    }
+
+    /// Registers for this account from the next attestation on, whatever operator it is told.
+    pub fn wrong_operator(&self, operator: Option<AccountId>) {
+        self.knobs.0.lock().operator = operator;
     }
 
     /// Answers the next `times` calls of `method` with status 500 and `text`, without carrying them out.
@@ -38,6 +76,15 @@ impl Faults {
     /// Ends all faults.
     pub fn clear(&self) {
         *self.plan.lock() = Plan::default();
+        *self.knobs.0.lock() = Inside::default();
+    }
+
+    pub(crate) fn knobs(&self) -> Arc<Knobs> {
+        Arc::clone(&self.knobs)
+    }
+
+    pub(crate) fn attestation(&self) -> Duration {
+        self.plan.lock().attestation
     }
 
     pub(crate) fn delay(&self) -> Duration {

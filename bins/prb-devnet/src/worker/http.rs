@@ -15,6 +15,7 @@ use futures::StreamExt;
 use prb_core::prpc::{self, Method};
 use prost::Message;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{
     Refusal, api, json as json_form,
@@ -118,6 +119,7 @@ impl Context {
         if let Some(text) = process.faults.take_failure(method) {
             return Err(Refusal::App(text));
         }
+        let attestations = life.core.lock().attestations();
         let forget = method == Method::Stop
             && prpc::StopOptions::decode(body.clone()).is_ok_and(|options| options.remove_checkpoints);
         let work = move || {
@@ -135,6 +137,9 @@ impl Context {
             Ok(result) => result,
             Err(error) => Err(Refusal::Abort(error.to_string())),
         };
+        if method == Method::GetRuntimeInfo {
+            self.attest(attestations).await;
+        }
         match (result, method) {
             (Err(Refusal::Abort(reason)), _) => {
                 tracing::warn!(worker = self.process.index(), reason, "the worker aborts");
@@ -142,6 +147,20 @@ impl Context {
             }
             (Ok(_), Method::Stop) => self.exit(Exit::Stop { forget }).await,
             (result, _) => result,
+        }
+    }
+
+    /// Waits until the attestation is finished: as long as a fresh one takes, counted from when it was begun.
+    async fn attest(&self, attestations_before: u64) {
+        let until = {
+            let mut until = self.life.attesting_until.lock();
+            if self.life.core.lock().attestations() > attestations_before {
+                *until = Some(Instant::now() + self.process.faults.attestation());
+            }
+            *until
+        };
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
         }
     }
 

@@ -30,6 +30,11 @@ pub(crate) fn worker(key: &WorkerKey) -> Vec<u8> {
     twox_64_concat(item("PhalaRegistry", "Workers"), key)
 }
 
+/// `PhalaRegistry::MinimumPRuntimeVersion`.
+pub(crate) fn minimum_pruntime_version() -> Vec<u8> {
+    item("PhalaRegistry", "MinimumPRuntimeVersion")
+}
+
 /// `Timestamp::Now`.
 pub(crate) fn now() -> Vec<u8> {
     item("Timestamp", "Now")

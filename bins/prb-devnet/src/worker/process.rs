@@ -10,6 +10,11 @@ use std::{
     time::Duration,
 };
 
+use hyper::{
+    Request, Uri,
+    body::Incoming,
+    service::{Service, service_fn},
+};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use parking_lot::Mutex;
 use prb_core::prpc::Method;
@@ -61,6 +66,8 @@ pub(crate) enum Command {
 pub(crate) struct Life {
     pub(crate) core: Mutex<Verifier>,
     pub(crate) in_flight: InFlight,
+    /// When the last attestation is finished.
+    pub(crate) attesting_until: Mutex<Option<Instant>>,
 }
 
 /// What lasts over lives.
@@ -88,7 +95,11 @@ struct Kept {
 
 impl Life {
     fn new(core: Verifier) -> Arc<Self> {
-        Arc::new(Self { core: Mutex::new(core), in_flight: InFlight::default() })
+        Arc::new(Self {
+            core: Mutex::new(core),
+            in_flight: InFlight::default(),
+            attesting_until: Mutex::new(None),
+        })
     }
 }
 
@@ -99,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) restart: Restart,
     pub(crate) restart_delay: Duration,
     pub(crate) options: Arc<Options>,
+    pub(crate) faults: Faults,
     pub(crate) recorder: Option<Recorder>,
     pub(crate) commands: mpsc::Sender<Command>,
 }
@@ -107,7 +119,7 @@ impl Process {
     pub(crate) fn new(parts: Parts) -> Self {
         let life = Life::new(Verifier::new(parts.options.clone()));
         Self {
-            faults: Faults::default(),
+            faults: parts.faults,
             calls: Calls::default(),
             address: parts.address,
             index: parts.index,
@@ -280,8 +292,24 @@ async fn serve(
 async fn connection(stream: TcpStream, router: axum::Router) {
     // Answers are small and written whole; a peer that went away is not our failure.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(router);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        single_slashes(request.uri_mut());
+        router.call(request)
+    });
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Real ones answer `//prpc/…` too: some bridges' endpoints end in a slash.
+fn single_slashes(uri: &mut Uri) {
+    if !uri.path().contains("//") {
+        return;
+    }
+    let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    let path: Vec<&str> = uri.path().split('/').filter(|part| !part.is_empty()).collect();
+    if let Ok(cleaned) = format!("/{}{query}", path.join("/")).parse() {
+        *uri = cleaned;
+    }
 }
 
 /// Waits until the worker is to be served again. The inner option is who waits for that; `None` when

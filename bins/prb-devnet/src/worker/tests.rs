@@ -12,6 +12,7 @@ use super::{
     verifier::{Init, Options, Verifier},
 };
 
+mod attestation;
 mod chain;
 mod http;
 mod life;
@@ -19,13 +20,20 @@ mod para;
 mod relay;
 mod state;
 
-fn verifier(shared: &Shared) -> Verifier {
-    Verifier::new(Arc::new(Options {
+fn options() -> Options {
+    Options {
         identity: Identity::derive(b"test", 0),
         score: 2000,
-        attestation_methods: vec!["dcap".into()],
-        shared: shared.clone(),
-    }))
+        attestation_methods: vec!["epid".into(), "dcap".into()],
+        first_version: false,
+        version: (2, 2, 0),
+        knobs: Arc::default(),
+        shared: Shared::default(),
+    }
+}
+
+fn verifier(shared: &Shared) -> Verifier {
+    Verifier::new(Arc::new(Options { shared: shared.clone(), ..options() }))
 }
 
 fn init(chain: &MiniChain) -> Init {

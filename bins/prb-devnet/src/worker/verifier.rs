@@ -15,8 +15,8 @@ use sp_core::Pair;
 use sp_io::hashing::blake2_256;
 
 use super::{
-    Refusal, Shared, egress::Egress, identity::Identity, keys, sync::Synchronizer, system::System,
-    trie::State,
+    Refusal, Shared, egress::Egress, faults::Knobs, identity::Identity, keys, sync::Synchronizer,
+    system::System, trie::State,
 };
 
 mod attestation;
@@ -30,8 +30,6 @@ const MAX_ENDPOINT_PAYLOAD_BYTES: usize = 2048;
 /// What precedes an endpoint announcement in what is signed.
 const ENDPOINT_CONTENT_TYPE: [u8; 2] = [0xff, 0x02];
 const MAX_CONSENSUS_VERSION: u32 = 1;
-/// pRuntime's version 2.2.0, as registrations carry it.
-const VERSION: u32 = (2 << 16) | (2 << 8);
 
 /// What does not change in a worker's life.
 #[derive(Clone, Debug)]
@@ -40,7 +38,19 @@ pub(crate) struct Options {
     /// Iterations per 6 s of chain time.
     pub(crate) score: u64,
     pub(crate) attestation_methods: Vec<String>,
+    /// IAS reports and registration info as the first version's call takes them.
+    pub(crate) first_version: bool,
+    pub(crate) version: (u32, u32, u32),
+    pub(crate) knobs: Arc<Knobs>,
     pub(crate) shared: Shared,
+}
+
+impl Options {
+    /// The version as registrations carry it.
+    fn packed_version(&self) -> u32 {
+        let (major, minor, patch) = self.version;
+        (major << 16) | (minor << 8) | patch
+    }
 }
 
 /// One pRuntime.
@@ -59,6 +69,7 @@ pub(crate) struct Verifier {
 pub(crate) struct Runtime {
     genesis_hash: Hash,
     genesis_block: u32,
+    version: (u32, u32, u32),
     sync: Synchronizer,
     state: Arc<State>,
     egress: Egress,
@@ -73,7 +84,10 @@ struct Registration {
     info: WorkerRegistrationInfoV2,
     dev_mode: bool,
     provider: Option<AttestationProvider>,
+    first_version: bool,
     attestation: Option<prpc::Attestation>,
+    /// How many were made.
+    attestations: u64,
 }
 
 /// Decoded fields of `InitRuntime`.
@@ -101,6 +115,29 @@ impl Verifier {
     /// The same worker after a restart that kept its state.
     pub(crate) fn restarted(&self) -> Self {
         Self { dispatching: false, ..self.clone() }
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// How often it has attested in this life.
+    pub(crate) fn attestations(&self) -> u64 {
+        self.runtime.as_ref().map_or(0, |runtime| runtime.registration.attestations)
+    }
+
+    /// Makes a message of another sender: gatekeeper, cluster or contract.
+    pub(crate) fn speak_as(
+        &mut self,
+        sender: &MessageOrigin,
+        pair: &sp_core::sr25519::Pair,
+        destination: &[u8],
+        payload: Vec<u8>,
+    ) -> Result<(), Refusal> {
+        let runtime = self.runtime()?;
+        let next = runtime.state.decoded(&keys::offchain_ingress(sender)).unwrap_or_default();
+        runtime.egress.push_as(sender, next, pair, destination, payload);
+        Ok(())
     }
 
     fn idle(&self) -> Result<(), Refusal> {
@@ -134,7 +171,7 @@ impl Verifier {
         // pRuntime aborts here: the caller gets no answer.
         let sync = Synchronizer::new(init.genesis, para_id).map_err(Refusal::Abort)?;
         let info = WorkerRegistrationInfoV2 {
-            version: VERSION,
+            version: self.options.packed_version(),
             machine_id: identity.ecdh[..16].to_vec(),
             pubkey: identity.public(),
             ecdh_pubkey: identity.ecdh,
@@ -147,6 +184,7 @@ impl Verifier {
         let runtime = self.runtime.insert(Runtime {
             genesis_hash,
             genesis_block,
+            version: self.options.version,
             sync,
             state,
             egress: Egress::new(MessageOrigin::Worker(identity.public())),
@@ -156,7 +194,9 @@ impl Verifier {
                 info,
                 dev_mode,
                 provider: init.provider,
+                first_version: self.options.first_version,
                 attestation: None,
+                attestations: 0,
             },
         });
         Ok(runtime.registration.response())
@@ -200,13 +240,20 @@ impl Verifier {
         Ok(copy)
     }
 
-    /// Puts the copy in place. What `GetRuntimeInfo` changed meanwhile stays.
+    /// Puts the copy in place. What `GetRuntimeInfo` changed meanwhile stays, and so do messages of other senders.
     pub(crate) fn end_dispatch(&mut self, mut runtime: Runtime) {
         self.dispatching = false;
         if let Some(current) = self.runtime.take() {
             runtime.registration = current.registration;
+            runtime.egress.adopt_others(current.egress);
+            runtime.purge();
         }
         self.runtime = Some(runtime);
+    }
+
+    /// Forgets the copy.
+    pub(crate) fn abandon_dispatch(&mut self) {
+        self.dispatching = false;
     }
 
     /// `DispatchBlocks` in one step.
@@ -261,9 +308,10 @@ impl Verifier {
         refresh: bool,
         operator: Option<AccountId>,
     ) -> Result<prpc::InitRuntimeResponse, Refusal> {
+        let wrong = self.options.knobs.operator();
         let runtime = self.runtime()?;
-        let validated = runtime.sync.start_validated();
-        runtime.registration.refreshed(refresh, operator, validated);
+        let (validated, chain_ms) = (runtime.sync.start_validated(), runtime.system.now_ms());
+        runtime.registration.refreshed(refresh, operator, wrong, validated.then_some(chain_ms));
         Ok(runtime.registration.response())
     }
 
@@ -336,13 +384,30 @@ impl Runtime {
         let last = blocks.last().map_or(next.wrapping_sub(1), |block| block.block_header.number);
         for block in &blocks {
             self.state = self.sync.feed(block, &self.state)?;
-            if self.egress.len() > 0 {
-                let ingress = self.state.decoded(&keys::offchain_ingress(self.egress.sender()));
-                self.egress.purge(ingress.unwrap_or_default());
-            }
+            self.purge();
+            self.check_version()?;
             let facts = self.state.facts();
             self.system.process(block.block_header.number, &facts, &mut self.egress);
         }
         Ok(last)
+    }
+
+    /// Forgets messages that the chain has taken.
+    fn purge(&mut self) {
+        for sender in self.egress.senders() {
+            let ingress = self.state.decoded(&keys::offchain_ingress(&sender));
+            self.egress.purge(&sender, ingress.unwrap_or_default());
+        }
+    }
+
+    /// A worker that is older than the chain allows exits.
+    fn check_version(&self) -> Result<(), Refusal> {
+        let least: (u32, u32, u32) =
+            self.state.decoded(&keys::minimum_pruntime_version()).unwrap_or_default();
+        if self.version >= least {
+            return Ok(());
+        }
+        let version = self.version;
+        Err(Refusal::Abort(format!("version {version:?} is older than the chain's minimum of {least:?}")))
     }
 }

@@ -1,6 +1,9 @@
 //! The endpoint: bodies, statuses, exits, faults, records.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 use codec::Decode;
 use prb_core::{
@@ -23,8 +26,14 @@ fn config() -> WorkerConfig {
     WorkerConfig { restart_delay: Duration::ZERO, ..WorkerConfig::new("test", 0) }
 }
 
+fn client() -> Client {
+    // Another test of the process may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::new()
+}
+
 async fn send(worker: &WorkerHandle, path: &str, body: Vec<u8>) -> reqwest::Result<Response> {
-    Client::new().post(format!("{}/{path}", worker.endpoint())).body(body).send().await
+    client().post(format!("{}/{path}", worker.endpoint())).body(body).send().await
 }
 
 async fn call<A: Message + Default>(
@@ -141,7 +150,7 @@ async fn json_says_the_same() {
     let worker = Worker::spawn(config()).await.unwrap();
     synced(&worker, &chain).await;
     let url = format!("{}/prpc/PhactoryAPI.GetInfo", worker.endpoint());
-    let text = reqwest::get(&url).await.unwrap().text().await.unwrap();
+    let text = client().get(&url).send().await.unwrap().text().await.unwrap();
     let seen: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(seen, serde_json::to_value(worker.info()).unwrap());
     assert_eq!(seen["blocknum"], 4);
@@ -264,7 +273,7 @@ async fn a_worker_goes_away_and_comes_back() {
     worker.come_back().await.unwrap();
     assert!(!info(&worker).await.initialized);
     worker.shutdown().await;
-    assert!(reqwest::get(endpoint).await.is_err());
+    assert!(client().get(endpoint).send().await.is_err());
 }
 
 #[tokio::test]
@@ -287,6 +296,53 @@ async fn faults_are_as_asked_for() {
         assert_eq!(result.unwrap().synced_to, 7);
     }
     assert_eq!(worker.overlapping_calls(), 1);
+    worker.faults().clear();
+}
+
+#[tokio::test]
+async fn slashes_at_the_end_of_endpoints_do_not_matter() {
+    let worker = Worker::spawn(config()).await.unwrap();
+    for path in
+        ["prpc/PhactoryAPI.GetInfo", "/prpc/PhactoryAPI.GetInfo", "//prpc//PhactoryAPI.GetInfo?json=true"]
+    {
+        assert_eq!(send(&worker, path, Vec::new()).await.unwrap().status(), 200, "{path}");
+    }
+    let url = format!("{}//prpc/PhactoryAPI.GetInfo", worker.endpoint());
+    assert_eq!(client().get(url).send().await.unwrap().status(), 200);
+    assert!(send(&worker, "/kick", Vec::new()).await.is_err());
+    back(&worker).await;
+    assert_eq!(worker.kick_count(), 1);
+}
+
+#[tokio::test]
+async fn attestations_and_dispatches_are_as_slow_as_asked_for() {
+    let slow = Duration::from_millis(300);
+    let chain = chain();
+    let worker = Worker::spawn(config()).await.unwrap();
+    synced(&worker, &chain).await;
+    worker.faults().slow_attestation(slow);
+    let ask = |force_refresh_ra| {
+        let request = prpc::GetRuntimeInfoRequest { force_refresh_ra, encoded_operator: None };
+        let worker = &worker;
+        async move { call::<prpc::InitRuntimeResponse>(worker, Method::GetRuntimeInfo, &request).await.unwrap() }
+    };
+    let began = Instant::now();
+    assert!(tokio::time::timeout(slow / 3, ask(true)).await.is_err(), "it came too early");
+    ask(false).await;
+    assert!(began.elapsed() >= slow && began.elapsed() < 2 * slow, "{:?}", began.elapsed());
+    ask(false).await;
+
+    worker.faults().slow_dispatch(slow);
+    let _: prpc::SyncedTo = call(&worker, Method::SyncHeader, &later_headers(&chain)).await.unwrap();
+    let blocks = blocks_request(&chain, 3);
+    let headers = later_headers(&chain);
+    let meanwhile = async {
+        tokio::time::sleep(slow / 3).await;
+        refusal(call::<prpc::SyncedTo>(&worker, Method::SyncHeader, &headers).await, 500)
+    };
+    let (dispatched, refused) =
+        tokio::join!(call::<prpc::SyncedTo>(&worker, Method::DispatchBlocks, &blocks), meanwhile);
+    assert_eq!((dispatched.unwrap().synced_to, refused.starts_with("RCU in progress")), (3, true));
     worker.faults().clear();
 }
 

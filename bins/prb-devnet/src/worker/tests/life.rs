@@ -26,7 +26,7 @@ fn challenge(online_target: U256) -> SystemEvent {
 }
 
 /// A block with these events, `ingress` being the next sequence that the chain wants of the worker.
-fn block(number: u64, ingress: u64, events: &[SystemEvent]) -> KeyChanges {
+pub(super) fn block(number: u64, ingress: u64, events: &[SystemEvent]) -> KeyChanges {
     let messages: Vec<Message> = events
         .iter()
         .map(|event| Message {
@@ -45,13 +45,23 @@ fn block(number: u64, ingress: u64, events: &[SystemEvent]) -> KeyChanges {
 
 /// A worker that has dispatched these blocks.
 fn lived(blocks: Vec<KeyChanges>) -> Verifier {
+    lived_with(options(), |init| init, blocks)
+}
+
+/// The same with other settings, initialised in another way.
+pub(super) fn lived_with(
+    options: Options,
+    with: impl FnOnce(Init) -> Init,
+    blocks: Vec<KeyChanges>,
+) -> Verifier {
     let mut chain = MiniChain::new(1, 1, &[], 0);
     for changes in blocks {
         chain.add_para(changes);
     }
     let last = chain.para.len() as u32 - 1;
     chain.add_relay(2, 0, false);
-    let mut worker = started(&chain);
+    let mut worker = Verifier::new(Arc::new(options));
+    worker.init(with(init(&chain))).unwrap();
     worker.sync_relay(chain.relay_headers(2..=2)).unwrap();
     worker.sync_para(chain.para_headers(0..=last), &chain.proof(2)).unwrap();
     assert_eq!(worker.dispatch(chain.blocks(1..=last)).unwrap(), last);

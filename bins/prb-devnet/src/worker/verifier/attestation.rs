@@ -2,11 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prb_core::primitives::AccountId;
-use prb_devnet_runtime::types::AttestationReport;
+use prb_core::{primitives::AccountId, wire::WorkerRegistrationInfo};
+use prb_devnet_runtime::types::{AttestationReport, report};
 
 use super::*;
 
+/// Tier of the devnet's workers.
+const CONFIDENCE_LEVEL: u8 = 1;
 /// Seconds that an attestation is handed out again for.
 const MAX_AGE_SECS: u64 = 3600;
 
@@ -25,56 +27,94 @@ pub(super) fn allowed(
         Some(AttestationProvider::Ias) => "epid",
         Some(AttestationProvider::Root) => "root",
     };
-    if method == "dcap" && methods.iter().any(|known| known == method) {
+    if methods.iter().any(|known| known == method) {
         Ok(())
     } else {
-        Err(Refusal::App(format!("attestation by {method} is not supported by this worker")))
+        Err(Refusal::App("Unsupported attestation provider".into()))
     }
 }
 
 impl Registration {
     /// Attests anew where asked to, where the operator is told, and after an hour; never before the
-    /// state that the worker started from has been validated.
-    pub(super) fn refreshed(&mut self, force: bool, operator: Option<AccountId>, validated: bool) {
+    /// state that the worker started from has been validated: `chain_ms` is the chain's time then.
+    ///
+    /// A worker with a fault registers for the operator `wrong`, whatever it is told.
+    pub(super) fn refreshed(
+        &mut self,
+        force: bool,
+        operator: Option<AccountId>,
+        wrong: Option<AccountId>,
+        chain_ms: Option<u64>,
+    ) {
         let reset = operator.is_some();
         if reset {
-            self.info.operator = operator;
+            self.info.operator = wrong.or(operator);
         }
         let now = now_secs();
         let stale = |old: &prpc::Attestation| now > old.timestamp.saturating_add(MAX_AGE_SECS);
         if force || reset || self.attestation.as_ref().is_some_and(stale) {
             self.attestation = None;
         }
-        if validated && self.attestation.is_none() {
-            self.attestation = Some(self.attest(now));
+        if let Some(chain_ms) = chain_ms
+            && self.attestation.is_none()
+        {
+            self.attestations += 1;
+            self.attestation = Some(self.attest(now, chain_ms / 1000));
         }
     }
 
-    fn attest(&self, timestamp: u64) -> prpc::Attestation {
-        // The devnet's registry accepts a quote that holds the hash of the registration info, which a
-        // real quote carries as report data.
-        let report = self.provider.map(|_| AttestationReport::SgxDcap {
-            quote: blake2_256(&self.info.encode()).to_vec(),
-            collateral: None,
-        });
-        let provider = match self.provider {
-            Some(AttestationProvider::Root) => "\"Root\"",
-            Some(AttestationProvider::Ias) => "\"Ias\"",
-            Some(AttestationProvider::Dcap) => "\"Dcap\"",
-            None => "null",
+    /// The registration info in the format that its call takes.
+    fn encoded_info(&self) -> Vec<u8> {
+        if self.is_first_version() {
+            WorkerRegistrationInfo::from(self.info.clone()).encode()
+        } else {
+            self.info.encode()
+        }
+    }
+
+    fn is_first_version(&self) -> bool {
+        self.first_version && self.provider == Some(AttestationProvider::Ias)
+    }
+
+    /// The chain holds IAS reports against its own clock, which need not be the machine's.
+    fn attest(&self, timestamp: u64, chain_secs: u64) -> prpc::Attestation {
+        let hash = blake2_256(&self.encoded_info());
+        let (provider, report) = match self.provider {
+            None => ("null", None),
+            Some(AttestationProvider::Root) => ("\"Root\"", None),
+            Some(AttestationProvider::Ias) => {
+                ("\"Ias\"", Some(report::sgx_ias(&hash, CONFIDENCE_LEVEL, chain_secs)))
+            }
+            Some(AttestationProvider::Dcap) => {
+                let quote = report::dcap_quote(&hash, CONFIDENCE_LEVEL, &[]);
+                ("\"Dcap\"", Some(AttestationReport::SgxDcap { quote, collateral: None }))
+            }
         };
-        prpc::Attestation {
+        let encoded = prpc::Attestation {
             version: 1,
             provider: provider.into(),
             payload: None,
             timestamp,
             encoded_report: report.encode(),
+        };
+        match report {
+            Some(AttestationReport::SgxIas { ra_report, signature, raw_signing_cert })
+                if self.is_first_version() =>
+            {
+                let payload = prpc::AttestationPayload {
+                    report: String::from_utf8_lossy(&ra_report).into_owned(),
+                    signature,
+                    signing_cert: raw_signing_cert,
+                };
+                prpc::Attestation { payload: Some(payload), encoded_report: Vec::new(), ..encoded }
+            }
+            _ => encoded,
         }
     }
 
     pub(super) fn response(&self) -> prpc::InitRuntimeResponse {
         prpc::InitRuntimeResponse {
-            encoded_runtime_info: self.info.encode(),
+            encoded_runtime_info: self.encoded_info(),
             encoded_genesis_block_hash: self.info.genesis_block_hash.encode(),
             encoded_public_key: self.info.pubkey.encode(),
             encoded_ecdh_public_key: self.info.ecdh_pubkey.encode(),

@@ -6,7 +6,10 @@ impl Verifier {
     pub(crate) fn info(&self) -> prpc::PhactoryInfo {
         let mut info = prpc::PhactoryInfo {
             gatekeeper: Some(prpc::GatekeeperStatus::default()),
-            version: "2.2.0".into(),
+            version: {
+                let (major, minor, patch) = self.options.version;
+                format!("{major}.{minor}.{patch}")
+            },
             git_revision: env!("CARGO_PKG_VERSION").into(),
             // There is no enclave to measure: this is what all workers of the process share.
             memory_usage: Some(prpc::MemoryUsage {

@@ -1,0 +1,350 @@
+//! What every backend of [`PRuntimeClient`] does, as a real pRuntime does it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use codec::{Decode, Encode};
+use prost::Message;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    attestation::{Expected, RegistrationError, RegistrationRequest, registration},
+    chain::Call,
+    primitives::{AccountId, Hash, WorkerKey},
+    prpc::{self, Method},
+    pruntime::{Error, PRuntime, PRuntimeClient, endpoints},
+    wire::{HeaderToSync, WorkerRegistrationInfoV2},
+};
+
+/// Long enough for two calls to meet.
+const SLOW: Duration = Duration::from_millis(600);
+/// Long enough for a call to have arrived, and much shorter than [`SLOW`].
+const SHORT: Duration = Duration::from_millis(150);
+/// A worker that is not back by then never will be.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The operator that the workers are told.
+const OPERATOR: AccountId = AccountId([0x0b; 32]);
+/// Another one.
+const OTHER: AccountId = AccountId([0x0c; 32]);
+
+/// A worker that was never initialised, and chain data that it takes.
+///
+/// After an exit it comes back by itself with what its last checkpoint kept.
+pub struct Subject {
+    /// The client under test.
+    pub client: Arc<dyn PRuntimeClient>,
+    /// What initialises it, without attestation. The suite adds the operator.
+    pub init: prpc::InitRuntimeRequest,
+    /// At least two bodies of `SyncCombinedHeaders` that follow one another, each with parachain headers.
+    pub headers: Vec<Bytes>,
+    /// As many bodies of `DispatchBlocks`: the blocks of those headers, but for block 0.
+    pub blocks: Vec<Bytes>,
+    /// The parachain's id.
+    pub para_id: u32,
+    /// Makes every dispatch take about that long.
+    pub slow_dispatch: Box<dyn Fn(Duration) + Send + Sync>,
+    /// Makes every fresh attestation take about that long.
+    pub slow_attestation: Box<dyn Fn(Duration) + Send + Sync>,
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+impl Subject {
+    fn worker(&self) -> PRuntime {
+        PRuntime::new(Arc::clone(&self.client))
+    }
+
+    async fn initialised(&self) -> PRuntime {
+        let worker = self.worker();
+        let request =
+            prpc::InitRuntimeRequest { encoded_operator: Some(OPERATOR.encode()), ..self.init.clone() };
+        worker.init(&request).await.unwrap();
+        worker
+    }
+
+    async fn synced(&self) -> PRuntime {
+        let worker = self.initialised().await;
+        worker.sync_headers(self.headers[0].clone()).await.unwrap();
+        worker.dispatch_blocks(self.blocks[0].clone()).await.unwrap();
+        worker
+    }
+}
+
+/// Runs all checks. `fresh` makes a worker that shares nothing with those before it.
+///
+/// # Panics
+/// Where the backend breaks the seam's contract.
+pub async fn all(fresh: impl AsyncFn() -> Subject) {
+    requests_are_answered_or_refused(&fresh().await).await;
+    a_worker_is_initialised_once(&fresh().await).await;
+    numbers_are_taken_in_order(&fresh().await).await;
+    headers_come_first_and_are_justified(&fresh().await).await;
+    registration_names_the_operator_that_was_told(&fresh().await).await;
+    a_slow_attestation_is_kept(&fresh().await).await;
+    endpoints_are_signed(&fresh().await).await;
+    a_running_dispatch_keeps_others_out(&fresh().await).await;
+    a_dispatch_goes_on_without_its_caller(&fresh().await).await;
+    an_exit_keeps_the_checkpoint_only(&fresh().await).await;
+    a_state_is_loaded_before_anything_else(&fresh().await).await;
+}
+
+fn refused<T: fmt::Debug>(result: Result<T, Error>, status: u16, text: &str) {
+    match result {
+        Err(Error::Refused { status: found, message, .. }) => {
+            assert!(
+                found == status && message.starts_with(text),
+                "{found} {message:?}, not {status} {text:?}"
+            );
+        }
+        other => panic!("{other:?} instead of {status} {text:?}"),
+    }
+}
+
+async fn requests_are_answered_or_refused(subject: &Subject) {
+    let client = &subject.client;
+    let echo = prpc::EchoMessage { echo_msg: Bytes::from_static(b"\0hello\xff") };
+    let answer = client.call(Method::Echo, echo.encode_to_vec().into()).await.unwrap();
+    assert_eq!(prpc::EchoMessage::decode(answer).unwrap(), echo);
+
+    refused(client.call(Method::Echo, Bytes::from_static(b"\xff")).await, 400, "DecodeError");
+    let not_scale =
+        prpc::HeadersToSync { encoded_headers: Bytes::from_static(b"\xff"), ..Default::default() };
+    let not_scale = Bytes::from(not_scale.encode_to_vec());
+    refused(client.call(Method::SyncHeader, not_scale).await, 400, "DecodeError");
+
+    let limit = Method::GetInfo.body_limit_bytes();
+    let error = client.call(Method::GetInfo, vec![0; limit + 1].into()).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit_bytes, .. } if limit_bytes == limit), "{error:?}");
+}
+
+async fn a_worker_is_initialised_once(subject: &Subject) {
+    let worker = subject.worker();
+    let before = worker.info().await.unwrap();
+    assert!(!before.initialized && before.can_load_chain_state && !before.version.is_empty(), "{before:?}");
+    assert_eq!((before.public_key, before.genesis_block_hash), (None, None));
+    refused(worker.sync_headers(subject.headers[0].clone()).await, 500, "");
+    refused(worker.dispatch_blocks(subject.blocks[0].clone()).await, 500, "");
+    refused(worker.runtime_info(&prpc::GetRuntimeInfoRequest::default()).await, 500, "");
+    assert!(worker.egress_messages().await.unwrap().into_iter().all(|(_, messages)| messages.is_empty()));
+
+    let worker = subject.initialised().await;
+    let info = worker.info().await.unwrap();
+    assert!(info.initialized && !info.registered, "{info:?}");
+    assert_eq!((info.para_headernum, info.blocknum), (0, 1));
+    info.public_key.unwrap().parse::<WorkerKey>().unwrap();
+    info.genesis_block_hash.unwrap().parse::<Hash>().unwrap();
+    refused(worker.init(&subject.init).await, 500, "Runtime already initialized");
+}
+
+async fn numbers_are_taken_in_order(subject: &Subject) {
+    let worker = subject.initialised().await;
+    refused(worker.dispatch_blocks(subject.blocks[0].clone()).await, 500, "NoStateRoot");
+    refused(worker.sync_headers(subject.headers[1].clone()).await, 500, "BlockNumberMismatch");
+    let synced = worker.sync_headers(subject.headers[0].clone()).await.unwrap();
+    let info = worker.info().await.unwrap();
+    assert_eq!(info.headernum, synced.relaychain_synced_to + 1);
+    assert_eq!(info.para_headernum, synced.parachain_synced_to + 1);
+    refused(worker.dispatch_blocks(subject.blocks[1].clone()).await, 500, "BlockNumberMismatch");
+    let dispatched = worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap();
+    let info = worker.info().await.unwrap();
+    assert_eq!(info.blocknum, dispatched.synced_to + 1);
+    // Blocks whose headers are not there.
+    refused(worker.dispatch_blocks(subject.blocks[1].clone()).await, 500, "NoStateRoot");
+
+    // What is known already is taken without effect, and so is nothing at all.
+    let empty = prpc::CombinedHeadersToSync {
+        encoded_relaychain_headers: vec![0].into(),
+        encoded_parachain_headers: vec![0].into(),
+        ..Default::default()
+    };
+    for headers in [subject.headers[0].clone(), empty.encode_to_vec().into()] {
+        assert_eq!(worker.sync_headers(headers).await.unwrap(), synced);
+    }
+    let empty = prpc::Blocks { encoded_blocks: vec![0].into() };
+    for blocks in [subject.blocks[0].clone(), empty.encode_to_vec().into()] {
+        assert_eq!(worker.dispatch_blocks(blocks).await.unwrap(), dispatched);
+    }
+    assert_eq!(worker.info().await.unwrap(), info);
+    for (headers, blocks) in subject.headers.iter().zip(&subject.blocks) {
+        worker.sync_headers(headers.clone()).await.unwrap();
+        worker.dispatch_blocks(blocks.clone()).await.unwrap();
+    }
+    assert!(worker.info().await.unwrap().blocknum > info.blocknum);
+}
+
+async fn headers_come_first_and_are_justified(subject: &Subject) {
+    let worker = subject.initialised().await;
+    let mut request = prpc::CombinedHeadersToSync::decode(subject.headers[0].clone()).unwrap();
+    let mut headers = Vec::<HeaderToSync>::decode(&mut &*request.encoded_relaychain_headers).unwrap();
+    headers.last_mut().unwrap().justification = None;
+    request.encoded_relaychain_headers = headers.encode().into();
+    refused(worker.sync_headers(request.encode_to_vec().into()).await, 500, "MissingJustification");
+
+    request.encoded_relaychain_headers = vec![0].into();
+    refused(worker.sync_headers(request.encode_to_vec().into()).await, 500, "RelaychainHeaderNotSynced");
+    assert_eq!(worker.info().await.unwrap().para_headernum, 0);
+    worker.sync_headers(subject.headers[0].clone()).await.unwrap();
+}
+
+async fn expected(worker: &PRuntime, operator: AccountId, para_id: u32) -> Expected {
+    let info = worker.info().await.unwrap();
+    let key = info.public_key.as_deref().unwrap().parse().unwrap();
+    let genesis = info.genesis_block_hash.as_deref().unwrap().parse().unwrap();
+    Expected::new(key, operator, genesis, para_id).with_info(&info)
+}
+
+async fn registration_names_the_operator_that_was_told(subject: &Subject) {
+    let worker = subject.initialised().await;
+    let expects = expected(&worker, OPERATOR, subject.para_id).await;
+    let mut request = RegistrationRequest::new(false);
+    // Nothing is attested before the state is validated.
+    let early = registration(&worker, &expects, &mut request, None, None).await;
+    assert!(matches!(early, Err(RegistrationError::NotYet)), "{early:?}");
+    worker.sync_headers(subject.headers[0].clone()).await.unwrap();
+    worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap();
+    for operator in [OPERATOR, OTHER] {
+        let expects = expected(&worker, operator, subject.para_id).await;
+        let call = registration(&worker, &expects, &mut request, None, None).await.unwrap();
+        let Call::RegisterWorker { worker: key, runtime_info, attestation, .. } = call else {
+            panic!("{call:?}")
+        };
+        let info = WorkerRegistrationInfoV2::decode(&mut &*runtime_info).unwrap();
+        assert_eq!((info.pubkey, info.operator, key), (expects.worker, Some(operator), expects.worker));
+        assert_eq!(attestation, [0], "it was initialised without attestation");
+    }
+    // The last operator stays.
+    let answer = worker.runtime_info(&prpc::GetRuntimeInfoRequest::default()).await.unwrap();
+    let info = WorkerRegistrationInfoV2::decode(&mut &*answer.encoded_runtime_info).unwrap();
+    assert_eq!(info.operator, Some(OTHER));
+    assert_eq!(answer.encoded_public_key, info.pubkey.encode());
+    assert_eq!(answer.encoded_genesis_block_hash, info.genesis_block_hash.encode());
+    assert_eq!(answer.encoded_ecdh_public_key, info.ecdh_pubkey.encode());
+}
+
+/// Gives up on a call that cannot be over yet.
+async fn give_up<T: fmt::Debug>(call: impl Future<Output = T>) {
+    let answer = timeout(SHORT, call).await;
+    assert!(answer.is_err(), "{answer:?} came too early");
+}
+
+async fn a_slow_attestation_is_kept(subject: &Subject) {
+    let worker = subject.synced().await;
+    let expects = expected(&worker, OPERATOR, subject.para_id).await;
+    (subject.slow_attestation)(SLOW);
+    let began = Instant::now();
+    let mut request = RegistrationRequest::new(true);
+    give_up(registration(&worker, &expects, &mut request, None, None)).await;
+    // The next attempt takes up what the first has begun.
+    registration(&worker, &expects, &mut request, None, None).await.unwrap();
+    assert!(began.elapsed() >= SLOW && began.elapsed() < 2 * SLOW, "{:?}", began.elapsed());
+    let began = Instant::now();
+    worker.runtime_info(&prpc::GetRuntimeInfoRequest::default()).await.unwrap();
+    assert!(began.elapsed() < SLOW, "it attested again");
+}
+
+async fn endpoints_are_signed(subject: &Subject) {
+    let worker = subject.worker();
+    let wanted = ["https://worker.example.org".to_owned(), "http://10.0.0.1:8000".to_owned()];
+    assert!(worker.sign_endpoints(&wanted).await.is_err(), "it has no key yet");
+    let worker = subject.synced().await;
+    let info = worker.info().await.unwrap();
+    let key = info.public_key.as_deref().unwrap().parse().unwrap();
+    let now = info.current_block_time;
+    let call = endpoints::announcement(&worker, key, &wanted, now).await.unwrap();
+    assert!(matches!(call, Call::UpdateWorkerEndpoint { .. }), "{call:?}");
+    let late = now + endpoints::MAX_SIGNATURE_AGE_MS;
+    let late = endpoints::announcement(&worker, key, &wanted, late).await;
+    assert!(matches!(late, Err(endpoints::Error::Behind { .. })), "{late:?}");
+    let other = endpoints::announcement(&worker, WorkerKey([1; 32]), &wanted, now).await;
+    assert!(matches!(other, Err(endpoints::Error::Answer { .. })), "{other:?}");
+}
+
+async fn a_running_dispatch_keeps_others_out(subject: &Subject) {
+    let worker = subject.initialised().await;
+    worker.sync_headers(subject.headers[0].clone()).await.unwrap();
+    (subject.slow_dispatch)(SLOW);
+    let dispatch = worker.dispatch_blocks(subject.blocks[0].clone());
+    let meanwhile = async {
+        sleep(SHORT).await;
+        let error = worker.sync_headers(subject.headers[1].clone()).await.unwrap_err();
+        assert!(error.is_busy() && error.is_retryable(), "{error:?}");
+        assert!(worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy());
+        assert_eq!(worker.info().await.unwrap().blocknum, 1, "the state is the old one meanwhile");
+        worker.egress_messages().await.unwrap();
+    };
+    let (dispatched, ()) = tokio::join!(dispatch, meanwhile);
+    let blocknum = worker.info().await.unwrap().blocknum;
+    assert_eq!(blocknum, dispatched.unwrap().synced_to + 1);
+    worker.sync_headers(subject.headers[1].clone()).await.unwrap();
+}
+
+async fn a_dispatch_goes_on_without_its_caller(subject: &Subject) {
+    let worker = subject.initialised().await;
+    worker.sync_headers(subject.headers[0].clone()).await.unwrap();
+    (subject.slow_dispatch)(SLOW);
+    give_up(worker.dispatch_blocks(subject.blocks[0].clone())).await;
+    assert!(worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap_err().is_busy());
+    let began = Instant::now();
+    while worker.info().await.unwrap().blocknum == 1 {
+        assert!(began.elapsed() < PATIENCE, "the dispatch was lost with its caller");
+        sleep(SHORT).await;
+    }
+}
+
+async fn back(worker: &PRuntime) -> prpc::PhactoryInfo {
+    let began = Instant::now();
+    loop {
+        match worker.info().await {
+            Ok(info) => return info,
+            Err(error) => assert!(error.is_connection() && began.elapsed() < PATIENCE, "{error:?}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn an_exit_keeps_the_checkpoint_only(subject: &Subject) {
+    let worker = subject.synced().await;
+    let key = worker.info().await.unwrap().public_key;
+    worker.kick().await.unwrap();
+    let info = back(&worker).await;
+    assert!(!info.initialized && info.can_load_chain_state, "{info:?}");
+
+    let worker = subject.synced().await;
+    let kept = worker.info().await.unwrap();
+    assert_eq!(kept.public_key, key, "the key outlasts the loss of state");
+    assert_eq!(worker.take_checkpoint().await.unwrap().synced_to + 1, kept.blocknum);
+    worker.sync_headers(subject.headers[1].clone()).await.unwrap();
+    worker.dispatch_blocks(subject.blocks[1].clone()).await.unwrap();
+    worker.kick().await.unwrap();
+    let info = back(&worker).await;
+    assert_eq!(
+        (info.headernum, info.para_headernum, info.blocknum),
+        (kept.headernum, kept.para_headernum, kept.blocknum)
+    );
+    worker.sync_headers(subject.headers[1].clone()).await.unwrap();
+
+    // A call that is being answered breaks off with the process.
+    (subject.slow_dispatch)(SLOW);
+    let dispatch = worker.dispatch_blocks(subject.blocks[1].clone());
+    let kick = async {
+        sleep(SHORT).await;
+        worker.kick().await.unwrap();
+    };
+    let (dispatched, ()) = tokio::join!(dispatch, kick);
+    assert!(dispatched.unwrap_err().is_connection());
+    assert_eq!(back(&worker).await.blocknum, kept.blocknum);
+}
+
+async fn a_state_is_loaded_before_anything_else(subject: &Subject) {
+    let worker = subject.synced().await;
+    let state =
+        prpc::ChainState { block_number: 9, encoded_state: subject.init.encoded_genesis_state.clone() };
+    refused(worker.load_chain_state(&state).await, 500, "Can not load chain state");
+    assert!(!worker.info().await.unwrap().can_load_chain_state);
+}
