@@ -537,7 +537,7 @@ async fn registrations_of_the_first_version_are_sent_and_recognised() {
     };
     let forged = Call::RegisterWorkerV1 { worker: key, runtime_info, attestation, replaces };
     let outcome = net.send(&submitter, &net.batch([forged])).await.unwrap();
-    assert_eq!(names(&outcome), ["PhalaRegistry::InvalidReport"]);
+    assert_eq!(names(&outcome), ["PhalaRegistry::InvalidRuntimeInfoHash"]);
     net.stop().await;
     // As the service is retired, so is the call.
     let net = Net::start(Config::default()).await;
