@@ -4,12 +4,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
+use prb_chain::keys::Sr25519Keys;
 use prb_core::{
     blob::{
         BlobSource,
         cache::{self, CachedSource},
     },
     inventory::Inventory,
+    manage::{self, Manager},
     vault::Vault,
 };
 use prb_walkie::{identity::Role, vault::RsaVault};
@@ -34,6 +36,7 @@ use crate::{
 pub struct Bridge {
     inventory: Arc<dyn Inventory>,
     vault: Arc<dyn Vault>,
+    manager: Manager,
     blocks: Blocks,
     work: Work,
     fleet_file: PathBuf,
@@ -72,7 +75,19 @@ impl Bridge {
         let chain = Chain::follow(para);
         let parts = work::Parts { source, inventory: Arc::clone(&inventory), chain, desk };
         let work = Work::start(parts, &args.workers).map_err(Failure::Run)?;
-        Ok(Self { inventory, vault, blocks, work, fleet_file: args.fleet.clone() })
+        let manager = Manager::new(manage::Parts {
+            inventory: Arc::clone(&inventory),
+            vault: Arc::clone(&vault),
+            keys: Arc::new(Sr25519Keys),
+            fleet: Some(work.fleet().clone()),
+        });
+        Ok(Self { inventory, vault, manager, blocks, work, fleet_file: args.fleet.clone() })
+    }
+
+    /// Commands and status of the workers. Pools and workers are edited in the fleet file: what is edited here
+    /// lasts until that is read again.
+    pub const fn manager(&self) -> &Manager {
+        &self.manager
     }
 
     /// What there is to see now.
