@@ -72,7 +72,10 @@ impl Work {
         let Parts { source, inventory, chain, desk } = parts;
         let connect = Arc::new(workers.connect()?);
         let reader = Arc::clone(&chain.reader);
-        let fleet = fleet::Parts::new(inventory, Arc::clone(&source), reader, desk.queue(), connect);
+        let mut fleet = fleet::Parts::new(inventory, Arc::clone(&source), reader, desk.queue(), connect);
+        if let Some(collateral) = workers.pccs.source()? {
+            fleet = fleet.with_collateral(collateral);
+        }
         let fleet = Fleet::start(fleet, workers.fleet_config());
         Ok(Self { source, chain, fleet, desk })
     }

@@ -10,7 +10,10 @@ use prb_core::{
     worker::Settings,
 };
 
-use super::values::{after_stop, millis, whole, yes_no};
+use super::{
+    pccs::PccsArgs,
+    values::{after_stop, millis, whole, yes_no},
+};
 use crate::limit::Limited;
 
 /// How long workers' tasks may take to end: a daemon ends within five seconds, and they are its first part.
@@ -57,6 +60,9 @@ pub struct WorkerArgs {
     /// How long an idle connection is kept, in ms.
     #[arg(long, env = "WORKER_KEEPALIVE_TIMEOUT", default_value = "5000", value_parser = millis)]
     pub worker_keepalive_timeout: Duration,
+    /// How workers attest.
+    #[command(flatten)]
+    pub pccs: PccsArgs,
 }
 
 impl WorkerArgs {
@@ -73,6 +79,7 @@ impl WorkerArgs {
         HttpConfig {
             request_timeout: self.prpc_request_timeout,
             sync_timeout: self.blob_request_timeout,
+            attestation_timeout: self.pccs.attestation_timeout,
             keep_alive: self.worker_keepalive_enabled.then_some(self.worker_keepalive_timeout),
             ..HttpConfig::default()
         }
@@ -90,7 +97,6 @@ impl WorkerArgs {
                 min_bench_score: self.min_bench_score,
                 dev_skip_ra: self.dev_skip_ra,
                 after_stop: self.after_stop,
-                ..defaults.settings
             },
             ..defaults
         }
