@@ -5,7 +5,7 @@ use std::{collections::HashMap, hash::Hash, sync::Arc};
 use super::{Config, State, block_hash, model::Model};
 use crate::{
     chain::{AccountOnChain, ChainView, Followed, Reading, Unreadable},
-    primitives::{Balance, ParaNumber},
+    primitives::{AccountId, Balance, ParaNumber, PoolId, WorkerKey},
     wire::MessageOrigin,
 };
 
@@ -29,37 +29,39 @@ impl State {
 
 fn view(model: &Model, followed: &Followed, config: &Config) -> ChainView {
     let limit = config.max_tracked;
-    let mut view = ChainView::default();
-    view.block = ParaNumber(model.block);
-    view.hash = block_hash(model.block);
-    view.time_ms = model.now_secs().saturating_mul(1_000);
-    view.cool_down_period_secs = config.cool_down_secs;
-    view.benchmark_blocks = config.benchmark_blocks;
-    view.max_pool_workers = Some(config.max_pool_workers);
-    view.withdrawal_grace_secs = Some(config.withdrawal_grace_secs);
-    view.stake_rules = config.stake_rules;
-    view.workers = read(&followed.workers, limit, "workers", |worker| {
-        model
-            .unreadable_workers
-            .get(worker)
-            .cloned()
-            .map_or_else(|| Ok(Arc::new(model.workers.get(worker).cloned().unwrap_or_default())), Err)
-    });
-    view.pools = read(&followed.pools, limit, "pools", |pool| {
-        let unreadable = model.unreadable_pools.get(pool).cloned();
-        unreadable.map_or_else(|| Ok(Arc::new(model.pool_on_chain(*pool))), Err)
-    });
-    view.accounts = read(&followed.accounts, limit, "accounts", |account| {
+    let worker = |worker: &WorkerKey| match model.unreadable_workers.get(worker) {
+        Some(unreadable) => Err(unreadable.clone()),
+        None => Ok(Arc::new(model.workers.get(worker).cloned().unwrap_or_default())),
+    };
+    let pool = |pool: &PoolId| match model.unreadable_pools.get(pool) {
+        Some(unreadable) => Err(unreadable.clone()),
+        None => Ok(Arc::new(model.pool_on_chain(*pool))),
+    };
+    let account = |account: &AccountId| {
         let free = model.funds.get(account).copied().unwrap_or(Balance::MAX);
         Ok(Arc::new(AccountOnChain { free }))
-    });
-    view.senders = read(&followed.senders, limit, "senders of messages", |sender| {
+    };
+    let sender = |sender: &MessageOrigin| {
         Ok(Arc::new(match sender {
             MessageOrigin::Worker(worker) => model.workers.get(worker).map_or(0, |w| w.ingress_sequence),
             other => model.ingress.get(other).copied().unwrap_or(0),
         }))
-    });
-    view
+    };
+    ChainView {
+        block: ParaNumber(model.block),
+        hash: block_hash(model.block),
+        time_ms: model.now_secs().saturating_mul(1_000),
+        cool_down_period_secs: config.cool_down_secs,
+        benchmark_blocks: config.benchmark_blocks,
+        max_pool_workers: Some(config.max_pool_workers),
+        withdrawal_grace_secs: Some(config.withdrawal_grace_secs),
+        stake_rules: config.stake_rules,
+        unreadable: Vec::new(),
+        workers: read(&followed.workers, limit, "workers", worker),
+        pools: read(&followed.pools, limit, "pools", pool),
+        accounts: read(&followed.accounts, limit, "accounts", account),
+        senders: read(&followed.senders, limit, "senders of messages", sender),
+    }
 }
 
 /// Readings of the first `limit` subjects; the others show the limit.
