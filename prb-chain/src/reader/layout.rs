@@ -150,17 +150,22 @@ impl Layout {
     }
 
     pub(super) fn chain(&self, cells: &Cells) -> ChainValues {
-        let mut values = ChainValues::default();
         let mut unreadable = Vec::new();
-        values.time_ms = noted(read(&self.clock, &[], cells), &mut unreadable).unwrap_or(0);
-        values.cool_down_period_secs = noted(read(&self.cool_down, &[], cells), &mut unreadable).unwrap_or(0);
-        values.benchmark_blocks = noted(read(&self.benchmark, &[], cells), &mut unreadable).unwrap_or(0);
-        values.max_pool_workers = noted(constant(&self.max_pool_workers), &mut unreadable);
-        values.withdrawal_grace_secs = noted(constant(&self.withdrawal_grace), &mut unreadable);
+        let time_ms = noted(read(&self.clock, &[], cells), &mut unreadable);
+        let cool_down_period_secs = noted(read(&self.cool_down, &[], cells), &mut unreadable);
+        let benchmark_blocks = noted(read(&self.benchmark, &[], cells), &mut unreadable);
+        let max_pool_workers = noted(constant(&self.max_pool_workers), &mut unreadable);
+        let withdrawal_grace_secs = noted(constant(&self.withdrawal_grace), &mut unreadable);
         let rules: Option<Tokenomics> = noted(read(&self.tokenomics, &[], cells), &mut unreadable);
-        values.stake_rules = rules.map(|r| StakeRules::new(r.k, r.v_max, r.re, r.rig_k, r.rig_b));
-        values.unreadable = unreadable;
-        values
+        ChainValues {
+            time_ms: time_ms.unwrap_or(0),
+            cool_down_period_secs: cool_down_period_secs.unwrap_or(0),
+            benchmark_blocks: benchmark_blocks.unwrap_or(0),
+            max_pool_workers,
+            withdrawal_grace_secs,
+            stake_rules: rules.map(|r| StakeRules::new(r.k, r.v_max, r.re, r.rig_k, r.rig_b)),
+            unreadable,
+        }
     }
 
     pub(super) fn worker(&self, worker: WorkerKey, cells: &Cells) -> Reading<WorkerOnChain> {

@@ -3,8 +3,10 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use prb_chain::reader::{self, Reader};
-use prb_chain::submit::Submitter;
+use prb_chain::{
+    reader::{self, Reader},
+    submit::Submitter,
+};
 use prb_core::{
     chain::ChainReader,
     conformance::reader::{Controls, WORKERS, all},

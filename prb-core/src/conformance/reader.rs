@@ -66,15 +66,24 @@ struct Viewer<'c, C> {
     controls: &'c C,
     views: watch::Receiver<Option<Arc<ChainView>>>,
     last: Option<(ParaNumber, Hash)>,
+    /// A view has come that was not looked at.
+    fresh: bool,
+    /// What no view may show that comes from now on.
+    gone: Vec<WorkerKey>,
 }
 
 impl<'c, C: Controls> Viewer<'c, C> {
     fn new(controls: &'c C) -> Self {
-        Self { controls, views: controls.reader().views(), last: None }
+        Self { controls, views: controls.reader().views(), last: None, fresh: false, gone: Vec::new() }
     }
 
     fn current(&mut self) -> Option<Arc<ChainView>> {
+        let is_new = std::mem::take(&mut self.fresh) || self.views.has_changed().unwrap_or(false);
         let view = self.views.borrow_and_update().clone()?;
+        if is_new {
+            let back = self.gone.iter().find(|gone| view.workers.contains_key(gone));
+            assert_eq!(back, None, "block {} shows a worker that had left the set", view.block);
+        }
         if let Some((block, hash)) = self.last {
             assert!(view.block >= block, "a view of block {} after one of block {block}", view.block);
             assert!(view.block > block || view.hash == hash, "two hashes of block {block}");
@@ -97,11 +106,17 @@ impl<'c, C: Controls> Viewer<'c, C> {
     /// Makes a block, and gives the reader some time for it.
     async fn block(&mut self) {
         self.controls.progress().await;
-        let _ = tokio::time::timeout(VIEW_PATIENCE, self.views.changed()).await;
+        self.fresh |= matches!(tokio::time::timeout(VIEW_PATIENCE, self.views.changed()).await, Ok(Ok(())));
     }
 
-    fn follow(&self, workers: &[WorkerKey]) {
+    /// Replaces the set. No view that is sent after this shows what was in the set before and is not any more.
+    fn follow(&mut self, workers: &[WorkerKey]) {
+        self.gone.clear();
         self.controls.reader().follow(of(workers));
+        // What was sent before this is seen, and does not count.
+        self.current();
+        let known = (0..WORKERS).map(|n| self.worker(n));
+        self.gone = known.filter(|known| !workers.contains(known)).collect();
     }
 
     fn worker(&self, n: usize) -> WorkerKey {
@@ -242,8 +257,6 @@ async fn sets_replaced_while_views_are_read_leave_nothing_behind<C: Controls>(co
         // In the middle of a block, as far as one can tell from here.
         let done = tokio::time::timeout(Duration::from_millis(round as u64), &mut reading).await.is_ok();
         viewer.follow(&[new]);
-        // From now on no view may be shown that holds the old one.
-        viewer.current();
         if !done {
             reading.await;
         }

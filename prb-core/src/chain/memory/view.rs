@@ -5,7 +5,7 @@ use std::{collections::HashMap, hash::Hash, sync::Arc};
 use super::{Config, State, block_hash, model::Model};
 use crate::{
     chain::{AccountOnChain, ChainView, Followed, Reading, Unreadable},
-    primitives::{Balance, ParaNumber},
+    primitives::{AccountId, Balance, ParaNumber, PoolId, WorkerKey},
     wire::MessageOrigin,
 };
 
@@ -29,6 +29,24 @@ impl State {
 
 fn view(model: &Model, followed: &Followed, config: &Config) -> ChainView {
     let limit = config.max_tracked;
+    let worker = |worker: &WorkerKey| match model.unreadable_workers.get(worker) {
+        Some(unreadable) => Err(unreadable.clone()),
+        None => Ok(Arc::new(model.workers.get(worker).cloned().unwrap_or_default())),
+    };
+    let pool = |pool: &PoolId| match model.unreadable_pools.get(pool) {
+        Some(unreadable) => Err(unreadable.clone()),
+        None => Ok(Arc::new(model.pool_on_chain(*pool))),
+    };
+    let account = |account: &AccountId| {
+        let free = model.funds.get(account).copied().unwrap_or(Balance::MAX);
+        Ok(Arc::new(AccountOnChain { free }))
+    };
+    let sender = |sender: &MessageOrigin| {
+        Ok(Arc::new(match sender {
+            MessageOrigin::Worker(worker) => model.workers.get(worker).map_or(0, |w| w.ingress_sequence),
+            other => model.ingress.get(other).copied().unwrap_or(0),
+        }))
+    };
     ChainView {
         block: ParaNumber(model.block),
         hash: block_hash(model.block),
@@ -38,28 +56,11 @@ fn view(model: &Model, followed: &Followed, config: &Config) -> ChainView {
         max_pool_workers: Some(config.max_pool_workers),
         withdrawal_grace_secs: Some(config.withdrawal_grace_secs),
         stake_rules: config.stake_rules,
-        workers: read(&followed.workers, limit, "workers", |worker| {
-            model
-                .unreadable_workers
-                .get(worker)
-                .cloned()
-                .map_or_else(|| Ok(Arc::new(model.workers.get(worker).cloned().unwrap_or_default())), Err)
-        }),
-        pools: read(&followed.pools, limit, "pools", |pool| {
-            let unreadable = model.unreadable_pools.get(pool).cloned();
-            unreadable.map_or_else(|| Ok(Arc::new(model.pool_on_chain(*pool))), Err)
-        }),
-        accounts: read(&followed.accounts, limit, "accounts", |account| {
-            let free = model.funds.get(account).copied().unwrap_or(Balance::MAX);
-            Ok(Arc::new(AccountOnChain { free }))
-        }),
         unreadable: Vec::new(),
-        senders: read(&followed.senders, limit, "senders of messages", |sender| {
-            Ok(Arc::new(match sender {
-                MessageOrigin::Worker(worker) => model.workers.get(worker).map_or(0, |w| w.ingress_sequence),
-                other => model.ingress.get(other).copied().unwrap_or(0),
-            }))
-        }),
+        workers: read(&followed.workers, limit, "workers", worker),
+        pools: read(&followed.pools, limit, "pools", pool),
+        accounts: read(&followed.accounts, limit, "accounts", account),
+        senders: read(&followed.senders, limit, "senders of messages", sender),
     }
 }
 
