@@ -409,3 +409,26 @@ async fn a_broken_connection_makes_the_next_batch_smaller() {
     assert_eq!(one.batch_bytes(), (1 << 19, 1 << 20));
     drive(&mut one, &client, &mut at).await;
 }
+
+#[tokio::test]
+async fn what_is_fetched_and_not_yet_paid_for_counts_against_the_fetches() {
+    let source = Gated::new(memory(50));
+    source.gate.add_permits(100);
+    let limits = TransferLimits::new(2 * 1024);
+    let driver = Driver::new(Arc::clone(&source) as Arc<dyn BlobSource>, TransferBudget::new(limits));
+    let heights = *source.heights().borrow();
+    let mut steps = JoinSet::new();
+    for from in 1..=30 {
+        let (worker, client) = worker().await;
+        worker.fail_always(Method::DispatchBlocks, Some(Failure::Hang));
+        let planned = blocks_from(from, 50, heights, Lane::CatchUp);
+        steps.spawn(driver.step(client, planned, BatchSizes::new(1 << 20)));
+    }
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    // One is sent and takes the whole share; as many as may be fetched wait behind it.
+    assert_eq!(source.asked(), 1 + prb_core::sync::CATCH_UP_FETCHES);
+    steps.shutdown().await;
+    assert_eq!(driver.budget().free_bytes(Lane::CatchUp), driver.budget().all_bytes(Lane::CatchUp));
+}

@@ -139,7 +139,8 @@ impl Health {
     }
 
     fn at(&mut self, position: Position, now: Instant) {
-        let went_on = self.may_move_from.take().is_some_and(|from| is_ahead(position, from));
+        // Kept where it has not moved: a long dispatch ends after several looks.
+        let went_on = self.may_move_from.is_some_and(|from| is_ahead(position, from));
         self.crashes.passed(position);
         let stays = self.stuck.shown == Some(position);
         let answered = std::mem::take(&mut self.stuck.answered);
