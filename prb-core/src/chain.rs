@@ -19,8 +19,7 @@ mod view;
 
 pub use call::Call;
 pub use submit::{
-    BatchOutcome, CallBatch, ChainSubmitter, DispatchError, Effect, Effects, Signer, SubmitError,
-    SubmitProgress,
+    BatchOutcome, CallBatch, ChainSubmitter, DispatchError, Effect, Effects, SubmitError, SubmitProgress,
 };
 pub use view::{
     AccountOnChain, ChainView, PoolOnChain, Reading, Registration, Session, SessionState, StakeRules,

@@ -7,10 +7,11 @@ use std::{sync::Arc, time::Duration};
 use codec::Encode;
 use prb_core::{
     chain::{
-        Call, CallBatch, ChainReader, ChainSubmitter, Effect, Followed, SessionState, Signer, SubmitError,
+        Call, CallBatch, ChainReader, ChainSubmitter, Effect, Followed, SessionState, SubmitError,
         memory::{Config, Fault, MemoryChain},
     },
     primitives::{AccountId, Balance, Hash, PoolId, WorkerKey},
+    signer::memory::MemorySigner,
     wire::{Message, MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
 };
 use tokio::time::timeout;
@@ -19,12 +20,16 @@ const PHA: Balance = 1_000_000_000_000;
 const POOL: PoolId = PoolId(1);
 const W: WorkerKey = WorkerKey([7; 32]);
 
-fn signer(secret: &str) -> Signer {
-    Signer {
-        operator: MemoryChain::account_of(secret),
-        secret: Arc::new(secret.to_owned().into()),
-        proxied: None,
-    }
+/// Who signs, and for whom.
+#[derive(Clone)]
+struct Signs {
+    signer: MemorySigner,
+    operator: AccountId,
+    proxied: Option<AccountId>,
+}
+
+fn signer(secret: &str) -> Signs {
+    Signs { signer: MemorySigner::new(secret), operator: MemoryChain::account_of(secret), proxied: None }
 }
 
 fn register(operator: AccountId, replaces: Option<u64>) -> Call {
@@ -50,10 +55,10 @@ fn message(sequence: u64) -> Call {
 /// Sends one batch and makes the block that holds it.
 async fn send(
     chain: &MemoryChain,
-    signer: Signer,
+    signer: Signs,
     calls: Vec<Call>,
 ) -> Result<Vec<Option<String>>, SubmitError> {
-    let batch = CallBatch { signer, calls };
+    let batch = CallBatch::new(Arc::new(signer.signer), calls).with_proxied(signer.proxied);
     let progress = tokio::sync::mpsc::channel(1).0;
     let submit = chain.submit(&batch, progress);
     tokio::pin!(submit);
@@ -69,7 +74,7 @@ async fn send(
     Ok(outcome.calls.into_iter().map(|r| r.err().map(|e| e.name)).collect())
 }
 
-async fn one(chain: &MemoryChain, signer: &Signer, call: Call) -> Option<String> {
+async fn one(chain: &MemoryChain, signer: &Signs, call: Call) -> Option<String> {
     let effect = chain.effects(signer.operator, std::slice::from_ref(&call)).await.unwrap();
     let result = send(chain, signer.clone(), vec![call.clone()]).await.unwrap().remove(0);
     if result.is_none() {
@@ -128,8 +133,9 @@ async fn a_worker_lives_its_life() {
     assert_eq!(one(&chain, &alice, Call::RemoveWorker { pool, worker }).await, None);
     assert_eq!(chain.free_stake(POOL), Some(100 * PHA));
     let view = chain.views().borrow().clone().unwrap();
-    assert_eq!((view.block, view.workers[&W].pool), (chain.head(), None));
-    assert_eq!(*view.workers[&W], chain.worker(W));
+    let seen = view.workers[&W].as_deref().unwrap();
+    assert_eq!((view.block, seen.pool), (chain.head(), None));
+    assert_eq!(*seen, chain.worker(W));
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +150,7 @@ async fn ownership_is_checked() {
     assert_eq!(one(&chain, &bob, add.clone()).await.unwrap(), "PhalaStakePoolv2::UnauthorizedPoolOwner");
     // Bob acts for Alice once he is her proxy.
     let updated = chain.worker(W).registration.unwrap().last_updated;
-    let proxied = Signer { proxied: Some(alice.operator), ..bob.clone() };
+    let proxied = Signs { proxied: Some(alice.operator), ..bob.clone() };
     let refused = send(&chain, proxied.clone(), vec![add.clone()]).await.unwrap_err();
     assert!(matches!(&refused, SubmitError::Dispatch(e) if e.name == "Proxy::NotProxy"), "{refused}");
     chain.set_proxy(alice.operator, bob.operator);
@@ -169,7 +175,8 @@ async fn sequences_are_checked() {
 #[tokio::test(start_paused = true)]
 async fn signers_are_checked() {
     let chain = MemoryChain::new(Config { fee: 10, ..Config::default() });
-    let forged = Signer { operator: MemoryChain::account_of("//Bob"), ..signer("//Alice") };
+    let alice = signer("//Alice");
+    let forged = Signs { signer: alice.signer.claiming(MemoryChain::account_of("//Bob")), ..alice };
     let refused = send(&chain, forged, vec![message(0)]).await.unwrap_err();
     assert!(matches!(refused, SubmitError::BadKey { .. }) && !refused.is_retryable(), "{refused}");
     let alice = signer("//Alice");

@@ -1,8 +1,9 @@
 //! [`MemoryChain`]: a small parachain within one process, for tests, examples and embedders' own tests.
 //!
 //! It keeps the rules that a bridge meets (who may add which worker, stakes, states of a session, message
-//! sequences) under the pallets' error names, and makes a block when told to, final at once. It knows no
-//! cryptography: an operator's account is a hash of its secret, signatures are only measured.
+//! sequences) under the pallets' error names, and makes a block when told to. A block is final at once, or as late
+//! as [`Config::finality_blocks`] says. It knows no cryptography: an operator's account is a hash of its secret,
+//! and anyone can compute the signatures that it takes (see [`crate::signer::memory`]).
 //!
 //! Not for: headers and blocks on their way to workers (see [`crate::blob::memory`]).
 
@@ -14,7 +15,6 @@ use std::{
 
 use async_trait::async_trait;
 use codec::Encode;
-use secrecy::ExposeSecret;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
@@ -23,11 +23,14 @@ use super::{
 };
 use crate::{
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
+    signer,
     wire::MessageOrigin,
 };
 
+mod finality;
 mod model;
 
+use finality::Finality;
 use model::{Model, PoolState};
 
 /// Settings of a [`MemoryChain`].
@@ -45,6 +48,8 @@ pub struct Config {
     pub cool_down_secs: u64,
     /// Seconds of chain time a block.
     pub block_secs: u64,
+    /// Blocks from a block to its finality: outcomes, effects and views are of final blocks.
+    pub finality_blocks: u32,
     /// What a call costs.
     pub fee: Balance,
     /// Most calls that a block takes in one transaction.
@@ -73,6 +78,7 @@ impl Default for Config {
             max_stake: 1_000_000 * Self::PHA,
             cool_down_secs: 7 * 24 * 3600,
             block_secs: 12,
+            finality_blocks: 0,
             fee: 0,
             max_batch_calls: usize::MAX,
             max_tracked: 10_000,
@@ -129,7 +135,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The state at the newest block.
     model: Model,
+    finality: Finality,
     followed: Followed,
     pending: VecDeque<Pending>,
     faults: HashMap<AccountId, VecDeque<Fault>>,
@@ -146,6 +154,7 @@ struct Pending {
     extrinsic: Hash,
     /// `None` where the submitter is not to learn of it.
     submitter: Option<oneshot::Sender<Fate>>,
+    progress: mpsc::Sender<SubmitProgress>,
 }
 
 impl MemoryChain {
@@ -245,17 +254,25 @@ impl MemoryChain {
         self.state().events.iter().cloned().collect()
     }
 
-    /// Makes a block of everything that is pending, and finalises it.
+    /// Makes a block of everything that is pending, and finalises the one that is old enough. Gives the number
+    /// of the block that was made.
     pub fn produce_block(&self) -> ParaNumber {
         let mut state = self.state();
-        state.model.begin_block();
+        let State { finality, model, .. } = &mut *state;
+        finality.begin(model, self.0.config.finality_blocks);
+        model.begin_block();
         let number = ParaNumber(state.model.block);
         let pending = std::mem::take(&mut state.pending);
+        let operators: Vec<_> = pending.iter().map(|pending| pending.batch.operator()).collect();
         let mut fates = Vec::with_capacity(pending.len());
-        for Pending { batch, extrinsic, submitter } in pending {
+        for Pending { batch, extrinsic, submitter, progress } in pending {
             let fate = state.include(&batch, extrinsic, self.0.config.max_events);
+            // A full channel loses progress only.
+            let _ = progress.try_send(SubmitProgress::InBlock { block: block_hash(number.0) });
             fates.extend(submitter.map(|s| (s, fate)));
         }
+        let State { finality, model, .. } = &mut *state;
+        let fates = finality.advance(model, self.0.config.finality_blocks, operators, fates);
         // The view first: whoever is told an outcome finds it there.
         self.publish(&state);
         drop(state);
@@ -265,6 +282,12 @@ impl MemoryChain {
         }
         self.0.changed.notify_waiters();
         number
+    }
+
+    /// The newest final block.
+    pub fn finalised(&self) -> ParaNumber {
+        let state = self.state();
+        ParaNumber(state.finalised().block)
     }
 
     /// Makes a block every `interval`, for ever.
@@ -284,7 +307,7 @@ impl MemoryChain {
     }
 
     fn publish(&self, state: &State) {
-        let (model, followed, config) = (&state.model, &state.followed, &self.0.config);
+        let (model, followed, config) = (state.finalised(), &state.followed, &self.0.config);
         let limit = config.max_tracked;
         let worker = |(place, key): (usize, &WorkerKey)| {
             let reading = match place < limit {
@@ -310,7 +333,8 @@ impl MemoryChain {
             changed.as_mut().enable();
             {
                 let mut state = self.state();
-                let busy = state.pending.iter().any(|p| p.batch.signer.operator == account);
+                let busy = state.pending.iter().any(|p| p.batch.operator() == account)
+                    || state.finality.concerns(account);
                 if !busy && !state.hung.contains(&account) {
                     return look(&mut state);
                 }
@@ -331,6 +355,11 @@ fn block_hash(number: u32) -> Hash {
 }
 
 impl State {
+    /// The state at the newest final block.
+    fn finalised(&self) -> &Model {
+        self.finality.newest().unwrap_or(&self.model)
+    }
+
     fn include(&mut self, batch: &CallBatch, extrinsic: Hash, max_events: usize) -> Fate {
         let calls = self.model.execute(batch).map_err(SubmitError::Dispatch)?;
         let block = ParaNumber(self.model.block);
@@ -338,7 +367,7 @@ impl State {
             if self.events.len() >= max_events {
                 self.events.pop_front();
             }
-            self.events.push_back(Event { block, operator: batch.signer.operator, call, result });
+            self.events.push_back(Event { block, operator: batch.operator(), call, result });
         }
         Ok(BatchOutcome { extrinsic, block: block_hash(block.0), number: block, calls })
     }
@@ -348,8 +377,9 @@ impl State {
         &mut self,
         batch: &CallBatch,
         config: &Config,
+        progress: mpsc::Sender<SubmitProgress>,
     ) -> Result<(Hash, oneshot::Receiver<Fate>), SubmitError> {
-        let account = batch.signer.operator;
+        let account = batch.operator();
         let unknown = |reason: &str| SubmitError::Unknown { waited: Duration::ZERO, reason: reason.into() };
         let fault = self.faults.get_mut(&account).and_then(VecDeque::pop_front);
         match fault {
@@ -361,7 +391,7 @@ impl State {
             Some(Fault::UnknownDropped) => return Err(unknown("nothing was seen")),
             Some(Fault::UnknownIncluded) | None => {}
         }
-        self.check_signer(batch, config)?;
+        self.check_fees(batch, config)?;
         if batch.calls.len() > config.max_batch_calls {
             let (calls, fits) = (batch.calls.len(), config.max_batch_calls);
             return Err(SubmitError::TooLarge { calls, fits, reason: "the chain's settings".into() });
@@ -378,16 +408,13 @@ impl State {
             batch: batch.clone(),
             extrinsic,
             submitter: known.then_some(submitter),
+            progress,
         });
         if known { Ok((extrinsic, fate)) } else { Err(unknown("sent, then the node went away")) }
     }
 
-    fn check_signer(&self, batch: &CallBatch, config: &Config) -> Result<(), SubmitError> {
-        let account = batch.signer.operator;
-        if MemoryChain::account_of(batch.signer.secret.expose_secret()) != account {
-            let reason = "it is another account's".into();
-            return Err(SubmitError::BadKey { account: account.to_string(), reason });
-        }
+    fn check_fees(&self, batch: &CallBatch, config: &Config) -> Result<(), SubmitError> {
+        let account = batch.operator();
         let needed = config.fee * batch.calls.len() as Balance;
         match self.model.funds.get(&account) {
             Some(&available) if available < needed => {
@@ -414,19 +441,37 @@ impl ChainReader for MemoryChain {
 impl ChainSubmitter for MemoryChain {
     async fn submit(&self, batch: &CallBatch, progress: mpsc::Sender<SubmitProgress>) -> Fate {
         let config = &self.0.config;
-        let (extrinsic, fate) =
-            self.settled(batch.signer.operator, |state| state.accept(batch, config)).await?;
+        check_signature(batch).await?;
+        let accept = |state: &mut State| state.accept(batch, config, progress.clone());
+        let (extrinsic, fate) = self.settled(batch.operator(), accept).await?;
         // A full channel loses progress only.
         let _ = progress.try_send(SubmitProgress::Submitted { extrinsic });
         fate.await.unwrap_or_else(|_| Err(SubmitError::Lost { reason: "the chain went away".into() }))
     }
 
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
-        Ok(self
-            .settled(account, |state| Effects {
-                block: ParaNumber(state.model.block),
-                calls: calls.iter().map(|call| state.model.effect(call)).collect(),
-            })
-            .await)
+        let look = |state: &mut State| {
+            let model = state.finalised();
+            Effects {
+                block: ParaNumber(model.block),
+                calls: calls.iter().map(|call| model.effect(call)).collect(),
+            }
+        };
+        Ok(self.settled(account, look).await)
     }
+
+    /// Nothing to forget: each call looks whether something is pending.
+    fn forget(&self, _account: AccountId) {}
+}
+
+/// Has the batch signed, and checks the signature as a node does.
+async fn check_signature(batch: &CallBatch) -> Result<(), SubmitError> {
+    let account = batch.operator();
+    let payload = format!("{:?} {:?}", batch.proxied, batch.calls).into_bytes();
+    let signature = batch.signer.sign(&payload).await.map_err(SubmitError::NotSigned)?;
+    if signature != signer::memory::signature(account, &payload) {
+        let reason = "the signature is another account's".into();
+        return Err(SubmitError::BadKey { account: account.to_string(), reason });
+    }
+    Ok(())
 }
