@@ -218,7 +218,8 @@ async fn progress_is_told_in_order_and_together() {
     let mut rig = Rig::new();
     let told: Arc<Mutex<Told>> = Arc::default();
     let queue = Listening { queue: rig.queue.clone(), told: told.clone(), deaf: false };
-    let _trader = rig.trader_on(Config::default(), Arc::new(queue));
+    let config = Config { first_calls: 1_000, ..Config::default() };
+    let _trader = rig.trader_on(config, Arc::new(queue));
     let jobs = rig.submit(ALICE, 1, 1_000, 0).await;
     rig.until("sent", |_| told.lock().unwrap().iter().any(|(progress, _)| *progress == Progress::Sent)).await;
     let told = told.lock().unwrap().clone();

@@ -16,7 +16,7 @@ use super::{
     inbox::{Inbox, Refusal},
     job_leases::{JobLeases, Return},
     lane::{Context, Lane},
-    order::Order,
+    order::{BEHIND_OLDER, Order},
     reports::Reports,
     status::Board,
 };
@@ -24,8 +24,6 @@ use crate::{primitives::AccountId, queue::Lease};
 
 /// When a job comes again that its lane had no room for.
 const NO_ROOM_FOR: Duration = Duration::from_secs(5);
-/// How much later than an older job a younger one comes again.
-const BEHIND_OLDER: Duration = Duration::from_millis(100);
 /// Jobs that may wait to be given back; above it nothing is leased.
 const MAX_RETURNS: usize = 1_024;
 /// Pause where too many jobs were given back.

@@ -101,6 +101,7 @@ impl Lane {
             if !has_account && !self.pending.is_empty() && !self.acquire_account().await {
                 continue;
             }
+            self.make_room().await;
             let wake = match self.due() {
                 Some(at) if at <= Instant::now() => {
                     self.send().await;

@@ -4,12 +4,15 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::time::Instant;
 
 use crate::{primitives::AccountId, queue::JobId};
 
+/// How much later than an older job a younger one comes again.
+pub(super) const BEHIND_OLDER: Duration = Duration::from_millis(100);
 /// Jobs that are tracked at most, of all operators. Above it nothing is leased.
 const MAX_AWAY: usize = 100_000;
 
@@ -111,8 +114,6 @@ impl Order {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::time::Duration;
-
     use super::*;
 
     const OPERATOR: AccountId = AccountId([1; 32]);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    super::{Phase, account_keeper::Acquired, batch, inbox::Arrival},
+    super::{Phase, account_keeper::Acquired, batch, inbox::Arrival, order::BEHIND_OLDER},
     Lane, Queued, chain_of, end, ids,
 };
 use crate::{
@@ -77,6 +77,28 @@ impl Lane {
         jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
     }
 
+    /// Gives all jobs back where they wait for an older one that the full lane has no room for: it comes first,
+    /// and they come again behind it.
+    pub(super) async fn make_room(&mut self) {
+        if !self.inbox.take_refused() {
+            return;
+        }
+        let (Some(first), Some(away)) = (self.pending.front(), self.shared.order.oldest(self.operator))
+        else {
+            return;
+        };
+        if first.id() < away.id {
+            return;
+        }
+        let after = away.due.saturating_duration_since(Instant::now()) + BEHIND_OLDER;
+        let due = Instant::now() + after;
+        let jobs: Vec<_> = self.pending.drain(..).collect();
+        let until = due + self.shared.config.lease_ttl;
+        self.shared.order.leave(self.operator, jobs.iter().map(Queued::id), due, until);
+        self.shared.leases.give_back(&ids(&jobs), after).await;
+        jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
+    }
+
     /// Renews the jobs' leases before anything is sent for them, and drops those that are lost. `None` where no
     /// job may be sent now.
     pub(super) async fn still_ours(&mut self, mut jobs: Vec<Queued>) -> Option<Vec<Queued>> {
@@ -133,7 +155,6 @@ impl Lane {
                 Err(e) => self.fail(&job, &chain_of(&e), None).await,
             }
         }
-        self.sign_failures = 0;
         first.map(|signer| (good, signer))
     }
 

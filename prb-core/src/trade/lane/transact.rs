@@ -122,6 +122,9 @@ impl Lane {
             self.recently_sent.add(&batch.calls);
         }
         self.unresolved |= verdict.unresolved;
+        if verdict.next != Next::Pause {
+            self.sign_failures = 0;
+        }
         if self.limits != verdict.limits {
             self.limits = verdict.limits;
             self.shared.caps.remember(self.operator, self.limits);
@@ -162,7 +165,6 @@ impl Lane {
     fn record(&mut self, work: &mut Work, outcome: BatchOutcome, places: Vec<usize>) {
         self.shared.board.batch(places.len(), "included");
         self.shared.board.lane(self.operator, |lane| lane.last_error = None);
-        self.sign_failures = 0;
         let results = outcome.calls.into_iter().map(|result| match result {
             Ok(()) => CallOutcome::Done,
             Err(e) => CallOutcome::Failed(e.name),
