@@ -5,4 +5,5 @@ pub mod blob;
 pub mod inventory;
 pub mod queue;
 pub mod range;
+pub mod submitter;
 pub mod vault;

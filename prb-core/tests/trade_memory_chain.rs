@@ -8,10 +8,12 @@ use codec::Encode;
 use prb_core::{
     chain::{
         Call, CallBatch, ChainReader, ChainSubmitter, Effect, Followed, SessionState, SubmitError,
+        SubmitProgress,
         memory::{Config, Fault, MemoryChain},
     },
-    primitives::{AccountId, Balance, Hash, PoolId, WorkerKey},
-    signer::memory::MemorySigner,
+    conformance,
+    primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
+    signer::{Signer, memory::MemorySigner},
     wire::{Message, MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
 };
 use tokio::time::timeout;
@@ -33,10 +35,14 @@ fn signer(secret: &str) -> Signs {
 }
 
 fn register(operator: AccountId, replaces: Option<u64>) -> Call {
+    register_of(W, operator, replaces)
+}
+
+fn register_of(worker: WorkerKey, operator: AccountId, replaces: Option<u64>) -> Call {
     let info = WorkerRegistrationInfoV2 {
         version: 1,
         machine_id: vec![],
-        pubkey: W,
+        pubkey: worker,
         ecdh_pubkey: [0; 32],
         genesis_block_hash: Hash::default(),
         features: vec![],
@@ -44,7 +50,7 @@ fn register(operator: AccountId, replaces: Option<u64>) -> Call {
         para_id: 2004,
         max_consensus_version: 1,
     };
-    Call::RegisterWorker { worker: W, runtime_info: info.encode(), attestation: vec![], replaces }
+    Call::RegisterWorker { worker, runtime_info: info.encode(), attestation: vec![], replaces }
 }
 
 fn message(sequence: u64) -> Call {
@@ -247,4 +253,70 @@ async fn views_come_with_blocks() {
     chain.follow(Followed::default());
     assert!(chain.views().borrow().as_ref().unwrap().workers.is_empty());
     chain.set_session_state(W, SessionState::WorkerUnresponsive);
+}
+
+/// The chain as the suite of submitters drives it.
+struct Driven(MemoryChain);
+
+impl conformance::submitter::Ground for Driven {
+    fn submitter(&self) -> Arc<dyn ChainSubmitter> {
+        Arc::new(self.0.clone())
+    }
+
+    fn signer(&self) -> Arc<dyn Signer> {
+        Arc::new(MemorySigner::new("//Alice"))
+    }
+
+    fn forged(&self) -> Arc<dyn Signer> {
+        Arc::new(MemorySigner::new("//Mallory").claiming(MemoryChain::account_of("//Alice")))
+    }
+
+    fn poor(&self) -> Arc<dyn Signer> {
+        self.0.fund(MemoryChain::account_of("//Poor"), 3);
+        Arc::new(MemorySigner::new("//Poor"))
+    }
+
+    fn call(&self, n: u32) -> Call {
+        register_of(WorkerKey([n as u8; 32]), MemoryChain::account_of("//Alice"), None)
+    }
+
+    fn make_block(&self) {
+        self.0.produce_block();
+    }
+
+    fn finalised(&self) -> ParaNumber {
+        self.0.finalised()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_conforms_as_a_submitter_however_late_blocks_are_final() {
+    for finality_blocks in [0, 1, 3] {
+        let chain = MemoryChain::new(Config { fee: 10, finality_blocks, ..Config::default() });
+        conformance::submitter::all(&Driven(chain)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn outcomes_and_views_wait_for_finality() {
+    let alice = signer("//Alice");
+    let chain = MemoryChain::new(Config { finality_blocks: 2, ..Config::default() });
+    chain.follow(following(&[W]));
+    let batch = CallBatch::new(Arc::new(alice.signer), vec![register(alice.operator, None)]);
+    let (progress, mut reports) = tokio::sync::mpsc::channel(4);
+    let submit = chain.submit(&batch, progress);
+    tokio::pin!(submit);
+    for block in 1..=3 {
+        let pending = timeout(Duration::ZERO, &mut submit).await;
+        assert!(pending.is_err(), "an outcome before block {block}: {pending:?}");
+        let view = chain.views().borrow().clone().unwrap();
+        assert!(view.workers[&W].as_ref().unwrap().registration.is_none());
+        chain.produce_block();
+    }
+    let outcome = submit.await.unwrap();
+    assert_eq!((outcome.number, chain.finalised(), chain.head().0), (ParaNumber(1), ParaNumber(1), 3));
+    let view = chain.views().borrow().clone().unwrap();
+    assert!(view.workers[&W].as_ref().unwrap().registration.is_some());
+    assert!(matches!(reports.recv().await, Some(SubmitProgress::Submitted { .. })));
+    assert_eq!(reports.recv().await, Some(SubmitProgress::InBlock { block: outcome.block }));
 }

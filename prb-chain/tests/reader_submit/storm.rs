@@ -5,11 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use codec::Encode;
 use futures::future::join_all;
-use prb_chain::submit::{self, Submitter};
+use prb_chain::{
+    signer::VaultSigners,
+    submit::{self, Submitter},
+};
 use prb_core::{
     chain::Call,
     primitives::PoolId,
-    queue::{CallOutcome, Job, JobQueue, JobSigner, memory::MemoryQueue},
+    queue::{CallOutcome, Job, JobQueue, memory::MemoryQueue},
     trade::{self, Parts, Trader, accounts::MemoryAccounts},
     vault::memory::MemoryVault,
 };

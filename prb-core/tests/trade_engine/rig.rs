@@ -17,43 +17,43 @@ use prb_core::{
 use tokio::time::{sleep, timeout};
 
 const HOUR: Duration = Duration::from_secs(3600);
-pub const ALICE: &str = "//Alice";
+pub(crate) const ALICE: &str = "//Alice";
 
-pub fn ms(ms: u64) -> Duration {
+pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-pub fn account(secret: &str) -> AccountId {
+pub(crate) fn account(secret: &str) -> AccountId {
     MemoryChain::account_of(secret)
 }
 
-pub fn message(worker: u8, sequence: u64) -> Call {
+pub(crate) fn message(worker: u8, sequence: u64) -> Call {
     let sender = MessageOrigin::Worker(WorkerKey([worker; 32]));
     let message = Message { sender, destination: vec![], payload: vec![] };
     Call::SyncOffchainMessage(SignedMessage { message, sequence, signature: vec![0; 64] })
 }
 
-pub struct Rig {
-    pub queue: MemoryQueue,
-    pub chain: MemoryChain,
-    pub vault: Arc<MemoryVault>,
+pub(crate) struct Rig {
+    pub(crate) queue: MemoryQueue,
+    pub(crate) chain: MemoryChain,
+    pub(crate) vault: Arc<MemoryVault>,
     key: Sealed,
     next: HashMap<u8, u64>,
 }
 
 impl Rig {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::on(ChainConfig::default()).await
     }
 
-    pub async fn on(config: ChainConfig) -> Self {
+    pub(crate) async fn on(config: ChainConfig) -> Self {
         let vault = Arc::new(MemoryVault::new());
         let key = vault.seal(&ALICE.into()).await.unwrap();
         let (queue, chain) = (MemoryQueue::default(), MemoryChain::new(config));
         Self { queue, chain, vault, key, next: HashMap::new() }
     }
 
-    pub fn parts(&self) -> Parts {
+    pub(crate) fn parts(&self) -> Parts {
         Parts {
             queue: Arc::new(self.queue.clone()),
             submitter: Arc::new(self.chain.clone()) as Arc<dyn ChainSubmitter>,
@@ -62,12 +62,12 @@ impl Rig {
         }
     }
 
-    pub fn trader(&self, config: Config) -> Trader {
+    pub(crate) fn trader(&self, config: Config) -> Trader {
         Trader::start(config, self.parts()).unwrap()
     }
 
     /// A job of the worker's next messages.
-    pub async fn submit(&mut self, worker: u8, count: u64, retries: u32) -> JobHandle {
+    pub(crate) async fn submit(&mut self, worker: u8, count: u64, retries: u32) -> JobHandle {
         let next = self.next.entry(worker).or_default();
         let calls = (*next..*next + count).map(|n| message(worker, n)).collect();
         *next += count;
@@ -77,14 +77,17 @@ impl Rig {
     }
 
     /// Makes blocks, one a second, until `work` is done.
-    pub async fn ticking<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn ticking<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             done = timeout(HOUR, work) => done.expect("not done in time"),
             () = self.chain.run(ms(1_000)) => unreachable!(),
         }
     }
 
-    pub async fn outcomes(&self, handles: Vec<JobHandle>) -> Vec<Result<Vec<CallOutcome>, JobFailure>> {
+    pub(crate) async fn outcomes(
+        &self,
+        handles: Vec<JobHandle>,
+    ) -> Vec<Result<Vec<CallOutcome>, JobFailure>> {
         let all = async {
             let mut outcomes = Vec::new();
             for handle in handles {
@@ -95,7 +98,7 @@ impl Rig {
         self.ticking(all).await
     }
 
-    pub async fn all_done(&self, handles: Vec<JobHandle>) {
+    pub(crate) async fn all_done(&self, handles: Vec<JobHandle>) {
         for (n, outcome) in self.outcomes(handles).await.into_iter().enumerate() {
             let calls = outcome.unwrap_or_else(|e| panic!("job {n}: {e}"));
             let done = |call: &CallOutcome| matches!(call, CallOutcome::Done | CallOutcome::AlreadyDone);
@@ -104,11 +107,11 @@ impl Rig {
     }
 
     /// Calls that the chain refused: the fee is lost.
-    pub fn refused(&self) -> Vec<Event> {
+    pub(crate) fn refused(&self) -> Vec<Event> {
         self.chain.events().into_iter().filter(|event| event.result.is_err()).collect()
     }
 
-    pub async fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, is: impl Fn(&Self) -> bool) {
         let wait = async {
             while !is(self) {
                 sleep(ms(10)).await;
