@@ -9,7 +9,8 @@ use prb_core::{
     primitives::PoolId,
     pruntime::scripted::{ScriptedConnect, ScriptedWorker},
     queue::memory::MemoryQueue,
-    trade::{self, Trader},
+    signer::memory::MemorySigners,
+    trade::{self, Trader, accounts::MemoryAccounts},
     vault::{Vault, memory::MemoryVault},
     worker::State,
 };
@@ -33,7 +34,8 @@ async fn main() -> anyhow::Result<()> {
     inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
 
     // The engines.
-    let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), vault };
+    let (signers, accounts) = (Arc::new(MemorySigners::new(vault)), Arc::new(MemoryAccounts::default()));
+    let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), signers, accounts };
     let trader = Trader::start(trade::Config::default(), parts)?;
     let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
     let fleet = Fleet::start(parts, fleet::Config::default());

@@ -31,6 +31,7 @@
 //!   chain where the watch is lost.
 //! - [`metadata`]: calls, events, errors and storage by name, so that runtime upgrades are survived.
 //! - [`keys`]: operators' sr25519 keys.
+//! - [`signer`]: [`Signers`](prb_core::signer::Signers) over a vault.
 //! - [`inventory`]: an [`Inventory`](prb_core::inventory::Inventory) on disk: a lifecycle manager's pools and
 //!   workers.
 //!
@@ -74,6 +75,7 @@ pub mod keys;
 pub mod metadata;
 pub mod reader;
 pub mod rpc;
+pub mod signer;
 pub mod source;
 pub mod store;
 pub mod submit;

@@ -22,23 +22,23 @@ use std::{
 
 use async_trait::async_trait;
 use prb_core::{
-    chain::{
-        BatchOutcome, Call, CallBatch, ChainSubmitter, Effect, Effects, Signer, SubmitError, SubmitProgress,
-    },
+    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effect, Effects, SubmitError, SubmitProgress},
     primitives::{AccountId, PHALA_SS58_PREFIX},
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{keys::OperatorKey, metadata::Runtimes, rpc::NodePool};
+use crate::{metadata::Runtimes, rpc::NodePool};
 
 mod account;
 mod ask;
+mod budget;
 mod effects;
 mod fate;
+mod floors;
 mod gap;
 mod prepare;
 mod refusal;
-mod room;
+mod sign;
 
 /// How long an account that has sent is taken to send again soon.
 const SHARED_FOR: Duration = Duration::from_secs(60);
@@ -59,10 +59,16 @@ pub struct Config {
     pub unknown_after: Duration,
     /// How much of what a block has for ordinary transactions one batch may take, in percent, from 1 to 100,
     /// while other accounts send as well: with halves, two of them fill a block.
+    ///
+    /// A batch takes at least what this crate's own floors say for its calls (execution time and proof, by kind
+    /// of call), however little the runtime declares: Phala's pallets declare next to nothing. Where the runtime
+    /// tells no limit, Khala's holds: 375 ms of execution, 3,932,160 bytes of proof, 3,932,160 bytes of length.
     pub max_block_percent: u8,
     /// The same for an account that is alone, as far as this submitter knows. A transaction that takes nearly
     /// all of a block waits for one that is empty.
     pub lone_block_percent: u8,
+    /// How long the signer may take over a signature, before it counts as unavailable.
+    pub sign_timeout: Duration,
     /// Address prefix in messages, and in questions to nodes.
     pub ss58_prefix: u16,
     /// Accounts remembered at most. A forgotten one costs a few questions when it sends again.
@@ -80,6 +86,7 @@ impl Default for Config {
             unknown_after: Duration::from_secs(15 * 60),
             max_block_percent: 50,
             lone_block_percent: 85,
+            sign_timeout: Duration::from_secs(30),
             ss58_prefix: PHALA_SS58_PREFIX,
             max_accounts: 1_000,
         }
@@ -175,15 +182,6 @@ impl Submitter {
 }
 
 impl Inner {
-    fn key(&self, signer: &Signer) -> Result<OperatorKey, SubmitError> {
-        let bad = |reason: String| SubmitError::BadKey { account: self.address(signer.operator), reason };
-        let key = OperatorKey::from_secret(&signer.secret).map_err(|e| bad(e.to_string()))?;
-        if key.account() != signer.operator {
-            return Err(bad(format!("it is the key of {}", self.address(key.account()))));
-        }
-        Ok(key)
-    }
-
     fn address(&self, account: AccountId) -> String {
         account.to_ss58(self.config.ss58_prefix)
     }
@@ -219,18 +217,17 @@ impl Inner {
     async fn send(
         &self,
         batch: &CallBatch,
-        key: &OperatorKey,
         progress: &mpsc::Sender<SubmitProgress>,
     ) -> Result<BatchOutcome, SubmitError> {
         let started = Instant::now();
         let mut rebuilt = false;
         loop {
-            let Some((node, prepared)) = self.prepare(batch, key, started).await? else {
+            let Some((node, prepared)) = self.prepare(batch, started).await? else {
                 self.look_again(batch, started).await?;
                 continue;
             };
             let refusal = match self.submit_to(&node, &prepared).await {
-                Ok(watch) => return self.follow(&prepared, key, watch, progress).await,
+                Ok(watch) => return self.follow(&prepared, &batch.signer, watch, progress).await,
                 Err(refusal) => refusal,
             };
             if !refusal.may_pass() || started.elapsed() >= self.config.unavailable_after {
@@ -252,7 +249,7 @@ impl Inner {
     /// Waits until the account has nothing pending. Where another transaction of it came first, that may hold the
     /// same calls: another trader's, before it learned that the account is not its own any more.
     async fn look_again(&self, batch: &CallBatch, started: Instant) -> Result<(), SubmitError> {
-        let account = batch.signer.operator;
+        let account = batch.operator();
         let before = self.account(account).next_nonce;
         self.forget(account);
         self.settle(account).await?;
@@ -283,6 +280,7 @@ impl Inner {
             Err(e) => matches!(
                 e,
                 SubmitError::BadKey { .. }
+                    | SubmitError::NotSigned(_)
                     | SubmitError::InsufficientFees { .. }
                     | SubmitError::Dispatch(_)
                     | SubmitError::TooLarge { .. }
@@ -300,13 +298,12 @@ impl ChainSubmitter for Submitter {
         progress: mpsc::Sender<SubmitProgress>,
     ) -> Result<BatchOutcome, SubmitError> {
         let inner = &*self.inner;
-        let account = batch.signer.operator;
-        let key = inner.key(&batch.signer)?;
+        let account = batch.operator();
         let _sending = Sending::start(inner, account);
         inner.settle(account).await?;
         // A cancelled call leaves it so.
         inner.forget(account);
-        let result = inner.send(batch, &key, &progress).await;
+        let result = inner.send(batch, &progress).await;
         if Inner::settles(&result) {
             inner.remember(account, |known| known.settled = true);
         }

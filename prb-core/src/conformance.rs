@@ -7,4 +7,5 @@ pub mod pruntime;
 pub mod queue;
 pub mod range;
 pub mod reader;
+pub mod submitter;
 pub mod vault;

@@ -16,7 +16,7 @@
 //!                                          jobs ▼  │ views
 //!                               JobQueue ──► trade │ ChainReader
 //!                                            lanes,│
-//!                                            batches ──► ChainSubmitter        (Vault opens the keys)
+//!                                            batches ──► ChainSubmitter        (Signers sign)
 //! ```
 //!
 //! # Seams
@@ -31,6 +31,8 @@
 //! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |
 //! | [`attestation::CollateralSource`] | what DCAP quotes are verified with | `attestation::pccs` | |
 //! | [`vault::Vault`] | seals and opens operators' keys | [`vault::memory`] | `prb_walkie::vault` |
+//! | [`signer::Signers`] | signs for operators' accounts | [`signer::memory`] | `prb_chain::signer` |
+//! | [`trade::accounts::AccountLeases`] | which of several traders uses an account | [`trade::accounts`] | |
 //!
 //! Every seam is object-safe, has its error type beside it, and says what is safe to cancel. Suites in
 //! `conformance` (feature `conformance`) hold a backend to the seam's promises.
@@ -61,7 +63,8 @@
 //!     primitives::PoolId,
 //!     pruntime::scripted::{ScriptedConnect, ScriptedWorker},
 //!     queue::memory::MemoryQueue,
-//!     trade::{self, Trader},
+//!     signer::memory::MemorySigners,
+//!     trade::{self, Trader, accounts::MemoryAccounts},
 //!     vault::{Vault, memory::MemoryVault},
 //!     worker::State,
 //! };
@@ -80,7 +83,8 @@
 //! let worker = Worker::new(id, pid, "worker-1", "http://worker-1", 100_000_000_000_000);
 //! inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
 //!
-//! let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), vault };
+//! let (signers, accounts) = (Arc::new(MemorySigners::new(vault)), Arc::new(MemoryAccounts::default()));
+//! let parts = trade::Parts { queue: queue.clone(), submitter: chain.clone(), signers, accounts };
 //! let trader = Trader::start(trade::Config::default(), parts)?;
 //! let source = Arc::new(MemorySource::of_empty_blocks(3));
 //! let parts = fleet::Parts::new(inventory, source, chain.clone(), queue, connect);
@@ -111,6 +115,7 @@ pub mod primitives;
 pub mod prpc;
 pub mod pruntime;
 pub mod queue;
+pub mod signer;
 pub mod sync;
 pub mod trade;
 pub mod vault;

@@ -51,7 +51,8 @@ pub struct Job {
     pub signer: JobSigner,
     /// The calls, in order: message batches have several, anything else has one.
     pub calls: Vec<Call>,
-    /// How often it may be handed out again after a failure that a retry may mend.
+    /// How often it may be handed out again after a failure that a retry may mend. Only [`JobQueue::fail`]
+    /// uses one up: neither a lease that runs out nor a job that is released counts.
     pub retries: u32,
 }
 
@@ -185,8 +186,11 @@ pub struct Lease {
     pub id: JobId,
     /// Which hand-out this is: a consumer whose lease was taken away cannot end the job any more.
     pub token: u64,
-    /// How often it was handed out before.
+    /// How often it was handed out before, for whatever reason it came back.
     pub attempt: u32,
+    /// How many of [`Job::retries`] are left: [`JobQueue::fail`] with a delay hands the job out again while
+    /// there are any.
+    pub retries_left: u32,
     /// The job.
     pub job: Job,
 }
@@ -269,7 +273,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     async fn submit(&self, job: Job) -> Result<JobHandle, Error>;
 
     /// Waits for a job and leases it for `ttl`; a lease that is not ended or renewed within it is taken
-    /// away and the job handed out again.
+    /// away and the job handed out again. That uses up none of its retries: nobody has said that it failed.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Unavailable`].
@@ -278,13 +282,21 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// Safe: a cancelled call leases nothing.
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error>;
 
-    /// Renews leases for another `ttl`; gives those that are lost.
-    ///
-    /// A `ttl` of zero hands the jobs back: they are in line again at once, and no retry is used up.
+    /// Renews leases for another `ttl`, at least a millisecond; gives those that are lost.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error>;
+
+    /// Ends leases without ending their jobs: they are in line again after `after`, at once where that is zero,
+    /// in the order of their ids and before younger jobs. Uses up no retry. Lost leases are passed over.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have released some of the jobs; leases that it has not released run out.
+    async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error>;
 
     /// Shows how far leased jobs are. Nothing depends on it: lost leases are passed over, and a backend may
     /// keep nothing of it.
@@ -303,7 +315,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error>;
 
     /// Ends a job that was not carried out: handed out again after `retry_after` while it has retries left
-    /// and `retry_after` is given, else failed.
+    /// and `retry_after` is given, which uses one up; else failed.
     ///
     /// # Errors
     /// [`Error::LeaseLost`], [`Error::Unavailable`].

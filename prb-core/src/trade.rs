@@ -1,4 +1,5 @@
-//! The trade engine: jobs to lanes, lanes to batches, batches to outcomes.
+//! The trade engine: takes jobs, sends them in batches, one lane per operator's account, and reports each
+//! call's outcome.
 //!
 //! ```text
 //! JobQueue ──lease──▶ dispatcher ──▶ lane of operator A ──batch──▶ ChainSubmitter
@@ -9,13 +10,17 @@
 //! An operator's account has one lane, and a lane one batch in flight: order and nonce live there. Two
 //! pools of one operator share it. Lanes run side by side; one that hangs holds up no other.
 //!
-//! A batch is as large as its share of a block, in weight and in bytes: the submitter tells where one is too
-//! large, and the lane remembers. While a batch is on its way the next one grows.
+//! A lane's first transactions have up to [`Config::first_calls`] calls. The cap doubles after a full
+//! transaction was included, is halved after one that was lost or whose outcome is unknown, and is remembered
+//! for as long as the trader runs. The submitter refuses what takes more than its share of a block.
+//!
+//! Jobs of one operator are sent in the order of their ids. One that was given back to the queue, because its
+//! lane was full or it is to be retried, is waited for: no younger one overtakes it.
 //!
 //! Jobs are delivered at least once, and their effects must happen at most once. So a lane asks
 //! [`ChainSubmitter::effects`] which calls are done already, and leaves them out: before its first batch,
 //! before a job that was handed out before, before a call for what it has sent lately, and after a transaction
-//! whose fate is in doubt.
+//! whose outcome is not known.
 //!
 //! Several traders may work on one queue. An account is used by one of them at a time (see
 //! [`accounts::AccountLeases`]): the others hand its jobs back, and take over when its lease runs out.
@@ -31,26 +36,34 @@ use tokio::{
     time::Instant,
 };
 
-use self::accounts::{AccountLeases, MemoryAccounts};
-use crate::{chain::ChainSubmitter, queue::JobQueue, vault::Vault};
+use self::accounts::AccountLeases;
+use crate::{chain::ChainSubmitter, queue::JobQueue, signer::Signers};
 
+mod account_keeper;
 pub mod accounts;
 mod batch;
+mod call_limits;
 mod dispatch;
-mod holds;
 mod inbox;
+mod job_leases;
 mod lane;
-mod leases;
-mod recent;
+mod order;
+mod recently_sent;
 mod reports;
 mod status;
+mod verdict;
 
 pub use status::{LaneStatus, Phase, Status};
 
 /// Settings of a [`Trader`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Most calls of a batch, should blocks take more. A job is never split: one with more goes alone.
+    /// Most calls of an account's first transaction. From then on the cap doubles after each full transaction
+    /// that was included, up to [`Config::max_calls`], and is halved, to one call at least, after each that was
+    /// lost, has expired, or whose outcome is unknown.
+    pub first_calls: usize,
+    /// Most calls that a transaction's cap grows to. A job with more than the cap goes alone, in several
+    /// transactions.
     pub max_calls: usize,
     /// Most bytes of a batch's calls, by [`Call::size_bytes`](crate::chain::Call::size_bytes). A job with
     /// more goes alone.
@@ -72,8 +85,8 @@ pub struct Config {
     /// How long an account stays this trader's without a renewal; they come four times as often. Where a
     /// trader dies, another one takes over after this long.
     pub account_ttl: Duration,
-    /// How long the submitter may take over a batch, or over its effects, before the batch is taken to be
-    /// in doubt. Longer than a transaction lives: it is meant for a submitter that hangs.
+    /// How long the submitter may take over a batch, or over its effects, before the batch's
+    /// outcome counts as unknown. Longer than a transaction lives: it is meant for a submitter that hangs.
     pub submit_timeout: Duration,
     /// Delay before a job's first retry; doubles with each.
     pub retry_min: Duration,
@@ -82,8 +95,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Default of [`Config::max_calls`]: a little less than `Utility::force_batch` takes.
-    pub const MAX_CALLS: usize = 10_000;
+    /// Default of [`Config::first_calls`]: what the original sends at most, and the chain has taken for years.
+    pub const FIRST_CALLS: usize = 100;
+    /// Default of [`Config::max_calls`]: about what fits in a block by the time that calls take, were there no
+    /// other limit.
+    pub const MAX_CALLS: usize = 1_000;
     /// Default of [`Config::max_bytes`]: half of what a block of the parachain takes.
     pub const MAX_BYTES: usize = 2 * 1024 * 1024;
     /// Default of [`Config::linger`].
@@ -111,6 +127,7 @@ impl Config {
 
     fn check(&self) -> Result<(), Error> {
         let counts = [
+            ("first_calls", self.first_calls),
             ("max_calls", self.max_calls),
             ("max_bytes", self.max_bytes),
             ("max_lanes", self.max_lanes),
@@ -136,6 +153,7 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            first_calls: Self::FIRST_CALLS,
             max_calls: Self::MAX_CALLS,
             max_bytes: Self::MAX_BYTES,
             linger: Self::LINGER,
@@ -158,10 +176,14 @@ impl Default for Config {
 pub struct Parts {
     /// Where jobs come from.
     pub queue: Arc<dyn JobQueue>,
-    /// Who sends them.
+    /// What sends them.
     pub submitter: Arc<dyn ChainSubmitter>,
-    /// What opens the operators' keys.
-    pub vault: Arc<dyn Vault>,
+    /// What signs for the operators.
+    pub signers: Arc<dyn Signers>,
+    /// Which of the traders on the queue may send for an account. All traders that use the same accounts must
+    /// share it: two that do not would take the same nonce.
+    /// [`MemoryAccounts`](accounts::MemoryAccounts) is for those of one process.
+    pub accounts: Arc<dyn AccountLeases>,
 }
 
 /// Why a trader does not run.
@@ -181,15 +203,23 @@ pub enum Error {
         wait: Duration,
     },
     /// A task panicked: a fault of the program.
-    #[error("a task of the trade engine panicked")]
-    Panicked,
+    #[error("a task of the trade engine panicked: {message}")]
+    Panicked {
+        /// What it said.
+        message: String,
+    },
 }
 
 /// What a trader left behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StopReport {
     /// Jobs handed back to the queue, for the next trader.
     pub handed_back: usize,
+    /// Jobs that the queue did not take back in time: their leases run out.
+    pub jobs_left: usize,
+    /// Accounts that were not given back in time: their leases run out.
+    pub accounts_left: usize,
 }
 
 /// A running trade engine.
@@ -203,8 +233,10 @@ pub struct Trader {
 }
 
 impl Trader {
-    /// Starts working on the queue's jobs, alone: no other trader uses the same accounts. Needs a tokio
-    /// runtime.
+    /// How long handing back jobs and accounts may take after [`Trader::stop`]'s deadline.
+    pub const STOP_GRACE: Duration = Duration::from_secs(1);
+
+    /// Starts working on the queue's jobs. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`Error::ZeroSetting`], [`Error::LongWait`].
@@ -212,28 +244,12 @@ impl Trader {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(config: Config, parts: Parts) -> Result<Self, Error> {
-        Self::start_among(config, parts, Arc::new(MemoryAccounts::default()))
-    }
-
-    /// Starts working on the queue's jobs beside other traders, each account with one of them at a time.
-    /// Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// [`Error::ZeroSetting`], [`Error::LongWait`].
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn start_among(
-        config: Config,
-        parts: Parts,
-        accounts: Arc<dyn AccountLeases>,
-    ) -> Result<Self, Error> {
         config.check()?;
         status::describe_metrics();
         let (board, status) = status::Board::new();
         let (stop, stopped) = oneshot::channel();
         let mut dispatcher = JoinSet::new();
-        dispatcher.spawn(dispatch::run(config, parts, accounts, board, stopped));
+        dispatcher.spawn(dispatch::run(config, parts, board, stopped));
         Ok(Self { status, stop: Some(stop), dispatcher })
     }
 
@@ -252,13 +268,16 @@ impl Trader {
     pub async fn ended(&mut self) -> Result<StopReport, Error> {
         match self.dispatcher.join_next().await {
             Some(Ok(report)) => report,
-            Some(Err(_)) => Err(Error::Panicked),
+            Some(Err(e)) => Err(Error::Panicked { message: dispatch::panic_text(e) }),
             None => Ok(StopReport::default()),
         }
     }
 
-    /// Stops: takes no more jobs, hands back those that are not sent yet, lets batches in flight end for
-    /// `within`, and hands back the rest. Their effects are asked for before they are sent again.
+    /// Stops: takes no more jobs, lets batches in flight end for `within`, and hands back the rest. Their effects
+    /// are asked for before they are sent again.
+    ///
+    /// Returns after `within` and [`Trader::STOP_GRACE`] at the latest, also where queue, submitter, signers or
+    /// account leases do not answer; the report tells what could not be handed back.
     ///
     /// # Errors
     /// [`Error::Panicked`].

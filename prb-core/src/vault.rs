@@ -41,6 +41,16 @@ pub enum Error {
     /// The cipher failed.
     #[error("the cipher failed")]
     Cipher,
+    /// What holds the vault's key does not answer now: a key management service, a hardware module.
+    #[error("the vault is unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
 }
 
 /// The longest secret that a vault seals, in bytes.
@@ -52,12 +62,12 @@ pub trait Vault: Send + Sync + fmt::Debug {
     /// Seals a secret. Two seals of one secret differ.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::Cipher`].
+    /// [`Error::TooLarge`], [`Error::Cipher`], [`Error::Unavailable`].
     async fn seal(&self, secret: &SecretString) -> Result<Sealed, Error>;
 
     /// Opens a sealed secret.
     ///
     /// # Errors
-    /// [`Error::WrongKey`], [`Error::UnknownVersion`].
+    /// [`Error::WrongKey`], [`Error::UnknownVersion`], [`Error::Cipher`], [`Error::Unavailable`].
     async fn open(&self, sealed: &Sealed) -> Result<SecretString, Error>;
 }

@@ -8,11 +8,12 @@ use std::{sync::Arc, time::Duration};
 use prb_core::{
     chain::{
         Call, CallBatch, ChainReader, ChainSubmitter, ChainView, Followed, PoolOnChain, Registration,
-        SessionState, Signer, StakeRules,
+        SessionState, StakeRules,
         memory::{Config, MemoryChain},
         refusal,
     },
     primitives::{AccountId, Balance, PoolId, WorkerKey},
+    signer::memory::MemorySigner,
     wire::MessageOrigin,
 };
 use tokio::time::timeout;
@@ -60,9 +61,7 @@ impl Rig {
 
     /// Sends one call in a block of its own; gives the error's name.
     async fn call(&self, call: Call) -> Option<String> {
-        let signer =
-            Signer { operator: self.operator, secret: Arc::new("operator".to_owned().into()), proxied: None };
-        let batch = CallBatch { signer, calls: vec![call] };
+        let batch = CallBatch::new(Arc::new(MemorySigner::new("operator")), vec![call]);
         let submit = self.chain.submit(&batch, tokio::sync::mpsc::channel(1).0);
         tokio::pin!(submit);
         assert!(timeout(Duration::ZERO, &mut submit).await.is_err());

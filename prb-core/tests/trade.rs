@@ -23,13 +23,18 @@ use prb_core::{
         self, CallOutcome, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, Lease, Stats,
         memory::MemoryQueue,
     },
-    trade::{Config, Parts, Phase, Trader},
+    signer::memory::MemorySigners,
+    trade::{Config, Parts, Phase, Trader, accounts::MemoryAccounts},
     vault::{Sealed, Vault, memory::MemoryVault},
     wire::{Message, MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
 };
 use tokio::time::{Instant, sleep, timeout};
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+fn signers(vault: &Arc<MemoryVault>) -> Arc<MemorySigners> {
+    Arc::new(MemorySigners::new(vault.clone()))
+}
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -63,7 +68,8 @@ impl Rig {
 
     fn trader_on(&self, config: Config, queue: Arc<dyn JobQueue>) -> Trader {
         let submitter = Arc::new(self.chain.clone());
-        Trader::start(config, Parts { queue, submitter, vault: self.vault.clone() }).unwrap()
+        let accounts = Arc::new(MemoryAccounts::default());
+        Trader::start(config, Parts { queue, submitter, signers: signers(&self.vault), accounts }).unwrap()
     }
 
     fn signer(&self, secret: &str) -> JobSigner {
@@ -419,6 +425,11 @@ impl JobQueue for Cut {
         self.queue.lease(ttl).await
     }
 
+    async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), queue::Error> {
+        self.check()?;
+        self.queue.release(leases, after).await
+    }
+
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, queue::Error> {
         self.check()?;
         self.queue.heartbeat(leases, ttl).await
@@ -696,7 +707,8 @@ async fn settings_of_zero_are_refused() {
     let parts = Parts {
         queue: Arc::new(rig.queue.clone()),
         submitter: Arc::new(rig.chain.clone()),
-        vault: rig.vault.clone(),
+        signers: signers(&rig.vault),
+        accounts: Arc::new(MemoryAccounts::default()),
     };
     let error = Trader::start(Config { max_lanes: 0, ..Config::default() }, parts).unwrap_err();
     assert_eq!(error.to_string(), "the trade engine's max_lanes must be more than zero");

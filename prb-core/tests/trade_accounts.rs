@@ -20,6 +20,7 @@ use prb_core::{
     conformance,
     primitives::{AccountId, PoolId, WorkerKey},
     queue::{CallOutcome, Job, JobHandle, JobQueue, JobSigner, memory::MemoryQueue},
+    signer::memory::MemorySigners,
     trade::{
         Config, Parts, Phase, Trader,
         accounts::{AccountLeases, Error, MemoryAccounts},
@@ -34,6 +35,10 @@ use tokio::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECRET: &str = "//Alice";
+
+fn signers(vault: &Arc<MemoryVault>) -> Arc<MemorySigners> {
+    Arc::new(MemorySigners::new(vault.clone()))
+}
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -74,7 +79,7 @@ impl ChainSubmitter for Watched {
         batch: &CallBatch,
         progress: mpsc::Sender<SubmitProgress>,
     ) -> Result<BatchOutcome, SubmitError> {
-        let account = batch.signer.operator;
+        let account = batch.operator();
         let _sent = {
             let mut sending = self.sending.lock().unwrap();
             sending.log.push(self.trader);
@@ -153,8 +158,8 @@ impl Rig {
     fn trader_with(&self, trader: &'static str, accounts: Arc<dyn AccountLeases>) -> Trader {
         let (chain, sending) = (self.chain.clone(), self.sending.clone());
         let submitter = Arc::new(Watched { trader, chain, sending });
-        let parts = Parts { queue: Arc::new(self.queue.clone()), submitter, vault: self.vault.clone() };
-        Trader::start_among(Config::default(), parts, accounts).unwrap()
+        let (queue, signers) = (Arc::new(self.queue.clone()), signers(&self.vault));
+        Trader::start(Config::default(), Parts { queue, submitter, signers, accounts }).unwrap()
     }
 
     /// A job of one message.
@@ -307,7 +312,8 @@ async fn nothing_is_sent_while_leases_cannot_be_had() {
 async fn waits_beyond_six_seconds_are_refused() {
     let rig = Rig::new().await;
     let submitter = Arc::new(rig.chain.clone());
-    let parts = Parts { queue: Arc::new(rig.queue.clone()), submitter, vault: rig.vault.clone() };
+    let (queue, accounts) = (Arc::new(rig.queue.clone()), Arc::new(rig.accounts.clone()));
+    let parts = Parts { queue, submitter, signers: signers(&rig.vault), accounts };
     let config = Config { max_wait: ms(6_001), ..Config::default() };
     let error = Trader::start(config, parts).unwrap_err();
     assert_eq!(error.to_string(), "the trade engine's max_wait must be at most 6s, not 6.001s");

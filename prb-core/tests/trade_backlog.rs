@@ -19,6 +19,7 @@ use prb_core::{
         self, CallOutcome, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, Lease,
         Progress, Stats, memory::MemoryQueue,
     },
+    signer::memory::MemorySigners,
     trade::{Config, Parts, Trader, accounts::MemoryAccounts},
     vault::{Vault, memory::MemoryVault},
     wire::{Message, MessageOrigin, SignedMessage},
@@ -27,6 +28,10 @@ use tokio::time::{sleep, timeout};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const ALICE: &str = "//Alice";
+
+fn signers(vault: &Arc<MemoryVault>) -> Arc<MemorySigners> {
+    Arc::new(MemorySigners::new(vault.clone()))
+}
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -70,8 +75,9 @@ impl Rig {
     }
 
     fn trader_on(&self, config: Config, queue: Arc<dyn JobQueue>) -> Trader {
-        let parts = Parts { queue, submitter: Arc::new(self.chain.clone()), vault: self.vault.clone() };
-        Trader::start_among(config, parts, Arc::new(self.accounts.another())).unwrap()
+        let (submitter, accounts) = (Arc::new(self.chain.clone()), Arc::new(self.accounts.another()));
+        let parts = Parts { queue, submitter, signers: signers(&self.vault), accounts };
+        Trader::start(config, parts).unwrap()
     }
 
     /// The next messages of a worker, one a job.
@@ -172,6 +178,10 @@ impl JobQueue for Listening {
         self.queue.lease(ttl).await
     }
 
+    async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), queue::Error> {
+        self.queue.release(leases, after).await
+    }
+
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, queue::Error> {
         self.queue.heartbeat(leases, ttl).await
     }
@@ -208,7 +218,8 @@ async fn progress_is_told_in_order_and_together() {
     let mut rig = Rig::new();
     let told: Arc<Mutex<Told>> = Arc::default();
     let queue = Listening { queue: rig.queue.clone(), told: told.clone(), deaf: false };
-    let _trader = rig.trader_on(Config::default(), Arc::new(queue));
+    let config = Config { first_calls: 1_000, ..Config::default() };
+    let _trader = rig.trader_on(config, Arc::new(queue));
     let jobs = rig.submit(ALICE, 1, 1_000, 0).await;
     rig.until("sent", |_| told.lock().unwrap().iter().any(|(progress, _)| *progress == Progress::Sent)).await;
     let told = told.lock().unwrap().clone();
@@ -268,6 +279,15 @@ impl JobQueue for Forgetful {
         let lease = self.queue.lease(ttl).await?;
         *self.newest.lock().unwrap() = Some((lease.token, lease.id));
         Ok(Lease { id: Self::ID, ..lease })
+    }
+
+    async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), queue::Error> {
+        for (_, token) in leases {
+            if let Some(real) = self.real(*token) {
+                self.queue.release(&[(real, *token)], after).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, queue::Error> {

@@ -12,6 +12,7 @@ use prb_core::{
     },
     primitives::{PoolId, WorkerKey},
     queue::{CallOutcome, Job, JobHandle, JobQueue, JobSigner, memory::MemoryQueue},
+    signer::memory::MemorySigners,
     trade::{Config, Parts, Trader, accounts::MemoryAccounts},
     vault::{Sealed, Vault, memory::MemoryVault},
     wire::{Message, MessageOrigin, SignedMessage},
@@ -22,6 +23,10 @@ use tokio::time::{sleep, timeout};
 const OPERATORS: [&str; 2] = ["//Alice", "//Bob"];
 const WORKERS: u8 = 4;
 const RETRIES: u32 = 3;
+
+fn signers(vault: &Arc<MemoryVault>) -> Arc<MemorySigners> {
+    Arc::new(MemorySigners::new(vault.clone()))
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -115,13 +120,14 @@ impl World {
 
     fn start(&mut self, slot: bool) {
         let config = Config { lease_ttl: Duration::from_secs(5), max_lane_jobs: 4, ..Config::default() };
+        let accounts = self.accounts.as_ref().map_or_else(MemoryAccounts::default, MemoryAccounts::another);
         let parts = Parts {
             queue: Arc::new(self.queue.clone()),
             submitter: Arc::new(self.chain.clone()),
-            vault: self.vault.clone(),
+            signers: signers(&self.vault),
+            accounts: Arc::new(accounts),
         };
-        let accounts = self.accounts.as_ref().map_or_else(MemoryAccounts::default, MemoryAccounts::another);
-        self.traders.insert(slot, Trader::start_among(config, parts, Arc::new(accounts)).unwrap());
+        self.traders.insert(slot, Trader::start(config, parts).unwrap());
     }
 
     async fn take(&mut self, step: Step) {

@@ -7,10 +7,12 @@ use std::{sync::Arc, time::Duration};
 use codec::Encode;
 use prb_core::{
     chain::{
-        Call, CallBatch, ChainReader, ChainSubmitter, Effect, Followed, Signer, SubmitError,
+        Call, CallBatch, ChainReader, ChainSubmitter, Effect, Followed, SubmitError, SubmitProgress,
         memory::{Config, Fault, MemoryChain},
     },
-    primitives::{AccountId, Balance, Hash, PoolId, WorkerKey},
+    conformance,
+    primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
+    signer::{Signer, memory::MemorySigner},
     wire::{Message, MessageOrigin, SignedMessage, WorkerRegistrationInfoV2},
 };
 use tokio::time::timeout;
@@ -19,19 +21,27 @@ const PHA: Balance = 1_000_000_000_000;
 const POOL: PoolId = PoolId(1);
 const W: WorkerKey = WorkerKey([7; 32]);
 
-fn signer(secret: &str) -> Signer {
-    Signer {
-        operator: MemoryChain::account_of(secret),
-        secret: Arc::new(secret.to_owned().into()),
-        proxied: None,
-    }
+/// Who signs, and for whom.
+#[derive(Clone)]
+struct Signs {
+    signer: MemorySigner,
+    operator: AccountId,
+    proxied: Option<AccountId>,
+}
+
+fn signer(secret: &str) -> Signs {
+    Signs { signer: MemorySigner::new(secret), operator: MemoryChain::account_of(secret), proxied: None }
 }
 
 fn register(operator: AccountId, replaces: Option<u64>) -> Call {
+    register_of(W, operator, replaces)
+}
+
+fn register_of(worker: WorkerKey, operator: AccountId, replaces: Option<u64>) -> Call {
     let info = WorkerRegistrationInfoV2 {
         version: 1,
         machine_id: vec![],
-        pubkey: W,
+        pubkey: worker,
         ecdh_pubkey: [0; 32],
         genesis_block_hash: Hash::default(),
         features: vec![],
@@ -39,7 +49,7 @@ fn register(operator: AccountId, replaces: Option<u64>) -> Call {
         para_id: 2004,
         max_consensus_version: 1,
     };
-    Call::RegisterWorker { worker: W, runtime_info: info.encode(), attestation: vec![], replaces }
+    Call::RegisterWorker { worker, runtime_info: info.encode(), attestation: vec![], replaces }
 }
 
 fn message(sequence: u64) -> Call {
@@ -50,10 +60,10 @@ fn message(sequence: u64) -> Call {
 /// Sends one batch and makes the block that holds it.
 async fn send(
     chain: &MemoryChain,
-    signer: Signer,
+    signer: Signs,
     calls: Vec<Call>,
 ) -> Result<Vec<Option<String>>, SubmitError> {
-    let batch = CallBatch { signer, calls };
+    let batch = CallBatch::new(Arc::new(signer.signer), calls).with_proxied(signer.proxied);
     let progress = tokio::sync::mpsc::channel(1).0;
     let submit = chain.submit(&batch, progress);
     tokio::pin!(submit);
@@ -69,7 +79,7 @@ async fn send(
     Ok(outcome.calls.into_iter().map(|r| r.err().map(|e| e.name)).collect())
 }
 
-async fn one(chain: &MemoryChain, signer: &Signer, call: Call) -> Option<String> {
+async fn one(chain: &MemoryChain, signer: &Signs, call: Call) -> Option<String> {
     let effect = chain.effects(signer.operator, std::slice::from_ref(&call)).await.unwrap();
     let result = send(chain, signer.clone(), vec![call.clone()]).await.unwrap().remove(0);
     if result.is_none() {
@@ -145,7 +155,7 @@ async fn ownership_is_checked() {
     assert_eq!(one(&chain, &bob, add.clone()).await.unwrap(), "PhalaStakePoolv2::UnauthorizedPoolOwner");
     // Bob acts for Alice once he is her proxy.
     let updated = chain.worker(W).registration.unwrap().last_updated;
-    let proxied = Signer { proxied: Some(alice.operator), ..bob.clone() };
+    let proxied = Signs { proxied: Some(alice.operator), ..bob.clone() };
     let refused = send(&chain, proxied.clone(), vec![add.clone()]).await.unwrap_err();
     assert!(matches!(&refused, SubmitError::Dispatch(e) if e.name == "Proxy::NotProxy"), "{refused}");
     chain.set_proxy(alice.operator, bob.operator);
@@ -170,7 +180,8 @@ async fn sequences_are_checked() {
 #[tokio::test(start_paused = true)]
 async fn signers_are_checked() {
     let chain = MemoryChain::new(Config { fee: 10, ..Config::default() });
-    let forged = Signer { operator: MemoryChain::account_of("//Bob"), ..signer("//Alice") };
+    let alice = signer("//Alice");
+    let forged = Signs { signer: alice.signer.claiming(MemoryChain::account_of("//Bob")), ..alice };
     let refused = send(&chain, forged, vec![message(0)]).await.unwrap_err();
     assert!(matches!(refused, SubmitError::BadKey { .. }) && !refused.is_retryable(), "{refused}");
     let alice = signer("//Alice");
@@ -265,4 +276,70 @@ async fn views_may_be_late() {
     chain.follow(following(&[W]));
     chain.produce_block();
     assert_eq!(shown(&chain), (2, Some(5), 1), "what left is gone at once");
+}
+
+/// The chain as the suite of submitters drives it.
+struct Driven(MemoryChain);
+
+impl conformance::submitter::Ground for Driven {
+    fn submitter(&self) -> Arc<dyn ChainSubmitter> {
+        Arc::new(self.0.clone())
+    }
+
+    fn signer(&self) -> Arc<dyn Signer> {
+        Arc::new(MemorySigner::new("//Alice"))
+    }
+
+    fn forged(&self) -> Arc<dyn Signer> {
+        Arc::new(MemorySigner::new("//Mallory").claiming(MemoryChain::account_of("//Alice")))
+    }
+
+    fn poor(&self) -> Arc<dyn Signer> {
+        self.0.fund(MemoryChain::account_of("//Poor"), 3);
+        Arc::new(MemorySigner::new("//Poor"))
+    }
+
+    fn call(&self, n: u32) -> Call {
+        register_of(WorkerKey([n as u8; 32]), MemoryChain::account_of("//Alice"), None)
+    }
+
+    fn make_block(&self) {
+        self.0.produce_block();
+    }
+
+    fn finalised(&self) -> ParaNumber {
+        self.0.finalised()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_conforms_as_a_submitter_however_late_blocks_are_final() {
+    for finality_blocks in [0, 1, 3] {
+        let chain = MemoryChain::new(Config { fee: 10, finality_blocks, ..Config::default() });
+        conformance::submitter::all(&Driven(chain)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn outcomes_and_views_wait_for_finality() {
+    let alice = signer("//Alice");
+    let chain = MemoryChain::new(Config { finality_blocks: 2, ..Config::default() });
+    chain.follow(following(&[W]));
+    let batch = CallBatch::new(Arc::new(alice.signer), vec![register(alice.operator, None)]);
+    let (progress, mut reports) = tokio::sync::mpsc::channel(4);
+    let submit = chain.submit(&batch, progress);
+    tokio::pin!(submit);
+    for block in 1..=3 {
+        let pending = timeout(Duration::ZERO, &mut submit).await;
+        assert!(pending.is_err(), "an outcome before block {block}: {pending:?}");
+        let view = chain.views().borrow().clone().unwrap();
+        assert!(view.workers[&W].as_ref().unwrap().registration.is_none());
+        chain.produce_block();
+    }
+    let outcome = submit.await.unwrap();
+    assert_eq!((outcome.number, chain.finalised(), chain.head().0), (ParaNumber(1), ParaNumber(1), 3));
+    let view = chain.views().borrow().clone().unwrap();
+    assert!(view.workers[&W].as_ref().unwrap().registration.is_some());
+    assert!(matches!(reports.recv().await, Some(SubmitProgress::Submitted { .. })));
+    assert_eq!(reports.recv().await, Some(SubmitProgress::InBlock { block: outcome.block }));
 }

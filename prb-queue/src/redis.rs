@@ -317,28 +317,42 @@ impl JobQueue for RedisQueue {
 
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error> {
         let shared = &self.0.shared;
-        // Less than a millisecond is not nothing.
-        let ttl_ms =
-            if ttl.is_zero() { 0 } else { u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1) };
-        let mut leases = leases.to_vec();
-        // Handed back in order: the oldest is the first in line, so its chunk goes last.
-        leases.sort_unstable();
         let mut lost = Vec::new();
-        for chunk in leases.rchunks(MAX_RENEWED) {
+        for chunk in leases.chunks(MAX_RENEWED) {
             let mut script = shared.link.scripts.renew.call();
-            script.arg(ttl_ms).arg("");
+            script.arg(millis(ttl));
             for (id, token) in chunk {
                 script.arg(id.0).arg(token);
             }
             let ids: Vec<u64> = shared.link.run(&script).await.map_err(unavailable)?;
             lost.extend(ids.into_iter().map(JobId));
         }
-        for (id, token) in leases {
-            if ttl.is_zero() || lost.contains(&id) {
-                shared.held.forget(id, token);
-            }
+        for (id, token) in leases.iter().filter(|(id, _)| lost.contains(id)) {
+            shared.held.forget(*id, *token);
         }
         Ok(lost)
+    }
+
+    async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error> {
+        let shared = &self.0.shared;
+        // Less than a millisecond is not nothing.
+        let delay_ms = if after.is_zero() { 0 } else { millis(after) };
+        let mut leases = leases.to_vec();
+        leases.sort_unstable();
+        // The oldest is the first in line, so its chunk goes last.
+        for chunk in leases.rchunks(MAX_RENEWED) {
+            let mut script = shared.link.scripts.hand_back.call();
+            script.arg(delay_ms).arg("");
+            for (id, token) in chunk {
+                script.arg(id.0).arg(token);
+            }
+            let _: u64 = shared.link.run(&script).await.map_err(unavailable)?;
+            chunk.iter().for_each(|(id, token)| shared.held.forget(*id, *token));
+        }
+        if delay_ms > 0 {
+            shared.sooner.notify_one();
+        }
+        Ok(())
     }
 
     async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), Error> {

@@ -17,6 +17,7 @@ use prb_core::{
     conformance,
     primitives::{AccountId, PoolId, WorkerKey},
     queue::{CallOutcome, Job, JobHandle, JobQueue, JobSigner},
+    signer::memory::MemorySigners,
     trade::{
         self, Parts, Trader,
         accounts::{AccountLeases, Error},
@@ -95,6 +96,10 @@ impl ChainSubmitter for Watched {
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
         self.chain.effects(account, calls).await
     }
+
+    fn forget(&self, account: AccountId) {
+        self.chain.forget(account);
+    }
 }
 
 struct Rig {
@@ -111,7 +116,8 @@ impl Rig {
         let queue = RedisQueue::start(self.config.clone()).unwrap();
         let accounts = Arc::new(queue.accounts());
         let submitter = Arc::new(Watched { trader, chain: self.chain.clone(), log: self.log.clone() });
-        let parts = Parts { queue: Arc::new(queue), submitter, vault: self.vault.clone() };
+        let signers = Arc::new(MemorySigners::new(self.vault.clone()));
+        let parts = Parts { queue: Arc::new(queue), submitter, signers, accounts };
         let times = |ms| Duration::from_millis(ms);
         let config = trade::Config {
             linger: times(50),
@@ -119,7 +125,7 @@ impl Rig {
             lease_ttl: Duration::from_secs(4),
             ..trade::Config::default()
         };
-        Trader::start_among(config, parts, accounts).unwrap()
+        Trader::start(config, parts).unwrap()
     }
 
     fn job(&self, sequence: u64) -> Job {

@@ -83,7 +83,11 @@ impl Vault for RsaVault {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Cipher))
+    // It is cancelled where the runtime shuts down: that says nothing of the key.
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|e| {
+        Err(if e.is_cancelled() { Error::Unavailable(Box::new(e)) } else { Error::Cipher })
+    })
 }
 
 const fn envelope_bytes(wrapped: usize, secret: usize) -> usize {

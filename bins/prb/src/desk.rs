@@ -1,9 +1,10 @@
-//! Where operations on chain go, and who sends them.
+//! The trade queue of this process and, where it has one, its trader.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use prb_chain::{
     rpc::NodePool,
+    signer::VaultSigners,
     submit::{self, Submitter},
 };
 use prb_core::{
@@ -163,8 +164,8 @@ fn trader(
     accounts: Arc<dyn AccountLeases>,
 ) -> anyhow::Result<Trader> {
     let submitter = Arc::new(Submitter::new(para, submit::Config::default())?);
-    let parts = trade::Parts { queue, submitter, vault };
-    Ok(Trader::start_among(trade::Config::default(), parts, accounts)?)
+    let parts = trade::Parts { queue, submitter, signers: Arc::new(VaultSigners::new(vault)), accounts };
+    Ok(Trader::start(trade::Config::default(), parts)?)
 }
 
 /// How a queue in Redis is used by those who wait for a view of the chain that shows what their jobs did.

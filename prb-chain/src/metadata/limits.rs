@@ -16,13 +16,19 @@ pub(crate) struct BlockLimits {
     pub(crate) base: Weight,
 }
 
+/// What Khala's blocks have for ordinary transactions, where a runtime does not tell: 375 ms of execution in
+/// picoseconds, bytes of proof, bytes of length.
+const KHALA_TIME: u128 = 375_000_000_000;
+const KHALA_PROOF: u128 = 3_932_160;
+const KHALA_BYTES: u128 = 3_932_160;
+
 impl BlockLimits {
     /// Bytes that a transaction may have that takes at most `percent` of a block.
-    pub(crate) fn bytes(&self, percent: u128) -> [Option<u128>; 1] {
-        [self.bytes.map(|limit| limit.saturating_mul(percent) / 100)]
+    pub(crate) fn bytes(&self, percent: u128) -> u128 {
+        self.bytes.unwrap_or(KHALA_BYTES).saturating_mul(percent) / 100
     }
 
-    /// The weight that it may have.
+    /// The declared weight that it may have; `None` where the runtime does not limit it.
     pub(crate) fn weight(&self, percent: u128) -> Weight {
         [0, 1].map(|part| {
             let share = self.block[part].map(|limit| {
@@ -34,6 +40,13 @@ impl BlockLimits {
                 (share, most) => share.or(most),
             }
         })
+    }
+
+    /// The execution time and proof that it may take: of Khala's block where the runtime does not tell.
+    pub(crate) fn share(&self, percent: u128) -> [u128; 2] {
+        let khala = [KHALA_TIME, KHALA_PROOF];
+        let declared = self.weight(percent);
+        [0, 1].map(|part| declared[part].unwrap_or(khala[part].saturating_mul(percent) / 100))
     }
 }
 
@@ -49,7 +62,10 @@ mod tests {
             extrinsic: [Some(8_000), Some(7)],
             base: [Some(100), None],
         };
-        assert_eq!(limits.bytes(50), [Some(500)]);
+        assert_eq!(limits.bytes(50), 500);
+        assert_eq!(limits.share(50), [4_900, 7]);
+        assert_eq!(BlockLimits::default().share(50), [187_500_000_000, 1_966_080]);
+        assert_eq!(BlockLimits::default().bytes(50), 1_966_080);
         assert_eq!(limits.weight(50), [Some(4_900), Some(7)]);
         assert_eq!(limits.weight(100), [Some(8_000), Some(7)]);
         assert_eq!(BlockLimits::default().weight(50), [None, None]);

@@ -1,11 +1,15 @@
 //! A sent transaction's way to its end: in a finalised block, or never in one.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures::future::OptionFuture;
 use prb_core::{
     chain::{BatchOutcome, SubmitError, SubmitProgress},
     primitives::{Hash, ParaNumber},
+    signer::Signer,
 };
 use tokio::{sync::mpsc, time::Instant};
 
@@ -16,7 +20,6 @@ use super::{
     refusal::Watch,
 };
 use crate::{
-    keys::OperatorKey,
     metadata::{ExtrinsicOutcome, Runtime},
     rpc::{Node, json::HexBytes},
 };
@@ -35,8 +38,8 @@ const MAX_RESEND_PAUSE: u32 = 16;
 /// What is known of a transaction on its way.
 pub(super) struct Way<'a> {
     pub(super) prepared: &'a Prepared,
-    /// The key that signed it.
-    pub(super) key: &'a OperatorKey,
+    /// What signed it.
+    pub(super) signer: &'a Arc<dyn Signer>,
     watch: Option<Watch>,
     /// The next block to search.
     cursor: u32,
@@ -75,14 +78,14 @@ impl Inner {
     pub(super) async fn follow(
         &self,
         prepared: &Prepared,
-        key: &OperatorKey,
+        signer: &Arc<dyn Signer>,
         watch: Option<Watch>,
         progress: &mpsc::Sender<SubmitProgress>,
     ) -> Result<BatchOutcome, SubmitError> {
         let now = Instant::now();
         let mut way = Way {
             prepared,
-            key,
+            signer,
             in_block: false,
             future: false,
             resend_at: now,

@@ -4,22 +4,20 @@ use std::sync::Arc;
 
 use codec::{Compact, Decode, Encode};
 use prb_core::{
-    chain::{CallBatch, Signer, SubmitError},
+    chain::{CallBatch, SubmitError},
     primitives::{Balance, Hash},
 };
-use secrecy::SecretString;
-use subxt::{SubstrateConfig, config::DefaultExtrinsicParamsBuilder, tx::StaticPayload};
 use tokio::time::Instant;
 
 use super::{
     Inner,
     ask::{self, Head},
+    budget,
     fate::Way,
-    room,
+    sign::{Terms, sign},
 };
 use crate::{
-    keys::OperatorKey,
-    metadata::{self, Runtime},
+    metadata::Runtime,
     rpc::{Node, json::HexBytes},
 };
 
@@ -59,7 +57,6 @@ impl Inner {
     pub(super) async fn prepare(
         &self,
         batch: &CallBatch,
-        key: &OperatorKey,
         started: Instant,
     ) -> Result<Option<(Arc<Node>, Prepared)>, SubmitError> {
         loop {
@@ -72,7 +69,7 @@ impl Inner {
                 }
             };
             for (node, head) in heads {
-                match self.prepare_with(&node, &head, batch, key).await {
+                match self.prepare_with(&node, &head, batch).await {
                     Ok(prepared) => return Ok(Some((node, prepared))),
                     Err(Failure::Overtaken) => return Ok(None),
                     Err(Failure::Batch(e)) => return Err(e),
@@ -88,14 +85,8 @@ impl Inner {
         }
     }
 
-    async fn prepare_with(
-        &self,
-        node: &Node,
-        head: &Head,
-        batch: &CallBatch,
-        key: &OperatorKey,
-    ) -> Result<Prepared, Failure> {
-        let account = batch.signer.operator;
+    async fn prepare_with(&self, node: &Node, head: &Head, batch: &CallBatch) -> Result<Prepared, Failure> {
+        let account = batch.operator();
         // The best block's code runs the block that the transaction goes in.
         let runtime = self.runtimes.at(node, None).await?;
         let next: u64 = node.request("system_accountNextIndex", [self.address(account)]).await?;
@@ -105,17 +96,16 @@ impl Inner {
         }
         // A node that lags behind the one that saw our last transaction final would repeat its nonce.
         let nonce = next.max(known.next_nonce);
-        let prepared =
-            sign(&runtime, batch, key, nonce, head, self.config.mortality_blocks).map_err(Failure::Batch)?;
-        if let Ok(limit) = runtime.constant::<u32>("Utility", "batched_calls_limit") {
-            room::check_calls(&prepared, limit as usize).map_err(Failure::Batch)?;
-        }
-        // What is too long might end the connection instead of being refused.
+        // Before it is signed: a signer may be slow, and may cost something.
         let share = u128::from(self.share(account));
         let limits = runtime.block_limits();
-        room::check(&prepared, limits.bytes(share), None).map_err(Failure::Batch)?;
+        let most = runtime.constant::<u32>("Utility", "batched_calls_limit").ok();
+        budget::check_calls(&batch.calls, most, &limits, share).map_err(Failure::Batch)?;
+        let prepared = sign(&runtime, batch, self.terms(nonce, head)).await.map_err(Failure::Batch)?;
+        // What is too long might end the connection instead of being refused.
+        budget::check_bytes(&prepared, limits.bytes(share)).map_err(Failure::Batch)?;
         let Some(cost) = cost(node, &prepared.extrinsic).await? else { return Ok(prepared) };
-        room::check(&prepared, limits.weight(share), Some(cost.weight)).map_err(Failure::Batch)?;
+        budget::check_weight(&prepared, limits.weight(share), cost.weight).map_err(Failure::Batch)?;
         match self.shortfall_of(node, &prepared, cost.fee).await? {
             None => Ok(prepared),
             Some(e) => Err(Failure::Batch(e)),
@@ -131,10 +121,18 @@ impl Inner {
         nonce: u64,
     ) -> Result<Prepared, String> {
         let runtime = self.runtimes.at(node, None).await.map_err(|e| e.to_string())?;
-        let secret = Arc::new(SecretString::from(""));
-        let signer = Signer { operator: way.prepared.account, secret, proxied: None };
-        let batch = CallBatch { signer, calls: Vec::new() };
-        sign(&runtime, &batch, way.key, nonce, head, self.config.mortality_blocks).map_err(|e| e.to_string())
+        let batch = CallBatch::new(Arc::clone(way.signer), Vec::new());
+        sign(&runtime, &batch, self.terms(nonce, head)).await.map_err(|e| e.to_string())
+    }
+
+    const fn terms<'a>(&self, nonce: u64, head: &'a Head) -> Terms<'a> {
+        Terms {
+            nonce,
+            head,
+            mortality: self.config.mortality_blocks,
+            patience: self.config.sign_timeout,
+            ss58_prefix: self.config.ss58_prefix,
+        }
     }
 
     /// [`SubmitError::InsufficientFees`] where the operator cannot pay the transaction.
@@ -190,49 +188,4 @@ async fn cost(node: &Node, extrinsic: &[u8]) -> Result<Option<Cost>, crate::rpc:
             Ok(None)
         }
     }
-}
-
-fn sign(
-    runtime: &Arc<Runtime>,
-    batch: &CallBatch,
-    key: &OperatorKey,
-    nonce: u64,
-    head: &Head,
-    mortality: u32,
-) -> Result<Prepared, SubmitError> {
-    let mut calls = Vec::with_capacity(batch.calls.len());
-    for call in &batch.calls {
-        calls.push(runtime.call(call).map_err(|e| unsupported(call.name(), &e))?);
-    }
-    let outer = match batch.signer.proxied {
-        Some(_) => "Proxy::proxy",
-        None => "Utility::force_batch",
-    };
-    let whole = runtime.batch(&calls, batch.signer.proxied).map_err(|e| unsupported(outer, &e))?;
-    let payload = StaticPayload::new(whole.pallet, whole.name, whole.args);
-    let birth = head.header.number;
-    let params = DefaultExtrinsicParamsBuilder::<SubstrateConfig>::new()
-        .nonce(nonce)
-        .tip(0)
-        .mortal_from_unchecked(u64::from(mortality), u64::from(birth), head.hash.0.into())
-        .build();
-    let failed =
-        |e: subxt::error::ExtrinsicError| SubmitError::Unsupported { call: outer, reason: e.to_string() };
-    let mut signable = runtime.client().tx().create_signable_offline(&payload, params).map_err(failed)?;
-    let extrinsic = signable.sign(key.pair()).map_err(failed)?.into_encoded();
-    Ok(Prepared {
-        hash: Hash::of(&extrinsic),
-        extrinsic,
-        account: batch.signer.operator,
-        nonce,
-        runtime: Arc::clone(runtime),
-        birth,
-        // In block `birth + mortality` the era's phase begins anew, with another birth block.
-        last: birth.saturating_add(mortality - 1),
-        calls: batch.calls.len(),
-    })
-}
-
-fn unsupported(call: &'static str, e: &metadata::Error) -> SubmitError {
-    SubmitError::Unsupported { call, reason: e.to_string() }
 }

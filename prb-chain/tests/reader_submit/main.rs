@@ -12,4 +12,5 @@ mod reader;
 mod stall;
 mod storm;
 mod submit;
+mod submitter_suite;
 mod troubles;

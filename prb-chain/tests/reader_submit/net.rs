@@ -4,12 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use codec::{Compact, Decode, DecodeAll, Encode};
 use prb_chain::{
+    keys::OperatorKey,
     rpc::{self, NodePool},
     submit::{self, Submitter},
 };
 use prb_core::{
-    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Signer, SubmitError, SubmitProgress},
+    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, SubmitError, SubmitProgress},
     primitives::{AccountId, Hash, PoolId, WorkerKey},
+    queue::JobSigner,
+    signer::{SIGNATURE_BYTES, Signer},
+    vault::Vault,
     wire::{
         Attestation, Message, MessageOrigin, SignedMessage, WorkerRegistrationInfo, WorkerRegistrationInfoV2,
     },
@@ -77,17 +81,29 @@ impl Net {
         Submitter::new(self.pool.clone(), config()).unwrap()
     }
 
-    pub(crate) fn signer(&self, pool: usize) -> Signer {
+    /// The operator of a pool, its key open.
+    pub(crate) fn signer(&self, pool: usize) -> Arc<dyn Signer> {
+        signer_of(&self.devnet.pools()[pool].mnemonic)
+    }
+
+    pub(crate) fn operator(&self, pool: usize) -> AccountId {
+        AccountId(self.devnet.pools()[pool].operator.clone().into())
+    }
+
+    /// Whom the operator of a pool acts for.
+    pub(crate) fn proxied(&self, pool: usize) -> Option<AccountId> {
         let pool = &self.devnet.pools()[pool];
-        Signer {
-            operator: AccountId(pool.operator.clone().into()),
-            secret: Arc::new(pool.mnemonic.clone().into()),
-            proxied: pool.proxied.then(|| AccountId(pool.owner.clone().into())),
-        }
+        pool.proxied.then(|| AccountId(pool.owner.clone().into()))
+    }
+
+    /// The operator of a pool, its key sealed.
+    pub(crate) async fn job_signer(&self, pool: usize, vault: &dyn Vault) -> JobSigner {
+        let key = vault.seal(&self.devnet.pools()[pool].mnemonic.clone().into()).await.unwrap();
+        JobSigner { operator: self.operator(pool), key, proxied: None }
     }
 
     pub(crate) fn batch(&self, calls: impl IntoIterator<Item = Call>) -> CallBatch {
-        CallBatch { signer: self.signer(0), calls: calls.into_iter().collect() }
+        CallBatch::new(self.signer(0), calls.into_iter().collect()).with_proxied(self.proxied(0))
     }
 
     /// Sends while blocks are authored.
@@ -165,6 +181,25 @@ impl Net {
     pub(crate) async fn stop(self) {
         self.devnet.shutdown().await;
     }
+}
+
+/// Says that it signs for an account whose key it does not have.
+#[derive(Debug)]
+pub(crate) struct Claiming(pub(crate) AccountId, pub(crate) Arc<dyn Signer>);
+
+#[async_trait::async_trait]
+impl Signer for Claiming {
+    fn account(&self) -> AccountId {
+        self.0
+    }
+
+    async fn sign(&self, payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], prb_core::signer::Error> {
+        self.1.sign(payload).await
+    }
+}
+
+pub(crate) fn signer_of(secret: &str) -> Arc<dyn Signer> {
+    Arc::new(OperatorKey::from_secret(&secret.to_owned().into()).unwrap())
 }
 
 pub(crate) fn is_signed(extrinsic: &[u8]) -> bool {

@@ -5,16 +5,16 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use prb_chain::{
     rpc::{self, NodePool},
+    signer::VaultSigners,
     submit::{self, Submitter},
 };
 use prb_core::{
     primitives::PoolId,
     queue::{CallOutcome, Job, JobHandle, JobQueue, JobSigner, memory::MemoryQueue},
-    trade::{self, Parts, Trader},
-    vault::{Vault, memory::MemoryVault},
+    trade::{self, Parts, Trader, accounts::MemoryAccounts},
+    vault::memory::MemoryVault,
 };
 use prb_devnet::Config;
-use secrecy::ExposeSecret;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -44,7 +44,7 @@ struct Rig {
     net: Net,
     queue: MemoryQueue,
     trader: Trader,
-    key: prb_core::vault::Sealed,
+    signer: JobSigner,
     workers: Vec<Worker>,
     length: Duration,
 }
@@ -55,7 +55,7 @@ impl Rig {
         let workers = Worker::several(WORKERS);
         net.done(&net.submitter(), workers.iter().map(|worker| worker.register(&net))).await;
         let (queue, vault) = (MemoryQueue::default(), Arc::new(MemoryVault::new()));
-        let key = vault.seal(&net.signer(0).secret.expose_secret().into()).await.unwrap();
+        let signer = net.job_signer(0, &*vault).await;
         let (pool, submit) = match in_full() {
             Some(_) => {
                 let node = rpc::Config::new([net.devnet.para().url()]);
@@ -66,18 +66,18 @@ impl Rig {
             None => (net.pool.clone(), submit::Config { mortality_blocks: 1024, ..config() }),
         };
         let submitter = Arc::new(Submitter::new(pool, submit).unwrap());
-        let parts = Parts { queue: Arc::new(queue.clone()), submitter, vault };
+        let (signers, accounts) = (Arc::new(VaultSigners::new(vault)), Arc::new(MemoryAccounts::default()));
+        let parts = Parts { queue: Arc::new(queue.clone()), submitter, signers, accounts };
         let trader = Trader::start(trade::Config::default(), parts).unwrap();
         let length = in_full().unwrap_or(SCALED);
-        Self { net, queue, trader, key, workers, length }
+        Self { net, queue, trader, signer, workers, length }
     }
 
     /// A job of each worker's message with this number.
     async fn submit(&self, sequence: u64) -> Vec<JobHandle> {
         let mut handles = Vec::new();
         for worker in &self.workers {
-            let (operator, key) = (self.net.signer(0).operator, self.key.clone());
-            let signer = JobSigner { operator, key, proxied: None };
+            let signer = self.signer.clone();
             let calls = vec![worker.bench_report(&self.net, sequence)];
             let job = Job { pool: PoolId(1), signer, calls, retries: 100 };
             handles.push(self.queue.submit(job).await.unwrap());

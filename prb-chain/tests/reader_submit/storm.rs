@@ -5,17 +5,19 @@ use std::{sync::Arc, time::Duration};
 
 use codec::Encode;
 use futures::future::join_all;
-use prb_chain::submit::{self, Submitter};
+use prb_chain::{
+    signer::VaultSigners,
+    submit::{self, Submitter},
+};
 use prb_core::{
     chain::Call,
     primitives::PoolId,
-    queue::{CallOutcome, Job, JobQueue, JobSigner, memory::MemoryQueue},
-    trade::{self, Parts, Trader},
-    vault::{Vault, memory::MemoryVault},
+    queue::{CallOutcome, Job, JobQueue, memory::MemoryQueue},
+    trade::{self, Parts, Trader, accounts::MemoryAccounts},
+    vault::memory::MemoryVault,
 };
 use prb_devnet::{Config, InvalidTransaction, PoolError, Retracted, TransactionFault};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use secrecy::ExposeSecret;
 
 use crate::net::{Net, Worker, config};
 
@@ -74,18 +76,19 @@ async fn storm(seed: u64) {
         retry_max: ms(200),
         ..trade::Config::default()
     };
-    let parts = Parts { queue: Arc::new(queue.clone()), submitter, vault: vault.clone() };
+    let (signers, accounts) =
+        (Arc::new(VaultSigners::new(vault.clone())), Arc::new(MemoryAccounts::default()));
+    let parts = Parts { queue: Arc::new(queue.clone()), submitter, signers, accounts };
     let trader = Trader::start(engine, parts).unwrap();
     let mut keys = Vec::new();
     for pool in 0..2 {
-        keys.push(vault.seal(&net.signer(pool).secret.expose_secret().into()).await.unwrap());
+        keys.push(net.job_signer(pool, &*vault).await);
     }
     let job = |worker: usize, round: u64| {
         let pool = worker % 2;
-        let (operator, key) = (net.signer(pool).operator, keys[pool].clone());
         let from = round * PER_JOB;
         let calls = (from..from + PER_JOB).map(|n| workers[worker].bench_report(&net, n)).collect();
-        let signer = JobSigner { operator, key, proxied: None };
+        let signer = keys[pool].clone();
         Job { pool: PoolId(pool as u64 + 1), signer, calls, retries: 100 }
     };
     // As a lifecycle manager does: a worker's next messages go when it knows what became of the last ones.

@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use codec::Encode;
 use prb_chain::submit::{self, Submitter};
 use prb_core::{
-    chain::{Call, ChainSubmitter, Effect, Signer, SubmitError, SubmitProgress},
+    chain::{Call, ChainSubmitter, Effect, SubmitError, SubmitProgress},
     primitives::{AccountId, PHALA_SS58_PREFIX, PoolId},
 };
 use prb_devnet::{Config, TransactionFault, runtime::types};
 use sp_core::Pair as _;
 use tokio::sync::mpsc;
 
-use crate::net::{MORTALITY, Net, STAKE, Worker, config, pool_of, until};
+use crate::net::{Claiming, MORTALITY, Net, STAKE, Worker, config, pool_of, signer_of, until};
 
 fn names(outcome: &prb_core::chain::BatchOutcome) -> Vec<&str> {
     outcome.calls.iter().map(|call| call.as_ref().map_or_else(|e| e.name.as_str(), |()| "ok")).collect()
@@ -69,11 +69,11 @@ async fn a_worker_gets_from_nothing_to_computing_and_back() {
 async fn a_proxied_pool_is_served_by_its_operator() {
     let net = Net::start(Config { proxied_pools: 1, ..Config::default() }).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
-    assert!(net.signer(0).proxied.is_some());
+    assert!(net.proxied(0).is_some());
     net.scored(&submitter, std::slice::from_ref(&worker)).await;
     // Without the proxy, the operator does not own the pool.
     let mut bare = net.batch([worker.add(1)]);
-    bare.signer.proxied = None;
+    bare.proxied = None;
     let outcome = net.send(&submitter, &bare).await.unwrap();
     assert_eq!(names(&outcome), ["PhalaStakePoolv2::UnauthorizedOperator"]);
     let batch = net.batch([worker.add(1), worker.start(1, STAKE), worker.start(1, STAKE)]);
@@ -82,7 +82,7 @@ async fn a_proxied_pool_is_served_by_its_operator() {
     assert!(net.session_info(1, &worker).unwrap().state.is_computing());
     // A proxy of nobody: nothing ran.
     let mut wrong = net.batch([worker.add(1)]);
-    wrong.signer.proxied = Some(AccountId([3; 32]));
+    wrong.proxied = Some(AccountId([3; 32]));
     match net.send(&submitter, &wrong).await {
         Err(SubmitError::Dispatch(e)) => assert_eq!(e.name, "Proxy::NotProxy"),
         other => panic!("{other:?}"),
@@ -150,7 +150,7 @@ async fn a_watch_that_says_nothing_is_not_waited_for() {
     assert!(net.devnet.para().finalized_number() >= sent_at + 63);
     net.devnet.para().faults().heal();
     assert_eq!(
-        net.ticking(submitter.effects(batch.signer.operator, &batch.calls)).await.unwrap().calls,
+        net.ticking(submitter.effects(batch.operator(), &batch.calls)).await.unwrap().calls,
         [Effect::Missing]
     );
     net.done(&submitter, [worker.register(&net)]).await;
@@ -250,7 +250,7 @@ async fn a_restarted_program_waits_for_what_its_predecessor_sent() {
     drop(before);
     assert_eq!(net.ingress(&worker), 0);
     let after = warm(&net).await;
-    let effects = after.effects(batch.signer.operator, &batch.calls);
+    let effects = after.effects(batch.operator(), &batch.calls);
     tokio::pin!(effects);
     let early = tokio::time::timeout(Duration::from_millis(500), &mut effects).await;
     assert!(early.is_err(), "{early:?}");
@@ -295,7 +295,7 @@ async fn an_operator_that_cannot_pay_is_named_before_anything_is_sent() {
     let worker = Worker::new(1);
     let mut batch = net.batch([worker.register(&net)]);
     let poor = AccountId(sp_core::sr25519::Pair::from_string("//Poor", None).unwrap().public().0);
-    batch.signer = Signer { operator: poor, secret: Arc::new("//Poor".to_owned().into()), proxied: None };
+    (batch.signer, batch.proxied) = (signer_of("//Poor"), None);
     match net.send(&net.submitter(), &batch).await {
         Err(SubmitError::InsufficientFees { account, available, needed }) => {
             assert_eq!(account, poor.to_ss58(PHALA_SS58_PREFIX));
@@ -314,10 +314,10 @@ async fn keys_and_calls_that_do_not_fit_are_refused_with_reasons() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let mut batch = net.batch([worker.register(&net)]);
-    batch.signer.secret = Arc::new("//Alice".to_owned().into());
+    batch.signer = Arc::new(Claiming(net.operator(0), signer_of("//Alice")));
     match net.send(&submitter, &batch).await {
         Err(SubmitError::BadKey { account, reason }) => {
-            assert_eq!(account, batch.signer.operator.to_ss58(PHALA_SS58_PREFIX));
+            assert_eq!(account, batch.operator().to_ss58(PHALA_SS58_PREFIX));
             assert!(!reason.contains("Alice"), "{reason}");
         }
         other => panic!("{other:?}"),
@@ -385,7 +385,7 @@ async fn nodes_that_stay_away_are_told_from_lost_transactions() {
     assert!(matches!(unavailable, Err(SubmitError::Unavailable(_))), "{unavailable:?}");
     // Its fate can be asked for once a node is back.
     net.devnet.para().start_rpc().await.unwrap();
-    let effects = net.ticking(submitter.effects(batch.signer.operator, &batch.calls)).await.unwrap();
+    let effects = net.ticking(submitter.effects(batch.operator(), &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present]);
     net.stop().await;
 }
@@ -434,7 +434,7 @@ async fn effects_are_those_on_chain() {
     let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let (pool, key) = (PoolId(1), worker.key());
-    let operator = net.signer(0).operator;
+    let operator = net.signer(0).account();
     let registered_again = |replaces| {
         let Call::RegisterWorker { worker, runtime_info, attestation, .. } = worker.register(&net) else {
             panic!()
@@ -503,7 +503,7 @@ async fn announced_endpoints_are_seen() {
     };
     net.done(&submitter, [announce("http://one")]).await;
     let calls = [announce("http://one"), announce("http://two")];
-    let effects = net.ticking(submitter.effects(net.signer(0).operator, &calls)).await.unwrap();
+    let effects = net.ticking(submitter.effects(net.signer(0).account(), &calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present, Effect::Missing]);
     net.stop().await;
 }
@@ -513,7 +513,7 @@ async fn registrations_of_the_first_version_are_sent_and_recognised() {
     let net = Net::start(Config { ias_attestation: true, ..Config::default() }).await;
     let (worker, other, submitter) = (Worker::new(1), Worker::new(2), net.submitter());
     let effect = async |call: &Call| {
-        let operator = net.signer(0).operator;
+        let operator = net.signer(0).account();
         net.ticking(submitter.effects(operator, std::slice::from_ref(call))).await.unwrap().calls[0]
     };
     let first = worker.register_v1(&net, None);

@@ -247,7 +247,7 @@ async fn two_traders(first_is_final: bool) {
     let worker = Worker::new(1);
     let (one, other) = (net.submitter(), net.submitter());
     let batch = net.batch([worker.register(&net)]);
-    let operator = batch.signer.operator;
+    let operator = batch.operator();
     // The other one knows that nothing was done.
     let effects = net.ticking(other.effects(operator, &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Missing]);
@@ -311,7 +311,7 @@ async fn nothing_is_left_behind_anothers_transaction_by_a_crash() {
     faults.heal();
     assert!(para.pending_extrinsics().is_empty());
     let next = net.submitter();
-    let effects = net.ticking(next.effects(batch.signer.operator, &batch.calls)).await.unwrap();
+    let effects = net.ticking(next.effects(batch.operator(), &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Missing]);
     net.done(&next, batch.calls.clone()).await;
     net.finalise(para.best_number() + 4);
@@ -328,7 +328,7 @@ async fn a_gap_before_the_nonce_is_filled() {
     let (worker, submitter) = (Worker::new(1), submitter(&net, brief));
     let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
     let batch = net.batch([worker.register(&net)]);
-    let operator = batch.signer.operator;
+    let operator = batch.operator();
     // Another program uses the account all the time, from before ours looks, so that nothing is gained by waiting.
     para.submit(remark(&net, 0, 0).await).unwrap();
     let busy = async {
@@ -510,7 +510,7 @@ async fn a_node_that_lags_is_believed_in_nothing() {
     let outcome = live.send(&submitter, &batch).await.unwrap();
     assert_eq!(outcome.calls, [Ok(())]);
     assert!(lagging.devnet.para().pending_extrinsics().is_empty(), "it was sent to the node that lags");
-    let operator = batch.signer.operator;
+    let operator = batch.operator();
     let effects = live.ticking(submitter.effects(operator, &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present]);
     live.done(&submitter, [worker.bench_report(&live, 0)]).await;

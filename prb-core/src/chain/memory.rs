@@ -2,9 +2,10 @@
 //!
 //! It keeps the rules that a bridge meets (who may add which worker, stakes, states of a session, message
 //! sequences), checked in the pallets' order and refused under their error names, and makes a block when told
-//! to, final at once. Views come with blocks, as late as [`Config::view_delay_blocks`] says; so do subjects
-//! that were not followed before. It knows no cryptography: an operator's account is a hash of its secret,
-//! signatures are only measured.
+//! to. A block is final at once, or as late as [`Config::finality_blocks`] says. Views come with final blocks, as
+//! late as [`Config::view_delay_blocks`] says; so do subjects that were not followed before. It knows no
+//! cryptography: an operator's account is a hash of its secret, and anyone can compute the signatures that it
+//! takes (see [`crate::signer::memory`]).
 //!
 //! Not for: headers and blocks on their way to workers (see [`crate::blob::memory`]).
 
@@ -22,13 +23,18 @@ use super::{
     BatchOutcome, Call, CallBatch, ChainReader, ChainSubmitter, ChainView, DispatchError, Effects, Followed,
     StakeRules, SubmitError, SubmitProgress,
 };
-use crate::primitives::{AccountId, Balance, Hash, ParaNumber};
+use crate::{
+    primitives::{AccountId, Balance, Hash, ParaNumber},
+    signer,
+};
 
 mod controls;
+mod finality;
 mod model;
 mod pending;
 mod view;
 
+use finality::Finality;
 use model::{Model, PoolState};
 
 /// Settings of a [`MemoryChain`].
@@ -54,6 +60,8 @@ pub struct Config {
     pub cool_down_secs: u64,
     /// Seconds of chain time a block.
     pub block_secs: u64,
+    /// Blocks from a block to its finality: outcomes, effects and views are of final blocks.
+    pub finality_blocks: u32,
     /// What a call costs.
     pub fee: Balance,
     /// Most calls that a block takes in one transaction.
@@ -88,6 +96,7 @@ impl Default for Config {
             withdrawal_grace_secs: 7 * 24 * 3600,
             cool_down_secs: 7 * 24 * 3600,
             block_secs: 12,
+            finality_blocks: 0,
             fee: 0,
             max_batch_calls: usize::MAX,
             max_tracked: 10_000,
@@ -145,7 +154,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The state at the newest block.
     model: Model,
+    finality: Finality,
     followed: Followed,
     /// `None` where the reader has stopped.
     views: Option<watch::Sender<Option<Arc<ChainView>>>>,
@@ -166,6 +177,7 @@ struct Pending {
     extrinsic: Hash,
     /// `None` where the submitter is not to learn of it.
     submitter: Option<oneshot::Sender<Fate>>,
+    progress: mpsc::Sender<SubmitProgress>,
 }
 
 impl MemoryChain {
@@ -183,17 +195,25 @@ impl MemoryChain {
         AccountId(Hash::of(secret.as_bytes()).0)
     }
 
-    /// Makes a block of everything that is pending, and finalises it.
+    /// Makes a block of everything that is pending, and finalises the one that is old enough. Gives the number
+    /// of the block that was made.
     pub fn produce_block(&self) -> ParaNumber {
         let mut state = self.state();
-        state.model.begin_block();
+        let State { finality, model, .. } = &mut *state;
+        finality.begin(model, self.0.config.finality_blocks);
+        model.begin_block();
         let number = ParaNumber(state.model.block);
         let pending = std::mem::take(&mut state.pending);
+        let operators: Vec<_> = pending.iter().map(|pending| pending.batch.operator()).collect();
         let mut fates = Vec::with_capacity(pending.len());
-        for Pending { batch, extrinsic, submitter } in pending {
+        for Pending { batch, extrinsic, submitter, progress } in pending {
             let fate = state.include(&batch, extrinsic, self.0.config.max_events);
+            // A full channel loses progress only.
+            let _ = progress.try_send(SubmitProgress::InBlock { block: block_hash(number.0) });
             fates.extend(submitter.map(|s| (s, fate)));
         }
+        let State { finality, model, .. } = &mut *state;
+        let fates = finality.advance(model, self.0.config.finality_blocks, operators, fates);
         // The view first: whoever is told an outcome finds it there, unless views are late.
         state.show(&self.0.config);
         drop(state);
@@ -203,6 +223,12 @@ impl MemoryChain {
         }
         self.0.changed.notify_waiters();
         number
+    }
+
+    /// The newest final block.
+    pub fn finalised(&self) -> ParaNumber {
+        let state = self.state();
+        ParaNumber(state.finalised().block)
     }
 
     /// Makes a block every `interval`, for ever.
@@ -229,7 +255,8 @@ impl MemoryChain {
             changed.as_mut().enable();
             {
                 let mut state = self.state();
-                let busy = state.pending.iter().any(|p| p.batch.signer.operator == account);
+                let busy = state.pending.iter().any(|p| p.batch.operator() == account)
+                    || state.finality.concerns(account);
                 if !busy && !state.hung.contains(&account) {
                     return look(&mut state);
                 }
@@ -264,19 +291,37 @@ impl ChainReader for MemoryChain {
 impl ChainSubmitter for MemoryChain {
     async fn submit(&self, batch: &CallBatch, progress: mpsc::Sender<SubmitProgress>) -> Fate {
         let config = &self.0.config;
-        let (extrinsic, fate) =
-            self.settled(batch.signer.operator, |state| state.accept(batch, config)).await?;
+        check_signature(batch).await?;
+        let accept = |state: &mut State| state.accept(batch, config, progress.clone());
+        let (extrinsic, fate) = self.settled(batch.operator(), accept).await?;
         // A full channel loses progress only.
         let _ = progress.try_send(SubmitProgress::Submitted { extrinsic });
         fate.await.unwrap_or_else(|_| Err(SubmitError::Lost { reason: "the chain went away".into() }))
     }
 
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
-        Ok(self
-            .settled(account, |state| Effects {
-                block: ParaNumber(state.model.block),
-                calls: calls.iter().map(|call| state.model.effect(call)).collect(),
-            })
-            .await)
+        let look = |state: &mut State| {
+            let model = state.finalised();
+            Effects {
+                block: ParaNumber(model.block),
+                calls: calls.iter().map(|call| model.effect(call)).collect(),
+            }
+        };
+        Ok(self.settled(account, look).await)
     }
+
+    /// Nothing to forget: each call looks whether something is pending.
+    fn forget(&self, _account: AccountId) {}
+}
+
+/// Has the batch signed, and checks the signature as a node does.
+async fn check_signature(batch: &CallBatch) -> Result<(), SubmitError> {
+    let account = batch.operator();
+    let payload = format!("{:?} {:?}", batch.proxied, batch.calls).into_bytes();
+    let signature = batch.signer.sign(&payload).await.map_err(SubmitError::NotSigned)?;
+    if signature != signer::memory::signature(account, &payload) {
+        let reason = "the signature is another account's".into();
+        return Err(SubmitError::BadKey { account: account.to_string(), reason });
+    }
+    Ok(())
 }

@@ -3,31 +3,43 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use secrecy::SecretString;
 use serde::Serialize;
 
 use super::Call;
-use crate::primitives::{AccountId, Balance, Hash, ParaNumber};
-
-/// Who signs a batch.
-#[derive(Clone, Debug)]
-pub struct Signer {
-    /// The operator's account; pays the fees.
-    pub operator: AccountId,
-    /// The operator's key: a mnemonic or secret URI. Redacted in `Debug`, wiped when dropped.
-    pub secret: Arc<SecretString>,
-    /// The account that the operator acts for, where the pool is proxied.
-    pub proxied: Option<AccountId>,
-}
+use crate::{
+    primitives::{AccountId, Balance, Hash, ParaNumber},
+    signer::{self, Signer},
+};
 
 /// Calls that go in one transaction, as `Utility::force_batch` (a lone call too), inside `Proxy::proxy`
-/// where [`Signer::proxied`] is set.
+/// where [`CallBatch::proxied`] is set.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CallBatch {
-    /// Who signs.
-    pub signer: Signer,
+    /// Signs for the operator's account, which pays the fees.
+    pub signer: Arc<dyn Signer>,
+    /// The account that the operator acts for, where the pool is proxied.
+    pub proxied: Option<AccountId>,
     /// The calls, in order; at least one.
     pub calls: Vec<Call>,
+}
+
+impl CallBatch {
+    /// Calls of pools that the signer's account owns itself.
+    pub const fn new(signer: Arc<dyn Signer>, calls: Vec<Call>) -> Self {
+        Self { signer, proxied: None, calls }
+    }
+
+    /// The same calls for pools of `proxied`, which the signer's account acts for.
+    #[must_use]
+    pub fn with_proxied(self, proxied: Option<AccountId>) -> Self {
+        Self { proxied, ..self }
+    }
+
+    /// The account that signs and pays the fees.
+    pub fn operator(&self) -> AccountId {
+        self.signer.account()
+    }
 }
 
 /// A chain error by name.
@@ -77,7 +89,7 @@ pub enum SubmitProgress {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
-    /// The secret is no key, or not that of the account named.
+    /// The signature is not that of the account named; nothing was sent.
     #[error("the operator key of {account} is not usable: {reason}")]
     BadKey {
         /// The account that was to sign.
@@ -85,6 +97,9 @@ pub enum SubmitError {
         /// What is wrong, without the key.
         reason: String,
     },
+    /// The signer gave no signature; nothing was sent.
+    #[error("the transaction was not signed")]
+    NotSigned(#[source] signer::Error),
     /// The operator cannot pay.
     #[error("account {account} cannot pay: {available} units free, {needed} needed")]
     InsufficientFees {
@@ -148,6 +163,7 @@ impl SubmitError {
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { retryable, .. } => *retryable,
+            Self::NotSigned(e) => e.is_retryable(),
             Self::Lost { .. } | Self::Unknown { .. } | Self::Unavailable(_) => true,
             _ => false,
         }
@@ -204,7 +220,7 @@ pub trait ChainSubmitter: Send + Sync + fmt::Debug {
 
     /// Says that others may have sent for `account`: the next call for it waits again until nothing of it
     /// is pending, whatever was known before. Must not be called while a call for the account is on its way.
-    fn forget(&self, account: AccountId) {
-        let _ = account;
-    }
+    ///
+    /// A submitter that remembers nothing of accounts between calls does nothing here.
+    fn forget(&self, account: AccountId);
 }

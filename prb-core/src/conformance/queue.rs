@@ -34,7 +34,10 @@ pub async fn all<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) 
     hands_out_to_one(&make(ROOM).await).await;
     hands_out_again_when_a_lease_runs_out(&make(ROOM).await).await;
     keeps_renewed_leases(&make(ROOM).await).await;
+    uses_up_no_retry_where_a_lease_runs_out(&make(ROOM).await).await;
     takes_jobs_back(&make(ROOM).await).await;
+    takes_jobs_back_for_a_while(&make(ROOM).await).await;
+    takes_jobs_back_in_order(&make(ROOM).await).await;
     retries_as_often_as_asked(&make(ROOM).await).await;
     ends_a_job_once(&make(ROOM).await).await;
     loses_no_job_to_a_cancelled_lease(&make(ROOM).await).await;
@@ -179,19 +182,93 @@ async fn keeps_renewed_leases(queue: &impl JobQueue) {
     end(queue, &renewed).await;
 }
 
+async fn uses_up_no_retry_where_a_lease_runs_out(queue: &impl JobQueue) {
+    let handle = submit(queue, job(1, 1)).await;
+    let lost = lease(queue, SHORT).await;
+    assert_eq!(lost.retries_left, 1, "a lease says how many retries are left");
+    let again = lease(queue, LONG).await;
+    assert_eq!((again.id, again.attempt, again.retries_left), (lost.id, 1, 1), "after a lease that ran out");
+    ok(queue.fail(again.id, again.token, failure("x"), Some(SHORT)).await, "failing");
+    let last = lease(queue, LONG).await;
+    assert_eq!((last.id, last.attempt, last.retries_left), (lost.id, 2, 0), "after the only retry");
+    ok(queue.fail(last.id, last.token, failure("y"), Some(SHORT)).await, "failing");
+    assert_eq!(fate(handle).await, Err(failure("y")), "the retry was used up by the failure alone");
+}
+
+fn pair(lease: &Lease) -> (JobId, u64) {
+    (lease.id, lease.token)
+}
+
 async fn takes_jobs_back(queue: &impl JobQueue) {
-    submit(queue, job(1, 0)).await;
+    let handle = submit(queue, job(1, 1)).await;
     let first = lease(queue, LONG).await;
-    let back = [(first.id, first.token)];
-    assert_eq!(ok(queue.heartbeat(&back, Duration::ZERO).await, "handing back"), []);
+    ok(queue.release(&[pair(&first)], Duration::ZERO).await, "releasing");
     assert_lost(
         queue.complete(first.id, first.token, done(1)).await,
         first.id,
-        "completing a job handed back",
+        "completing a job that was released",
     );
+    let lost = ok(queue.heartbeat(&[pair(&first)], LONG).await, "heartbeat");
+    assert_eq!(lost, [first.id], "a lease that was released cannot be renewed");
     let second = lease(queue, LONG).await;
-    assert_eq!((second.id, second.attempt), (first.id, 1), "a job handed back is handed out again");
+    assert_eq!((second.id, second.attempt), (first.id, 1), "a job that was released is handed out again");
+    assert_eq!(second.retries_left, 1, "releasing uses up no retry");
+    ok(queue.release(&[pair(&first)], LONG).await, "a lost lease is passed over");
+    ok(queue.complete(second.id, second.token, done(1)).await, "completing");
+    assert_eq!(fate(handle).await, Ok(done(1)), "an old lease released somebody else's job");
+}
+
+async fn takes_jobs_back_for_a_while(queue: &impl JobQueue) {
+    submit(queue, job(1, 0)).await;
+    let first = lease(queue, LONG).await;
+    ok(queue.release(&[pair(&first)], SHORT).await, "releasing");
+    let Stats { waiting, delayed, active, .. } = ok(queue.stats().await, "no stats");
+    assert_eq!((waiting, delayed, active), (0, 1, 0), "a job that was released for a while is delayed");
+    assert_lost(
+        queue.complete(first.id, first.token, done(1)).await,
+        first.id,
+        "completing a job that was released for a while",
+    );
+    submit(queue, job(2, 0)).await;
+    let second = lease(queue, LONG).await;
+    assert_eq!(second.job, job(2, 0), "a job that was released for a while is not in line");
     end(queue, &second).await;
+    let again = lease(queue, LONG).await;
+    assert_eq!((again.id, again.attempt), (first.id, 1), "it is in line again after the while");
+    end(queue, &again).await;
+}
+
+/// Twelve, so that an order by their digits is another one.
+async fn takes_jobs_back_in_order(queue: &impl JobQueue) {
+    for n in 1..=12 {
+        submit(queue, job(n, 0)).await;
+    }
+    for after in [Duration::ZERO, SHORT] {
+        let mut leases = Vec::new();
+        for _ in 0..12 {
+            leases.push(pair(&lease(queue, LONG).await));
+        }
+        leases.reverse();
+        ok(queue.release(&leases, after).await, "releasing");
+        submit(queue, job(100, 0)).await;
+        if !after.is_zero() {
+            let younger = lease(queue, LONG).await;
+            assert_eq!(younger.job, job(100, 0), "nothing else is in line meanwhile");
+            end(queue, &younger).await;
+        }
+        let mut again = Vec::new();
+        for n in 1..=12 {
+            let next = lease(queue, LONG).await;
+            assert_eq!(next.job, job(n, 0), "jobs released together keep their order, before younger ones");
+            again.push(pair(&next));
+        }
+        if after.is_zero() {
+            let younger = lease(queue, LONG).await;
+            assert_eq!(younger.job, job(100, 0), "the younger one comes behind them");
+            end(queue, &younger).await;
+        }
+        ok(queue.release(&again, Duration::ZERO).await, "releasing");
+    }
 }
 
 async fn retries_as_often_as_asked(queue: &impl JobQueue) {

@@ -24,6 +24,9 @@ use super::{
 
 mod admin;
 
+/// The shortest lease.
+const MIN_TTL: Duration = Duration::from_millis(1);
+
 /// Bounds of a [`MemoryQueue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -211,9 +214,10 @@ impl State {
         entry.token = self.last_token;
         let attempt = entry.hand_outs;
         entry.hand_outs = attempt.saturating_add(1);
+        let retries_left = entry.retries_left;
         entry.story.progress = None;
         entry.story.step(JobState::Active, None);
-        Some(Lease { id, token: entry.token, attempt, job: entry.job.clone() })
+        Some(Lease { id, token: entry.token, attempt, retries_left, job: entry.job.clone() })
     }
 
     /// The job of a lease that nobody else has got since. One that ran out but was not handed out again
@@ -343,21 +347,34 @@ impl JobQueue for MemoryQueue {
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error> {
         let mut state = self.state();
         let earliest = state.next_timer();
-        let now = Instant::now();
+        let until = Instant::now() + ttl.max(MIN_TTL);
         let mut lost = Vec::new();
         for &(id, token) in leases {
             match state.leased(id, token) {
-                Ok(entry) if ttl.is_zero() => {
-                    entry.token = 0;
-                    state.set_phase(id, Phase::Waiting);
-                    state.note(id, JobState::Waiting, None);
-                }
-                Ok(_) => state.set_phase(id, Phase::Active { until: now + ttl }),
+                Ok(_) => state.set_phase(id, Phase::Active { until }),
                 Err(_) => lost.push(id),
             }
         }
         self.wake(earliest, state);
         Ok(lost)
+    }
+
+    async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error> {
+        let mut state = self.state();
+        let earliest = state.next_timer();
+        let (phase, shown) = match after.is_zero() {
+            true => (Phase::Waiting, JobState::Waiting),
+            false => (Phase::Delayed { due: Instant::now() + after }, JobState::Delayed),
+        };
+        for &(id, token) in leases {
+            if let Ok(entry) = state.leased(id, token) {
+                entry.token = 0;
+                state.set_phase(id, phase);
+                state.note(id, shown, None);
+            }
+        }
+        self.wake(earliest, state);
+        Ok(())
     }
 
     async fn progress(&self, leases: &[(JobId, u64)], progress: Progress) -> Result<(), Error> {

@@ -1,25 +1,27 @@
-//! Which jobs go together, and when: pure functions over a lane's jobs.
+//! Decides which of a lane's jobs go together, and when: pure functions.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
-use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::{Config, recent::subject};
+use super::{
+    Config,
+    recently_sent::{sender, subject},
+};
 use crate::{
-    chain::{Call, CallBatch, Signer},
+    chain::{Call, CallBatch},
     primitives::{Hash, ParaNumber},
-    queue::{CallOutcome, JobOutcome, Lease},
+    queue::{CallOutcome, JobId, JobOutcome, Lease},
+    signer::Signer,
 };
 
-/// A job in a lane, with its key open.
+/// A job in a lane. All jobs of a lane are signed for one account.
 #[derive(Clone, Debug)]
 pub(super) struct Queued {
     pub(super) lease: Lease,
-    pub(super) secret: Arc<SecretString>,
     pub(super) at: Instant,
     /// Bytes of its calls.
     pub(super) bytes: usize,
@@ -30,17 +32,23 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    pub(super) fn new(lease: Lease, secret: Arc<SecretString>, at: Instant) -> Self {
+    pub(super) fn new(lease: Lease, at: Instant) -> Self {
         let bytes = lease.job.calls.iter().map(Call::size_bytes).sum();
         let ask = lease.attempt > 0;
-        Self { lease, secret, at, bytes, most: usize::MAX, ask }
+        Self { lease, at, bytes, most: usize::MAX, ask }
+    }
+
+    pub(super) const fn id(&self) -> JobId {
+        self.lease.id
     }
 
     /// Whether both can be in one transaction.
-    fn signs_like(&self, other: &Self) -> bool {
+    fn acts_like(&self, other: &Self) -> bool {
         self.lease.job.signer.proxied == other.lease.job.signer.proxied
-            && (Arc::ptr_eq(&self.secret, &other.secret)
-                || self.secret.expose_secret() == other.secret.expose_secret())
+    }
+
+    fn senders(&self) -> impl Iterator<Item = u64> {
+        self.calls().iter().map(sender)
     }
 
     fn calls(&self) -> &[Call] {
@@ -48,15 +56,35 @@ impl Queued {
     }
 }
 
-/// The places of the jobs that go together next, and whether nothing more fits.
-fn pick(pending: &VecDeque<Queued>, config: &Config) -> (Vec<usize>, bool) {
-    let Some(first) = pending.front() else { return (Vec::new(), false) };
+/// Puts a job in its place in the lane, which is in the order of the jobs' ids: that of their submission. A
+/// lease of the same job is replaced, and given.
+pub(super) fn insert(pending: &mut VecDeque<Queued>, job: Queued) -> Option<Queued> {
+    match pending.binary_search_by_key(&job.id(), Queued::id) {
+        Ok(place) => pending.get_mut(place).map(|old| std::mem::replace(old, job)),
+        Err(place) => {
+            pending.insert(place, job);
+            None
+        }
+    }
+}
+
+/// The places of the jobs that go together next, and whether nothing more fits. Jobs that are not older than
+/// `before` wait.
+fn pick(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (Vec<usize>, bool) {
+    let may_go = |job: &Queued| before.is_none_or(|before| job.id() < before);
+    let Some(first) = pending.front().filter(|job| may_go(job)) else { return (Vec::new(), false) };
     let (mut calls, mut bytes, mut most) = (first.calls().len(), first.bytes, first.most);
     let mut picked = vec![0];
-    for (place, job) in pending.iter().enumerate().skip(1).filter(|(_, job)| job.signs_like(first)) {
+    // Those whose jobs are passed over, because they act for another account.
+    let mut passed = HashSet::new();
+    for (place, job) in pending.iter().enumerate().skip(1).take_while(|(_, job)| may_go(job)) {
+        if !job.acts_like(first) || (!passed.is_empty() && job.senders().any(|one| passed.contains(&one))) {
+            passed.extend(job.senders());
+            continue;
+        }
         let (more_calls, more_bytes) = (calls + job.calls().len(), bytes + job.bytes);
         let fewest = most.min(job.most);
-        // No job overtakes another of its signer: the first that does not fit ends the batch.
+        // No job overtakes another one: the first that does not fit ends the batch.
         if picked.len() >= fewest || more_calls > config.max_calls || more_bytes > config.max_bytes {
             return (picked, true);
         }
@@ -67,14 +95,14 @@ fn pick(pending: &VecDeque<Queued>, config: &Config) -> (Vec<usize>, bool) {
     (picked, full)
 }
 
-/// When the next batch is to go; `None` where there are no jobs.
-pub(super) fn due(pending: &VecDeque<Queued>, config: &Config) -> Option<Instant> {
-    let first = pending.front()?.at;
-    let (picked, full) = pick(pending, config);
+/// When the next batch is to go; `None` where no job may.
+pub(super) fn due(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> Option<Instant> {
+    let (picked, full) = pick(pending, config, before);
+    let times = || picked.iter().map(|&place| pending[place].at);
+    let (first, newest) = (times().min()?, times().max()?);
     if full {
         return Some(first);
     }
-    let newest = picked.iter().map(|&place| pending[place].at).max()?;
     Some((newest + config.linger).min(first + config.max_wait))
 }
 
@@ -93,8 +121,8 @@ fn without_variants(pending: &VecDeque<Queued>, picked: &[usize]) -> usize {
 }
 
 /// Takes the next batch out of the lane.
-pub(super) fn take(pending: &mut VecDeque<Queued>, config: &Config) -> Vec<Queued> {
-    let (mut picked, _) = pick(pending, config);
+pub(super) fn take(pending: &mut VecDeque<Queued>, config: &Config, before: Option<JobId>) -> Vec<Queued> {
+    let (mut picked, _) = pick(pending, config, before);
     picked.truncate(without_variants(pending, &picked));
     // From behind, so that places before stay what they are.
     let mut jobs: Vec<_> = picked.into_iter().rev().filter_map(|place| pending.remove(place)).collect();
@@ -172,12 +200,9 @@ impl Work {
     }
 
     /// The transaction of these calls.
-    pub(super) fn transaction(&self, calls: Vec<Call>) -> Option<CallBatch> {
-        let first = self.jobs.first()?;
-        let signer = &first.lease.job.signer;
-        let signer =
-            Signer { operator: signer.operator, secret: first.secret.clone(), proxied: signer.proxied };
-        Some(CallBatch { signer, calls })
+    pub(super) fn transaction(&self, signer: Arc<dyn Signer>, calls: Vec<Call>) -> CallBatch {
+        let proxied = self.jobs.first().and_then(|job| job.lease.job.signer.proxied);
+        CallBatch::new(signer, calls).with_proxied(proxied)
     }
 
     /// The jobs with their outcomes, `None` for one that has calls without.

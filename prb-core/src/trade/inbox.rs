@@ -21,6 +21,8 @@ struct State {
     jobs: VecDeque<Arrival>,
     held_jobs: usize,
     held_bytes: usize,
+    /// A job was refused because the lane is full.
+    refused: bool,
     closed: bool,
 }
 
@@ -55,6 +57,9 @@ impl Inbox {
         let full = state.held_jobs >= config.max_lane_jobs
             || state.held_bytes.saturating_add(bytes) > config.max_lane_bytes;
         if full && state.held_jobs > 0 {
+            state.refused = true;
+            drop(state);
+            self.changed.notify_one();
             return Err(Box::new(Refusal::Full(lease)));
         }
         state.held_jobs += 1;
@@ -80,6 +85,11 @@ impl Inbox {
         let mut state = self.state();
         state.held_jobs -= 1;
         state.held_bytes -= bytes;
+    }
+
+    /// Whether a job was refused since the last call.
+    pub(super) fn take_refused(&self) -> bool {
+        std::mem::take(&mut self.state().refused)
     }
 
     pub(super) fn held_jobs(&self) -> usize {

@@ -16,7 +16,7 @@ const BATCH_CALLS: &str = "prb_trade_batch_calls";
 
 pub(super) fn describe_metrics() {
     metrics::describe_counter!(CALLS, "Calls decided, by result: done, already_done, failed");
-    metrics::describe_counter!(BATCHES, "Batches sent, by result: included, refused, doubtful");
+    metrics::describe_counter!(BATCHES, "Batches sent, by result: included, refused, unresolved");
     metrics::describe_histogram!(BATCH_CALLS, "Calls of a batch that was sent");
 }
 
@@ -27,7 +27,7 @@ pub struct Status {
     pub lanes: BTreeMap<AccountId, LaneStatus>,
     /// Batches that a finalised block holds.
     pub batches: u64,
-    /// Batches that were refused, or whose fate was in doubt.
+    /// Batches that were refused, or whose outcome was unknown.
     pub failed_batches: u64,
     /// Calls that took effect.
     pub calls_done: u64,

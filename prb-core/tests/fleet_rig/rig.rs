@@ -17,7 +17,8 @@ use prb_core::{
     primitives::{AccountId, Hash, ParaNumber, PoolId, RelayNumber, WorkerKey},
     pruntime::scripted::{ScriptedConnect, ScriptedWorker},
     queue::{CallOutcome, Job, JobQueue, JobSigner, memory::MemoryQueue},
-    trade::{self, Trader},
+    signer::memory::MemorySigners,
+    trade::{self, Trader, accounts::MemoryAccounts},
     vault::{Vault, memory::MemoryVault},
     wire::{Header, MessageOrigin, StorageChanges},
     worker::State,
@@ -212,7 +213,8 @@ impl Rig {
         let parts = trade::Parts {
             queue: Arc::new(self.queue.clone()),
             submitter: Arc::new(self.chain.clone()),
-            vault: Arc::clone(&self.vault) as Arc<dyn Vault>,
+            signers: Arc::new(MemorySigners::new(Arc::clone(&self.vault) as Arc<dyn Vault>)),
+            accounts: Arc::new(MemoryAccounts::default()),
         };
         self.trader = Some(Trader::start(trade::Config::default(), parts).unwrap());
     }

@@ -55,7 +55,8 @@ impl RedisQueue {
         }
         // Another program's retry does not count in our books; what was done then is to be asked for.
         let attempt = taken.tries.max(record.tail.is_used().into());
-        let lease = Lease { id, token: taken.token, attempt, job };
+        let retries_left = record.tail.retries();
+        let lease = Lease { id, token: taken.token, attempt, retries_left, job };
         let progress = std::sync::Mutex::new(None);
         // What has a mark was added by one of ours, and counted.
         let bytes = mark.is_some().then_some(taken.json.len());

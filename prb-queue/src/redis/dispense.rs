@@ -342,14 +342,14 @@ impl Dispenser {
         if jobs.is_empty() {
             return;
         }
-        let mut script = self.shared.link.scripts.renew.call();
+        let mut script = self.shared.link.scripts.hand_back.call();
         script.arg(0).arg("u");
         let mut jobs: Vec<_> = jobs.iter().collect();
         jobs.sort_by_key(|(id, _)| id.parse::<JobNumber>().ok());
         for (id, token) in jobs {
             script.arg(id).arg(token);
         }
-        let result: RedisResult<Vec<String>> = self.shared.link.run(&script).await;
+        let result: RedisResult<u64> = self.shared.link.run(&script).await;
         if let Err(error) = result {
             tracing::warn!(%error, "jobs were not handed back; their leases run out");
         }

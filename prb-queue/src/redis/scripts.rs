@@ -84,6 +84,7 @@ scripts! {
     promote: ["clock", "lines"];
     finish: ["clock", "release"];
     renew: ["clock", "release"];
+    hand_back: ["clock", "release"];
     keep: [];
     fates: [];
     stalled: ["clock", "lines"];

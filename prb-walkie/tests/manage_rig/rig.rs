@@ -97,7 +97,12 @@ impl Bench {
             Fleet::start(parts, fleet::Config::default())
         });
         let trader = with_fleet.then(|| {
-            let parts = trade::Parts { queue, submitter: Arc::new(chain.clone()), vault: vault.clone() };
+            let parts = trade::Parts {
+                queue,
+                submitter: Arc::new(chain.clone()),
+                signers: Arc::new(prb_core::signer::memory::MemorySigners::new(vault.clone())),
+                accounts: Arc::new(prb_core::trade::accounts::MemoryAccounts::default()),
+            };
             Trader::start(trade::Config::default(), parts).unwrap()
         });
         let manager = Manager::new(Parts {

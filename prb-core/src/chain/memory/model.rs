@@ -23,7 +23,7 @@ pub(super) use pools::PoolState;
 /// Length of an sr25519 signature.
 const SIGNATURE_BYTES: usize = 64;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     config: Config,
     pub(super) block: u32,
@@ -82,14 +82,14 @@ impl Model {
 
     /// Runs a transaction: takes the fee, then `force_batch`, through `Proxy` where it names an account.
     pub(super) fn execute(&mut self, batch: &CallBatch) -> Result<Vec<Dispatch>, DispatchError> {
-        let signer = &batch.signer;
-        if let Some(funds) = self.funds.get_mut(&signer.operator) {
+        let operator = batch.operator();
+        if let Some(funds) = self.funds.get_mut(&operator) {
             *funds = funds.saturating_sub(self.config.fee * batch.calls.len() as Balance);
         }
-        if let Some(real) = signer.proxied {
-            ensure(self.proxies.contains(&(real, signer.operator)), "Proxy::NotProxy")?;
+        if let Some(real) = batch.proxied {
+            ensure(self.proxies.contains(&(real, operator)), "Proxy::NotProxy")?;
         }
-        let origin = signer.proxied.unwrap_or(signer.operator);
+        let origin = batch.proxied.unwrap_or(operator);
         Ok(batch.calls.iter().map(|call| self.dispatch(origin, call)).collect())
     }
 

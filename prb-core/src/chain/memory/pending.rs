@@ -3,16 +3,20 @@
 use std::{collections::VecDeque, time::Duration};
 
 use codec::Encode;
-use secrecy::ExposeSecret;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Config, Event, Fate, Fault, MemoryChain, Pending, State, block_hash};
+use super::{Config, Event, Fate, Fault, Pending, State, block_hash, model::Model};
 use crate::{
-    chain::{BatchOutcome, CallBatch, SubmitError},
+    chain::{BatchOutcome, CallBatch, SubmitError, SubmitProgress},
     primitives::{Balance, Hash, ParaNumber},
 };
 
 impl State {
+    /// The state at the newest final block.
+    pub(super) fn finalised(&self) -> &Model {
+        self.finality.newest().unwrap_or(&self.model)
+    }
+
     pub(super) fn include(&mut self, batch: &CallBatch, extrinsic: Hash, max_events: usize) -> Fate {
         let calls = self.model.execute(batch).map_err(SubmitError::Dispatch)?;
         let block = ParaNumber(self.model.block);
@@ -20,7 +24,7 @@ impl State {
             if self.events.len() >= max_events {
                 self.events.pop_front();
             }
-            self.events.push_back(Event { block, operator: batch.signer.operator, call, result });
+            self.events.push_back(Event { block, operator: batch.operator(), call, result });
         }
         Ok(BatchOutcome { extrinsic, block: block_hash(block.0), number: block, calls })
     }
@@ -30,8 +34,9 @@ impl State {
         &mut self,
         batch: &CallBatch,
         config: &Config,
+        progress: mpsc::Sender<SubmitProgress>,
     ) -> Result<(Hash, oneshot::Receiver<Fate>), SubmitError> {
-        let account = batch.signer.operator;
+        let account = batch.operator();
         let unknown = |reason: &str| SubmitError::Unknown { waited: Duration::ZERO, reason: reason.into() };
         let fault = self.faults.get_mut(&account).and_then(VecDeque::pop_front);
         match fault {
@@ -43,7 +48,7 @@ impl State {
             Some(Fault::UnknownDropped) => return Err(unknown("nothing was seen")),
             Some(Fault::UnknownIncluded) | None => {}
         }
-        self.check_signer(batch, config)?;
+        self.check_fees(batch, config)?;
         if batch.calls.len() > config.max_batch_calls {
             let (calls, fits) = (batch.calls.len(), config.max_batch_calls);
             return Err(SubmitError::TooLarge { calls, fits, reason: "the chain's settings".into() });
@@ -60,16 +65,13 @@ impl State {
             batch: batch.clone(),
             extrinsic,
             submitter: known.then_some(submitter),
+            progress,
         });
         if known { Ok((extrinsic, fate)) } else { Err(unknown("sent, then the node went away")) }
     }
 
-    fn check_signer(&self, batch: &CallBatch, config: &Config) -> Result<(), SubmitError> {
-        let account = batch.signer.operator;
-        if MemoryChain::account_of(batch.signer.secret.expose_secret()) != account {
-            let reason = "it is another account's".into();
-            return Err(SubmitError::BadKey { account: account.to_string(), reason });
-        }
+    fn check_fees(&self, batch: &CallBatch, config: &Config) -> Result<(), SubmitError> {
+        let account = batch.operator();
         let needed = config.fee * batch.calls.len() as Balance;
         match self.model.funds.get(&account) {
             Some(&available) if available < needed => {

@@ -10,9 +10,9 @@ use crate::{
 };
 
 impl State {
-    /// Shows the newest block, or an older one where views are late.
+    /// Shows the newest final block, or an older one where views are late.
     pub(super) fn show(&mut self, config: &Config) {
-        self.late.push_back(view(&self.model, &self.followed, config));
+        self.late.push_back(view(self.finalised(), &self.followed, config));
         let delay = config.view_delay_blocks as usize;
         let is_first = self.views.as_ref().is_some_and(|views| views.borrow().is_none());
         if !is_first && self.late.len() <= delay {

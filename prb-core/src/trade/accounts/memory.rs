@@ -14,8 +14,8 @@ use crate::primitives::AccountId;
 
 /// [`AccountLeases`] within one process, as one trader sees them. Clones are the same trader.
 ///
-/// A new one shares its accounts with nobody until [`another`](Self::another) is called: the default of a
-/// [`Trader`](crate::trade::Trader), for those that are alone.
+/// A new one shares its accounts with nobody until [`another`](Self::another) is called: for a
+/// [`Trader`](crate::trade::Trader) that is alone.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryAccounts {
     table: Arc<Mutex<Table>>,

@@ -7,20 +7,34 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     primitives::{AccountId, PoolId, WorkerKey},
-    queue::{Job, JobId, JobSigner},
+    queue::{Job, JobSigner},
     vault::Sealed,
 };
 
 fn queued(id: u64, calls: usize, proxied: Option<u8>, at: Instant) -> Queued {
-    let call = |n: usize| Call::AddWorker { pool: PoolId(id), worker: WorkerKey([n as u8; 32]) };
+    of_workers(id, (0..calls).map(|n| [id as u8, n as u8]), proxied, at)
+}
+
+fn of_workers(
+    id: u64,
+    workers: impl IntoIterator<Item = [u8; 2]>,
+    proxied: Option<u8>,
+    at: Instant,
+) -> Queued {
+    let key = |[a, b]: [u8; 2]| {
+        let mut key = [0; 32];
+        key[..2].copy_from_slice(&[a, b]);
+        WorkerKey(key)
+    };
+    let call = |worker| Call::AddWorker { pool: PoolId(id), worker: key(worker) };
     let signer = JobSigner {
         operator: AccountId([1; 32]),
         key: Sealed(vec![]),
         proxied: proxied.map(|b| AccountId([b; 32])),
     };
-    let job = Job { pool: PoolId(id), signer, calls: (0..calls).map(call).collect(), retries: 0 };
-    let lease = Lease { id: JobId(id), token: 1, attempt: 0, job };
-    Queued::new(lease, Arc::new(SecretString::from("//Alice")), at)
+    let job = Job { pool: PoolId(id), signer, calls: workers.into_iter().map(call).collect(), retries: 0 };
+    let lease = Lease { id: JobId(id), token: 1, attempt: 0, retries_left: 0, job };
+    Queued::new(lease, at)
 }
 
 fn of_100() -> Config {
@@ -40,20 +54,55 @@ fn numbers(jobs: &[Queued]) -> Vec<u64> {
 fn jobs_are_not_split_and_do_not_overtake() {
     let mut pending = line(&[(60, None), (30, None), (30, None), (10, None)]);
     let config = of_100();
-    assert_eq!(numbers(&take(&mut pending, &config)), [0, 1]);
-    assert_eq!(numbers(&take(&mut pending, &config)), [2, 3]);
-    assert!(take(&mut pending, &config).is_empty());
+    assert_eq!(numbers(&take(&mut pending, &config, None)), [0, 1]);
+    assert_eq!(numbers(&take(&mut pending, &config, None)), [2, 3]);
+    assert!(take(&mut pending, &config, None).is_empty());
 }
 
 #[test]
-fn a_batch_has_one_signer() {
+fn a_batch_acts_for_one_account() {
     let mut pending = line(&[(1, None), (1, Some(2)), (1, None), (1, Some(3)), (1, Some(2))]);
-    pending[2].secret = Arc::new(SecretString::from("//Bob"));
     let config = Config::default();
-    assert_eq!(numbers(&take(&mut pending, &config)), [0]);
-    assert_eq!(numbers(&take(&mut pending, &config)), [1, 4]);
-    assert_eq!(numbers(&take(&mut pending, &config)), [2]);
-    assert_eq!(numbers(&take(&mut pending, &config)), [3]);
+    assert_eq!(numbers(&take(&mut pending, &config, None)), [0, 2]);
+    assert_eq!(numbers(&take(&mut pending, &config, None)), [1, 4]);
+    assert_eq!(numbers(&take(&mut pending, &config, None)), [3]);
+}
+
+/// The pool's proxy was changed in between.
+#[test]
+fn a_job_does_not_pass_over_one_of_its_worker_that_acts_for_another_account() {
+    let at = Instant::now();
+    let (a, b) = ([1, 1], [2, 2]);
+    let mut pending: VecDeque<_> = [
+        of_workers(0, [a], None, at),
+        of_workers(1, [a, b], Some(2), at),
+        of_workers(2, [b], None, at),
+        of_workers(3, [[3, 3]], None, at),
+        of_workers(4, [[4, 4], b], None, at),
+        of_workers(5, [[4, 4]], None, at),
+    ]
+    .into();
+    let config = Config::default();
+    let batches: [&[u64]; 3] = [&[0, 3], &[1], &[2, 4, 5]];
+    for expected in batches {
+        assert_eq!(numbers(&take(&mut pending, &config, None)), expected);
+    }
+}
+
+#[test]
+fn jobs_stand_in_the_order_of_their_ids_and_wait_for_older_ones_that_are_away() {
+    let at = Instant::now();
+    let mut pending = VecDeque::new();
+    for id in [5, 2, 9, 7] {
+        assert!(insert(&mut pending, queued(id, 1, None, at)).is_none());
+    }
+    let newer = Queued { lease: Lease { token: 2, ..pending[1].lease.clone() }, ..pending[1].clone() };
+    assert_eq!(insert(&mut pending, newer).unwrap().lease.token, 1, "a lease of the same job is replaced");
+    let config = Config::default();
+    assert_eq!(due(&pending, &config, Some(JobId(2))), None);
+    assert!(take(&mut pending, &config, Some(JobId(1))).is_empty());
+    assert_eq!(numbers(&take(&mut pending, &config, Some(JobId(6)))), [2, 5]);
+    assert_eq!(numbers(&take(&mut pending, &config, None)), [7, 9]);
 }
 
 #[test]
@@ -61,8 +110,8 @@ fn bytes_bound_a_batch_but_not_a_job() {
     let mut pending = line(&[(10, None), (1, None), (1, None)]);
     let one = pending[1].bytes;
     let config = Config { max_bytes: 2 * one, ..Config::default() };
-    assert_eq!(numbers(&take(&mut pending, &config)), [0]);
-    assert_eq!(numbers(&take(&mut pending, &config)), [1, 2]);
+    assert_eq!(numbers(&take(&mut pending, &config, None)), [0]);
+    assert_eq!(numbers(&take(&mut pending, &config, None)), [1, 2]);
 }
 
 #[test]
@@ -73,10 +122,10 @@ fn a_job_that_may_be_to_blame_has_no_more_company_than_it_may_have() {
     let config = Config::default();
     let batches: [&[u64]; 4] = [&[0], &[1], &[2, 3], &[4, 5]];
     for expected in batches {
-        assert!(pick(&pending, &config).1, "nothing more fits");
-        assert_eq!(numbers(&take(&mut pending, &config)), expected);
+        assert!(pick(&pending, &config, None).1, "nothing more fits");
+        assert_eq!(numbers(&take(&mut pending, &config, None)), expected);
     }
-    assert!(!pick(&pending, &config).1);
+    assert!(!pick(&pending, &config, None).1);
 }
 
 #[test]
@@ -85,19 +134,19 @@ fn a_batch_is_due_after_lingering_or_at_the_latest() {
     let after = |ms: u64| start + Duration::from_millis(ms);
     let config = of_100();
     let mut pending = VecDeque::new();
-    assert_eq!(due(&pending, &config), None);
+    assert_eq!(due(&pending, &config, None), None);
     pending.push_back(queued(0, 1, None, start));
-    assert_eq!(due(&pending, &config), Some(after(1_000)));
+    assert_eq!(due(&pending, &config, None), Some(after(1_000)));
     pending.push_back(queued(1, 1, None, after(900)));
-    assert_eq!(due(&pending, &config), Some(after(1_900)));
+    assert_eq!(due(&pending, &config, None), Some(after(1_900)));
     pending.push_back(queued(2, 1, None, after(5_500)));
-    assert_eq!(due(&pending, &config), Some(after(6_000)));
-    // One of another signer does not put it off.
+    assert_eq!(due(&pending, &config, None), Some(after(6_000)));
+    // One that acts for another account does not put it off.
     pending.pop_back();
     pending.push_back(queued(2, 1, Some(9), after(1_500)));
-    assert_eq!(due(&pending, &config), Some(after(1_900)));
+    assert_eq!(due(&pending, &config, None), Some(after(1_900)));
     pending.push_back(queued(3, 98, None, after(1_600)));
-    assert_eq!(due(&pending, &config), Some(start), "a full batch waits for nothing");
+    assert_eq!(due(&pending, &config, None), Some(start), "a full batch waits for nothing");
 }
 
 #[test]
@@ -125,7 +174,7 @@ fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
 
 proptest! {
     #[test]
-    fn taking_keeps_every_job_and_the_order_of_each_signer(
+    fn taking_keeps_every_job_and_the_order_of_each_account(
         jobs in proptest::collection::vec((1usize..=100, proptest::option::of(0u8..3), 1usize..9), 0..40),
         max_calls in 1usize..120,
     ) {
@@ -136,11 +185,11 @@ proptest! {
         let config = Config { max_calls, ..Config::default() };
         let mut taken: Vec<Queued> = Vec::new();
         while !pending.is_empty() {
-            let batch = take(&mut pending, &config);
+            let batch = take(&mut pending, &config, None);
             let calls: usize = batch.iter().map(|job| job.calls().len()).sum();
             prop_assert!(!batch.is_empty());
             prop_assert!(batch.len() == 1 || calls <= max_calls);
-            prop_assert!(batch.iter().all(|job| job.signs_like(&batch[0])));
+            prop_assert!(batch.iter().all(|job| job.acts_like(&batch[0])));
             prop_assert!(batch.iter().all(|job| batch.len() <= job.most));
             taken.extend(batch);
         }

@@ -4,40 +4,47 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use rand::Rng;
+use tokio::time::Instant;
 
-use super::{Config, Lane, Queued, Work, chain_of};
+use super::{
+    super::{Config, batch::Work},
+    Lane, Queued, chain_of,
+};
 use crate::{
     chain::SubmitError,
     primitives::PHALA_SS58_PREFIX,
     queue::{JobFailure, JobOutcome},
 };
 
-/// Jobs of a batch whose end is told at a time.
+/// Jobs of a batch that are ended at a time.
 const ENDS_AT_ONCE: usize = 64;
 
 impl Lane {
-    /// Ends the jobs of a batch that was not carried out, or puts them off.
-    pub(super) async fn refused(&mut self, work: Work, error: &SubmitError) {
+    /// Ends the jobs of a batch that was not carried out, or has them retried later.
+    pub(super) async fn end_failed(&self, work: Work, error: &SubmitError, retry: bool) {
+        let message = self.note_failure(&work, error);
+        let attempt = work.jobs.iter().map(|job| job.lease.attempt).max().unwrap_or_default();
+        // One delay for all: jobs that were in order stay so.
+        let retry_after = retry.then(|| retry_delay(attempt, &self.shared.config));
+        self.tell(work, &message, retry_after).await;
+    }
+
+    /// Puts the jobs back, to be sent by halves until the one is found that is to blame.
+    pub(super) fn halve(&mut self, work: Work, error: &SubmitError) {
+        self.note_failure(&work, error);
+        let most = work.jobs.len().div_ceil(2);
+        let jobs = work.unsent().into_iter().map(|job| Queued { most, ..job }).collect();
+        self.put_back(jobs);
+    }
+
+    fn note_failure(&self, work: &Work, error: &SubmitError) -> String {
         let message = chain_of(error);
         tracing::warn!(
             operator = %self.operator.to_ss58(PHALA_SS58_PREFIX), jobs = work.jobs.len(), error = message,
             "a batch was not carried out"
         );
         self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.clone()));
-        let by_one_job = matches!(
-            error,
-            SubmitError::Refused { .. } | SubmitError::Unsupported { .. } | SubmitError::TooLarge { .. }
-        );
-        if by_one_job && !error.is_retryable() && work.jobs.len() > 1 {
-            // One job's call may be to blame: it is looked for by halves.
-            let most = work.jobs.len().div_ceil(2);
-            let jobs = work.unsent().into_iter().map(|job| Queued { most, ..job }).collect();
-            return self.put_back(jobs);
-        }
-        let attempt = work.jobs.iter().map(|job| job.lease.attempt).max().unwrap_or_default();
-        // One delay for all: jobs that were in order stay so.
-        let retry_after = error.is_retryable().then(|| retry_delay(attempt, &self.shared.config));
-        self.tell(work, &message, retry_after).await;
+        message
     }
 
     pub(super) async fn finish(&self, work: Work) {
@@ -46,7 +53,16 @@ impl Lane {
 
     /// Tells the outcomes; a job without one has failed.
     async fn tell(&self, work: Work, message: &str, retry_after: Option<Duration>) {
-        let ends = work.finish().into_iter().map(|(job, outcome)| async move {
+        let finished = work.finish();
+        if let Some(retry_after) = retry_after {
+            let comes_again = |(job, outcome): &(Queued, Option<JobOutcome>)| {
+                (outcome.is_none() && job.lease.retries_left > 0).then_some(job.id())
+            };
+            let due = Instant::now() + retry_after;
+            let ids = finished.iter().filter_map(comes_again);
+            self.shared.order.leave(self.operator, ids, due, due + self.shared.config.lease_ttl);
+        }
+        let ends = finished.into_iter().map(|(job, outcome)| async move {
             match outcome {
                 Some(outcome) => self.complete(&job, outcome).await,
                 None => self.fail(&job, message, retry_after).await,
@@ -75,7 +91,7 @@ impl Lane {
 }
 
 /// Exponential, with jitter over its upper half.
-fn retry_delay(attempt: u32, config: &Config) -> Duration {
+pub(super) fn retry_delay(attempt: u32, config: &Config) -> Duration {
     let delay = config.retry_min.saturating_mul(1 << attempt.min(16)).min(config.retry_max);
     delay.mul_f64(rand::rng().random_range(0.5..=1.0))
 }

@@ -1,9 +1,18 @@
--- Puts delayed jobs in line that are due: the first due in front.
+-- Puts delayed jobs in line that are due: the first due in front, of those due together the oldest. Redis
+-- orders the latter by their digits.
 local function raise()
-    local due = call('ZRANGEBYSCORE', DELAYED, '-inf', NOW, 'LIMIT', 0, 200)
-    for i = #due, 1, -1 do
-        call('ZREM', DELAYED, due[i])
-        call('RPUSH', WAITING, due[i])
+    local found = call('ZRANGEBYSCORE', DELAYED, '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, 200)
+    local due = {}
+    for i = 1, #found, 2 do
+        due[#due + 1] = { id = found[i], at = tonumber(found[i + 1]), number = tonumber(found[i]) or 0 }
+    end
+    table.sort(due, function(a, b)
+        if a.at ~= b.at then return a.at > b.at end
+        return a.number > b.number
+    end)
+    for _, job in ipairs(due) do
+        call('ZREM', DELAYED, job.id)
+        call('RPUSH', WAITING, job.id)
     end
 end
 

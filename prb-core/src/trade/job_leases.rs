@@ -1,12 +1,15 @@
-//! The jobs that this trader holds: kept alive by heartbeats, ended once.
+//! Renews the leases of the jobs that this trader has, ends each once, and gives jobs back to the queue.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
+};
 
 use super::Config;
 use crate::{
@@ -23,8 +26,15 @@ const END_ATTEMPTS: u32 = 6;
 const QUEUE_RETRY_MIN: Duration = Duration::from_millis(200);
 const QUEUE_RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Jobs given back in one call of the queue.
+const MAX_RETURNED: usize = 1_024;
+/// How long such a call may take; where it takes longer, the leases run out.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Delays of jobs given back together are alike to this, so that one call gives back many.
+const RETURN_TICK: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
-pub(super) struct Leases {
+pub(super) struct JobLeases {
     queue: Arc<dyn JobQueue>,
     ttl: Duration,
     held: Mutex<HashMap<JobId, Held>>,
@@ -36,11 +46,19 @@ struct Held {
     operator: AccountId,
 }
 
+/// A job on its way back to the queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Return {
+    pub(super) id: JobId,
+    pub(super) token: u64,
+    pub(super) after: Duration,
+}
+
 fn pause(attempt: u32) -> Duration {
     QUEUE_RETRY_MIN.saturating_mul(1 << attempt.min(16)).min(QUEUE_RETRY_MAX)
 }
 
-impl Leases {
+impl JobLeases {
     pub(super) fn new(queue: Arc<dyn JobQueue>, config: &Config) -> Self {
         Self { queue, ttl: config.lease_ttl, held: Mutex::default() }
     }
@@ -141,26 +159,59 @@ impl Leases {
         self.forget([(lease.id, lease.token)]);
     }
 
-    /// Hands jobs back, to come again `after` a while.
-    pub(super) async fn hand_back(&self, leases: &[(JobId, u64)], after: Duration) {
+    /// Gives jobs back that are to come again `after` a while; says whether the queue took them.
+    pub(super) async fn give_back(&self, leases: &[(JobId, u64)], after: Duration) -> bool {
         self.forget(leases.iter().copied());
         if leases.is_empty() {
-            return;
+            return true;
         }
-        if let Err(e) = self.queue.heartbeat(leases, after).await {
-            tracing::warn!(error = %e, jobs = leases.len(), "jobs were not handed back; their leases run out");
+        let given = self.queue.release(leases, after).await;
+        if let Err(e) = &given {
+            tracing::warn!(error = %e, jobs = leases.len(), "jobs were not given back; their leases run out");
+        }
+        given.is_ok()
+    }
+
+    /// Gives back what comes through the channel, for ever.
+    pub(super) async fn keep_giving_back(&self, mut returns: mpsc::Receiver<Return>) {
+        let mut jobs = Vec::new();
+        while returns.recv_many(&mut jobs, MAX_RETURNED).await > 0 {
+            let mut by_delay: BTreeMap<u128, Vec<(JobId, u64)>> = BTreeMap::new();
+            for Return { id, token, after } in jobs.drain(..) {
+                let ticks = after.as_millis().div_ceil(RETURN_TICK.as_millis());
+                by_delay.entry(ticks).or_default().push((id, token));
+            }
+            for (ticks, mut leases) in by_delay {
+                // Delays are seconds: far from this bound.
+                let after = RETURN_TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+                leases.sort_unstable();
+                if timeout(RETURN_TIMEOUT, self.give_back(&leases, after)).await.is_err() {
+                    let jobs = leases.len();
+                    tracing::warn!(jobs, "the queue takes too long to take jobs back; their leases run out");
+                }
+            }
         }
     }
 
-    /// Hands back everything that is held, and says how much that was.
-    pub(super) async fn hand_back_all(&self) -> usize {
-        let all: Vec<_> = self.held().iter().map(|(id, held)| (*id, held.token)).collect();
-        self.hand_back(&all, Duration::ZERO).await;
-        all.len()
+    /// How many jobs are held.
+    pub(super) fn count(&self) -> usize {
+        self.held().len()
     }
 
-    /// Lets the leases of an operator's jobs run out.
-    pub(super) fn abandon(&self, operator: AccountId) {
-        self.held().retain(|_, held| held.operator != operator);
+    /// Whether this trader has the job, by whatever lease.
+    pub(super) fn has(&self, id: JobId) -> bool {
+        self.held().contains_key(&id)
+    }
+
+    /// Gives back everything that is held, and says whether the queue took it.
+    pub(super) async fn give_back_all(&self) -> bool {
+        let mut all: Vec<_> = self.held().iter().map(|(id, held)| (*id, held.token)).collect();
+        all.sort_unstable();
+        self.give_back(&all, Duration::ZERO).await
+    }
+
+    /// Lets the leases of an operator's jobs run out, and gives the jobs.
+    pub(super) fn abandon(&self, operator: AccountId) -> Vec<JobId> {
+        self.held().extract_if(|_, held| held.operator == operator).map(|(id, _)| id).collect()
     }
 }

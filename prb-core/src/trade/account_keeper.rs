@@ -1,4 +1,5 @@
-//! The accounts that this trader has: kept by renewals, and seen to be lost in time.
+//! Acquires and renews the leases of the accounts that this trader sends for, and tells in time where one is
+//! lost.
 
 use std::{
     collections::HashMap,
@@ -24,9 +25,9 @@ const SPARE_PAUSE: Duration = Duration::from_secs(3);
 
 /// An account that this trader has, as its lane sees it.
 #[derive(Clone, Debug)]
-pub(super) struct Hold(watch::Receiver<Instant>);
+pub(super) struct AccountLease(watch::Receiver<Instant>);
 
-impl Hold {
+impl AccountLease {
     /// Whether this trader may send for the account now.
     pub(super) fn is_held(&self) -> bool {
         *self.0.borrow() > Instant::now()
@@ -52,36 +53,36 @@ impl Hold {
 
 /// What asking for an account gave.
 #[derive(Debug)]
-pub(super) enum Taken {
+pub(super) enum Acquired {
     Ours {
-        hold: Hold,
+        lease: AccountLease,
         /// It was not this trader's a moment ago: others may have used it.
-        anew: bool,
+        new: bool,
     },
     Elsewhere,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Kept {
     token: u64,
     until: watch::Sender<Instant>,
 }
 
 #[derive(Debug)]
-pub(super) struct Holds {
+pub(super) struct AccountKeeper {
     leases: Arc<dyn AccountLeases>,
     ttl: Duration,
-    held: Mutex<HashMap<AccountId, Held>>,
+    kept: Mutex<HashMap<AccountId, Kept>>,
     spare_until: watch::Sender<Instant>,
 }
 
-impl Holds {
+impl AccountKeeper {
     pub(super) fn new(leases: Arc<dyn AccountLeases>, ttl: Duration) -> Self {
-        Self { leases, ttl, held: Mutex::default(), spare_until: watch::Sender::new(Instant::now()) }
+        Self { leases, ttl, kept: Mutex::default(), spare_until: watch::Sender::new(Instant::now()) }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<AccountId, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, HashMap<AccountId, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When a lease that was asked for at `asked` counts as over: early enough that nobody else has it yet,
@@ -94,19 +95,19 @@ impl Holds {
     ///
     /// # Errors
     /// The backend's.
-    pub(super) async fn take(&self, account: AccountId) -> Result<Taken, Error> {
-        let known = self.held().get(&account).map(|held| Hold(held.until.subscribe()));
-        if let Some(hold) = known.filter(Hold::is_held) {
-            return Ok(Taken::Ours { hold, anew: false });
+    pub(super) async fn acquire(&self, account: AccountId) -> Result<Acquired, Error> {
+        let known = self.kept().get(&account).map(|kept| AccountLease(kept.until.subscribe()));
+        if let Some(lease) = known.filter(AccountLease::is_held) {
+            return Ok(Acquired::Ours { lease, new: false });
         }
         let asked = Instant::now();
         let Some(token) = self.leases.acquire(account, self.ttl).await? else {
             self.spare_until.send_replace(Instant::now() + SPARE_PAUSE);
-            return Ok(Taken::Elsewhere);
+            return Ok(Acquired::Elsewhere);
         };
-        let (until, hold) = watch::channel(self.end(asked));
-        self.held().insert(account, Held { token, until });
-        Ok(Taken::Ours { hold: Hold(hold), anew: true })
+        let (until, lease) = watch::channel(self.end(asked));
+        self.kept().insert(account, Kept { token, until });
+        Ok(Acquired::Ours { lease: AccountLease(lease), new: true })
     }
 
     /// Renews what lanes use and gives back the rest, for ever.
@@ -122,16 +123,16 @@ impl Holds {
     }
 
     async fn renew(&self) {
-        let all: Vec<_> = self.held().iter().map(|(account, held)| (*account, held.token)).collect();
+        let all: Vec<_> = self.kept().iter().map(|(account, kept)| (*account, kept.token)).collect();
         if all.is_empty() {
             return;
         }
         let asked = Instant::now();
         match self.leases.renew(&all, self.ttl).await {
             Ok(lost) => {
-                let mut held = self.held();
+                let mut kept = self.kept();
                 for (account, token) in all {
-                    let Some(ours) = held.get(&account).filter(|ours| ours.token == token) else { continue };
+                    let Some(ours) = kept.get(&account).filter(|ours| ours.token == token) else { continue };
                     if !lost.contains(&account) {
                         ours.until.send_replace(self.end(asked));
                         continue;
@@ -139,7 +140,7 @@ impl Holds {
                     let account_name = account.to_ss58(PHALA_SS58_PREFIX);
                     tracing::warn!(account = account_name, "the lease of an account was lost");
                     ours.until.send_replace(asked);
-                    held.remove(&account);
+                    kept.remove(&account);
                 }
             }
             Err(e) => {
@@ -150,32 +151,39 @@ impl Holds {
 
     async fn release_unused(&self) {
         let unused: Vec<_> = self
-            .held()
-            .extract_if(|_, held| held.until.receiver_count() == 0)
-            .map(|(account, held)| (account, held.token))
+            .kept()
+            .extract_if(|_, kept| kept.until.receiver_count() == 0)
+            .map(|(account, kept)| (account, kept.token))
             .collect();
         self.release(&unused).await;
     }
 
-    /// Gives everything back. Nothing may be sent after that.
-    pub(super) async fn release_all(&self) {
-        let all: Vec<_> = self.held().drain().map(|(account, held)| (account, held.token)).collect();
-        self.release(&all).await;
+    /// How many accounts this trader has.
+    pub(super) fn count(&self) -> usize {
+        self.kept().len()
     }
 
-    async fn release(&self, leases: &[(AccountId, u64)]) {
+    /// Gives everything back, and says whether that worked. Nothing may be sent after that.
+    pub(super) async fn release_all(&self) -> bool {
+        let all: Vec<_> = self.kept().drain().map(|(account, kept)| (account, kept.token)).collect();
+        self.release(&all).await
+    }
+
+    async fn release(&self, leases: &[(AccountId, u64)]) -> bool {
         if leases.is_empty() {
-            return;
+            return true;
         }
-        if let Err(e) = self.leases.release(leases).await {
-            tracing::debug!(error = %chain_of(&e), "accounts were not given back; their leases run out");
+        let released = self.leases.release(leases).await;
+        if let Err(e) = &released {
+            tracing::debug!(error = %chain_of(e), "accounts were not given back; their leases run out");
         }
+        released.is_ok()
     }
 
     /// Until when this trader, having no account, leaves jobs to those who have theirs.
     pub(super) fn spare_until(&self) -> Option<Instant> {
         let until = *self.spare_until.borrow();
-        (until > Instant::now() && self.held().is_empty()).then_some(until)
+        (until > Instant::now() && self.kept().is_empty()).then_some(until)
     }
 
     /// Notices of [`spare_until`](Self::spare_until) that changed.

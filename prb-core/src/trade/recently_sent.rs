@@ -1,5 +1,5 @@
-//! What a lane has sent lately. Somebody who lost a job's fate (its manager was killed, the queue lost its data)
-//! wants it again, and the new job does not say that it is not the first.
+//! Remembers which calls a lane sent recently. A submitter that lost a job's outcome (its manager was killed,
+//! the queue lost its data) submits it again, and the new job does not say that it is not the first.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -8,7 +8,7 @@ use std::{
 
 use codec::Encode;
 
-use crate::chain::Call;
+use crate::{chain::Call, wire::MessageOrigin};
 
 /// Calls remembered: several full batches.
 const MAX_REMEMBERED: usize = 32_768;
@@ -36,14 +36,24 @@ pub(super) fn subject(call: &Call) -> u64 {
     hasher.finish()
 }
 
+/// The worker, or other sender, whose calls must stay in order.
+pub(super) fn sender(call: &Call) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match call {
+        Call::SyncOffchainMessage(signed) => Some(signed.message.sender.encode()).hash(&mut hasher),
+        other => other.worker().map(|worker| MessageOrigin::Worker(worker).encode()).hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
 /// The subjects of the newest calls.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
+pub(super) struct RecentlySent {
     known: HashSet<u64>,
     line: VecDeque<u64>,
 }
 
-impl Recent {
+impl RecentlySent {
     pub(super) fn add<'a>(&mut self, calls: impl IntoIterator<Item = &'a Call>) {
         for subject in calls.into_iter().map(subject) {
             if !self.known.insert(subject) {
@@ -75,7 +85,7 @@ mod tests {
             key[..4].copy_from_slice(&n.to_le_bytes());
             Call::AddWorker { pool: PoolId(1), worker: WorkerKey(key) }
         };
-        let mut recent = Recent::default();
+        let mut recent = RecentlySent::default();
         let most = u32::try_from(MAX_REMEMBERED).unwrap_or_default();
         for n in 0..most * 2 {
             recent.add([&call(n), &call(n)]);

@@ -1,0 +1,251 @@
+//! Suite of [`ChainSubmitter`].
+//!
+//! A backend implements [`Ground`]: a chain that the suite drives block by block. Checks wait for what the
+//! submitter does, so they run under paused time as well as against a chain of real nodes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effect, SubmitError, SubmitProgress},
+    primitives::{AccountId, ParaNumber, PoolId, WorkerKey},
+    signer::{Error, SIGNATURE_BYTES, Signer},
+};
+
+/// Time between two blocks while something is waited for.
+const TICK: Duration = Duration::from_millis(20);
+/// How long a chain that makes no block is given to show what it shows.
+const SETTLE: Duration = Duration::from_millis(300);
+/// A check that is not done by then never will be.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A chain for the suite.
+pub trait Ground: Send + Sync {
+    /// A submitter that knows nothing of what was sent before, as a new process's.
+    fn submitter(&self) -> Arc<dyn ChainSubmitter>;
+    /// Signs for an operator that can pay.
+    fn signer(&self) -> Arc<dyn Signer>;
+    /// Claims to sign for the same operator, with another key.
+    fn forged(&self) -> Arc<dyn Signer>;
+    /// Signs for an account that cannot pay for one call.
+    fn poor(&self) -> Arc<dyn Signer>;
+    /// The `n`th of several calls that the chain carries out, each for another worker.
+    fn call(&self, n: u32) -> Call;
+    /// Makes the next block, and finalises blocks as late as this chain does.
+    fn make_block(&self);
+    /// The newest final block.
+    fn finalised(&self) -> ParaNumber;
+}
+
+/// Runs every check.
+///
+/// # Panics
+/// Where the backend breaks the seam's contract.
+pub async fn all<G: Ground>(ground: &G) {
+    each_call_has_its_outcome_in_order(ground).await;
+    effects_are_told_before_and_after(ground).await;
+    outcomes_are_final(ground).await;
+    a_cancelled_submission_is_waited_for(ground).await;
+    forged_signatures_are_refused(ground).await;
+    a_signer_that_is_away_sends_nothing(ground).await;
+    who_cannot_pay_is_told(ground).await;
+    a_full_progress_channel_loses_no_outcome(ground).await;
+}
+
+/// A call that every chain refuses: its worker is not registered.
+fn refused_call() -> (Call, &'static str) {
+    let worker = WorkerKey([0xee; 32]);
+    (Call::AddWorker { pool: PoolId(1), worker }, "PhalaStakePoolv2::WorkerNotRegistered")
+}
+
+async fn ticking<G: Ground, T>(ground: &G, what: &str, work: impl Future<Output = T>) -> T {
+    let blocks = async {
+        loop {
+            sleep(TICK).await;
+            ground.make_block();
+        }
+    };
+    tokio::select! {
+        done = timeout(PATIENCE, work) => done.unwrap_or_else(|_| panic!("{what} took more than {PATIENCE:?}")),
+        () = blocks => unreachable!("blocks are made for ever"),
+    }
+}
+
+async fn send<G: Ground>(
+    ground: &G,
+    submitter: &dyn ChainSubmitter,
+    signer: Arc<dyn Signer>,
+    calls: Vec<Call>,
+) -> Result<BatchOutcome, SubmitError> {
+    let (progress, _reports) = mpsc::channel(8);
+    let batch = CallBatch::new(signer, calls);
+    ticking(ground, "a submission", submitter.submit(&batch, progress)).await
+}
+
+/// Sends a call that must succeed.
+async fn done<G: Ground>(ground: &G, submitter: &dyn ChainSubmitter, n: u32) -> BatchOutcome {
+    let outcome = send(ground, submitter, ground.signer(), vec![ground.call(n)]).await.unwrap();
+    assert_eq!(outcome.calls, [Ok(())], "call {n}");
+    outcome
+}
+
+async fn effects<G: Ground>(
+    ground: &G,
+    submitter: &dyn ChainSubmitter,
+    calls: &[Call],
+) -> (Vec<Effect>, ParaNumber) {
+    let asked = submitter.effects(ground.signer().account(), calls);
+    let found = ticking(ground, "asking for effects", asked).await.unwrap();
+    (found.calls, found.block)
+}
+
+async fn each_call_has_its_outcome_in_order<G: Ground>(ground: &G) {
+    let submitter = ground.submitter();
+    let (refused, name) = refused_call();
+    let calls = vec![ground.call(1), refused.clone(), ground.call(2), refused];
+    let (progress, mut reports) = mpsc::channel(8);
+    let batch = CallBatch::new(ground.signer(), calls);
+    let outcome = ticking(ground, "a submission", submitter.submit(&batch, progress)).await.unwrap();
+    let names: Vec<_> =
+        outcome.calls.iter().map(|call| call.as_ref().map_or_else(|e| e.name.as_str(), |()| "")).collect();
+    assert_eq!(names, ["", name, "", name], "one result a call, in order, failures by name");
+    let extrinsic = outcome.extrinsic;
+    assert_eq!(reports.recv().await, Some(SubmitProgress::Submitted { extrinsic }));
+    assert_eq!(reports.recv().await, Some(SubmitProgress::InBlock { block: outcome.block }));
+    assert_eq!(reports.recv().await, None, "the channel is closed after the outcome");
+}
+
+async fn effects_are_told_before_and_after<G: Ground>(ground: &G) {
+    let submitter = ground.submitter();
+    let calls = [ground.call(4), ground.call(3)];
+    assert_eq!(effects(ground, &*submitter, &calls).await.0, [Effect::Missing, Effect::Missing]);
+    let outcome = done(ground, &*submitter, 3).await;
+    for submitter in [submitter, ground.submitter()] {
+        let (found, block) = effects(ground, &*submitter, &calls).await;
+        assert_eq!(found, [Effect::Missing, Effect::Present], "in the calls' order");
+        assert!(block >= outcome.number, "asked of block {block}, before {}", outcome.number);
+    }
+    assert_eq!(effects(ground, &*ground.submitter(), &[]).await.0, []);
+}
+
+/// Block by block: what is in a block that is not final has no outcome yet.
+async fn outcomes_are_final<G: Ground>(ground: &G) {
+    let submitter = ground.submitter();
+    let (progress, mut reports) = mpsc::channel(8);
+    let batch = CallBatch::new(ground.signer(), vec![ground.call(4)]);
+    let submitted = submitter.submit(&batch, progress);
+    tokio::pin!(submitted);
+    let mut seen_in_block = None;
+    let outcome = loop {
+        if let Ok(result) = timeout(SETTLE, &mut submitted).await {
+            break result.unwrap();
+        }
+        while let Ok(report) = reports.try_recv() {
+            if let SubmitProgress::InBlock { block } = report {
+                seen_in_block = Some((block, ground.finalised()));
+            }
+        }
+        ground.make_block();
+    };
+    assert!(outcome.number <= ground.finalised(), "an outcome of a block that is not final");
+    if let Some((block, finalised)) = seen_in_block {
+        assert!(block != outcome.block || finalised < outcome.number, "its outcome came late");
+    }
+}
+
+async fn a_cancelled_submission_is_waited_for<G: Ground>(ground: &G) {
+    let first = ground.submitter();
+    let (progress, mut reports) = mpsc::channel(8);
+    let batch = CallBatch::new(ground.signer(), vec![ground.call(5)]);
+    {
+        let submitted = first.submit(&batch, progress);
+        tokio::pin!(submitted);
+        tokio::select! {
+            result = &mut submitted => panic!("an outcome without a block: {result:?}"),
+            report = timeout(PATIENCE, reports.recv()) => {
+                assert!(matches!(report, Ok(Some(SubmitProgress::Submitted { .. }))), "{report:?}");
+            }
+        }
+    }
+    // Another process, and the same one once it was told that it may know too little.
+    let second = ground.submitter();
+    let account = ground.signer().account();
+    first.forget(account);
+    for submitter in [&second, &first] {
+        let asked = timeout(SETTLE, submitter.effects(account, &batch.calls)).await;
+        assert!(asked.is_err(), "effects were told while a transaction is pending: {asked:?}");
+    }
+    assert_eq!(effects(ground, &*second, &batch.calls).await.0, [Effect::Present]);
+    // The nonce is the next one: neither the old transaction's nor one that is never reached.
+    done(ground, &*second, 6).await;
+    first.forget(account);
+    done(ground, &*first, 7).await;
+}
+
+async fn forged_signatures_are_refused<G: Ground>(ground: &G) {
+    let submitter = ground.submitter();
+    let forged = ground.forged();
+    assert_eq!(forged.account(), ground.signer().account(), "it claims to be the operator");
+    let error = send(ground, &*submitter, forged, vec![ground.call(8)]).await.unwrap_err();
+    assert!(matches!(error, SubmitError::BadKey { .. }) && !error.is_retryable(), "{error:?}");
+    assert_eq!(effects(ground, &*submitter, &[ground.call(8)]).await.0, [Effect::Missing]);
+    done(ground, &*submitter, 8).await;
+}
+
+/// A signer that does not answer now.
+#[derive(Debug)]
+struct Away(AccountId);
+
+#[async_trait]
+impl Signer for Away {
+    fn account(&self) -> AccountId {
+        self.0
+    }
+
+    async fn sign(&self, _payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Error> {
+        Err(Error::Unavailable { account: self.0, source: "away".into() })
+    }
+}
+
+async fn a_signer_that_is_away_sends_nothing<G: Ground>(ground: &G) {
+    let submitter = ground.submitter();
+    let away = Arc::new(Away(ground.signer().account()));
+    let error = send(ground, &*submitter, away, vec![ground.call(9)]).await.unwrap_err();
+    assert!(matches!(error, SubmitError::NotSigned(_)) && error.is_retryable(), "{error:?}");
+    assert_eq!(effects(ground, &*submitter, &[ground.call(9)]).await.0, [Effect::Missing]);
+    done(ground, &*submitter, 9).await;
+}
+
+async fn who_cannot_pay_is_told<G: Ground>(ground: &G) {
+    let submitter = ground.submitter();
+    match send(ground, &*submitter, ground.poor(), vec![ground.call(10)]).await {
+        Err(SubmitError::InsufficientFees { available, needed, .. }) => {
+            assert!(available < needed, "{available} of {needed}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(effects(ground, &*submitter, &[ground.call(10)]).await.0, [Effect::Missing]);
+}
+
+async fn a_full_progress_channel_loses_no_outcome<G: Ground>(ground: &G) {
+    let submitter = ground.submitter();
+    let (progress, reports) = mpsc::channel(1);
+    let extrinsic = crate::primitives::Hash([1; 32]);
+    progress.try_send(SubmitProgress::Submitted { extrinsic }).unwrap();
+    let batch = CallBatch::new(ground.signer(), vec![ground.call(11)]);
+    let outcome =
+        ticking(ground, "a submission that nobody watches", submitter.submit(&batch, progress)).await;
+    assert_eq!(outcome.unwrap().calls, [Ok(())]);
+    drop(reports);
+    let (closed, _) = mpsc::channel(1);
+    let batch = CallBatch::new(ground.signer(), vec![ground.call(12)]);
+    let outcome = ticking(ground, "a submission that nobody watches", submitter.submit(&batch, closed)).await;
+    assert_eq!(outcome.unwrap().calls, [Ok(())]);
+}

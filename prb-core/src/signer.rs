@@ -1,0 +1,159 @@
+//! The seam [`Signers`]: signs transactions for operators' accounts, wherever their keys are.
+//!
+//! A [`Signers`] gives the [`Signer`] of a job's operator. `prb_chain::signer::VaultSigners` opens the sealed
+//! key that the job carries and signs in this process. A program whose keys must not leave a key management
+//! service implements both traits itself, and leaves [`JobSigner::key`] empty:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use async_trait::async_trait;
+//! use prb_core::{
+//!     primitives::AccountId,
+//!     queue::JobSigner,
+//!     signer::{Error, SIGNATURE_BYTES, Signer, Signers},
+//! };
+//!
+//! /// A client of the service; reports its own failures.
+//! # #[derive(Debug)]
+//! struct Service;
+//!
+//! impl Service {
+//!     async fn sign(&self, key_name: &str, payload: &[u8]) -> std::io::Result<[u8; SIGNATURE_BYTES]> {
+//!         # let _ = (key_name, payload);
+//!         # Ok([0; SIGNATURE_BYTES])
+//!     }
+//! }
+//!
+//! /// A key of the service.
+//! # #[derive(Debug)]
+//! struct RemoteKey {
+//!     service: Arc<Service>,
+//!     account: AccountId,
+//! }
+//!
+//! #[async_trait]
+//! impl Signer for RemoteKey {
+//!     fn account(&self) -> AccountId {
+//!         self.account
+//!     }
+//!
+//!     async fn sign(&self, payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Error> {
+//!         let unavailable = |e| Error::Unavailable { account: self.account, source: Box::new(e) };
+//!         self.service.sign(&self.account.to_string(), payload).await.map_err(unavailable)
+//!     }
+//! }
+//!
+//! /// One key of the service for each operator.
+//! # #[derive(Debug)]
+//! struct RemoteKeys(Arc<Service>);
+//!
+//! #[async_trait]
+//! impl Signers for RemoteKeys {
+//!     async fn signer(&self, of: &JobSigner) -> Result<Arc<dyn Signer>, Error> {
+//!         Ok(Arc::new(RemoteKey { service: self.0.clone(), account: of.operator }))
+//!     }
+//! }
+//! ```
+//!
+//! Not for: storing keys (see [`crate::vault`]), or building what is signed (see
+//! [`ChainSubmitter`](crate::chain::ChainSubmitter)).
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{
+    primitives::{AccountId, PHALA_SS58_PREFIX},
+    queue::JobSigner,
+    vault,
+};
+
+pub mod memory;
+
+/// Length of an sr25519 signature.
+pub const SIGNATURE_BYTES: usize = 64;
+
+/// Why nothing was signed. Never carries any part of a secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The secret is no key, or another account's.
+    #[error("the key of {} is not usable: {reason}", address(account))]
+    BadKey {
+        /// The account that was to sign.
+        account: AccountId,
+        /// What is wrong, without the key.
+        reason: String,
+    },
+    /// The vault does not open the sealed key.
+    #[error("the key of {} cannot be opened", address(account))]
+    Vault {
+        /// The account that was to sign.
+        account: AccountId,
+        /// Why not.
+        source: vault::Error,
+    },
+    /// What holds the key refuses to sign with it.
+    #[error("the signer of {} refuses: {reason}", address(account))]
+    Refused {
+        /// The account that was to sign.
+        account: AccountId,
+        /// Its words.
+        reason: String,
+    },
+    /// What holds the key does not answer now.
+    #[error("the signer of {} is unavailable", address(account))]
+    Unavailable {
+        /// The account that was to sign.
+        account: AccountId,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn address(account: &AccountId) -> String {
+    account.to_ss58(PHALA_SS58_PREFIX)
+}
+
+impl Error {
+    /// Whether the same call may succeed later.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Vault { source, .. } => source.is_retryable(),
+            Self::Unavailable { .. } => true,
+            Self::BadKey { .. } | Self::Refused { .. } => false,
+        }
+    }
+}
+
+/// Signs for one account.
+#[async_trait]
+pub trait Signer: Send + Sync + fmt::Debug {
+    /// The account that it signs for.
+    fn account(&self) -> AccountId;
+
+    /// Signs a transaction's payload: sr25519 in Substrate's signing context, as `sr25519::Pair::sign` does.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Safe: an unused signature has no effect.
+    async fn sign(&self, payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Error>;
+}
+
+/// Gives the signers of jobs' operators.
+#[async_trait]
+pub trait Signers: Send + Sync + fmt::Debug {
+    /// The signer of `of.operator`. Its [`Signer::account`] is that operator: a key of another account is
+    /// [`Error::BadKey`].
+    ///
+    /// The trade engine keeps what it was given while the operator's lane lives, one for each sealed key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn signer(&self, of: &JobSigner) -> Result<Arc<dyn Signer>, Error>;
+}

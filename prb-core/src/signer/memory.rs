@@ -1,0 +1,86 @@
+//! [`MemorySigners`]: signers for [`MemoryChain`](crate::chain::memory::MemoryChain), which has no
+//! cryptography: anyone can compute its 'signatures'.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use secrecy::ExposeSecret;
+
+use super::{Error, SIGNATURE_BYTES, Signer, Signers};
+use crate::{
+    chain::memory::MemoryChain, primitives::AccountId, primitives::Hash, queue::JobSigner, vault::Vault,
+};
+
+/// Opens jobs' keys with a vault, and reads each as the secret of a
+/// [`MemoryChain`](crate::chain::memory::MemoryChain)'s account.
+#[derive(Clone, Debug)]
+pub struct MemorySigners {
+    vault: Arc<dyn Vault>,
+}
+
+impl MemorySigners {
+    /// Signers whose keys `vault` has sealed.
+    pub fn new(vault: Arc<dyn Vault>) -> Self {
+        Self { vault }
+    }
+}
+
+#[async_trait]
+impl Signers for MemorySigners {
+    async fn signer(&self, of: &JobSigner) -> Result<Arc<dyn Signer>, Error> {
+        let account = of.operator;
+        let secret = self.vault.open(&of.key).await.map_err(|source| Error::Vault { account, source })?;
+        let signer = MemorySigner::new(secret.expose_secret());
+        if signer.account != account {
+            return Err(Error::BadKey { account, reason: "it is another account's".into() });
+        }
+        Ok(Arc::new(signer))
+    }
+}
+
+/// Signs for an account of a [`MemoryChain`](crate::chain::memory::MemoryChain).
+#[derive(Clone, Copy)]
+pub struct MemorySigner {
+    account: AccountId,
+    /// The account whose signatures it makes: another one's are not taken.
+    signs_as: AccountId,
+}
+
+impl MemorySigner {
+    /// The signer of [`MemoryChain::account_of`] this secret.
+    pub fn new(secret: &str) -> Self {
+        let account = MemoryChain::account_of(secret);
+        Self { account, signs_as: account }
+    }
+
+    /// A signer that claims to sign for `account` and has another account's key.
+    #[must_use]
+    pub const fn claiming(self, account: AccountId) -> Self {
+        Self { account, ..self }
+    }
+}
+
+impl fmt::Debug for MemorySigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySigner").field("account", &self.account).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Signer for MemorySigner {
+    fn account(&self) -> AccountId {
+        self.account
+    }
+
+    async fn sign(&self, payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Error> {
+        Ok(signature(self.signs_as, payload))
+    }
+}
+
+/// What stands for a signature: the account, and a hash of account and payload.
+pub(crate) fn signature(account: AccountId, payload: &[u8]) -> [u8; SIGNATURE_BYTES] {
+    let mut signature = [0; SIGNATURE_BYTES];
+    signature[..32].copy_from_slice(&account.0);
+    signature[32..].copy_from_slice(&Hash::of(&[&account.0, payload].concat()).0);
+    signature
+}
