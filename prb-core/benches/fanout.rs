@@ -14,7 +14,10 @@ use prb_core::{
     fleet,
     primitives::{ParaNumber, RelayNumber},
     prpc::InitRuntimeRequest,
-    pruntime::{PRuntime, scripted::ScriptedWorker},
+    pruntime::{
+        PRuntime,
+        scripted::{Pace, ScriptedWorker},
+    },
     worker::State,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -96,7 +99,9 @@ fn fanout(c: &mut Criterion) {
     let (source, workers) = bare_runtime.block_on(async {
         let mut workers = Vec::new();
         for seed in 0..WORKERS as u32 {
-            let worker = PRuntime::new(Arc::new(ScriptedWorker::new(seed)));
+            let worker = ScriptedWorker::new(seed);
+            worker.set_pace(Pace::INSTANT);
+            let worker = PRuntime::new(Arc::new(worker));
             worker.init(&InitRuntimeRequest::default()).await.unwrap();
             workers.push(worker);
         }
