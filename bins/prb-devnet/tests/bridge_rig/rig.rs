@@ -1,6 +1,6 @@
 //! The smallest bridge there is, for tests that feed workers from a devnet's own blocks.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;
 
