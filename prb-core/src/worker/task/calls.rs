@@ -6,7 +6,6 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use metrics::counter;
 use prost::Message;
 use tracing::{debug, error, info, warn};
 
@@ -211,12 +210,10 @@ impl Task {
     }
 
     pub(super) fn sync_ended(&mut self, stepped: &Stepped) {
-        let kind = if matches!(stepped.planned.step, Step::Blocks(_)) { "blocks" } else { "headers" };
         let alerted = self.sync.health.problem().is_some_and(|problem| problem.cause.is_alert());
         let advice = self.sync.ended(stepped, tokio::time::Instant::now());
         self.link.stale |= advice.observe;
-        if let Ok(Outcome::Advanced { position, bytes }) = stepped.result {
-            counter!("prb_sync_bytes_total", "kind" => kind).increment(bytes as u64);
+        if let Ok(Outcome::Advanced { position, .. }) = stepped.result {
             let heights = *self.heights.borrow();
             // At the tip: what the block brought (messages, registration) is in the info.
             self.link.stale |= matches!(stepped.planned.step, Step::Blocks(_))

@@ -88,7 +88,9 @@ impl Syncing {
 
     /// Starts a step.
     pub(super) fn start(&mut self, worker: PRuntime, step: Step, heights: Heights, tuning: &Tuning) {
-        let lane = Lane::of(self.position.lag(&heights), tuning.caught_up_within);
+        // One that has caught up keeps its lane until it counts as behind again.
+        let within = if self.caught_up { tuning.behind_after } else { tuning.caught_up_within };
+        let lane = Lane::of(self.position.lag(&heights), within);
         let planned = Planned::new(self.position, heights, self.health.narrow(step), lane);
         self.running = Some(Box::pin(self.driver.step(worker, planned, self.sizes)));
     }
