@@ -91,6 +91,22 @@ fn withdrawals_wait_in_the_queue_that_bridges_read() {
 }
 
 #[test]
+fn constants_are_shown_as_the_devnet_was_told() {
+    let constant = |config| {
+        let devnet = Devnet::build(config).unwrap();
+        let genesis = devnet.para().block_hash(0).unwrap();
+        let metadata = devnet.para().call("Metadata_metadata", &[], genesis).unwrap();
+        let name = b"MaxPoolWorkers";
+        let at = metadata.windows(name.len()).position(|window| window == name).unwrap() + name.len();
+        // Its type's number, then its value.
+        let (_, value) = <(Compact<u32>, Vec<u8>)>::decode(&mut &metadata[at..]).unwrap();
+        u32::decode(&mut &value[..]).unwrap()
+    };
+    assert_eq!(constant(Config::default()), 200);
+    assert_eq!(constant(Config { max_pool_workers: 7, ..Config::default() }), 7);
+}
+
+#[test]
 fn operators_can_share_pools() {
     let devnet = Devnet::build(Config { pools: 5, operators: 2, ..Config::default() }).unwrap();
     let operators: Vec<_> = devnet.pools().iter().map(|pool| pool.operator.clone()).collect();
