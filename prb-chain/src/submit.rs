@@ -61,8 +61,9 @@ pub struct Config {
     /// while other accounts send as well: with halves, two of them fill a block.
     ///
     /// A batch takes at least what this crate's own floors say for its calls (execution time and proof, by kind
-    /// of call), however little the runtime declares: Phala's pallets declare next to nothing. Where the runtime
-    /// tells no limit, Khala's holds: 375 ms of execution, 3,932,160 bytes of proof, 3,932,160 bytes of length.
+    /// of call), however little the runtime declares: Phala's pallets declare next to nothing. By them it takes
+    /// at most this share of Khala's block, 375 ms of execution and 3,932,160 bytes of proof, or of a smaller one
+    /// that the runtime declares.
     pub max_block_percent: u8,
     /// The same for an account that is alone, as far as this submitter knows. A transaction that takes nearly
     /// all of a block waits for one that is empty.

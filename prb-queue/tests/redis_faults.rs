@@ -400,3 +400,32 @@ async fn a_closed_queue_says_so() {
     assert!(matches!(queue.submit(job(1, 0)).await, Err(Error::Closed)));
     assert!(fate(handle).await.unwrap_err().message.contains("closed"));
 }
+
+/// A full lane hands jobs back again and again; then its trader dies.
+#[tokio::test]
+async fn jobs_that_were_handed_back_keep_their_order_when_their_leases_run_out() {
+    let server = Server::start();
+    let queue = RedisQueue::start(quick(&server)).unwrap();
+    for n in 1..=3 {
+        drop(submit(&queue, n).await);
+    }
+    for _ in 0..5 {
+        let mut leases = Vec::new();
+        for _ in 1..=3 {
+            let leased = lease(&queue, TTL).await;
+            leases.push((leased.id, leased.token));
+        }
+        queue.release(&leases, Duration::ZERO).await.unwrap();
+    }
+    for _ in 1..=3 {
+        lease(&queue, Duration::from_millis(300)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    // Younger than all of them.
+    drop(submit(&queue, 4).await);
+    let mut ids = Vec::new();
+    for _ in 1..=4 {
+        ids.push(lease(&queue, TTL).await.id.0);
+    }
+    assert_eq!(ids, [1, 2, 3, 4]);
+}

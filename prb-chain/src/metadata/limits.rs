@@ -42,11 +42,16 @@ impl BlockLimits {
         })
     }
 
-    /// The execution time and proof that it may take: of Khala's block where the runtime does not tell.
+    /// The execution time and proof that it may take by our own floors: its share of Khala's block, or of a
+    /// smaller one that the runtime declares. Many runtimes declare no limit on proofs, or one that no relay chain
+    /// takes.
     pub(crate) fn share(&self, percent: u128) -> [u128; 2] {
         let khala = [KHALA_TIME, KHALA_PROOF];
         let declared = self.weight(percent);
-        [0, 1].map(|part| declared[part].unwrap_or(khala[part].saturating_mul(percent) / 100))
+        [0, 1].map(|part| {
+            let own = khala[part].saturating_mul(percent) / 100;
+            declared[part].map_or(own, |declared| declared.min(own))
+        })
     }
 }
 
@@ -64,7 +69,10 @@ mod tests {
         };
         assert_eq!(limits.bytes(50), 500);
         assert_eq!(limits.share(50), [4_900, 7]);
-        assert_eq!(BlockLimits::default().share(50), [187_500_000_000, 1_966_080]);
+        let khala = [187_500_000_000, 1_966_080];
+        assert_eq!(BlockLimits::default().share(50), khala);
+        let unlimited = [Some(u128::from(u64::MAX)); 2];
+        assert_eq!(BlockLimits { block: unlimited, ..BlockLimits::default() }.share(50), khala);
         assert_eq!(BlockLimits::default().bytes(50), 1_966_080);
         assert_eq!(limits.weight(50), [Some(4_900), Some(7)]);
         assert_eq!(limits.weight(100), [Some(8_000), Some(7)]);

@@ -83,7 +83,7 @@ mod tests {
         let add = Call::AddWorker { pool: PoolId(1), worker: WorkerKey([1; 32]) };
         let calls = vec![add; 3_000];
         let limits = BlockLimits::default();
-        for (most, expected) in [(Some(10), 10), (None, 237)] {
+        for (most, expected) in [(Some(10), 10), (None, 238)] {
             match check_calls(&calls, most, &limits, 50) {
                 Err(SubmitError::TooLarge { calls: 3_000, fits, .. }) => {
                     assert_eq!(fits, expected);

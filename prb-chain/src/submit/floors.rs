@@ -48,7 +48,7 @@ pub(super) fn of_batch(calls: &[Call]) -> Taken {
     calls.iter().map(floor).fold(TRANSACTION, plus)
 }
 
-/// How many of the calls, from the first on, take no more than `percent` of what `limits` leave to transactions;
+/// How many of the calls, from the first on, take no more than `percent` of a block by [`BlockLimits::share`];
 /// and what limits them, if not all.
 pub(super) fn fitting(calls: &[Call], limits: &BlockLimits, percent: u128) -> (usize, Option<&'static str>) {
     let most = limits.share(percent);

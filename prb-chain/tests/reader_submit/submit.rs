@@ -58,7 +58,7 @@ async fn a_worker_gets_from_nothing_to_computing_and_back() {
     net.done(&submitter, [Call::RestartComputing { pool, worker: key, stake: 2 * STAKE }]).await;
     net.done(&submitter, [Call::StopComputing { pool, worker: key }]).await;
     let again = net.send(&submitter, &net.batch([Call::StopComputing { pool, worker: key }])).await.unwrap();
-    assert_eq!(names(&again), ["PhalaStakePoolv2::WorkerAlreadyStopped"]);
+    assert_eq!(names(&again), ["PhalaComputation::WorkerAlreadyStopped"]);
     net.done(&submitter, [Call::ReclaimWorker { pool, worker: key }]).await;
     net.done(&submitter, [Call::RemoveWorker { pool, worker: key }]).await;
     assert_eq!(net.value::<u64>("PhalaStakePoolv2", "WorkerAssignments", &key.0), None);
@@ -434,7 +434,7 @@ async fn effects_are_those_on_chain() {
     let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let (pool, key) = (PoolId(1), worker.key());
-    let operator = net.signer(0).account();
+    let operator = net.operator(0);
     let registered_again = |replaces| {
         let Call::RegisterWorker { worker, runtime_info, attestation, .. } = worker.register(&net) else {
             panic!()
@@ -503,7 +503,7 @@ async fn announced_endpoints_are_seen() {
     };
     net.done(&submitter, [announce("http://one")]).await;
     let calls = [announce("http://one"), announce("http://two")];
-    let effects = net.ticking(submitter.effects(net.signer(0).account(), &calls)).await.unwrap();
+    let effects = net.ticking(submitter.effects(net.operator(0), &calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present, Effect::Missing]);
     net.stop().await;
 }
@@ -513,7 +513,7 @@ async fn registrations_of_the_first_version_are_sent_and_recognised() {
     let net = Net::start(Config { ias_attestation: true, ..Config::default() }).await;
     let (worker, other, submitter) = (Worker::new(1), Worker::new(2), net.submitter());
     let effect = async |call: &Call| {
-        let operator = net.signer(0).account();
+        let operator = net.operator(0);
         net.ticking(submitter.effects(operator, std::slice::from_ref(call))).await.unwrap().calls[0]
     };
     let first = worker.register_v1(&net, None);
@@ -537,7 +537,7 @@ async fn registrations_of_the_first_version_are_sent_and_recognised() {
     };
     let forged = Call::RegisterWorkerV1 { worker: key, runtime_info, attestation, replaces };
     let outcome = net.send(&submitter, &net.batch([forged])).await.unwrap();
-    assert_eq!(names(&outcome), ["PhalaRegistry::InvalidRuntimeInfoHash"]);
+    assert_eq!(names(&outcome), ["PhalaRegistry::InvalidReport"]);
     net.stop().await;
     // As the service is retired, so is the call.
     let net = Net::start(Config::default()).await;

@@ -41,6 +41,7 @@ for n, id in ipairs(mine) do
             call('HDEL', JOBS, id)
             call('HDEL', BOOKS, id)
             call('HDEL', TRIES, id)
+            call('HDEL', EXPIRED, id)
         elseif kind == 'r' then
             open_delta = open_delta + #json
             local due = text(NOW + tonumber(ARGV[i + 3]))

@@ -20,6 +20,7 @@ local function forget(id)
     call('HDEL', BOOKS, id)
     call('HDEL', TOKENS, id)
     call('HDEL', TRIES, id)
+    call('HDEL', EXPIRED, id)
     call('ZREM', LEASES, id)
     call('HDEL', JOBS, id)
 end

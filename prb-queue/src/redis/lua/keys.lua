@@ -7,6 +7,7 @@ local EVENTS, EARLIER, STALL_BLOCK = '@P@events', '@P@earlierDelayed', '@P@stall
 -- Redis writes Lua's numbers slowly: arguments are text.
 local function text(number) return string.format('%d', number) end
 -- Ours: leases (zset id -> end of the lease in ms), tokens (id -> token of the lease), tries (id -> hand-outs
--- that led to no end), books (id -> mark|pool|action|bytes), ended (zset id -> when), meta (sums).
+-- that led to no end), expired (id -> leases that ran out), books (id -> mark|pool|action|bytes), ended (zset id -> when), meta (sums).
 local LEASES, TOKENS, TRIES = '@P@prb:leases', '@P@prb:tokens', '@P@prb:tries'
+local EXPIRED = '@P@prb:expired'
 local BOOKS, ENDED, META = '@P@prb:books', '@P@prb:ended', '@P@prb:meta'

@@ -16,19 +16,28 @@ local function raise()
     end
 end
 
--- Puts jobs in line whose lease is over: the oldest in front. One that outlived three leases goes to the back,
--- so that it cannot hold up all others by killing its consumers.
+-- Puts jobs in line whose lease is over: the oldest in front. One whose fourth lease ran out goes to the back, so
+-- that it cannot hold up all others by killing its consumers. Jobs that were handed back do not count: they would
+-- be overtaken by younger ones.
 local function expire()
     local over = call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, 200)
     table.sort(over, function(a, b) return (tonumber(a) or 0) > (tonumber(b) or 0) end)
+    local last = {}
     for _, id in ipairs(over) do
         call('ZREM', LEASES, id)
         call('SREM', STALLING, id)
         -- It may be in line already: the original's check for stalled jobs moves any.
         if call('LREM', ACTIVE, 0, id) > 0 then
-            call(call('HINCRBY', TRIES, id, 1) > 3 and 'LPUSH' or 'RPUSH', WAITING, id)
+            call('HINCRBY', TRIES, id, 1)
+            if call('HINCRBY', EXPIRED, id, 1) > 3 then
+                last[#last + 1] = id
+            else
+                call('RPUSH', WAITING, id)
+            end
         end
     end
+    -- At the back too, the oldest is the first of them.
+    for i = #last, 1, -1 do call('LPUSH', WAITING, last[i]) end
 end
 
 -- Raises and expires what is due. Answers when the next delay or lease is over, nil where there is none.
