@@ -1,0 +1,196 @@
+//! Where every worker has to be once nothing happens any more.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use prb_core::{inventory::Goal, worker::State};
+use prb_devnet::{
+    runtime::{PHA, para::Operation, types::WorkerState},
+    truth,
+};
+
+use crate::{
+    chain::{free_stake, refusals},
+    scene::{Entry, Observed, POOLS, Scene},
+};
+
+/// How long a command may wait for a machine that is away.
+const COMMAND_WAITS: Duration = Duration::from_secs(30);
+/// Blocks that a worker at the tip may be behind.
+const TIP: u32 = 3;
+
+/// Lists everything that is not as the settings say, by entry.
+pub(crate) fn misplaced(scene: &Scene) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut waiting: BTreeMap<usize, Vec<u128>> = BTreeMap::new();
+    let free: Vec<u128> =
+        scene.net.devnet.pools().iter().map(|pool| free_stake(scene.net.devnet.para(), pool.pid)).collect();
+    for (at, observed) in scene.observed() {
+        let entry = &scene.entries[at];
+        let mut wrong = faults(scene, at, entry, &observed);
+        if wrong.is_empty() && wants_stake(entry, &observed) {
+            waiting.entry(entry.pool).or_default().push(entry.stake);
+        }
+        if let (Some(stake), true) =
+            (observed.truth.stake, runs(entry) && observed.saved.goal == Goal::Compute)
+            && stake < entry.stake
+            && free[entry.pool] >= entry.stake
+        {
+            wrong.push(format!("computes with {} of {} PHA", stake / PHA, entry.stake / PHA));
+        }
+        let Observed { status, saved, truth, key, .. } = &observed;
+        found.extend(wrong.into_iter().map(|wrong| {
+            format!(
+                "{}: {wrong}; shows {} {:?}, goal {:?}, key {key} known {}, expected {:?}, {truth:?}",
+                entry.name,
+                status.state,
+                status.message,
+                saved.goal,
+                saved.key == Some(*key),
+                entry.expected,
+            )
+        }));
+    }
+    // Whatever the order is: the one that is first would fit.
+    for (pool, stakes) in waiting {
+        if stakes.iter().all(|stake| *stake <= free[pool]) {
+            found.push(format!(
+                "{} workers of pool {} wait, though it has {} PHA free",
+                stakes.len(),
+                scene.net.devnet.pools()[pool].pid,
+                free[pool] / PHA
+            ));
+        }
+    }
+    found
+}
+
+/// Whether the entry's worker is to run, and calls are to be sent for it.
+fn runs(entry: &Entry) -> bool {
+    entry.enabled && !entry.sync_only
+}
+
+fn is_confirmed(observed: &Observed) -> bool {
+    observed.saved.key == Some(observed.key)
+}
+
+/// Whether it is to compute, and only stake is missing.
+pub(crate) fn wants_stake(entry: &Entry, observed: &Observed) -> bool {
+    runs(entry)
+        && is_confirmed(observed)
+        && observed.saved.goal == Goal::Compute
+        && !observed.truth.session.is_some_and(WorkerState::is_computing)
+}
+
+fn faults(scene: &Scene, at: usize, entry: &Entry, observed: &Observed) -> Vec<String> {
+    let Observed { status, saved, truth, key, .. } = observed;
+    let mut wrong = Vec::new();
+    let mut check = |holds: bool, what: &str| {
+        if !holds {
+            wrong.push(what.to_owned());
+        }
+    };
+    if !entry.enabled {
+        check(status.state == State::Idle, "is disabled and runs");
+        return wrong;
+    }
+    let tip = scene.net.devnet.para().finalized_number();
+    check(!status.message.contains("on-chain state"), "waits for its on-chain state");
+    check(status.public_key == Some(*key), "another public key is shown, or none");
+    check(scene.handle(at).info().blocknum + TIP > tip, "is behind");
+    check(!status.stalled, "is stalled");
+    if entry.sync_only {
+        return wrong;
+    }
+    let computing = truth.session.is_some_and(WorkerState::is_computing);
+    check(saved.key.is_some(), "its key is not kept");
+    if !is_confirmed(observed) {
+        check(truth.stake.is_none(), "has stake, and its key is not confirmed");
+        return wrong;
+    }
+    match saved.goal {
+        // Whether there is stake for it is seen with all others of its pool.
+        Goal::Compute => {
+            let ready = truth.registered && truth.pool == Some(scene.net.devnet.pools()[entry.pool].pid);
+            check(ready, "is not in its pool");
+            check(truth.session != Some(WorkerState::WorkerCoolingDown), "still cools down");
+            check(truth.session != Some(WorkerState::WorkerUnresponsive), "is unresponsive");
+            check(!computing || status.state == State::Active, "computes and is not shown so");
+            check(computing || status.state != State::Active, "is shown as computing");
+        }
+        Goal::StayStopped => check(!computing, "computes and is to stay stopped"),
+        Goal::LeavePool => {
+            check(
+                truth.pool.is_none() || truth.stake.is_some(),
+                "has not left its pool, and nothing is locked",
+            );
+        }
+        // A worker that computes has nothing to reclaim yet.
+        Goal::Reclaim => check(computing, "has not been reclaimed"),
+        Goal::Stop => check(false, "has not been stopped"),
+        _ => check(false, "has a goal that this test does not know"),
+    }
+    if let Some(expected) = entry.expected {
+        check(saved.goal == expected.goal, "has another goal than expected");
+        check(!expected.reclaimed || truth.stake.is_none(), "was to be reclaimed");
+    }
+    wrong
+}
+
+/// Lists keys that got stake beside an earlier key of their entry, though nobody had said so.
+pub(crate) fn staked_twice(scene: &Scene) -> Vec<String> {
+    let operations = truth::operations(scene.net.devnet.para()).unwrap();
+    let of = |operation: &Operation| match operation {
+        Operation::Started(worker) | Operation::Restarted(worker) => Some(worker.0),
+        _ => None,
+    };
+    let started: HashSet<[u8; 32]> = operations.iter().filter_map(|(_, operation)| of(operation)).collect();
+    let mut found = Vec::new();
+    for (entry, machine) in scene.entries.iter().zip(&scene.machines) {
+        // Keys that were never seen do not count: the next one is the first that is known.
+        let known = |key: &&(_, tokio::time::Instant)| scene.truth(key.0).registered;
+        for (key, since) in machine.keys.iter().filter(known).skip(1) {
+            // A confirmation may have waited for a machine that was away.
+            let trusted = entry.trusted.iter().any(|at| *at + COMMAND_WAITS >= *since);
+            if started.contains(&key.0) && !trusted {
+                found.push(format!("{}: stake was locked for another key, {key}", entry.name));
+            }
+        }
+    }
+    found
+}
+
+/// Lists refusals that were paid for more than once.
+pub(crate) fn paid_again(scene: &Scene) -> Vec<String> {
+    let name = |key: &[u8; 32]| {
+        let mut all = scene.entries.iter().zip(&scene.machines);
+        let of = all.find(|(_, machine)| machine.keys.iter().any(|(known, _)| known.0 == *key));
+        of.map_or_else(|| "?".to_owned(), |(entry, _)| entry.name.clone())
+    };
+    let refusals = refusals(scene.net.devnet.para());
+    eprintln!("{} refusals were paid for", refusals.values().sum::<u32>());
+    let again = refusals.iter().filter(|(_, count)| **count > 1);
+    again
+        .map(|((call, key, error), count)| format!("{}: {call} failed {count} times: {error}", name(key)))
+        .collect()
+}
+
+/// A pool in which several workers wait for stake and nobody else would take any, with the indexes of those
+/// workers, by name.
+pub(crate) fn waiting_for_stake(scene: &Scene) -> Option<(usize, Vec<usize>)> {
+    let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); POOLS];
+    let mut unsuitable = [false; POOLS];
+    for (at, observed) in scene.observed() {
+        let entry = &scene.entries[at];
+        unsuitable[entry.pool] |= observed.truth.stake.is_some_and(|stake| stake < entry.stake);
+        if wants_stake(entry, &observed) {
+            waiting[entry.pool].push(at);
+        }
+    }
+    let pools = waiting.into_iter().enumerate().filter(|(pool, _)| !unsuitable[*pool]);
+    let (pool, mut workers) = pools.max_by_key(|(_, workers)| workers.len())?;
+    workers.sort_by(|a, b| scene.entries[*a].name.cmp(&scene.entries[*b].name));
+    (workers.len() > 1).then_some((pool, workers))
+}
