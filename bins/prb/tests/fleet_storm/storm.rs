@@ -23,7 +23,7 @@ const COMMANDS: [(Command, u32); 9] = [
     (Command::Reclaim, 2),
     (Command::LeavePool, 1),
     (Command::Restart, 2),
-    (Command::RefreshRaAndRestart, 1),
+    (Command::RegisterAgain, 1),
     (Command::Kick, 2),
     (Command::Checkpoint, 1),
     (Command::ConfirmKey, 1),
