@@ -253,7 +253,6 @@ pub fn read_ias_report(report: &[u8], signature: &[u8], signing_cert: &[u8]) -> 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const INFO: [u8; 32] = [7; 32];
