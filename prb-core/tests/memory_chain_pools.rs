@@ -131,6 +131,8 @@ async fn views_show_pools_accounts_and_senders() {
     let pool = rig.pool();
     assert_eq!((pool.cooling_down.as_slice(), pool.releasing_stake), (&[W][..], STAKE));
     assert_eq!(rig.state(), Some(SessionState::WorkerCoolingDown));
+    assert_eq!(rig.call(STOP).await, named("PhalaStakePoolv2::WorkerAlreadyStopped"));
+    assert_eq!(rig.call(REMOVE).await, named("PhalaStakePoolv2::WorkerIsNotReady"));
     assert_eq!(rig.call(RECLAIM).await, named("PhalaComputation::CoolDownNotReady"));
     rig.chain.advance(7 * 24 * 3600);
     assert_eq!(rig.call(RECLAIM).await, None);

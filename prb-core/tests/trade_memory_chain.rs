@@ -132,7 +132,7 @@ async fn a_worker_lives_its_life() {
     assert_eq!(one(&chain, &alice, restart(60 * PHA)).await, None);
     assert_eq!(chain.free_stake(POOL), Some(40 * PHA));
     assert_eq!(one(&chain, &alice, stop.clone()).await, None);
-    assert_eq!(one(&chain, &alice, stop).await, named("PhalaComputation::WorkerNotComputing"));
+    assert_eq!(one(&chain, &alice, stop).await, named("PhalaStakePoolv2::WorkerAlreadyStopped"));
     // The block of the second stop was 12 s after the first.
     assert_eq!(one(&chain, &alice, reclaim).await, None);
     assert_eq!(one(&chain, &alice, Call::RemoveWorker { pool, worker }).await, None);

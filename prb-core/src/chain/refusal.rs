@@ -74,7 +74,7 @@ mod tests {
         InvalidSignature InvalidRuntimeInfo NoneAttestationDisabled ParachainIdMismatch
         GenesisBlockHashRejected PRuntimeRejected OutdatedIASReport UnsupportedAttestationType
         InvalidConsensusVersion InvalidInput MalformedSignature InvalidEndpointSigningTime
-        WorkerReregisterNeeded";
+        WorkerReregisterNeeded IASAttestationDisabled";
 
     /// Errors of no pallet, and of those that carry our calls.
     const OF_THE_RUNTIME: &str = "

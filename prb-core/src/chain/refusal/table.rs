@@ -41,6 +41,9 @@ refusals! {
     NoneAttestationDisabled TellOperator
         "the chain takes no worker without attestation"
         "set up SGX attestation on the worker (IAS or DCAP)";
+    IASAttestationDisabled TellOperator
+        "the chain takes no attestation by IAS any more"
+        "set up DCAP attestation on the worker";
     UnsupportedAttestationType TellOperator
         "the chain cannot check this kind of attestation report, such as a DCAP report without collateral"
         "set the list of PCCS addresses, or use another kind of attestation";

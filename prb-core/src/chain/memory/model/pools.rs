@@ -179,6 +179,8 @@ impl Model {
     pub(in crate::chain::memory) fn cool_down(&mut self, pool: PoolId, worker: WorkerKey) -> Dispatch {
         let now = self.now_secs();
         self.is_in_pool(pool, worker)?;
+        let cooling = self.stake_pool(pool)?.cooling_down.contains(&worker);
+        ensure(!cooling, "PhalaStakePoolv2::WorkerAlreadyStopped")?;
         let session = self.session(pool, worker, "PhalaComputation::SessionNotFound")?;
         ensure(session.state.is_computing(), "PhalaComputation::WorkerNotComputing")?;
         session.state = SessionState::WorkerCoolingDown;
@@ -225,8 +227,9 @@ impl Model {
         worker: WorkerKey,
         stake: Balance,
     ) -> Dispatch {
-        let waiting = !self.owned_pool(origin, pool)?.withdrawals.is_empty();
+        let waiting = !self.stake_pool(pool)?.withdrawals.is_empty();
         ensure(!waiting, "PhalaStakePoolv2::WithdrawQueueNotEmpty")?;
+        self.owned_pool(origin, pool)?;
         // A call has all its effects or none.
         let before = (self.pools.get(&pool).cloned(), self.workers.get(&worker).cloned());
         let result = self.stop_and_start(origin, pool, worker, stake);
