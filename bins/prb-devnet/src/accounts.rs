@@ -50,7 +50,8 @@ pub(crate) fn pools(config: &Config) -> Result<Vec<Pool>, Error> {
 }
 
 fn pool(config: &Config, pid: u64) -> Result<Pool, Error> {
-    let entropy = derive(config.seed, "operator", pid);
+    let operator = if config.operators == 0 { pid } else { (pid - 1) % config.operators + 1 };
+    let entropy = derive(config.seed, "operator", operator);
     let mnemonic = bip39::Mnemonic::from_entropy(&entropy[..ENTROPY_BYTES])
         .map_err(|error| Error::Genesis(error.to_string()))?
         .to_string();

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use prb_devnet::{Config, DEFAULT_EPOCH_MS, Devnet, Epoch, worker::WorkerHandle};
-use prb_devnet_runtime::{PHA, pallets::computation};
+use prb_devnet::{Config, DEFAULT_EPOCH_MS, Devnet, Epoch, ProofLimit, worker::WorkerHandle};
+use prb_devnet_runtime::{PHA, pallets::computation, types::TokenomicParameters};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -62,12 +62,30 @@ pub(crate) struct Run {
     /// Pools, numbered from 1
     #[arg(long, default_value_t = 1)]
     pools: u64,
+    /// Operators that share the pools in turn; 0 = each pool has its own
+    #[arg(long, default_value_t = 0)]
+    operators: u64,
     /// How many of the pools, the last ones, are owned by a proxied account
     #[arg(long, default_value_t = 0)]
     proxied_pools: u64,
+    /// Vaults, numbered after the pools and owned by the first pool's owner
+    #[arg(long, default_value_t = 0)]
+    vaults: u64,
     /// Free stake of each pool, PHA
     #[arg(long, default_value_t = 1_000_000)]
     free_stake: u64,
+    /// Balance of each operator, PHA
+    #[arg(long, default_value_t = 1_000_000)]
+    operator_balance: u64,
+    /// Most workers of a pool
+    #[arg(long, default_value_t = 200)]
+    max_pool_workers: u32,
+    /// The least stake of a worker is this times the square root of its score, PHA; Phala's is 100
+    #[arg(long, default_value_t = 1)]
+    stake_factor: u32,
+    /// Seconds of chain time after which a withdrawal that waits lets anybody stop its pool's workers
+    #[arg(long, default_value_t = 604_800)]
+    grace_period: u64,
     /// Seed of all keys: the same seed and flags give the same chain
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -89,12 +107,32 @@ pub(crate) struct Run {
     /// Refuse workers without an attestation
     #[arg(long)]
     attestation_required: bool,
+    /// Take reports of the retired attestation service, also by the first registration call
+    #[arg(long)]
+    ias: bool,
+    /// Version below which workers have to exit: major.minor.patch
+    #[arg(long, default_value = "0.0.0", value_parser = version)]
+    min_pruntime: (u32, u32, u32),
+    /// Declare the weights of the real pallets, which are none for most calls
+    #[arg(long)]
+    real_weights: bool,
+    /// Most proof of a parachain block, bytes, each call counted as 32 KiB; Khala's is 3932160; 0 = no limit
+    #[arg(long, default_value_t = 0)]
+    proof_limit: u64,
     /// Authors no parachain blocks after the history: the heads do not advance
     #[arg(long)]
     pause_para: bool,
     /// Where to write each worker's requests, one line each: method and body in hex
     #[arg(long)]
     record: Option<PathBuf>,
+}
+
+fn version(text: &str) -> Result<(u32, u32, u32), String> {
+    let parts: Result<Vec<u32>, _> = text.split('.').map(str::parse).collect();
+    match parts.as_deref() {
+        Ok([major, minor, patch]) => Ok((*major, *minor, *patch)),
+        _ => Err("give a version as major.minor.patch, for example 2.2.0".into()),
+    }
 }
 
 /// A running devnet.
@@ -122,14 +160,24 @@ impl Run {
             changes_per_block: self.changes_per_block,
             change_bytes: self.change_bytes,
             pools: self.pools,
+            operators: self.operators,
             proxied_pools: self.proxied_pools,
+            vaults: self.vaults,
             free_stake: u128::from(self.free_stake) * PHA,
+            operator_balance: u128::from(self.operator_balance) * PHA,
+            max_pool_workers: self.max_pool_workers,
+            grace_secs: self.grace_period,
             none_attestation: !self.attestation_required,
+            ias_attestation: self.ias,
+            minimum_pruntime_version: self.min_pruntime,
+            weigh_calls: !self.real_weights,
+            proof_limit: (self.proof_limit > 0)
+                .then_some(ProofLimit { limit_bytes: self.proof_limit, ..ProofLimit::KHALA }),
             benchmark_duration: self.benchmark_duration,
             computation: computation::pallet::Parameters {
                 heartbeat_interval: self.heartbeat_interval,
                 heartbeat_window: self.heartbeat_window,
-                ..Default::default()
+                tokenomics: TokenomicParameters::default().with_k(self.stake_factor),
             },
             cool_down_secs: self.cool_down,
             ..Config::default()

@@ -2,6 +2,8 @@
 
 use prb_devnet_runtime::{Balance, PHA, pallets::computation};
 
+use crate::ProofLimit;
+
 /// 2024-01-01T00:00:00Z, the default time of relay block 0.
 pub const DEFAULT_EPOCH_MS: u64 = 1_704_067_200_000;
 
@@ -45,12 +47,16 @@ pub struct Config {
     pub change_bytes: u32,
     /// Pools, numbered from 1.
     pub pools: u64,
+    /// Operators that share the pools in turn; 0: each pool has its own.
+    pub operators: u64,
     /// How many of the pools, the last ones, are owned by a proxied account.
     pub proxied_pools: u64,
     /// Vaults, numbered after the pools and owned by the first pool's owner.
     pub vaults: u64,
     /// Free stake of each pool.
     pub free_stake: Balance,
+    /// What each operator, and each account that one is a proxy of, has to pay fees from.
+    pub operator_balance: Balance,
     /// Most workers of a pool.
     pub max_pool_workers: u32,
     /// Seconds of chain time after which a withdrawal that waits lets anybody stop its pool's workers.
@@ -70,6 +76,8 @@ pub struct Config {
     /// Whether calls declare the weight that they are worth. The real pallets declare none for what a bridge
     /// sends but for restarts and messages.
     pub weigh_calls: bool,
+    /// How much proof a parachain block may need to be backed; none: it is backed whatever it needs.
+    pub proof_limit: Option<ProofLimit>,
     /// Most transactions in a pool.
     pub max_pool_transactions: usize,
 }
@@ -90,9 +98,11 @@ impl Default for Config {
             changes_per_block: 10,
             change_bytes: 100,
             pools: 1,
+            operators: 0,
             proxied_pools: 0,
             vaults: 0,
             free_stake: 1_000_000 * PHA,
+            operator_balance: 1_000_000 * PHA,
             max_pool_workers: 200,
             grace_secs: 7 * 24 * 3600,
             none_attestation: true,
@@ -102,6 +112,7 @@ impl Default for Config {
             computation: computation::Parameters::default(),
             cool_down_secs: 600,
             weigh_calls: true,
+            proof_limit: None,
             max_pool_transactions: 8192,
         }
     }

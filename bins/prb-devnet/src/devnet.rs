@@ -1,6 +1,7 @@
 //! A relay chain and a parachain that move together.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{
         Arc,
@@ -12,7 +13,7 @@ use std::{
 use codec::Encode;
 use parking_lot::Mutex;
 use prb_devnet_runtime::{
-    PHA, SS58_PREFIX,
+    SS58_PREFIX,
     pallets::{actions::Action, load, parachain_system, paras},
     para, relay,
     types::{AccountId, PersistedValidationData},
@@ -33,8 +34,6 @@ mod fork;
 
 /// Every so many-th relay block has a parachain block.
 const PARA_EVERY: u32 = 2;
-/// What each operator has.
-const OPERATOR_BALANCE: u128 = 1_000_000 * PHA;
 /// Bytes; a number that real relay chains have.
 const MAX_POV_SIZE: u32 = 5 * 1024 * 1024;
 /// Relay blocks between two progress lines.
@@ -119,6 +118,7 @@ impl Devnet {
         })
         .map_err(Error::Genesis)?;
         let relay = Node::new(ChainKind::Relay, genesis, config.relay_port, capacity)?;
+        para.set_proof_limit(config.proof_limit);
         let devnet = Self(Arc::new(Inner {
             epoch_ms: epoch_ms(&config),
             relay,
@@ -359,13 +359,10 @@ fn epoch_ms(config: &Config) -> u64 {
 }
 
 fn para_genesis(config: &Config, pools: &[Pool]) -> para::Genesis {
-    let mut balances: Vec<(AccountId, u128)> = Vec::new();
-    for pool in pools {
-        balances.push((pool.operator.clone(), OPERATOR_BALANCE));
-        if pool.proxied {
-            balances.push((pool.owner.clone(), OPERATOR_BALANCE));
-        }
-    }
+    // Operators may share pools, and genesis takes each account once.
+    let accounts = pools.iter().flat_map(|pool| [pool.operator.clone(), pool.owner.clone()]);
+    let accounts: BTreeSet<AccountId> = accounts.collect();
+    let balances = accounts.into_iter().map(|account| (account, config.operator_balance)).collect();
     let proxied = pools.iter().filter(|pool| pool.proxied);
     para::Genesis {
         para_id: config.para_id,

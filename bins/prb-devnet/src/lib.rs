@@ -14,6 +14,8 @@
 //!
 //! - [`Devnet`] builds and drives the two chains; [`Devnet::tick`] makes tests deterministic.
 //! - [`Node`] reads a chain without RPC, stops and starts its RPC, counts calls.
+//! - [`Devnet::act`] lets something happen from elsewhere in the next parachain block: what other accounts,
+//!   gatekeepers, governance or a migration do (see [`Action`]).
 //! - [`Faults`] makes a node's RPC lie, refuse, hang or forget.
 //!
 //! The same [`Config`] gives the same chain, byte for byte, until somebody sends a transaction.
@@ -44,7 +46,8 @@ pub use self::{
     config::{Config, DEFAULT_EPOCH_MS, Epoch},
     devnet::{Devnet, TickReport},
     error::Error,
-    node::{Faults, Node, PoolError, Retracted, TransactionFault},
+    node::{Faults, Node, PoolError, ProofLimit, Retracted, TransactionFault},
 };
 pub use prb_devnet_runtime as runtime;
+pub use runtime::pallets::actions::{Action, PoolCall, Sender};
 pub use sp_runtime::transaction_validity::{InvalidTransaction, UnknownTransaction};

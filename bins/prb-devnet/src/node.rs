@@ -24,6 +24,7 @@ use sp_state_machine::Backend;
 use tokio::sync::{mpsc, watch};
 
 pub use self::{
+    author::ProofLimit,
     faults::{Faults, TransactionFault},
     finality::FinalityProof,
     fork::Retracted,
@@ -59,6 +60,7 @@ pub struct Node {
     best: watch::Sender<u32>,
     finalized: watch::Sender<u32>,
     faults: Faults,
+    proof_limit: Mutex<Option<ProofLimit>>,
     pub(crate) server: rpc::Server,
 }
 
@@ -95,6 +97,7 @@ impl Node {
             best: watch::Sender::new(0),
             finalized: watch::Sender::new(0),
             faults: Faults::default(),
+            proof_limit: Mutex::default(),
             server: rpc::Server::new(port),
         }))
     }

@@ -244,10 +244,10 @@ impl Worker {
         let Call::RegisterWorker { worker, runtime_info, .. } = self.register(net) else { unreachable!() };
         let info = WorkerRegistrationInfoV2::decode_all(&mut &*runtime_info).unwrap();
         let runtime_info = WorkerRegistrationInfo::from(info).encode();
-        // What the devnet believes.
-        let ra_report = sp_crypto_hashing::blake2_256(&runtime_info).to_vec();
-        let attestation =
-            Attestation::SgxIas { ra_report, signature: vec![1; 256], raw_signing_cert: vec![2; 1024] };
+        let hash = sp_crypto_hashing::blake2_256(&runtime_info);
+        let time = net.devnet.timestamp(1) / 1000;
+        let (ra_report, signature, raw_signing_cert) = types::report::ias_report(&hash, 1, time);
+        let attestation = Attestation::SgxIas { ra_report, signature, raw_signing_cert };
         Call::RegisterWorkerV1 { worker, runtime_info, attestation: attestation.encode(), replaces }
     }
 

@@ -39,25 +39,17 @@ impl Node {
         let parent = self.best_block();
         let state = self.state.at(parent.header.state_root);
         let runtime = runtime::of_state(self.versions, &state)?;
-        let mut overlay = OverlayedChanges::default();
-        let mut build = Build { runtime, overlay: &mut overlay, state: &state };
-        let number = parent.header.number + 1;
-        let header =
-            Header::new(number, Default::default(), Default::default(), parent.hash, Default::default());
-        let _: Vec<u8> = runtime.call(build.overlay, &state, "Core_initialize_block", &header.encode())?;
-        let mut body = build.inherents(inherents)?;
         let candidates = if transactions { self.candidates(runtime, &state, &parent) } else { Vec::new() };
-        let included = build.transactions(candidates, &mut body, |hash| {
-            self.pool.lock().refuse(hash, number);
-        })?;
-        let header: Header =
-            runtime.call_decoded(&mut overlay, &state, "BlockBuilder_finalize_block", &())?;
-        let changes = overlay
-            .drain_storage_changes(&state, runtime.state_version)
-            .map_err(|error| Error::State(error.to_string()))?;
-        if changes.transaction_storage_root != header.state_root {
-            return Err(Error::State(format!("state root of block {number} differs")));
+        let limit = *self.proof_limit.lock();
+        let mut built = Built::new(runtime, &state, &parent, inherents.clone(), candidates, limit)?;
+        let number = built.header.number;
+        built.refused.drain(..).for_each(|hash| self.pool.lock().refuse(hash, number));
+        if limit.is_some_and(|limit| built.proof_bytes > limit.limit_bytes) {
+            tracing::warn!(number, proof_bytes = built.proof_bytes, "block is too large to be backed");
+            // The relay chain waits for another one; its transactions stay in the pool.
+            built = Built::new(runtime, &state, &parent, inherents, Vec::new(), None)?;
         }
+        let Built { header, body, included, changes, .. } = built;
         self.state.insert(changes.transaction);
         let changes =
             StorageChanges { main: changes.main_storage_changes, child: changes.child_storage_changes };
@@ -69,6 +61,11 @@ impl Node {
         drop(pool);
         self.best.send_replace(number);
         Ok(header)
+    }
+
+    /// Sets how much proof a block may need. None is the default: blocks of any size are backed.
+    pub fn set_proof_limit(&self, limit: Option<ProofLimit>) {
+        *self.proof_limit.lock() = limit;
     }
 
     fn candidates(&self, runtime: &Runtime, state: &State, parent: &Block) -> Vec<Candidate> {
@@ -103,6 +100,86 @@ impl Node {
     }
 }
 
+/// How much proof a block may need to be backed by the relay chain, and how much its calls are taken to need.
+///
+/// A devnet's tries are small, so it does not measure: each call of a transaction, also within batches and proxy
+/// calls, counts the same. As on real chains the calls declare nothing of it, and the author adds transactions
+/// while the block is below the limit: the last one may take it over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProofLimit {
+    /// The most that a block may need, bytes.
+    pub limit_bytes: u64,
+    /// What a call needs, bytes.
+    pub call_bytes: u64,
+}
+
+impl ProofLimit {
+    /// Khala's limit, and what a call that starts a worker needed there in the order of magnitude.
+    pub const KHALA: Self = Self { limit_bytes: 3_932_160, call_bytes: 32 * 1024 };
+}
+
+/// A block that was built and has no place in the chain yet.
+struct Built {
+    header: Header,
+    body: Vec<Vec<u8>>,
+    included: Vec<H256>,
+    refused: Vec<H256>,
+    proof_bytes: u64,
+    changes: sp_state_machine::StorageChanges<BlakeTwo256>,
+}
+
+impl Built {
+    fn new(
+        runtime: &Runtime,
+        state: &State,
+        parent: &Block,
+        inherents: sp_inherents::InherentData,
+        candidates: Vec<Candidate>,
+        limit: Option<ProofLimit>,
+    ) -> Result<Self, Error> {
+        let mut overlay = OverlayedChanges::default();
+        let mut build = Build { runtime, overlay: &mut overlay, state };
+        let number = parent.header.number + 1;
+        let header =
+            Header::new(number, Default::default(), Default::default(), parent.hash, Default::default());
+        let _: Vec<u8> = runtime.call(build.overlay, state, "Core_initialize_block", &header.encode())?;
+        let mut body = build.inherents(inherents)?;
+        let (mut included, mut refused, mut proof_bytes) = (Vec::new(), Vec::new(), 0);
+        for Candidate { hash, bytes } in candidates {
+            if limit.is_some_and(|limit| proof_bytes >= limit.limit_bytes) {
+                break;
+            }
+            match build.transaction(&bytes)? {
+                Applied::Included => {
+                    let calls = u64::from((runtime.calls)(&bytes));
+                    let needed = limit.map_or(0, |limit| limit.call_bytes.saturating_mul(calls));
+                    proof_bytes = needed.saturating_add(proof_bytes);
+                    included.push(hash);
+                    body.push(bytes);
+                }
+                Applied::Waits => {}
+                Applied::Refused => refused.push(hash),
+            }
+        }
+        let header: Header = runtime.call_decoded(&mut overlay, state, "BlockBuilder_finalize_block", &())?;
+        let changes = overlay
+            .drain_storage_changes(state, runtime.state_version)
+            .map_err(|error| Error::State(error.to_string()))?;
+        if changes.transaction_storage_root != header.state_root {
+            return Err(Error::State(format!("state root of block {number} differs")));
+        }
+        Ok(Self { header, body, included, refused, proof_bytes, changes })
+    }
+}
+
+/// What became of a transaction.
+enum Applied {
+    Included,
+    /// It may go in the next block.
+    Waits,
+    Refused,
+}
+
 /// A block that is being built.
 struct Build<'a> {
     runtime: &'a Runtime,
@@ -135,36 +212,26 @@ impl Build<'_> {
         Ok(body)
     }
 
-    fn transactions(
-        &mut self,
-        candidates: Vec<Candidate>,
-        body: &mut Vec<Vec<u8>>,
-        refuse: impl Fn(H256),
-    ) -> Result<Vec<H256>, Error> {
-        let mut included = Vec::new();
-        for Candidate { hash, bytes } in candidates {
-            self.overlay.start_transaction();
-            let result = self.apply(&bytes);
-            let storage = |_| Error::State("storage transaction not open".into());
-            if matches!(result, Ok(Ok(_))) {
-                self.overlay.commit_transaction().map_err(storage)?;
-                included.push(hash);
-                body.push(bytes);
-                continue;
-            }
-            self.overlay.rollback_transaction().map_err(storage)?;
-            let full = TransactionValidityError::Invalid(InvalidTransaction::ExhaustsResources);
-            // What depends on a refused transaction, or finds the block full, may go in the next.
-            let waits = matches!(
-                &result,
-                Ok(Err(error)) if *error == full
-                    || *error == TransactionValidityError::Invalid(InvalidTransaction::Future)
-            );
-            if !waits {
-                tracing::debug!(?hash, ?result, "transaction refused");
-                refuse(hash);
-            }
+    fn transaction(&mut self, bytes: &[u8]) -> Result<Applied, Error> {
+        self.overlay.start_transaction();
+        let result = self.apply(bytes);
+        let storage = |_| Error::State("storage transaction not open".into());
+        if matches!(result, Ok(Ok(_))) {
+            self.overlay.commit_transaction().map_err(storage)?;
+            return Ok(Applied::Included);
         }
-        Ok(included)
+        self.overlay.rollback_transaction().map_err(storage)?;
+        let full = TransactionValidityError::Invalid(InvalidTransaction::ExhaustsResources);
+        // What depends on a refused transaction, or finds the block full, may go in the next.
+        let waits = matches!(
+            &result,
+            Ok(Err(error)) if *error == full
+                || *error == TransactionValidityError::Invalid(InvalidTransaction::Future)
+        );
+        if waits {
+            return Ok(Applied::Waits);
+        }
+        tracing::debug!(?result, "transaction refused");
+        Ok(Applied::Refused)
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Runtime {
     pub(crate) state_version: StateVersion,
     /// Lists the off-chain messages of an extrinsic.
     pub(crate) offchain_messages: fn(&[u8]) -> Vec<(MessageOrigin, u64)>,
+    /// Counts the calls of an extrinsic.
+    pub(crate) calls: fn(&[u8]) -> u32,
     dispatch: fn(&str, &[u8]) -> Option<Vec<u8>>,
 }
 
@@ -31,6 +33,7 @@ pub(crate) static RELAY: &[Runtime] = &[Runtime {
     code: b"prb-devnet-relay/1000",
     state_version: StateVersion::V1,
     offchain_messages: |_| Vec::new(),
+    calls: |_| 1,
     dispatch: relay::api::dispatch,
 }];
 
@@ -40,12 +43,14 @@ pub(crate) static PARA: &[Runtime] = &[
         code: b"prb-devnet-para/1000",
         state_version: StateVersion::V0,
         offchain_messages: para::v1::offchain_messages,
+        calls: para::v1::calls,
         dispatch: para::v1::api::dispatch,
     },
     Runtime {
         code: b"prb-devnet-para/1001",
         state_version: StateVersion::V0,
         offchain_messages: para::v2::offchain_messages,
+        calls: para::v2::calls,
         dispatch: para::v2::api::dispatch,
     },
 ];

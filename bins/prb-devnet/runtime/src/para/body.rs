@@ -329,26 +329,37 @@ pub fn operations(events: &[u8]) -> Vec<super::Operation> {
 #[must_use]
 pub fn offchain_messages(extrinsic: &[u8]) -> Vec<(MessageOrigin, u64)> {
     let mut found = Vec::new();
-    if let Ok(extrinsic) = UncheckedExtrinsic::decode(&mut &extrinsic[..]) {
-        collect_messages(&extrinsic.function, &mut found);
-    }
+    each_call(extrinsic, &mut |call| {
+        if let RuntimeCall::PhalaMq(pallet_mq::Call::sync_offchain_message { signed_message }) = call {
+            found.push((signed_message.message.sender.clone(), signed_message.sequence));
+        }
+    });
     found
 }
 
-fn collect_messages(call: &RuntimeCall, found: &mut Vec<(MessageOrigin, u64)>) {
+/// Counts the calls of an extrinsic, those within batches and proxy calls one by one.
+#[must_use]
+pub fn calls(extrinsic: &[u8]) -> u32 {
+    let mut count = 0;
+    each_call(extrinsic, &mut |_| count += 1);
+    count
+}
+
+fn each_call(extrinsic: &[u8], visit: &mut impl FnMut(&RuntimeCall)) {
+    if let Ok(extrinsic) = UncheckedExtrinsic::decode(&mut &extrinsic[..]) {
+        visit_call(&extrinsic.function, visit);
+    }
+}
+
+fn visit_call(call: &RuntimeCall, visit: &mut impl FnMut(&RuntimeCall)) {
     match call {
-        RuntimeCall::PhalaMq(pallet_mq::Call::sync_offchain_message { signed_message }) => {
-            found.push((signed_message.message.sender.clone(), signed_message.sequence));
-        }
         RuntimeCall::Utility(
             pallet_utility::Call::batch { calls }
             | pallet_utility::Call::batch_all { calls }
             | pallet_utility::Call::force_batch { calls },
-        ) => calls.iter().for_each(|call| collect_messages(call, found)),
-        RuntimeCall::Proxy(pallet_proxy::Call::proxy { call, .. }) => {
-            collect_messages(call, found);
-        }
-        _ => {}
+        ) => calls.iter().for_each(|call| visit_call(call, visit)),
+        RuntimeCall::Proxy(pallet_proxy::Call::proxy { call, .. }) => visit_call(call, visit),
+        call => visit(call),
     }
 }
 

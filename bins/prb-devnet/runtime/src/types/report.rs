@@ -251,6 +251,7 @@ pub fn read_ias_report(report: &[u8], signature: &[u8], signing_cert: &[u8]) -> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

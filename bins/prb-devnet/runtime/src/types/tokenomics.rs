@@ -64,7 +64,8 @@ pub struct TokenomicParameters {
 /// A decimal fraction as U64F64 bits.
 const fn fixed(numerator: u128, denominator: u128) -> u128 {
     // Whole part and remainder apart: the product of both would not fit.
-    (numerator / denominator << FRACTION_BITS) + ((numerator % denominator << FRACTION_BITS) / denominator)
+    let (whole, rest) = (numerator / denominator, numerator % denominator);
+    (whole << FRACTION_BITS) + ((rest << FRACTION_BITS) / denominator)
 }
 
 impl TokenomicParameters {

@@ -1,5 +1,7 @@
 //! Workers in pools: who may add and remove them, and what others do to pools.
 
+use frame_support::weights::Weight;
+
 use crate::world::*;
 
 type E = stake_pool::Error<Runtime>;
@@ -133,5 +135,23 @@ fn pools_come_to_be_and_change_hands() {
         assert_noop!(start(100 * PHA), E::UnauthorizedPoolOwner);
         let start = PoolCall::Start(key(), 100 * PHA);
         assert_ok!(act(Action::Call { who: owner(8), pid: 1, call: start }));
+    });
+}
+
+#[test]
+fn calls_declare_the_weights_of_the_real_pallets_or_what_they_are_worth() {
+    use frame_support::dispatch::GetDispatchInfo;
+    let weight = |call: RuntimeCall| call.get_dispatch_info().call_weight;
+    let (pid, stake) = (1, PHA);
+    let start = || stake_pool::Call::start_computing { pid, worker: key(), stake }.into();
+    let restart = || stake_pool::Call::restart_computing { pid, worker: key(), stake }.into();
+    let signed_message = || signed(b"^x", vec![], 0);
+    let message = || mq::Call::sync_offchain_message { signed_message: signed_message() }.into();
+    test(|| {
+        assert_eq!(weight(start()), Weight::zero());
+        assert_eq!(weight(restart()), Weight::from_parts(195_000_000, 0));
+        assert_eq!(weight(message()), Weight::from_parts(100_000_000, 0));
+        prb_devnet_runtime::para::v1::WeighCalls::set(&true);
+        assert_eq!(weight(start()), Weight::from_parts(200_000_000, 0));
     });
 }
