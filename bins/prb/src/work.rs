@@ -1,6 +1,9 @@
 //! What works on workers: the fleet, what it reads of the chain, and where it sends what it wants there.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use prb_chain::{
     reader::{self, Reader},
@@ -73,7 +76,8 @@ impl Work {
         let connect = Arc::new(workers.connect()?);
         let reader = Arc::clone(&chain.reader);
         let mut fleet = fleet::Parts::new(inventory, Arc::clone(&source), reader, desk.queue(), connect);
-        if let Some(collateral) = workers.pccs.source()? {
+        let views = chain.views();
+        if let Some(collateral) = workers.pccs.source(move || chain_time(&views))? {
             fleet = fleet.with_collateral(collateral);
         }
         let fleet = Fleet::start(fleet, workers.fleet_config());
@@ -121,5 +125,14 @@ impl Work {
         self.desk.stop().await;
         // 3. Nobody looks at the chain any more.
         self.chain.reading.stop().await;
+    }
+}
+
+/// The chain's clock; this machine's before the first view.
+fn chain_time(views: &watch::Receiver<Option<Arc<ChainView>>>) -> SystemTime {
+    let time_ms = views.borrow().as_ref().map_or(0, |view| view.time_ms);
+    match time_ms {
+        0 => SystemTime::now(),
+        ms => SystemTime::UNIX_EPOCH + Duration::from_millis(ms),
     }
 }
