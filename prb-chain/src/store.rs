@@ -205,12 +205,13 @@ impl Store {
         self.genesis.get()
     }
 
-    /// Tells the newest finalised blocks that nodes know of; lower numbers than before are not taken.
+    /// Tells the newest finalised blocks that nodes know of; none leaves a number as it is. A number may be
+    /// lower than before, where a node's false head was found out.
     pub fn set_targets(&self, relay: Option<RelayNumber>, para: Option<ParaNumber>) {
         self.heights.send_if_modified(|heights| {
             let before = *heights;
-            heights.relay_target = heights.relay_target.max(relay);
-            heights.para_target = heights.para_target.max(para);
+            heights.relay_target = relay.or(heights.relay_target);
+            heights.para_target = para.or(heights.para_target);
             *heights != before
         });
     }
@@ -402,8 +403,8 @@ impl Store {
             let before = *heights;
             heights.relay = relay;
             heights.para = para;
-            heights.relay_target = heights.relay_target.max(relay);
-            heights.para_target = heights.para_target.max(para);
+            heights.relay_target = relay.or(heights.relay_target);
+            heights.para_target = para.or(heights.para_target);
             *heights != before
         });
     }

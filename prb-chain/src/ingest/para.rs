@@ -9,29 +9,48 @@ use crate::{store::ParaHead, verify};
 pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     let mut pause = Pause::new(config);
     let mut tips = chains.store.tips();
+    let mut in_full = true;
     loop {
         tips.mark_unchanged();
-        match advance(chains, config).await {
-            Ok(true) => pause.reset(),
-            Ok(false) => {
+        match advance(chains, config, in_full).await {
+            Ok(Step::Stored) => {
                 pause.reset();
-                // The store, and with it the sender, lives as long as this loop.
+                in_full = true;
+            }
+            // The store, and with it the senders, lives as long as this loop.
+            Ok(Step::UpToDate) => {
+                pause.reset();
                 let _ = tips.changed().await;
+            }
+            // The target may be a false one: what there is goes on without it.
+            Ok(Step::Few) => {
+                pause.reset();
+                in_full = tokio::time::timeout(config.batch_wait, tips.changed()).await.is_ok();
             }
             Err(e) => pause.after(chains, "parachain headers", e).await?,
         }
     }
 }
 
-/// Stores the headers up to the next head that a relay block vouches for; `false` when there is none yet.
-async fn advance(chains: &Chains, config: &Config) -> Result<bool, Error> {
+/// What one attempt came to.
+enum Step {
+    Stored,
+    /// No relay block vouches for more.
+    UpToDate,
+    /// There are some, but more are on their way.
+    Few,
+}
+
+/// Stores the headers up to the next head that a relay block vouches for; `in_full` leaves few headers for
+/// later while there are more to come.
+async fn advance(chains: &Chains, config: &Config, in_full: bool) -> Result<Step, Error> {
     let limit = config.headers_per_batch;
     let head = write(&chains.store, move |store| store.next_head(limit)).await?;
-    let Some(ParaHead { number, hash }) = head else { return Ok(false) };
+    let Some(ParaHead { number, hash }) = head else { return Ok(Step::UpToDate) };
     let tip = chains.store.tips().borrow().para_header;
     let missing = number.0 - tip.map_or(0, |(tip, _)| tip.0);
-    if missing < limit / 2 && !chains.near_target(limit) {
-        return Ok(false);
+    if in_full && missing < limit / 2 && !chains.near_target(limit) {
+        return Ok(Step::Few);
     }
     let (first, parent) = match tip {
         Some((tip, hash)) => (tip.next().0, hash),
@@ -52,5 +71,5 @@ async fn advance(chains: &Chains, config: &Config) -> Result<bool, Error> {
     }
     let headers: Vec<_> = checked.into_iter().map(|header| header.encoded).collect();
     write(&chains.store, move |store| store.append_para_headers(ParaNumber(first), &headers)).await?;
-    Ok(true)
+    Ok(Step::Stored)
 }

@@ -130,7 +130,7 @@ fn start_ends_set(genesis: &Genesis) -> bool {
 async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Proven>, Error> {
     let pieces = walk(node, tip, ends_set).await?;
     let missing: Vec<[Hash; 1]> = pieces.iter().filter_map(|piece| Some([piece.missing?])).collect();
-    let first: Vec<Option<json::Header>> = node.batch("chain_getHeader", &missing).await?;
+    let first: Vec<Option<json::Header>> = node.request_many("chain_getHeader", &missing).await?;
     let mut first = first.into_iter();
 
     let mut parent = tip.hash;
@@ -201,7 +201,7 @@ async fn walk(node: &Node, tip: Tip, ends_set: bool) -> Result<Vec<Piece>, Error
 }
 
 async fn prove(node: &Node, number: u32) -> Result<Option<FinalityProof>, Error> {
-    let proof: Option<json::HexBytes> = node.request("grandpa_proveFinality", [number]).await?;
+    let proof: Option<json::HexBytes> = node.request_bulk("grandpa_proveFinality", [number]).await?;
     proof.map(|proof| FinalityProof::decode(&proof.0).map_err(wrong(node))).transpose()
 }
 
@@ -266,7 +266,7 @@ pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec
     if known.len() != numbers.len() {
         return Err(absent(node, format!("block {}", first as usize + known.len())));
     }
-    let headers: Vec<Option<json::Header>> = node.batch("chain_getHeader", &known).await?;
+    let headers: Vec<Option<json::Header>> = node.request_many("chain_getHeader", &known).await?;
     headers
         .into_iter()
         .zip(numbers)
@@ -295,7 +295,7 @@ async fn batch(
             (keys, last.hash)
         })
         .collect();
-    let proofs: Vec<json::ReadProof> = node.batch("state_getReadProof", &questions).await?;
+    let proofs: Vec<json::ReadProof> = node.request_many("state_getReadProof", &questions).await?;
     let proofs = proofs.into_iter().map(json::ReadProof::into_nodes);
     let answers: Vec<_> = proven.into_iter().zip(proofs).collect();
     // Hundreds of signatures: other tasks of this thread should not wait for them.

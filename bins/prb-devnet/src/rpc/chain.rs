@@ -47,7 +47,8 @@ pub(super) fn register(module: &mut Module) -> Registered {
     method(module, "chain_getHeader", header)?;
     method(module, "chain_getBlock", block)?;
     method(module, "chain_getFinalizedHead", |_, view| {
-        Ok(view.block(view.finalized()).map(|block| block.hash))
+        let head = view.false_head().map(|header| header.hash());
+        Ok(head.or_else(|| view.block(view.finalized()).map(|block| block.hash)))
     })?;
     aliases(
         module,
@@ -72,6 +73,9 @@ fn block_hash(params: Params<'_>, view: &View<'_>) -> Answer<Value> {
 
 fn header(params: Params<'_>, view: &View<'_>) -> Answer<Value> {
     let hash: Option<H256> = params.sequence().optional_next()?;
+    if let Some(header) = view.false_head().filter(|header| Some(header.hash()) == hash) {
+        return Ok(json!(header));
+    }
     let block = match hash {
         Some(hash) => view.block_by_hash(hash),
         None => view.block(view.best()),

@@ -1,0 +1,3 @@
+//! Finality proofs that do not help.
+
+use super::*;
