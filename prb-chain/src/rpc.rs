@@ -335,7 +335,7 @@ impl NodePool {
     /// demoted ones, then those whose connection failed a moment ago.
     pub fn candidates(&self) -> Vec<Arc<Node>> {
         let mut nodes = self.inner.nodes.clone();
-        nodes.sort_by_key(|node| node.rank(None));
+        nodes.sort_by_key(|node| node.rank(&[]));
         nodes
     }
 
@@ -349,15 +349,15 @@ impl NodePool {
 
     /// The node to ask first.
     pub fn pick(&self) -> Arc<Node> {
-        self.best(None)
+        self.best(&[])
     }
 
     /// The node to ask first for something that not all may offer.
-    pub fn pick_for(&self, needed: Capability) -> Arc<Node> {
-        self.best(Some(needed))
+    pub fn pick_for(&self, needed: &[Capability]) -> Arc<Node> {
+        self.best(needed)
     }
 
-    fn best(&self, needed: Option<Capability>) -> Arc<Node> {
+    fn best(&self, needed: &[Capability]) -> Arc<Node> {
         let nodes = &self.inner.nodes;
         // `min_by_key` gives the first of equals, so that the configured order is kept.
         let best = nodes.iter().min_by_key(|node| node.rank(needed)).unwrap_or(&nodes[0]);

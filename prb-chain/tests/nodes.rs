@@ -10,7 +10,7 @@ use prb_chain::{
     rpc::{self, Capability, NO_PARAMS, NodePool, Refusal},
     store::{self, Store},
 };
-use prb_core::primitives::{Hash, ParaNumber, RelayNumber};
+use prb_core::primitives::{ParaNumber, RelayNumber};
 use prb_devnet::{Config, Devnet, ProofFault, RpcLimits};
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};

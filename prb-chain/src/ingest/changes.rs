@@ -22,6 +22,8 @@ use crate::{
 
 /// Bytes that may wait for blocks before them to come.
 const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
+/// What a node must offer.
+const NEEDED: [Capability; 2] = [Capability::StorageChanges, Capability::States];
 /// Answers that may wait for blocks before them to come.
 const BUFFERED_ANSWERS: usize = 64;
 
@@ -174,7 +176,7 @@ impl<'a> Round<'a> {
         }
         match result {
             Ok(changes) => {
-                node.has_offered(Capability::StorageChanges);
+                NEEDED.into_iter().for_each(|capability| node.has_offered(capability));
                 self.pace.answered(&node, blocks.count(), took);
                 self.early_bytes += bytes(&changes);
                 self.early.insert(blocks.first, changes);
@@ -200,6 +202,9 @@ impl<'a> Round<'a> {
         }
         tracing::debug!(node = %node.name(), ?blocks, error = %error, "node gives no storage changes");
         self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, node));
+        if matches!(&error, Error::Rpc(e) if e.refusal() == Some(Refusal::StatePruned)) {
+            node.lacks(Capability::States, &error.to_string());
+        }
         if let Some(earlier) = self.failure.replace(error) {
             self.chains.hold_against("storage changes", &earlier);
         }
@@ -223,9 +228,8 @@ fn bytes(changes: &[Vec<u8>]) -> usize {
 /// The nodes to spread the work over: those that nothing is held against, else the first of the others.
 fn fit(chains: &Chains) -> Vec<Arc<Node>> {
     let mut trusted = chains.para.trusted();
-    trusted.sort_by_key(|node| !node.offers(Capability::StorageChanges));
-    let fit: Vec<_> =
-        trusted.iter().filter(|node| node.is_fit_for(Capability::StorageChanges)).cloned().collect();
+    trusted.sort_by_key(|node| !NEEDED.iter().all(|needed| node.offers(*needed)));
+    let fit: Vec<_> = trusted.iter().filter(|node| node.is_fit_for(&NEEDED)).cloned().collect();
     if fit.is_empty() { trusted.into_iter().take(1).collect() } else { fit }
 }
 

@@ -90,7 +90,7 @@ async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start
     let state = genesis_state(para, genesis_hash).await?;
     state::whole_state(head.state_root, &state).map_err(wrong(para))?;
     let (start, info) =
-        relay_start(&chains.relay.pick_for(Capability::States), number, para, &parent).await?;
+        relay_start(&chains.relay.pick_for(&[Capability::States]), number, para, &parent).await?;
     let genesis = Genesis {
         para_id,
         relay_number: RelayNumber(number),

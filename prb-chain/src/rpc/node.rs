@@ -137,9 +137,9 @@ impl Node {
         !self.state().is_lacking(capability)
     }
 
-    /// Whether nothing is held against the node at the moment, and it is not known to lack that.
-    pub fn is_fit_for(&self, capability: Capability) -> bool {
-        self.rank(Some(capability)) == 0
+    /// Whether nothing is held against the node at the moment, and it is not known to lack these.
+    pub fn is_fit_for(&self, capabilities: &[Capability]) -> bool {
+        self.rank(capabilities) == 0
     }
 
     fn show(&self, capability: Capability, lacks: f64) {
@@ -148,7 +148,7 @@ impl Node {
             .set(lacks);
     }
 
-    pub(super) fn rank(&self, needed: Option<Capability>) -> u8 {
+    pub(super) fn rank(&self, needed: &[Capability]) -> u8 {
         self.state().rank(needed)
     }
 
@@ -326,7 +326,6 @@ impl Node {
     /// Notes what a refusal says about the node, whatever it was asked for.
     fn learn(&self, method: &str, error: &Error) {
         let capability = match (error.refusal(), method) {
-            (Some(Refusal::StatePruned), _) => Capability::States,
             (Some(Refusal::NoMethod), "pha_getStorageChanges") => Capability::StorageChanges,
             (Some(Refusal::NoMethod), "grandpa_proveFinality") => Capability::FinalityProofs,
             _ => return,

@@ -172,10 +172,10 @@ impl Standing {
 
     /// Lower is better: fit, deferred, demoted, just failed; a node without what is needed comes after
     /// demoted ones.
-    pub(super) fn rank(&self, needed: Option<Capability>) -> u8 {
+    pub(super) fn rank(&self, needed: &[Capability]) -> u8 {
         let now = Instant::now();
         let lasts = |until: Option<Instant>| u8::from(until.is_some_and(|until| until > now));
-        let lacking = u8::from(needed.is_some_and(|needed| self.is_lacking(needed)));
+        let lacking = u8::from(needed.iter().any(|needed| self.is_lacking(*needed)));
         lasts(self.deferred_until) + 2 * lasts(self.demoted_until) + 4 * lacking + 8 * lasts(self.retry_at)
     }
 
@@ -221,8 +221,8 @@ mod tests {
         let mut standing = Standing::default();
         assert!(standing.lacks(&config, proofs, "code 4"));
         assert!(standing.is_lacking(proofs) && !standing.is_lacking(Capability::States));
-        assert_eq!(standing.rank(Some(proofs)), 4);
-        assert_eq!(standing.rank(None), 0);
+        assert_eq!(standing.rank(&[proofs]), 4);
+        assert_eq!(standing.rank(&[]), 0);
         tokio::time::advance(config.demotion).await;
         assert!(!standing.is_lacking(proofs) && standing.all_lacks().len() == 1);
         assert!(!standing.lacks(&config, proofs, "code 4"), "it is no news");

@@ -53,3 +53,14 @@ async fn nodes_without_storage_changes_are_named_and_show_as_a_problem() {
     assert_eq!(fetching.para.problems(), []);
     fetching.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_another_branch_is_asked_by_hash() {
+    let [devnet] = devnets::<1>(config()).await;
+    devnet.para().faults().fork_at(Some(devnet.para().finalized_number()));
+    let fetching = Fetching::start(&[&devnet]);
+    fetching.has_all_of(&devnet).await;
+    let health = fetching.para.nodes()[0].health();
+    assert!(!health.demoted, "it answered honestly: {health:?}");
+    fetching.stop().await;
+}

@@ -45,6 +45,7 @@ struct Inner {
     proofs: ProofFault,
     false_head: Option<u32>,
     pruned_below: u32,
+    forked_at: Option<u32>,
     refused: HashSet<String>,
     headers: HashSet<u32>,
     changes: HashSet<u32>,
@@ -110,6 +111,12 @@ impl Faults {
         self.inner.lock().false_head = number;
     }
 
+    /// Takes another block of this number for the canonical one, as a node whose best chain has not followed
+    /// yet; the right one is known by its hash.
+    pub fn fork_at(&self, number: Option<u32>) {
+        self.inner.lock().forked_at = number;
+    }
+
     /// Has thrown away the states of the blocks before this one.
     pub fn prune_below(&self, number: u32) {
         self.inner.lock().pruned_below = number;
@@ -167,6 +174,10 @@ impl Faults {
 
     pub(crate) fn false_head_number(&self) -> Option<u32> {
         self.inner.lock().false_head
+    }
+
+    pub(crate) fn forked_number(&self) -> Option<u32> {
+        self.inner.lock().forked_at
     }
 
     pub(crate) fn has_pruned(&self, number: u32) -> bool {

@@ -90,6 +90,13 @@ impl<'a> View<'a> {
         self.node.call(name, data, block.hash).map_err(client)
     }
 
+    /// The header of a branch that only this node takes for the canonical one.
+    pub(super) fn forked(&self) -> Option<Header> {
+        let mut header = self.block(self.node.faults().forked_number()?)?.header.clone();
+        header.extrinsics_root.0[0] ^= 1;
+        Some(header)
+    }
+
     pub(super) fn header(&self, block: &Block) -> Header {
         let mut header = block.header.clone();
         if self.node.faults().has_corrupt_header(header.number) {
