@@ -140,7 +140,10 @@ impl Error {
         matches!(
             self,
             Self::Store(
-                store::Error::OtherChain { .. } | store::Error::Schema { .. } | store::Error::Corrupt { .. }
+                store::Error::OtherChain { .. }
+                    | store::Error::Schema { .. }
+                    | store::Error::Corrupt { .. }
+                    | store::Error::Unmapped { .. }
             )
         )
     }
