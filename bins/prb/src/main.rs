@@ -1,13 +1,13 @@
 //! `prb`: parse, log, run, exit. Everything else is in the library.
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use prb::{
     config::{self, BAD_CONFIGURATION, Cli, Command},
     daemon::Failure,
-    keys,
+    descriptors, keys,
     progress::Display,
-    telemetry,
+    telemetry::{self, Stream},
 };
 
 /// How long blocking work may outlive a daemon's own deadline.
@@ -23,26 +23,27 @@ fn main() -> ExitCode {
         }
     };
     if cli.check {
-        println!("{:#?}", cli.command);
+        let _ = writeln!(std::io::stdout(), "{:#?}", cli.command);
         return ExitCode::SUCCESS;
     }
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Configuration(error)) => {
-            eprintln!("prb: {error:#}");
-            ExitCode::from(BAD_CONFIGURATION)
-        }
-        Err(Failure::Run(error)) => {
-            eprintln!("prb: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ExitCode::from(run(cli))
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli) -> u8 {
     let display = Display::detect();
     let development = cli.node_env == "development";
-    telemetry::init(cli.log_level.as_deref(), development, &display).map_err(Failure::Configuration)?;
+    let stream = if matches!(cli.command, Command::Keys(_)) { Stream::Command } else { Stream::Daemon };
+    // Dropped last: it waits for the last lines.
+    let flush = telemetry::init(cli.log_level.as_ref(), development, stream, &display);
+    let result = match &flush {
+        Ok(_) => start(cli, display),
+        Err(error) => Err(Failure::Run(anyhow::anyhow!("cannot start the log: {error:#}"))),
+    };
+    result.map_or_else(|failure| failure.report(), |()| 0)
+}
+
+fn start(cli: Cli, display: Display) -> Result<(), Failure> {
+    descriptors::raise();
     for name in config::unknown_variables() {
         tracing::warn!(variable = name, "this variable looks like a setting, but nothing reads it");
     }

@@ -233,11 +233,11 @@ fn an_empty_file_is_warned_of() {
         .arg(&file)
         .args(["--parent-chain-endpoint=ws://127.0.0.1:1", "--chain-endpoint=ws://127.0.0.1:1"])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let log = BufReader::new(prb.stderr.take().unwrap()).lines();
+    let log = BufReader::new(prb.stdout.take().unwrap()).lines();
     // Logged after the fleet file was applied: a log without the warning does not keep the test waiting.
     let mut start = log.map(Result::unwrap).take_while(|line| !line.contains("cannot connect to node"));
     let warned = start.any(|line| line.contains("WARN") && line.contains("names no pools and no workers"));

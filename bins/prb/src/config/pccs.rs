@@ -9,6 +9,7 @@ use prb_core::attestation::{
 };
 
 use super::values::millis;
+use crate::redact;
 
 /// Attestation of workers.
 #[derive(Clone, Debug, Args)]
@@ -20,7 +21,7 @@ pub struct PccsArgs {
         env = "PRB_PCCS_URLS",
         value_name = "URL",
         value_delimiter = ',',
-        value_parser = |text: &str| check_url(text).map_err(|error| error.to_string())
+        value_parser = |text: &str| check_url(text).map_err(|error| redact::scrubbed(&error.to_string()))
     )]
     pub pccs_url: Vec<String>,
     /// Time that one PCCS may take for a quote's collateral, in ms.

@@ -22,6 +22,10 @@ pub struct TraderArgs {
     /// opens what that has sealed.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]
     pub peer_id_prefix: PathBuf,
+    /// File of the pools whose operators sign for jobs that name only their pool, as those of original lifecycle
+    /// managers do (a fleet file; its workers do not matter).
+    #[arg(long, env = "PRB_TRADER_POOLS", value_name = "FILE")]
+    pub trader_pools: Option<PathBuf>,
     /// Redis server of the trade queue.
     #[arg(
         long,

@@ -7,6 +7,8 @@ use clap::{ArgAction, Args};
 use multiaddr::{Multiaddr, Protocol};
 use secrecy::SecretString;
 
+use crate::redact;
+
 use super::values::yes_no;
 
 /// The variable that holds the pre-shared key. Never a flag: arguments can be read by every user.
@@ -102,7 +104,7 @@ impl WalkieArgs {
                 let text = value.into_string().map_err(|_| anyhow::anyhow!("{PSK_VARIABLE} is not UTF-8"))?;
                 (SecretString::from(text), PSK_VARIABLE.to_owned())
             }
-            (None, Some(file)) => (super::first_line(file, MAX_PSK_FILE_BYTES)?, file.display().to_string()),
+            (None, Some(file)) => (super::first_line(file, MAX_PSK_FILE_BYTES)?, redact::shown_path(file)),
         };
         check_psk(&key).with_context(|| format!("the pre-shared key in {place}"))?;
         Ok(Some(key))
