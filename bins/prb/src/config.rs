@@ -24,6 +24,7 @@ use crate::{
 
 mod all;
 mod data_provider;
+mod effective;
 mod keys;
 mod lifecycle;
 mod ops;
@@ -63,7 +64,9 @@ const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSP
     version,
     about,
     max_term_width = 110,
-    after_help = "Where no command is given, the variable PHALA_MODULE picks it: data_provider, lifecycle, trade or all."
+    after_help = "Where no command is given, the variable PHALA_MODULE picks it: data_provider, lifecycle, trade or \
+                  all.\n\nExit codes: 0 ended as it was told to; 1 something broke, a restart may help; 2 the \
+                  configuration is to be changed; 130 ended at once by a second signal."
 )]
 pub struct Cli {
     /// How the log shows: `development` for people, anything else for machines.
@@ -73,12 +76,16 @@ pub struct Cli {
     /// info,prb_core=debug. A level is for the daemon itself; libraries log from warnings on unless they are named.
     #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true, value_parser = log_level)]
     pub log_level: Option<LogLevel>,
-    /// Check the configuration, show it without secrets, and end.
+    /// Check what a start would check, files included; show the settings that count as TOML, with where each comes
+    /// from and without secrets; and end.
     #[arg(long, global = true)]
     pub check: bool,
     /// What to run.
     #[command(subcommand)]
     pub command: Command,
+    /// The settings that count, as TOML.
+    #[arg(skip)]
+    pub effective: String,
 }
 
 /// The daemons, and what is done beside them.
@@ -109,10 +116,11 @@ impl Cli {
         {
             arguments.insert(1.min(arguments.len()), subcommand_of(&module)?.into());
         }
-        let cli = command
+        let read = command
             .try_get_matches_from_mut(&arguments)
-            .and_then(|matches| Self::from_arg_matches(&matches))
-            .map_err(|error| explained(error, &command, &arguments))?;
+            .and_then(|matches| Self::from_arg_matches(&matches).map(|cli| (cli, matches)));
+        let (mut cli, matches) = read.map_err(|error| explained(error, &command, &arguments))?;
+        cli.effective = effective::toml(&command, &matches);
         cli.command.check()?;
         Ok(cli)
     }

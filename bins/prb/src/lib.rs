@@ -2,6 +2,7 @@
 
 pub mod all;
 mod blocks;
+pub mod check;
 pub mod config;
 pub mod daemon;
 pub mod data_provider;

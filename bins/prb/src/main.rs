@@ -1,8 +1,9 @@
 //! `prb`: parse, log, run, exit. Everything else is in the library.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use prb::{
+    check,
     config::{self, BAD_CONFIGURATION, Cli, Command},
     daemon::Failure,
     descriptors, keys,
@@ -23,8 +24,7 @@ fn main() -> ExitCode {
         }
     };
     if cli.check {
-        let _ = writeln!(std::io::stdout(), "{:#?}", cli.command);
-        return ExitCode::SUCCESS;
+        return ExitCode::from(check::run(&cli).map_or_else(Failure::report, |()| 0));
     }
     ExitCode::from(run(cli))
 }

@@ -37,8 +37,17 @@ pub(crate) async fn of_trader(folder: &Path, has_pools: bool) -> anyhow::Result<
         tracing::info!(peer_id = %identity.peer_id(), "Got my peer id");
         return Ok(identity);
     }
-    if has_pools {
-        return peers::identity(folder, Role::Trade).await;
+    check_trader(folder, has_pools)?;
+    peers::identity(folder, Role::Trade).await
+}
+
+/// Whether a trader has what opens the keys of its jobs.
+///
+/// # Errors
+/// As [`of_trader`].
+pub(crate) fn check_trader(folder: &Path, has_pools: bool) -> anyhow::Result<()> {
+    if Identity::load(folder, Role::Lifecycle)?.is_some() || has_pools {
+        return Ok(());
     }
     bail!(
         "there is no {} in {}: a trader opens the operators' keys with the identity of its lifecycle manager. Copy \

@@ -128,16 +128,16 @@ async fn libraries_are_quiet_in_development() {
     assert!(others.is_empty(), "{others:#?}");
 }
 
-/// Output of `prb trader --check` with this log level, and its exit code.
+/// Output of `prb data-provider --check` with this log level, and its exit code.
 fn checked(level: &str) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_prb"))
         .env_clear()
         .env("PHALA_LOGGER_LEVEL", level)
         .args([
-            "trader",
+            "data-provider",
             "--check",
             "--chain-endpoint=ws://127.0.0.1:9",
-            "--q-redis-endpoint=redis://127.0.0.1:9",
+            "--parent-chain-endpoint=ws://127.0.0.1:9",
         ])
         .output()
         .unwrap();

@@ -19,6 +19,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// `prb lifecycle`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Chain, trade queue and blobs")]
 pub struct LifecycleArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]

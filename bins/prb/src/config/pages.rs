@@ -19,6 +19,7 @@ const MAX_TOKEN_FILE_BYTES: u64 = 4096;
 
 /// The pages for people.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Pages")]
 pub struct PageArgs {
     /// Address of the queue page, or none. Where absent, it is at 127.0.0.1:4567 wherever a trader runs; if that
     /// is taken, the daemon goes on without. Whoever reaches it can read it.

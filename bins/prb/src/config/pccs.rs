@@ -13,6 +13,7 @@ use crate::redact;
 
 /// Attestation of workers.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Attestation of workers")]
 pub struct PccsArgs {
     /// PCCSs that give the collateral of workers' DCAP quotes, asked in this order. Without any, workers that
     /// attest by DCAP are not registered.
@@ -21,6 +22,7 @@ pub struct PccsArgs {
         env = "PRB_PCCS_URLS",
         value_name = "URL",
         value_delimiter = ',',
+        hide_env_values = true,
         value_parser = |text: &str| check_url(text).map_err(|error| redact::scrubbed(&error.to_string()))
     )]
     pub pccs_url: Vec<String>,

@@ -22,6 +22,7 @@ const NO_BOOT_NODES: [&str; 2] = ["/ip4/0.0.0.0/tcp/18888", "/ip6/::/tcp/28889"]
 
 /// A daemon's place among its peers.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Peers")]
 pub struct WalkieArgs {
     /// Folder of the identity keys.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]

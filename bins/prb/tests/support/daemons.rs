@@ -45,6 +45,11 @@ impl Probe {
         Self((Ipv4Addr::LOCALHOST, free_port()).into())
     }
 
+    /// At a port of this machine.
+    pub fn at(port: u16) -> Self {
+        Self((Ipv4Addr::LOCALHOST, port).into())
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.0
     }
@@ -162,6 +167,18 @@ impl Daemon {
             .spawn()
             .unwrap();
         self.process = Some(Process::of(child));
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    /// Starts it and waits until it ends by itself with exit code 2; gives its log.
+    pub async fn refuses(&mut self, limit: Duration) -> String {
+        self.start();
+        let code = self.process.take().unwrap().wait(limit).await;
+        assert_eq!(code, Some(2), "{}", self.log_tail());
+        self.log()
     }
 
     /// `kill -9`.
