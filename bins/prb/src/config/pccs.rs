@@ -12,9 +12,11 @@ use prb_core::attestation::{
 };
 
 use super::values::millis;
+use crate::redact;
 
 /// Attestation of workers.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Attestation of workers")]
 pub struct PccsArgs {
     /// PCCSs that give the collateral of workers' DCAP quotes, asked in this order. Without any, workers that
     /// attest by DCAP are not registered.
@@ -23,7 +25,8 @@ pub struct PccsArgs {
         env = "PRB_PCCS_URLS",
         value_name = "URL",
         value_delimiter = ',',
-        value_parser = |text: &str| check_url(text).map_err(|error| error.to_string())
+        hide_env_values = true,
+        value_parser = |text: &str| check_url(text).map_err(|error| redact::scrubbed(&error.to_string()))
     )]
     pub pccs_url: Vec<String>,
     /// Time that one PCCS may take for a quote's collateral, in ms.
