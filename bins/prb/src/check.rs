@@ -65,7 +65,7 @@ fn nodes(chain: &'static str, endpoints: &[NodeUrl]) -> anyhow::Result<()> {
 
 fn workers(args: &WorkerArgs) -> anyhow::Result<()> {
     args.connect()?;
-    args.pccs.source()?;
+    args.pccs.source(std::time::SystemTime::now)?;
     Ok(())
 }
 
