@@ -33,7 +33,6 @@ mod stakes;
 mod state;
 mod status;
 mod task;
-mod text;
 
 pub use action::{Action, Decision, Operation};
 pub use command::Command;

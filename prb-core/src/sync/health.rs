@@ -7,7 +7,7 @@
 //!
 //! Not for: calls that are no sync steps, but for [`Health::failed`], or a worker that does not answer at all.
 
-use std::{error::Error as StdError, fmt::Write, sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use metrics::counter;
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use crate::{
     blob::{self, Heights},
     prpc::PhactoryInfo,
     pruntime,
+    text::describe,
 };
 
 mod crash;
@@ -223,7 +224,7 @@ impl Health {
 
     fn source_failed(&mut self, planned: &Planned, error: &Error, now: Instant) -> Advice {
         count_failure(Kind::Source);
-        let message = format!("Cannot get {} for it: {}", wanted(planned), in_one_line(error));
+        let message = format!("Cannot get {} for it: {}", wanted(planned), describe(error));
         self.set_source(Cause::SourceFailing, self.config.source, message, planned, now)
     }
 
@@ -261,7 +262,7 @@ impl Health {
             return Advice { observe: self.busy.is_multiple_of(self.config.busy_before_info.max(1)) };
         }
         self.busy = 0;
-        let mut message = in_one_line(error);
+        let mut message = describe(error);
         if let (Kind::ConnectionLost, Some(Sent::Blocks(blocks))) = (kind, stepped.sent) {
             let count = self.crashes.broke(blocks, &self.version);
             if let Some(cause) = self.crashes.found() {
@@ -387,20 +388,4 @@ fn count_failure(kind: Kind) {
 fn count_bytes(sent: Option<Sent>, bytes: usize) {
     let kind = if matches!(sent, Some(Sent::Blocks(_))) { "blocks" } else { "headers" };
     counter!("prb_sync_bytes_total", "kind" => kind).increment(bytes as u64);
-}
-
-/// An error and its causes.
-fn in_one_line(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Transparent errors repeat their source.
-        if !text.ends_with(&next) {
-            // Writing to a string does not fail.
-            let _ = write!(text, ": {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

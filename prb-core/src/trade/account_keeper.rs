@@ -12,11 +12,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 
-use super::{
-    accounts::{AccountLeases, Error},
-    lane::chain_of,
-};
+use super::accounts::{AccountLeases, Error};
 use crate::primitives::{AccountId, PHALA_SS58_PREFIX};
+use crate::text::describe;
 
 /// Renewals in a lease's life.
 const RENEWALS: u32 = 4;
@@ -144,7 +142,7 @@ impl AccountKeeper {
                 }
             }
             Err(e) => {
-                tracing::warn!(error = %chain_of(&e), accounts = all.len(), "leases of accounts were not renewed");
+                tracing::warn!(error = %describe(&e), accounts = all.len(), "leases of accounts were not renewed");
             }
         }
     }
@@ -175,7 +173,7 @@ impl AccountKeeper {
         }
         let released = self.leases.release(leases).await;
         if let Err(e) = &released {
-            tracing::debug!(error = %chain_of(e), "accounts were not given back; their leases run out");
+            tracing::debug!(error = %describe(e), "accounts were not given back; their leases run out");
         }
         released.is_ok()
     }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt::Write,
     sync::Arc,
     time::Duration,
 };
@@ -182,16 +181,4 @@ impl Lane {
 
 fn ids(jobs: &[Queued]) -> Vec<(JobId, u64)> {
     jobs.iter().map(|job| (job.lease.id, job.lease.token)).collect()
-}
-
-/// The error and its causes in one line.
-pub(super) fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        // Writing to a string cannot fail.
-        let _ = write!(text, ": {e}");
-        cause = e.source();
-    }
-    text
 }

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
-use super::text::describe;
 use crate::{
     inventory::{Edit, Error, Inventory, Saved},
     sync::{Backoff, BackoffConfig},
+    text::describe,
 };
 
 /// How long changes are collected: a fleet that starts learns thousands of keys within moments, and each

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use futures::{FutureExt, future::join_all, poll};
 
 use super::*;

@@ -8,12 +8,13 @@ use tokio::time::Instant;
 
 use super::{
     super::{Config, batch::Work},
-    Lane, Queued, chain_of,
+    Lane, Queued,
 };
 use crate::{
     chain::SubmitError,
     primitives::PHALA_SS58_PREFIX,
     queue::{JobFailure, JobOutcome},
+    text::describe,
 };
 
 /// Jobs of a batch that are ended at a time.
@@ -38,7 +39,7 @@ impl Lane {
     }
 
     fn note_failure(&self, work: &Work, error: &SubmitError) -> String {
-        let message = chain_of(error);
+        let message = describe(error);
         tracing::warn!(
             operator = %self.operator.to_ss58(PHALA_SS58_PREFIX), jobs = work.jobs.len(), error = message,
             "a batch was not carried out"

@@ -6,12 +6,13 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     super::{Phase, account_keeper::Acquired, batch, inbox::Arrival, order::BEHIND_OLDER},
-    Lane, Queued, chain_of, end, ids,
+    Lane, Queued, end, ids,
 };
 use crate::{
     primitives::PHALA_SS58_PREFIX,
     queue::{JobId, JobSigner, Progress},
     signer::{self, Signer},
+    text::describe,
 };
 
 /// Signers that a lane keeps: pools of one operator may have sealed the key each for itself.
@@ -60,7 +61,7 @@ impl Lane {
                 false
             }
             Err(e) => {
-                let error = chain_of(&e);
+                let error = describe(&e);
                 tracing::warn!(operator = %self.operator, error, "a batch waits for its account");
                 self.pause(shared.config.retry_min).await;
                 false
@@ -149,10 +150,10 @@ impl Lane {
                 Err(e) if e.is_retryable() => {
                     good.push(job);
                     good.extend(jobs);
-                    self.pause_for_signer(good, &chain_of(&e));
+                    self.pause_for_signer(good, &describe(&e));
                     return None;
                 }
-                Err(e) => self.fail(&job, &chain_of(&e), None).await,
+                Err(e) => self.fail(&job, &describe(&e), None).await,
             }
         }
         first.map(|signer| (good, signer))

@@ -11,12 +11,13 @@ use super::{
         batch::Work,
         verdict::{self, Ending, Next, Sent, Verdict},
     },
-    Lane, Queued, chain_of,
+    Lane, Queued,
 };
 use crate::{
     chain::{BatchOutcome, CallBatch, Effect, SubmitError, SubmitProgress},
     queue::{CallOutcome, Progress},
     signer::Signer,
+    text::describe,
 };
 
 /// Reports of a transaction's progress that may wait to be shown.
@@ -138,7 +139,7 @@ impl Lane {
                 tracing::info!(operator = %self.operator, calls = sent.calls, %error, "a batch is sent in part");
                 self.put_back(work.unsent());
             }
-            Next::Pause => self.pause_for_signer(work.unsent(), &chain_of(error)),
+            Next::Pause => self.pause_for_signer(work.unsent(), &describe(error)),
             Next::EndUnpayable => {
                 self.put_back(work.unsent());
                 let jobs = self.take_batch();

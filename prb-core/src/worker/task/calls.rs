@@ -15,8 +15,9 @@ use crate::{
     prpc::{PhactoryInfo, SyncedTo},
     pruntime::Error,
     sync::{Lane, Outcome, Step, Stepped},
+    text::describe,
     wire::EgressMessages,
-    worker::{Checkpoint, EventKind, Reason, operate, text::describe},
+    worker::{Checkpoint, EventKind, Reason, operate},
 };
 
 /// A call under way.

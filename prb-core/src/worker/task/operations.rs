@@ -17,8 +17,9 @@ use crate::{
     primitives::WorkerKey,
     pruntime::{Error, endpoints},
     queue::{JobFailure, JobOutcome},
+    text::describe,
     wire::EgressMessages,
-    worker::{EventKind, Reason, operate, text::describe},
+    worker::{EventKind, Reason, operate},
 };
 
 /// A transaction made from what the worker says, or why it is not.
