@@ -244,7 +244,12 @@ fn check(
             let reason = "it is of a block after the end of its set";
             return Err(verify::Error::Justification { number: early.number, reason });
         }
-        grandpa::check(&justification, &set, last.number, last.hash)?;
+        let justified = grandpa::check(&justification, &set, last.number, last.hash);
+        if let (Err(_), Some(forced)) = (&justified, headers.iter().find(|header| header.forces_change)) {
+            // Signed by a set that no header before it announces.
+            return Err(verify::Error::ForcedChange { number: forced.number });
+        }
+        justified?;
         let next_set = last.next_set(&set)?;
         let head = state::para_head(last.state_root, proof.clone(), para_id)?;
         if let Some(next) = &next_set
