@@ -18,7 +18,7 @@ use self::walk::Found;
 use super::{Chains, Config, Error, Pause, absent, write, wrong};
 use crate::{
     rpc::{self, Capability, Node, Refusal, json},
-    store::{NewStop, ParaHead, RelayBatch},
+    store::{self, NewStop, ParaHead, RelayBatch, Store},
     verify::{self, Checked, grandpa, state},
 };
 
@@ -134,8 +134,31 @@ async fn advance(
         other => other?,
     };
     node.has_offered(Capability::States);
-    write(&chains.store, move |store| store.append_relay(&batch)).await?;
+    let para_id = genesis.para_id;
+    write(&chains.store, move |store| {
+        notice_missing_head(store, para_id, &batch)?;
+        store.append_relay(&batch)
+    })
+    .await?;
     Ok(true)
+}
+
+/// Says so where the relay chain names no head of the parachain any more: it was offboarded.
+fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
+    let Some(last) = store.tips().borrow().proven.map(|head| head.number) else { return Ok(()) };
+    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none());
+    if let Some(stop) = gone
+        && store.tip_names_head()?
+    {
+        let (relay, last) = (stop.number.0, last.0);
+        tracing::warn!(
+            relay,
+            para_id,
+            last,
+            "the relay chain names no head of the parachain: its last block stays the newest"
+        );
+    }
+    Ok(())
 }
 
 /// Sees whether the node has old states, before hundreds of headers are fetched that would be of no use
