@@ -96,6 +96,9 @@ pub enum Error {
         #[source]
         source: verify::Error,
     },
+    /// The chain itself has something that workers cannot take.
+    #[error(transparent)]
+    Unsupported(verify::Error),
     /// A node's answer lacks what was asked for: it may be behind, or have thrown the block away.
     #[error("{node} has no {what}")]
     Absent {
@@ -200,7 +203,7 @@ impl Chains {
                 let nodes = self.relay.node(relay).into_iter().chain(self.para.node(para));
                 nodes.for_each(|node| node.defer(&error.to_string()));
             }
-            Error::Store(_) | Error::Task(_) => {}
+            Error::Unsupported(_) | Error::Store(_) | Error::Task(_) => {}
         }
     }
 }
@@ -327,7 +330,10 @@ fn chain_of(error: &Error) -> String {
 
 fn wrong(node: &Node) -> impl Fn(verify::Error) -> Error {
     let node = Arc::clone(node.name());
-    move |source| Error::Wrong { node: Arc::clone(&node), source }
+    move |source| match source.is_of_chain() {
+        true => Error::Unsupported(source),
+        false => Error::Wrong { node: Arc::clone(&node), source },
+    }
 }
 
 fn absent(node: &Node, what: impl Into<String>) -> Error {

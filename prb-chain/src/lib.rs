@@ -6,7 +6,7 @@
 //! It implements the seams of [`prb_core`] and knows neither peers nor queues.
 //!
 //! ```text
-//!                        rpc: NodePool (fail-over, demotion, batches)
+//!                        rpc: NodePool (fail-over, demotion, limits)
 //!            ┌────────────────┬──────────────────┬──────────────────┐
 //!            ▼                ▼                  ▼                  ▼
 //!         ingest ── verify   reader             submit ── metadata, keys
@@ -19,7 +19,8 @@
 //! ```
 //!
 //! - [`rpc`]: a pool of nodes for each chain. A node that fails is left for another one, a node that answered
-//!   wrongly is named and put aside for a while.
+//!   wrongly is named and put aside for a while, a node of another chain is refused; what a node lacks is known
+//!   with a reason.
 //! - [`verify`]: headers, GRANDPA justifications, read proofs; pure functions.
 //! - [`ingest`]: both chains into the store, by finality proof, or by the blocks' justifications where nodes
 //!   refuse proofs.
@@ -37,8 +38,9 @@
 //!
 //! # What is trusted
 //!
-//! The relay block that workers start after is taken from the first node's word (as pRuntime's own operator
-//! tools do); everything above it is proven by the authorities in its state. Storage changes of the parachain
+//! The relay block that workers start after is the one whose child's state parachain block 1 was built on: a relay
+//! node of another chain is refused. Beyond that it is the nodes' word (as for pRuntime's own operator tools);
+//! everything above it is proven by the authorities in its state. Storage changes of the parachain
 //! are taken from the node: checking them takes the whole state. A worker notices a wrong one at once, and
 //! [`ingest::recheck`] then asks all nodes.
 //!

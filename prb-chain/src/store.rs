@@ -306,6 +306,16 @@ impl Store {
         last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.ends_set))
     }
 
+    /// Whether the newest stored relay block's state names a head of the parachain.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn tip_names_head(&self) -> Result<bool, Error> {
+        let txn = self.read()?;
+        let last = self.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
+        last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.para_head.is_some()))
+    }
+
     /// Hash of a stored parachain block.
     ///
     /// # Errors
@@ -386,8 +396,12 @@ impl Store {
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
             state.tips.proven = state.tips.proven.or(head);
             if state.tips.covers(head) {
-                state.covered = Some((RelayNumber(number), head.map(|head| head.number)));
-                break;
+                let covered = state.covered.map_or(RelayNumber(number), |(newest, _)| newest);
+                state.covered = Some((covered, head.map(|head| head.number)));
+                // Where the relay chain names no head any more, the last one that it named stays.
+                if head.is_some() {
+                    break;
+                }
             }
         }
         drop(txn);

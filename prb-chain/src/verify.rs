@@ -7,7 +7,7 @@
 use codec::{Decode, Encode};
 use prb_core::{
     primitives::{Hash, RelayNumber},
-    wire::{AuthoritySet, Header, ScheduledChange},
+    wire::{AuthoritySet, DigestItem, GRANDPA_ENGINE_ID, Header, ScheduledChange},
 };
 
 pub mod grandpa;
@@ -69,6 +69,12 @@ pub enum Error {
         /// The delay.
         delay: u32,
     },
+    /// A change of authorities that pRuntime does not take.
+    #[error("relay block {number} forces a change of authorities, which workers do not support")]
+    ForcedChange {
+        /// The block.
+        number: u32,
+    },
     /// A proof does not belong to the state root, or leaves out what was asked for.
     #[error("the read proof of {what} does not hold: {reason}")]
     Proof {
@@ -77,6 +83,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl Error {
+    /// Whether it is the chain itself that workers cannot take, rather than the answer of one node.
+    pub const fn is_of_chain(&self) -> bool {
+        matches!(self, Self::DelayedChange { .. } | Self::ForcedChange { .. })
+    }
 }
 
 /// A header whose hash and place are known.
@@ -92,6 +105,8 @@ pub struct Checked {
     pub state_root: Hash,
     /// The authorities that take over after it, if it schedules a change.
     pub change: Option<ScheduledChange>,
+    /// Whether it forces a change of authorities, past what its set signs.
+    pub forces_change: bool,
 }
 
 impl Checked {
@@ -102,8 +117,13 @@ impl Checked {
     pub fn new(expected: u32, encoded: Vec<u8>) -> Result<Self, Error> {
         let header = decode_header(expected, &encoded)?;
         let change = header.scheduled_change();
+        // `ConsensusLog::ForcedChange` is variant 2.
+        let forces_change = header.digest.iter().any(
+            |item| matches!(item, DigestItem::Consensus(GRANDPA_ENGINE_ID, data) if data.first() == Some(&2)),
+        );
         let hash = Hash::of(&encoded);
-        Ok(Self { number: expected, hash, encoded, state_root: header.state_root, change })
+        let state_root = header.state_root;
+        Ok(Self { number: expected, hash, encoded, state_root, change, forces_change })
     }
 
     /// The hash of the header before it: a header starts with it.
@@ -231,8 +251,6 @@ impl Start {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use prb_core::wire::{DigestItem, GRANDPA_ENGINE_ID};
-
     use super::*;
 
     fn header(number: u32, parent_hash: Hash) -> Header {
@@ -292,6 +310,15 @@ mod tests {
         let set = AuthoritySet { list: vec![], id: 0 };
         let checked = Checked::new(3, delayed.encode()).unwrap();
         assert_eq!(checked.next_set(&set), Err(Error::DelayedChange { number: 3, delay: 2 }));
+    }
+
+    #[test]
+    fn a_forced_change_is_seen() {
+        let mut forced = header(3, Hash::default());
+        assert!(!Checked::new(3, forced.encode()).unwrap().forces_change);
+        forced.digest.push(DigestItem::Consensus(GRANDPA_ENGINE_ID, vec![2, 0, 0, 0, 0]));
+        assert!(Checked::new(3, forced.encode()).unwrap().forces_change);
+        assert!(Error::ForcedChange { number: 3 }.is_of_chain());
     }
 
     #[test]

@@ -164,8 +164,11 @@ async fn wrong_storage_changes_are_found_by_a_second_look() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].para().faults().corrupt_storage_changes(20);
+    // Everything comes from the liar at first.
+    devnets[1].para().faults().refuse("pha_getStorageChanges");
     let fetching = Fetching::start(&devnets, dir.path());
     fetching.reaches(devnets[1].relay().finalized_number(), devnets[1].para().finalized_number()).await;
+    devnets[1].para().faults().heal();
     let truth = devnets[1].para().storage_changes(20).unwrap().encode();
     assert_ne!(fetching.store.changes(ParaNumber(20)).unwrap(), truth, "the fault was seen");
 

@@ -237,6 +237,38 @@ fn what_does_not_follow_is_refused() {
     store.append_relay(&batch(next, next + 3, number)).unwrap();
 }
 
+#[test]
+fn a_parachain_without_a_head_keeps_its_last_one() {
+    let sample = Sample::generate(7, 60);
+    let filled = filled(&sample, 1);
+    let store = &filled.store;
+    let para = store.heights().borrow().para;
+    assert!(para.is_some());
+    for _ in 0..2 {
+        let (tip, parent_hash) = store.tips().borrow().relay.unwrap();
+        let (state_root, extrinsics_root) = (Hash::default(), Hash::default());
+        let header =
+            Header { parent_hash, number: tip.next().0, state_root, extrinsics_root, digest: vec![] };
+        let stop = NewStop {
+            number: tip.next(),
+            justification: vec![],
+            set_id: 0,
+            next_set: None,
+            para_head: None,
+            proof: vec![],
+        };
+        let batch = RelayBatch { first: tip.next(), headers: vec![header.encode()], stops: vec![stop] };
+        store.append_relay(&batch).unwrap();
+        let heights = *store.heights().borrow();
+        assert_eq!((heights.relay, heights.para), (Some(tip.next()), para));
+    }
+    let (path, heights) = (store.path().to_owned(), *store.heights().borrow());
+    let Filled { store, _dir, .. } = filled;
+    drop(store);
+    let again = Store::open(&path, Config::default()).unwrap();
+    assert_eq!((again.heights().borrow().relay, again.heights().borrow().para), (heights.relay, para));
+}
+
 #[tokio::test]
 async fn finished_sets_keep_few_stops() {
     let sample = Sample::generate(6, 400);

@@ -126,7 +126,10 @@ async fn what_a_node_told_wrongly_is_mended_by_a_workers_refusal() {
     let devnets = [Devnet::start(config()).await.unwrap(), Devnet::start(config()).await.unwrap()];
     let [liar, honest] = &devnets;
     [20, 21, 60].into_iter().for_each(|block| liar.para().faults().corrupt_storage_changes(block));
+    // Everything comes from the liar at first.
+    honest.para().faults().refuse("pha_getStorageChanges");
     let provider = Provider::filled_from(&devnets).await;
+    honest.para().faults().heal();
     let truth = |n| honest.para().storage_changes(n).unwrap().encode();
     for block in [20, 21, 60] {
         assert_ne!(provider.store.changes(ParaNumber(block)).unwrap(), truth(block), "the fault was seen");

@@ -35,9 +35,9 @@ pub struct Rechecked {
 ///
 /// Where nodes and store differ, the values that each says were written are read by proof under the block's
 /// state root: an answer with a wrong key or value is found out, whoever gave it. (One that leaves a change
-/// out is not: of the proven ones, that with the most changes is taken.) Where no node has the state any
-/// more, the answer that most nodes give is taken, and among equals one that is not the suspect. Nodes that
-/// gave another one are demoted.
+/// out is not: of the proven ones, that with the most changes is taken.) Nodes that gave another one are
+/// demoted. Where no node has the state any more, the answer that most nodes give is taken, and among equals
+/// one that is not the suspect; others go before the nodes that gave another one for a while.
 ///
 /// [`Suspects`](super::Suspects) does so where a worker answers `StateRootMismatch`.
 ///
@@ -85,10 +85,12 @@ async fn recheck_chunk(
         if answers.iter().all(|(_, changes)| changes[at] == stored) {
             continue;
         }
-        let right = decide(store, &answers, at, number, &stored).await?;
-        for (node, changes) in &answers {
-            if changes[at] != right {
+        let Decision { right, is_proven } = decide(store, &answers, at, number, &stored).await?;
+        for (node, _) in answers.iter().filter(|(_, changes)| changes[at] != right) {
+            if is_proven {
                 node.demote(&format!("its storage changes of block {number} are wrong"));
+            } else {
+                node.defer(&format!("it is alone with its storage changes of block {number}"));
             }
         }
         if right != stored {
@@ -100,13 +102,20 @@ async fn recheck_chunk(
     Ok(Rechecked { nodes: answers.len(), replaced })
 }
 
+/// Which of the answers is right.
+struct Decision {
+    right: Vec<u8>,
+    /// By read proofs, rather than by the number of nodes that agree.
+    is_proven: bool,
+}
+
 async fn decide(
     store: &Arc<Store>,
     answers: &[Answer],
     at: usize,
     number: ParaNumber,
     stored: &Vec<u8>,
-) -> Result<Vec<u8>, Error> {
+) -> Result<Decision, Error> {
     let header = write(store, move |store| {
         let header = store.view()?.para_header(number)?.map(<[u8]>::to_vec);
         header.ok_or(store::Error::Missing { what: "parachain header" })
@@ -129,7 +138,10 @@ async fn decide(
         }
     }
     let all = answers.iter().map(|(_, changes)| &changes[at]);
-    Ok(best.map_or_else(|| most_common(all, stored), |(_, proven)| proven).clone())
+    Ok(match best {
+        Some((_, proven)) => Decision { right: proven.clone(), is_proven: true },
+        None => Decision { right: most_common(all, stored).clone(), is_proven: false },
+    })
 }
 
 /// Whether the state after the block holds every value that is said to have been written. No answer where

@@ -18,7 +18,7 @@ use self::walk::Found;
 use super::{Chains, Config, Error, Pause, absent, write, wrong};
 use crate::{
     rpc::{self, Capability, Node, Refusal, json},
-    store::{NewStop, ParaHead, RelayBatch},
+    store::{self, NewStop, ParaHead, RelayBatch, Store},
     verify::{self, Checked, grandpa, state},
 };
 
@@ -134,8 +134,31 @@ async fn advance(
         other => other?,
     };
     node.has_offered(Capability::States);
-    write(&chains.store, move |store| store.append_relay(&batch)).await?;
+    let para_id = genesis.para_id;
+    write(&chains.store, move |store| {
+        notice_missing_head(store, para_id, &batch)?;
+        store.append_relay(&batch)
+    })
+    .await?;
     Ok(true)
+}
+
+/// Says so where the relay chain names no head of the parachain any more: it was offboarded.
+fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
+    let Some(last) = store.tips().borrow().proven.map(|head| head.number) else { return Ok(()) };
+    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none());
+    if let Some(stop) = gone
+        && store.tip_names_head()?
+    {
+        let (relay, last) = (stop.number.0, last.0);
+        tracing::warn!(
+            relay,
+            para_id,
+            last,
+            "the relay chain names no head of the parachain: its last block stays the newest"
+        );
+    }
+    Ok(())
 }
 
 /// Sees whether the node has old states, before hundreds of headers are fetched that would be of no use
@@ -244,7 +267,12 @@ fn check(
             let reason = "it is of a block after the end of its set";
             return Err(verify::Error::Justification { number: early.number, reason });
         }
-        grandpa::check(&justification, &set, last.number, last.hash)?;
+        let justified = grandpa::check(&justification, &set, last.number, last.hash);
+        if let (Err(_), Some(forced)) = (&justified, headers.iter().find(|header| header.forces_change)) {
+            // Signed by a set that no header before it announces.
+            return Err(verify::Error::ForcedChange { number: forced.number });
+        }
+        justified?;
         let next_set = last.next_set(&set)?;
         let head = state::para_head(last.state_root, proof.clone(), para_id)?;
         if let Some(next) = &next_set

@@ -327,3 +327,36 @@ fn pauses(pool: &NodePool) -> ExponentialBackoff {
         .without_max_times()
         .build()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::rpc::Config;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_floor_stands_until_its_teller_is_put_aside_or_nobody_confirms_it() {
+        let pool = NodePool::new("para", Config::new(["ws://a:1", "ws://b:1"])).unwrap();
+        let [a, b] = [0, 1].map(|at| Arc::clone(&pool.nodes()[at]));
+        let stall_after = pool.config().stall_after;
+        let floor = HeadFloor::default();
+        assert_eq!(floor.above(&pool, 0), None);
+        floor.raise(Some(&a), 100);
+        floor.raise(Some(&b), 90);
+        assert_eq!((floor.above(&pool, 99), floor.above(&pool, 100)), (Some(100), None));
+
+        // It stands however long nobody asks, and starts to be doubted when it is in the way.
+        tokio::time::advance(stall_after / 2).await;
+        assert_eq!(floor.above(&pool, 99), Some(100));
+        floor.raise(Some(&a), 100);
+        tokio::time::advance(stall_after * 3).await;
+        assert_eq!(floor.above(&pool, 99), Some(100), "it was confirmed since");
+        tokio::time::advance(stall_after).await;
+        assert_eq!(floor.above(&pool, 99), None, "nobody confirms it");
+
+        floor.raise(Some(&a), 100);
+        assert_eq!(floor.above(&pool, 99), Some(100));
+        a.demote("a wrong header");
+        assert_eq!(floor.above(&pool, 99), None, "its teller was put aside");
+    }
+}

@@ -7,9 +7,11 @@ use super::{Capability, NodePool};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
-    /// A stable name: `relay-states-missing`, `para-storage-changes-missing`, `relay-finality-proofs-missing`,
-    /// `para-other-chain`, `relay-no-trusted-node` and the like.
-    pub code: String,
+    /// The pool's chain.
+    pub chain: &'static str,
+    /// A stable name: `states_missing`, `storage_changes_missing`, `finality_proofs_missing`, `other_chain` or
+    /// `no_trusted_node`.
+    pub code: &'static str,
     /// What happened, to which nodes, and what to do.
     pub message: String,
     /// Whether nothing goes on until it is solved; otherwise it costs time.
@@ -35,7 +37,8 @@ impl NodePool {
                 .collect();
             if reasons.len() == healths.len() {
                 problems.push(Problem {
-                    code: format!("{chain}-{}-missing", capability.name()),
+                    chain,
+                    code: capability.missing(),
                     message: format!(
                         "no {chain} node offers this: {}: {}",
                         reasons.join("; "),
@@ -54,14 +57,10 @@ impl NodePool {
             })
         };
         if let Some(errors) = errors(|health| health.other_chain) {
-            problems.push(Problem {
-                code: format!("{chain}-other-chain"),
-                message: errors,
-                is_blocking: true,
-            });
+            problems.push(Problem { chain, code: "other_chain", message: errors, is_blocking: true });
         } else if let Some(errors) = errors(|health| health.demoted || health.other_chain) {
             let message = format!("every {chain} node answered wrongly: {errors}: add another endpoint");
-            problems.push(Problem { code: format!("{chain}-no-trusted-node"), message, is_blocking: true });
+            problems.push(Problem { chain, code: "no_trusted_node", message, is_blocking: true });
         }
         problems
     }

@@ -22,13 +22,22 @@ impl Capability {
     /// Its name in logs, metrics and readiness codes.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::FinalityProofs => "finality-proofs",
-            Self::StorageChanges => "storage-changes",
+            Self::FinalityProofs => "finality_proofs",
+            Self::StorageChanges => "storage_changes",
             Self::States => "states",
         }
     }
 
-    /// What a node that lacks it is told to be, for operators.
+    /// Code of the problem that no node of a pool offers it.
+    pub(super) const fn missing(self) -> &'static str {
+        match self {
+            Self::FinalityProofs => "finality_proofs_missing",
+            Self::StorageChanges => "storage_changes_missing",
+            Self::States => "states_missing",
+        }
+    }
+
+    /// What operators can do about it.
     pub(super) const fn remedy(self) -> &'static str {
         match self {
             Self::FinalityProofs => {

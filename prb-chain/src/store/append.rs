@@ -234,7 +234,9 @@ impl Store {
             if !Tips::covers(&state.tips, head) {
                 break;
             }
-            state.covered = Some((RelayNumber(number), head.map(|head| head.number)));
+            let before = state.covered.and_then(|(_, head)| head);
+            // Where the relay chain names no head any more, the last one that it named stays.
+            state.covered = Some((RelayNumber(number), head.map(|head| head.number).or(before)));
             if alignment.ends_set {
                 ended.push(number);
             }

@@ -46,7 +46,7 @@ async fn nodes_without_storage_changes_are_named_and_show_as_a_problem() {
     let fetching = Fetching::start(&[&devnet]);
     until("a problem", || !fetching.para.problems().is_empty()).await;
     let [problem] = fetching.para.problems().try_into().unwrap();
-    assert_eq!((problem.code.as_str(), problem.is_blocking), ("para-storage-changes-missing", true));
+    assert_eq!((problem.code, problem.is_blocking), ("storage_changes_missing", true));
     assert!(problem.message.contains(&**fetching.para.nodes()[0].name()), "{}", problem.message);
     devnet.para().faults().allow(CHANGES);
     fetching.has_all_of(&devnet).await;

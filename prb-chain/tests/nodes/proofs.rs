@@ -105,7 +105,7 @@ async fn a_pruned_node_is_named_before_history_is_fetched_from_it() {
     let fetching = Fetching::between(relay_pool(&[&devnet]), para_pool(&[&devnet]), dir);
     until("a problem", || !fetching.relay.problems().is_empty()).await;
     let [problem] = fetching.relay.problems().try_into().unwrap();
-    assert_eq!((problem.code.as_str(), problem.is_blocking), ("relay-states-missing", true));
+    assert_eq!((problem.code, problem.is_blocking), ("states_missing", true));
     assert!(problem.message.contains("--state-pruning archive"), "{}", problem.message);
     let asked = devnet.relay().rpc_counters().get("grandpa_proveFinality").copied().unwrap_or(0);
     assert_eq!(asked, from, "no history is fetched that is of no use");

@@ -112,7 +112,9 @@ async fn newest(
             }
         }
     }
-    bad.map_or(Ok(None), |e| Err(wrong(node)(e)))
+    let forced = headers.iter().find(|header| header.forces_change);
+    let forced = forced.map(|header| verify::Error::ForcedChange { number: header.number });
+    bad.map_or(Ok(None), |e| Err(wrong(node)(forced.unwrap_or(e))))
 }
 
 async fn justification(node: &Node, hash: Hash) -> Result<Option<Vec<u8>>, Error> {
@@ -132,6 +134,7 @@ mod tests {
             encoded: vec![],
             state_root: Hash::default(),
             change: None,
+            forces_change: false,
         };
         (first..first + count).map(header).collect()
     }
