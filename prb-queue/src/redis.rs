@@ -25,7 +25,7 @@
 //! job of ours that its check for stalled jobs takes away from a process that hung for
 //! [`Config::stall_interval`] may be done by both.
 //!
-//! Needs Redis 6.2 or newer (`BLMOVE`), one server, no cluster. TLS is not built in.
+//! Needs Redis 6.2 or newer (`BLMOVE`), one server, no cluster. `rediss://` is TLS.
 
 use std::{
     fmt,
@@ -86,6 +86,8 @@ pub use config::{BlockHint, Config, Signers, StartError};
 const DOOR: usize = 256;
 /// How long handing back what was taken ahead may take where the queue is closed.
 const HAND_BACK: Duration = Duration::from_secs(1);
+/// How long Redis may take to say that it is ready: whoever asks wants to know the cause soon.
+const READY_WITHIN: Duration = Duration::from_secs(2);
 /// Most leases in one script.
 const MAX_RENEWED: usize = 256;
 
@@ -186,8 +188,13 @@ impl RedisQueue {
     pub async fn ready(&self) -> Result<(), Error> {
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg("server");
-        let (info,): (String,) =
-            self.0.shared.link.query(&pipe).await.map_err(|e| self.0.shared.link.unavailable(e))?;
+        let (info,): (String,) = self
+            .0
+            .shared
+            .link
+            .query_within(READY_WITHIN, &pipe)
+            .await
+            .map_err(|e| self.0.shared.link.unavailable(e))?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
         if let Some(text) = trouble::too_old(version) {
             return Err(Error::Unavailable(text.into()));

@@ -47,6 +47,12 @@ pub(crate) fn shares(limit: u64, most: Shares) -> Shares {
     }
 }
 
+/// The most connections of a node that shares the process with workers' connections or other work.
+pub(crate) fn shares_of_node(most: u32) -> u32 {
+    let free = limit().saturating_sub(RESERVE).max(16);
+    u32::try_from(free / 4).unwrap_or(most).min(most)
+}
+
 /// Says so where there are too few descriptors for that many workers: each may have two connections at a time.
 pub(crate) fn warn_if_too_few(workers: usize) {
     let (limit, needed) = (limit(), RESERVE + 2 * workers as u64);

@@ -8,7 +8,7 @@ use prb_walkie::{
     rpc::auth::Policy,
 };
 
-use crate::{config::WalkieArgs, daemon::Failure};
+use crate::{config::WalkieArgs, daemon::Failure, descriptors};
 
 /// Reads the daemon's identity, or makes it at the first start.
 pub(crate) async fn identity(folder: &std::path::Path, role: identity::Role) -> anyhow::Result<Identity> {
@@ -25,7 +25,10 @@ pub(crate) fn config(args: &WalkieArgs, identity: Identity, role: Role) -> anyho
         allow_bare_key: args.walkie_psk_bare,
         open: args.walkie_open_management,
     };
+    let default = node::Limits::default();
+    let connections = descriptors::shares_of_node(default.connections);
     Ok(node::Config {
+        limits: node::Limits { connections, ..default },
         listen: args.walkie_listen_addresses.clone(),
         boot_nodes: args.boot_nodes(),
         mdns: !args.walkie_disable_mdns_discovery,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use prb_walkie::identity::{Identity, Role};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 mod support;
 use support::{
@@ -80,6 +80,11 @@ async fn a_trader_is_ready_while_redis_gives_it_jobs() {
     trader.until_unready(&["queue_unreachable"], LIMIT).await;
     let told = trader.ops("/readyz").unwrap().1;
     assert!(told.contains("127.0.0.1") && told.to_lowercase().contains("refused"), "{told}");
+    // Every line about it has the server and the cause.
+    let log = trader.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("queue is unavailable")).collect();
+    assert!(lines.iter().all(|line| line.contains("redis://127.0.0.1:")), "{lines:#?}");
+    assert!(!lines.is_empty(), "{log}");
     redis.restart(true);
     trader.until_unready(&[], LIMIT).await;
     trader.stop().await;
@@ -117,5 +122,46 @@ async fn the_limit_on_open_files_is_raised_and_too_few_are_told() {
     assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["700", "700"], "{files}");
     assert!(provider.log().contains("LimitNOFILE"), "{}", provider.log_tail());
     provider.stop().await;
+    net.shutdown().await;
+}
+
+/// A certificate of an authority of its own, for 127.0.0.1.
+fn certificates(folder: &std::path::Path) {
+    let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=ca \
+                  -keyout ca.key -out ca.crt && openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+                  -subj /CN=redis -keyout redis.key -out redis.csr && printf 'subjectAltName=IP:127.0.0.1' > ext && \
+                  openssl x509 -req -in redis.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile ext \
+                  -out redis.crt";
+    let made = Command::new("sh").args(["-c", script]).current_dir(folder).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_reached_over_tls() {
+    let net = Net::start(chain(), 0).await;
+    let folder = net.dir.path();
+    certificates(folder);
+    let port = free_port();
+    let child = Command::new("redis-server")
+        .args(["--port", "0", "--tls-port", &port.to_string(), "--save", "", "--tls-auth-clients", "no"])
+        .args(["--tls-cert-file", "redis.crt", "--tls-key-file", "redis.key", "--tls-ca-cert-file", "ca.crt"])
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _redis = support::Process::of(child);
+    let mut trader = trader(&net, &format!("rediss://127.0.0.1:{port}"));
+    // Who signed the certificate is not known.
+    trader.start();
+    let start = Instant::now();
+    while !trader.ops("/readyz").is_some_and(|(_, told)| told.contains("certificate")) {
+        assert!(start.elapsed() < LIMIT, "{}", trader.log_tail());
+        sleep(Duration::from_millis(100)).await;
+    }
+    trader.stop().await;
+    trader.put("SSL_CERT_FILE", folder.join("ca.crt").display());
+    trader.start();
+    trader.until_unready(&[], LIMIT).await;
+    trader.stop().await;
     net.shutdown().await;
 }

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 
-use super::Config;
+use super::{Config, lane::chain_of};
 use crate::{
     primitives::AccountId,
     queue::{Error, JobFailure, JobId, JobOutcome, JobQueue, Lease},
@@ -83,7 +83,7 @@ impl JobLeases {
                 Err(Error::Closed) => return None,
                 Err(e) => {
                     if attempt == 0 {
-                        tracing::warn!(error = %e, "the queue gives no jobs, trying again");
+                        tracing::warn!(error = %chain_of(&e), "the queue gives no jobs, trying again");
                     }
                     sleep(pause(attempt)).await;
                     attempt += 1;
@@ -104,7 +104,7 @@ impl JobLeases {
                 continue;
             }
             if let Err(e) = self.renew(&leases).await {
-                tracing::warn!(error = %e, "leases were not renewed");
+                tracing::warn!(error = %chain_of(&e), "leases were not renewed");
             }
         }
     }
@@ -151,7 +151,7 @@ impl JobLeases {
                     break;
                 }
                 Err(e) if attempt + 1 == END_ATTEMPTS || !e.is_retryable() => {
-                    tracing::error!(job = %lease.id, error = %e, "the job's end could not be told");
+                    tracing::error!(job = %lease.id, error = %chain_of(&e), "the job's end could not be told");
                 }
                 Err(_) => sleep(pause(attempt)).await,
             }
@@ -167,7 +167,7 @@ impl JobLeases {
         }
         let given = self.queue.release(leases, after).await;
         if let Err(e) = &given {
-            tracing::warn!(error = %e, jobs = leases.len(), "jobs were not given back; their leases run out");
+            tracing::warn!(error = %chain_of(&e), jobs = leases.len(), "jobs were not given back; their leases run out");
         }
         given.is_ok()
     }

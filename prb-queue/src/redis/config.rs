@@ -22,8 +22,11 @@ pub type BlockHint = Arc<dyn Fn() -> ParaNumber + Send + Sync>;
 /// Settings of a [`RedisQueue`](super::RedisQueue).
 #[derive(Clone)]
 pub struct Config {
-    /// Where Redis is: `redis://[user:password@]host[:port][/database]`, or `redis+unix:///path`. Shown
-    /// without its password.
+    /// Where Redis is: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or
+    /// `redis+unix:///path`. Shown without its password.
+    ///
+    /// TLS trusts the system's certificates, or those of the file that the variable `SSL_CERT_FILE` names, and uses
+    /// the process's default provider of cryptography; where none is installed, the queue installs ring.
     pub url: String,
     /// The queue's name: keys start with `bq:NAME:`.
     pub name: String,
@@ -175,7 +178,7 @@ pub enum StartError {
         name: String,
     },
     /// No Redis URL.
-    #[error("{url:?} is no usable Redis URL (redis://[user:password@]host[:port][/database]): {reason}")]
+    #[error("{url:?} is no usable Redis URL (redis[s]://[user:password@]host[:port][/database]): {reason}")]
     BadUrl {
         /// The URL without its password.
         url: String,

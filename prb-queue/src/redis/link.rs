@@ -65,6 +65,10 @@ impl Link {
             // Its details may hold the URL.
             reason: format!("{:?}", e.kind()),
         };
+        if config.url.starts_with("rediss://") {
+            // The client takes the process's provider of cryptography; where nobody has chosen one, it is ours.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let client = Client::open(config.url.as_str()).map_err(bad_url)?;
         let manager = manager(&client, config.call_timeout).map_err(bad_url)?;
         let prefix = format!("bq:{}:", config.name);
@@ -137,6 +141,15 @@ impl Link {
     /// Runs commands that change nothing, or only what may be changed again.
     pub(super) async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
         self.settle(self.deadline(), Call::Commands(commands)).await
+    }
+
+    /// The same within a time of its own.
+    pub(super) async fn query_within<T: FromRedisValue>(
+        &self,
+        limit: Duration,
+        commands: &Pipeline,
+    ) -> RedisResult<T> {
+        self.settle(Instant::now() + limit.min(self.call_timeout), Call::Commands(commands)).await
     }
 
     async fn settle<T: FromRedisValue>(&self, deadline: Instant, call: Call<'_>) -> RedisResult<T> {

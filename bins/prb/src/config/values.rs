@@ -85,11 +85,10 @@ impl RedisUrl {
     /// Reads it late, where a refusal cannot quote it.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         match Url::parse(&self.0) {
-            Ok(url) if matches!(url.scheme(), "redis" | "redis+unix") => Ok(()),
-            _ => {
-                Err("must be a Redis URL such as redis://127.0.0.1:6379/0 or redis+unix:///path (TLS is not \
-                      built in)")
-            }
+            Ok(url) if matches!(url.scheme(), "redis" | "rediss" | "redis+unix") => Ok(()),
+            _ => Err(
+                "must be a Redis URL such as redis://127.0.0.1:6379/0, rediss://… for TLS, or redis+unix:///path",
+            ),
         }
     }
 }
