@@ -18,6 +18,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 mod all;
+mod api;
 mod data_provider;
 mod keys;
 mod lifecycle;
@@ -30,6 +31,7 @@ mod walkie;
 mod workers;
 
 pub use all::AllArgs;
+pub use api::ApiArgs;
 pub use data_provider::DataProviderArgs;
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
 pub use lifecycle::LifecycleArgs;

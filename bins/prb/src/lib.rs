@@ -1,6 +1,7 @@
 //! The daemons of Phala Runtime Bridge, as a library: the `prb` binary and the demo are thin over it.
 
 pub mod all;
+pub mod api;
 mod blocks;
 pub mod config;
 pub mod daemon;
