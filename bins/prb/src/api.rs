@@ -68,7 +68,7 @@ mod token;
 mod view;
 mod workers;
 
-pub(crate) use token::TOKEN_FILE;
+pub(crate) use token::TOKEN_FILE; // cli
 
 /// The port where the operator says nothing.
 pub const PORT: u16 = 3001;

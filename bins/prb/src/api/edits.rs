@@ -284,7 +284,6 @@ async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Valu
         let name = operation.value().map(|value| K::name(value).to_owned());
         faults.push(fault(&error).at(index, name.as_deref()));
     }
-    faults.sort_by_key(|fault| fault.index);
     faults
 }
 

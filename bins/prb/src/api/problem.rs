@@ -84,7 +84,8 @@ impl Problem {
     }
 
     /// A list of which some entries cannot be taken.
-    pub(crate) fn of_entries(faults: Vec<Fault>) -> Self {
+    pub(crate) fn of_entries(mut faults: Vec<Fault>) -> Self {
+        faults.sort_by_key(|fault| fault.index);
         let status = match &*faults {
             [one] if one.code == "not-found" && one.index.is_none() => StatusCode::NOT_FOUND,
             all if all.iter().all(|fault| fault.code == "changed") => StatusCode::PRECONDITION_FAILED,
