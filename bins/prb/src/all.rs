@@ -138,7 +138,10 @@ impl Bridge {
     /// # Errors
     /// Says what is wrong with the file, or that there is none; nothing was changed then.
     pub async fn reload(&self) -> anyhow::Result<()> {
-        let file = self.fleet_file.as_deref().context("there is no fleet file (PRB_FLEET): nothing to read again")?;
+        let file = self
+            .fleet_file
+            .as_deref()
+            .context("there is no fleet file (PRB_FLEET): nothing to read again")?;
         let file = FleetFile::read(file)?;
         apply(file, &*self.inventory, &*self.vault).await
     }

@@ -21,12 +21,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use axum::{
-    Json, Router,
-    extract::DefaultBodyLimit,
-    middleware,
-    routing::get,
-};
+use axum::{Json, Router, extract::DefaultBodyLimit, middleware, routing::get};
 use prb_chain::keys::Sr25519Keys;
 use prb_core::{
     blob::Heights,
@@ -68,7 +63,8 @@ mod token;
 mod view;
 mod workers;
 
-pub(crate) use token::TOKEN_FILE; // cli
+pub(crate) use query::fits;
+pub(crate) use token::TOKEN_FILE;
 
 /// The port where the operator says nothing.
 pub const PORT: u16 = 3001;

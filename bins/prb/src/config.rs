@@ -90,6 +90,9 @@ pub enum Command {
     Trader(Box<TraderArgs>),
     /// Show identity keys' peer ids, back keys up, restore them.
     Keys(KeysArgs),
+    /// What is asked of a running daemon.
+    #[command(flatten)]
+    Request(crate::cli::Request),
 }
 
 impl Cli {
@@ -129,7 +132,7 @@ impl Command {
                 check_redis(&args.q_redis_endpoint)
             }
             Self::All(args) => check_token(&args.pages),
-            Self::Keys(_) => Ok(()),
+            Self::Keys(_) | Self::Request(_) => Ok(()),
         }
     }
 }

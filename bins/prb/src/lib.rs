@@ -3,6 +3,7 @@
 pub mod all;
 pub mod api;
 mod blocks;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod data_provider;

@@ -190,7 +190,9 @@ async fn api(
         heights: work.map(Work::heights),
         peers: Some(node.peers()),
     };
-    api::Server::open(&args.api, &args.pages, &args.local_db_path, source).await.map_err(Failure::Configuration)
+    api::Server::open(&args.api, &args.pages, &args.local_db_path, source)
+        .await
+        .map_err(Failure::Configuration)
 }
 
 impl Daemon for LifecycleManager {

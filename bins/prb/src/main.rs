@@ -40,6 +40,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    let command = match cli.command {
+        Command::Request(request) => return prb::cli::run(request),
+        daemon => daemon,
+    };
     let display = Display::detect();
     let development = cli.node_env == "development";
     telemetry::init(cli.log_level.as_deref(), development, &display).map_err(Failure::Configuration)?;
@@ -50,12 +54,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Run(anyhow::Error::new(error).context("cannot start")))?;
-    let result = match cli.command {
+    let result = match command {
         Command::All(args) => runtime.block_on(prb::all::run(*args, display)),
         Command::DataProvider(args) => runtime.block_on(prb::data_provider::run(*args, display)),
         Command::Lifecycle(args) => runtime.block_on(prb::lifecycle::run(*args, display)),
         Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
+        Command::Request(request) => prb::cli::run(request),
     };
     runtime.shutdown_timeout(LAST_WAIT);
     result

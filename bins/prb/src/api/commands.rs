@@ -174,8 +174,12 @@ fn answer(names: &HashMap<Uuid, &str>, (id, answer): Preview) -> Answer {
     let name = names.get(&id).copied().unwrap_or_default().to_owned();
     match answer {
         Ok(answer) => Answer { id, name, answer: Some(answer), code: None, refused: None },
-        Err(error) => {
-            Answer { id, name, answer: None, code: Some(command_code(&error)), refused: Some(error.to_string()) }
-        }
+        Err(error) => Answer {
+            id,
+            name,
+            answer: None,
+            code: Some(command_code(&error)),
+            refused: Some(error.to_string()),
+        },
     }
 }

@@ -82,7 +82,11 @@ pub(super) struct Edited<E> {
 }
 
 /// Adds entries, all or none.
-pub(super) async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Edited<K::Entry>, Problem> {
+pub(super) async fn create<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &Terms,
+) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
     let mut values = Vec::with_capacity(list.len());
     let mut faults = Vec::new();
@@ -113,7 +117,11 @@ pub(super) async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) 
 }
 
 /// Changes and deletes entries, all or none.
-pub(super) async fn update<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Edited<K::Entry>, Problem> {
+pub(super) async fn update<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &Terms,
+) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
     let expects = matches!(terms.if_match, IfMatch::Version(_))
         || list.iter().any(|item| item.get("version").is_some_and(|version| !version.is_null()));
@@ -127,7 +135,11 @@ pub(super) async fn update<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) 
     }
 }
 
-async fn update_once<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Edited<K::Entry>, Problem> {
+async fn update_once<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &Terms,
+) -> Result<Edited<K::Entry>, Problem> {
     let snapshot = api.snapshot();
     let (mut operations, mut seen, mut faults) = (Vec::with_capacity(list.len()), Vec::new(), Vec::new());
     for (index, item) in list.into_iter().enumerate() {
@@ -168,7 +180,10 @@ type Read<V> = Result<(Uuid, String, Operation<V>), (Option<String>, Vec<Fault>)
 fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::Value> {
     let invalid = |text: String| (None, vec![Fault::new("invalid", text)]);
     let Item { id, version, set, delete } = serde_json::from_value(item).map_err(|_| {
-        invalid("it must have an id and either set (an object of fields) or delete: true; version may be there".into())
+        invalid(
+            "it must have an id and either set (an object of fields) or delete: true; version may be there"
+                .into(),
+        )
     })?;
     let named = match id {
         Value::String(text) => text,
@@ -249,7 +264,8 @@ fn dry<E>(api: &Api, faults: Vec<Fault>) -> Result<Edited<E>, Problem> {
 
 /// The manager's refusal, with every entry at fault where entries are.
 async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>, error: Error) -> Problem {
-    let of_entries = matches!(error, Error::Duplicate { .. } | Error::NotFound { .. } | Error::Invalid { .. });
+    let of_entries =
+        matches!(error, Error::Duplicate { .. } | Error::NotFound { .. } | Error::Invalid { .. });
     if of_entries {
         let faults = all_faults::<K>(api, items).await;
         if !faults.is_empty() {
@@ -326,7 +342,8 @@ async fn copy_of(snapshot: &Snapshot) -> Result<Manager, Error> {
 
 /// The entry's place in the call, as the manager names it: `workers[2] "rack-1-a"`.
 fn place_of(error: &Error) -> Option<usize> {
-    let (Error::Duplicate { entry, .. } | Error::NotFound { entry, .. } | Error::Invalid { entry, .. }) = error
+    let (Error::Duplicate { entry, .. } | Error::NotFound { entry, .. } | Error::Invalid { entry, .. }) =
+        error
     else {
         return None;
     };

@@ -176,7 +176,8 @@ pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
     if !faults.is_empty() {
         return Err(faults);
     }
-    serde_json::from_value(Value::Object(fields)).map_err(|_| vec![Fault::new("invalid", "it cannot be read")])
+    serde_json::from_value(Value::Object(fields))
+        .map_err(|_| vec![Fault::new("invalid", "it cannot be read")])
 }
 
 /// serde's message about a field, without the value.

@@ -155,9 +155,12 @@ mod tests {
             let right = [("host", "localhost"), ("authorization", &bearer)];
             assert_eq!(status(&local, method, &right), 200);
         }
-        for (origin, expected) in
-            [("http://localhost:3001", 200), ("http://evil.example", 403), ("null", 403), ("http://localhost", 403)]
-        {
+        for (origin, expected) in [
+            ("http://localhost:3001", 200),
+            ("http://evil.example", 403),
+            ("null", 403),
+            ("http://localhost", 403),
+        ] {
             let headers = [("host", "localhost:3001"), ("authorization", &*bearer), ("origin", origin)];
             assert_eq!(status(&local, Method::POST, &headers), expected, "{origin}");
         }

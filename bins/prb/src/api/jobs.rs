@@ -19,12 +19,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    Api,
-    problem::Problem,
-    query::page,
-    request::Asked,
-};
+use super::{Api, problem::Problem, query::page, request::Asked};
 
 /// How long the queue may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -96,7 +91,8 @@ async fn retry(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<V
     }
     let detail = patient(admin.job(id)).await?.ok_or_else(|| no_job(&job))?;
     let state = json!(detail.record.state);
-    let text = format!("job {id} is {}: only a failed job is put in line again", state.as_str().unwrap_or("there"));
+    let text =
+        format!("job {id} is {}: only a failed job is put in line again", state.as_str().unwrap_or("there"));
     Err(Problem::new(StatusCode::CONFLICT, "not-failed", text))
 }
 

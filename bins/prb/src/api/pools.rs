@@ -10,8 +10,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use prb_core::{
-    inventory::{Snapshot, Pool},
-    manage::{Change, Error, KeyError, Manager, OperatorKeys, Selector, PoolValue},
+    inventory::{Pool, Snapshot},
+    manage::{Change, Error, KeyError, Manager, OperatorKeys, PoolValue, Selector},
     primitives::PoolId,
 };
 use serde::{Deserialize, Serialize};
@@ -31,9 +31,7 @@ use super::{
 };
 
 pub(super) fn router() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
-        .routes(routes!(list, create, edit))
-        .routes(routes!(show, change, delete))
+    OpenApiRouter::new().routes(routes!(list, create, edit)).routes(routes!(show, change, delete))
 }
 
 /// A page of pools, by number.
@@ -176,7 +174,12 @@ async fn delete(
 }
 
 /// An edit of one entry, whose condition is of that entry.
-async fn one(api: &Api, query: &EditQuery, headers: &HeaderMap, mut item: Value) -> Result<Response, Problem> {
+async fn one(
+    api: &Api,
+    query: &EditQuery,
+    headers: &HeaderMap,
+    mut item: Value,
+) -> Result<Response, Problem> {
     if let IfMatch::Version(version) = IfMatch::read(headers)? {
         item["version"] = Value::from(version);
     }
@@ -256,7 +259,9 @@ impl Kind for Pools {
         let workers = snapshot.workers.iter().filter(|worker| worker.pid == entry.pid).count();
         let text = || {
             let name = &entry.name;
-            format!("{workers} workers belong to pool {name:?}: delete or move them first, or give force=true")
+            format!(
+                "{workers} workers belong to pool {name:?}: delete or move them first, or give force=true"
+            )
         };
         (workers > 0).then(|| Fault::new("in-use", text()))
     }

@@ -89,7 +89,9 @@ impl Problem {
         let status = match &*faults {
             [one] if one.code == "not-found" && one.index.is_none() => StatusCode::NOT_FOUND,
             all if all.iter().all(|fault| fault.code == "changed") => StatusCode::PRECONDITION_FAILED,
-            all if all.iter().all(|fault| matches!(fault.code, "duplicate" | "in-use")) => StatusCode::CONFLICT,
+            all if all.iter().all(|fault| matches!(fault.code, "duplicate" | "in-use")) => {
+                StatusCode::CONFLICT
+            }
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
         let code = faults.first().map_or("invalid", |fault| fault.code);

@@ -145,9 +145,14 @@ mod tests {
 
     #[test]
     fn patterns() {
-        for (pattern, text) in
-            [("*", ""), ("*", "x"), ("rack-?-*", "rack-1-a"), ("a*b*c", "a-b-b-c"), ("ü?", "üß"), ("**x", "x")]
-        {
+        for (pattern, text) in [
+            ("*", ""),
+            ("*", "x"),
+            ("rack-?-*", "rack-1-a"),
+            ("a*b*c", "a-b-b-c"),
+            ("ü?", "üß"),
+            ("**x", "x"),
+        ] {
             assert!(fits(pattern, text), "{pattern} {text}");
         }
         for (pattern, text) in [("", "x"), ("?", ""), ("rack-?", "rack-10"), ("a*b", "a-b-c"), ("A", "a")] {

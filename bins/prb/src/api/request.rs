@@ -68,7 +68,9 @@ impl IfMatch {
         }
         match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
             Some(version) if !version.contains('"') => Ok(Self::Version(version.to_owned())),
-            _ => Err(Problem::bad_request("If-Match must be one entity tag in quotes, as ETag gave it, or *")),
+            _ => {
+                Err(Problem::bad_request("If-Match must be one entity tag in quotes, as ETag gave it, or *"))
+            }
         }
     }
 }

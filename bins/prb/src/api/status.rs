@@ -169,7 +169,8 @@ fn troubled(workers: &[std::sync::Arc<WorkerStatus>]) -> Vec<Trouble> {
 async fn providers(State(api): State<Api>) -> Json<Providers> {
     let peers = api.peers().unwrap_or_default();
     let roles = [Role::DataProviderInt, Role::DataProviderExt];
-    let providers = peers.iter().filter(|peer| roles.contains(&peer.role)).map(|peer| provider(peer)).collect();
+    let providers =
+        peers.iter().filter(|peer| roles.contains(&peer.role)).map(|peer| provider(peer)).collect();
     Json(Providers { providers })
 }
 

@@ -202,7 +202,12 @@ async fn events(
 }
 
 /// An edit of one entry, whose condition is of that entry.
-async fn one(api: &Api, query: &EditQuery, headers: &HeaderMap, mut item: Value) -> Result<Response, Problem> {
+async fn one(
+    api: &Api,
+    query: &EditQuery,
+    headers: &HeaderMap,
+    mut item: Value,
+) -> Result<Response, Problem> {
     if let IfMatch::Version(version) = IfMatch::read(headers)? {
         item["version"] = Value::from(version);
     }

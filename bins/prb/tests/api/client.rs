@@ -52,7 +52,13 @@ impl Client {
         self.ask("DELETE", path, None, &[]).await
     }
 
-    pub async fn ask(&self, method: &str, path: &str, body: Option<Value>, headers: &[(&str, &str)]) -> Answer {
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         let body = body.map(|body| body.to_string()).unwrap_or_default();
         self.send(method, path, &body, headers).await
     }

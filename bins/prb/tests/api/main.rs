@@ -22,7 +22,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A net whose `prb all` has no fleet file, and a client with its token.
 async fn started(config: Config, workers: u32) -> (Net, Bridge, Client) {
     let net = Net::start(config, workers).await;
-    let bridge = net.bridge_of_inventory(&["--api-listen", "127.0.0.1:0", "--queue-page-listen", "none"]).await;
+    let bridge =
+        net.bridge_of_inventory(&["--api-listen", "127.0.0.1:0", "--queue-page-listen", "none"]).await;
     let file = net.dir.path().join("data/api-token");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
@@ -72,7 +73,8 @@ async fn a_worker_goes_from_nothing_to_computing_and_is_stopped() {
     assert_eq!(shown["on_chain"]["pool"], pid);
     assert!(shown["pruntime"]["version"].is_string());
     let events = api.get("/workers/w0/events").await.is(200).body;
-    let kinds: Vec<_> = events["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
+    let kinds: Vec<_> =
+        events["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
     assert!(kinds.contains(&json!("operation-done")) && kinds.contains(&json!("state")), "{kinds:?}");
     let last = events["events"].as_array().unwrap().last().unwrap()["number"].as_u64().unwrap();
     let none = api.get(&format!("/workers/w0/events?after={last}")).await.is(200).body;
@@ -132,7 +134,12 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
         { "pid": 2, "sync_only": true, "name": "pool-1" }, { "secret": "x" }, { "pid": 3, "color": "red" },
     ] });
     let refused = api.post("/pools", bad).await.is(422).body;
-    let places: Vec<_> = refused["entries"].as_array().unwrap().iter().map(|e| (e["index"].clone(), e["field"].clone())).collect();
+    let places: Vec<_> = refused["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| (e["index"].clone(), e["field"].clone()))
+        .collect();
     let expected = [(0, "secret"), (2, "name"), (3, "pid"), (4, "color")].map(|(i, f)| (json!(i), json!(f)));
     assert_eq!(places, expected, "{refused}");
     assert!(!refused.to_string().contains("no mnemonic at all"), "{refused}");
@@ -150,7 +157,8 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
         let path = format!("/workers?dry_run={dry_run}");
         let refused = api.post(&path, json!({ "workers": workers })).await.is(422).body;
         let faults = refused["entries"].as_array().unwrap();
-        let seen: Vec<_> = faults.iter().map(|f| (f["index"].as_u64().unwrap(), f["field"].as_str().unwrap())).collect();
+        let seen: Vec<_> =
+            faults.iter().map(|f| (f["index"].as_u64().unwrap(), f["field"].as_str().unwrap())).collect();
         let expected = [(7, "stake"), (50, "endpoint"), (99, "pid"), (200, "name"), (299, "enabled")];
         assert_eq!(seen, expected, "{refused}");
         assert!(faults[3]["message"].as_str().unwrap().contains("\"w3\""), "{refused}");
@@ -173,7 +181,10 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
 
     // Two swap their names in one edit; one more item at fault and nothing happens.
     let swap = |more: &[Value]| {
-        let mut items = vec![json!({ "id": "w1", "set": { "name": "w2" } }), json!({ "id": "w2", "set": { "name": "w1" } })];
+        let mut items = vec![
+            json!({ "id": "w1", "set": { "name": "w2" } }),
+            json!({ "id": "w2", "set": { "name": "w1" } }),
+        ];
         items.extend_from_slice(more);
         json!({ "items": items })
     };
@@ -181,7 +192,10 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
     let gone = json!({ "id": "w7", "delete": true });
     let both = json!({ "id": "w3", "delete": true, "set": {} });
     let refused = api.patch("/workers", swap(&[gone, both])).await.is(422).body;
-    assert_eq!((refused["entries"][0]["index"].as_u64(), refused["entries"][1]["index"].as_u64()), (Some(2), Some(3)));
+    assert_eq!(
+        (refused["entries"][0]["index"].as_u64(), refused["entries"][1]["index"].as_u64()),
+        (Some(2), Some(3))
+    );
     assert_eq!(api.get("/workers/w1").await.body["id"], before);
     api.patch("/workers", swap(&[json!({ "id": "w3", "delete": true })])).await.is(200);
     assert_eq!(api.get("/workers/w2").await.body["id"], before);
@@ -191,7 +205,10 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
     let refused = api.delete(&format!("/pools/{pid}")).await.is(409);
     assert_eq!(refused.code(), "in-use");
     api.delete(&format!("/pools/{pid}?force=true")).await.is(200);
-    assert_eq!(api.get("/workers/w1").await.body["reason"], "pool-not-in-inventory");
+    until("it waits for its pool", async || {
+        api.get("/workers/w1").await.body["reason"] == "pool-not-in-inventory"
+    })
+    .await;
 
     // 10,001 entries, eight MiB, no JSON.
     let many: Vec<_> = (0..10_001).map(|n| worker(pid, n)).collect();
@@ -230,7 +247,10 @@ async fn of_two_editors_one_is_told_and_names_stay_text() {
     api.patch("/workers/w2", json!({ "stake": 7 })).await.is(200);
     assert_eq!(api.get("/workers/w1").await.etag, one);
     let bulk = json!({ "items": [{ "id": "w1", "delete": true }] });
-    assert_eq!(api.ask("PATCH", "/workers", Some(bulk), &[("if-match", &all)]).await.is(412).code(), "changed");
+    assert_eq!(
+        api.ask("PATCH", "/workers", Some(bulk), &[("if-match", &all)]).await.is(412).code(),
+        "changed"
+    );
     // In an edit of several, each may say what it is based on.
     let stale = json!({ "items": [
         { "id": "w2", "set": { "stake": "8" } }, { "id": "w1", "version": seen.trim_matches('"'), "delete": true }
@@ -281,15 +301,20 @@ async fn futures_join<T>(all: impl Iterator<Item = impl Future<Output = T>>) {
 async fn who_has_no_token_reads_and_other_hosts_do_nothing() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let token = api.token.clone().unwrap();
-    let (anyone, liar) = (
-        Client { token: None, ..api },
-        Client { token: Some("0123456789abcdef".repeat(2)), ..api },
-    );
+    let (anyone, liar) =
+        (Client { token: None, ..api }, Client { token: Some("0123456789abcdef".repeat(2)), ..api });
     anyone.get("/status").await.is(200);
     liar.get("/status").await.is(200);
     let attempts = [
-        ("POST", "/pools"), ("PATCH", "/pools"), ("PATCH", "/pools/1"), ("DELETE", "/pools/1"), ("POST", "/workers"),
-        ("DELETE", "/workers/w"), ("POST", "/commands/stop"), ("POST", "/jobs/1/retry"), ("DELETE", "/jobs/1"),
+        ("POST", "/pools"),
+        ("PATCH", "/pools"),
+        ("PATCH", "/pools/1"),
+        ("DELETE", "/pools/1"),
+        ("POST", "/workers"),
+        ("DELETE", "/workers/w"),
+        ("POST", "/commands/stop"),
+        ("POST", "/jobs/1/retry"),
+        ("DELETE", "/jobs/1"),
     ];
     for (method, path) in attempts {
         for client in [&anyone, &liar] {
@@ -299,7 +324,10 @@ async fn who_has_no_token_reads_and_other_hosts_do_nothing() {
             assert!(!refused.body.to_string().contains(&token), "{refused:?}");
         }
     }
-    assert_eq!(anyone.ask("GET", "/status", None, &[("host", "evil.example")]).await.is(421).code(), "unknown-host");
+    assert_eq!(
+        anyone.ask("GET", "/status", None, &[("host", "evil.example")]).await.is(421).code(),
+        "unknown-host"
+    );
     anyone.ask("GET", "/status", None, &[("x-forwarded-for", "1.2.3.4")]).await.is(401);
     let origin = [("origin", "http://evil.example")];
     assert_eq!(api.ask("GET", "/status", None, &origin).await.is(403).code(), "foreign-origin");
@@ -336,7 +364,11 @@ async fn the_document_names_every_route_and_scheme() {
     let mut routes = 0;
     for (path, methods) in paths {
         let filled = path.strip_prefix("/api/v1").unwrap().replace("{command}", "stop");
-        let filled: String = filled.split('/').map(|part| if part.starts_with('{') { "1" } else { part }).collect::<Vec<_>>().join("/");
+        let filled: String = filled
+            .split('/')
+            .map(|part| if part.starts_with('{') { "1" } else { part })
+            .collect::<Vec<_>>()
+            .join("/");
         for (method, operation) in methods.as_object().unwrap() {
             let reads = method == "get";
             assert_eq!(operation["security"].is_array(), !reads, "{method} {path}");
@@ -345,7 +377,9 @@ async fn the_document_names_every_route_and_scheme() {
             let method = method.to_ascii_uppercase();
             let answer = anyone.ask(&method, &filled, None, &[]).await;
             assert_eq!(answer.status == 401, !reads, "{method} {path}: {answer:?}");
-            assert!(answer.status != 405 && !answer.body["message"].as_str().unwrap_or("").contains("openapi"));
+            assert!(
+                answer.status != 405 && !answer.body["message"].as_str().unwrap_or("").contains("openapi")
+            );
             routes += 1;
         }
     }

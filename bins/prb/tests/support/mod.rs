@@ -121,7 +121,8 @@ impl Net {
         let mut args = self.arguments();
         let fleet = args.iter().position(|arg| arg == "--fleet").unwrap();
         args.drain(fleet..=fleet + 1);
-        let args = std::iter::once("prb".to_owned()).chain(args).chain(further.iter().map(|arg| (*arg).to_owned()));
+        let args =
+            std::iter::once("prb".to_owned()).chain(args).chain(further.iter().map(|arg| (*arg).to_owned()));
         let config::Command::All(args) = Cli::try_parse_from(args).unwrap().command else { unreachable!() };
         Bridge::start(&args).await.unwrap()
     }
