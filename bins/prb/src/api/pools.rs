@@ -94,7 +94,7 @@ async fn list(State(api): State<Api>, Asked(query): Asked<PoolQuery>) -> Result<
         let workers = counts.get(&pool.pid.0).copied().unwrap_or_default();
         PoolEntry::of(pool, workers, chain.as_deref())
     };
-    let pools = fitting.iter().skip(offset).take(limit).map(|pool| shown(pool)).collect();
+    let pools = fitting.iter().skip(offset).take(limit).map(shown).collect();
     let list = PoolList { total: fitting.len(), offset, pools };
     Ok((etag(&view::inventory_version(&snapshot)), Json(list)).into_response())
 }
