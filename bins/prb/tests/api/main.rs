@@ -384,6 +384,15 @@ async fn the_document_names_every_route_and_scheme() {
         }
     }
     assert!(routes >= 18, "{routes}");
+    // docs/api.md names what there is.
+    let manual = include_str!("../../../../docs/api.md");
+    let firsts = paths.keys().filter_map(|path| path.strip_prefix("/api/v1/")?.split('/').next());
+    for first in firsts {
+        assert!(manual.contains(&format!("/{first}")), "{first}");
+    }
+    for command in prb_core::worker::Command::ALL {
+        assert!(manual.contains(&format!("`{command}`")), "{command}");
+    }
     assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
     // References lead somewhere.
     let text = document.to_string();
