@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod command;
+mod condition;
 mod edit;
 mod error;
 mod keys;
@@ -88,13 +89,29 @@ pub struct Manager {
     parts: Arc<Parts>,
     /// Held from reading the snapshot to the end of the edit.
     editing: Arc<Mutex<()>>,
+    condition: condition::Condition,
     since: SystemTime,
 }
 
 impl Manager {
     /// A manager of these parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), editing: Arc::default(), since: SystemTime::now() }
+        Self {
+            parts: Arc::new(parts),
+            editing: Arc::default(),
+            condition: condition::Condition::default(),
+            since: SystemTime::now(),
+        }
+    }
+
+    /// The same manager, whose edits are applied only where `test` holds for the inventory that they would
+    /// change; else they are refused with [`Error::Changed`]. Protects against lost updates: what a caller has
+    /// read, decided on and sent must still be so.
+    ///
+    /// `test` runs while other edits wait: it must neither block nor edit.
+    #[must_use]
+    pub fn only_if(&self, test: impl Fn(&Snapshot) -> bool + Send + Sync + 'static) -> Self {
+        Self { condition: condition::Condition::new(test), ..self.clone() }
     }
 
     /// All pools, by pid.

@@ -585,3 +585,24 @@ async fn sealed_keys_are_not_shown() {
     let shown = format!("{made:?}");
     assert!(!shown.contains(&hex::encode(sealed)) && !shown.contains(&format!("{sealed:?}")), "{shown}");
 }
+
+/// Two editors who have read the same: whoever comes second is told, and the first one's edit stays.
+#[tokio::test(start_paused = true)]
+async fn of_two_edits_of_what_was_read_the_second_is_refused() {
+    let Bench { manager, .. } = bench();
+    manager.create_pools(vec![pool(1)]).await.unwrap();
+    let made = manager.create_workers(vec![worker(1)]).await.unwrap().remove(0);
+    let edit = |name: &str| {
+        let (seen, id) = (made.clone(), made.id);
+        let careful = manager.only_if(move |now| now.workers.iter().any(|w| w.id == id && *w == seen));
+        let value = WorkerValue { name: name.into(), ..worker(1) };
+        async move { careful.update_workers(vec![(Selector::Id(id), Change::Put(value))]).await }
+    };
+    let (first, second) = tokio::join!(edit("first"), edit("second"));
+    assert_eq!(first.unwrap()[0].name, "first");
+    assert!(matches!(second, Err(Error::Changed)), "{second:?}");
+    assert_eq!(manager.workers()[0].name, "first");
+    // Without a condition it is nobody's business what was read.
+    let value = WorkerValue { name: "third".into(), ..worker(1) };
+    manager.update_workers(vec![(id_of(&made), Change::Put(value))]).await.unwrap();
+}

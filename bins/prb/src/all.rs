@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
+use anyhow::Context;
 use prb_chain::keys::Sr25519Keys;
 use prb_core::{
     blob::{
@@ -18,6 +19,7 @@ use prb_walkie::{identity::Role, vault::RsaVault};
 
 pub use crate::daemon::Failure;
 use crate::{
+    api,
     blocks::{Blocks, Chains},
     config::AllArgs,
     daemon::{self, Daemon, pool},
@@ -39,7 +41,8 @@ pub struct Bridge {
     manager: Manager,
     blocks: Blocks,
     work: Work,
-    fleet_file: PathBuf,
+    api: Option<api::Server>,
+    fleet_file: Option<PathBuf>,
 }
 
 impl Bridge {
@@ -48,7 +51,7 @@ impl Bridge {
     /// # Errors
     /// [`Failure::Configuration`] before anything was started, [`Failure::Run`] where something broke.
     pub async fn start(args: &AllArgs) -> Result<Self, Failure> {
-        let file = FleetFile::read(&args.fleet).map_err(Failure::Configuration)?;
+        let file = args.fleet.as_deref().map(FleetFile::read).transpose().map_err(Failure::Configuration)?;
         let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
@@ -56,7 +59,9 @@ impl Bridge {
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         let inventory = inventory::open(&args.data.join("inventory"), "PRB_DATA").await;
         let inventory = inventory.map_err(Failure::Configuration)?;
-        apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
+        if let Some(file) = file {
+            apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
+        }
         sealed::check(&*inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
         Self::compose(args, Chains { relay, para }, inventory, vault).await
     }
@@ -82,11 +87,22 @@ impl Bridge {
             keys: Arc::new(Sr25519Keys),
             fleet: Some(work.fleet().clone()),
         });
-        Ok(Self { inventory, vault, manager, blocks, work, fleet_file: args.fleet.clone() })
+        let source = api::Source {
+            daemon: "all",
+            manager: manager.clone(),
+            fleet_file: args.fleet.clone(),
+            queue: Some(work.desk().source()),
+            chain: Some(work.chain_views()),
+            heights: Some(work.heights()),
+            peers: None,
+        };
+        let api = api::Server::open(&args.api, &args.pages, &args.data, source).await;
+        let api = api.map_err(Failure::Configuration)?;
+        Ok(Self { inventory, vault, manager, blocks, work, api, fleet_file: args.fleet.clone() })
     }
 
-    /// Commands and status of the workers. Pools and workers are edited in the fleet file: what is edited here
-    /// lasts until that is read again.
+    /// Commands and status of the workers, and edits. Where pools and workers come from a fleet file, what is
+    /// edited here lasts until that is read again.
     pub const fn manager(&self) -> &Manager {
         &self.manager
     }
@@ -101,6 +117,11 @@ impl Bridge {
         self.work.desk().page()
     }
 
+    /// Where the management API is, if it could be opened.
+    pub fn api(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(api::Server::address)
+    }
+
     /// Waits for a part to end that should not: the daemon cannot go on without it.
     ///
     /// # Cancel safety
@@ -109,24 +130,33 @@ impl Bridge {
         tokio::select! {
             error = self.work.ended() => error,
             error = self.blocks.ended() => error,
+            error = api::ended(&mut self.api) => error,
         }
     }
 
     /// Reads the fleet file again and applies what has changed.
     ///
     /// # Errors
-    /// Says what is wrong with the file; nothing was changed then.
+    /// Says what is wrong with the file, or that there is none; nothing was changed then.
     pub async fn reload(&self) -> anyhow::Result<()> {
-        let file = FleetFile::read(&self.fleet_file)?;
+        let file = self
+            .fleet_file
+            .as_deref()
+            .context("there is no fleet file (PRB_FLEET): nothing to read again")?;
+        let file = FleetFile::read(file)?;
         apply(file, &*self.inventory, &*self.vault).await
     }
 
-    /// Ends in order: workers first (no new jobs), then the trader (its batches end or are handed back), then
+    /// Ends in order: first the API (no more changes), then workers (no new jobs), then the trader (its batches end or are handed back), then
     /// what reads the chains. Takes less than five seconds.
     pub async fn stop(self) {
-        // 1. Workers, trader, chain reader: see there.
+        // 1. Nobody edits or commands any more.
+        if let Some(api) = self.api {
+            api.stop().await;
+        }
+        // 2. Workers, trader, chain reader: see there.
         self.work.stop().await;
-        // 2. Nothing more is fetched; the store closes.
+        // 3. Nothing more is fetched; the store closes.
         self.blocks.stop().await;
     }
 }
@@ -155,9 +185,9 @@ impl Daemon for Bridge {
     }
 
     async fn reload(&self) {
-        let file = self.fleet_file.display();
+        let file = self.fleet_file.as_deref().map(|file| file.display().to_string()).unwrap_or_default();
         match self.reload().await {
-            Ok(()) => tracing::info!(%file, "fleet file applied"),
+            Ok(()) => tracing::info!(file, "fleet file applied"),
             Err(error) => tracing::error!("fleet file not applied, nothing changed: {error:#}"),
         }
     }

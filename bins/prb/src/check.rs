@@ -34,7 +34,11 @@ async fn check(command: &Command) -> anyhow::Result<()> {
             let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
             Identity::load(&folder, Role::Lifecycle)?;
             workers(&args.workers)?;
-            fleet_file(&args.fleet).await
+            match &args.fleet {
+                Some(path) => fleet_file(path).await,
+                // Pools and workers are in the data folder, which only a start opens.
+                None => Ok(()),
+            }
         }
         Command::DataProvider(args) => {
             nodes("relay", &args.parent_chain_endpoint)?;

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod all;
+mod api;
 mod data_provider;
 mod effective;
 mod keys;
@@ -36,6 +37,7 @@ mod walkie;
 mod workers;
 
 pub use all::AllArgs;
+pub use api::ApiArgs;
 pub use data_provider::DataProviderArgs;
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
 pub use lifecycle::LifecycleArgs;
@@ -101,6 +103,9 @@ pub enum Command {
     Trader(Box<TraderArgs>),
     /// Show identity keys' peer ids, back keys up, restore them.
     Keys(KeysArgs),
+    /// What is asked of a running daemon.
+    #[command(flatten)]
+    Request(crate::cli::Request),
 }
 
 impl Cli {
@@ -141,7 +146,7 @@ impl Command {
                 check_redis(&args.q_redis_endpoint)
             }
             Self::All(args) => check_token(&args.pages),
-            Self::Keys(_) => Ok(()),
+            Self::Keys(_) | Self::Request(_) => Ok(()),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The daemons of Phala Runtime Bridge, as a library: the `prb` binary and the demo are thin over it.
 
 pub mod all;
+pub mod api;
 mod blocks;
 pub mod check;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod data_provider;

@@ -3,6 +3,7 @@
 //! Composition only. The order of the end is that of [`LifecycleManager::stop`].
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,6 +28,7 @@ use prb_walkie::{
 use tokio::sync::watch;
 
 use crate::{
+    api,
     config::LifecycleArgs,
     daemon::{self, Background, Daemon, Failure, pool},
     desk::{self, Desk},
@@ -54,6 +56,7 @@ pub struct LifecycleManager {
     node: Node,
     /// `None` where only the inventory is edited.
     work: Option<Work>,
+    api: Option<api::Server>,
     background: Background,
 }
 
@@ -98,8 +101,9 @@ impl LifecycleManager {
             keys: Arc::new(Sr25519Keys),
             fleet: work.as_ref().map(|work| work.fleet().clone()),
         });
-        config.handlers = handlers(manager, Handlers::new());
+        config.handlers = handlers(manager.clone(), Handlers::new());
         let node = peers::start(config).await?;
+        let api = api(args, manager, work.as_ref(), &node).await?;
         let (asked, told) = (parts.para, node.clone());
         background.spawn(|stop| async move {
             stop.run_until_cancelled(tell_identity(asked, told)).await;
@@ -111,12 +115,17 @@ impl LifecycleManager {
             stop.run_until_cancelled(candidates::follow(looking, found)).await;
             anyhow::anyhow!("the search for data providers has ended")
         });
-        Ok(Self { node, work, background })
+        Ok(Self { node, work, api, background })
     }
 
     /// Its node among its peers.
     pub const fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Where the management API is, if it could be opened.
+    pub fn api(&self) -> Option<SocketAddr> {
+        self.api.as_ref().map(api::Server::address)
     }
 
     /// What there is to see now.
@@ -133,6 +142,9 @@ impl LifecycleManager {
     /// than five seconds.
     pub async fn stop(self) {
         // 1. Calls under way are answered, no others.
+        if let Some(api) = self.api {
+            api.stop().await;
+        }
         if !self.node.stop(NODE_STOP).await {
             tracing::warn!("some calls of peers were not answered in time");
         }
@@ -172,6 +184,27 @@ async fn work(
     Work::start(work::Parts { source, inventory, chain, desk }, &args.workers).map_err(Failure::Run)
 }
 
+/// The management API over the same manager as the peers' calls.
+async fn api(
+    args: &LifecycleArgs,
+    manager: Manager,
+    work: Option<&Work>,
+    node: &Node,
+) -> Result<Option<api::Server>, Failure> {
+    let source = api::Source {
+        daemon: "lifecycle",
+        manager,
+        fleet_file: None,
+        queue: work.map(|work| work.desk().source()),
+        chain: work.map(Work::chain_views),
+        heights: work.map(Work::heights),
+        peers: Some(node.peers()),
+    };
+    api::Server::open(&args.api, &args.pages, &args.local_db_path, source)
+        .await
+        .map_err(Failure::Configuration)
+}
+
 impl Daemon for LifecycleManager {
     const OPS_PORT: u16 = 18013;
 
@@ -198,6 +231,7 @@ impl Daemon for LifecycleManager {
         tokio::select! {
             () = work::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
             error = work => error,
+            error = api::ended(&mut self.api) => error,
             error = self.background.ended() => error,
         }
     }

@@ -30,6 +30,13 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> u8 {
+    // Requests to a running daemon have no log of their own.
+    let cli = match cli {
+        Cli { command: Command::Request(request), .. } => {
+            return prb::cli::run(request).map_or_else(Failure::report, |()| 0);
+        }
+        cli => cli,
+    };
     let display = Display::detect();
     let development = cli.node_env == "development";
     let stream = if matches!(cli.command, Command::Keys(_)) { Stream::Command } else { Stream::Daemon };
@@ -57,6 +64,7 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
         Command::Lifecycle(args) => runtime.block_on(prb::lifecycle::run(*args, display)),
         Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
+        Command::Request(request) => prb::cli::run(request),
     };
     runtime.shutdown_timeout(LAST_WAIT);
     result

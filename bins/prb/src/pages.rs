@@ -18,7 +18,7 @@
 //! Not for: programs (see the ops port for metrics).
 
 mod assets;
-mod guard;
+pub(crate) mod guard;
 mod layout;
 pub mod queue;
 mod site;

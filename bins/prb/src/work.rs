@@ -10,7 +10,7 @@ use prb_chain::{
     rpc::NodePool,
 };
 use prb_core::{
-    blob::BlobSource,
+    blob::{BlobSource, Heights},
     chain::{ChainReader, ChainView},
     fleet::{self, Fleet},
     inventory::Inventory,
@@ -112,6 +112,10 @@ impl Work {
 
     pub(crate) fn chain_views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
         self.chain.views()
+    }
+
+    pub(crate) fn heights(&self) -> watch::Receiver<Heights> {
+        self.source.heights()
     }
 
     /// What there is to see now.

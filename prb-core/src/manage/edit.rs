@@ -199,6 +199,9 @@ impl Manager {
     /// Applies the edits as one and gives what was put.
     async fn commit(&self, asked: Vec<Asked>) -> Result<Done, Error> {
         let before = self.snapshot();
+        if !self.condition.holds(&before) {
+            return Err(Error::Changed);
+        }
         let edits = asked.iter().map(|(_, edit)| edit.clone()).collect();
         let applied = self.parts.inventory.apply(edits).await;
         let snapshot = applied.map_err(|error| placed(&before, &asked, error))?;

@@ -64,6 +64,9 @@ pub enum Error {
         #[source]
         source: KeyError,
     },
+    /// The inventory is not as the caller expects it (see [`Manager::only_if`](super::Manager::only_if)).
+    #[error("pools or workers have changed since they were read: read them again")]
+    Changed,
     /// A secret cannot be sealed.
     #[error("{entry}: the operator's secret cannot be sealed")]
     Vault {

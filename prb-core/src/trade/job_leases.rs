@@ -11,10 +11,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, timeout},
 };
 
-use super::{Config, lane::chain_of};
+use super::Config;
 use crate::{
     primitives::AccountId,
     queue::{Error, JobFailure, JobId, JobOutcome, JobQueue, Lease},
+    text::describe,
 };
 
 /// Heartbeats a lease's life.
@@ -83,7 +84,7 @@ impl JobLeases {
                 Err(Error::Closed) => return None,
                 Err(e) => {
                     if attempt == 0 {
-                        tracing::warn!(error = %chain_of(&e), "the queue gives no jobs, trying again");
+                        tracing::warn!(error = %describe(&e), "the queue gives no jobs, trying again");
                     }
                     sleep(pause(attempt)).await;
                     attempt += 1;
@@ -104,7 +105,7 @@ impl JobLeases {
                 continue;
             }
             if let Err(e) = self.renew(&leases).await {
-                tracing::warn!(error = %chain_of(&e), "leases were not renewed");
+                tracing::warn!(error = %describe(&e), "leases were not renewed");
             }
         }
     }
@@ -151,7 +152,7 @@ impl JobLeases {
                     break;
                 }
                 Err(e) if attempt + 1 == END_ATTEMPTS || !e.is_retryable() => {
-                    tracing::error!(job = %lease.id, error = %chain_of(&e), "the job's end could not be told");
+                    tracing::error!(job = %lease.id, error = %describe(&e), "the job's end could not be told");
                 }
                 Err(_) => sleep(pause(attempt)).await,
             }
@@ -167,7 +168,7 @@ impl JobLeases {
         }
         let given = self.queue.release(leases, after).await;
         if let Err(e) = &given {
-            tracing::warn!(error = %chain_of(&e), jobs = leases.len(), "jobs were not given back; their leases run out");
+            tracing::warn!(error = %describe(&e), jobs = leases.len(), "jobs were not given back; their leases run out");
         }
         given.is_ok()
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    OpsArgs, PageArgs, WorkerArgs,
+    ApiArgs, OpsArgs, PageArgs, WorkerArgs,
     values::{NodeUrl, ws_url},
 };
 
@@ -32,12 +32,16 @@ pub struct AllArgs {
     /// Folder of the identity key that seals operators' keys; `id` in the data folder where absent.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR")]
     pub peer_id_prefix: Option<PathBuf>,
-    /// File that names pools and workers (TOML, or JSON where its name ends in .json).
+    /// File that names pools and workers (TOML, or JSON where its name ends in .json). Where absent, they are
+    /// kept in the data folder and edited over the management API.
     #[arg(long, env = "PRB_FLEET", value_name = "FILE")]
-    pub fleet: PathBuf,
+    pub fleet: Option<PathBuf>,
     /// The ops port.
     #[command(flatten)]
     pub ops: OpsArgs,
+    /// The management API.
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// The pages for people.
     #[command(flatten)]
     pub pages: PageArgs,

@@ -7,7 +7,7 @@ use prb_core::{blob::cache, sync::BackoffConfig};
 use prb_walkie::blob::{client, remote};
 
 use super::{
-    OpsArgs, PageArgs, WalkieArgs, WorkerArgs,
+    ApiArgs, OpsArgs, PageArgs, WalkieArgs, WorkerArgs,
     values::{NodeUrl, RedisUrl, millis, redis_url, whole, ws_url, yes_no},
 };
 
@@ -64,6 +64,9 @@ pub struct LifecycleArgs {
     /// The ops port.
     #[command(flatten)]
     pub ops: OpsArgs,
+    /// The management API.
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// The pages for people.
     #[command(flatten)]
     pub pages: PageArgs,

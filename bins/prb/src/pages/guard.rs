@@ -36,7 +36,7 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
 
 /// What is asked at the door.
 #[derive(Clone)]
-pub(super) struct Guard(Arc<Inner>);
+pub(crate) struct Guard(Arc<Inner>);
 
 struct Inner {
     /// Names that are let in besides IP addresses and localhost, in lower case.
@@ -53,7 +53,7 @@ impl fmt::Debug for Guard {
 
 /// Why a request is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+pub(crate) enum Refusal {
     Busy,
     Host,
     TooLarge,
@@ -63,7 +63,7 @@ enum Refusal {
 }
 
 impl Guard {
-    pub(super) fn new(mut names: Vec<String>, token: Option<SecretString>) -> Self {
+    pub(crate) fn new(mut names: Vec<String>, token: Option<SecretString>) -> Self {
         names.push(gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
         Self(Arc::new(Inner { names, token, slots: Semaphore::new(MAX_REQUESTS) }))
     }
@@ -86,7 +86,7 @@ impl Guard {
 
     /// Whether this machine is known by the name in the request. An address cannot be made to point elsewhere; a
     /// name of somebody else's can, and then their page would be read as if it came from here.
-    fn is_known(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+    pub(crate) fn is_known(&self, headers: &HeaderMap, uri: &Uri) -> bool {
         let mut hosts = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
         let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
@@ -100,7 +100,7 @@ impl Guard {
         known && uri.authority().is_none_or(same)
     }
 
-    fn may_change(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(crate) fn may_change(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(token) = &self.0.token else { return Err(Refusal::NoToken) };
         let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
         let shown = match shown.split_at_checked("Bearer ".len()) {

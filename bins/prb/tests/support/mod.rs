@@ -116,6 +116,17 @@ impl Net {
         .to_vec()
     }
 
+    /// `prb all` in this process, without a fleet file and with further arguments.
+    pub async fn bridge_of_inventory(&self, further: &[&str]) -> Bridge {
+        let mut args = self.arguments();
+        let fleet = args.iter().position(|arg| arg == "--fleet").unwrap();
+        args.drain(fleet..=fleet + 1);
+        let args =
+            std::iter::once("prb".to_owned()).chain(args).chain(further.iter().map(|arg| (*arg).to_owned()));
+        let config::Command::All(args) = Cli::try_parse_from(args).unwrap().command else { unreachable!() };
+        Bridge::start(&args).await.unwrap()
+    }
+
     /// `prb all` in this process.
     pub async fn bridge(&self) -> Bridge {
         let args = self.arguments();

@@ -117,7 +117,7 @@ impl Lane {
                 (!jobs.is_empty()).then_some(jobs)
             }
             Err(e) => {
-                tracing::warn!(operator = %self.operator, error = %chain_of(&e), "a batch waits for the queue");
+                tracing::warn!(operator = %self.operator, error = %describe(&e), "a batch waits for the queue");
                 self.put_back(jobs);
                 self.pause(shared.config.retry_min).await;
                 None

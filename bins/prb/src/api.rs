@@ -1,0 +1,274 @@
+//! The management API: JSON over HTTP under `/api/v1`, for the command line and for programs.
+//!
+//! ```text
+//!  prb worker …, curl ──► gate: bounds, host, origin, token ──► handlers ──► Manager, job queue, peers
+//! ```
+//!
+//! - Reads are free on loopback; changes need the token as a bearer, and off loopback everything does. The token
+//!   is made at the first start, in the data folder and readable for its owner only, unless the operator gives one.
+//! - An edit of several entries is applied whole or not at all, and its refusal names every entry at fault.
+//! - Every entry has a version, its entity tag: `If-Match` refuses an edit of what has changed since it was read.
+//! - Secrets go in and never come out.
+//!
+//! `/api/v1/openapi.json` describes it; docs/api.md explains it.
+//!
+//! Not for: pages (see [`crate::pages`]), or peers (Walkie's management calls, over the same manager).
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{Json, Router, extract::DefaultBodyLimit, middleware, routing::get};
+use prb_chain::keys::Sr25519Keys;
+use prb_core::{
+    blob::Heights,
+    chain::ChainView,
+    inventory::Snapshot,
+    manage::{Manager, OperatorKeys},
+};
+use prb_walkie::node::PeerTable;
+use tokio::sync::watch;
+use utoipa::{
+    OpenApi,
+    openapi::{
+        InfoBuilder, OpenApiBuilder,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
+
+use self::{guard::Gate, problem::Problem};
+use crate::{
+    config::{ApiArgs, PageArgs},
+    daemon::Background,
+    listen::{self, Port},
+    pages,
+};
+
+mod commands;
+mod edits;
+mod fields;
+mod guard;
+mod jobs;
+mod pools;
+mod problem;
+mod query;
+mod request;
+mod status;
+mod token;
+mod view;
+mod workers;
+
+pub(crate) use query::fits;
+pub(crate) use token::TOKEN_FILE;
+
+/// The port where the operator says nothing.
+pub const PORT: u16 = 3001;
+/// The largest body, in bytes: ten thousand workers have some three million.
+const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+
+/// What the API works on.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// The daemon's name.
+    pub(crate) daemon: &'static str,
+    pub(crate) manager: Manager,
+    /// The file that pools and workers come from, where they are not edited here.
+    pub(crate) fleet_file: Option<PathBuf>,
+    /// The trade queue, where there is one.
+    pub(crate) queue: Option<pages::queue::Source>,
+    pub(crate) chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
+    pub(crate) heights: Option<watch::Receiver<Heights>>,
+    /// The peers, where chain data comes from some.
+    pub(crate) peers: Option<watch::Receiver<Arc<PeerTable>>>,
+}
+
+/// The open port of the management API.
+#[derive(Debug)]
+pub(crate) struct Server {
+    address: SocketAddr,
+    background: Background,
+}
+
+impl Server {
+    /// Opens the port and serves it, or gives `None` where it is off or its default is taken by another.
+    /// `folder` is the daemon's data folder, where the token is made.
+    ///
+    /// # Errors
+    /// Where an address that was asked for cannot be had, or the token can neither be read nor made.
+    pub(crate) async fn open(
+        args: &ApiArgs,
+        pages: &PageArgs,
+        folder: &Path,
+        source: Source,
+    ) -> anyhow::Result<Option<Self>> {
+        let port = Port {
+            name: "management API",
+            variable: "PRB_API_LISTEN",
+            default: (Ipv4Addr::LOCALHOST, PORT).into(),
+        };
+        let Some(listener) = port.open(args.api_listen).await? else { return Ok(None) };
+        let address = listener.local_addr()?;
+        let (token, place) = token::find_or_make(pages, folder)?;
+        let guard = pages::guard::Guard::new(pages.page_hosts.clone(), Some(token));
+        let on_loopback = address.ip().is_loopback();
+        if on_loopback {
+            tracing::info!(%address, token = %place, "management API open");
+        } else {
+            tracing::warn!(%address, token = %place, "management API open in plain HTTP: put TLS in front of it");
+        }
+        let router = router(Api::new(source), Gate::new(guard, on_loopback, place));
+        let mut background = Background::default();
+        background.spawn(|stop| async move {
+            stop.run_until_cancelled(listen::serve(listener, router, port.name)).await;
+            anyhow::anyhow!("the management API has ended")
+        });
+        Ok(Some(Self { address, background }))
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes the port. A request under way gets no answer; its edit is applied whole or not at all.
+    pub(crate) async fn stop(self) {
+        self.background.stop().await;
+    }
+}
+
+/// Waits for an open port to end, which it should not; for ever where there is none. Cancel safe.
+pub(crate) async fn ended(server: &mut Option<Server>) -> anyhow::Error {
+    match server {
+        Some(server) => server.background.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What handlers share.
+#[derive(Clone)]
+struct Api(Arc<Inner>);
+
+struct Inner {
+    source: Source,
+    keys: Arc<dyn OperatorKeys>,
+    /// The version of all pools and workers, with the inventory's revision that it is of.
+    version: Mutex<Option<(u64, String)>>,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Api").field(&self.0.source).finish()
+    }
+}
+
+impl Api {
+    fn new(source: Source) -> Self {
+        Self(Arc::new(Inner { source, keys: Arc::new(Sr25519Keys), version: Mutex::default() }))
+    }
+
+    fn manager(&self) -> &Manager {
+        &self.0.source.manager
+    }
+
+    fn daemon(&self) -> &'static str {
+        self.0.source.daemon
+    }
+
+    fn fleet_file(&self) -> Option<&Path> {
+        self.0.source.fleet_file.as_deref()
+    }
+
+    fn queue(&self) -> Option<&pages::queue::Source> {
+        self.0.source.queue.as_ref()
+    }
+
+    fn keys(&self) -> Arc<dyn OperatorKeys> {
+        Arc::clone(&self.0.keys)
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.manager().snapshots().borrow())
+    }
+
+    fn chain(&self) -> Option<Arc<ChainView>> {
+        self.0.source.chain.as_ref()?.borrow().clone()
+    }
+
+    fn heights(&self) -> Option<Heights> {
+        Some(*self.0.source.heights.as_ref()?.borrow())
+    }
+
+    fn peers(&self) -> Option<Arc<PeerTable>> {
+        Some(Arc::clone(&self.0.source.peers.as_ref()?.borrow()))
+    }
+
+    /// The version of all pools and workers; worked out once for each revision.
+    fn inventory_version(&self) -> String {
+        let snapshot = self.snapshot();
+        let mut kept = self.0.version.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((revision, version)) if *revision == snapshot.revision => version.clone(),
+            _ => {
+                let version = view::inventory_version(&snapshot);
+                *kept = Some((snapshot.revision, version.clone()));
+                version
+            }
+        }
+    }
+
+    /// A worker by its id or name.
+    fn worker(&self, named: &str) -> Result<Uuid, Problem> {
+        let snapshot = self.snapshot();
+        let found = <workers::Workers as edits::Kind>::find(&snapshot, named);
+        found.map(|worker| worker.id).ok_or_else(|| workers::no_worker(named))
+    }
+
+    /// A pool by its id, number or name.
+    fn pool(&self, named: &str) -> Result<Uuid, Problem> {
+        let snapshot = self.snapshot();
+        let found = <pools::Pools as edits::Kind>::find(&snapshot, named);
+        found.map(|pool| pool.id).ok_or_else(|| pools::no_pool(named))
+    }
+}
+
+fn router(api: Api, gate: Gate) -> Router {
+    let (router, document) = routes().split_for_parts();
+    router
+        .route("/api/v1/openapi.json", get(async move || Json(document)))
+        .fallback(async || Problem::not_found("there is nothing at this address; see /api/v1/openapi.json"))
+        .method_not_allowed_fallback(async || {
+            let status = axum::http::StatusCode::METHOD_NOT_ALLOWED;
+            Problem::new(status, "method-not-allowed", "this address does not take that method")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(gate, guard::enter))
+        .with_state(api)
+}
+
+/// The routes with their description: one cannot be had without the other.
+fn routes() -> OpenApiRouter<Api> {
+    let all = status::router()
+        .merge(pools::router())
+        .merge(workers::router())
+        .merge(commands::router())
+        .merge(jobs::router());
+    OpenApiRouter::with_openapi(document()).nest("/api/v1", all)
+}
+
+fn document() -> utoipa::openapi::OpenApi {
+    #[derive(OpenApi)]
+    #[openapi(components(schemas(Problem, problem::Fault)))]
+    struct Schemas;
+    let mut components = Schemas::openapi().components.unwrap_or_default();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    let info = InfoBuilder::new()
+        .title("Phala Runtime Bridge")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("Manages pools and workers, and shows how they are."));
+    OpenApiBuilder::new().info(info.build()).components(Some(components)).build()
+}

@@ -1,0 +1,352 @@
+//! All-or-nothing edits: of pools and of workers by one set of rules.
+//!
+//! The manager names the first entry at fault. Where it does, the edit is tried on a copy of the inventory
+//! without that entry, and so on: the answer names every one.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::http::StatusCode;
+use prb_core::{
+    inventory::{Edit, Inventory, Snapshot, memory::MemoryInventory},
+    manage::{Change, Error, MAX_ENTRIES, Manager, OperatorKeys, Parts, Selector, memory::MemoryKeys},
+    vault::memory::MemoryVault,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    Api,
+    fields::read,
+    problem::{Fault, Problem, fault},
+    request::IfMatch,
+    view::inventory_version,
+};
+
+/// Entries at fault that one answer names; one that names so many may leave some out.
+const MAX_FAULTS: usize = 100;
+/// How often an edit that says nothing of what it expects is merged again, where another came between.
+const MERGES: usize = 4;
+
+/// Pools or workers, as edits treat them.
+#[async_trait]
+pub(super) trait Kind: Sized + Send + Sync + 'static {
+    /// What one is called.
+    const NAME: &'static str;
+    type Fields: DeserializeOwned + Send;
+    type Value: Clone + Send + Sync;
+    type Entry: Send + Sync;
+
+    fn whole(fields: Self::Fields, old: Option<&Self::Entry>) -> Result<Self::Value, Vec<Fault>>;
+    fn name(value: &Self::Value) -> &str;
+    fn find<'a>(snapshot: &'a Snapshot, named: &str) -> Option<&'a Arc<Self::Entry>>;
+    fn by_id(snapshot: &Snapshot, id: Uuid) -> Option<&Arc<Self::Entry>>;
+    fn id(entry: &Self::Entry) -> Uuid;
+    fn version(entry: &Self::Entry) -> String;
+    /// What the manager's copy cannot know of a value: whether its secret is one.
+    fn secret_fault(value: &Self::Value, keys: &dyn OperatorKeys) -> Option<Fault>;
+    /// Why an entry may not be deleted.
+    fn keeps(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
+    async fn create(manager: &Manager, values: Vec<Self::Value>) -> Result<Vec<Arc<Self::Entry>>, Error>;
+    async fn update(
+        manager: &Manager,
+        items: Vec<(Selector, Change<Self::Value>)>,
+    ) -> Result<Vec<Arc<Self::Entry>>, Error>;
+}
+
+/// What an edit is asked for with.
+pub(super) struct Terms {
+    pub(super) if_match: IfMatch,
+    pub(super) dry_run: bool,
+    /// Whether entries may go although others need them.
+    pub(super) force: bool,
+}
+
+/// One change as requests write it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item {
+    #[serde(alias = "pool", alias = "worker")]
+    id: Value,
+    version: Option<String>,
+    set: Option<Value>,
+    #[serde(default)]
+    delete: bool,
+}
+
+/// What an edit gives: the entries put, and the inventory after it; of a dry run none.
+pub(super) struct Edited<E> {
+    pub(super) entries: Vec<Arc<E>>,
+    pub(super) inventory: String,
+}
+
+/// Adds entries, all or none.
+pub(super) async fn create<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &Terms,
+) -> Result<Edited<K::Entry>, Problem> {
+    begin(api, list.len())?;
+    let mut values = Vec::with_capacity(list.len());
+    let mut faults = Vec::new();
+    for (index, value) in list.into_iter().enumerate() {
+        let name = value.get("name").and_then(Value::as_str).map(str::to_owned);
+        match read::<K::Fields>(value).and_then(|fields| K::whole(fields, None)) {
+            Ok(value) => values.push((index, value)),
+            Err(of_one) => faults.extend(of_one.into_iter().map(|fault| fault.at(index, name.as_deref()))),
+        }
+    }
+    let items = values.iter().map(|(index, value)| (*index, Operation::Create(value.clone()))).collect();
+    if !faults.is_empty() || terms.dry_run {
+        faults.extend(all_faults::<K>(api, items).await);
+        return dry(api, faults);
+    }
+    let manager = match &terms.if_match {
+        IfMatch::Version(version) => {
+            let version = version.clone();
+            api.manager().only_if(move |now| inventory_version(now) == version)
+        }
+        IfMatch::Any => api.manager().clone(),
+    };
+    let values = values.into_iter().map(|(_, value)| value).collect();
+    match K::create(&manager, values).await {
+        Ok(entries) => Ok(Edited { entries, inventory: api.inventory_version() }),
+        Err(error) => Err(explained::<K>(api, items, error).await),
+    }
+}
+
+/// Changes and deletes entries, all or none.
+pub(super) async fn update<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &Terms,
+) -> Result<Edited<K::Entry>, Problem> {
+    begin(api, list.len())?;
+    let expects = matches!(terms.if_match, IfMatch::Version(_))
+        || list.iter().any(|item| item.get("version").is_some_and(|version| !version.is_null()));
+    let mut merges = 0;
+    loop {
+        merges += 1;
+        match update_once::<K>(api, list.clone(), terms).await {
+            Err(problem) if problem.is_change() && !expects && merges < MERGES => {}
+            done => return done,
+        }
+    }
+}
+
+async fn update_once<K: Kind>(
+    api: &Api,
+    list: Vec<Value>,
+    terms: &Terms,
+) -> Result<Edited<K::Entry>, Problem> {
+    let snapshot = api.snapshot();
+    let (mut operations, mut seen, mut faults) = (Vec::with_capacity(list.len()), Vec::new(), Vec::new());
+    for (index, item) in list.into_iter().enumerate() {
+        match read_item::<K>(&snapshot, item, terms.force) {
+            Ok((id, version, operation)) => {
+                seen.push((id, version));
+                operations.push((index, operation));
+            }
+            Err((name, of_one)) => {
+                faults.extend(of_one.into_iter().map(|fault| fault.at(index, name.as_deref())));
+            }
+        }
+    }
+    if !faults.is_empty() || terms.dry_run {
+        faults.extend(all_faults::<K>(api, operations).await);
+        return dry(api, faults);
+    }
+    // What the values were merged with must still be so, whatever the caller says of it.
+    let whole = match &terms.if_match {
+        IfMatch::Version(version) => Some(version.clone()),
+        IfMatch::Any => None,
+    };
+    let manager = api.manager().only_if(move |now| {
+        let same = |(id, version): &(Uuid, String)| {
+            K::by_id(now, *id).is_some_and(|entry| K::version(entry) == *version)
+        };
+        whole.as_ref().is_none_or(|whole| inventory_version(now) == *whole) && seen.iter().all(same)
+    });
+    let items = operations.iter().filter_map(|(_, operation)| operation.change()).collect();
+    match K::update(&manager, items).await {
+        Ok(entries) => Ok(Edited { entries, inventory: api.inventory_version() }),
+        Err(error) => Err(explained::<K>(api, operations, error).await),
+    }
+}
+
+type Read<V> = Result<(Uuid, String, Operation<V>), (Option<String>, Vec<Fault>)>;
+
+fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::Value> {
+    let invalid = |text: String| (None, vec![Fault::new("invalid", text)]);
+    let Item { id, version, set, delete } = serde_json::from_value(item).map_err(|_| {
+        invalid(
+            "it must have an id and either set (an object of fields) or delete: true; version may be there"
+                .into(),
+        )
+    })?;
+    let named = match id {
+        Value::String(text) => text,
+        Value::Number(pid) => pid.to_string(),
+        _ => return Err(invalid("the id must be an id, a name or a pool's number".into())),
+    };
+    let Some(entry) = K::find(snapshot, &named) else {
+        let text = format!("there is no {} {named:?}", K::NAME);
+        return Err((Some(named), vec![Fault::new("not-found", text).of("id")]));
+    };
+    let current = K::version(entry);
+    if version.is_some_and(|version| version != current) {
+        let text = format!("{} {named:?} has changed since it was read: read it again", K::NAME);
+        return Err((Some(named), vec![Fault::new("changed", text).of("version")]));
+    }
+    let id = K::id(entry);
+    match (set, delete) {
+        (None, true) => match K::keeps(snapshot, entry).filter(|_| !force) {
+            Some(fault) => Err((Some(named), vec![fault])),
+            None => Ok((id, current, Operation::Delete(id))),
+        },
+        (Some(set), false) => {
+            let value = read::<K::Fields>(set).and_then(|fields| K::whole(fields, Some(entry)));
+            let value = value.map_err(|faults| (Some(named), faults))?;
+            Ok((id, current, Operation::Put(id, value)))
+        }
+        _ => Err((Some(named), vec![Fault::new("invalid", "give either set or delete: true")])),
+    }
+}
+
+/// One entry's part of an edit.
+#[derive(Clone)]
+enum Operation<V> {
+    Create(V),
+    Put(Uuid, V),
+    Delete(Uuid),
+}
+
+impl<V: Clone> Operation<V> {
+    fn change(&self) -> Option<(Selector, Change<V>)> {
+        match self {
+            Self::Create(_) => None,
+            Self::Put(id, value) => Some((Selector::Id(*id), Change::Put(value.clone()))),
+            Self::Delete(id) => Some((Selector::Id(*id), Change::Delete)),
+        }
+    }
+
+    const fn value(&self) -> Option<&V> {
+        match self {
+            Self::Create(value) | Self::Put(_, value) => Some(value),
+            Self::Delete(_) => None,
+        }
+    }
+}
+
+fn begin(api: &Api, count: usize) -> Result<(), Problem> {
+    if let Some(file) = api.fleet_file() {
+        let text = format!(
+            "the pools and workers of this daemon come from the file {}, and an edit here would be lost when it is \
+             read again: edit the file and send SIGHUP, or start the daemon without --fleet (PRB_FLEET)",
+            file.display()
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, "kept-in-file", text));
+    }
+    match count {
+        0 => Err(Problem::bad_request("the list is empty: there is nothing to do")),
+        count if count > MAX_ENTRIES => Err(Error::TooMany { count, limit: MAX_ENTRIES }.into()),
+        _ => Ok(()),
+    }
+}
+
+fn dry<E>(api: &Api, faults: Vec<Fault>) -> Result<Edited<E>, Problem> {
+    if faults.is_empty() {
+        return Ok(Edited { entries: Vec::new(), inventory: api.inventory_version() });
+    }
+    Err(Problem::of_entries(faults))
+}
+
+/// The manager's refusal, with every entry at fault where entries are.
+async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>, error: Error) -> Problem {
+    let of_entries =
+        matches!(error, Error::Duplicate { .. } | Error::NotFound { .. } | Error::Invalid { .. });
+    if of_entries {
+        let faults = all_faults::<K>(api, items).await;
+        if !faults.is_empty() {
+            return Problem::of_entries(faults);
+        }
+    }
+    error.into()
+}
+
+/// Every entry at fault, as far as the others are not what it fails at.
+async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
+    let mut faults = secret_faults::<K>(api, &mut items).await;
+    let copy = match copy_of(&api.snapshot()).await {
+        Ok(copy) => copy,
+        Err(error) => return vec![fault(&error)],
+    };
+    while faults.len() < MAX_FAULTS && !items.is_empty() {
+        let values = items.iter().filter_map(|(_, operation)| match operation {
+            Operation::Create(value) => Some(value.clone()),
+            _ => None,
+        });
+        let (values, changes): (Vec<_>, Vec<_>) =
+            (values.collect(), items.iter().filter_map(|(_, operation)| operation.change()).collect());
+        let tried =
+            if changes.is_empty() { K::create(&copy, values).await } else { K::update(&copy, changes).await };
+        let Err(error) = tried else { break };
+        let Some(place) = place_of(&error).filter(|place| *place < items.len()) else {
+            faults.push(fault(&error));
+            break;
+        };
+        let (index, operation) = items.remove(place);
+        let name = operation.value().map(|value| K::name(value).to_owned());
+        faults.push(fault(&error).at(index, name.as_deref()));
+    }
+    faults
+}
+
+/// Takes out the entries whose secret is none.
+async fn secret_faults<K: Kind>(api: &Api, items: &mut Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
+    let (keys, taken) = (api.keys(), std::mem::take(items));
+    // A mnemonic takes thousands of hashes: not on an executor's thread.
+    let checked = tokio::task::spawn_blocking(move || {
+        let (mut good, mut faults) = (Vec::with_capacity(taken.len()), Vec::new());
+        for (index, operation) in taken {
+            match operation.value().and_then(|value| K::secret_fault(value, &*keys)) {
+                Some(fault) => faults.push(fault.at(index, operation.value().map(K::name))),
+                None => good.push((index, operation)),
+            }
+        }
+        (good, faults)
+    });
+    match checked.await {
+        Ok((good, faults)) => {
+            *items = good;
+            faults
+        }
+        Err(error) => vec![Fault::new("invalid", format!("the secrets cannot be checked: {error}"))],
+    }
+}
+
+/// A manager of a copy: it refuses what the real one does, and changes nothing.
+async fn copy_of(snapshot: &Snapshot) -> Result<Manager, Error> {
+    let inventory = MemoryInventory::default();
+    let pools = snapshot.pools.iter().map(|pool| Edit::PutPool(pool.as_ref().clone()));
+    let workers = snapshot.workers.iter().map(|worker| Edit::PutWorker(worker.as_ref().clone()));
+    inventory.apply(pools.chain(workers).collect()).await.map_err(|error| Error::Storage(Box::new(error)))?;
+    Ok(Manager::new(Parts {
+        inventory: Arc::new(inventory),
+        vault: Arc::new(MemoryVault::new()),
+        keys: Arc::new(MemoryKeys),
+        fleet: None,
+    }))
+}
+
+/// The entry's place in the call, as the manager names it: `workers[2] "rack-1-a"`.
+fn place_of(error: &Error) -> Option<usize> {
+    let (Error::Duplicate { entry, .. } | Error::NotFound { entry, .. } | Error::Invalid { entry, .. }) =
+        error
+    else {
+        return None;
+    };
+    let (list, rest) = entry.split_once('[')?;
+    if list == "call" { None } else { rest.split_once(']')?.0.parse().ok() }
+}

@@ -1,0 +1,228 @@
+//! Pools and workers as requests write them: each field may be absent, and then stays or has its default.
+
+use std::fmt;
+
+use prb_core::{
+    inventory::{AfterStop, Pool, Worker},
+    manage::{PoolValue, WorkerValue},
+    primitives::PoolId,
+};
+use secrecy::SecretString;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned, Visitor},
+};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::problem::Fault;
+
+/// A worker's fields. A new worker needs `name`, `pid`, `endpoint` and `stake`; in a change, what is absent stays.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WorkerFields {
+    /// Its name; unique.
+    name: Option<String>,
+    /// Its pool's number on chain; the pool must be there.
+    pid: Option<u64>,
+    /// Its pRuntime's URL; unique.
+    #[schema(example = "http://10.0.0.11:8000")]
+    endpoint: Option<String>,
+    /// The stake to compute with, in 10^-12 PHA: a decimal string, or an integer where that is exact.
+    #[schema(value_type = Option<String>, example = "30000000000000000")]
+    stake: Option<Amount>,
+    /// Whether it runs (true).
+    enabled: Option<bool>,
+    /// Sync it, send nothing on chain (false).
+    sync_only: Option<bool>,
+    /// A gatekeeper: registered and synced, not put to computing (false).
+    gatekeeper: Option<bool>,
+    /// URLs that it announces on chain; an empty list announces none.
+    endpoints: Option<Vec<String>>,
+    /// After a stop from elsewhere: `stay-stopped`, `reclaim` or `start-again`; null leaves it to the pool.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    after_stop: Option<Option<AfterStop>>,
+}
+
+/// A pool's fields. A new pool needs `pid`, and a `secret` unless it only syncs; in a change, what is absent stays.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PoolFields {
+    /// Its number on chain.
+    pid: Option<u64>,
+    /// Its name; unique (`pool-{pid}`).
+    name: Option<String>,
+    /// The operator's mnemonic or secret URI. Sealed at once; no answer ever holds it.
+    #[serde(default, deserialize_with = "secret")]
+    #[schema(value_type = Option<String>, write_only)]
+    secret: Option<SecretString>,
+    /// Address of the account that owns the pool, where the operator is its proxy; null for none.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    proxied: Option<Option<String>>,
+    /// Whether its workers run (true).
+    enabled: Option<bool>,
+    /// Sync its workers, send nothing on chain (false).
+    sync_only: Option<bool>,
+    /// After a stop from elsewhere: `stay-stopped`, `reclaim` or `start-again`; null leaves it to the fleet.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    after_stop: Option<Option<AfterStop>>,
+}
+
+impl WorkerFields {
+    /// The whole value, over the present entry where there is one.
+    ///
+    /// # Errors
+    /// The fields that are missing.
+    pub(super) fn over(self, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
+        let mut missing = Vec::new();
+        let name = self.name.or_else(|| old.map(|w| w.name.clone()));
+        let pid = self.pid.map(PoolId).or_else(|| old.map(|w| w.pid));
+        let endpoint = self.endpoint.or_else(|| old.map(|w| w.endpoint.clone()));
+        let stake = self.stake.map(|stake| stake.0).or_else(|| old.map(|w| w.stake.to_string()));
+        let value = WorkerValue {
+            name: needed(name, "name", &mut missing),
+            pid: needed(pid, "pid", &mut missing),
+            endpoint: needed(endpoint, "endpoint", &mut missing),
+            stake: needed(stake, "stake", &mut missing),
+            enabled: self.enabled.unwrap_or_else(|| old.is_none_or(|w| w.enabled)),
+            sync_only: self.sync_only.unwrap_or_else(|| old.is_some_and(|w| w.sync_only)),
+            gatekeeper: self.gatekeeper,
+            endpoints: self.endpoints,
+            after_stop: self.after_stop,
+        };
+        if missing.is_empty() { Ok(value) } else { Err(missing) }
+    }
+}
+
+impl PoolFields {
+    /// As [`WorkerFields::over`].
+    pub(super) fn over(self, old: Option<&Pool>) -> Result<PoolValue, Vec<Fault>> {
+        let mut missing = Vec::new();
+        let pid = self.pid.map(PoolId).or_else(|| old.map(|p| p.pid));
+        let pid = needed(pid, "pid", &mut missing);
+        let name = self.name.or_else(|| old.map(|p| p.name.clone())).unwrap_or_else(|| format!("pool-{pid}"));
+        let proxied = match self.proxied {
+            Some(address) => address.unwrap_or_default(),
+            None => old.and_then(|p| p.proxied).map(|account| account.to_string()).unwrap_or_default(),
+        };
+        let value = PoolValue {
+            pid,
+            name,
+            secret: self.secret,
+            proxied,
+            enabled: self.enabled.unwrap_or_else(|| old.is_none_or(|p| p.enabled)),
+            sync_only: self.sync_only.unwrap_or_else(|| old.is_some_and(|p| p.sync_only)),
+            after_stop: self.after_stop,
+        };
+        if missing.is_empty() { Ok(value) } else { Err(missing) }
+    }
+}
+
+fn needed<T: Default>(value: Option<T>, field: &str, missing: &mut Vec<Fault>) -> T {
+    value.unwrap_or_else(|| {
+        missing.push(Fault::new("missing", format!("{field} is missing")).of(field));
+        T::default()
+    })
+}
+
+/// An amount as text: the manager reads it.
+struct Amount(String);
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Amount;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a decimal string of 10^-12 PHA")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
+                Ok(Amount(text.to_owned()))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Amount, E> {
+                Ok(Amount(number.to_string()))
+            }
+        }
+        d.deserialize_any(Text)
+    }
+}
+
+fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(d)?.map(SecretString::from))
+}
+
+/// Tells a null from what is absent.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(d).map(Some)
+}
+
+/// Reads an object's fields.
+///
+/// # Errors
+/// Every field at fault. No message quotes a value: it may be a secret in the wrong place.
+pub(super) fn read<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
+    let Value::Object(fields) = value else {
+        return Err(vec![Fault::new("invalid", "it must be an object of fields")]);
+    };
+    let single = |(name, value): (&String, &Value)| {
+        let alone = Map::from_iter([(name.clone(), value.clone())]);
+        let error = serde_json::from_value::<T>(Value::Object(alone)).err()?;
+        Some(Fault::new("invalid", unquoted(&error.to_string(), name)).of(name))
+    };
+    let faults: Vec<Fault> = fields.iter().filter_map(single).collect();
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    serde_json::from_value(Value::Object(fields))
+        .map_err(|_| vec![Fault::new("invalid", "it cannot be read")])
+}
+
+/// serde's message about a field, without the value.
+fn unquoted(message: &str, field: &str) -> String {
+    if message.starts_with("unknown field") {
+        return message.to_owned();
+    }
+    match message.rsplit_once("expected ") {
+        Some((_, expected)) => format!("{field} must be {expected}"),
+        None => format!("{field} cannot be read"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_field_at_fault_is_named_and_no_value_is_quoted() {
+        let secret = "bottom drive obey lake";
+        let Err(faults) = read::<PoolFields>(json!({
+            "pid": secret, "name": 7, "secret": "ok", "after_stop": secret, "mnemonic": secret
+        })) else {
+            panic!("taken")
+        };
+        let mut fields: Vec<_> = faults.iter().map(|fault| fault.field.clone().unwrap()).collect();
+        fields.sort();
+        assert_eq!(fields, ["after_stop", "mnemonic", "name", "pid"]);
+        assert!(faults.iter().all(|fault| !fault.message.contains(secret)), "{faults:?}");
+    }
+
+    #[test]
+    fn what_is_absent_stays_and_null_clears() {
+        let mut old = Worker::new(uuid::Uuid::nil(), PoolId(1), "w", "http://w", 5);
+        old.enabled = false;
+        let value = read::<WorkerFields>(json!({ "stake": 18446744073709551615u64, "after_stop": null }));
+        let value = value.ok().unwrap().over(Some(&old)).ok().unwrap();
+        assert_eq!((value.name.as_str(), value.enabled), ("w", false));
+        assert_eq!((value.stake.as_str(), value.after_stop), ("18446744073709551615", Some(None)));
+        let Err(missing) = read::<WorkerFields>(json!({ "name": "x" })).ok().unwrap().over(None) else {
+            panic!("taken")
+        };
+        assert_eq!(missing.len(), 3);
+    }
+}

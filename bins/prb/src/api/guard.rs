@@ -1,0 +1,168 @@
+//! Who may ask what: the name that is asked for, the page that asks, the token, and bounds.
+//!
+//! A request is local where this port listens on loopback, names this machine as loopback does and was not
+//! passed on by a proxy. Only local requests may read without the token; nobody may change anything without.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tokio::sync::Semaphore;
+
+use super::problem::Problem;
+use crate::pages::guard::Guard;
+
+/// Requests worked on at once; others are asked to come again.
+pub(crate) const MAX_REQUESTS: usize = 16;
+/// How long a request may take: an import of many pools reads and seals a key for each.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Headers by which proxies say that they pass something on.
+const PASSED_ON: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+
+/// What is checked before a request is worked on.
+#[derive(Clone)]
+pub(super) struct Gate(Arc<Inner>);
+
+struct Inner {
+    guard: Guard,
+    on_loopback: bool,
+    /// Where the token is, for those who lack it.
+    token_place: String,
+    slots: Semaphore,
+}
+
+impl Gate {
+    pub(super) fn new(guard: Guard, on_loopback: bool, token_place: String) -> Self {
+        Self(Arc::new(Inner { guard, on_loopback, token_place, slots: Semaphore::new(MAX_REQUESTS) }))
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Problem> {
+        let headers = request.headers();
+        if !self.0.guard.is_known(headers, request.uri()) {
+            let text = "this machine is not known by that name: use its IP address or localhost, or let \
+                        PRB_PAGE_HOSTS name the host";
+            return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", text));
+        }
+        if !self.is_of_this_host(headers) {
+            let text = "a page of another origin may not use this API";
+            return Err(Problem::new(StatusCode::FORBIDDEN, "foreign-origin", text));
+        }
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        if (reads && self.is_local(headers)) || self.0.guard.may_change(headers).is_ok() {
+            return Ok(());
+        }
+        let what = if reads { "requests that are not local" } else { "changes" };
+        let place = &self.0.token_place;
+        let text = format!("{what} need the token as `Authorization: Bearer …`; it is in {place}");
+        Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", text))
+    }
+
+    /// Whether the request comes from no page, or from one of the host that is asked.
+    fn is_of_this_host(&self, headers: &HeaderMap) -> bool {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let Some(origin) = origins.next() else { return true };
+        let Some(uri) = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok()) else { return false };
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let same = uri.authority().is_some_and(|origin| origin.as_str().eq_ignore_ascii_case(host));
+        same && origins.next().is_none()
+    }
+
+    fn is_local(&self, headers: &HeaderMap) -> bool {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let name = host.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
+        let name = name.unwrap_or_default();
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        let loopback = bare == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        self.0.on_loopback && loopback && !PASSED_ON.iter().any(|name| headers.contains_key(*name))
+    }
+}
+
+/// Lets a request in, or says why not.
+pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let answered = async {
+        let _slot = gate.0.slots.try_acquire().map_err(|_| {
+            let text = "too many requests at once: try again in a moment";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
+        })?;
+        gate.check(&request)?;
+        tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| {
+            let text = "no answer in time; a change may have been made all the same: read again";
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "late", text)
+        })
+    };
+    let mut response = answered.await.unwrap_or_else(Problem::into_response);
+    if !matches!(method, Method::GET | Method::HEAD) {
+        tracing::info!(%method, path, status = response.status().as_u16(), "management call");
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use axum::body::Body;
+
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef";
+
+    fn gate(on_loopback: bool) -> Gate {
+        let guard = Guard::new(vec!["fleet.example.org".into()], Some(TOKEN.into()));
+        Gate::new(guard, on_loopback, "the file x".into())
+    }
+
+    fn status(gate: &Gate, method: Method, headers: &[(&str, &str)]) -> u16 {
+        let mut request = Request::builder().method(method).uri("/api/v1/status");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let checked = gate.check(&request.body(Body::empty()).unwrap());
+        checked.map_or_else(|problem| problem.into_response().status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn reads_are_free_on_loopback_only() {
+        let local = gate(true);
+        for host in ["127.0.0.1:3001", "localhost", "[::1]:3001", "LOCALHOST:1"] {
+            assert_eq!(status(&local, Method::GET, &[("host", host)]), 200, "{host}");
+            assert_eq!(status(&gate(false), Method::GET, &[("host", host)]), 401, "{host}");
+        }
+        let bearer = format!("Bearer {TOKEN}");
+        for host in ["10.0.0.1", "fleet.example.org"] {
+            assert_eq!(status(&local, Method::GET, &[("host", host)]), 401, "{host}");
+            assert_eq!(status(&local, Method::GET, &[("host", host), ("authorization", &bearer)]), 200);
+        }
+        let passed_on = [("host", "localhost"), ("x-forwarded-for", "10.9.8.7")];
+        assert_eq!(status(&local, Method::GET, &passed_on), 401);
+        assert_eq!(status(&local, Method::GET, &[("host", "evil.example")]), 421);
+        assert_eq!(status(&local, Method::GET, &[]), 421);
+    }
+
+    #[test]
+    fn changes_need_the_token_and_no_foreign_page() {
+        let local = gate(true);
+        let bearer = format!("Bearer {TOKEN}");
+        for method in [Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS] {
+            assert_eq!(status(&local, method.clone(), &[("host", "localhost")]), 401, "{method}");
+            let right = [("host", "localhost"), ("authorization", &bearer)];
+            assert_eq!(status(&local, method, &right), 200);
+        }
+        for (origin, expected) in [
+            ("http://localhost:3001", 200),
+            ("http://evil.example", 403),
+            ("null", 403),
+            ("http://localhost", 403),
+        ] {
+            let headers = [("host", "localhost:3001"), ("authorization", &*bearer), ("origin", origin)];
+            assert_eq!(status(&local, Method::POST, &headers), expected, "{origin}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `/jobs`: the trade queue's jobs as its operator sees them.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use prb_core::{
+    primitives::PoolId,
+    queue::{
+        Error, JobId, JobState,
+        admin::{Filter, QueueAdmin},
+    },
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Api, problem::Problem, query::page, request::Asked};
+
+/// How long the queue may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(show, remove)).routes(routes!(retry))
+}
+
+/// Which jobs to list.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct JobQuery {
+    /// Entries to skip.
+    offset: usize,
+    /// Entries of the page: 1 to 1000, 100 where absent.
+    limit: Option<usize>,
+    /// Those in this state: `waiting`, `delayed`, `active`, `succeeded` or `failed`.
+    #[param(value_type = Option<String>)]
+    state: Option<JobState>,
+    /// Those of this pool.
+    pool: Option<u64>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Serialize, ToSchema)]
+struct JobList {
+    /// How many the query lets through.
+    total: usize,
+    offset: usize,
+    /// Each has `id`, `state`, `pool`, `action`, `workers`, `created_ms`, `ended_ms`, `error`, `outcome` and `history`.
+    #[schema(value_type = Vec<Object>)]
+    jobs: Value,
+}
+
+/// Lists jobs, newest first.
+#[utoipa::path(get, path = "/jobs", tag = "jobs", params(JobQuery), responses((status = 200, body = JobList),
+    (status = 404, description = "this daemon has no queue", body = Problem), (status = 503, body = Problem)))]
+async fn list(State(api): State<Api>, Asked(query): Asked<JobQuery>) -> Result<Json<JobList>, Problem> {
+    let (offset, limit) = page(query.offset, query.limit)?;
+    let filter = Filter { state: query.state, pool: query.pool.map(PoolId) };
+    let page = patient(admin(&api)?.list(filter, offset, limit)).await?;
+    Ok(Json(JobList { total: page.total, offset, jobs: json!(page.jobs) }))
+}
+
+/// Shows a job with its calls, without its sealed key.
+#[utoipa::path(get, path = "/jobs/{job}", tag = "jobs", params(("job" = u64, Path)), responses(
+    (status = 200, body = Object), (status = 404, body = Problem), (status = 503, body = Problem)))]
+async fn show(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
+    let id = number(&job)?;
+    let detail = patient(admin(&api)?.job(id)).await?.ok_or_else(|| no_job(&job))?;
+    let mut shown = json!(detail.record);
+    shown["calls"] = json!(detail.calls);
+    shown["data"] = detail.data;
+    Ok(Json(shown))
+}
+
+/// Puts a failed job in line again.
+#[utoipa::path(post, path = "/jobs/{job}/retry", tag = "jobs", params(("job" = u64, Path)), responses(
+    (status = 200, body = Object), (status = 401, body = Problem), (status = 404, body = Problem),
+    (status = 409, description = "it has not failed", body = Problem), (status = 503, body = Problem)),
+    security(("token" = [])))]
+async fn retry(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
+    let id = number(&job)?;
+    let admin = admin(&api)?;
+    if patient(admin.retry(id)).await? {
+        tracing::info!(job = %id, "put in line again by hand");
+        return Ok(Json(json!({ "id": id, "state": "waiting" })));
+    }
+    let detail = patient(admin.job(id)).await?.ok_or_else(|| no_job(&job))?;
+    let state = json!(detail.record.state);
+    let text =
+        format!("job {id} is {}: only a failed job is put in line again", state.as_str().unwrap_or("there"));
+    Err(Problem::new(StatusCode::CONFLICT, "not-failed", text))
+}
+
+/// Forgets a job in any state. What was sent for it is not undone.
+#[utoipa::path(delete, path = "/jobs/{job}", tag = "jobs", params(("job" = u64, Path)), responses(
+    (status = 200, body = Object), (status = 401, body = Problem), (status = 404, body = Problem),
+    (status = 503, body = Problem)), security(("token" = [])))]
+async fn remove(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
+    let id = number(&job)?;
+    if !patient(admin(&api)?.remove(id)).await? {
+        return Err(no_job(&job));
+    }
+    tracing::info!(job = %id, "removed by hand");
+    Ok(Json(json!({ "id": id, "removed": true })))
+}
+
+fn admin(api: &Api) -> Result<&dyn QueueAdmin, Problem> {
+    let queue = api.queue().ok_or_else(|| {
+        let text = "this daemon has no trade queue: it only takes edits (PHALA_LIFECYCLE_CONFIG_MODE)";
+        Problem::new(StatusCode::NOT_FOUND, "no-queue", text)
+    })?;
+    Ok(&*queue.admin)
+}
+
+fn number(text: &str) -> Result<JobId, Problem> {
+    text.parse().map(JobId).map_err(|_| no_job(text))
+}
+
+fn no_job(id: &str) -> Problem {
+    Problem::not_found(format!("there is no job {id:?} (any more)"))
+}
+
+async fn patient<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Problem> {
+    match tokio::time::timeout(PATIENCE, question).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Error::Unavailable(format!("no answer within {PATIENCE:?}").into()).into()),
+    }
+}

@@ -1,0 +1,201 @@
+//! [`Problem`]: why a request is refused, as JSON.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use prb_core::{fleet::CommandError, manage, queue};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Why a request is refused. Nothing of it was applied.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    #[serde(skip)]
+    status: StatusCode,
+    /// For programs; never changes.
+    #[schema(value_type = String, example = "invalid")]
+    code: &'static str,
+    /// For people.
+    message: String,
+    /// The entries at fault, where the request has several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    entries: Vec<Fault>,
+}
+
+/// What is wrong with one entry of a request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Fault {
+    /// Its place in the request's list, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<usize>,
+    /// Its name, as far as it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// The field at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) field: Option<String>,
+    /// `invalid`, `missing`, `duplicate`, `not-found`, `changed`, `in-use` or `full`.
+    #[schema(value_type = String)]
+    pub(crate) code: &'static str,
+    /// For people.
+    pub(crate) message: String,
+}
+
+impl Fault {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { index: None, name: None, field: None, code, message: message.into() }
+    }
+
+    pub(crate) fn of(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    pub(crate) fn at(mut self, index: usize, name: Option<&str>) -> Self {
+        self.index = Some(index);
+        self.name = name.map(str::to_owned).or(self.name);
+        self
+    }
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), entries: Vec::new() }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", message)
+    }
+
+    pub(crate) fn changed() -> Self {
+        let text = "it has changed since it was read: read it again and decide anew";
+        Self::new(StatusCode::PRECONDITION_FAILED, "changed", text)
+    }
+
+    /// Whether an edit came too late: what it is based on has changed.
+    pub(crate) fn is_change(&self) -> bool {
+        self.code == "changed"
+    }
+
+    /// A list of which some entries cannot be taken.
+    pub(crate) fn of_entries(mut faults: Vec<Fault>) -> Self {
+        faults.sort_by_key(|fault| fault.index);
+        let status = match &*faults {
+            [one] if one.code == "not-found" && one.index.is_none() => StatusCode::NOT_FOUND,
+            all if all.iter().all(|fault| fault.code == "changed") => StatusCode::PRECONDITION_FAILED,
+            all if all.iter().all(|fault| matches!(fault.code, "duplicate" | "in-use")) => {
+                StatusCode::CONFLICT
+            }
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        let code = faults.first().map_or("invalid", |fault| fault.code);
+        let message = match &*faults {
+            [one] => one.message.clone(),
+            all => format!("{} entries cannot be taken; nothing was changed", all.len()),
+        };
+        Self { status, code, message, entries: faults }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.status;
+        let mut response = (status, Json(self)).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"prb\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<manage::Error> for Problem {
+    fn from(error: manage::Error) -> Self {
+        use manage::Error;
+        match error {
+            Error::Changed => Self::changed(),
+            Error::TooMany { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-many", error.to_string()),
+            Error::NoFleet => Self::new(StatusCode::CONFLICT, "no-fleet", error.to_string()),
+            Error::NotCommanded(cause) => {
+                Self::new(StatusCode::CONFLICT, command_code(&cause), cause.to_string())
+            }
+            error if error.is_callers() => Self::of_entries(vec![fault(&error)]),
+            error => {
+                tracing::error!("a management call failed: {}", chain(&error));
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", chain(&error))
+            }
+        }
+    }
+}
+
+impl From<queue::Error> for Problem {
+    fn from(error: queue::Error) -> Self {
+        let text = format!("the trade queue refuses: {}", chain(&error));
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue-unavailable", text)
+    }
+}
+
+/// A code for why a worker does not take a command.
+pub(crate) const fn command_code(error: &CommandError) -> &'static str {
+    match error {
+        CommandError::Unknown { .. } => "not-found",
+        CommandError::NotRunning { .. } => "not-running",
+        CommandError::Stopped => "stopped",
+        // `NotNow`, and what may be added: it does not fit the worker as it is.
+        _ => "not-now",
+    }
+}
+
+/// The manager's refusal of an entry, without the entry's place.
+pub(crate) fn fault(error: &manage::Error) -> Fault {
+    use manage::Error;
+    match error {
+        Error::Duplicate { field, value, holder, .. } => {
+            Fault::new("duplicate", format!("{field} {value:?} is taken by {holder:?}")).of(field_name(field))
+        }
+        Error::NotFound { what: "pool", id, .. } if id.starts_with("with pid") => {
+            Fault::new("not-found", format!("there is no pool {id}: add it first")).of("pid")
+        }
+        Error::NotFound { what, id, .. } => Fault::new("not-found", format!("there is no {what} {id}")),
+        Error::Invalid { field, reason, .. } => {
+            Fault::new("invalid", format!("the {field} is not valid: {reason}")).of(field_name(field))
+        }
+        Error::Full { .. } => Fault::new("full", error.to_string()),
+        Error::Changed => Fault::new("changed", error.to_string()),
+        error => Fault::new("invalid", error.to_string()),
+    }
+}
+
+/// The manager's name of a field, as JSON has it.
+fn field_name(field: &str) -> String {
+    match field {
+        "pool name" | "worker name" => "name",
+        "worker endpoint" => "endpoint",
+        "endpoint to announce" => "endpoints",
+        "operator's secret" => "secret",
+        "proxied account" => "proxied",
+        other => other,
+    }
+    .to_owned()
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

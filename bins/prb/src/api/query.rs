@@ -1,0 +1,164 @@
+//! Query strings, and names by pattern.
+
+use prb_core::{
+    inventory::{Snapshot, Worker},
+    worker::State,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::problem::Problem;
+
+/// Entries of a page where the request does not say.
+const PAGE: usize = 100;
+/// The most entries of a page.
+pub(super) const MAX_PAGE: usize = 1000;
+
+/// Which workers to list.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WorkerQuery {
+    /// Entries to skip.
+    offset: usize,
+    /// Entries of the page: 1 to 1000, 100 where absent.
+    limit: Option<usize>,
+    /// A name, or a pattern with `*` and `?`.
+    name: Option<String>,
+    /// Those of this pool.
+    pid: Option<u64>,
+    /// Those in this state, such as `S_ERROR`.
+    state: Option<String>,
+    /// Those for this reason: a code.
+    reason: Option<String>,
+    /// Those that do not move although there is more for them, or those that do.
+    stalled: Option<bool>,
+}
+
+/// Which pools to list.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PoolQuery {
+    /// Entries to skip.
+    offset: usize,
+    /// Entries of the page: 1 to 1000, 100 where absent.
+    limit: Option<usize>,
+    /// A name, or a pattern with `*` and `?`.
+    name: Option<String>,
+}
+
+/// How to edit.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EditQuery {
+    /// Check everything and change nothing.
+    pub(super) dry_run: bool,
+    /// Delete a pool although workers belong to it: they stop, and wait for it.
+    pub(super) force: bool,
+}
+
+impl WorkerQuery {
+    pub(super) fn page(&self) -> Result<(usize, usize), Problem> {
+        if let Some(state) = &self.state
+            && !State::ALL.iter().any(|known| known.as_str() == state)
+        {
+            let known: Vec<_> = State::ALL.iter().map(|state| state.as_str()).collect();
+            return Err(Problem::bad_request(format!("state must be one of {}", known.join(", "))));
+        }
+        page(self.offset, self.limit)
+    }
+
+    /// Whether only names and pools are asked for: then no worker's status need be looked at.
+    pub(super) fn fits_entry(&self, worker: &Worker) -> bool {
+        self.name.as_ref().is_none_or(|pattern| fits(pattern, &worker.name))
+            && self.pid.is_none_or(|pid| pid == worker.pid.0)
+    }
+
+    pub(super) fn fits_status(&self, status: &prb_core::worker::WorkerStatus) -> bool {
+        self.state.as_ref().is_none_or(|state| state == status.state.as_str())
+            && self.reason.as_ref().is_none_or(|reason| reason == status.reason.code())
+            && self.stalled.is_none_or(|stalled| stalled == status.stalled)
+    }
+}
+
+impl PoolQuery {
+    pub(super) fn page(&self) -> Result<(usize, usize), Problem> {
+        page(self.offset, self.limit)
+    }
+
+    pub(super) fn fits(&self, name: &str) -> bool {
+        self.name.as_ref().is_none_or(|pattern| fits(pattern, name))
+    }
+}
+
+pub(super) fn page(offset: usize, limit: Option<usize>) -> Result<(usize, usize), Problem> {
+    match limit.unwrap_or(PAGE) {
+        limit @ 1..=MAX_PAGE => Ok((offset, limit)),
+        _ => Err(Problem::bad_request(format!("limit must be from 1 to {MAX_PAGE}"))),
+    }
+}
+
+/// Whether a text fits a pattern, in which `*` stands for any characters and `?` for one.
+pub(crate) fn fits(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut p, mut t) = (0, 0);
+    // Where to go on after the last star, should what follows it not fit.
+    let mut star = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p + 1, t));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((after, taken)) => {
+                    star = Some((after, taken + 1));
+                    (p, t) = (after, taken + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+/// The workers that a text names: an id, a name, or a pattern.
+pub(super) fn named<'a>(snapshot: &'a Snapshot, text: &str) -> Vec<&'a Worker> {
+    let workers = || snapshot.workers.iter().map(AsRef::as_ref);
+    let exact: Vec<&Worker> =
+        workers().filter(|worker: &&Worker| worker.name == text || worker.id.to_string() == text).collect();
+    if exact.is_empty() && text.contains(['*', '?']) {
+        return workers().filter(|worker| fits(text, &worker.name)).collect();
+    }
+    exact
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, text) in [
+            ("*", ""),
+            ("*", "x"),
+            ("rack-?-*", "rack-1-a"),
+            ("a*b*c", "a-b-b-c"),
+            ("ü?", "üß"),
+            ("**x", "x"),
+        ] {
+            assert!(fits(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in [("", "x"), ("?", ""), ("rack-?", "rack-10"), ("a*b", "a-b-c"), ("A", "a")] {
+            assert!(!fits(pattern, text), "{pattern} {text}");
+        }
+        // Backtracks over the last star only: quick whatever the pattern.
+        assert!(!fits(&"*a".repeat(2000), &"a".repeat(1999)));
+    }
+}

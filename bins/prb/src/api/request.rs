@@ -1,0 +1,81 @@
+//! Reading requests: bodies, queries and the condition of an edit, with refusals as [`Problem`]s.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Query, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// A query string.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(asked)| Self(asked)).map_err(|error| Problem::bad_request(error.body_text()))
+    }
+}
+
+/// A body in JSON.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if !kind.is_some_and(|kind| kind.trim_start().starts_with("application/json")) {
+            let text = "send the body as JSON, with the header Content-Type: application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", text));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| {
+            let status = error.status();
+            let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "too-large" } else { "bad-request" };
+            Problem::new(status, code, format!("the body cannot be read: {}", error.body_text()))
+        })?;
+        // Where it ends only: what serde says besides may quote a secret.
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            let place = format!("line {}, column {}", error.line(), error.column());
+            let what = match error.classify() {
+                serde_json::error::Category::Data => "does not have the fields that are asked for",
+                _ => "is not JSON",
+            };
+            Problem::bad_request(format!("the body {what} ({place})"))
+        })
+    }
+}
+
+/// What must still be so for an edit (`If-Match`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum IfMatch {
+    /// Nothing.
+    Any,
+    /// The entry or list has this version.
+    Version(String),
+}
+
+impl IfMatch {
+    pub(super) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        let Some(value) = headers.get(header::IF_MATCH) else { return Ok(Self::Any) };
+        let text = value.to_str().map(str::trim).unwrap_or_default();
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+            Some(version) if !version.contains('"') => Ok(Self::Version(version.to_owned())),
+            _ => {
+                Err(Problem::bad_request("If-Match must be one entity tag in quotes, as ETag gave it, or *"))
+            }
+        }
+    }
+}
+
+/// The header that names a version.
+pub(super) fn etag(version: &str) -> [(header::HeaderName, String); 1] {
+    [(header::ETAG, format!("\"{version}\""))]
+}

@@ -1,0 +1,197 @@
+//! `/status` and `/providers`: the daemon as a whole, and whom it gets its chain data from.
+
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State};
+use prb_core::worker::{State as WorkerState, WorkerStatus};
+use prb_walkie::{
+    node::{Peer, Standing},
+    proto::Role,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Api, problem::Problem, view};
+
+/// Workers in trouble that the status names.
+const MAX_TROUBLED: usize = 20;
+
+pub(super) fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(status)).routes(routes!(providers))
+}
+
+/// The daemon as a whole.
+#[derive(Serialize, ToSchema)]
+struct Status {
+    /// The program's version.
+    #[schema(value_type = String)]
+    version: &'static str,
+    /// `all` or `lifecycle`.
+    #[schema(value_type = String)]
+    daemon: &'static str,
+    at: String,
+    /// Whether pools and workers are edited here; else they come from a file.
+    editable: bool,
+    pools: usize,
+    workers: WorkerCounts,
+    /// Workers in `S_ERROR` and those that do not move, up to 20.
+    troubled: Vec<Trouble>,
+    /// The newest blocks of both chains: held here, and known to the nodes.
+    #[schema(value_type = Object)]
+    heights: Value,
+    /// The finalised parachain block whose state was last read, and its time in ms since the Unix epoch.
+    #[schema(value_type = Option<Object>)]
+    chain: Option<Value>,
+    /// Jobs by state; null where there is no queue or it does not answer.
+    #[schema(value_type = Option<Object>)]
+    jobs: Option<Value>,
+    /// Connected data providers; null where this daemon reads the chains itself.
+    providers: Option<usize>,
+}
+
+/// Workers by state and by reason.
+#[derive(Serialize, ToSchema)]
+struct WorkerCounts {
+    total: usize,
+    #[schema(value_type = Object)]
+    by_state: BTreeMap<&'static str, usize>,
+    #[schema(value_type = Object)]
+    by_reason: BTreeMap<&'static str, usize>,
+    stalled: usize,
+    /// The most blocks that any worker is behind.
+    max_lag: Option<u32>,
+    /// What all sessions lock on chain, in 10^-12 PHA.
+    at_stake: String,
+}
+
+/// A worker that needs a hand.
+#[derive(Serialize, ToSchema)]
+struct Trouble {
+    name: String,
+    #[schema(value_type = String)]
+    state: &'static str,
+    #[schema(value_type = String)]
+    reason: &'static str,
+    message: String,
+    stalled: bool,
+}
+
+/// Data providers that were met, of any chain.
+#[derive(Serialize, ToSchema)]
+struct Providers {
+    providers: Vec<Provider>,
+}
+
+/// A data provider.
+#[derive(Serialize, ToSchema)]
+struct Provider {
+    peer_id: String,
+    hostname: String,
+    address: Option<String>,
+    chain_identity: String,
+    bridge_identity: String,
+    /// Whether it is of this chain and group, and connected.
+    usable: bool,
+    /// `accepted`, or why it is not used.
+    #[schema(value_type = String)]
+    standing: &'static str,
+    connected: bool,
+    last_seen: String,
+    round_trip_ms: Option<u64>,
+}
+
+/// Shows the daemon as a whole.
+#[utoipa::path(get, path = "/status", tag = "status", responses((status = 200, body = Status)))]
+async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
+    let workers = api.manager().status(&[])?;
+    let jobs = match api.queue() {
+        Some(queue) => {
+            let stats = tokio::time::timeout(std::time::Duration::from_secs(2), queue.queue.stats()).await;
+            stats.ok().and_then(Result::ok).map(|stats| json!(stats))
+        }
+        None => None,
+    };
+    let heights = api.heights().unwrap_or_default();
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        daemon: api.daemon(),
+        at: view::time(std::time::SystemTime::now()),
+        editable: api.fleet_file().is_none(),
+        pools: api.snapshot().pools.len(),
+        workers: counts(&workers),
+        troubled: troubled(&workers),
+        heights: json!({
+            "relay": heights.relay,
+            "para": heights.para,
+            "relay_target": heights.relay_target,
+            "para_target": heights.para_target,
+        }),
+        chain: api.chain().map(|chain| json!({ "block": chain.block, "time_ms": chain.time_ms })),
+        jobs,
+        providers: api.peers().map(|peers| peers.usable(Role::DataProviderInt).count()),
+    }))
+}
+
+fn counts(workers: &[std::sync::Arc<WorkerStatus>]) -> WorkerCounts {
+    let (mut by_state, mut by_reason) = (BTreeMap::new(), BTreeMap::new());
+    for worker in workers {
+        *by_state.entry(worker.state.as_str()).or_default() += 1;
+        *by_reason.entry(worker.reason.code()).or_default() += 1;
+    }
+    let at_stake: u128 =
+        workers.iter().filter_map(|worker| worker.chain.as_ref()).map(|chain| chain.at_stake()).sum();
+    WorkerCounts {
+        total: workers.len(),
+        by_state,
+        by_reason,
+        stalled: workers.iter().filter(|worker| worker.stalled).count(),
+        max_lag: workers.iter().filter_map(|worker| worker.lag).max(),
+        at_stake: at_stake.to_string(),
+    }
+}
+
+fn troubled(workers: &[std::sync::Arc<WorkerStatus>]) -> Vec<Trouble> {
+    let troubled = workers.iter().filter(|worker| worker.state == WorkerState::Error || worker.stalled);
+    let shown = |worker: &std::sync::Arc<WorkerStatus>| Trouble {
+        name: worker.worker.name.clone(),
+        state: worker.state.as_str(),
+        reason: worker.reason.code(),
+        message: worker.message.to_string(),
+        stalled: worker.stalled,
+    };
+    troubled.take(MAX_TROUBLED).map(shown).collect()
+}
+
+/// Lists the data providers that were met. Empty where this daemon reads the chains itself.
+#[utoipa::path(get, path = "/providers", tag = "status", responses((status = 200, body = Providers)))]
+async fn providers(State(api): State<Api>) -> Json<Providers> {
+    let peers = api.peers().unwrap_or_default();
+    let roles = [Role::DataProviderInt, Role::DataProviderExt];
+    let providers =
+        peers.iter().filter(|peer| roles.contains(&peer.role)).map(|peer| provider(peer)).collect();
+    Json(Providers { providers })
+}
+
+fn provider(peer: &Peer) -> Provider {
+    Provider {
+        peer_id: peer.peer_id.to_string(),
+        hostname: peer.hostname.clone(),
+        address: peer.address.as_ref().map(ToString::to_string),
+        chain_identity: peer.chain_identity.clone(),
+        bridge_identity: peer.bridge_identity.clone(),
+        usable: peer.is_usable(),
+        standing: match peer.standing {
+            Standing::Accepted => "accepted",
+            Standing::OwnChainUnknown => "own-chain-unknown",
+            Standing::ChainUnknown => "chain-unknown",
+            Standing::OtherChain => "other-chain",
+            Standing::OtherBridge => "other-bridge",
+            _ => "other",
+        },
+        connected: peer.connected,
+        last_seen: view::time(peer.last_seen),
+        round_trip_ms: peer.round_trip.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+    }
+}

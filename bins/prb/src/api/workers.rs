@@ -1,0 +1,294 @@
+//! `/workers`: entries, status and events.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use prb_core::{
+    inventory::{Snapshot, Worker},
+    manage::{Change, Error, Manager, OperatorKeys, Selector, WorkerValue},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{
+    Api,
+    edits::{self, Edited, Kind, Terms},
+    fields::WorkerFields,
+    problem::{Fault, Problem},
+    query::{EditQuery, WorkerQuery},
+    request::{Asked, Body, IfMatch, etag},
+    view::{self, WorkerDetail, WorkerEntry, WorkerSummary},
+};
+
+pub(super) fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create, edit))
+        .routes(routes!(show, change, delete))
+        .routes(routes!(events))
+}
+
+/// A page of workers, by name.
+#[derive(Serialize, ToSchema)]
+struct WorkerList {
+    /// How many the query lets through.
+    total: usize,
+    offset: usize,
+    workers: Vec<WorkerSummary>,
+}
+
+/// What an edit has put.
+#[derive(Serialize, ToSchema)]
+struct EditedWorkers {
+    /// Whether everything was checked and nothing changed.
+    dry_run: bool,
+    /// The workers that were added or changed, in the request's order.
+    workers: Vec<WorkerEntry>,
+}
+
+/// Workers to add.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewWorkers {
+    #[schema(value_type = Vec<WorkerFields>)]
+    workers: Vec<Value>,
+}
+
+/// Changes of workers.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct WorkerChanges {
+    #[schema(value_type = Vec<WorkerChange>)]
+    items: Vec<Value>,
+}
+
+/// One change: either `set` or `delete`.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "shows the shape in the OpenAPI document; the entries are read one by one")]
+struct WorkerChange {
+    /// A worker's id or name.
+    id: String,
+    /// The version that the change is based on: refused where it is another by now.
+    version: Option<String>,
+    set: Option<WorkerFields>,
+    delete: Option<bool>,
+}
+
+/// Which events.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct EventQuery {
+    /// Those after this number.
+    after: Option<u64>,
+}
+
+/// A worker's last events, oldest first.
+#[derive(Serialize, ToSchema)]
+struct Events {
+    /// Each has `number`, `at`, `kind` and what belongs to the kind.
+    #[schema(value_type = Vec<Object>)]
+    events: Vec<Value>,
+}
+
+/// Lists workers with their status.
+///
+/// The entity tag is that of all pools and workers: an edit of several may be made conditional on it.
+#[utoipa::path(get, path = "/workers", tag = "workers", params(WorkerQuery), responses(
+    (status = 200, body = WorkerList), (status = 400, body = Problem)))]
+async fn list(State(api): State<Api>, Asked(query): Asked<WorkerQuery>) -> Result<Response, Problem> {
+    let (offset, limit) = query.page()?;
+    let version = api.inventory_version();
+    let all = api.manager().status(&[])?;
+    let fitting: Vec<_> =
+        all.iter().filter(|one| query.fits_entry(&one.worker) && query.fits_status(one)).collect();
+    let workers = fitting.iter().skip(offset).take(limit).map(|status| WorkerSummary::of(status)).collect();
+    let list = WorkerList { total: fitting.len(), offset, workers };
+    Ok((etag(&version), Json(list)).into_response())
+}
+
+/// Adds workers, all or none.
+#[utoipa::path(post, path = "/workers", tag = "workers", params(EditQuery), request_body = NewWorkers, responses(
+    (status = 201, body = EditedWorkers), (status = 200, description = "dry run", body = EditedWorkers),
+    (status = 401, body = Problem), (status = 409, body = Problem), (status = 412, body = Problem),
+    (status = 413, body = Problem), (status = 422, description = "names every entry at fault", body = Problem)),
+    security(("token" = [])))]
+async fn create(
+    State(api): State<Api>,
+    Asked(query): Asked<EditQuery>,
+    headers: HeaderMap,
+    Body(body): Body<NewWorkers>,
+) -> Result<Response, Problem> {
+    let terms = terms(&query, &headers)?;
+    let edited = edits::create::<Workers>(&api, body.workers, &terms).await?;
+    Ok(answer(edited, query.dry_run, StatusCode::CREATED))
+}
+
+/// Changes and deletes workers, all or none.
+#[utoipa::path(patch, path = "/workers", tag = "workers", params(EditQuery), request_body = WorkerChanges, responses(
+    (status = 200, body = EditedWorkers), (status = 401, body = Problem), (status = 409, body = Problem),
+    (status = 412, body = Problem), (status = 413, body = Problem), (status = 422, body = Problem)),
+    security(("token" = [])))]
+async fn edit(
+    State(api): State<Api>,
+    Asked(query): Asked<EditQuery>,
+    headers: HeaderMap,
+    Body(body): Body<WorkerChanges>,
+) -> Result<Response, Problem> {
+    let terms = terms(&query, &headers)?;
+    let edited = edits::update::<Workers>(&api, body.items, &terms).await?;
+    Ok(answer(edited, query.dry_run, StatusCode::OK))
+}
+
+/// Shows everything that is known of a worker, by its id or name.
+#[utoipa::path(get, path = "/workers/{worker}", tag = "workers", params(("worker" = String, Path)), responses(
+    (status = 200, body = WorkerDetail), (status = 404, body = Problem)))]
+async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Response, Problem> {
+    let id = api.worker(&named)?;
+    let mut status = api.manager().status(&[id])?;
+    let status = status.pop().ok_or_else(|| no_worker(&named))?;
+    Ok((etag(&view::worker_version(&status.worker)), Json(WorkerDetail::of(&status))).into_response())
+}
+
+/// Changes a worker's fields; those that are absent stay.
+#[utoipa::path(patch, path = "/workers/{worker}", tag = "workers", params(("worker" = String, Path), EditQuery),
+    request_body = WorkerFields, responses((status = 200, body = EditedWorkers), (status = 401, body = Problem),
+    (status = 404, body = Problem), (status = 409, body = Problem), (status = 412, body = Problem),
+    (status = 422, body = Problem)), security(("token" = [])))]
+async fn change(
+    State(api): State<Api>,
+    Path(named): Path<String>,
+    Asked(query): Asked<EditQuery>,
+    headers: HeaderMap,
+    Body(set): Body<Value>,
+) -> Result<Response, Problem> {
+    let id = api.worker(&named)?;
+    one(&api, &query, &headers, json!({ "id": id, "set": set })).await
+}
+
+/// Deletes a worker. It is not stopped on chain by that: stop it first, and reclaim its stake.
+#[utoipa::path(delete, path = "/workers/{worker}", tag = "workers", params(("worker" = String, Path), EditQuery),
+    responses((status = 200, body = EditedWorkers), (status = 401, body = Problem), (status = 404, body = Problem),
+    (status = 412, body = Problem)), security(("token" = [])))]
+async fn delete(
+    State(api): State<Api>,
+    Path(named): Path<String>,
+    Asked(query): Asked<EditQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = api.worker(&named)?;
+    one(&api, &query, &headers, json!({ "id": id, "delete": true })).await
+}
+
+/// Shows what happened to a worker since the daemon has started.
+#[utoipa::path(get, path = "/workers/{worker}/events", tag = "workers", params(("worker" = String, Path), EventQuery),
+    responses((status = 200, body = Events), (status = 404, body = Problem), (status = 409, body = Problem)))]
+async fn events(
+    State(api): State<Api>,
+    Path(named): Path<String>,
+    Asked(query): Asked<EventQuery>,
+) -> Result<Json<Events>, Problem> {
+    let events = api.manager().events(api.worker(&named)?)?;
+    let wanted = events.iter().filter(|event| query.after.is_none_or(|after| event.number > after));
+    Ok(Json(Events { events: wanted.map(view::event).collect() }))
+}
+
+/// An edit of one entry, whose condition is of that entry.
+async fn one(
+    api: &Api,
+    query: &EditQuery,
+    headers: &HeaderMap,
+    mut item: Value,
+) -> Result<Response, Problem> {
+    if let IfMatch::Version(version) = IfMatch::read(headers)? {
+        item["version"] = Value::from(version);
+    }
+    let terms = Terms { if_match: IfMatch::Any, dry_run: query.dry_run, force: query.force };
+    let edited = edits::update::<Workers>(api, vec![item], &terms).await?;
+    let version = edited.entries.first().map(|worker| view::worker_version(worker));
+    let body = Json(shown(&edited, query.dry_run));
+    Ok(match version {
+        Some(version) => (etag(&version), body).into_response(),
+        None => body.into_response(),
+    })
+}
+
+fn terms(query: &EditQuery, headers: &HeaderMap) -> Result<Terms, Problem> {
+    Ok(Terms { if_match: IfMatch::read(headers)?, dry_run: query.dry_run, force: query.force })
+}
+
+fn answer(edited: Edited<Worker>, dry_run: bool, status: StatusCode) -> Response {
+    let status = if dry_run { StatusCode::OK } else { status };
+    (status, etag(&edited.inventory), Json(shown(&edited, dry_run))).into_response()
+}
+
+fn shown(edited: &Edited<Worker>, dry_run: bool) -> EditedWorkers {
+    EditedWorkers { dry_run, workers: edited.entries.iter().map(|worker| WorkerEntry::of(worker)).collect() }
+}
+
+pub(super) fn no_worker(named: &str) -> Problem {
+    Problem::not_found(format!("there is no worker {named:?}"))
+}
+
+/// Workers, as edits treat them.
+pub(super) struct Workers;
+
+#[async_trait]
+impl Kind for Workers {
+    const NAME: &'static str = "worker";
+    type Fields = WorkerFields;
+    type Value = WorkerValue;
+    type Entry = Worker;
+
+    fn whole(fields: WorkerFields, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
+        fields.over(old)
+    }
+
+    fn name(value: &WorkerValue) -> &str {
+        &value.name
+    }
+
+    fn find<'a>(snapshot: &'a Snapshot, named: &str) -> Option<&'a Arc<Worker>> {
+        let by_id = named.parse().ok().and_then(|id| Self::by_id(snapshot, id));
+        by_id.or_else(|| snapshot.workers.iter().find(|worker| worker.name == named))
+    }
+
+    fn by_id(snapshot: &Snapshot, id: Uuid) -> Option<&Arc<Worker>> {
+        snapshot.workers.iter().find(|worker| worker.id == id)
+    }
+
+    fn id(entry: &Worker) -> Uuid {
+        entry.id
+    }
+
+    fn version(entry: &Worker) -> String {
+        view::worker_version(entry)
+    }
+
+    fn secret_fault(_: &WorkerValue, _: &dyn OperatorKeys) -> Option<Fault> {
+        None
+    }
+
+    fn keeps(_: &Snapshot, _: &Worker) -> Option<Fault> {
+        None
+    }
+
+    async fn create(manager: &Manager, values: Vec<WorkerValue>) -> Result<Vec<Arc<Worker>>, Error> {
+        manager.create_workers(values).await
+    }
+
+    async fn update(
+        manager: &Manager,
+        items: Vec<(Selector, Change<WorkerValue>)>,
+    ) -> Result<Vec<Arc<Worker>>, Error> {
+        manager.update_workers(items).await
+    }
+}

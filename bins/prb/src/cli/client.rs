@@ -1,0 +1,227 @@
+//! A client of the management API.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use reqwest::{Client as Http, Method, StatusCode, Url, header, redirect};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use super::args::Remote;
+use crate::{
+    api::TOKEN_FILE,
+    config::{PageArgs, first_line},
+};
+
+/// How long the daemon may take: an import of many pools reads and seals a key for each.
+const TIMEOUT: Duration = Duration::from_secs(65);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Entries that one request asks for.
+const PAGE: usize = 1000;
+/// The largest token file, in bytes.
+const MAX_TOKEN_BYTES: u64 = 4096;
+/// How often a list is read from its beginning because it has changed on the way.
+const READS: usize = 5;
+
+/// A refusal of the daemon's.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.text())]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) body: Value,
+}
+
+impl Refusal {
+    pub(super) fn message(&self) -> String {
+        let message = self.body["message"].as_str().map(str::to_owned);
+        message.unwrap_or_else(|| format!("the daemon answers with status {}", self.status))
+    }
+
+    /// The entries at fault.
+    pub(super) fn entries(&self) -> &[Value] {
+        self.body["entries"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn text(&self) -> String {
+        match self.entries() {
+            [] | [_] => self.message(),
+            entries => {
+                let lines = entries.iter().map(|entry| format!("\n  {}", fault(entry)));
+                self.message() + &lines.collect::<String>()
+            }
+        }
+    }
+}
+
+/// One entry at fault, as a line.
+pub(super) fn fault(entry: &Value) -> String {
+    let text = |key: &str| entry[key].as_str().unwrap_or_default();
+    let name = match text("name") {
+        "" => String::new(),
+        name => format!("{name:?}: "),
+    };
+    format!("{name}{}", text("message"))
+}
+
+/// An answer: its version, where it has one, and its body.
+pub(super) struct Answer {
+    etag: Option<String>,
+    pub(super) status: u16,
+    pub(super) body: Value,
+}
+
+/// The daemon's API.
+pub(super) struct Client {
+    http: Http,
+    base: Url,
+    token: Option<SecretString>,
+}
+
+impl Client {
+    pub(super) fn new(remote: &Remote) -> anyhow::Result<Self> {
+        let base = Url::parse(&remote.api).with_context(|| format!("--api {:?} is not a URL", remote.api))?;
+        ensure!(matches!(base.scheme(), "http" | "https"), "--api must be an http or https URL");
+        let token = token(remote)?;
+        if token.is_some() && base.scheme() == "http" && !is_loopback(&base) && !remote.allow_plain_http {
+            bail!(
+                "the token would go to {} without encryption: use https, or --allow-plain-http in a network that \
+                 you trust",
+                base.host_str().unwrap_or_default()
+            );
+        }
+        let http = Http::builder()
+            .tls_backend_preconfigured(tls()?)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .timeout(TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .build()?;
+        Ok(Self { http, base, token })
+    }
+
+    pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Value> {
+        Ok(self.ask(Method::GET, path, query, None).await?.body)
+    }
+
+    /// Sends a request; a status of 400 and more is a [`Refusal`].
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
+        let answer = self.send(method, path, query, body).await?;
+        if answer.status >= 400 {
+            return Err(Refusal { status: answer.status, body: answer.body }.into());
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request and gives whatever comes back.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| anyhow::anyhow!("--api cannot be a base"))?
+            .pop_if_empty()
+            .extend(["api", "v1"])
+            .extend(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request = self.http.request(method, url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let (status, etag) = (response.status(), response.headers().get(header::ETAG).cloned());
+        let bytes = response.bytes().await.context("the daemon's answer breaks off")?;
+        let body: Value = match serde_json::from_slice(&bytes) {
+            Ok(body) => body,
+            Err(_) if status == StatusCode::OK => {
+                bail!("what answers at {} is not a daemon's API", self.base)
+            }
+            Err(_) => Value::Null,
+        };
+        let etag = etag.and_then(|etag| etag.to_str().ok().map(str::to_owned));
+        Ok(Answer { etag, status: status.as_u16(), body })
+    }
+
+    /// A whole list, page by page, all of one version of the inventory.
+    pub(super) async fn list(&self, kind: &str, query: &[(&str, String)]) -> anyhow::Result<Vec<Value>> {
+        'read: for _ in 0..READS {
+            let (mut all, mut version) = (Vec::new(), None);
+            loop {
+                let mut query = query.to_vec();
+                query.extend([("offset", all.len().to_string()), ("limit", PAGE.to_string())]);
+                let answer = self.ask(Method::GET, &[kind], &query, None).await?;
+                if version.get_or_insert_with(|| answer.etag.clone()) != &answer.etag {
+                    continue 'read;
+                }
+                let page = answer.body[kind].as_array().cloned().unwrap_or_default();
+                let total = answer.body["total"].as_u64().unwrap_or_default();
+                let last = page.is_empty();
+                all.extend(page);
+                if last || all.len() as u64 >= total {
+                    return Ok(all);
+                }
+            }
+        }
+        bail!("the list changes faster than it can be read: try again")
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+        let base = &self.base;
+        if error.is_connect() {
+            return anyhow::Error::new(error.without_url()).context(format!(
+                "no daemon answers at {base}: is `prb all` or `prb lifecycle` running there? --api (PRB_API_URL) \
+                 names another address"
+            ));
+        }
+        let text = format!(
+            "the daemon at {base} does not answer; a change may have been made: look before you repeat it"
+        );
+        anyhow::Error::new(error.without_url()).context(text)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
+/// The token: of the file that is named, the variable, or the daemon's data folder; none where there is none.
+fn token(remote: &Remote) -> anyhow::Result<Option<SecretString>> {
+    let named = PageArgs { api_token_file: remote.api_token_file.clone(), ..PageArgs::default() };
+    if let Some(token) = named.token()? {
+        return Ok(Some(token));
+    }
+    let folders = remote.data.iter().chain([&remote.local_db_path]);
+    let found = folders.map(|folder| folder.join(TOKEN_FILE)).find(|file| may_be_read(file));
+    found.map(|file| first_line(&file, MAX_TOKEN_BYTES)).transpose()
+}
+
+fn may_be_read(file: &Path) -> bool {
+    std::fs::File::open(file).is_ok()
+}
+
+fn tls() -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    Ok(config.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,160 @@
+//! `prb pool`.
+
+use std::io::{IsTerminal, Read};
+
+use anyhow::{Context, bail, ensure};
+use reqwest::Method;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use super::{
+    args::{Caution, PoolAction, PoolFields, PoolsArgs},
+    client::Client,
+    confirm, json, print,
+    table::{cell, pairs, pha, table},
+    watched,
+};
+use crate::config::first_line;
+
+/// The longest secret that is read, in bytes.
+const MAX_SECRET_BYTES: u64 = 4096;
+
+pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.remote)?;
+    let as_json = args.remote.json;
+    match args.action {
+        PoolAction::List { watch } => watched(watch, async || list(&client, as_json).await).await,
+        PoolAction::Show { pool } => {
+            let shown = client.get(&["pools", &pool], &[]).await?;
+            print(&if as_json { json(&shown)? } else { one(&shown) })
+        }
+        PoolAction::Add { pid, fields, caution } => {
+            let ask = fields.sync_only != Some(true);
+            let mut entry = read(&fields, ask)?;
+            entry.insert("pid".into(), json!(pid));
+            let body = json!({ "pools": [entry] });
+            let answer = client.ask(Method::POST, &["pools"], &dry(caution), Some(&body)).await?;
+            done(&answer.body, as_json, caution, &format!("pool {pid} was added"))
+        }
+        PoolAction::Set { pool, pid, secret, fields, caution } => {
+            let mut set = read(&fields, secret)?;
+            set.extend(pid.map(|pid| ("pid".to_owned(), json!(pid))));
+            ensure!(!set.is_empty(), "there is nothing to change: give at least one field");
+            let answer = client
+                .ask(Method::PATCH, &["pools", &pool], &dry(caution), Some(&Value::Object(set)))
+                .await?;
+            done(&answer.body, as_json, caution, &format!("pool {pool} was changed"))
+        }
+        PoolAction::Remove { pool, force, caution } => {
+            let shown = client.get(&["pools", &pool], &[]).await?;
+            confirm(caution, &format!("Remove pool {} ({})?", cell(&shown["pid"]), cell(&shown["name"])))?;
+            let mut query = dry(caution);
+            query.push(("force", force.to_string()));
+            let id = cell(&shown["id"]);
+            let answer = client.ask(Method::DELETE, &["pools", &id], &query, None).await?;
+            done(&answer.body, as_json, caution, &format!("pool {pool} was removed"))
+        }
+    }
+}
+
+fn dry(caution: Caution) -> Vec<(&'static str, String)> {
+    vec![("dry_run", caution.dry_run.to_string())]
+}
+
+fn done(answer: &Value, as_json: bool, caution: Caution, text: &str) -> anyhow::Result<()> {
+    if as_json {
+        return print(&json(answer)?);
+    }
+    let dry = if caution.dry_run { "dry run, nothing was changed: " } else { "" };
+    print(&format!("{dry}{text}\n"))
+}
+
+fn read(fields: &PoolFields, ask: bool) -> anyhow::Result<Map<String, Value>> {
+    let mut set = Map::new();
+    let mut put = |name: &str, value: Option<Value>| set.extend(value.map(|value| (name.to_owned(), value)));
+    put("name", fields.name.as_ref().map(|name| json!(name)));
+    put("enabled", fields.enabled.map(Value::from));
+    put("sync_only", fields.sync_only.map(Value::from));
+    let proxied = fields.proxied.as_ref();
+    put("proxied", proxied.map(|address| if address.is_empty() { Value::Null } else { json!(address) }));
+    put("after_stop", fields.after_stop.map(|setting| json!(setting.0)));
+    put("secret", secret(fields, ask)?.map(|secret| json!(secret.expose_secret())));
+    Ok(set)
+}
+
+/// The operator's secret: of the file, of standard input, or of the terminal where it is asked for.
+fn secret(fields: &PoolFields, ask: bool) -> anyhow::Result<Option<SecretString>> {
+    let secret = match (&fields.secret_file, fields.secret_stdin) {
+        (Some(file), _) => first_line(file, MAX_SECRET_BYTES)?,
+        (None, true) => of_input()?,
+        (None, false) if !ask => return Ok(None),
+        (None, false) => {
+            if !std::io::stdin().is_terminal() {
+                bail!(
+                    "there is no secret: give --secret-file, --secret-stdin, or --sync-only for a pool without one"
+                );
+            }
+            rpassword::prompt_password("Operator's mnemonic: ").context("cannot read the mnemonic")?.into()
+        }
+    };
+    ensure!(!secret.expose_secret().trim().is_empty(), "the secret is empty");
+    Ok(Some(secret))
+}
+
+fn of_input() -> anyhow::Result<SecretString> {
+    // Large enough from the start: a buffer that grows leaves copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET_BYTES as usize + 1));
+    std::io::stdin()
+        .take(MAX_SECRET_BYTES + 1)
+        .read_to_string(&mut text)
+        .context("cannot read standard input")?;
+    ensure!(text.len() as u64 <= MAX_SECRET_BYTES, "the secret has more than {MAX_SECRET_BYTES} bytes");
+    Ok(text.lines().next().unwrap_or_default().into())
+}
+
+async fn list(client: &Client, as_json: bool) -> anyhow::Result<String> {
+    let pools = client.list("pools", &[]).await?;
+    if as_json {
+        return json(&Value::from(pools));
+    }
+    let row = |pool: &Value| {
+        let chain = &pool["on_chain"];
+        vec![
+            cell(&pool["pid"]),
+            cell(&pool["name"]),
+            cell(&pool["enabled"]),
+            cell(&pool["sync_only"]),
+            cell(&pool["workers"]),
+            cell(&pool["operator"]),
+            pha(&chain["operator_balance"]),
+            pha(&chain["free_stake"]),
+            pha(&chain["releasing_stake"]),
+        ]
+    };
+    let headings = [
+        "PID",
+        "NAME",
+        "ENABLED",
+        "SYNC ONLY",
+        "WORKERS",
+        "OPERATOR",
+        "BALANCE PHA",
+        "FREE PHA",
+        "RELEASING PHA",
+    ];
+    Ok(table(&headings, &pools.iter().map(row).collect::<Vec<_>>()))
+}
+
+fn one(pool: &Value) -> String {
+    let mut rows: Vec<(&str, String)> = Vec::new();
+    for (name, value) in pool.as_object().into_iter().flatten().filter(|(name, _)| *name != "on_chain") {
+        rows.push((name, cell(value)));
+    }
+    for (name, value) in pool["on_chain"].as_object().into_iter().flatten() {
+        let amount = ["free_stake", "releasing_stake", "total_value", "cap", "operator_balance"]
+            .contains(&name.as_str());
+        rows.push((name, if amount { format!("{} PHA", pha(value)) } else { cell(value) }));
+    }
+    pairs(&rows)
+}

@@ -1,0 +1,80 @@
+//! `prb status` and `prb provider list`.
+
+use serde_json::Value;
+
+use super::{
+    client::Client,
+    json,
+    table::{cell, pairs, pha, table},
+};
+
+pub(super) async fn status(client: &Client, as_json: bool) -> anyhow::Result<String> {
+    let status = client.get(&["status"], &[]).await?;
+    if as_json {
+        return json(&status);
+    }
+    let workers = &status["workers"];
+    let heights = &status["heights"];
+    let chain = |held: &str, known: &str| format!("{} of {}", cell(&heights[held]), cell(&heights[known]));
+    let editable = if status["editable"] == true { "here" } else { "in the fleet file" };
+    let mut text = pairs(&[
+        (
+            "daemon",
+            format!(
+                "prb {} {}, at {}",
+                cell(&status["daemon"]),
+                cell(&status["version"]),
+                cell(&status["at"])
+            ),
+        ),
+        ("pools", format!("{}, edited {editable}", cell(&status["pools"]))),
+        ("workers", format!("{}: {}", cell(&workers["total"]), counts(&workers["by_state"]))),
+        ("reasons", counts(&workers["by_reason"])),
+        ("stalled", cell(&workers["stalled"])),
+        ("longest lag", format!("{} blocks", cell(&workers["max_lag"]))),
+        ("at stake", format!("{} PHA", pha(&workers["at_stake"]))),
+        ("relay chain", chain("relay", "relay_target")),
+        ("parachain", chain("para", "para_target")),
+        ("jobs", counts(&status["jobs"])),
+        ("providers", cell(&status["providers"])),
+    ]);
+    let troubled = status["troubled"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !troubled.is_empty() {
+        let rows: Vec<_> = troubled
+            .iter()
+            .map(|one| ["name", "state", "reason", "message"].map(|key| cell(&one[key])).to_vec())
+            .collect();
+        text += "\n";
+        text += &table(&["IN TROUBLE", "STATE", "REASON", "MESSAGE"], &rows);
+    }
+    Ok(text)
+}
+
+/// `S_ACTIVE 3, S_ERROR 1`, without what there is none of.
+fn counts(value: &Value) -> String {
+    let Some(counts) = value.as_object() else { return "-".into() };
+    let some = counts.iter().filter(|(_, count)| **count != 0).map(|(name, count)| format!("{name} {count}"));
+    match some.collect::<Vec<_>>() {
+        none if none.is_empty() => "none".into(),
+        some => some.join(", "),
+    }
+}
+
+pub(super) async fn providers(client: &Client, as_json: bool) -> anyhow::Result<String> {
+    let answer = client.get(&["providers"], &[]).await?;
+    if as_json {
+        return json(&answer["providers"]);
+    }
+    let rows: Vec<_> = answer["providers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+        .iter()
+        .map(|one| {
+            ["peer_id", "hostname", "address", "usable", "standing", "round_trip_ms"]
+                .map(|key| cell(&one[key]))
+                .to_vec()
+        })
+        .collect();
+    Ok(table(&["PEER", "HOST", "ADDRESS", "USABLE", "STANDING", "PING MS"], &rows))
+}

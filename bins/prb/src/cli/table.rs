@@ -1,0 +1,119 @@
+//! Tables and values for people.
+
+use serde_json::Value;
+
+/// The widest cell, in characters.
+const MAX_CELL: usize = 72;
+/// Decimals of PHA.
+const DECIMALS: usize = prb_core::primitives::PHA_DECIMALS as usize;
+
+/// Rows under headings, each column as wide as it must be.
+pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([headings[column].chars().count()]).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  "));
+        padded.collect::<String>().trim_end().to_owned() + "\n"
+    };
+    let mut text = line(headings.to_vec());
+    for row in &rows {
+        text += &line(row.iter().map(String::as_str).collect());
+    }
+    text
+}
+
+/// Names and values, one a line.
+pub(super) fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    pairs.iter().map(|(name, value)| format!("{name:width$}  {}\n", clean(value))).collect()
+}
+
+/// A cell, cut.
+fn shown(cell: &str) -> String {
+    let cell = clean(cell);
+    match cell.char_indices().nth(MAX_CELL) {
+        Some((end, _)) => format!("{}…", &cell[..end]),
+        None => cell,
+    }
+}
+
+/// A text that cannot move a terminal's cursor: names and messages come from workers and other people.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A JSON value as a cell; `-` where there is none.
+pub(super) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// An amount in 10^-12 PHA, as PHA.
+pub(super) fn pha(value: &Value) -> String {
+    let Some(units) = value.as_str().and_then(|text| text.parse::<u128>().ok()) else { return cell(value) };
+    let one = 10u128.pow(DECIMALS as u32);
+    let fraction = format!("{:0DECIMALS$}", units % one);
+    match fraction.trim_end_matches('0') {
+        "" => (units / one).to_string(),
+        fraction => format!("{}.{fraction}", units / one),
+    }
+}
+
+/// An amount as people write it, in 10^-12 PHA: digits are that already, `30000PHA` and `0.5 PHA` are not. What is
+/// neither stays as it is, for the daemon to refuse.
+pub(super) fn units(text: &str) -> String {
+    let Some(number) = text.trim().strip_suffix("PHA") else { return text.trim().to_owned() };
+    let (whole, fraction) = number.trim().split_once('.').unwrap_or((number.trim(), ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > DECIMALS {
+        return text.trim().to_owned();
+    }
+    let all = format!("{whole}{fraction:0<DECIMALS$}");
+    match all.trim_start_matches('0') {
+        "" => "0".into(),
+        digits => digits.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn amounts() {
+        for (text, expected) in [
+            ("30000PHA", "30000000000000000"),
+            ("0.5 PHA", "500000000000"),
+            (" 12 ", "12"),
+            ("0PHA", "0"),
+            ("1.1234567890123PHA", "1.1234567890123PHA"),
+            ("-1PHA", "-1PHA"),
+            ("PHA", "PHA"),
+            ("1.PHA", "1000000000000"),
+        ] {
+            assert_eq!(units(text), expected, "{text}");
+        }
+        assert_eq!(pha(&json!("1500000000000")), "1.5");
+        assert_eq!(pha(&json!("30000000000000000")), "30000");
+        assert_eq!(pha(&Value::Null), "-");
+    }
+
+    #[test]
+    fn nothing_moves_the_cursor() {
+        let text = table(&["NAME"], &[vec!["a\u{1b}[2J\nb".into()], vec!["x".repeat(500)]]);
+        assert_eq!(text.lines().count(), 3);
+        assert!(!text.contains('\u{1b}') && text.lines().all(|line| line.chars().count() <= MAX_CELL + 1));
+    }
+}

@@ -1,0 +1,291 @@
+//! `prb worker`.
+
+use anyhow::{bail, ensure};
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use super::{
+    args::{Caution, Selection, Told, WorkerAction, WorkerFields, WorkersArgs},
+    client::{Client, Refusal},
+    confirm, import, json, print,
+    table::{cell, clean, pairs, pha, table, units},
+    watched,
+};
+
+pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.remote)?;
+    let as_json = args.remote.json;
+    match args.action {
+        WorkerAction::List { selection, state, reason, watch } => {
+            let mut query = Vec::new();
+            query.extend(state.map(|state| ("state", state)));
+            query.extend(reason.map(|reason| ("reason", reason)));
+            watched(watch, async || list(&client, &selection, &query, as_json).await).await
+        }
+        WorkerAction::Show { worker, watch } => {
+            watched(watch, async || show(&client, &worker, as_json).await).await
+        }
+        WorkerAction::Add { name, fields, caution } => {
+            let mut entry = read(&fields);
+            entry.insert("name".into(), json!(name));
+            let body = json!({ "workers": [entry] });
+            let answer = client.ask(Method::POST, &["workers"], &dry(caution), Some(&body)).await?;
+            done(&answer.body, as_json, caution, &format!("worker {name} was added"))
+        }
+        WorkerAction::Set { selection, rename, fields, caution } => {
+            let mut set = read(&fields);
+            set.extend(rename.map(|name| ("name".to_owned(), json!(name))));
+            ensure!(!set.is_empty(), "there is nothing to change: give at least one field");
+            edit(&client, &selection, caution, as_json, &json!({ "set": set })).await
+        }
+        WorkerAction::Remove(told) => {
+            edit(&client, &told.selection, told.caution, as_json, &json!({ "delete": true })).await
+        }
+        WorkerAction::Import { file, format, caution } => {
+            let rows = import::read(&file, format)?;
+            import::send(&client, rows, caution, as_json).await
+        }
+        WorkerAction::Export { selection, format } => {
+            let workers = select(&client, &selection, true, &[]).await?;
+            print(&import::write(&workers, format)?)
+        }
+        WorkerAction::Start(told) => command(&client, "start", told, as_json).await,
+        WorkerAction::Stop(told) => command(&client, "stop", told, as_json).await,
+        WorkerAction::Reclaim(told) => command(&client, "reclaim", told, as_json).await,
+        WorkerAction::LeavePool(told) => command(&client, "leave-pool", told, as_json).await,
+        WorkerAction::RegisterAgain(told) => command(&client, "register-again", told, as_json).await,
+        WorkerAction::Restart(told) => command(&client, "restart", told, as_json).await,
+        WorkerAction::Kick(told) => command(&client, "kick", told, as_json).await,
+        WorkerAction::Checkpoint(told) => command(&client, "checkpoint", told, as_json).await,
+        WorkerAction::ConfirmKey(told) => command(&client, "confirm-key", told, as_json).await,
+    }
+}
+
+fn dry(caution: Caution) -> Vec<(&'static str, String)> {
+    vec![("dry_run", caution.dry_run.to_string())]
+}
+
+pub(super) fn done(answer: &Value, as_json: bool, caution: Caution, text: &str) -> anyhow::Result<()> {
+    if as_json {
+        return print(&json(answer)?);
+    }
+    let dry = if caution.dry_run { "dry run, nothing was changed: " } else { "" };
+    print(&format!("{dry}{text}\n"))
+}
+
+fn read(fields: &WorkerFields) -> Map<String, Value> {
+    let mut set = Map::new();
+    let mut put = |name: &str, value: Option<Value>| set.extend(value.map(|value| (name.to_owned(), value)));
+    put("pid", fields.pid.map(Value::from));
+    put("endpoint", fields.endpoint.as_ref().map(|url| json!(url)));
+    put("stake", fields.stake.as_ref().map(|stake| json!(units(stake))));
+    put("enabled", fields.enabled.map(Value::from));
+    put("sync_only", fields.sync_only.map(Value::from));
+    put("gatekeeper", fields.gatekeeper.map(Value::from));
+    let announced = |urls: &String| -> Vec<String> {
+        urls.split(',').map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()).collect()
+    };
+    put("endpoints", fields.announce.as_ref().map(|urls| json!(announced(urls))));
+    put("after_stop", fields.after_stop.map(|setting| json!(setting.0)));
+    set
+}
+
+/// The workers that are selected, each once, with their status.
+async fn select(
+    client: &Client,
+    selection: &Selection,
+    all_where_none: bool,
+    query: &[(&str, String)],
+) -> anyhow::Result<Vec<Value>> {
+    let mut query = query.to_vec();
+    query.extend(selection.pool.map(|pool| ("pid", pool.to_string())));
+    if selection.workers.is_empty() {
+        ensure!(
+            all_where_none || selection.pool.is_some(),
+            "no worker is selected: name some (patterns such as 'rack-1-*' in quotes, '*' for all) or give --pool"
+        );
+        return client.list("workers", &query).await;
+    }
+    let listed = client.list("workers", &query).await?;
+    let mut taken = vec![false; listed.len()];
+    for name in &selection.workers {
+        let exact = |worker: &Value| worker["name"] == **name || worker["id"] == **name;
+        let pattern = !listed.iter().any(exact) && name.contains(['*', '?']);
+        let fits = |worker: &Value| {
+            let own = worker["name"].as_str().unwrap_or_default();
+            if pattern { crate::api::fits(name, own) } else { exact(worker) }
+        };
+        let mut found = false;
+        for (place, worker) in listed.iter().enumerate() {
+            if fits(worker) {
+                found = true;
+                taken[place] = true;
+            }
+        }
+        // By state or reason it may well be that none is left.
+        let filtered = query.iter().any(|(name, _)| *name == "state" || *name == "reason");
+        ensure!(found || filtered, "there is no worker {name:?}{}", of_pool(selection));
+    }
+    Ok(listed.into_iter().zip(taken).filter_map(|(worker, taken)| taken.then_some(worker)).collect())
+}
+
+fn of_pool(selection: &Selection) -> String {
+    selection.pool.map(|pool| format!(" in pool {pool}")).unwrap_or_default()
+}
+
+/// The same change of each selected worker, all or none; refused where one has changed since it was read.
+async fn edit(
+    client: &Client,
+    selection: &Selection,
+    caution: Caution,
+    as_json: bool,
+    change: &Value,
+) -> anyhow::Result<()> {
+    let workers = select(client, selection, false, &[]).await?;
+    ensure!(!workers.is_empty(), "no worker is selected{}", of_pool(selection));
+    let removes = change["delete"] == true;
+    if removes || workers.len() > 1 {
+        let verb = if removes { "Remove" } else { "Change" };
+        confirm(caution, &format!("{verb} {}?", named(&workers)))?;
+    }
+    let item = |worker: &Value| {
+        let mut item = change.clone();
+        (item["id"], item["version"]) = (worker["id"].clone(), worker["version"].clone());
+        item
+    };
+    let body = json!({ "items": workers.iter().map(item).collect::<Vec<_>>() });
+    let answer = client.ask(Method::PATCH, &["workers"], &dry(caution), Some(&body)).await?;
+    let verb = if removes { "removed" } else { "changed" };
+    done(&answer.body, as_json, caution, &format!("{} {verb}", named(&workers)))
+}
+
+/// `workers a, b, c and 12 more`.
+fn named(workers: &[Value]) -> String {
+    const SHOWN: usize = 8;
+    let names: Vec<String> = workers.iter().take(SHOWN).map(|worker| clean(&cell(&worker["name"]))).collect();
+    let more = workers.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{} {}{more}", if workers.len() == 1 { "worker" } else { "workers" }, names.join(", "))
+}
+
+async fn command(client: &Client, command: &str, told: Told, as_json: bool) -> anyhow::Result<()> {
+    let Told { selection, caution } = told;
+    let mut body = json!({});
+    if !selection.workers.is_empty() {
+        body["workers"] = json!(selection.workers);
+    }
+    if let Some(pool) = selection.pool {
+        body["pool"] = json!(pool);
+    }
+    let path = ["commands", command];
+    let asks = async |dry_run: bool| {
+        let query = [("dry_run", dry_run.to_string())];
+        let answer = client.send(Method::POST, &path, &query, Some(&body)).await?;
+        // 409 comes with every worker's own reason, where it is about workers.
+        if answer.status >= 400 && !answer.body["workers"].is_array() {
+            return Err(Refusal { status: answer.status, body: answer.body }.into());
+        }
+        anyhow::Ok(answer.body)
+    };
+    // Several, or one that earns less from now on: somebody looks first.
+    let severe = matches!(command, "stop" | "reclaim" | "leave-pool" | "kick" | "confirm-key");
+    let preview = asks(true).await?;
+    let count = preview["workers"].as_array().map_or(0, Vec::len);
+    if caution.dry_run {
+        return told_of(&preview, as_json);
+    }
+    if (severe || count > 1) && !caution.yes {
+        confirm(caution, &format!("{}Go on?", answers(&preview)))?;
+    }
+    told_of(&asks(false).await?, as_json)
+}
+
+fn told_of(answer: &Value, as_json: bool) -> anyhow::Result<()> {
+    print(&if as_json { json(answer)? } else { answers(answer) })?;
+    if answer["taken"] == 0 {
+        bail!("no worker takes the command");
+    }
+    Ok(())
+}
+
+fn answers(answer: &Value) -> String {
+    let rows: Vec<_> = answer["workers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| match &one["answer"] {
+            Value::Null => vec![cell(&one["name"]), format!("refused: {}", cell(&one["refused"]))],
+            will => vec![cell(&one["name"]), cell(will)],
+        })
+        .collect();
+    table(&["WORKER", "ANSWER"], &rows)
+}
+
+async fn list(
+    client: &Client,
+    selection: &Selection,
+    query: &[(&str, String)],
+    as_json: bool,
+) -> anyhow::Result<String> {
+    let workers = select(client, selection, true, query).await?;
+    if as_json {
+        return json(&Value::from(workers));
+    }
+    let row = |worker: &Value| {
+        let stalled = if worker["stalled"] == true { "stalled; " } else { "" };
+        vec![
+            cell(&worker["name"]),
+            cell(&worker["pid"]),
+            cell(&worker["state"]),
+            cell(&worker["reason"]),
+            cell(&worker["lag"]),
+            cell(&worker["position"]["block"]),
+            cell(&worker["session"]),
+            pha(&worker["stake"]),
+            cell(&worker["goal"]),
+            format!("{stalled}{}", cell(&worker["message"])),
+        ]
+    };
+    let headings =
+        ["NAME", "POOL", "STATE", "REASON", "LAG", "BLOCK", "SESSION", "STAKE PHA", "GOAL", "MESSAGE"];
+    Ok(table(&headings, &workers.iter().map(row).collect::<Vec<_>>()))
+}
+
+async fn show(client: &Client, worker: &str, as_json: bool) -> anyhow::Result<String> {
+    let mut shown = client.get(&["workers", worker], &[]).await?;
+    // Without a fleet nothing happens to a worker.
+    let events = client.get(&["workers", worker, "events"], &[]).await.unwrap_or_default();
+    if as_json {
+        shown["events"] = events["events"].clone();
+        return json(&shown);
+    }
+    let mut rows: Vec<(&str, String)> = Vec::new();
+    for (name, value) in shown.as_object().into_iter().flatten() {
+        match value {
+            Value::Object(_) => {}
+            _ if name == "stake" => rows.push((name, format!("{} PHA", pha(value)))),
+            value => rows.push((name, cell(value))),
+        }
+    }
+    let mut text = pairs(&rows);
+    for part in ["position", "saved", "checkpoint", "on_chain"] {
+        if shown[part].is_object() {
+            text += &format!("\n{part}\n{}\n", clean_lines(&json(&shown[part])?));
+        }
+    }
+    let rows: Vec<_> = events["events"].as_array().into_iter().flatten().map(event).collect();
+    text += "\n";
+    text += &table(&["AT", "EVENT", "WHAT"], &rows);
+    Ok(text)
+}
+
+fn clean_lines(text: &str) -> String {
+    text.lines().map(|line| clean(line) + "\n").collect()
+}
+
+fn event(event: &Value) -> Vec<String> {
+    let known = ["number", "at", "kind"];
+    let fields = event.as_object().into_iter().flatten().filter(|(name, _)| !known.contains(&name.as_str()));
+    let what: Vec<_> = fields.map(|(name, value)| format!("{name}: {}", cell(value))).collect();
+    vec![cell(&event["at"]), cell(&event["kind"]), what.join(", ")]
+}

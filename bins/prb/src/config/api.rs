@@ -1,0 +1,18 @@
+//! The management API's port.
+
+use clap::Args;
+
+use super::values::{OpsListen, ops_listen};
+
+/// The management API's port.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ApiArgs {
+    /// Address of the management API (HTTP, JSON), or none. Where absent, it is at 127.0.0.1:3001; if that is
+    /// taken, the daemon goes on without. On another address than loopback every request needs the token.
+    #[arg(long, env = "PRB_API_LISTEN", value_name = "ADDRESS", value_parser = api_listen)]
+    pub api_listen: Option<OpsListen>,
+}
+
+fn api_listen(text: &str) -> Result<OpsListen, String> {
+    ops_listen(text).map_err(|_| "must be an address with a port such as 127.0.0.1:3001, or none".into())
+}

@@ -1,0 +1,91 @@
+//! A client of the management API without manners: heads as they are, answers whole.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub etag: Option<String>,
+    pub head: String,
+    pub body: Value,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn is(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        self
+    }
+
+    /// The code of a refusal.
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+}
+
+pub struct Client {
+    pub address: SocketAddr,
+    pub token: Option<String>,
+}
+
+impl Client {
+    pub async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, None, &[]).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.ask("POST", path, Some(body), &[]).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Answer {
+        self.ask("PATCH", path, Some(body), &[]).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.ask("DELETE", path, None, &[]).await
+    }
+
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        self.send(method, path, &body, headers).await
+    }
+
+    /// Sends a body as it is. A header `host` takes the place of the address.
+    pub async fn send(&self, method: &str, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut head = format!("{method} /api/v1{path} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            head += &format!("Host: {}\r\n", self.address);
+        }
+        if let Some(token) = &self.token {
+            head += &format!("Authorization: Bearer {token}\r\n");
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // A refusal of the head may come, and the port close, before the whole body is sent.
+        let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let head = head.to_ascii_lowercase();
+        let etag = head.lines().find_map(|line| line.strip_prefix("etag: ")).map(str::to_owned);
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, etag, body: serde_json::from_str(body).unwrap_or(Value::Null), head }
+    }
+}
