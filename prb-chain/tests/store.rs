@@ -357,9 +357,10 @@ fn a_full_map_grows_once_readers_have_ended() {
                 }
             }
         });
-        (1..200).for_each(|n| append(n).unwrap());
+        let appended: Result<(), Error> = (1..200).try_for_each(append);
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         reader.join().unwrap();
+        appended.unwrap();
     });
     drop(store);
     let store = Store::open(dir.path(), small).unwrap();
