@@ -20,6 +20,7 @@ pub use crate::daemon::Failure;
 use crate::{
     blocks::{Blocks, Chains},
     config::AllArgs,
+    console::{self, Console, Local},
     daemon::{self, Daemon, pool},
     desk::Desk,
     fleet_file::FleetFile,
@@ -39,6 +40,7 @@ pub struct Bridge {
     manager: Manager,
     blocks: Blocks,
     work: Work,
+    console: console::Open,
     fleet_file: PathBuf,
 }
 
@@ -81,7 +83,15 @@ impl Bridge {
             keys: Arc::new(Sr25519Keys),
             fleet: Some(work.fleet().clone()),
         });
-        Ok(Self { inventory, vault, manager, blocks, work, fleet_file: args.fleet.clone() })
+        let fleet = Local::new(manager.clone())
+            .with_chain(work.heights(), work.chain_views())
+            .with_read_only(format!(
+                "Pools and workers are edited in the file {}; SIGHUP has it read again",
+                args.fleet.display()
+            ));
+        let console = Console::of_fleet(Arc::new(fleet)).with_queue(work.desk().source());
+        let console = console::Open::start(&args.pages, console).await?;
+        Ok(Self { inventory, vault, manager, blocks, work, console, fleet_file: args.fleet.clone() })
     }
 
     /// Commands and status of the workers. Pools and workers are edited in the fleet file: what is edited here
@@ -100,6 +110,11 @@ impl Bridge {
         self.work.desk().page()
     }
 
+    /// Where the console is, if it could be opened.
+    pub const fn console(&self) -> Option<SocketAddr> {
+        self.console.address()
+    }
+
     /// Waits for a part to end that should not: the daemon cannot go on without it.
     ///
     /// # Cancel safety
@@ -107,6 +122,7 @@ impl Bridge {
     pub async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.work.ended() => error,
+            error = self.console.ended() => error,
             error = self.blocks.ended() => error,
         }
     }
@@ -120,12 +136,14 @@ impl Bridge {
         apply(file, &*self.inventory, &*self.vault).await
     }
 
-    /// Ends in order: workers first (no new jobs), then the trader (its batches end or are handed back), then
+    /// Ends in order: no more commands of the console, workers (no new jobs), then the trader (its batches end or are handed back), then
     /// what reads the chains. Takes less than five seconds.
     pub async fn stop(self) {
-        // 1. Workers, trader, chain reader: see there.
+        // 1. Nobody gives commands any more.
+        self.console.stop().await;
+        // 2. Workers, trader, chain reader: see there.
         self.work.stop().await;
-        // 2. Nothing more is fetched; the store closes.
+        // 3. Nothing more is fetched; the store closes.
         self.blocks.stop().await;
     }
 }

@@ -96,8 +96,7 @@ impl Desk {
         if self.trader.is_none() && args.queue_page_listen.is_none() {
             return Ok(self);
         }
-        let source = pages::queue::Source { queue: Arc::clone(&self.queue), admin: Arc::clone(&self.admin) };
-        if let Some(site) = pages::queue::open(args, source).await.map_err(Failure::Configuration)? {
+        if let Some(site) = pages::queue::open(args, self.source()).await.map_err(Failure::Configuration)? {
             self.page = Some(site.address());
             self.background.spawn(|stop| async move {
                 stop.run_until_cancelled(site.serve()).await;
@@ -110,6 +109,11 @@ impl Desk {
     /// The queue.
     pub(crate) fn queue(&self) -> Arc<dyn JobQueue> {
         Arc::clone(&self.queue)
+    }
+
+    /// The queue, as pages show it.
+    pub(crate) fn source(&self) -> pages::queue::Source {
+        pages::queue::Source { queue: Arc::clone(&self.queue), admin: Arc::clone(&self.admin) }
     }
 
     /// Where people see the queue, if anywhere.

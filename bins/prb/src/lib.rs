@@ -3,6 +3,7 @@
 pub mod all;
 mod blocks;
 pub mod config;
+pub mod console;
 pub mod daemon;
 pub mod data_provider;
 mod desk;
@@ -12,6 +13,7 @@ pub mod keys;
 pub mod lifecycle;
 pub mod limit;
 mod listen;
+pub mod monitor;
 pub mod ops;
 pub mod pages;
 mod peers;

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::LifecycleArgs,
+    console::{self, Console, Local},
     daemon::{self, Background, Daemon, Failure, pool},
     desk::{self, Desk},
     inventory,
@@ -53,6 +54,7 @@ pub struct LifecycleManager {
     node: Node,
     /// `None` where only the inventory is edited.
     work: Option<Work>,
+    console: console::Open,
     background: Background,
 }
 
@@ -97,8 +99,9 @@ impl LifecycleManager {
             keys: Arc::new(Sr25519Keys),
             fleet: work.as_ref().map(|work| work.fleet().clone()),
         });
-        config.handlers = handlers(manager, Handlers::new());
+        config.handlers = handlers(manager.clone(), Handlers::new());
         let node = peers::start(config).await?;
+        let console = console::Open::start(&args.pages, console(manager, &node, work.as_ref())).await?;
         let (asked, told) = (parts.para, node.clone());
         background.spawn(|stop| async move {
             stop.run_until_cancelled(tell_identity(asked, told)).await;
@@ -110,7 +113,7 @@ impl LifecycleManager {
             stop.run_until_cancelled(candidates::follow(looking, found)).await;
             anyhow::anyhow!("the search for data providers has ended")
         });
-        Ok(Self { node, work, background })
+        Ok(Self { node, work, console, background })
     }
 
     /// Its node among its peers.
@@ -131,7 +134,8 @@ impl LifecycleManager {
     /// end or are handed back), then what reads the chain; the inventory closes with its last user. Takes less
     /// than five seconds.
     pub async fn stop(self) {
-        // 1. Calls under way are answered, no others.
+        // 1. Calls under way are answered, no others; nobody gives commands any more.
+        self.console.stop().await;
         if !self.node.stop(NODE_STOP).await {
             tracing::warn!("some calls of peers were not answered in time");
         }
@@ -162,6 +166,14 @@ async fn work(
     Work::start(work::Parts { source, inventory, chain, desk }, &args.workers).map_err(Failure::Run)
 }
 
+/// The pages over this manager.
+fn console(manager: Manager, node: &Node, work: Option<&Work>) -> Console {
+    let fleet = Local::new(manager);
+    let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
+    let fleet = fleet.with_chain(work.heights(), work.chain_views());
+    Console::of_fleet(Arc::new(fleet)).with_node(node.clone()).with_queue(work.desk().source())
+}
+
 impl Daemon for LifecycleManager {
     const OPS_PORT: u16 = 18013;
 
@@ -187,6 +199,7 @@ impl Daemon for LifecycleManager {
         };
         tokio::select! {
             error = work => error,
+            error = self.console.ended() => error,
             error = self.background.ended() => error,
         }
     }

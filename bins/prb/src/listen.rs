@@ -20,8 +20,8 @@ use crate::config::OpsListen;
 pub(crate) const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may take to ask.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that a request's head may have.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// Bytes that a request's head may have: the console's addresses name up to 500 workers.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Pause where the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 

@@ -55,6 +55,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::DataProvider(args) => runtime.block_on(prb::data_provider::run(*args, display)),
         Command::Lifecycle(args) => runtime.block_on(prb::lifecycle::run(*args, display)),
         Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
+        Command::Monitor(args) => runtime.block_on(prb::monitor::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
     };
     runtime.shutdown_timeout(LAST_WAIT);

@@ -87,6 +87,11 @@ pub enum Shown {
     },
     /// Jobs.
     Trader,
+    /// How many peers there are.
+    Monitor {
+        /// Connected peers now.
+        peers: usize,
+    },
 }
 
 /// A chain's height and speed.
@@ -172,6 +177,10 @@ impl Bars {
                 return;
             }
             Shown::Trader => return self.jobs.set_message(jobs(&view.jobs)),
+            Shown::Monitor { peers } => {
+                self.workers.set_prefix("peers");
+                return self.workers.set_message(peers.to_string());
+            }
             Shown::Manager { providers } => {
                 self.named[0].set_prefix("data");
                 self.named[0].set_message(format!("{providers} data providers"));
@@ -231,6 +240,9 @@ fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
     if view.shown == Shown::Trader {
         return format!("jobs: {}", jobs(&view.jobs));
     }
+    if let Shown::Monitor { peers } = view.shown {
+        return format!("peers: {peers}");
+    }
     let heights = &view.heights;
     let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let mut line = format!(
@@ -241,7 +253,7 @@ fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
         number(heights.para_target.map(|n| n.0)),
     );
     let _ = match view.shown {
-        Shown::Everything | Shown::Trader => Ok(()),
+        Shown::Everything | Shown::Trader | Shown::Monitor { .. } => Ok(()),
         Shown::Provider { peers } => write!(line, "  peers: {peers}"),
         Shown::Manager { providers } => write!(line, "  data providers: {providers}"),
     };

@@ -7,7 +7,7 @@ use prb_chain::{
     rpc::NodePool,
 };
 use prb_core::{
-    blob::BlobSource,
+    blob::{BlobSource, Heights},
     chain::{ChainReader, ChainView},
     fleet::{self, Fleet},
     inventory::Inventory,
@@ -90,6 +90,11 @@ impl Work {
 
     pub(crate) fn chain_views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
         self.chain.views()
+    }
+
+    /// How far the chain data is.
+    pub(crate) fn heights(&self) -> watch::Receiver<Heights> {
+        self.source.heights()
     }
 
     /// What there is to see now.
