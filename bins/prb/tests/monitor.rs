@@ -111,12 +111,10 @@ async fn the_originals_calls_and_the_console_of_peers() {
     let found = |answer: &Answer| answer.body.contains(&dp) && answer.body.contains(&lm);
     let discovered = http.until("both are found", "/ptp/discover", found).await;
     discover(&discovered.json(), &dp, &lm);
-    let info = http.until(
-        "the provider knows its chain",
-        &format!("/ptp/proxy/{dp}/GetDataProviderInfo"),
-        |answer| answer.body.contains(r#""paraId":2004"#),
-    );
-    envelope(&info.await.json());
+    let path = format!("/ptp/proxy/{dp}/GetDataProviderInfo");
+    let knows = |answer: &Answer| answer.body.contains(r#""paraId":2004"#);
+    let info = http.until("the provider knows its chain", &path, knows).await;
+    envelope(&info.json());
 
     pools_and_workers(&net, &http, &lm);
     refusals(&http, &dp, &lm);
@@ -128,7 +126,8 @@ async fn the_originals_calls_and_the_console_of_peers() {
     monitor.put("PRB_API_TOKEN", TOKEN);
     monitor.start();
     http.until("both are found again", "/ptp/discover", found).await;
-    assert_eq!(monitor.log().matches(&before).count(), 2);
+    assert_eq!(monitor.log().matches("Got my peer id").count(), 2);
+    assert_eq!(monitor.peer_id(LIMIT).await, before);
     let path = format!("/ptp/proxy/{lm}/KickWorker");
     assert_eq!(http.send("POST", &path, "", "{}").status, 401);
     let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
@@ -253,7 +252,7 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     let listed = http.get(&format!("{base}/workers?columns=all"));
     assert_eq!(listed.status, 200);
     listed.has(&["w&lt;0&gt;", &format!("{base}/workers/confirm"), "1–1"]);
-    http.get(&base).has(&["1 workers in 1 pools"]);
+    http.get(&base).has(&["1 worker in 1 pool"]);
     http.get(&format!("{base}/pools")).has(&["shelf", &format!("{base}/pools/new")]);
     assert_eq!(http.get("/managers/nobody/workers").status, 404);
     // Without a token nothing is changed from the pages.

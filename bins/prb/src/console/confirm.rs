@@ -123,8 +123,7 @@ fn groups(previews: &[Preview]) -> Markup {
 }
 
 fn count(number: usize) -> String {
-    let workers = if number == 1 { "worker" } else { "workers" };
-    format!("{} {workers}", words::grouped(number as u64))
+    words::count(number, "worker")
 }
 
 fn joined(ids: &[Uuid]) -> String {

@@ -217,7 +217,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
         }
         @if let Some(pool) = pool {
             @if workers > 0 {
-                p.small { "It has " (workers) " workers here: remove them, or move them to another pool, before you remove it." }
+                p.small { "It has " (words::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it." }
             } @else {
                 (removal(&format!("{list}/remove"), &list, pool.id, &pool.name, "Nothing changes on chain."))
             }

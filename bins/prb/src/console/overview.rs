@@ -24,7 +24,7 @@ pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
     let head = html! {
         div.title {
             h1 { "Fleet" }
-            p.small { (words::grouped(total as u64)) " workers in " (fleet.pools.len()) " pools" }
+            p.small { (words::count(total, "worker")) " in " (words::count(fleet.pools.len(), "pool")) }
         }
         @for note in &fleet.notes { p.notice { (note) } }
     };
@@ -117,7 +117,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
         } @else {
             p.small {
                 a #all-trouble href=(Asked { attention: true, ..Asked::default() }.link(&path)) {
-                    (words::grouped(total as u64)) @if total == 1 { " worker" } @else { " workers" }
+                    (words::count(total, "worker"))
                 }
                 ", by reason; those with the most at stake first."
             }

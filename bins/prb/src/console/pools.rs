@@ -113,7 +113,7 @@ fn workers(context: &Context, pool: &PoolView, fleet: &FleetView) -> Markup {
         a href=(asked.link(&path)) { (active) " of " (all) " active" }
         @if trouble > 0 {
             br;
-            a.bad href=(Asked { attention: true, ..asked.clone() }.link(&path)) { (trouble) " need attention" }
+            a.bad href=(Asked { attention: true, ..asked.clone() }.link(&path)) { "attention: " (trouble) }
         }
         @if let Some(chain) = pool.on_chain() { br; span.small { (chain.workers.len()) " on chain" } }
     }

@@ -89,6 +89,12 @@ pub(super) fn number(value: Option<impl Into<u64>>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| grouped(value.into()))
 }
 
+/// A number of things: `1 worker`, `1,000 workers`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{ending}", grouped(number as u64))
+}
+
 /// Memory in MiB.
 pub(super) fn mib(bytes: u64) -> String {
     format!("{}\u{a0}MiB", grouped(bytes / (1024 * 1024)))
