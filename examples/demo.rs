@@ -53,9 +53,9 @@ struct Demo {
     /// Seconds that `--until-active` waits.
     #[arg(long, default_value_t = 180)]
     timeout: u64,
-    /// Log level or filter; warnings where absent.
-    #[arg(long, env = "PHALA_LOGGER_LEVEL")]
-    log_level: Option<String>,
+    /// Log level or filter.
+    #[arg(long, env = "PHALA_LOGGER_LEVEL", default_value = "warn", value_parser = telemetry::log_level)]
+    log_level: telemetry::LogLevel,
 }
 
 /// Blocks that a worker may be behind the tip and still count as at it.
@@ -68,9 +68,8 @@ const STAKE: u128 = 100_000_000_000_000;
 fn main() -> ExitCode {
     let demo = Demo::parse();
     let display = Display::detect();
-    let level = demo.log_level.as_deref().unwrap_or("warn");
     let run = || -> anyhow::Result<bool> {
-        telemetry::init(Some(level), true, &display)?;
+        let _flush = telemetry::init(Some(&demo.log_level), true, telemetry::Stream::Daemon, &display)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let active = runtime.block_on(demo.run(&display))?;
         runtime.shutdown_timeout(Duration::from_millis(500));
@@ -152,7 +151,7 @@ impl Demo {
                 _ = look.tick() => {}
             }
             let view = bridge.view().await;
-            progress.show(&view);
+            progress.show(bridge.view().await);
             if !announced && all_active(devnet, workers, &view.fleet)? {
                 announced = true;
                 let line = format!(

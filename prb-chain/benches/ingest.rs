@@ -52,13 +52,13 @@ async fn bare(devnet: &Devnet) {
             relay.request::<Box<RawValue>>("grandpa_proveFinality", [first]).await.unwrap();
         }
         let firsts: Vec<[Hash; 1]> = ends.iter().map(|n| [hash(devnet.relay(), n + 1)]).collect();
-        relay.batch::<Box<RawValue>>("chain_getHeader", &firsts).await.unwrap();
+        relay.request_many::<Box<RawValue>>("chain_getHeader", &firsts).await.unwrap();
         let keys: Vec<HexBytes> = std::iter::once(state::para_head_key(devnet.para_id()))
             .chain(state::authority_keys())
             .map(HexBytes)
             .collect();
         let proofs: Vec<_> = ends.iter().map(|n| (&keys, hash(devnet.relay(), *n))).collect();
-        relay.batch::<Box<RawValue>>("state_getReadProof", &proofs).await.unwrap();
+        relay.request_many::<Box<RawValue>>("state_getReadProof", &proofs).await.unwrap();
     };
     let last = devnet.para().finalized_number();
     let para_headers = async {
@@ -66,7 +66,7 @@ async fn bare(devnet: &Devnet) {
             let numbers: Vec<u32> = (first..=last.min(first + 255)).collect();
             para.request::<Box<RawValue>>("chain_getBlockHash", [&numbers]).await.unwrap();
             let hashes: Vec<[Hash; 1]> = numbers.iter().map(|n| [hash(devnet.para(), *n)]).collect();
-            para.batch::<Box<RawValue>>("chain_getHeader", &hashes).await.unwrap();
+            para.request_many::<Box<RawValue>>("chain_getHeader", &hashes).await.unwrap();
         }
     };
     let para = &para;

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod changes;
+mod pace;
 mod para;
 mod recheck;
 mod relay;
@@ -39,13 +40,18 @@ pub use suspects::Suspects;
 pub struct Config {
     /// Headers in one JSON-RPC batch.
     pub headers_per_batch: u32,
-    /// Blocks in one question for storage changes.
+    /// Most blocks in one question for storage changes.
     pub changes_per_call: u32,
-    /// Such questions under way at once.
+    /// Such questions that one node may have unanswered.
     pub changes_in_flight: usize,
+    /// How long an answer to such a question should take: a node is asked for fewer blocks at once where
+    /// it takes longer, and for more where it is quicker.
+    pub answer_time: Duration,
     /// Relay headers held in memory while a justified block is looked for, where nodes give no finality
     /// proofs.
     pub max_unproven_headers: u32,
+    /// Longest wait for a batch to fill up while the relay chain's blocks are still far from the newest.
+    pub batch_wait: Duration,
     /// Shortest pause after a failure.
     pub retry_min: Duration,
     /// Longest pause after a failure.
@@ -62,8 +68,10 @@ impl Default for Config {
             headers_per_batch: 256,
             // Nodes answer this many without strain.
             changes_per_call: 100,
-            changes_in_flight: 4,
+            changes_in_flight: 2,
+            answer_time: Duration::from_secs(2),
             max_unproven_headers: 20_000,
+            batch_wait: Duration::from_secs(1),
             retry_min: Duration::from_millis(200),
             retry_max: Duration::from_secs(15),
             recheck_min: Duration::from_secs(30),
@@ -96,6 +104,28 @@ pub enum Error {
         /// What it does not have.
         what: String,
     },
+    /// A node of the parachain's pool serves no parachain.
+    #[error(
+        "{node} serves no parachain: its genesis state has no ParachainInfo::ParachainId; check that the endpoints \
+         of relay chain and parachain are not swapped"
+    )]
+    NoParachain {
+        /// The node.
+        node: Arc<str>,
+    },
+    /// The nodes of the two pools do not serve a parachain and its relay chain.
+    #[error(
+        "{relay} does not serve the relay chain of the parachain that {para} serves: its block {number} has another \
+         state than parachain block 1 was built on; check the endpoints of both"
+    )]
+    OtherRelay {
+        /// The relay chain's node.
+        relay: Arc<str>,
+        /// The parachain's node.
+        para: Arc<str>,
+        /// The relay block.
+        number: u32,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -110,7 +140,10 @@ impl Error {
         matches!(
             self,
             Self::Store(
-                store::Error::OtherChain { .. } | store::Error::Schema { .. } | store::Error::Corrupt { .. }
+                store::Error::OtherChain { .. }
+                    | store::Error::Schema { .. }
+                    | store::Error::Corrupt { .. }
+                    | store::Error::Unmapped { .. }
             )
         )
     }
@@ -159,6 +192,14 @@ impl Chains {
                 let node = e.node().and_then(|name| named(name));
                 node.into_iter().for_each(|node| node.defer(&e.to_string()));
             }
+            Error::NoParachain { node } => {
+                self.para.node(node).into_iter().for_each(|node| node.defer(&error.to_string()));
+            }
+            // Either may be the one that is of another network.
+            Error::OtherRelay { relay, para, .. } => {
+                let nodes = self.relay.node(relay).into_iter().chain(self.para.node(para));
+                nodes.for_each(|node| node.defer(&error.to_string()));
+            }
             Error::Store(_) | Error::Task(_) => {}
         }
     }
@@ -169,7 +210,9 @@ impl Ingest {
     pub fn new(relay: NodePool, para: NodePool, store: Arc<Store>, config: Config) -> Self {
         let (sender, reported) = mpsc::channel(suspects::WAITING);
         let suspects = Suspects::new(sender);
-        Self { chains: Chains { relay, para, store }, config, suspects, reported }
+        let chains = Chains { relay, para, store };
+        start::pin(&chains);
+        Self { chains, config, suspects, reported }
     }
 
     /// Where to tell of blocks that a worker cannot apply (`StateRootMismatch`): their storage changes are
@@ -213,7 +256,8 @@ impl Ingest {
 
 /// Tells how far the chains are.
 async fn watch_heads(chains: &Chains, target: watch::Sender<Option<RelayNumber>>) -> Result<(), Error> {
-    let (mut relay, mut para) = (chains.relay.finalized_heads(), chains.para.finalized_heads());
+    let (mut relay, mut para) =
+        (chains.relay.finalized_heads_to_verify(), chains.para.finalized_heads_to_verify());
     loop {
         tokio::select! {
             head = relay.next() => {

@@ -20,16 +20,16 @@
 
 use std::{
     fmt,
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
 use codec::{Decode, Encode};
 use heed::{
-    CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls,
+    CommitOrAbort, Database, Env, EnvOpenOptions, RwTxn, WithoutTls,
     byteorder::BigEndian,
     types::{Bytes as RawBytes, Str, U32, U64},
 };
@@ -42,6 +42,7 @@ use tokio::sync::watch;
 
 mod append;
 mod error;
+mod map;
 pub mod segment;
 mod view;
 
@@ -51,16 +52,17 @@ pub use view::StoreView;
 
 use crate::verify::Start;
 
+/// A multiple of every page size.
+const PAGE: usize = 64 * 1024;
 /// The layout that this code reads and writes.
 const SCHEMA: u32 = 1;
 
 type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
-type Txn<'e> = RoTxn<'e, WithoutTls>;
 
 /// Limits of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The largest that the store may grow to. Address space, not memory or disk, is set aside.
+    /// Address space, not memory or disk, that is set aside at first. It doubles whenever it is full.
     pub map_bytes: usize,
     /// Threads that may read at once.
     pub max_readers: u32,
@@ -70,7 +72,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { map_bytes: 1 << 40, max_readers: 1024, keep_stop_every: 256 }
+        Self { map_bytes: 1 << 36, max_readers: 1024, keep_stop_every: 256 }
     }
 }
 
@@ -114,6 +116,8 @@ pub struct Store {
     path: PathBuf,
     config: Config,
     env: Env<WithoutTls>,
+    /// Whether the file is mapped; locked for reading by each transaction, for writing while the map changes.
+    mapped: RwLock<bool>,
     tables: Tables,
     genesis: OnceLock<(Start, Genesis)>,
     state: Mutex<State>,
@@ -165,6 +169,7 @@ impl Store {
             path: path.to_owned(),
             config,
             env,
+            mapped: RwLock::new(true),
             tables,
             genesis: OnceLock::new(),
             state: Mutex::default(),
@@ -205,12 +210,13 @@ impl Store {
         self.genesis.get()
     }
 
-    /// Tells the newest finalised blocks that nodes know of; lower numbers than before are not taken.
+    /// Tells the newest finalised blocks that nodes know of; none leaves a number as it is. A number may be
+    /// lower than before, where a node's false head was found out.
     pub fn set_targets(&self, relay: Option<RelayNumber>, para: Option<ParaNumber>) {
         self.heights.send_if_modified(|heights| {
             let before = *heights;
-            heights.relay_target = heights.relay_target.max(relay);
-            heights.para_target = heights.para_target.max(para);
+            heights.relay_target = relay.or(heights.relay_target);
+            heights.para_target = para.or(heights.para_target);
             *heights != before
         });
     }
@@ -222,6 +228,10 @@ impl Store {
     /// # Errors
     /// [`Error::OtherChain`].
     pub fn set_genesis(&self, start: &Start, genesis: &Genesis) -> Result<(), Error> {
+        self.growing(|| self.try_set_genesis(start, genesis))
+    }
+
+    fn try_set_genesis(&self, start: &Start, genesis: &Genesis) -> Result<(), Error> {
         if let Some((known_start, known)) = self.genesis.get() {
             let same = known.chain_identity == genesis.chain_identity
                 && known.para_id == genesis.para_id
@@ -323,14 +333,6 @@ impl Store {
         Ok(StoreView::new(self, self.read()?))
     }
 
-    fn read(&self) -> Result<Txn<'_>, Error> {
-        self.env.read_txn().map_err(|e| self.error(e))
-    }
-
-    fn write(&self) -> Result<RwTxn<'_>, Error> {
-        self.env.write_txn().map_err(|e| self.error(e))
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -402,8 +404,8 @@ impl Store {
             let before = *heights;
             heights.relay = relay;
             heights.para = para;
-            heights.relay_target = heights.relay_target.max(relay);
-            heights.para_target = heights.para_target.max(para);
+            heights.relay_target = relay.or(heights.relay_target);
+            heights.para_target = para.or(heights.para_target);
             *heights != before
         });
     }
@@ -436,7 +438,11 @@ fn split_alignment(mut encoded: &[u8]) -> Result<(Alignment, &[u8]), Error> {
 #[allow(unsafe_code)]
 fn open_env(path: &Path, config: Config) -> Result<Env<WithoutTls>, Error> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    options.map_size(config.map_bytes).max_readers(config.max_readers).max_dbs(8);
+    // What is there, and as much again.
+    let stored = fs::metadata(path.join("data.mdb")).map_or(0, |file| file.len());
+    let twice = usize::try_from(stored).unwrap_or(usize::MAX / 2).saturating_mul(2);
+    let map_bytes = config.map_bytes.max(twice).next_multiple_of(PAGE);
+    options.map_size(map_bytes).max_readers(config.max_readers).max_dbs(8);
     // SAFETY: the files are changed through LMDB alone: the lock above keeps other processes out, and heed
     // refuses to open them twice within this one.
     unsafe { options.open(path) }.map_err(|e| Error::from_heed(path, e))

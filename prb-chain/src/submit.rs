@@ -16,7 +16,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -27,7 +27,10 @@ use prb_core::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{metadata::Runtimes, rpc::NodePool};
+use crate::{
+    metadata::Runtimes,
+    rpc::{HeadFloor, NodePool},
+};
 
 mod account;
 mod ask;
@@ -122,7 +125,7 @@ struct Inner {
     runtimes: Runtimes,
     accounts: Mutex<HashMap<AccountId, Account>>,
     /// The newest block that was seen final: what older states tell is not taken.
-    finalised: AtomicU32,
+    finalised: HeadFloor,
 }
 
 /// What is remembered of an account.

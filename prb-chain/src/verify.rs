@@ -106,6 +106,11 @@ impl Checked {
         Ok(Self { number: expected, hash, encoded, state_root: header.state_root, change })
     }
 
+    /// The hash of the header before it: a header starts with it.
+    pub fn parent(&self) -> Hash {
+        self.encoded.get(..32).and_then(|bytes| bytes.try_into().ok()).map(Hash).unwrap_or_default()
+    }
+
     /// The authority set that justifies the blocks after this one, where this one is justified by `set`.
     ///
     /// # Errors

@@ -85,7 +85,6 @@ async fn worker(source: &StoreSource) -> (WorkerHandle, PRuntime) {
         encoded_genesis_info: genesis.info,
         encoded_genesis_state: genesis.state,
         is_parachain: true,
-        attestation_provider: Some(None::<u8>.encode()),
         ..Default::default()
     };
     api.init(&init).await.unwrap();

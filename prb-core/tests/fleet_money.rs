@@ -221,17 +221,26 @@ async fn a_new_key_takes_over_once_the_last_has_nothing_at_stake() {
 #[tokio::test(start_paused = true)]
 async fn what_was_under_way_for_the_last_key_is_not_held_against_the_new() {
     let mut rig = computing(1).await;
-    // A new attestation is under way, and slow.
-    rig.workers[0].set_latency(Method::GetRuntimeInfo, Duration::from_secs(60));
+    // A registration of the last key is with the trader, and hangs there.
+    rig.chain.hang(account(POOL), true);
     rig.fleet().command(rig.ids[0], Command::RegisterAgain).unwrap();
-    tokio::time::sleep(BLOCK).await;
     let sent = rig.chain.events().len();
+    let jobs = async |rig: &Rig| {
+        let stats = rig.queue.stats().await.unwrap();
+        stats.waiting + stats.active + stats.delayed
+    };
+    while jobs(&rig).await == 0 {
+        tokio::time::sleep(BLOCK).await;
+    }
     swap_machine(&mut rig, 0, 777).await;
     rig.until_worker(0, "the new key", |w| w.reason.code() == "key-changed").await;
     rig.fleet().command(rig.ids[0], Command::ConfirmKey).unwrap();
+    tokio::time::sleep(BLOCK * 20).await;
+    assert_eq!(jobs(&rig).await, 2, "the new key waits for nothing of the last");
+    rig.chain.hang(account(POOL), false);
     rig.until_all(State::Active).await;
     tokio::time::sleep(BLOCK * 10).await;
-    assert_eq!(rig.chain.events().len(), sent + 3, "registered, added and started, once each");
+    assert_eq!(rig.chain.events().len(), sent + 4, "the old one's, and registered, added and started");
 }
 
 /// A client of a machine that can be taken away from one of its addresses.
@@ -442,6 +451,7 @@ async fn messages_of_other_senders_are_carried_once_whoever_brings_them() {
         });
     }
     rig.workers[0].edit(|state| state.push_message(key, 0, b"heartbeat"));
+    let jobs = rig.queue.stats().await.unwrap().succeeded;
     let carried = || {
         let events = rig.chain.events();
         let messages = events.into_iter().filter_map(|event| match event.call {
@@ -460,4 +470,9 @@ async fn messages_of_other_senders_are_carried_once_whoever_brings_them() {
         .map(|(message, _)| message.sequence)
         .collect();
     assert_eq!((of_gatekeepers, carried.len()), (vec![0, 1, 2], 4));
+    assert_eq!(
+        rig.queue.stats().await.unwrap().succeeded - jobs,
+        2,
+        "the other worker leaves them to the first"
+    );
 }

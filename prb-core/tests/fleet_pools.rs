@@ -2,18 +2,19 @@
 //! cannot be read. On parts in memory, in virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use prb_core::{
     chain::{
-        Call, SessionState,
-        memory::{self as chain_memory},
+        Call, ChainReader, ChainView, Followed, SessionState,
+        memory::{self as chain_memory, MemoryChain},
     },
-    fleet::{self, Command},
+    fleet::{self, Command, Fleet},
     inventory::{AfterStop, Goal},
     primitives::AccountId,
     worker::{Settings, State},
 };
+use tokio::sync::watch;
 
 #[path = "fleet_rig/rig.rs"]
 mod rig;
@@ -190,6 +191,51 @@ async fn restarts_at_any_moment_keep_nobody_from_being_followed() {
     rig.until_worker(added, "computing", |w| w.state == State::Active).await;
     assert!(refused(&rig).is_empty(), "{:?}", refused(&rig));
     assert_eq!(computing(&rig).len(), 9);
+}
+
+/// A reader that shows no pools, as an embedder's may.
+#[derive(Debug)]
+struct WithoutPools(MemoryChain, watch::Receiver<Option<Arc<ChainView>>>);
+
+impl ChainReader for WithoutPools {
+    fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
+        self.1.clone()
+    }
+
+    fn follow(&self, followed: Followed) {
+        self.0.follow(followed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_views_do_not_foresee_is_paid_for_once() {
+    let mut rig = Rig::new(3, 20).await;
+    rig.chain.add_pool(POOL, account(POOL), 2 * STAKE);
+    rig.run();
+    let (shown, views) = watch::channel(None);
+    let mut full = rig.chain.views();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        while full.changed().await.is_ok() {
+            let mut view = full.borrow_and_update().as_deref().cloned().unwrap();
+            view.pools.clear();
+            shown.send_replace(Some(Arc::new(view)));
+        }
+    });
+    let mut parts = rig.parts(rig.source.clone());
+    parts.chain = Arc::new(WithoutPools(rig.chain.clone(), views));
+    rig.fleet = Some(Fleet::start(parts, Rig::config()));
+    rig.until("two of three", |s| s.count(State::Active) == 2).await;
+    let told = |s: &fleet::FleetStatus| s.workers.iter().any(|w| w.reason.code() == "operation-refused");
+    rig.until("the third told", told).await;
+    tokio::time::sleep(5 * HOUR).await;
+    assert_eq!(refused(&rig).len(), 1, "{:?}", refused(&rig));
+    // It is tried again after long, and at once where an operator says so.
+    rig.chain.contribute(POOL, STAKE);
+    for id in rig.ids.clone() {
+        rig.fleet().command(id, Command::Restart).unwrap();
+    }
+    rig.until_all(State::Active).await;
 }
 
 #[tokio::test(start_paused = true)]

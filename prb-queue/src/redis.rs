@@ -55,7 +55,7 @@ use self::{
     dispense::{Want, millis},
     finish::Ending,
     held::Held,
-    link::{Link, unavailable},
+    link::Link,
     pending::Pending,
     record::{Event, Record},
     submit::Submission,
@@ -76,6 +76,7 @@ mod pending;
 mod record;
 mod scripts;
 mod submit;
+mod trouble;
 mod watch_events;
 
 pub use account_lease::RedisAccounts;
@@ -117,6 +118,8 @@ struct Shared {
     listening: watch::Sender<bool>,
     /// A job may fall due sooner than was known.
     sooner: Notify,
+    /// What went wrong when jobs were last waited for.
+    consumer: watch::Sender<Option<Arc<str>>>,
     /// The connection that waits for jobs.
     blocking: Mutex<Option<MultiplexedConnection>>,
     closed: CancellationToken,
@@ -156,6 +159,7 @@ impl RedisQueue {
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
             sooner: Notify::new(),
+            consumer: watch::Sender::new(None),
             blocking: Mutex::new(None),
             closed: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -175,23 +179,26 @@ impl RedisQueue {
         Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
     }
 
-    /// Asks Redis whether it is there and fit.
+    /// Asks Redis whether it is there and fit, and tells what keeps those who wait for jobs here from getting any.
     ///
     /// # Errors
     /// [`Error::Unavailable`], with what is wrong.
     pub async fn ready(&self) -> Result<(), Error> {
-        const NEEDED: (u32, u32) = (6, 2);
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg("server");
-        let (info,): (String,) = self.0.shared.link.query(&pipe).await.map_err(unavailable)?;
+        let (info,): (String,) =
+            self.0.shared.link.query(&pipe).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        let mut numbers = version.trim().split('.').map(|n| n.parse::<u32>().unwrap_or_default());
-        let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-        if found < NEEDED {
-            let text = format!("Redis {version} is too old: 6.2 or newer is needed");
+        if let Some(text) = trouble::too_old(version) {
             return Err(Error::Unavailable(text.into()));
         }
-        Ok(())
+        let consumer = self.0.shared.consumer.borrow().clone();
+        consumer.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
+    }
+
+    /// Completes when the queue has ended: closed, or because one of its tasks broke.
+    pub async fn ended(&self) {
+        self.0.shared.ended.cancelled().await;
     }
 
     /// Takes no more jobs and hands none out. Submitters of this process learn no more: their jobs stay in
@@ -324,7 +331,8 @@ impl JobQueue for RedisQueue {
             for (id, token) in chunk {
                 script.arg(id.0).arg(token);
             }
-            let ids: Vec<u64> = shared.link.run(&script).await.map_err(unavailable)?;
+            let ids: Vec<u64> =
+                shared.link.run(&script).await.map_err(|e| self.0.shared.link.unavailable(e))?;
             lost.extend(ids.into_iter().map(JobId));
         }
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(id)) {
@@ -346,8 +354,10 @@ impl JobQueue for RedisQueue {
             for (id, token) in chunk {
                 script.arg(id.0).arg(token);
             }
-            let _: u64 = shared.link.run(&script).await.map_err(unavailable)?;
-            chunk.iter().for_each(|(id, token)| shared.held.forget(*id, *token));
+            let _: u64 = shared.link.run(&script).await.map_err(|e| self.0.shared.link.unavailable(e))?;
+            for (id, token) in chunk {
+                shared.held.forget(*id, *token);
+            }
         }
         if delay_ms > 0 {
             shared.sooner.notify_one();
@@ -369,7 +379,7 @@ impl JobQueue for RedisQueue {
             any = true;
         }
         if any {
-            let () = shared.link.query(&pipe).await.map_err(unavailable)?;
+            let () = shared.link.query(&pipe).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         }
         Ok(())
     }
@@ -398,7 +408,8 @@ impl JobQueue for RedisQueue {
             .scard(key("succeeded"))
             .scard(key("failed"))
             .hmget(key("prb:meta"), &["trimmed_succeeded", "trimmed_failed"]);
-        let counts: Counts = self.0.shared.link.query(&pipe).await.map_err(unavailable)?;
+        let counts: Counts =
+            self.0.shared.link.query(&pipe).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         let (waiting, active, delayed, succeeded, failed, (trimmed_succeeded, trimmed_failed)) = counts;
         let succeeded = succeeded + trimmed_succeeded.unwrap_or_default();
         let failed = failed + trimmed_failed.unwrap_or_default();

@@ -46,7 +46,8 @@ pub use self::{
     config::{Config, DEFAULT_EPOCH_MS, Epoch},
     devnet::{Devnet, TickReport},
     error::Error,
-    node::{Faults, Node, PoolError, ProofLimit, Retracted, TransactionFault},
+    node::{Faults, Node, PoolError, ProofFault, ProofLimit, Retracted, TransactionFault},
+    rpc::RpcLimits,
 };
 pub use prb_devnet_runtime as runtime;
 pub use runtime::pallets::actions::{Action, PoolCall, Sender};

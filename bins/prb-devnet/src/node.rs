@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::{
     author::ProofLimit,
-    faults::{Faults, TransactionFault},
+    faults::{Faults, ProofFault, TransactionFault},
     finality::FinalityProof,
     fork::Retracted,
     ledger::{StorageChanges, StorageCollection},

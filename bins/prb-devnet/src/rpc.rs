@@ -43,6 +43,34 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most transactions that can be swallowed with somebody watching.
 const MAX_KEPT_OPEN: usize = 1024;
 
+/// What a node's server takes and gives; node's flags set these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RpcLimits {
+    /// Most bytes of an answer (`--rpc-max-response-size`).
+    pub answer_bytes: u32,
+    /// Most calls in a batch (`--rpc-max-batch-request-len`); 0 takes no batches at all
+    /// (`--rpc-disable-batch-requests`).
+    pub batch_calls: u32,
+    /// Most connections (`--rpc-max-connections`); more are answered with HTTP 429.
+    pub connections: u32,
+}
+
+impl Default for RpcLimits {
+    fn default() -> Self {
+        Self { answer_bytes: MAX_MESSAGE_BYTES, batch_calls: u32::MAX, connections: MAX_CONNECTIONS }
+    }
+}
+
+impl RpcLimits {
+    const fn batches(self) -> BatchRequestConfig {
+        match self.batch_calls {
+            0 => BatchRequestConfig::Disabled,
+            u32::MAX => BatchRequestConfig::Unlimited,
+            calls => BatchRequestConfig::Limit(calls),
+        }
+    }
+}
+
 /// How often a node was asked.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -65,6 +93,7 @@ impl Counters {
 pub(crate) struct Server {
     port: AtomicU16,
     running: tokio::sync::Mutex<Option<ServerHandle>>,
+    limits: Mutex<RpcLimits>,
     counters: Counters,
     kept_open: Mutex<Vec<mpsc::Sender<Status>>>,
 }
@@ -74,6 +103,7 @@ impl Server {
         Self {
             port: AtomicU16::new(port),
             running: tokio::sync::Mutex::new(None),
+            limits: Mutex::default(),
             counters: Counters::default(),
             kept_open: Mutex::default(),
         }
@@ -95,6 +125,11 @@ impl Server {
 
 /// The RPC server.
 impl Node {
+    /// Sets what the RPC server takes and gives, from its next start on.
+    pub fn set_rpc_limits(&self, limits: RpcLimits) {
+        *self.server.limits.lock() = limits;
+    }
+
     /// Starts the RPC server, on the port that it had before if any. Does nothing while it runs.
     ///
     /// # Errors
@@ -107,12 +142,13 @@ impl Node {
         let node = self.clone();
         let middleware =
             RpcServiceBuilder::new().layer_fn(move |service| middleware::Guard::new(service, node.clone()));
+        let limits = *self.server.limits.lock();
         let config = ServerConfig::builder()
             .max_request_body_size(MAX_MESSAGE_BYTES)
-            .max_response_body_size(MAX_MESSAGE_BYTES)
-            .max_connections(MAX_CONNECTIONS)
+            .max_response_body_size(limits.answer_bytes)
+            .max_connections(limits.connections)
             .max_subscriptions_per_connection(MAX_SUBSCRIPTIONS)
-            .set_batch_request_config(BatchRequestConfig::Unlimited)
+            .set_batch_request_config(limits.batches())
             .set_tcp_no_delay(true)
             .build();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.server.port()));

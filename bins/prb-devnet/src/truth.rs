@@ -30,7 +30,15 @@ pub struct WorkerTruth {
 /// # Errors
 /// [`Error::State`] where the state cannot be read.
 pub fn worker(para: &Node, pubkey: [u8; 32]) -> Result<WorkerTruth, Error> {
-    let at = para.block_hash(para.finalized_number()).unwrap_or_default();
+    worker_at(para, para.finalized_number(), pubkey)
+}
+
+/// Reads a worker after a block of the parachain.
+///
+/// # Errors
+/// [`Error::State`] where the state cannot be read.
+pub fn worker_at(para: &Node, block: u32, pubkey: [u8; 32]) -> Result<WorkerTruth, Error> {
+    let at = para.block_hash(block).unwrap_or_default();
     let info: Option<WorkerInfoV2> = read(para, at, "PhalaRegistry", "Workers", &pubkey)?;
     let session: Option<AccountId> = read(para, at, "PhalaComputation", "WorkerBindings", &pubkey)?;
     let mut truth = WorkerTruth {

@@ -4,7 +4,7 @@
 
 (() => {
   /** Time between two looks at least and at most, after typing, and until an answer is given up; in ms. */
-  const EVERY = 2000, RARELY = 10000, TYPING = 500, GIVE_UP = 15000;
+  const EVERY = 2000, RARELY = 10000, TYPING = 500, GIVE_UP = 15000, AWAY = 4000;
   const TOKEN = "prb-token", SAID = "prb-said";
   const $ = (id) => document.getElementById(id);
   const live = document.querySelector("[data-live]");
@@ -34,14 +34,17 @@
   function listen() {
     stop();
     const mine = stream = new EventSource(live.dataset.live);
-    let open = false;
-    mine.onopen = () => {
+    let open = false, away;
+    const here = () => {
       open = true;
+      clearTimeout(away);
+      away = undefined;
       offline(false);
     };
+    mine.onopen = here;
     mine.onmessage = (event) => {
       if (mine !== stream) return;
-      offline(false);
+      here();
       const patch = JSON.parse(event.data);
       for (const [id, html] of patch.parts) replace($(id), html);
       for (const [id, html] of patch.rows) replace($(id), html);
@@ -49,7 +52,11 @@
     };
     mine.onerror = () => {
       if (mine !== stream) return;
-      if (open) return offline(true); // It tries again by itself.
+      if (open && mine.readyState !== EventSource.CLOSED) {
+        // It ends now and then, and is opened again by itself.
+        away ??= setTimeout(() => mine === stream && offline(true), AWAY);
+        return;
+      }
       // No stream is to be had: too many look, perhaps. Ask instead.
       stop();
       streams = false;

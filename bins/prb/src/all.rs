@@ -28,7 +28,7 @@ use crate::{
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
-    readiness,
+    sealed,
     work::{self, Chain, Work},
 };
 
@@ -59,6 +59,7 @@ impl Bridge {
         let inventory = inventory::open(&args.data.join("inventory"), "PRB_DATA").await;
         let inventory = inventory.map_err(Failure::Configuration)?;
         apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
+        sealed::check(&*inventory, &*vault, &folder).await.map_err(Failure::Configuration)?;
         Self::compose(args, Chains { relay, para }, inventory, vault).await
     }
 
@@ -152,8 +153,15 @@ impl Daemon for Bridge {
     const OPS_PORT: u16 = 18015;
 
     fn probe(&self) -> Probe {
-        let (heights, chain) = (self.blocks.store.heights(), self.work.chain_views());
-        Arc::new(move || readiness::provider(&heights).chain(readiness::chain_view(&chain)).collect())
+        let (blocks, work) = (self.blocks.probe(), self.work.probe());
+        Arc::new(move || {
+            let mut reasons = blocks();
+            // Both watch the parachain's nodes.
+            let others = work().into_iter().filter(|new| reasons.iter().all(|old| old.code != new.code));
+            let others: Vec<_> = others.collect();
+            reasons.extend(others);
+            reasons
+        })
     }
 
     fn view(&self) -> impl Future<Output = View> {

@@ -10,7 +10,12 @@ use prb_chain::{
     store::{self, Store},
 };
 
-use crate::daemon::{Background, ended};
+use crate::{
+    daemon::{Background, ended},
+    nodes::NodeWatch,
+    ops::Reason,
+    readiness::{self, Growth},
+};
 
 /// The nodes of both chains.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub(crate) struct Chains {
 pub(crate) struct Blocks {
     pub(crate) store: Arc<Store>,
     pub(crate) source: Arc<StoreSource>,
+    nodes: [NodeWatch; 2],
+    growth: [Arc<Growth>; 2],
     ingest: Background,
 }
 
@@ -39,11 +46,30 @@ impl Blocks {
             .with_context(|| format!("cannot open the block store {}", path.display()))?;
         let store = Arc::new(store);
         let Chains { relay, para } = chains;
+        let mut background = Background::default();
+        let nodes = [
+            NodeWatch::relay(relay.clone(), &mut background),
+            NodeWatch::para(para.clone(), &mut background),
+        ];
         let ingest = Ingest::new(relay, para, Arc::clone(&store), ingest::Config::default());
         let source = StoreSource::new(Arc::clone(&store)).with_suspects(ingest.suspects());
-        let mut background = Background::default();
         background.spawn(|stop| async move { ended("the ingest", ingest.run(stop).await) });
-        Ok(Self { store, source: Arc::new(source), ingest: background })
+        Ok(Self { store, source: Arc::new(source), nodes, growth: Default::default(), ingest: background })
+    }
+
+    /// Gives what keeps the store from being filled, and how far it is behind.
+    pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
+        let (nodes, growth, heights) = (self.nodes.clone(), self.growth.clone(), self.store.heights());
+        move || {
+            let now = *heights.borrow();
+            let [relay, para] = &growth;
+            let stalled = [
+                relay.check("relay", now.relay_target.map(|n| n.0)),
+                para.check("para", now.para_target.map(|n| n.0)),
+            ];
+            let nodes = nodes.iter().filter_map(NodeWatch::reason);
+            nodes.chain(stalled.into_iter().flatten()).chain(readiness::provider(&now)).collect()
+        }
     }
 
     /// Waits for the ingest to end, which it should not. Cancel safe.

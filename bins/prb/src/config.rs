@@ -17,8 +17,14 @@ use clap::{
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
+use crate::{
+    redact,
+    telemetry::{LogLevel, log_level},
+};
+
 mod all;
 mod data_provider;
+mod effective;
 mod keys;
 mod lifecycle;
 mod monitor;
@@ -60,21 +66,28 @@ const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSP
     version,
     about,
     max_term_width = 110,
-    after_help = "Where no command is given, the variable PHALA_MODULE picks it: data_provider, lifecycle, trade, monitor or all."
+    after_help = "Where no command is given, the variable PHALA_MODULE picks it: data_provider, lifecycle, trade, \
+                  monitor or all.\n\nExit codes: 0 ended as it was told to; 1 something broke, a restart may help; 2 the \
+                  configuration is to be changed; 130 ended at once by a second signal."
 )]
 pub struct Cli {
     /// How the log shows: `development` for people, anything else for machines.
     #[arg(long, env = "NODE_ENV", default_value = "production", global = true)]
     pub node_env: String,
-    /// Log level (trace, debug, info, warn, error, fatal) or a filter such as info,prb_core=debug.
-    #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true)]
-    pub log_level: Option<String>,
-    /// Check the configuration, show it without secrets, and end.
+    /// Log level (trace, debug, info, warn, error, fatal, or bunyan's numbers 10 to 60), or a filter such as
+    /// info,prb_core=debug. A level is for the daemon itself; libraries log from warnings on unless they are named.
+    #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true, value_parser = log_level)]
+    pub log_level: Option<LogLevel>,
+    /// Check what a start would check, files included; show the settings that count as TOML, with where each comes
+    /// from and without secrets; and end.
     #[arg(long, global = true)]
     pub check: bool,
     /// What to run.
     #[command(subcommand)]
     pub command: Command,
+    /// The settings that count, as TOML.
+    #[arg(skip)]
+    pub effective: String,
 }
 
 /// The daemons, and what is done beside them.
@@ -107,10 +120,11 @@ impl Cli {
         {
             arguments.insert(1.min(arguments.len()), subcommand_of(&module)?.into());
         }
-        let cli = command
+        let read = command
             .try_get_matches_from_mut(&arguments)
-            .and_then(|matches| Self::from_arg_matches(&matches))
-            .map_err(|error| explained(error, &command, &arguments))?;
+            .and_then(|matches| Self::from_arg_matches(&matches).map(|cli| (cli, matches)));
+        let (mut cli, matches) = read.map_err(|error| explained(error, &command, &arguments))?;
+        cli.effective = effective::toml(&command, &matches);
         cli.command.check()?;
         Ok(cli)
     }
@@ -154,10 +168,6 @@ fn check_redis(url: &RedisUrl) -> Result<(), clap::Error> {
 
 fn check_desk(args: &LifecycleArgs) -> Result<(), clap::Error> {
     match (&args.q_redis_endpoint, args.use_built_in_trader) {
-        (Some(_), true) => Err(wrong(
-            "PHALA_Q_REDIS_ENDPOINT and USE_BUILT_IN_TRADER are both set: a built-in trader has a queue of its \
-             own; unset one of them",
-        )),
         (None, false) if !args.lifecycle_config_mode => Err(wrong(
             "there is no trade queue: set PHALA_Q_REDIS_ENDPOINT (a Redis URL such as \
              redis://127.0.0.1:6379/0, where a trader works too), or USE_BUILT_IN_TRADER=true",
@@ -225,14 +235,15 @@ fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
         Some("monitor") => Ok("monitor"),
         Some("all") => Ok("all"),
         _ => Err(wrong(&format!(
-            "{MODULE} is {:?}; it must be data_provider, lifecycle, trade, monitor or all",
-            module.to_string_lossy()
+            "{MODULE} is {}; it must be data_provider, lifecycle, trade, monitor or all",
+            redact::shown(&module.to_string_lossy())
         ))),
     }
 }
 
 /// Says which variable a refused value is from, and which one would give a missing value.
 fn explained(mut error: clap::Error, command: &clap::Command, arguments: &[OsString]) -> clap::Error {
+    hide_secrets(&mut error);
     let missing = error.kind() == ErrorKind::MissingRequiredArgument;
     let named = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(one)) => vec![one.clone()],
@@ -244,6 +255,33 @@ fn explained(mut error: clap::Error, command: &clap::Command, arguments: &[OsStr
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
     error
+}
+
+/// Takes out of a refusal what it quotes, unless that cannot be a secret.
+fn hide_secrets(error: &mut clap::Error) {
+    // A word in an unknown place: of a flag its name is shown, but not its value.
+    let is_flag = error.kind() != ErrorKind::UnknownArgument;
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidSubcommand, ContextKind::InvalidArg] {
+        if kind == ContextKind::InvalidArg && is_flag {
+            continue;
+        }
+        let Some(ContextValue::String(value)) = error.get(kind) else { continue };
+        let shown = match value.split_once('=') {
+            Some((flag, _)) if redact::is_harmless(flag) && flag.starts_with("--") => flag,
+            _ if redact::is_harmless(value) || is_long_flag(value) => continue,
+            _ => redact::HIDDEN,
+        };
+        error.insert(kind, ContextValue::String(shown.to_owned()));
+    }
+    if error.kind() == ErrorKind::UnknownArgument || error.kind() == ErrorKind::InvalidSubcommand {
+        // It proposes to pass the value behind `--`, and quotes it.
+        error.remove(ContextKind::Suggested);
+    }
+}
+
+fn is_long_flag(text: &str) -> bool {
+    text.strip_prefix("--")
+        .is_some_and(|name| name.len() <= 64 && name.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
 }
 
 fn tip(shown: &str, missing: bool, command: &clap::Command, arguments: &[OsString]) -> Option<StyledStr> {
@@ -289,7 +327,7 @@ pub fn unknown_variables() -> Vec<String> {
 /// The first line of a file that holds a secret.
 pub(crate) fn first_line(path: &Path, max_bytes: u64) -> anyhow::Result<SecretString> {
     use std::io::Read;
-    let shown = path.display();
+    let shown = redact::shown_path(path);
     let file = std::fs::File::open(path).with_context(|| format!("cannot open {shown}"))?;
     // Large enough from the start: a buffer that grows leaves copies behind.
     let mut text = Zeroizing::new(String::with_capacity(max_bytes as usize + 1));

@@ -1,6 +1,6 @@
 //! What every daemon does the same: ops port, signals, display, and an end in order.
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use anyhow::Context;
 use prb_chain::rpc::{self, NodePool};
@@ -8,13 +8,15 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{NodeUrl, OpsArgs},
+    config::{BAD_CONFIGURATION, NodeUrl, OpsArgs},
     ops::{Ops, Probe},
     progress::{Display, Progress, View},
     signals,
 };
 
 mod gauges;
+
+use gauges::Gauges;
 
 /// Time between two looks at the state for the display.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -30,6 +32,30 @@ pub enum Failure {
     Configuration(anyhow::Error),
     /// Something broke.
     Run(anyhow::Error),
+}
+
+/// How long the last words on standard error may take: whoever reads them may stand still.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+impl Failure {
+    /// Says why on standard error, where a shell and an operator look, and in the log; gives the exit code.
+    pub fn report(self) -> u8 {
+        let (error, code) = match self {
+            Self::Configuration(error) => (error, BAD_CONFIGURATION),
+            Self::Run(error) => (error, 1),
+        };
+        let text = format!("{error:#}");
+        tracing::error!(exit_code = code, "the program ends: {text}");
+        let (done, said) = std::sync::mpsc::sync_channel(1);
+        let say = move || {
+            let _ = writeln!(std::io::stderr(), "prb: {text}");
+            let _ = done.send(());
+        };
+        if std::thread::Builder::new().spawn(say).is_ok() {
+            let _ = said.recv_timeout(LAST_WORDS);
+        }
+        code
+    }
 }
 
 /// A running daemon, as [`run`] sees it.
@@ -69,7 +95,9 @@ pub(crate) async fn run<D: Daemon>(
     let mut signals = JoinSet::new();
     signals.spawn(signals::listen(stop.clone(), Some(reload)));
     // The recorder of metrics must be there before anything counts.
-    let ops = Ops::open(ops, D::OPS_PORT).await.map_err(Failure::Configuration)?;
+    let mut ops = Ops::open(ops, D::OPS_PORT).await.map_err(Failure::Configuration)?;
+    // Before anything counts: a scraper learns what each metric means with its first value.
+    let mut gauges = Gauges::describe();
     let mut daemon = tokio::select! {
         daemon = start => daemon?,
         () = stop.cancelled() => return Ok(()),
@@ -77,7 +105,6 @@ pub(crate) async fn run<D: Daemon>(
     if let Some(ops) = &ops {
         ops.watch(daemon.probe());
     }
-    gauges::describe();
     let mut progress = Progress::new(display);
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -85,11 +112,13 @@ pub(crate) async fn run<D: Daemon>(
         tokio::select! {
             () = stop.cancelled() => break Ok(()),
             error = daemon.ended() => break Err(Failure::Run(error)),
+            error = ops_ended(&mut ops) => break Err(Failure::Run(error)),
+            Some(ended) = signals.join_next() => break Err(Failure::Run(signals_ended(ended))),
             Some(()) = reloads.recv() => daemon.reload().await,
             _ = look.tick() => {
                 let view = daemon.view().await;
-                gauges::set(&view);
-                progress.show(&view);
+                gauges.set(&view);
+                progress.show(view);
             }
         }
     };
@@ -101,6 +130,23 @@ pub(crate) async fn run<D: Daemon>(
         ops.stop().await;
     }
     result
+}
+
+/// Waits for the ops port to end, which it should not. Cancel safe; waits for ever where there is none.
+async fn ops_ended(ops: &mut Option<Ops>) -> anyhow::Error {
+    match ops {
+        Some(ops) => ops.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn signals_ended(
+    ended: Result<std::io::Result<std::convert::Infallible>, tokio::task::JoinError>,
+) -> anyhow::Error {
+    match ended {
+        Ok(Err(error)) => anyhow::Error::new(error).context("signals cannot be heard"),
+        Err(error) => anyhow::Error::new(error).context("the listener for signals broke"),
+    }
 }
 
 /// The nodes of a chain.

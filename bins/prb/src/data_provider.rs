@@ -26,10 +26,11 @@ use crate::{
     blocks::{Blocks, Chains},
     config::DataProviderArgs,
     daemon::{self, Background, Daemon, Failure, pool},
+    descriptors::{self, Shares},
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
-    readiness,
+    work,
 };
 
 mod handlers;
@@ -81,6 +82,7 @@ impl DataProvider {
         let port = server.local_addr().port();
         let store = Arc::clone(&blocks.store);
         config.chain_identity = store.genesis().map(|(_, genesis)| genesis.chain_identity);
+        config.limits.connections = shares().peers;
         config.blobs = Some(blobs);
         let origin = config.identity.peer_id().to_string();
         config.handlers = handlers::of(store, source, origin, port);
@@ -134,8 +136,7 @@ impl Daemon for DataProvider {
     const OPS_PORT: u16 = 18012;
 
     fn probe(&self) -> Probe {
-        let heights = self.blocks.store.heights();
-        Arc::new(move || readiness::provider(&heights).collect())
+        Arc::new(self.blocks.probe())
     }
 
     async fn view(&self) -> View {
@@ -144,6 +145,7 @@ impl Daemon for DataProvider {
 
     async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
+            () = work::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
             error = self.serving.ended() => error,
             error = self.blocks.ended() => error,
         }
@@ -162,9 +164,30 @@ pub async fn run(args: DataProviderArgs, display: Display) -> Result<(), Failure
     daemon::run(&args.ops, DataProvider::start(&args), &display).await
 }
 
+/// How many connections the descriptors are enough for.
+fn shares() -> Shares {
+    let (blobs, peers) = (server::Config::default().max_connections, node::Limits::default().connections);
+    let (limit, most) = (descriptors::limit(), Shares { blobs, peers });
+    let shares = descriptors::shares(limit, most);
+    if shares != most {
+        tracing::warn!(
+            limit,
+            blob_connections = shares.blobs,
+            peer_connections = shares.peers,
+            "few open files are allowed, so fewer connections are served than the {blobs} and {peers} of the \
+             default: raise the hard limit (LimitNOFILE of systemd, --ulimit nofile of docker)"
+        );
+    }
+    shares
+}
+
 /// Takes the port on every address of the machine.
 async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow::Result<Server> {
+    let shares = shares();
     let config = server::Config {
+        max_connections: shares.blobs,
+        // One address may be all that a proxy shows.
+        max_connections_per_ip: (shares.blobs / 2).clamp(1, server::Config::default().max_connections_per_ip),
         session_max_bytes: args.blob_server_session_max_memory as usize * MIB,
         ..server::Config::default()
     };

@@ -28,6 +28,7 @@ use crate::{
     daemon::{Background, Failure},
     ops::Reason,
     pages,
+    readiness::Code,
 };
 
 /// How long a trader may finish its batches at the end.
@@ -44,10 +45,10 @@ pub(crate) struct Desk {
     queue: Arc<dyn JobQueue>,
     admin: Arc<dyn QueueAdmin>,
     trader: Option<Trader>,
-    /// The queue, where its trader takes jobs from Redis.
+    /// The queue, where it is in Redis.
     redis: Option<RedisQueue>,
-    /// `None` while the queue does not answer.
-    stats: watch::Receiver<Option<Stats>>,
+    /// What the last look at the queue gave.
+    seen: watch::Receiver<Seen>,
     /// Where people see the queue, if anywhere.
     page: Option<SocketAddr>,
     background: Background,
@@ -67,27 +68,40 @@ impl Desk {
         url: &RedisUrl,
         chain: watch::Receiver<Option<Arc<ChainView>>>,
     ) -> anyhow::Result<Self> {
-        Ok(Self::of(RedisQueue::start(submitters(url.as_str(), chain))?, None))
+        let queue = RedisQueue::start(submitters(url.as_str(), chain))?;
+        Ok(Self { redis: Some(queue.clone()), ..Self::looked_at(queue.clone(), None, Some(queue)) })
     }
 
     /// A queue in Redis, and a trader that works on it. Redis need not be there yet.
-    pub(crate) fn trading(url: &RedisUrl, para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
-        let queue = RedisQueue::start(redis::Config::new(url.as_str()))?;
+    pub(crate) fn trading(
+        config: redis::Config,
+        para: NodePool,
+        vault: Arc<dyn Vault>,
+    ) -> anyhow::Result<Self> {
+        let queue = RedisQueue::start(config)?;
         let trader = trader(Arc::new(queue.clone()), para, vault, Arc::new(queue.accounts()))?;
-        Ok(Self { redis: Some(queue.clone()), ..Self::of(queue, Some(trader)) })
+        Ok(Self { redis: Some(queue.clone()), ..Self::looked_at(queue.clone(), Some(trader), Some(queue)) })
     }
 
     fn of<Q: JobQueue + QueueAdmin + Clone + 'static>(queue: Q, trader: Option<Trader>) -> Self {
+        Self::looked_at(queue, trader, None)
+    }
+
+    fn looked_at<Q: JobQueue + QueueAdmin + Clone + 'static>(
+        queue: Q,
+        trader: Option<Trader>,
+        redis: Option<RedisQueue>,
+    ) -> Self {
         let admin = Arc::new(queue.clone());
         let queue: Arc<dyn JobQueue> = Arc::new(queue);
-        let (seen, stats) = watch::channel(Some(Stats::default()));
+        let (tell, seen) = watch::channel(Seen::NotAsked);
         let mut background = Background::default();
         let asked = Arc::clone(&queue);
         background.spawn(|stop| async move {
-            stop.run_until_cancelled(look(&*asked, &seen)).await;
+            stop.run_until_cancelled(look(&*asked, redis.as_ref(), &tell)).await;
             anyhow::anyhow!("the look at the queue has ended")
         });
-        Self { queue, admin, trader, redis: None, stats, page: None, background }
+        Self { queue, admin, trader, redis: None, seen, page: None, background }
     }
 
     /// Shows the queue to people as well. Where another process trades, only on an address that was asked for:
@@ -123,12 +137,15 @@ impl Desk {
 
     /// How many jobs there were at the last look.
     pub(crate) fn stats(&self) -> Stats {
-        self.stats.borrow().unwrap_or_default()
+        match &*self.seen.borrow() {
+            Seen::Answers(stats) => *stats,
+            Seen::NotAsked | Seen::Silent(_) => Stats::default(),
+        }
     }
 
-    /// What the last look at the queue gave; `None` where it did not answer.
-    pub(crate) fn watch(&self) -> watch::Receiver<Option<Stats>> {
-        self.stats.clone()
+    /// What the last look at the queue gave.
+    pub(crate) fn watch(&self) -> watch::Receiver<Seen> {
+        self.seen.clone()
     }
 
     /// Waits for a part to end that should not. Cancel safe.
@@ -140,8 +157,14 @@ impl Desk {
                 Err(error) => anyhow::Error::new(error).context("the trader broke"),
             }
         };
+        let redis = async {
+            let Some(queue) = &self.redis else { return std::future::pending().await };
+            queue.ended().await;
+            anyhow::anyhow!("the connection to the queue in Redis has ended")
+        };
         tokio::select! {
             error = trader => error,
+            error = redis => error,
             error = self.background.ended() => error,
         }
     }
@@ -150,7 +173,12 @@ impl Desk {
     pub(crate) async fn stop(self) {
         if let Some(trader) = self.trader {
             match trader.stop(TRADER_STOP).await {
-                Ok(report) => tracing::info!(?report, "trader stopped"),
+                Ok(report) => tracing::info!(
+                    jobs_handed_back = report.handed_back,
+                    jobs_left = report.jobs_left,
+                    accounts_left = report.accounts_left,
+                    "trader stopped"
+                ),
                 Err(error) => tracing::warn!("the trader broke: {error}"),
             }
         }
@@ -173,7 +201,7 @@ fn trader(
 }
 
 /// How a queue in Redis is used by those who wait for a view of the chain that shows what their jobs did.
-fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>>>) -> redis::Config {
+pub(crate) fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>>>) -> redis::Config {
     let hint = move || {
         let newest = chain.borrow().as_ref().map(|view| view.block);
         // Before the first view any one is a newer one.
@@ -182,26 +210,51 @@ fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>>>) -> redi
     redis::Config { block_hint: Some(Arc::new(hint)), ..redis::Config::new(url) }
 }
 
-/// Asks the queue now and then, so that nobody who wants to know has to wait for it.
-async fn look(queue: &dyn JobQueue, seen: &watch::Sender<Option<Stats>>) {
+/// What the last look at the queue gave.
+#[derive(Clone, Debug)]
+pub(crate) enum Seen {
+    /// Nobody has looked yet.
+    NotAsked,
+    /// It answers, and does what is needed.
+    Answers(Stats),
+    /// It does not, and why.
+    Silent(Arc<str>),
+}
+
+/// Asks the queue now and then, so that nobody who wants to know has to wait for it. Of a queue in Redis it asks
+/// also whether those who wait for jobs could get any: counting them takes less than handing them out.
+async fn look(queue: &dyn JobQueue, redis: Option<&RedisQueue>, tell: &watch::Sender<Seen>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let answer = queue.stats().await;
-        match (&answer, seen.borrow().is_some()) {
-            (Err(error), true) => tracing::warn!("the trade queue does not answer: {error}"),
-            (Ok(_), false) => tracing::info!("the trade queue answers again"),
+        let answer = async {
+            if let Some(redis) = redis {
+                redis.ready().await?;
+            }
+            queue.stats().await
+        };
+        let seen = match answer.await {
+            Ok(stats) => Seen::Answers(stats),
+            Err(error) => Seen::Silent(format!("{:#}", anyhow::Error::new(error)).into()),
+        };
+        match (&*tell.borrow(), &seen) {
+            (Seen::Silent(old), Seen::Silent(new)) if old == new => {}
+            (_, Seen::Silent(why)) => tracing::warn!("the trade queue is of no use now: {why}"),
+            (Seen::Silent(_), Seen::Answers(_)) => tracing::info!("the trade queue answers again"),
             _ => {}
         }
-        seen.send_replace(answer.ok());
+        tell.send_replace(seen);
     }
 }
 
-/// Whether the queue answers.
-pub(crate) fn readiness(seen: &watch::Receiver<Option<Stats>>) -> Option<Reason> {
-    let silent = seen.borrow().is_none();
-    silent.then(|| Reason::new("queue_unreachable", "the trade queue does not answer"))
+/// Whether the queue does what is needed.
+pub(crate) fn readiness(seen: &watch::Receiver<Seen>) -> Option<Reason> {
+    match &*seen.borrow() {
+        Seen::Answers(_) => None,
+        Seen::NotAsked => Some(Reason::new(Code::QueueUnreachable, "the trade queue has not answered yet")),
+        Seen::Silent(why) => Some(Reason::new(Code::QueueUnreachable, why.to_string())),
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use uuid::Uuid;
 mod edits;
 mod place;
 
+use crate::redact;
 use place::{Place, Placed, Unique};
 
 /// The largest file that is read, in bytes.
@@ -183,14 +184,16 @@ impl FleetFile {
     /// Says the line or the entries at fault, without quoting the text: it may hold a mnemonic.
     pub fn parse(text: &str, json: bool) -> anyhow::Result<Self> {
         if json {
-            let written: Written<PoolEntry, WorkerEntry> =
-                serde_json::from_str(text).map_err(|e| anyhow::anyhow!("{e}"))?;
+            let written: Written<PoolEntry, WorkerEntry> = serde_json::from_str(text)
+                .map_err(|e| anyhow::anyhow!("{}", redact::scrubbed(&e.to_string())))?;
             return Self::checked(Placed::by_index(written.pools), Placed::by_index(written.workers));
         }
         let written: Written<Spanned<PoolEntry>, Spanned<WorkerEntry>> =
             toml::from_str(text).map_err(|e: toml::de::Error| match e.span() {
-                Some(span) => anyhow::anyhow!("{}: {}", Place::line(text, span.start), e.message()),
-                None => anyhow::anyhow!("{}", e.message()),
+                Some(span) => {
+                    anyhow::anyhow!("{}: {}", Place::line(text, span.start), redact::scrubbed(e.message()))
+                }
+                None => anyhow::anyhow!("{}", redact::scrubbed(e.message())),
             })?;
         Self::checked(Placed::by_line(text, written.pools), Placed::by_line(text, written.workers))
     }

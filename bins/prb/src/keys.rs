@@ -53,7 +53,7 @@ fn show(folder: &Path) -> anyhow::Result<()> {
     for role in Role::ALL {
         if let Some(identity) = Identity::load(folder, role)? {
             found = true;
-            println!("{:<14} {}", role.file_name(), identity.peer_id());
+            say(&format!("{:<14} {}", role.file_name(), identity.peer_id()))?;
         }
     }
     ensure!(found, "there is no identity in {}; a daemon makes its own at its first start", folder.display());
@@ -71,9 +71,12 @@ fn backup(folder: &Path, args: &BackupArgs) -> anyhow::Result<()> {
     let bytes = identity.to_bytes()?;
     let bytes = if args.plain { bytes } else { encrypted(&bytes, &args.passphrase)? };
     write(&args.to, &bytes, args.force)?;
-    println!("{} of peer {} written to {to}", role.file_name(), identity.peer_id());
+    say(&format!("{} of peer {} written to {to}", role.file_name(), identity.peer_id()))?;
     if args.plain {
-        eprintln!("prb: {to} is not encrypted: who reads it can open the operators' keys sealed under it");
+        let _ = writeln!(
+            std::io::stderr(),
+            "prb: {to} is not encrypted: who reads it can open the operators' keys sealed under it"
+        );
     }
     Ok(())
 }
@@ -92,7 +95,7 @@ fn restore(folder: &Path, args: &RestoreArgs) -> anyhow::Result<()> {
     let name = role.file_name();
     match Identity::load(folder, role)? {
         Some(there) if there.peer_id() == identity.peer_id() => {
-            println!("{name} of peer {} is in place already", identity.peer_id());
+            say(&format!("{name} of peer {} is in place already", identity.peer_id()))?;
             return Ok(());
         }
         Some(there) => bail!(
@@ -102,8 +105,17 @@ fn restore(folder: &Path, args: &RestoreArgs) -> anyhow::Result<()> {
         ),
         None => identity.store(folder, role)?,
     }
-    println!("{name} of peer {} restored to {}", identity.peer_id(), folder.display());
-    Ok(())
+    say(&format!("{name} of peer {} restored to {}", identity.peer_id(), folder.display()))
+}
+
+/// Says what was done. A reader that has gone (`prb keys show | head -1`) knows what it wanted to know.
+fn say(line: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {

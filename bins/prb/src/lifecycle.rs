@@ -15,9 +15,9 @@ use prb_core::{
     primitives::Hash,
     vault::Vault,
 };
+use prb_queue::redis as queue;
 use prb_walkie::{
     blob::remote::{Candidate, RemoteBlobSource},
-    identity,
     manage::handlers,
     node::{self, Node, PeerTable},
     proto::Role,
@@ -35,7 +35,8 @@ use crate::{
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
-    readiness,
+    readiness, sealed,
+    signers::InventorySigners,
     work::{self, Chain, Work},
 };
 
@@ -73,11 +74,11 @@ impl LifecycleManager {
     pub async fn start(args: &LifecycleArgs) -> Result<Self, Failure> {
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;
-        let identity = peers::identity(folder, identity::Role::Lifecycle).await;
-        let identity = identity.map_err(Failure::Configuration)?;
-        let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         let inventory = inventory::open(&args.local_db_path, "PHALA_LOCAL_DB_PATH").await;
         let inventory = inventory.map_err(Failure::Configuration)?;
+        let identity = sealed::of_manager(folder, &*inventory).await.map_err(Failure::Configuration)?;
+        let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
+        sealed::check(&*inventory, &*vault, folder).await.map_err(Failure::Configuration)?;
         let mut config =
             peers::config(&args.walkie, identity, Role::LifecycleManager).map_err(Failure::Configuration)?;
         config.ignore_bridge_identity = args.ptp_ignore_bridge_identity;
@@ -158,6 +159,15 @@ async fn work(
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
     let chain = Chain::follow(parts.para.clone());
     let desk = match &args.q_redis_endpoint {
+        // Jobs of other managers, the original's perhaps, may be in that Redis, too.
+        Some(url) if args.use_built_in_trader => {
+            let signers = InventorySigners::new(Arc::clone(&parts.inventory));
+            let config = queue::Config {
+                signers: Some(Arc::new(signers)),
+                ..desk::submitters(url.as_str(), chain.views())
+            };
+            Desk::trading(config, parts.para.clone(), Arc::clone(&parts.vault))
+        }
         Some(url) => Desk::queue_only(url, chain.views()),
         None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault)),
     };
@@ -179,10 +189,10 @@ impl Daemon for LifecycleManager {
 
     fn probe(&self) -> Probe {
         let Some(work) = &self.work else { return Arc::new(Vec::new) };
-        let (peers, chain, queue) = (self.node.peers(), work.chain_views(), work.desk().watch());
+        let (peers, work) = (self.node.peers(), work.probe());
         Arc::new(move || {
             let data = readiness::data_providers(providers(&peers));
-            data.into_iter().chain(readiness::chain_view(&chain)).chain(desk::readiness(&queue)).collect()
+            data.into_iter().chain(work()).collect()
         })
     }
 
@@ -198,6 +208,7 @@ impl Daemon for LifecycleManager {
             }
         };
         tokio::select! {
+            () = work::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
             error = work => error,
             error = self.console.ended() => error,
             error = self.background.ended() => error,

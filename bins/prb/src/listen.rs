@@ -1,8 +1,15 @@
 //! Ports that speak HTTP: opened as the operator says, and served within bounds.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::Context as _;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -10,8 +17,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
+    time::{Sleep, timeout},
 };
 
 use crate::config::OpsListen;
@@ -20,6 +29,13 @@ use crate::config::OpsListen;
 pub(crate) const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may take to ask.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may take nothing of what is there for it.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection is kept, whatever it asks.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connections of the reserve, and how long each is kept.
+const RESERVED_CONNECTIONS: usize = 16;
+const RESERVED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that a request's head may have: the console's addresses name up to 500 workers.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Pause where the system has no more sockets.
@@ -63,16 +79,38 @@ impl Port {
 
 /// Serves connections, a bounded number at once, until dropped.
 pub(crate) async fn serve(listener: TcpListener, router: Router, name: &'static str) {
-    let mut connections = JoinSet::new();
+    serve_with(listener, router, name, None).await;
+}
+
+/// The same, with places of their own for what the `reserve` answers: it takes those who come while all places are
+/// held, for a moment each.
+pub(crate) async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    name: &'static str,
+    reserve: Option<Router>,
+) {
+    let (mut connections, mut short) = (JoinSet::new(), JoinSet::new());
+    let mut oldest = VecDeque::new();
     loop {
+        let room = connections.len() < MAX_CONNECTIONS;
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone(), name));
+            accepted = listener.accept(), if room || reserve.is_some() => match (accepted, &reserve) {
+                (Ok((stream, _)), Some(reserve)) if !room => {
+                    if short.len() >= RESERVED_CONNECTIONS {
+                        oldest.pop_front().inspect(AbortHandle::abort);
+                    }
+                    let served = connection(stream, reserve.clone(), name, RESERVED_TIMEOUT);
+                    oldest.push_back(short.spawn(served));
+                    oldest.retain(|task| !task.is_finished());
                 }
-                Err(error) => pause(error, name).await,
+                (Ok((stream, _)), _) => {
+                    connections.spawn(connection(stream, router.clone(), name, CONNECTION_TIMEOUT));
+                }
+                (Err(error), _) => pause(error, name).await,
             },
             Some(_) = connections.join_next() => {}
+            Some(_) = short.join_next() => {}
         }
     }
 }
@@ -82,15 +120,93 @@ async fn pause(error: io::Error, name: &str) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn connection(stream: TcpStream, router: Router, name: &str) {
+/// Serves one connection for at most `limit`: a request that is being answered then is answered.
+async fn connection(stream: TcpStream, router: Router, name: &str, limit: Duration) {
     let service = TowerToHyperService::new(router);
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(HEADER_TIMEOUT.min(limit))
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(TimedWrites::new(stream)), service);
+    let mut serving = pin!(serving);
+    let served = match timeout(limit, serving.as_mut()).await {
+        Ok(served) => served,
+        Err(_) => {
+            serving.as_mut().graceful_shutdown();
+            match timeout(WRITE_TIMEOUT, serving).await {
+                Ok(served) => served,
+                Err(_) => return tracing::debug!("{name}: a connection was cut off"),
+            }
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "{name}: a connection broke");
+    }
+}
+
+/// A stream that breaks where its peer takes nothing for [`WRITE_TIMEOUT`].
+struct TimedWrites {
+    stream: TcpStream,
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl TimedWrites {
+    const fn new(stream: TcpStream) -> Self {
+        Self { stream, stuck: None }
+    }
+
+    fn timed<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stuck = None;
+            return written;
+        }
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
+        match stuck.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for TimedWrites {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for TimedWrites {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.timed(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.timed(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.timed(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -3,11 +3,12 @@
 use std::{process::ExitCode, time::Duration};
 
 use prb::{
+    check,
     config::{self, BAD_CONFIGURATION, Cli, Command},
     daemon::Failure,
-    keys,
+    descriptors, keys,
     progress::Display,
-    telemetry,
+    telemetry::{self, Stream},
 };
 
 /// How long blocking work may outlive a daemon's own deadline.
@@ -23,26 +24,26 @@ fn main() -> ExitCode {
         }
     };
     if cli.check {
-        println!("{:#?}", cli.command);
-        return ExitCode::SUCCESS;
+        return ExitCode::from(check::run(&cli).map_or_else(Failure::report, |()| 0));
     }
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Configuration(error)) => {
-            eprintln!("prb: {error:#}");
-            ExitCode::from(BAD_CONFIGURATION)
-        }
-        Err(Failure::Run(error)) => {
-            eprintln!("prb: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ExitCode::from(run(cli))
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli) -> u8 {
     let display = Display::detect();
     let development = cli.node_env == "development";
-    telemetry::init(cli.log_level.as_deref(), development, &display).map_err(Failure::Configuration)?;
+    let stream = if matches!(cli.command, Command::Keys(_)) { Stream::Command } else { Stream::Daemon };
+    // Dropped last: it waits for the last lines.
+    let flush = telemetry::init(cli.log_level.as_ref(), development, stream, &display);
+    let result = match &flush {
+        Ok(_) => start(cli, display),
+        Err(error) => Err(Failure::Run(anyhow::anyhow!("cannot start the log: {error:#}"))),
+    };
+    result.map_or_else(|failure| failure.report(), |()| 0)
+}
+
+fn start(cli: Cli, display: Display) -> Result<(), Failure> {
+    descriptors::raise();
     for name in config::unknown_variables() {
         tracing::warn!(variable = name, "this variable looks like a setting, but nothing reads it");
     }

@@ -19,6 +19,7 @@ use crate::{
     pages::Site,
     peers,
     progress::{Display, Shown, View},
+    readiness::Code,
 };
 
 mod json;
@@ -82,7 +83,7 @@ impl Daemon for Monitor {
         let peers = self.node.peers();
         Arc::new(move || {
             let nobody = !peers.borrow().iter().any(|peer| peer.connected);
-            nobody.then(|| Reason::new("no_peer", "no peer is connected")).into_iter().collect()
+            nobody.then(|| Reason::new(Code::NoPeer, "no peer is connected")).into_iter().collect()
         })
     }
 

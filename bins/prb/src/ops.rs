@@ -7,14 +7,7 @@
 //! {"ready":false,"reasons":[{"code":"no_data_provider","message":"no data provider has been found yet"}]}
 //! ```
 //!
-//! | code | of | meaning |
-//! |---|---|---|
-//! | `starting` | all | not composed yet |
-//! | `chain_unknown` | data provider, all in one | no block has come from the chain nodes yet |
-//! | `syncing` | data provider, all in one | the store is behind the nodes |
-//! | `no_chain_view` | lifecycle manager, all in one | the parachain's state has not been read yet |
-//! | `no_data_provider` | lifecycle manager | no data provider of this chain is connected |
-//! | `queue_unreachable` | lifecycle manager, trader | the queue in Redis does not answer |
+//! `docs/readiness.md` lists the codes ([`Code`]) with their cures.
 //!
 //! The port tells who asks and changes nothing, so it asks for no key; it is on loopback unless the operator
 //! says otherwise.
@@ -41,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::OpsArgs,
     listen::{self, Port},
+    readiness::Code,
 };
 
 /// Time between two clean-ups of what histograms hold.
@@ -64,8 +58,8 @@ pub struct Reason {
 
 impl Reason {
     /// A reason.
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code: code.as_str(), message: message.into() }
     }
 }
 
@@ -117,8 +111,10 @@ impl Ops {
             });
         }
         let stop = cancel.clone();
+        let reserve = livez().with_state(shared.clone());
         tasks.spawn(async move {
-            stop.run_until_cancelled(listen::serve(listener, router(shared), "ops port")).await;
+            let serving = listen::serve_with(listener, router(shared), "ops port", Some(reserve));
+            stop.run_until_cancelled(serving).await;
         });
         tracing::info!(%address, "ops port open");
         Ok(Self { address, probe, cancel, tasks })
@@ -132,6 +128,14 @@ impl Ops {
     /// From now on, the probe says whether the daemon is ready. Before, it is starting.
     pub fn watch(&self, probe: Probe) {
         *self.probe.write().unwrap_or_else(PoisonError::into_inner) = Some(probe);
+    }
+
+    /// Waits for a part of it to end that should not. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Err(error)) => anyhow::Error::new(error).context("the ops port broke"),
+            _ => anyhow::anyhow!("the ops port has ended"),
+        }
     }
 
     /// Closes the port.
@@ -186,9 +190,14 @@ struct Readiness {
 fn router(shared: Shared) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
-        .route("/livez", get(async || Json(serde_json::json!({ "live": true }))))
+        .merge(livez())
         .route("/readyz", get(readiness))
         .with_state(shared)
+}
+
+/// What has places of its own where others hold all: an orchestrator ends a process that does not answer it.
+fn livez() -> Router<Shared> {
+    Router::new().route("/livez", get(async || Json(serde_json::json!({ "live": true }))))
 }
 
 async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
@@ -204,7 +213,7 @@ async fn readiness(State(shared): State<Shared>) -> (StatusCode, Json<Readiness>
     let probe = shared.probe.read().unwrap_or_else(PoisonError::into_inner).clone();
     let reasons = match probe {
         Some(probe) => probe(),
-        None => vec![Reason::new("starting", "the daemon is starting")],
+        None => vec![Reason::new(Code::Starting, "the daemon is starting")],
     };
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

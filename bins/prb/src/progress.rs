@@ -1,15 +1,17 @@
-//! What a person sees while a daemon runs: bars on a terminal, lines anywhere else.
+//! What a person sees while a daemon runs: bars on a terminal, events in the log anywhere else.
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    io::IsTerminal,
+    io::{IsTerminal, Write as _},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::MultiProgress;
 use prb_core::{
     blob::Heights,
+    chain::ChainView,
     fleet::FleetStatus,
     queue::Stats,
     worker::{State, WorkerStatus},
@@ -17,22 +19,26 @@ use prb_core::{
 
 /// Workers in trouble that are named on the terminal.
 const NAMED_WORKERS: usize = 6;
-/// Time between two plain lines.
-const PLAIN_EVERY: Duration = Duration::from_secs(5);
+/// Time between two events in the log.
+const LOG_EVERY: Duration = Duration::from_secs(30);
 /// Weight of the newest rate in the shown one.
 const SMOOTHING: f64 = 0.3;
+
+mod bars;
+
+use bars::Screen;
 
 /// Where progress goes.
 #[derive(Clone, Debug)]
 pub enum Display {
     /// Bars that redraw themselves on standard error.
     Live(MultiProgress),
-    /// A line on standard output every few seconds.
+    /// An event in the log now and then, of the target `prb::progress`.
     Plain,
 }
 
 impl Display {
-    /// Bars where standard error is a terminal, else lines.
+    /// Bars where standard error is a terminal, else events in the log.
     pub fn detect() -> Self {
         if std::io::stderr().is_terminal() { Self::Live(MultiProgress::new()) } else { Self::Plain }
     }
@@ -50,9 +56,9 @@ impl Display {
         }
     }
 
-    /// Prints a line to standard output.
+    /// Prints a line to standard output, if somebody reads it.
     pub fn print(&self, line: &str) {
-        self.suspended(|| println!("{line}"));
+        let _ = self.suspended(|| writeln!(std::io::stdout(), "{line}"));
     }
 }
 
@@ -65,6 +71,8 @@ pub struct View {
     pub fleet: FleetStatus,
     /// The queue.
     pub jobs: Stats,
+    /// The chain's state, where it is read.
+    pub chain: Option<Arc<ChainView>>,
     /// Which of it this daemon has.
     pub shown: Shown,
 }
@@ -120,118 +128,45 @@ impl Meter {
 /// Shows one [`View`] after another.
 #[derive(Debug)]
 pub struct Progress {
-    bars: Option<Bars>,
+    screen: Option<Screen>,
     relay: Meter,
     para: Meter,
-    printed: Option<(Instant, String)>,
-}
-
-#[derive(Debug)]
-struct Bars {
-    relay: ProgressBar,
-    para: ProgressBar,
-    workers: ProgressBar,
-    jobs: ProgressBar,
-    named: Vec<ProgressBar>,
-}
-
-impl Bars {
-    fn new(multi: &MultiProgress) -> Self {
-        let chain = |name: &'static str| {
-            let style = ProgressStyle::with_template("{prefix:8} [{bar:32}] {pos}/{len} {msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar())
-                .progress_chars("=> ");
-            multi.add(ProgressBar::new(0)).with_style(style).with_prefix(name)
-        };
-        let line = || {
-            let style = ProgressStyle::with_template("{prefix:8} {msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_spinner());
-            multi.add(ProgressBar::new_spinner()).with_style(style)
-        };
-        let (relay, para) = (chain("relay"), chain("para"));
-        Self {
-            relay,
-            para,
-            workers: line().with_prefix("workers"),
-            jobs: line().with_prefix("jobs"),
-            named: (0..NAMED_WORKERS).map(|_| line()).collect(),
-        }
-    }
-
-    fn show(&self, view: &View, relay_rate: f64, para_rate: f64) {
-        let heights = &view.heights;
-        for (bar, have, target, rate) in [
-            (&self.relay, heights.relay.map(|n| n.0), heights.relay_target.map(|n| n.0), relay_rate),
-            (&self.para, heights.para.map(|n| n.0), heights.para_target.map(|n| n.0), para_rate),
-        ] {
-            let have = have.unwrap_or(0);
-            bar.set_length(target.unwrap_or(0).max(have).into());
-            bar.set_position(have.into());
-            bar.set_message(format!("{rate:.1} blocks/s"));
-        }
-        match view.shown {
-            Shown::Everything => {}
-            Shown::Provider { peers } => {
-                self.workers.set_prefix("peers");
-                self.workers.set_message(peers.to_string());
-                return;
-            }
-            Shown::Trader => return self.jobs.set_message(jobs(&view.jobs)),
-            Shown::Monitor { peers } => {
-                self.workers.set_prefix("peers");
-                return self.workers.set_message(peers.to_string());
-            }
-            Shown::Manager { providers } => {
-                self.named[0].set_prefix("data");
-                self.named[0].set_message(format!("{providers} data providers"));
-            }
-        }
-        self.workers.set_message(states(&view.fleet));
-        self.jobs.set_message(jobs(&view.jobs));
-        let mut named = view.fleet.workers.iter().filter(|w| w.state != State::Active);
-        let skip = usize::from(matches!(view.shown, Shown::Manager { .. }));
-        for bar in &self.named[skip..] {
-            bar.set_message(named.next().map(|w| worker_line(w)).unwrap_or_default());
-        }
-    }
+    logged: Option<(Instant, String)>,
 }
 
 impl Progress {
     /// Starts to show.
     pub fn new(display: &Display) -> Self {
-        let bars = match display {
-            Display::Live(multi) => Some(Bars::new(multi)),
+        let screen = match display {
+            Display::Live(multi) => Screen::start(multi.clone()),
             Display::Plain => None,
         };
-        Self { bars, relay: Meter::default(), para: Meter::default(), printed: None }
+        Self { screen, relay: Meter::default(), para: Meter::default(), logged: None }
     }
 
-    /// Shows a view: at once on a terminal; as a line when it says something new and the last is old enough.
-    pub fn show(&mut self, view: &View) {
+    /// Shows a view: at once on a terminal; in the log when it says something new and the last is old enough.
+    pub fn show(&mut self, view: View) {
         let now = Instant::now();
         let relay = self.relay.update(now, view.heights.relay.map(|n| n.0));
         let para = self.para.update(now, view.heights.para.map(|n| n.0));
-        if let Some(bars) = &self.bars {
-            bars.show(view, relay, para);
+        if let Some(screen) = &self.screen {
+            screen.show(view, relay, para);
             return;
         }
-        if self.printed.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < PLAIN_EVERY) {
+        if self.logged.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < LOG_EVERY) {
             return;
         }
-        let line = plain_line(view, relay, para);
-        if self.printed.as_ref().is_none_or(|(_, last)| *last != line) {
-            println!("{line}");
+        let line = plain_line(&view, relay, para);
+        if self.logged.as_ref().is_none_or(|(_, last)| *last != line) {
+            tracing::info!(target: "prb::progress", "{line}");
         }
-        self.printed = Some((now, line));
+        self.logged = Some((now, line));
     }
 
     /// Leaves the terminal to others.
     pub fn finish(&self) {
-        if let Some(bars) = &self.bars {
-            for bar in [&bars.relay, &bars.para, &bars.workers, &bars.jobs] {
-                bar.abandon();
-            }
-            bars.named.iter().for_each(ProgressBar::finish_and_clear);
+        if let Some(screen) = &self.screen {
+            screen.finish();
         }
     }
 }
@@ -262,7 +197,7 @@ fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
     }
     let stalled = view.fleet.workers.iter().filter(|w| w.stalled);
     for worker in stalled.take(NAMED_WORKERS) {
-        let _ = write!(line, "\n  stalled: {}", worker_line(worker));
+        let _ = write!(line, "  stalled: {}", worker_line(worker));
     }
     line
 }

@@ -1,64 +1,243 @@
-//! Why a daemon is not ready: what is behind the codes in [`crate::ops`].
+//! Why a daemon is not ready: every reason with its code. `docs/readiness.md` lists the codes with their cures.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use prb_core::{blob::Heights, chain::ChainView};
+use prb_core::{
+    blob::Heights,
+    chain::ChainView,
+    fleet::FleetStatus,
+    worker::{self, State, WorkerStatus},
+};
 use tokio::sync::watch;
 
 use crate::ops::Reason;
 
 /// Blocks that a store may be behind its nodes: what a batch or two bring.
 const AT_TIP: u32 = 20;
+/// A chain without a new finalised block for this long stands still.
+const STALLED_AFTER: Duration = Duration::from_secs(5 * 60);
+/// How long workers may wait for data before that counts: between two blocks they wait, too.
+const DATA_WITHIN: Duration = Duration::from_secs(30);
+
+/// Declares the codes in one place, so that none can be without a list that has it.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $code:literal,)+) => {
+        /// Codes of the reasons why a daemon is not ready. They never change their meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Code {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The code, as `/readyz` gives it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)+
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Not composed yet.
+    Starting = "starting",
+    /// No block has come from the chain nodes yet.
+    ChainUnknown = "chain_unknown",
+    /// The store is behind the nodes.
+    Syncing = "syncing",
+    /// The nodes finalise no new blocks.
+    ChainStalled = "chain_stalled",
+    /// No node of the relay chain answers.
+    NoRelayNode = "no_relay_node",
+    /// No node of the parachain answers.
+    NoParaNode = "no_para_node",
+    /// The parachain's state has not been read yet.
+    NoChainView = "no_chain_view",
+    /// No data provider of this chain is connected.
+    NoDataProvider = "no_data_provider",
+    /// No peer is connected.
+    NoPeer = "no_peer",
+    /// The trade queue does not answer, or its Redis cannot do what is needed.
+    QueueUnreachable = "queue_unreachable",
+    /// More than half of the workers are in trouble.
+    WorkersInTrouble = "workers_in_trouble",
+    /// More than half of the workers wait for data that nobody has.
+    WorkersWithoutData = "workers_without_data",
+}
 
 /// Whether a store has what its nodes have.
-pub(crate) fn provider(heights: &watch::Receiver<Heights>) -> impl Iterator<Item = Reason> {
-    let heights = *heights.borrow();
-    let reason = match (heights.relay, heights.relay_target, heights.para, heights.para_target) {
+pub(crate) fn provider(heights: &Heights) -> Option<Reason> {
+    match (heights.relay, heights.relay_target, heights.para, heights.para_target) {
         (Some(relay), Some(relay_target), para, para_target) => {
             let para_behind = para_target.map_or(0, |t| t.0).saturating_sub(para.map_or(0, |p| p.0));
             let relay_behind = relay_target.0.saturating_sub(relay.0);
             (relay_behind.max(para_behind) > AT_TIP).then(|| {
                 let behind = format!("{relay_behind} relay blocks and {para_behind} parachain blocks behind");
-                Reason::new("syncing", behind)
+                Reason::new(Code::Syncing, behind)
             })
         }
-        _ => Some(Reason::new("chain_unknown", "no block has come from the chain nodes yet")),
-    };
-    reason.into_iter()
+        _ => Some(Reason::new(Code::ChainUnknown, "no block has come from the chain nodes yet")),
+    }
+}
+
+/// Watches that a height grows.
+#[derive(Debug, Default)]
+pub(crate) struct Growth(Mutex<Option<(u32, Instant)>>);
+
+impl Growth {
+    /// Takes the height of now; gives a reason where it has been the same for too long.
+    pub(crate) fn check(&self, chain: &str, height: Option<u32>) -> Option<Reason> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(height), now) = (height, Instant::now()) else { return None };
+        match *seen {
+            Some((last, since)) if last == height => {
+                (now.duration_since(since) >= STALLED_AFTER).then(|| {
+                    let minutes = now.duration_since(since).as_secs() / 60;
+                    let text = format!(
+                        "the {chain} chain has finalised no block after {height} for {minutes} minutes"
+                    );
+                    Reason::new(Code::ChainStalled, text)
+                })
+            }
+            _ => {
+                *seen = Some((height, now));
+                None
+            }
+        }
+    }
 }
 
 /// Whether the chain's state has been read.
-pub(crate) fn chain_view(views: &watch::Receiver<Option<Arc<ChainView>>>) -> impl Iterator<Item = Reason> {
+pub(crate) fn chain_view(views: &watch::Receiver<Option<Arc<ChainView>>>) -> Option<Reason> {
     let missing = views.borrow().is_none();
-    missing.then(|| Reason::new("no_chain_view", "the parachain's state has not been read yet")).into_iter()
+    missing.then(|| Reason::new(Code::NoChainView, "the parachain's state has not been read yet"))
 }
 
 /// Whether there is somebody to fetch from.
 pub(crate) fn data_providers(usable: usize) -> Option<Reason> {
-    (usable == 0).then(|| Reason::new("no_data_provider", "no data provider of this chain is connected"))
+    (usable == 0).then(|| Reason::new(Code::NoDataProvider, "no data provider of this chain is connected"))
+}
+
+/// Whether most workers are well.
+pub(crate) fn workers(fleet: &FleetStatus) -> Vec<Reason> {
+    let running: Vec<_> = fleet.workers.iter().filter(|w| w.runner.is_some()).collect();
+    let majority = |fits: &dyn Fn(&WorkerStatus) -> bool| {
+        let named: Vec<_> = running.iter().filter(|w| fits(w)).map(|w| &***w).collect();
+        (named.len() * 2 > running.len()).then_some(named)
+    };
+    let mut reasons = Vec::new();
+    if let Some(named) = majority(&in_trouble) {
+        let text = format!("{} of {} workers are in trouble: {}", named.len(), running.len(), causes(&named));
+        reasons.push(Reason::new(Code::WorkersInTrouble, text));
+    }
+    if let Some(named) = majority(&without_data) {
+        let first = named.first().map(|w| format!("{}: {}", w.worker.name, w.message)).unwrap_or_default();
+        let text = format!("{} of {} workers wait for data; {first}", named.len(), running.len());
+        reasons.push(Reason::new(Code::WorkersWithoutData, text));
+    }
+    reasons
+}
+
+/// Whether somebody should look after a worker.
+pub(crate) fn in_trouble(worker: &WorkerStatus) -> bool {
+    worker.state == State::Error || worker.stalled || worker.is_unresponsive()
+}
+
+fn without_data(worker: &WorkerStatus) -> bool {
+    let waits =
+        matches!(worker.reason, worker::Reason::AwaitingData { .. } | worker::Reason::AwaitingChainData);
+    waits && worker.message_at.elapsed().is_ok_and(|time| time >= DATA_WITHIN)
+}
+
+/// How many of which reason, such as `3 unreachable, 2 sync-failing`.
+fn causes(workers: &[&WorkerStatus]) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for worker in workers {
+        let cause = if worker.is_unresponsive() { "unresponsive" } else { worker.reason.code() };
+        *counts.entry(cause).or_default() += 1;
+    }
+    let parts: Vec<_> = counts.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
+    parts.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
-    use prb_core::primitives::{ParaNumber, RelayNumber};
+    #![allow(clippy::unwrap_used)]
+    use std::time::SystemTime;
+
+    use prb_core::{
+        inventory::Worker,
+        primitives::{ParaNumber, PoolId, RelayNumber},
+        worker::Desired,
+    };
 
     use super::*;
 
-    fn codes(relay: Option<u32>, target: u32, para: u32, para_target: u32) -> Vec<&'static str> {
-        let (_, heights) = watch::channel(Heights {
+    fn code(relay: Option<u32>, target: u32, para: u32, para_target: u32) -> Option<&'static str> {
+        let heights = Heights {
             relay: relay.map(RelayNumber),
             para: Some(ParaNumber(para)),
             relay_target: Some(RelayNumber(target)),
             para_target: Some(ParaNumber(para_target)),
-        });
-        provider(&heights).map(|reason| reason.code).collect()
+        };
+        provider(&heights).map(|reason| reason.code)
     }
 
     #[test]
     fn a_store_is_ready_near_the_tip_of_both_chains() {
-        assert_eq!(codes(None, 10, 0, 5), ["chain_unknown"]);
-        assert_eq!(codes(Some(10), 100, 50, 50), ["syncing"]);
-        assert_eq!(codes(Some(95), 100, 0, 50), ["syncing"]);
-        assert!(codes(Some(95), 100, 48, 50).is_empty());
+        assert_eq!(code(None, 10, 0, 5), Some("chain_unknown"));
+        assert_eq!(code(Some(10), 100, 50, 50), Some("syncing"));
+        assert_eq!(code(Some(95), 100, 0, 50), Some("syncing"));
+        assert_eq!(code(Some(95), 100, 48, 50), None);
+    }
+
+    fn fleet(reasons: &[(State, worker::Reason)]) -> FleetStatus {
+        let status = |(state, reason): &(State, worker::Reason)| {
+            let worker = Worker::new(uuid::Uuid::nil(), PoolId(1), "w", "http://w", 1);
+            let desired = Desired { worker: worker.into(), pool: None };
+            let long_ago = SystemTime::now() - DATA_WITHIN * 2;
+            let mut status = WorkerStatus::idle(&desired, reason.clone(), long_ago);
+            (status.state, status.runner) = (*state, Some(0));
+            Arc::new(status)
+        };
+        let mut fleet = FleetStatus::default();
+        fleet.workers = reasons.iter().map(status).collect();
+        fleet
+    }
+
+    #[test]
+    fn a_majority_of_workers_in_trouble_is_a_reason() {
+        let broken = (State::Error, worker::Reason::Unreachable { error: "refused".into() });
+        let well = (State::Active, worker::Reason::Computing);
+        let codes = |list: &[_]| workers(&fleet(list)).iter().map(|r| r.code).collect::<Vec<_>>();
+        assert!(codes(&[]).is_empty());
+        assert!(codes(&[broken.clone(), well.clone()]).is_empty());
+        assert_eq!(codes(&[broken.clone(), broken.clone(), well]), ["workers_in_trouble"]);
+        assert!(
+            workers(&fleet(&[broken]))[0].message.contains("1 of 1 workers are in trouble: 1 unreachable")
+        );
+        let waits = (State::Synching, worker::Reason::AwaitingData { error: "no header 0".into() });
+        assert_eq!(codes(&[waits]), ["workers_without_data"]);
+    }
+
+    #[test]
+    fn every_code_is_listed_with_its_cure() {
+        let docs = include_str!("../../../docs/readiness.md");
+        let listed: Vec<_> = docs
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+            .map(|(code, rest)| (code, rest.matches(" | ").count()))
+            .collect();
+        let codes: Vec<_> = Code::ALL.iter().map(|code| (code.as_str(), 2)).collect();
+        assert_eq!(listed, codes, "code, of, meaning, cure");
     }
 }

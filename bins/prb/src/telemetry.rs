@@ -1,84 +1,73 @@
-//! Logs to standard error: JSON in production, human lines in development or on a terminal.
+//! Logs: one stream of JSON lines on standard output, or lines for people in development and on a terminal.
+//!
+//! A thread writes them; whoever logs never waits for it. Lines that it cannot keep up with are dropped and
+//! counted, and a disk that is full or a reader that has gone costs the lines and nothing else.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
-use anyhow::Context;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::progress::Display;
 
-/// Starts logging as `NODE_ENV` and `PHALA_LOGGER_LEVEL` say.
-///
-/// Where bars have the terminal only warnings are shown, above them, unless a level was asked for.
-///
-/// # Errors
-/// When the level is neither a level's name nor a filter.
-pub fn init(level: Option<&str>, development: bool, display: &Display) -> anyhow::Result<()> {
-    let default = match (display.is_live(), development) {
-        (true, _) => "warn",
-        (false, true) => "debug",
-        (false, false) => "info",
-    };
-    let filter = filter(level.unwrap_or(default))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(AboveBars(display.clone()));
-    let terminal = io::stderr().is_terminal();
-    if development || terminal {
-        logs.with_ansi(terminal).try_init().map_err(|e| anyhow::anyhow!(e))
-    } else {
-        logs.json().try_init().map_err(|e| anyhow::anyhow!(e))
-    }
+mod level;
+mod writer;
+
+pub use level::{LogLevel, log_level};
+pub use writer::Flush;
+use writer::{Line, LineWriter};
+
+/// What a process says, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// A daemon's log, on standard output.
+    Daemon,
+    /// Of a command whose answer is on standard output: the log goes to standard error.
+    Command,
 }
 
-/// Writes each log line to standard error, above the bars where there are any.
-struct AboveBars(Display);
+/// Starts logging as `NODE_ENV` and `PHALA_LOGGER_LEVEL` say. Keep what it gives until the process ends.
+///
+/// Where a person has the terminal, lines go above the bars on standard error, and only warnings unless a level
+/// was asked for.
+///
+/// # Errors
+/// Where this process logs already.
+pub fn init(
+    level: Option<&LogLevel>,
+    development: bool,
+    stream: Stream,
+    display: &Display,
+) -> anyhow::Result<Flush> {
+    // A person sees both, or neither.
+    let beside_bars = display.is_live() && (stream == Stream::Command || io::stdout().is_terminal());
+    let default = match (beside_bars, development) {
+        (true, _) => LogLevel::WARN,
+        (false, true) => LogLevel::DEBUG,
+        (false, false) => LogLevel::INFO,
+    };
+    let filter = level.cloned().unwrap_or(default);
+    let filter = EnvFilter::try_new(filter.directives())?;
+    let (lines, flush) = if beside_bars || stream == Stream::Command {
+        writer::start(writer::stderr()?, display.clone())?
+    } else {
+        writer::start(writer::stdout()?, Display::Plain)?
+    };
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(lines);
+    // What this cannot write goes to standard error, and takes the process along where that fails.
+    let logs = logs.log_internal_errors(false);
+    if development || beside_bars {
+        logs.with_ansi(beside_bars).try_init().map_err(|e| anyhow::anyhow!(e))?;
+    } else {
+        logs.json().try_init().map_err(|e| anyhow::anyhow!(e))?;
+    }
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a part of the program panicked")));
+    Ok(flush)
+}
 
-/// One line on its way.
-struct Line<'a>(&'a Display);
-
-impl<'a> MakeWriter<'a> for AboveBars {
+impl<'a> MakeWriter<'a> for LineWriter {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line(&self.0)
-    }
-}
-
-impl Write for Line<'_> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.suspended(|| io::stderr().write_all(line))?;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-/// Reads a level of the original (`fatal` among them) or any filter of `tracing`.
-fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    let directive = match level {
-        "fatal" => "error",
-        // What libp2p tells of every address is for who asks for it.
-        "info" => "info,libp2p_mdns=warn,libp2p_swarm=warn",
-        other => other,
-    };
-    EnvFilter::try_new(directive).with_context(|| {
-        format!(
-            "PHALA_LOGGER_LEVEL is {level:?}; it takes trace, debug, info, warn, error, fatal, \
-             or a filter such as info,prb_core=debug"
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn levels_of_the_original_are_known() {
-        for level in ["trace", "debug", "info", "warn", "error", "fatal", "info,prb_core=debug"] {
-            assert!(filter(level).is_ok(), "{level}");
-        }
-        assert!(filter("prb_core=loud").is_err());
+        self.line()
     }
 }

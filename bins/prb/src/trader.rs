@@ -4,22 +4,32 @@
 
 use std::sync::Arc;
 
-use prb_core::vault::Vault;
-use prb_walkie::{identity::Role, vault::RsaVault};
+use anyhow::Context;
+use prb_core::{
+    inventory::{Inventory, memory::MemoryInventory},
+    vault::Vault,
+};
+use prb_queue::redis;
+use prb_walkie::vault::RsaVault;
 
 use crate::{
     config::TraderArgs,
-    daemon::{self, Daemon, Failure, pool},
+    daemon::{self, Background, Daemon, Failure, pool},
     desk::{self, Desk},
+    fleet_file::FleetFile,
+    nodes::NodeWatch,
     ops::Probe,
-    peers,
     progress::{Display, Shown, View},
+    sealed,
+    signers::InventorySigners,
 };
 
 /// A running trader.
 #[derive(Debug)]
 pub struct TraderDaemon {
     desk: Desk,
+    nodes: NodeWatch,
+    background: Background,
 }
 
 impl TraderDaemon {
@@ -29,32 +39,52 @@ impl TraderDaemon {
     /// See [`Failure`].
     pub async fn start(args: &TraderArgs) -> Result<Self, Failure> {
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
-        // The lifecycle manager's, as in the original: what that has sealed is to be opened.
-        let identity = peers::identity(&args.peer_id_prefix, Role::Lifecycle).await;
+        let pools = args.trader_pools.as_deref().map(FleetFile::read).transpose();
+        let pools = pools.map_err(Failure::Configuration)?;
+        let identity = sealed::of_trader(&args.peer_id_prefix, pools.is_some()).await;
         let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity.map_err(Failure::Configuration)?));
-        let desk = Desk::trading(&args.q_redis_endpoint, para, vault).map_err(Failure::Configuration)?;
-        Ok(Self { desk: desk.with_page(&args.pages).await? })
+        let mut config = redis::Config::new(args.q_redis_endpoint.as_str());
+        if let Some(pools) = pools {
+            let signers = signers(pools, &*vault).await.map_err(Failure::Configuration)?;
+            config.signers = Some(Arc::new(signers));
+        }
+        let mut background = Background::default();
+        let nodes = NodeWatch::para(para.clone(), &mut background);
+        let desk = Desk::trading(config, para, vault).map_err(Failure::Configuration)?;
+        Ok(Self { desk: desk.with_page(&args.pages).await?, nodes, background })
     }
+}
+
+/// The operators of a file's pools, sealed by this process for itself.
+async fn signers(pools: FleetFile, vault: &dyn Vault) -> anyhow::Result<InventorySigners> {
+    let inventory = Arc::new(MemoryInventory::default());
+    let edits = pools.edits(&*inventory, vault).await.context("PRB_TRADER_POOLS")?;
+    inventory.apply(edits).await?;
+    Ok(InventorySigners::new(inventory))
 }
 
 impl Daemon for TraderDaemon {
     const OPS_PORT: u16 = 18014;
 
     fn probe(&self) -> Probe {
-        let queue = self.desk.watch();
-        Arc::new(move || desk::readiness(&queue).into_iter().collect())
+        let (nodes, queue) = (self.nodes.clone(), self.desk.watch());
+        Arc::new(move || nodes.reason().into_iter().chain(desk::readiness(&queue)).collect())
     }
 
     async fn view(&self) -> View {
         View { jobs: self.desk.stats(), shown: Shown::Trader, ..View::default() }
     }
 
-    fn ended(&mut self) -> impl Future<Output = anyhow::Error> {
-        self.desk.ended()
+    async fn ended(&mut self) -> anyhow::Error {
+        tokio::select! {
+            error = self.desk.ended() => error,
+            error = self.background.ended() => error,
+        }
     }
 
-    fn stop(self) -> impl Future<Output = ()> {
-        self.desk.stop()
+    async fn stop(self) {
+        self.desk.stop().await;
+        self.background.stop().await;
     }
 }
 

@@ -1,6 +1,9 @@
 //! What works on workers: the fleet, what it reads of the chain, and where it sends what it wants there.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use prb_chain::{
     reader::{self, Reader},
@@ -17,8 +20,12 @@ use tokio::sync::watch;
 use crate::{
     config::WorkerArgs,
     daemon::Background,
-    desk::Desk,
+    descriptors,
+    desk::{self, Desk},
+    nodes::NodeWatch,
+    ops::Reason,
     progress::{Shown, View},
+    readiness,
 };
 
 /// What is worked with.
@@ -34,19 +41,21 @@ pub(crate) struct Parts {
 #[derive(Debug)]
 pub(crate) struct Chain {
     reader: Arc<dyn ChainReader>,
+    nodes: NodeWatch,
     reading: Background,
 }
 
 impl Chain {
     /// Starts to follow the chain.
     pub(crate) fn follow(para: NodePool) -> Self {
-        let (reader, task) = Reader::new(para, reader::Config::default());
         let mut reading = Background::default();
+        let nodes = NodeWatch::para(para.clone(), &mut reading);
+        let (reader, task) = Reader::new(para, reader::Config::default());
         reading.spawn(|stop| async move {
             task.run(stop).await;
             anyhow::anyhow!("the chain reader has ended")
         });
-        Self { reader: Arc::new(reader), reading }
+        Self { reader: Arc::new(reader), nodes, reading }
     }
 
     pub(crate) fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
@@ -70,10 +79,12 @@ impl Work {
     /// Where the system refuses what an HTTP client needs.
     pub(crate) fn start(parts: Parts, workers: &WorkerArgs) -> anyhow::Result<Self> {
         let Parts { source, inventory, chain, desk } = parts;
+        descriptors::warn_if_too_few(inventory.snapshots().borrow().workers.len());
         let connect = Arc::new(workers.connect()?);
         let reader = Arc::clone(&chain.reader);
         let mut fleet = fleet::Parts::new(inventory, Arc::clone(&source), reader, desk.queue(), connect);
-        if let Some(collateral) = workers.pccs.source()? {
+        let views = chain.views();
+        if let Some(collateral) = workers.pccs.source(move || chain_time(&views))? {
             fleet = fleet.with_collateral(collateral);
         }
         let fleet = Fleet::start(fleet, workers.fleet_config());
@@ -86,6 +97,17 @@ impl Work {
 
     pub(crate) const fn desk(&self) -> &Desk {
         &self.desk
+    }
+
+    /// Gives what keeps the workers from computing.
+    pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
+        let (nodes, views) = (self.chain.nodes.clone(), self.chain_views());
+        let (fleet, queue) = (self.fleet.clone(), self.desk.watch());
+        move || {
+            let surroundings = [nodes.reason(), readiness::chain_view(&views), desk::readiness(&queue)];
+            let workers = readiness::workers(&fleet.status());
+            surroundings.into_iter().flatten().chain(workers).collect()
+        }
     }
 
     pub(crate) fn chain_views(&self) -> watch::Receiver<Option<Arc<ChainView>>> {
@@ -103,6 +125,7 @@ impl Work {
             heights: *self.source.heights().borrow(),
             fleet: self.fleet.status(),
             jobs: self.desk.stats(),
+            chain: self.chain.views().borrow().clone(),
             shown,
         }
     }
@@ -112,6 +135,7 @@ impl Work {
         tokio::select! {
             error = self.desk.ended() => error,
             error = self.chain.reading.ended() => error,
+            () = closed(self.source.heights()) => anyhow::anyhow!("the source of blocks has ended"),
             () = self.fleet.ended() => anyhow::anyhow!("the fleet's supervisor has ended"),
         }
     }
@@ -127,4 +151,18 @@ impl Work {
         // 3. Nobody looks at the chain any more.
         self.chain.reading.stop().await;
     }
+}
+
+/// The chain's clock; this machine's before the first view.
+fn chain_time(views: &watch::Receiver<Option<Arc<ChainView>>>) -> SystemTime {
+    let time_ms = views.borrow().as_ref().map_or(0, |view| view.time_ms);
+    match time_ms {
+        0 => SystemTime::now(),
+        ms => SystemTime::UNIX_EPOCH + Duration::from_millis(ms),
+    }
+}
+
+/// Completes when nobody can tell anything new any more.
+pub(crate) async fn closed<T>(mut told: watch::Receiver<T>) {
+    while told.changed().await.is_ok() {}
 }

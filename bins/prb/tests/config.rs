@@ -19,9 +19,9 @@ fn shown(args: &[&str], variables: &[(&str, &str)]) -> String {
     let output = prb(&[args, &["--check"]].concat(), &[&CHAINS[..], variables].concat());
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{error}");
-    // One field a line, without the commas and the indentation.
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
+    assert!(toml::from_str::<toml::Table>(&text).is_ok(), "{text}");
+    text
 }
 
 #[track_caller]
@@ -35,16 +35,18 @@ fn refusal(args: &[&str], variables: &[(&str, &str)]) -> String {
 #[test]
 fn the_module_variable_picks_the_daemon() {
     let built_in = ("USE_BUILT_IN_TRADER", "true");
-    for (module, daemon) in [("data_provider", "DataProvider("), ("lifecycle", "Lifecycle(")] {
+    for (module, daemon) in [("data_provider", "[data-provider]"), ("lifecycle", "[lifecycle]")] {
         let text = shown(&[], &[("PHALA_MODULE", module), built_in]);
         assert!(text.starts_with(daemon), "{text}");
     }
-    let all = [("PHALA_MODULE", "all"), ("PRB_DATA", "/d"), ("PRB_FLEET", "/f.toml")];
-    assert!(shown(&[], &all).starts_with("All("));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let fleet = file.path().to_str().unwrap();
+    let all = [("PHALA_MODULE", "all"), ("PRB_DATA", "/d"), ("PRB_FLEET", fleet)];
+    assert!(shown(&[], &all).starts_with("[all]"));
     // An argument has the last word, and flags alone leave it to the variable.
-    assert!(shown(&["data-provider"], &[("PHALA_MODULE", "lifecycle")]).starts_with("DataProvider("));
+    assert!(shown(&["data-provider"], &[("PHALA_MODULE", "lifecycle")]).starts_with("[data-provider]"));
     let flagged = shown(&["--local-server-port", "1"], &[("PHALA_MODULE", "data_provider")]);
-    assert!(flagged.contains("local_server_port: 1,"), "{flagged}");
+    assert!(flagged.contains("local_server_port = 1"), "{flagged}");
     let error = refusal(&[], &[("PHALA_MODULE", "miner")]);
     for word in ["PHALA_MODULE", "miner", "data_provider", "lifecycle"] {
         assert!(error.contains(word), "{error}");
@@ -56,41 +58,41 @@ fn the_module_variable_picks_the_daemon() {
 fn defaults_are_the_originals() {
     let text = shown(&["data-provider"], &[]);
     for line in [
-        "local_db_path: \"/var/data/0\",",
-        "peer_id_prefix: \"/var/data/keys/id\",",
-        "local_server_port: 8012,",
-        "blob_max_range_count: 60,",
-        "blob_max_para_block_range_count: 15,",
-        "blob_server_session_max_memory: 64,",
-        "bridge_identity: \"default\",",
-        "walkie_disable_mdns_discovery: false,",
-        "walkie_boot_nodes: [],",
-        "[\n/ip4/0.0.0.0/tcp/0,\n/ip6/::/tcp/0,\n],",
+        "local_db_path = \"/var/data/0\"",
+        "peer_id_prefix = \"/var/data/keys/id\"",
+        "local_server_port = 8012",
+        "blob_max_range_count = 60",
+        "blob_max_para_block_range_count = 15",
+        "blob_server_session_max_memory = 64",
+        "bridge_identity = \"default\"",
+        "walkie_disable_mdns_discovery = false",
+        "# walkie_boot_nodes is not set (PHALA_WALKIE_BOOT_NODES)",
+        "walkie_listen_addresses = [\"/ip4/0.0.0.0/tcp/0\", \"/ip6/::/tcp/0\"]  # default",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
     let text = shown(&["lifecycle"], &[("USE_BUILT_IN_TRADER", "yes")]);
     for line in [
-        "local_db_path: \"/var/data/local.db\",",
-        "runner_max_worker_number: 150,",
-        "lifecycle_config_mode: false,",
-        "ptp_ignore_bridge_identity: false,",
-        "lru_cache_size: 5000,",
-        "lru_cache_max_age: 1800s,",
-        "disable_lru: false,",
-        "lifecycle_blob_queue_size: 36,",
-        "enforce_min_bench_score: false,",
-        "min_bench_score: 50,",
-        "prpc_request_timeout: 8s,",
-        "blob_request_timeout: 150s,",
-        "prpc_queue_size: 65535,",
-        "prpc_subqueue_size: 10,",
-        "worker_keepalive_enabled: false,",
-        "worker_keepalive_timeout: 5s,",
-        "sync_only: false,",
-        "dev_skip_ra: false,",
-        "after_stop: StayStopped,",
-        "use_built_in_trader: true,",
+        "local_db_path = \"/var/data/local.db\"",
+        "runner_max_worker_number = 150",
+        "lifecycle_config_mode = false",
+        "ptp_ignore_bridge_identity = false",
+        "lru_cache_size = 5000",
+        "lru_cache_max_age = 1800000",
+        "disable_lru = false",
+        "lifecycle_blob_queue_size = 36",
+        "enforce_min_bench_score = false",
+        "min_bench_score = 50",
+        "prpc_request_timeout = 8000",
+        "blob_request_timeout = 150000",
+        "prpc_queue_size = 65535",
+        "prpc_subqueue_size = 10",
+        "worker_keepalive_enabled = false",
+        "worker_keepalive_timeout = 5000",
+        "sync_only = false",
+        "dev_skip_ra = false",
+        "after_stop = \"stay-stopped\"",
+        "use_built_in_trader = true",
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
@@ -99,40 +101,40 @@ fn defaults_are_the_originals() {
 #[test]
 fn every_variable_is_read() {
     let walkie = [
-        ("PHALA_PEER_ID_PREFIX", "/k", "peer_id_prefix: \"/k\","),
-        ("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/127.0.0.1/tcp/28888", "[\n/ip4/127.0.0.1/tcp/28888,\n],"),
-        ("PHALA_WALKIE_BOOT_NODES", "/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1,"),
-        ("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", "1", "walkie_disable_mdns_discovery: true,"),
-        ("PHALA_BRIDGE_IDENTITY", "blue", "bridge_identity: \"blue\","),
-        ("PRB_OPS_LISTEN", "127.0.0.1:9", "127.0.0.1:9,"),
-        ("PHALA_LOCAL_DB_PATH", "/db", "local_db_path: \"/db\","),
+        ("PHALA_PEER_ID_PREFIX", "/k", "peer_id_prefix = \"/k\""),
+        ("PHALA_WALKIE_LISTEN_ADDRESSES", "/ip4/127.0.0.1/tcp/28888", "[\"/ip4/127.0.0.1/tcp/28888\"]"),
+        ("PHALA_WALKIE_BOOT_NODES", "/ip4/10.0.0.1/tcp/1", "[\"/ip4/10.0.0.1/tcp/1\"]"),
+        ("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", "1", "walkie_disable_mdns_discovery = true"),
+        ("PHALA_BRIDGE_IDENTITY", "blue", "bridge_identity = \"blue\""),
+        ("PRB_OPS_LISTEN", "127.0.0.1:9", "ops_listen = \"127.0.0.1:9\""),
+        ("PHALA_LOCAL_DB_PATH", "/db", "local_db_path = \"/db\""),
     ];
     let provider = [
-        ("PHALA_DATA_PROVIDER_LOCAL_SERVER", "9012", "local_server_port: 9012,"),
-        ("PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT", "61", "blob_max_range_count: 61,"),
-        ("PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT", "16", "para_block_range_count: 16,"),
-        ("PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY", "65", "session_max_memory: 65,"),
+        ("PHALA_DATA_PROVIDER_LOCAL_SERVER", "9012", "local_server_port = 9012"),
+        ("PHALA_DATA_PROVIDER_BLOB_MAX_RANGE_COUNT", "61", "blob_max_range_count = 61"),
+        ("PHALA_DATA_PROVIDER_BLOB_MAX_PARA_BLOCK_RANGE_COUNT", "16", "para_block_range_count = 16"),
+        ("PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY", "65", "session_max_memory = 65"),
     ];
     let lifecycle = [
-        ("PHALA_Q_REDIS_ENDPOINT", "redis://:word@h:1/0", "redis://h:1,"),
-        ("PHALA_RUNNER_MAX_WORKER_NUMBER", "151", "runner_max_worker_number: 151,"),
-        ("PHALA_LIFECYCLE_CONFIG_MODE", "true", "lifecycle_config_mode: true,"),
-        ("PHALA_PTP_IGNORE_BRIDGE_IDENTITY", "true", "ptp_ignore_bridge_identity: true,"),
-        ("PHALA_LRU_CACHE_SIZE", "5001", "lru_cache_size: 5001,"),
-        ("PHALA_LRU_CACHE_MAX_AGE", "1", "lru_cache_max_age: 1ms,"),
-        ("DISABLE_LRU", "true", "disable_lru: true,"),
-        ("PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", "37", "lifecycle_blob_queue_size: 37,"),
-        ("PHALA_ENFORCE_MIN_BENCH_SCORE", "true", "enforce_min_bench_score: true,"),
-        ("PHALA_MIN_BENCH_SCORE", "51", "\nmin_bench_score: 51,"),
-        ("PHALA_PRPC_REQUEST_TIMEOUT", "8001", "prpc_request_timeout: 8.001s,"),
-        ("PHALA_BLOB_REQUEST_TIMEOUT", "2", "blob_request_timeout: 2ms,"),
-        ("PRPC_QUEUE_SIZE", "3", "prpc_queue_size: 3,"),
-        ("PRPC_SUBQUEUE_SIZE", "4", "prpc_subqueue_size: 4,"),
-        ("WORKER_KEEPALIVE_ENABLED", "true", "worker_keepalive_enabled: true,"),
-        ("WORKER_KEEPALIVE_TIMEOUT", "5", "worker_keepalive_timeout: 5ms,"),
-        ("PHALA_SYNC_ONLY", "true", "\nsync_only: true,"),
-        ("PHALA_DEV_SKIP_RA", "true", "dev_skip_ra: true,"),
-        ("PRB_AFTER_STOP", "start-again", "after_stop: StartAgain,"),
+        ("PHALA_Q_REDIS_ENDPOINT", "redis://:word@h:1/0", "q_redis_endpoint = \"redis://h:1\""),
+        ("PHALA_RUNNER_MAX_WORKER_NUMBER", "151", "runner_max_worker_number = 151"),
+        ("PHALA_LIFECYCLE_CONFIG_MODE", "true", "lifecycle_config_mode = true"),
+        ("PHALA_PTP_IGNORE_BRIDGE_IDENTITY", "true", "ptp_ignore_bridge_identity = true"),
+        ("PHALA_LRU_CACHE_SIZE", "5001", "lru_cache_size = 5001"),
+        ("PHALA_LRU_CACHE_MAX_AGE", "1", "lru_cache_max_age = 1"),
+        ("DISABLE_LRU", "true", "disable_lru = true"),
+        ("PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", "37", "lifecycle_blob_queue_size = 37"),
+        ("PHALA_ENFORCE_MIN_BENCH_SCORE", "true", "enforce_min_bench_score = true"),
+        ("PHALA_MIN_BENCH_SCORE", "51", "\nmin_bench_score = 51"),
+        ("PHALA_PRPC_REQUEST_TIMEOUT", "8001", "prpc_request_timeout = 8001"),
+        ("PHALA_BLOB_REQUEST_TIMEOUT", "2", "blob_request_timeout = 2"),
+        ("PRPC_QUEUE_SIZE", "3", "prpc_queue_size = 3"),
+        ("PRPC_SUBQUEUE_SIZE", "4", "prpc_subqueue_size = 4"),
+        ("WORKER_KEEPALIVE_ENABLED", "true", "worker_keepalive_enabled = true"),
+        ("WORKER_KEEPALIVE_TIMEOUT", "5", "worker_keepalive_timeout = 5"),
+        ("PHALA_SYNC_ONLY", "true", "\nsync_only = true"),
+        ("PHALA_DEV_SKIP_RA", "true", "dev_skip_ra = true"),
+        ("PRB_AFTER_STOP", "start-again", "after_stop = \"start-again\""),
     ];
     for (daemon, own) in [("data-provider", &provider[..]), ("lifecycle", &lifecycle[..])] {
         let all = [&walkie[..], own].concat();
@@ -201,15 +203,15 @@ fn empty_variables_count_as_not_set_and_the_placeholder_as_no_boot_node() {
         ("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", ""),
     ];
     let text = shown(&["data-provider"], &variables);
-    assert!(text.contains("walkie_boot_nodes: [\nNone,\nNone,\n],"), "{text}");
-    assert!(text.contains("local_db_path: \"/var/data/0\",") && text.contains("local_server_port: 8012,"));
+    assert!(text.contains("walkie_boot_nodes = [\"/ip4/0.0.0.0/tcp/18888\""), "{text}");
+    assert!(text.contains("local_db_path = \"/var/data/0\"") && text.contains("local_server_port = 8012"));
 }
 
 #[test]
 fn two_names_of_one_variable_must_agree() {
     let port = "PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT";
     let other = "PHALA_DATA_PROVIDER_LOCAL_SERVER";
-    assert!(shown(&["data-provider"], &[(port, "7"), (other, "7")]).contains("local_server_port: 7,"));
+    assert!(shown(&["data-provider"], &[(port, "7"), (other, "7")]).contains("local_server_port = 7"));
     let error = refusal(&["data-provider"], &[CHAINS[0], CHAINS[1], (port, "7"), (other, "8")]);
     assert!(error.contains(port) && error.contains("differ"), "{error}");
 }
@@ -233,7 +235,7 @@ fn a_token_of_the_pages_is_refused_without_being_quoted() {
             ("PRB_PAGE_HOSTS", "Q.example"),
         ],
     );
-    assert!(text.contains("\"q.example\"") && !text.contains("0123456789abcdef"), "{text}");
+    assert!(text.contains("\"Q.example\"") && !text.contains("0123456789abcdef"), "{text}");
 }
 
 /// What a data provider says before it finds that it cannot keep its identity.
@@ -255,4 +257,35 @@ fn what_has_no_effect_is_said_where_it_was_chosen() {
     }
     let help = String::from_utf8(prb(&["data-provider", "--help"], &[]).stdout).unwrap();
     assert!(help.contains("without effect"), "{help}");
+}
+
+#[test]
+fn a_check_reads_what_a_start_would_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = folder.path().join("fleet.toml");
+    let (path, data) = (fleet.to_str().unwrap(), folder.path().join("data"));
+    let all = [CHAINS[0], CHAINS[1], ("PRB_FLEET", path), ("PRB_DATA", data.to_str().unwrap())];
+    assert!(refusal(&["all", "--check"], &all).contains("fleet.toml"), "a file that is not there");
+    let pool = "[[pools]]\npid = 1\n";
+    for (text, words) in [
+        ("[[pools]]\npid = 1\nname = 2\n", "line 3"),
+        ("[[pools]]\npid = 1\noperator_env = \"NO_SUCH_VARIABLE\"\n", "NO_SUCH_VARIABLE"),
+        ("[[pools]]\npid = 1\noperator = \"no mnemonic\"\n", "mnemonic"),
+    ] {
+        std::fs::write(&fleet, text).unwrap();
+        let error = refusal(&["all", "--check"], &all);
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    std::fs::write(&fleet, pool).unwrap();
+    let text = shown(&["all"], &all[2..]);
+    assert!(text.contains("# PRB_FLEET") && text.contains("chain_endpoint = [\"ws://para:9944\"]"), "{text}");
+    assert!(!data.exists(), "a check makes nothing");
+    let trader = [CHAINS[0], ("PHALA_Q_REDIS_ENDPOINT", "redis://h"), ("PHALA_PEER_ID_PREFIX", path)];
+    assert!(refusal(&["trader", "--check"], &trader).contains("LIFECYCLE"));
+    let help = String::from_utf8(prb(&["lifecycle", "--help"], &[]).stdout).unwrap();
+    for heading in ["Peers:", "Workers:", "Ops port:", "Pages:", "Attestation of workers:"] {
+        assert!(help.contains(heading), "{heading} in\n{help}");
+    }
+    let help = String::from_utf8(prb(&["--help"], &[]).stdout).unwrap();
+    assert!(help.contains("Exit codes: 0"), "{help}");
 }

@@ -233,11 +233,11 @@ fn an_empty_file_is_warned_of() {
         .arg(&file)
         .args(["--parent-chain-endpoint=ws://127.0.0.1:1", "--chain-endpoint=ws://127.0.0.1:1"])
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let log = BufReader::new(prb.stderr.take().unwrap()).lines();
+    let log = BufReader::new(prb.stdout.take().unwrap()).lines();
     // Logged after the fleet file was applied: a log without the warning does not keep the test waiting.
     let mut start = log.map(Result::unwrap).take_while(|line| !line.contains("cannot connect to node"));
     let warned = start.any(|line| line.contains("WARN") && line.contains("names no pools and no workers"));
@@ -273,4 +273,36 @@ async fn prb_all_keeps_keys_and_goals_over_a_restart() {
     assert_eq!(after.saved(id), stopped(), "a restart and a new stake changed what was kept");
     assert_eq!(after.saved.len(), 1, "of a worker that has left the file nothing is kept");
     assert_eq!(after.pools[0].operator.as_ref().unwrap().key, key);
+}
+
+/// Wherever in the file it stands.
+#[tokio::test]
+async fn no_refusal_quotes_a_secret() {
+    const SECRET: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+    let pool = |line: &str| format!("[[pools]]\npid = 1\n{line}\n");
+    let of_worker = |line: &str| format!("[[pools]]\npid = 1\n[[workers]]\n{line}\n");
+    let texts = [
+        pool(&format!("operator_env = \"{SECRET}\"")),
+        pool(&format!("operator_env = \"{}\"", "ab".repeat(32))),
+        pool(&format!("proxied = \"{SECRET}\"")),
+        pool(&format!("enabled = \"{SECRET}\"")),
+        pool(&format!("after_stop = \"{SECRET}\"")),
+        pool(&format!("\"{SECRET}\" = 1")),
+        pool(&format!("operator = {SECRET}")),
+        format!("[[pools]]\npid = \"{SECRET}\"\n"),
+        of_worker(&format!("pid = 1\nendpoint = \"http://w\"\nstake = \"{SECRET}\"")),
+        of_worker(&format!("pid = 1\nendpoint = \"{SECRET}\"\nstake = 5")),
+        format!("{{\"pools\":[{{\"pid\":\"{SECRET}\"}}]}}"),
+        format!("{{\"pools\":[{{\"pid\":1,\"operator_env\":[\"{SECRET}\"]}}]}}"),
+    ];
+    for text in texts {
+        let (inventory, vault) = (MemoryInventory::default(), MemoryVault::new());
+        let read = FleetFile::parse(&text, text.starts_with('{'));
+        let refused = match read {
+            Err(error) => format!("{error:#}"),
+            Ok(file) => format!("{:#}", file.edits(&inventory, &vault).await.unwrap_err()),
+        };
+        let told = ["obey", "lonely", "abab"].iter().find(|word| refused.contains(*word));
+        assert!(told.is_none(), "{refused}");
+    }
 }

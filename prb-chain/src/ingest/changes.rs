@@ -1,88 +1,252 @@
 //! Storage changes of the stored parachain headers.
 //!
-//! A node's word is taken for them: checking them takes the whole state. A worker finds out at once
-//! (`StateRootMismatch`).
+//! Spans of blocks are spread over all fit nodes, each as large as the node answers in reasonable time, and
+//! stored in order. A node's word is taken for them, if it was never proven wrong: checking them takes
+//! the whole state. A worker finds out at once (`StateRootMismatch`).
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream::FuturesUnordered};
 use prb_core::primitives::ParaNumber;
+use tokio::time::Instant;
 
-use super::{Chains, Config, Error, Pause, absent, write};
+use super::{Chains, Config, Error, Pause, absent, pace::Pace, write};
 use crate::{
-    rpc::{self, Node, json},
+    rpc::{self, Capability, Node, Refusal, json},
     store::Store,
 };
 
-/// One answer's blocks.
-struct Span {
-    first: ParaNumber,
-    changes: Vec<Vec<u8>>,
-}
+/// Bytes that may wait for blocks before them to come.
+const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
+/// What a node must offer.
+const NEEDED: [Capability; 2] = [Capability::StorageChanges, Capability::States];
+/// Answers that may wait for blocks before them to come.
+const BUFFERED_ANSWERS: usize = 64;
 
 /// Follows the parachain's storage changes.
 pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     let mut pause = Pause::new(config);
+    let mut pace = Pace::new(config.changes_per_call, config.answer_time);
     let mut tips = chains.store.tips();
-    let mut per_call = config.changes_per_call.max(1);
+    let mut in_full = true;
     loop {
         let (next, last) = {
             let tips = tips.borrow_and_update();
             (tips.changes.next(), tips.para_header.map(|(number, _)| number))
         };
-        let ready = |last: &ParaNumber| {
-            *last >= next && (last.0 - next.0 >= per_call || chains.near_target(config.headers_per_batch))
-        };
-        let Some(last) = last.filter(ready) else {
+        let Some(last) = last.filter(|last| *last >= next) else {
             pause.reset();
             // The store, and with it the sender, lives as long as this loop.
             let _ = tips.changed().await;
             continue;
         };
-        match advance(chains, config, next, last, per_call).await {
-            Ok(()) => {
-                pause.reset();
-                per_call = (per_call * 2).min(config.changes_per_call.max(1));
-            }
-            Err(e) => {
-                if is_too_much(&e) {
-                    per_call = (per_call / 2).max(1);
-                }
-                pause.after(chains, "storage changes", e).await?;
-            }
+        let few = last.0 - next.0 < config.changes_per_call.max(1);
+        if in_full && few && !chains.near_target(config.headers_per_batch) {
+            // The target may be a false one: what there is goes on without it.
+            in_full = tokio::time::timeout(config.batch_wait, tips.changed()).await.is_ok();
+            continue;
+        }
+        in_full = true;
+        match Round::new(chains, config, &mut pace, next.0, last.0).run().await {
+            Ok(()) => pause.reset(),
+            Err(e) => pause.after(chains, "storage changes", e).await?,
         }
     }
 }
 
+/// Blocks that are asked for together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Blocks {
+    first: u32,
+    last: u32,
+}
+
+impl Blocks {
+    const fn count(self) -> u32 {
+        self.last - self.first + 1
+    }
+}
+
+/// What came of a question.
+struct Answer {
+    node: Arc<Node>,
+    blocks: Blocks,
+    took: Duration,
+    result: Result<Vec<Vec<u8>>, Error>,
+}
+
+/// A node at work, and how many questions it has unanswered.
+struct Busy {
+    node: Arc<Node>,
+    asked: usize,
+}
+
+/// The way from one block to another.
+struct Round<'a> {
+    chains: &'a Chains,
+    config: &'a Config,
+    pace: &'a mut Pace,
+    nodes: Vec<Busy>,
+    /// First block that nobody was asked for.
+    cursor: u32,
+    last: u32,
+    /// Blocks that a node failed to give.
+    again: VecDeque<Blocks>,
+    /// First block that is not stored.
+    next: u32,
+    /// What came before the blocks before it.
+    early: BTreeMap<u32, Vec<Vec<u8>>>,
+    early_bytes: usize,
+    failure: Option<Error>,
+}
+
+impl<'a> Round<'a> {
+    fn new(chains: &'a Chains, config: &'a Config, pace: &'a mut Pace, first: u32, last: u32) -> Self {
+        let nodes = fit(chains).into_iter().map(|node| Busy { node, asked: 0 }).collect();
+        Self {
+            chains,
+            config,
+            pace,
+            nodes,
+            cursor: first,
+            last,
+            again: VecDeque::new(),
+            next: first,
+            early: BTreeMap::new(),
+            early_bytes: 0,
+            failure: None,
+        }
+    }
+
+    async fn run(mut self) -> Result<(), Error> {
+        let store = &self.chains.store;
+        let mut asked = FuturesUnordered::new();
+        loop {
+            while let Some((node, blocks)) = self.assign() {
+                asked.push(ask(node, store, blocks));
+            }
+            let Some(answer) = asked.next().await else { break };
+            self.take(answer).await?;
+        }
+        if self.next > self.last {
+            if let Some(failure) = &self.failure {
+                self.chains.hold_against("storage changes", failure);
+            }
+            return Ok(());
+        }
+        let chain = self.chains.para.chain();
+        Err(self.failure.unwrap_or(Error::Rpc(rpc::Error::NoTrustedNode { chain })))
+    }
+
+    /// The next question, for the node with the fewest unanswered ones.
+    fn assign(&mut self) -> Option<(Arc<Node>, Blocks)> {
+        let most = self.config.changes_in_flight.max(1);
+        let busy = self.nodes.iter_mut().filter(|busy| busy.asked < most).min_by_key(|busy| busy.asked)?;
+        let size = self.pace.of(&busy.node);
+        let blocks = match self.again.pop_front() {
+            Some(blocks) if blocks.count() > size => {
+                let last = blocks.first + size - 1;
+                self.again.push_front(Blocks { first: last + 1, ..blocks });
+                Blocks { last, ..blocks }
+            }
+            Some(blocks) => blocks,
+            None => {
+                let full = self.early.len() >= BUFFERED_ANSWERS || self.early_bytes >= BUFFERED_BYTES;
+                if self.cursor > self.last || full {
+                    return None;
+                }
+                let first = self.cursor;
+                let last = self.last.min(first.saturating_add(size - 1));
+                self.cursor = last + 1;
+                Blocks { first, last }
+            }
+        };
+        busy.asked += 1;
+        Some((Arc::clone(&busy.node), blocks))
+    }
+
+    async fn take(&mut self, answer: Answer) -> Result<(), Error> {
+        let Answer { node, blocks, took, result } = answer;
+        if let Some(busy) = self.nodes.iter_mut().find(|busy| Arc::ptr_eq(&busy.node, &node)) {
+            busy.asked -= 1;
+        }
+        match result {
+            Ok(changes) => {
+                NEEDED.into_iter().for_each(|capability| node.has_offered(capability));
+                self.pace.answered(&node, blocks.count(), took);
+                self.early_bytes += bytes(&changes);
+                self.early.insert(blocks.first, changes);
+                self.store_in_order().await
+            }
+            Err(e @ (Error::Store(_) | Error::Task(_))) => Err(e),
+            Err(e) => {
+                self.failed(&node, blocks, e);
+                Ok(())
+            }
+        }
+    }
+
+    /// Smaller spans for a node that was asked for too much, other nodes for what one does not give.
+    fn failed(&mut self, node: &Arc<Node>, blocks: Blocks, error: Error) {
+        self.again.push_front(blocks);
+        let is_large = blocks.count() > 1;
+        if is_large && is_too_much(&error) {
+            self.pace.was_too_much(node, blocks.count());
+        }
+        if is_large && is_too_large(&error) {
+            return;
+        }
+        tracing::debug!(node = %node.name(), ?blocks, error = %error, "node gives no storage changes");
+        self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, node));
+        if matches!(&error, Error::Rpc(e) if e.refusal() == Some(Refusal::StatePruned)) {
+            node.lacks(Capability::States, &error.to_string());
+        }
+        if let Some(earlier) = self.failure.replace(error) {
+            self.chains.hold_against("storage changes", &earlier);
+        }
+    }
+
+    async fn store_in_order(&mut self) -> Result<(), Error> {
+        while let Some(changes) = self.early.remove(&self.next) {
+            self.early_bytes -= bytes(&changes);
+            let first = ParaNumber(self.next);
+            self.next += changes.len() as u32;
+            write(&self.chains.store, move |store| store.append_changes(first, &changes)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn bytes(changes: &[Vec<u8>]) -> usize {
+    changes.iter().map(Vec::len).sum()
+}
+
+/// The nodes to spread the work over: those that nothing is held against, else the first of the others.
+fn fit(chains: &Chains) -> Vec<Arc<Node>> {
+    let mut trusted = chains.para.trusted();
+    trusted.sort_by_key(|node| !NEEDED.iter().all(|needed| node.offers(*needed)));
+    let fit: Vec<_> = trusted.iter().filter(|node| node.is_fit_for(&NEEDED)).cloned().collect();
+    if fit.is_empty() { trusted.into_iter().take(1).collect() } else { fit }
+}
+
 /// Whether fewer blocks in one question may help: the answer was too large or took too long.
-const fn is_too_much(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Rpc(rpc::Error::Timeout { .. } | rpc::Error::Disconnected { .. } | rpc::Error::Call { .. })
-    )
+fn is_too_much(error: &Error) -> bool {
+    matches!(error, Error::Rpc(rpc::Error::Timeout { .. } | rpc::Error::Disconnected { .. }))
+        || is_too_large(error)
 }
 
-/// Fetches some spans at once and stores them in order.
-async fn advance(
-    chains: &Chains,
-    config: &Config,
-    next: ParaNumber,
-    last: ParaNumber,
-    per_call: u32,
-) -> Result<(), Error> {
-    let starts = (next.0..=last.0).step_by(per_call as usize);
-    let spans = starts.map(|first| fetch(chains, first, last.0.min(first + per_call - 1)));
-    stream::iter(spans)
-        .buffered(config.changes_in_flight.max(1))
-        .try_for_each(|span| {
-            write(&chains.store, move |store| store.append_changes(span.first, &span.changes))
-        })
-        .await
+fn is_too_large(error: &Error) -> bool {
+    matches!(error, Error::Rpc(e) if e.refusal() == Some(Refusal::AnswerTooLarge))
 }
 
-async fn fetch(chains: &Chains, first: u32, last: u32) -> Result<Span, Error> {
-    let changes = fetch_from(&chains.para.pick(), &chains.store, first, last).await?;
-    Ok(Span { first: ParaNumber(first), changes })
+async fn ask(node: Arc<Node>, store: &Arc<Store>, blocks: Blocks) -> Answer {
+    let start = Instant::now();
+    let result = fetch_from(&node, store, blocks.first, blocks.last).await;
+    Answer { node, blocks, took: start.elapsed(), result }
 }
 
 /// SCALE changes of blocks whose headers are stored, as one node tells them.
@@ -95,7 +259,20 @@ pub(super) async fn fetch_from(
     let hashes =
         move |store: &Store| Ok((store.para_hash(ParaNumber(first))?, store.para_hash(ParaNumber(last))?));
     let (from, to) = write(store, hashes).await?;
-    let changes: Vec<json::StorageChanges> = node.request("pha_getStorageChanges", (from, to)).await?;
+    let answer = node.request_bulk::<Vec<json::StorageChanges>>("pha_getStorageChanges", (from, to)).await;
+    let changes = match answer {
+        Ok(changes) => changes,
+        // One block is too large for the node's answers: SCALE has less around each value than JSON.
+        Err(e) if first == last && e.refusal() == Some(Refusal::AnswerTooLarge) => {
+            let scale: json::HexBytes =
+                node.request_bulk("pha_getStorageChangesAt", [to]).await.map_err(|scale| {
+                    tracing::warn!(node = %node.name(), block = first, "one block's storage changes are too large for the node's answers: raise --rpc-max-response-size");
+                    if scale.is_refused_method() { e } else { scale }
+                })?;
+            return Ok(vec![scale.0]);
+        }
+        Err(e) => return Err(e.into()),
+    };
     if changes.len() != (last - first + 1) as usize {
         return Err(absent(node, format!("storage changes of blocks {first} to {last}")));
     }

@@ -1,5 +1,7 @@
 //! Where the chains start: what `InitRuntime` needs, and the first authority set.
 
+use std::sync::Arc;
+
 use codec::{Decode, Encode};
 use prb_core::{
     blob::Genesis,
@@ -9,7 +11,8 @@ use prb_core::{
 
 use super::{Chains, Error, absent, write, wrong};
 use crate::{
-    rpc::{Node, json},
+    rpc::{self, Capability, Node, NodePool, json},
+    store,
     verify::{self, Checked, Start, state},
 };
 
@@ -18,15 +21,43 @@ const PAGE: u32 = 1000;
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// `ParachainSystem::ValidationData`, up to the field that is wanted.
+/// `ParachainSystem::ValidationData`, up to the fields that are wanted.
 #[derive(Decode)]
 struct ValidationData {
     _parent_head: Vec<u8>,
     relay_parent_number: u32,
+    relay_parent_storage_root: Hash,
+}
+
+/// Makes the pools refuse nodes of other chains than the stored ones.
+pub(super) fn pin(chains: &Chains) {
+    if let Some((start, genesis)) = chains.store.genesis() {
+        chains.relay.pin(start.number, start.hash);
+        chains.para.pin(1, genesis.chain_identity);
+    }
 }
 
 /// Finds the start and stores it, or checks that the store is of the nodes' chains.
 pub(super) async fn settle(chains: &Chains) -> Result<(), Error> {
+    let settled = try_settle(chains).await;
+    match settled {
+        Ok(()) => pin(chains),
+        Err(Error::Rpc(rpc::Error::OtherChain { found, expected, .. })) if all_of_other_chain(chains) => {
+            let path = chains.store.path().to_owned();
+            return Err(store::Error::OtherChain { path, stored: expected, asked: found }.into());
+        }
+        Err(_) => {}
+    }
+    settled
+}
+
+/// Whether one of the pools has nodes of another chain than the stored one alone.
+fn all_of_other_chain(chains: &Chains) -> bool {
+    let all = |pool: &NodePool| pool.nodes().iter().all(|node| node.health().other_chain);
+    chains.store.genesis().is_some() && (all(&chains.relay) || all(&chains.para))
+}
+
+async fn try_settle(chains: &Chains) -> Result<(), Error> {
     let para = chains.para.pick();
     let identity = block_hash(&para, 1).await?;
     let known = chains.store.genesis().map(|(start, genesis)| (start.clone(), genesis.clone()));
@@ -48,9 +79,8 @@ async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start
     let head = header(para, genesis_hash, 0).await?;
     let id_key = json::HexBytes(state::value_key("ParachainInfo", "ParachainId"));
     let id: Option<json::HexBytes> = para.request("state_getStorage", (id_key, genesis_hash)).await?;
-    let para_id = id
-        .and_then(|id| u32::decode(&mut &*id.0).ok())
-        .ok_or_else(|| absent(para, "ParachainInfo::ParachainId in its genesis state"))?;
+    let para_id = id.and_then(|id| u32::decode(&mut &*id.0).ok());
+    let para_id = para_id.ok_or_else(|| Error::NoParachain { node: Arc::clone(para.name()) })?;
     let data_key = json::HexBytes(state::value_key("ParachainSystem", "ValidationData"));
     let data: Option<json::HexBytes> = para.request("state_getStorage", (data_key, identity)).await?;
     let data = data.and_then(|data| ValidationData::decode(&mut &*data.0).ok());
@@ -59,7 +89,8 @@ async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start
 
     let state = genesis_state(para, genesis_hash).await?;
     state::whole_state(head.state_root, &state).map_err(wrong(para))?;
-    let (start, info) = relay_start(&chains.relay.pick(), number).await?;
+    let (start, info) =
+        relay_start(&chains.relay.pick_for(&[Capability::States]), number, para, &parent).await?;
     let genesis = Genesis {
         para_id,
         relay_number: RelayNumber(number),
@@ -72,8 +103,28 @@ async fn discover(chains: &Chains, para: &Node, identity: Hash) -> Result<(Start
 }
 
 /// The relay block that workers start after, and its authorities by proof.
-async fn relay_start(relay: &Node, number: u32) -> Result<(Start, GenesisBlockInfo), Error> {
+///
+/// Parachain block 1 names the state that its relay parent, the block after the start, ends with: a relay node
+/// whose block has another one serves another chain than the parachain's, however real its start looks.
+async fn relay_start(
+    relay: &Node,
+    number: u32,
+    para: &Node,
+    parent: &ValidationData,
+) -> Result<(Start, GenesisBlockInfo), Error> {
+    let parent_hash = block_hash(relay, parent.relay_parent_number).await?;
+    let checked = header(relay, parent_hash, parent.relay_parent_number).await?;
+    if checked.state_root != parent.relay_parent_storage_root {
+        return Err(Error::OtherRelay {
+            relay: Arc::clone(relay.name()),
+            para: Arc::clone(para.name()),
+            number: parent.relay_parent_number,
+        });
+    }
     let hash = block_hash(relay, number).await?;
+    if number < parent.relay_parent_number && checked.encoded.get(..32) != Some(&hash.0[..]) {
+        return Err(wrong(relay)(verify::Error::Parent { number: parent.relay_parent_number }));
+    }
     let checked = header(relay, hash, number).await?;
     let keys: Vec<_> = state::authority_keys().map(json::HexBytes).into();
     let proof: json::ReadProof = relay.request("state_getReadProof", (keys, hash)).await?;
@@ -98,7 +149,7 @@ async fn header(node: &Node, hash: Hash, number: u32) -> Result<Checked, Error> 
 
 /// The whole genesis state, in the way that the node offers.
 async fn genesis_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
-    match node.request::<Vec<json::StorageChanges>>("pha_getStorageChanges", (hash, hash)).await {
+    match node.request_bulk::<Vec<json::StorageChanges>>("pha_getStorageChanges", (hash, hash)).await {
         Ok(changes) => {
             let main = changes.into_iter().flat_map(json::StorageChanges::into_main);
             let pairs: Pairs = main.filter_map(|(key, value)| Some((key, value?))).collect();
@@ -109,7 +160,7 @@ async fn genesis_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
         Err(e) if e.is_retryable() => return Err(e.into()),
         Err(_) => {}
     }
-    match node.request::<Vec<(json::HexBytes, json::HexBytes)>>("state_getPairs", ("0x", hash)).await {
+    match node.request_bulk::<Vec<(json::HexBytes, json::HexBytes)>>("state_getPairs", ("0x", hash)).await {
         Ok(pairs) => Ok(pairs.into_iter().map(|(key, value)| (key.0, value.0)).collect()),
         Err(e) if e.is_retryable() => Err(e.into()),
         Err(_) => paged_state(node, hash).await,
@@ -128,7 +179,7 @@ async fn paged_state(node: &Node, hash: Hash) -> Result<Pairs, Error> {
             node.request("state_getKeysPaged", ("0x", PAGE, after.as_ref(), hash)).await?;
         let Some(last) = keys.last() else { return Ok(pairs) };
         after = Some(last.clone());
-        let sets: Vec<ChangeSet> = node.request("state_queryStorageAt", (&keys, hash)).await?;
+        let sets: Vec<ChangeSet> = node.request_bulk("state_queryStorageAt", (&keys, hash)).await?;
         let changes = sets.into_iter().flat_map(|set| set.changes);
         pairs.extend(changes.filter_map(|(key, value)| Some((key.0, value?.0))));
     }

@@ -113,7 +113,13 @@ impl Engine {
             };
             let known = head.is_some();
             tokio::select! {
-                new = heads.next() => head = Some(new),
+                new = heads.next() => {
+                    if new.fell {
+                        // What was read at a head that nobody stands for is read again.
+                        (self.state, self.shown) = (None, None);
+                    }
+                    head = Some(new);
+                }
                 // Before the first head there is nothing to do, and looking for it shall not be disturbed.
                 () = shared.changed.notified(), if known => {}
                 () = retry => {}
@@ -139,8 +145,9 @@ impl Engine {
     /// Steps with the node that told of the head, then with the others, and shows what is known then.
     async fn step_on_any(&mut self, head: &FinalizedHead) -> Result<(), Error> {
         let mut nodes = vec![Arc::clone(&head.node)];
-        nodes.extend(self.pool.candidates().into_iter().filter(|node| !Arc::ptr_eq(node, &head.node)));
-        let mut last = Ok(());
+        nodes.retain(|node| node.is_trusted());
+        nodes.extend(self.pool.trusted().into_iter().filter(|node| !Arc::ptr_eq(node, &head.node)));
+        let mut last = Err(rpc::Error::NoTrustedNode { chain: self.pool.chain() }.into());
         for node in nodes {
             last = self.step(&node, head).await;
             match &last {

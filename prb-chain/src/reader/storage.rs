@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::rpc::{self, Node, json::HexBytes};
 
-/// Calls in one JSON-RPC batch: with 1,000 keys a call, a request stays well below the 15 MB that nodes take.
+/// Calls sent together.
 const CALLS_PER_BATCH: usize = 20;
 
 /// Values by key; every key asked for is there.
@@ -31,7 +31,7 @@ pub(crate) async fn query(
     let calls: Vec<_> = keys.chunks(keys_per_call.max(1)).map(|chunk| (chunk, at)).collect();
     let mut values = Values::with_capacity(wanted);
     for batch in calls.chunks(CALLS_PER_BATCH) {
-        let answers: Vec<Vec<ChangeSet>> = node.batch("state_queryStorageAt", batch).await?;
+        let answers: Vec<Vec<ChangeSet>> = node.request_many("state_queryStorageAt", batch).await?;
         for set in answers.into_iter().flatten() {
             if set.block != at {
                 return Err(bad_answer(node, format!("values of block {} instead of {at}", set.block)));

@@ -77,15 +77,14 @@ impl RpcClientT for NodePool {
     ) -> RawRpcFuture<'a, RawRpcSubscription> {
         Box::pin(async move {
             let mut last = None;
-            for node in self.candidates() {
+            for node in self.trusted() {
                 match node.subscribe(sub, params.clone(), unsub).await {
                     Ok(sub) => return Ok(raw_subscription(sub)),
-                    Err(e) if e.is_retryable() || e.is_refused_method() => last = Some(e),
+                    Err(e) if e.is_of_this_node() => last = Some(e),
                     Err(e) => return Err(e.into()),
                 }
             }
-            let none = Error::BadEndpoint { endpoint: String::new(), reason: "the pool is empty" };
-            Err(last.unwrap_or(none).into())
+            Err(last.unwrap_or(Error::NoTrustedNode { chain: self.chain() }).into())
         })
     }
 }

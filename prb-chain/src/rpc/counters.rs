@@ -10,7 +10,7 @@ use std::{
 
 use metrics::counter;
 
-/// Counts of round trips and calls; calls of one JSON-RPC batch share one round trip.
+/// Counts of round trips and calls; calls that are sent together count as one round trip.
 #[derive(Debug)]
 pub struct Counters {
     chain: &'static str,
@@ -21,9 +21,9 @@ pub struct Counters {
 /// The counts at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Requests and batches sent.
+    /// Requests sent, those sent together counted once.
     pub round_trips: u64,
-    /// Calls sent, those within batches included.
+    /// Calls sent.
     pub calls: u64,
     /// Calls by method.
     pub by_method: BTreeMap<String, u64>,

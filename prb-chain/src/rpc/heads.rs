@@ -1,6 +1,10 @@
 //! Following a chain's finalised heads.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use jsonrpsee::core::client::Subscription;
@@ -22,22 +26,41 @@ pub struct FinalizedHead {
     pub header: Vec<u8>,
     /// The node that told it.
     pub node: Arc<Node>,
+    /// Whether it may be lower than the one before: the node that told that one was put aside, or nobody
+    /// else knows of such a block.
+    pub fell: bool,
 }
 
-/// The finalised heads of a chain, always going up.
+/// The finalised heads of a chain, going up as long as nodes tell the truth.
 ///
 /// Subscribes at one node and asks it now and then as well, in case the subscription is silent. When the
 /// node is lost, or has no new head for [`Config::stall_after`](super::Config::stall_after) while another
 /// has, it goes on with another.
+///
+/// A head is one node's word. Another node's heads count from the last one on, until its teller is put aside
+/// (proven wrong, or of another chain), or has told nothing new for `stall_after`: then they count from
+/// wherever they are, which [`FinalizedHead::fell`] tells.
 #[derive(Debug)]
 pub struct FinalizedHeads {
     pool: NodePool,
+    /// Whether demoted nodes do where no other is left.
+    to_verify: bool,
     source: Option<Source>,
-    last: Option<u32>,
+    last: Option<Told>,
+    fell: bool,
+    /// Where other nodes were when the followed one was last found without progress.
+    others: HashMap<Arc<str>, u32>,
     progress: Instant,
     pauses: ExponentialBackoff,
     retry_at: Option<Instant>,
     poll_at: Instant,
+}
+
+/// The highest head so far, and who told it.
+#[derive(Debug)]
+struct Told {
+    number: u32,
+    node: Arc<Node>,
 }
 
 #[derive(Debug)]
@@ -53,10 +76,20 @@ enum Event {
 }
 
 impl FinalizedHeads {
-    pub(super) fn new(pool: NodePool) -> Self {
+    pub(super) fn new(pool: NodePool, to_verify: bool) -> Self {
         let now = Instant::now();
-        let pauses = pauses(&pool);
-        Self { pool, source: None, last: None, progress: now, pauses, retry_at: None, poll_at: now }
+        Self {
+            pauses: pauses(&pool),
+            pool,
+            to_verify,
+            source: None,
+            last: None,
+            fell: false,
+            others: HashMap::new(),
+            progress: now,
+            retry_at: None,
+            poll_at: now,
+        }
     }
 
     /// The next head above the last one. Waits as long as it takes: failures are logged, and tried again.
@@ -71,7 +104,8 @@ impl FinalizedHeads {
             }
             match self.step().await {
                 Ok(Some(head)) => {
-                    self.last = Some(head.number);
+                    self.last = Some(Told { number: head.number, node: Arc::clone(&head.node) });
+                    (self.fell, self.others) = (false, HashMap::new());
                     self.progress = Instant::now();
                     self.pauses = pauses(&self.pool);
                     gauge!("prb_chain_finalized", "chain" => self.pool.chain()).set(head.number);
@@ -89,11 +123,13 @@ impl FinalizedHeads {
     }
 
     async fn step(&mut self) -> Result<Option<FinalizedHead>, Error> {
+        self.leave_untrusted();
         if self.progress.elapsed() >= self.pool.config().stall_after {
-            self.leave_stalled().await;
+            self.look_around().await;
         }
         let Some(source) = &mut self.source else {
-            return self.attach(self.pool.pick()).await;
+            let node = self.candidates().into_iter().next();
+            return self.attach(node.ok_or(Error::NoTrustedNode { chain: self.pool.chain() })?).await;
         };
         let node = Arc::clone(&source.node);
         match next_event(source, self.poll_at).await {
@@ -130,31 +166,136 @@ impl FinalizedHeads {
         Ok(self.newer(node, &head))
     }
 
+    /// The nodes whose heads count, in order.
+    fn candidates(&self) -> Vec<Arc<Node>> {
+        let mut nodes = self.pool.trusted();
+        if nodes.is_empty() && self.to_verify {
+            nodes = self.pool.candidates();
+        }
+        nodes
+    }
+
+    /// Leaves a node that was put aside, and forgets the head that it told.
+    fn leave_untrusted(&mut self) {
+        let others = self.pool.trusted();
+        if others.is_empty() {
+            if !self.to_verify {
+                self.source = None;
+            }
+            return;
+        }
+        if self.source.as_ref().is_some_and(|source| !source.node.is_trusted()) {
+            self.source = None;
+        }
+        if self.last.as_ref().is_some_and(|told| !told.node.is_trusted()) {
+            self.forget("it was put aside");
+        }
+    }
+
+    fn forget(&mut self, why: &str) {
+        if let Some(Told { number, node }) = self.last.take() {
+            let chain = self.pool.chain();
+            tracing::warn!(chain, node = %node.name(), number, "finalised head is not believed any more: {why}");
+            self.fell = true;
+        }
+    }
+
     fn newer(&self, node: Arc<Node>, header: &json::Header) -> Option<FinalizedHead> {
         let number = header.number();
-        if self.last.is_some_and(|last| number <= last) {
+        if self.last.as_ref().is_some_and(|last| number <= last.number) {
             return None;
         }
         let header = header.encode();
-        Some(FinalizedHead { number, hash: Hash::of(&header), header, node })
+        Some(FinalizedHead { number, hash: Hash::of(&header), header, node, fell: self.fell })
     }
 
-    /// Demotes the node without progress if another one has a newer head.
-    async fn leave_stalled(&mut self) {
+    /// There is no progress: looks for a node that has some. The followed node is left for one that is
+    /// ahead, or that moved since the last look while it did not itself; a head that its teller does not
+    /// follow up is forgotten.
+    async fn look_around(&mut self) {
         self.progress = Instant::now();
-        let Some(current) = self.source.as_ref().map(|source| Arc::clone(&source.node)) else { return };
-        for node in self.pool.candidates() {
-            if Arc::ptr_eq(&node, &current) {
-                continue;
-            }
-            let ahead = poll(&node).await.is_ok_and(|head| self.last.is_none_or(|last| head.number() > last));
-            if ahead {
-                current.demote("stalled: no new finalised block while another node has one");
-                self.source = None;
-                return;
+        let current = self.source.as_ref().map(|source| Arc::clone(&source.node));
+        let is_current =
+            |node: &Arc<Node>| current.as_ref().is_some_and(|current| Arc::ptr_eq(current, node));
+        let last = self.last.as_ref().map(|told| told.number);
+        let mut moving = None;
+        for node in self.candidates() {
+            let Ok(head) = poll(&node).await else { continue };
+            let number = head.number();
+            let before = self.others.insert(Arc::clone(node.name()), number);
+            let is_ahead = last.is_none_or(|last| number > last);
+            if is_ahead || before.is_some_and(|before| number > before) {
+                moving = Some((node, number, is_ahead));
+                break;
             }
         }
-        tracing::warn!(chain = self.pool.chain(), last = self.last, "no new finalised block for a while");
+        let Some((node, number, is_ahead)) = moving else {
+            tracing::warn!(chain = self.pool.chain(), last, "no new finalised block for a while");
+            // Nothing moves, and who told the last head cannot be asked about it any more.
+            let teller = self.last.as_ref().map(|told| Arc::clone(&told.node));
+            if let Some(teller) = teller.filter(|teller| !is_current(teller))
+                && poll(&teller).await.is_err()
+            {
+                self.forget("its node does not answer any more, and no other has such a block");
+                self.source = None;
+            }
+            return;
+        };
+        if !is_ahead {
+            let text = format!("it has told nothing new since, and {} goes on at {number}", node.name());
+            self.forget(&text);
+        }
+        if !is_current(&node) {
+            if let Some(current) = current {
+                current.defer("stalled: no new finalised block while another node has one");
+            }
+            self.source = None;
+            // It is asked first only if nothing is held against it.
+            if let Ok(Some(head)) = self.attach(Arc::clone(&node)).await {
+                self.poll_at = Instant::now();
+                tracing::debug!(node = %node.name(), number = head.number, "following another node");
+            }
+        }
+    }
+}
+
+/// The newest block that was seen final, as one node told it: a floor under what other nodes may tell.
+///
+/// No longer one once its teller was put aside, or others have been below it for
+/// [`Config::stall_after`](super::Config::stall_after) while nobody confirmed it: one node's false head must not
+/// shut out all others.
+#[derive(Debug, Default)]
+pub struct HeadFloor(Mutex<Option<Floor>>);
+
+#[derive(Debug)]
+struct Floor {
+    number: u32,
+    node: Option<Arc<Node>>,
+    /// Since when others are below it and nobody has confirmed it.
+    doubted: Option<Instant>,
+}
+
+impl HeadFloor {
+    /// The floor, where a node's head is below it.
+    pub fn above(&self, pool: &NodePool, number: u32) -> Option<u32> {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let floor = guard.as_mut().filter(|floor| number < floor.number)?;
+        let doubted = *floor.doubted.get_or_insert_with(Instant::now);
+        let is_trusted = floor.node.as_ref().is_none_or(|node| node.is_trusted());
+        if is_trusted && doubted.elapsed() < pool.config().stall_after {
+            return Some(floor.number);
+        }
+        *guard = None;
+        None
+    }
+
+    /// Notes that a node's answers came from the state of its finalised block of this number.
+    /// Without a node where several agree.
+    pub fn raise(&self, node: Option<&Arc<Node>>, number: u32) {
+        let mut floor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if floor.as_ref().is_none_or(|floor| number >= floor.number) {
+            *floor = Some(Floor { number, node: node.cloned(), doubted: None });
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One node: its connection, its health.
+//! One node: what it is asked, and how it is doing.
 
 use std::{
     fmt,
@@ -6,73 +6,41 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures::{StreamExt, TryStreamExt, stream};
 use jsonrpsee::{
     core::{
         client::{ClientT, Error as RpcError, Subscription, SubscriptionClientT},
-        params::BatchRequestBuilder,
         traits::ToRpcParams,
     },
-    ws_client::{PingConfig, WsClient, WsClientBuilder},
+    ws_client::WsClient,
 };
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Config, Counters, Error, raw_params};
+use super::{
+    Capability, Config, Counters, Error, Health, Refusal,
+    link::{Lane, Link, MAX_TIMEOUTS},
+    pins::Pins,
+    raw_params,
+    standing::Standing,
+};
 
-/// A connection that left this many requests in a row unanswered is closed.
-const MAX_TIMEOUTS: u32 = 3;
+/// What a request has around its parameters, at most.
+const ENVELOPE_BYTES: usize = 256;
 
-/// A node of a chain, with one WebSocket that is opened when it is needed.
+/// A node of a chain. Its WebSockets (one for subscriptions, one for questions, one for those with large
+/// answers) are opened when they are needed.
 pub struct Node {
-    chain: &'static str,
+    pub(super) chain: &'static str,
     name: Arc<str>,
-    url: String,
-    config: Config,
+    pub(super) url: String,
+    pub(super) config: Config,
     counters: Arc<Counters>,
-    current: Mutex<Option<Arc<WsClient>>>,
-    /// Held while connecting, so that many askers make one connection.
-    connecting: tokio::sync::Mutex<ExponentialBackoff>,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    retry_at: Option<Instant>,
-    demoted_until: Option<Instant>,
-    deferred_until: Option<Instant>,
-    deferrals: u32,
-    timeouts: u32,
-    refuses_batches: bool,
-    last_error: Option<String>,
-}
-
-impl State {
-    fn defer(&mut self, least: Duration, most: Duration, reason: &str) {
-        let now = Instant::now();
-        let recent = self.deferred_until.is_some_and(|until| now < until + most);
-        self.deferrals = if recent { self.deferrals.saturating_add(1) } else { 0 };
-        let pause = least.saturating_mul(1 << self.deferrals.min(16)).min(most.max(least));
-        self.deferred_until = Some(now + pause);
-        self.last_error = Some(reason.to_owned());
-    }
-}
-
-/// How a node is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// The node's host and port.
-    pub name: Arc<str>,
-    /// A connection is open.
-    pub connected: bool,
-    /// It answered wrongly a while ago and is asked only when no other is left.
-    pub demoted: bool,
-    /// Its last connection failed or was lost a moment ago.
-    pub backing_off: bool,
-    /// What went wrong last.
-    pub last_error: Option<String>,
+    pub(super) links: [Link; 3],
+    pub(super) pins: Arc<Pins>,
+    state: Mutex<Standing>,
 }
 
 impl fmt::Debug for Node {
@@ -98,6 +66,7 @@ impl Node {
         url: &str,
         config: &Config,
         counters: Arc<Counters>,
+        pins: Arc<Pins>,
     ) -> Result<Self, Error> {
         let name = public_name(url);
         if !(url.starts_with("ws://") || url.starts_with("wss://")) || name.is_empty() {
@@ -112,8 +81,8 @@ impl Node {
             url: url.to_owned(),
             config: config.clone(),
             counters,
-            current: Mutex::default(),
-            connecting: tokio::sync::Mutex::new(backoff(config)),
+            links: Lane::ALL.map(|_| Link::new(config)),
+            pins,
             state: Mutex::default(),
         })
     }
@@ -125,25 +94,17 @@ impl Node {
 
     /// How the node is doing.
     pub fn health(&self) -> Health {
-        let connected = self.live().is_some();
-        let (state, now) = (self.state(), Instant::now());
-        Health {
-            name: Arc::clone(&self.name),
-            connected,
-            demoted: state.demoted_until.is_some_and(|until| until > now),
-            backing_off: state.retry_at.is_some_and(|at| at > now),
-            last_error: state.last_error.clone(),
-        }
+        let connected = self.links.iter().any(Link::is_open);
+        self.state().health(Arc::clone(&self.name), connected)
     }
 
-    /// Marks the node as one that answered wrongly: for a while it is asked only when no other is left.
+    /// Marks the node as one that was proven to answer wrongly. For a while, which doubles each time that it
+    /// happens, it is asked only when no other is left, and only for what is verified.
     pub fn demote(&self, reason: &str) {
-        tracing::warn!(chain = self.chain, node = %self.name, reason, "node answered wrongly, demoted");
+        let term = self.state().demote(&self.config, reason);
+        tracing::warn!(chain = self.chain, node = %self.name, reason, ?term, "node answered wrongly, demoted");
         counter!("prb_rpc_node_demotions_total", "chain" => self.chain, "node" => self.name.to_string())
             .increment(1);
-        let mut state = self.state();
-        state.demoted_until = Some(Instant::now() + self.config.demotion);
-        state.last_error = Some(reason.to_owned());
     }
 
     /// Lets other nodes go first for a while: this one is slow, or lacks what it was asked for. The while
@@ -153,11 +114,48 @@ impl Node {
         self.state().defer(self.config.reconnect_max, self.config.demotion, reason);
     }
 
-    /// Lower is better: fit, deferred, demoted, just failed.
-    pub(super) fn rank(&self) -> u8 {
-        let (state, now) = (self.state(), Instant::now());
-        let lasts = |until: Option<Instant>| u8::from(until.is_some_and(|until| until > now));
-        lasts(state.deferred_until) + 2 * lasts(state.demoted_until) + 4 * lasts(state.retry_at)
+    /// Notes that the node does not offer something. It is asked for that again after a while, which doubles
+    /// each time, or when it is connected again.
+    pub fn lacks(&self, capability: Capability, reason: &str) {
+        if self.state().lacks(&self.config, capability, reason) {
+            let (name, remedy) = (capability.name(), capability.remedy());
+            tracing::warn!(chain = self.chain, node = %self.name, lacks = name, reason, "node is limited: {remedy}");
+        }
+        self.show(capability, 1.0);
+    }
+
+    /// Notes that the node has shown to offer something.
+    pub fn has_offered(&self, capability: Capability) {
+        if self.state().offers(capability) {
+            tracing::info!(chain = self.chain, node = %self.name, offers = capability.name(), "node is no longer limited");
+            self.show(capability, 0.0);
+        }
+    }
+
+    /// Whether the node may be asked for it: it is not known to lack it.
+    pub fn offers(&self, capability: Capability) -> bool {
+        !self.state().is_lacking(capability)
+    }
+
+    /// Whether nothing is held against the node at the moment, and it is not known to lack these.
+    pub fn is_fit_for(&self, capabilities: &[Capability]) -> bool {
+        self.rank(capabilities) == 0
+    }
+
+    fn show(&self, capability: Capability, lacks: f64) {
+        let (chain, node) = (self.chain, self.name.to_string());
+        gauge!("prb_rpc_node_lacks", "chain" => chain, "node" => node, "capability" => capability.name())
+            .set(lacks);
+    }
+
+    pub(super) fn rank(&self, needed: &[Capability]) -> u8 {
+        self.state().rank(needed)
+    }
+
+    /// Whether its word may be taken for what cannot be verified.
+    pub fn is_trusted(&self) -> bool {
+        let state = self.state();
+        !state.is_demoted() && !state.other_chain
     }
 
     /// Asks one question.
@@ -173,6 +171,22 @@ impl Node {
         self.read(method, &raw)
     }
 
+    /// Asks one question whose answer may be large, or take long to make: on a connection of its own, so
+    /// that other questions do not wait behind it or fall with it.
+    ///
+    /// # Errors
+    /// As [`Node::request`].
+    pub async fn request_bulk<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+    ) -> Result<T, Error> {
+        let params = Some(raw_params(method, &params)?);
+        self.counters.record(method, 1);
+        let raw = self.ask(Lane::Bulk, method, params).await?;
+        self.read(method, &raw)
+    }
+
     /// Asks one question; gives the answer's JSON.
     ///
     /// # Errors
@@ -182,20 +196,19 @@ impl Node {
         method: &str,
         params: Option<Box<RawValue>>,
     ) -> Result<Box<RawValue>, Error> {
-        let client = self.client().await?;
         self.counters.record(method, 1);
-        let start = Instant::now();
-        let answer = client.request(method, Params(params)).await;
-        self.settle(&client, method, start, answer)
+        self.ask(Lane::Ask, method, params).await
     }
 
-    /// Asks the same method with several parameters in one JSON-RPC batch. Answers keep the order.
+    /// Asks the same method with several parameters at once. Answers keep the order.
     ///
-    /// A node that takes no batches is asked one by one.
+    /// They are single requests, [`Config::pipelined_requests`] under way at a time, and no JSON-RPC batch: a
+    /// batch that a node refuses, or whose answer is too large, is answered by an error without an id,
+    /// on which the client's connection ends with all that waits on it.
     ///
     /// # Errors
-    /// As [`Node::request`]; one refused call fails the batch.
-    pub async fn batch<T: DeserializeOwned>(
+    /// As [`Node::request`]; one refused call fails all.
+    pub async fn request_many<T: DeserializeOwned>(
         &self,
         method: &str,
         params: &[impl Serialize],
@@ -203,49 +216,35 @@ impl Node {
         if params.is_empty() {
             return Ok(Vec::new());
         }
-        if !self.state().refuses_batches {
-            match self.batch_once(method, params).await {
-                Err(Error::Call { code, message, .. }) if refuses_batches(code, &message) => {
-                    tracing::info!(chain = self.chain, node = %self.name, "node takes no batches");
-                    self.state().refuses_batches = true;
-                }
-                answer => return answer,
-            }
-        }
-        let mut answers = Vec::with_capacity(params.len());
-        for params in params {
-            answers.push(self.request(method, params).await?);
-        }
-        Ok(answers)
+        let encoded: Vec<_> = params.iter().map(|one| raw_params(method, one)).collect::<Result<_, _>>()?;
+        self.counters.record(method, encoded.len() as u64);
+        let asked = encoded.into_iter().map(|params| async move {
+            let raw = self.ask(Lane::Ask, method, Some(params)).await?;
+            self.read(method, &raw)
+        });
+        stream::iter(asked).buffered(self.config.pipelined_requests.max(1)).try_collect().await
     }
 
-    async fn batch_once<T: DeserializeOwned>(
+    async fn ask(
         &self,
+        lane: Lane,
         method: &str,
-        params: &[impl Serialize],
-    ) -> Result<Vec<T>, Error> {
-        let mut batch = BatchRequestBuilder::new();
-        for params in params {
-            batch
-                .insert(method, Params(Some(raw_params(method, params)?)))
-                .map_err(|source| Error::Params { method: method.into(), source })?;
+        params: Option<Box<RawValue>>,
+    ) -> Result<Box<RawValue>, Error> {
+        // The transport answers a request that is too large by ending the connection.
+        let bytes = params.as_ref().map_or(0, |params| params.get().len());
+        if bytes.saturating_add(ENVELOPE_BYTES) > self.config.max_request_bytes as usize {
+            return Err(Error::RequestTooLarge {
+                node: Arc::clone(&self.name),
+                method: method.into(),
+                bytes,
+                max_bytes: self.config.max_request_bytes,
+            });
         }
-        let client = self.client().await?;
-        self.counters.record(method, params.len() as u64);
+        let client = self.client(lane).await?;
         let start = Instant::now();
-        let answer = client.batch_request::<Box<RawValue>>(batch).await;
-        let answers = self.settle(&client, method, start, answer)?;
-        if answers.len() != params.len() {
-            let source = format!("{} answers to {} calls", answers.len(), params.len()).into();
-            return Err(Error::BadAnswer { node: self.name().clone(), method: method.into(), source });
-        }
-        answers
-            .into_iter()
-            .map(|answer| match answer {
-                Ok(raw) => self.read(method, &raw),
-                Err(e) => Err(self.call_error(method, &e)),
-            })
-            .collect()
+        let answer = client.request(method, Params(params)).await;
+        self.settle(lane, &client, method, start, answer)
     }
 
     /// Subscribes; the subscription ends with the connection.
@@ -258,11 +257,11 @@ impl Node {
         params: Option<Box<RawValue>>,
         unsubscribe: &str,
     ) -> Result<Subscription<Box<RawValue>>, Error> {
-        let client = self.client().await?;
+        let client = self.client(Lane::Watch).await?;
         self.counters.record(method, 1);
         let start = Instant::now();
         let answer = client.subscribe(method, Params(params), unsubscribe).await;
-        self.settle(&client, method, start, answer)
+        self.settle(Lane::Watch, &client, method, start, answer)
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, method: &str, raw: &RawValue) -> Result<T, Error> {
@@ -273,73 +272,14 @@ impl Node {
         })
     }
 
-    fn live(&self) -> Option<Arc<WsClient>> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().filter(|client| client.is_connected()).cloned()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, Standing> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The open connection, or a new one unless the last try failed a moment ago.
-    async fn client(&self) -> Result<Arc<WsClient>, Error> {
-        if let Some(client) = self.live() {
-            return Ok(client);
-        }
-        let mut pauses = self.connecting.lock().await;
-        if let Some(client) = self.live() {
-            return Ok(client);
-        }
-        let retry_at = self.state().retry_at;
-        if let Some(wait) = retry_at.and_then(|at| at.checked_duration_since(Instant::now()))
-            && !wait.is_zero()
-        {
-            return Err(Error::BackingOff { node: Arc::clone(&self.name), retry_after: wait });
-        }
-        let built = tokio::time::timeout(self.config.connect_timeout, self.builder().build(&self.url)).await;
-        let error: Box<dyn std::error::Error + Send + Sync> = match built {
-            Ok(Ok(client)) => return Ok(self.connected(client, &mut pauses)),
-            Ok(Err(e)) => Box::new(e),
-            Err(timeout) => Box::new(timeout),
-        };
-        let pause = pauses.next().unwrap_or(self.config.reconnect_max);
-        let mut state = self.state();
-        if state.last_error.is_none() {
-            tracing::warn!(chain = self.chain, node = %self.name, error = %error, "cannot connect to node");
-        }
-        state.retry_at = Some(Instant::now() + pause);
-        state.last_error = Some(error.to_string());
-        Err(Error::Disconnected { node: Arc::clone(&self.name), source: error })
-    }
-
-    fn builder(&self) -> WsClientBuilder {
-        WsClientBuilder::new()
-            .max_response_size(self.config.max_response_bytes)
-            .max_request_size(self.config.max_response_bytes)
-            .request_timeout(self.config.request_timeout)
-            .connection_timeout(self.config.connect_timeout)
-            .max_concurrent_requests(self.config.max_concurrent_requests)
-            .enable_ws_ping(PingConfig::new())
-    }
-
-    fn connected(&self, client: WsClient, pauses: &mut ExponentialBackoff) -> Arc<WsClient> {
-        tracing::info!(chain = self.chain, node = %self.name, "connected to node");
-        counter!("prb_rpc_connections_total", "chain" => self.chain, "node" => self.name.to_string())
-            .increment(1);
-        *pauses = backoff(&self.config);
-        let mut state = self.state();
-        state.retry_at = None;
-        state.timeouts = 0;
-        state.last_error = None;
-        let client = Arc::new(client);
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&client));
-        client
     }
 
     /// Turns the library's outcome into ours, and draws the conclusions about the connection.
     fn settle<T>(
         &self,
+        lane: Lane,
         client: &Arc<WsClient>,
         method: &str,
         start: Instant,
@@ -357,17 +297,19 @@ impl Node {
         match error {
             RpcError::Call(e) => {
                 self.state().timeouts = 0;
-                Err(self.call_error(method, &e))
+                let error = self.call_error(method, &e);
+                self.learn(method, &error);
+                Err(error)
             }
             RpcError::RequestTimeout => {
-                self.timed_out(client);
+                self.timed_out(lane, client);
                 Err(Error::Timeout { node, method: method.into() })
             }
             RpcError::ParseError(e) => {
                 Err(Error::BadAnswer { node, method: method.into(), source: Box::new(e) })
             }
             e => {
-                self.drop_connection(client, &e.to_string(), Duration::ZERO);
+                self.drop_connection(lane, client, &e.to_string(), Duration::ZERO);
                 Err(Error::Disconnected { node, source: Box::new(e) })
             }
         }
@@ -381,8 +323,18 @@ impl Node {
         Error::Call { node: Arc::clone(&self.name), method: method.into(), code: e.code(), message }
     }
 
+    /// Notes what a refusal says about the node, whatever it was asked for.
+    fn learn(&self, method: &str, error: &Error) {
+        let capability = match (error.refusal(), method) {
+            (Some(Refusal::NoMethod), "pha_getStorageChanges") => Capability::StorageChanges,
+            (Some(Refusal::NoMethod), "grandpa_proveFinality") => Capability::FinalityProofs,
+            _ => return,
+        };
+        self.lacks(capability, &error.to_string());
+    }
+
     /// A node that hangs is asked last for a while, and gets a new connection after some silence.
-    fn timed_out(&self, client: &Arc<WsClient>) {
+    fn timed_out(&self, lane: Lane, client: &Arc<WsClient>) {
         let timeouts = {
             let mut state = self.state();
             state.timeouts += 1;
@@ -392,35 +344,9 @@ impl Node {
             state.timeouts
         };
         if timeouts >= MAX_TIMEOUTS {
-            self.drop_connection(client, "no answers", self.config.reconnect_max);
+            self.drop_connection(lane, client, "no answers", self.config.reconnect_max);
         }
     }
-
-    fn drop_connection(&self, client: &Arc<WsClient>, reason: &str, pause: Duration) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, client)) {
-            *current = None;
-            tracing::warn!(chain = self.chain, node = %self.name, reason, "connection to node lost");
-            let mut state = self.state();
-            state.timeouts = 0;
-            state.last_error = Some(reason.to_owned());
-            state.retry_at = (!pause.is_zero()).then(|| Instant::now() + pause);
-        }
-    }
-}
-
-fn backoff(config: &Config) -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(config.reconnect_min)
-        .with_max_delay(config.reconnect_max)
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
-fn refuses_batches(code: i32, message: &str) -> bool {
-    // jsonrpsee's server: -32005 "Batched requests are not supported by this server".
-    code == -32005 || message.to_ascii_lowercase().contains("batched requests are not supported")
 }
 
 /// Host and port of a URL.
@@ -442,10 +368,12 @@ mod tests {
 
     #[test]
     fn only_websockets_are_taken() {
-        let counters = Arc::new(Counters::new("relay"));
+        let node = |url| {
+            Node::new("relay", url, &Config::default(), Arc::new(Counters::new("relay")), Arc::default())
+        };
         for url in ["http://a:1", "ws://", "a:1", ""] {
-            assert!(Node::new("relay", url, &Config::default(), Arc::clone(&counters)).is_err(), "{url}");
+            assert!(node(url).is_err(), "{url}");
         }
-        assert!(Node::new("relay", "ws://a:1", &Config::default(), counters).is_ok());
+        assert!(node("ws://a:1").is_ok());
     }
 }

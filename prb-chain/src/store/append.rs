@@ -7,7 +7,7 @@ use prb_core::{
     wire::AuthoritySet,
 };
 
-use super::{Alignment, Error, State, Store, Tips, segment, split_alignment};
+use super::{Alignment, Error, State, Store, Tips, map::WriteTxn, segment, split_alignment};
 
 /// A parachain header that a relay block's state names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,10 @@ impl Store {
     /// # Errors
     /// [`Error::OutOfSequence`] where they do not follow, or do not end at a justified one.
     pub fn append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
+        self.growing(|| self.try_append_relay(batch))
+    }
+
+    fn try_append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
         let mut txn = self.write()?;
         let mut state = *self.state();
         let sequence = || Error::OutOfSequence { what: "relay header", number: batch.first.0 };
@@ -106,6 +110,10 @@ impl Store {
     /// # Errors
     /// [`Error::OutOfSequence`] where they do not follow, or reach beyond what a relay block has proven.
     pub fn append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
+        self.growing(|| self.try_append_para_headers(first, headers))
+    }
+
+    fn try_append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
         let Some(last_header) = headers.last() else { return Ok(()) };
         let mut txn = self.write()?;
         let mut state = *self.state();
@@ -136,6 +144,10 @@ impl Store {
     /// # Errors
     /// [`Error::OutOfSequence`] where they do not follow.
     pub fn append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
+        self.growing(|| self.try_append_changes(first, changes))
+    }
+
+    fn try_append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -180,6 +192,10 @@ impl Store {
     /// # Errors
     /// [`Error::Missing`] where a block's changes are not stored.
     pub fn replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
+        self.growing(|| self.try_replace_changes(first, changes))
+    }
+
+    fn try_replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         let table = self.tables.changes;
         let mut txn = self.write()?;
         for (number, new) in (first.0..).zip(changes) {
@@ -197,7 +213,7 @@ impl Store {
     }
 
     /// Commits, and tells everybody.
-    fn finish(&self, mut txn: RwTxn<'_>, mut state: State) -> Result<(), Error> {
+    fn finish(&self, mut txn: WriteTxn<'_>, mut state: State) -> Result<(), Error> {
         self.cover(&mut txn, &mut state)?;
         // The write transaction is held until here, so that states are published in their order.
         let mut known = self.state();

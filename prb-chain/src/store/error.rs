@@ -44,9 +44,17 @@ pub enum Error {
         /// The store.
         path: PathBuf,
     },
-    /// The store has reached its configured size.
-    #[error("the store at {path} has reached its limit: raise map_bytes")]
+    /// The store's map is full, and readers, or the process's address space, keep it from growing.
+    #[error("the store at {path} cannot grow at the moment")]
     MapFull {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The system did not map the grown store.
+    #[error(
+        "the system refused to map the store at {path} after it grew: raise the limit on address space (ulimit -v) and restart"
+    )]
+    Unmapped {
         /// The store.
         path: PathBuf,
     },

@@ -9,7 +9,7 @@ use prb_core::{
     primitives::{ParaNumber, RelayNumber},
 };
 
-use super::{Error, Numbered, Store, Txn, segment::Segment, split_alignment};
+use super::{Error, Numbered, Store, map::Txn, segment::Segment, split_alignment};
 
 /// The store at one moment: slices of its pages, uncopied.
 pub struct StoreView<'s> {

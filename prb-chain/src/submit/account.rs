@@ -84,7 +84,7 @@ impl Inner {
     /// The highest next nonce that a node tells: a transaction may be in the pool of one node only.
     pub(super) async fn next_nonce(&self, account: AccountId) -> Option<u64> {
         let address = self.address(account);
-        let nodes = self.pool.candidates();
+        let nodes = self.pool.trusted();
         let answers = join_all(nodes.iter().map(|node| async {
             let question = node.request::<u64>("system_accountNextIndex", [&address]);
             tokio::time::timeout(NONCE_PATIENCE, question).await

@@ -1,9 +1,6 @@
 //! Questions about the finalised chain, asked of one node after the other.
 
-use std::{
-    sync::{Arc, atomic::AtomicU32, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use codec::Decode;
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -18,7 +15,7 @@ use serde::Deserialize;
 use crate::{
     metadata::{self, FetchError, OutcomeError, Runtime},
     rpc::{
-        self, NO_PARAMS, Node, NodePool,
+        self, HeadFloor, NO_PARAMS, Node, NodePool,
         json::{self, HexBytes},
     },
 };
@@ -61,7 +58,7 @@ where
     Fut: Future<Output = Result<T, Error>>,
 {
     let mut last = None;
-    for node in pool.candidates() {
+    for node in pool.trusted() {
         match ask(Arc::clone(&node)).await {
             Ok(answer) => return Ok(answer),
             Err(e) => {
@@ -70,14 +67,14 @@ where
             }
         }
     }
-    Err(last.unwrap_or_else(no_node))
+    Err(last.unwrap_or_else(|| no_node(pool)))
 }
 
 /// The nodes that answer, with their finalised heads: those that are furthest first, else in the pool's order.
 /// A node that lags or hangs behind others holds nobody up.
 pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Error> {
     let mut asked: FuturesUnordered<_> = pool
-        .candidates()
+        .trusted()
         .into_iter()
         .enumerate()
         .map(|(place, node)| async move {
@@ -103,29 +100,29 @@ pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Err
     }
     told.sort_by_key(|(place, _, head)| (std::cmp::Reverse(head.header.number), *place));
     if told.is_empty() {
-        return Err(last.unwrap_or_else(no_node));
+        return Err(last.unwrap_or_else(|| no_node(pool)));
     }
     Ok(told.into_iter().map(|(_, node, head)| (node, head)).collect())
 }
 
 /// Asks about the newest finalised state: the node that is furthest, and others as far where it does not tell.
 /// No answer comes from a state older than one that was seen before, whose number is kept in `floor`.
-pub(super) async fn newest<T, F, Fut>(pool: &NodePool, floor: &AtomicU32, mut ask: F) -> Result<T, Error>
+pub(super) async fn newest<T, F, Fut>(pool: &NodePool, floor: &HeadFloor, mut ask: F) -> Result<T, Error>
 where
     F: FnMut(Arc<Node>, Head) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
     let mut last = None;
     for (node, head) in heads(pool).await? {
-        let (number, least) = (head.header.number, floor.load(Ordering::Relaxed));
-        if number < least {
+        let number = head.header.number;
+        if let Some(least) = floor.above(pool, number) {
             let reason = format!("its newest final block is {number}, and {least} was seen final before");
             last.get_or_insert(Error::wrong(&node, reason));
             continue;
         }
         match ask(Arc::clone(&node), head).await {
             Ok(answer) => {
-                floor.fetch_max(number, Ordering::Relaxed);
+                floor.raise(Some(&node), number);
                 return Ok(answer);
             }
             Err(e) => {
@@ -134,12 +131,11 @@ where
             }
         }
     }
-    Err(last.unwrap_or_else(no_node))
+    Err(last.unwrap_or_else(|| no_node(pool)))
 }
 
-// A pool has at least one node.
-fn no_node() -> Error {
-    Error::Wrong { node: "the pool".into(), reason: "it is empty".into() }
+fn no_node(pool: &NodePool) -> Error {
+    rpc::Error::NoTrustedNode { chain: pool.chain() }.into()
 }
 
 /// A finalised head and its header.
@@ -177,7 +173,7 @@ pub(super) async fn finalised_head(node: &Node) -> Result<Head, Error> {
 /// The blocks with these hashes.
 pub(super) async fn blocks(node: &Node, hashes: &[Hash]) -> Result<Vec<Block>, Error> {
     let calls: Vec<_> = hashes.iter().map(|hash| [hash]).collect();
-    let answers: Vec<Option<SignedBlock>> = node.batch("chain_getBlock", &calls).await?;
+    let answers: Vec<Option<SignedBlock>> = node.request_many("chain_getBlock", &calls).await?;
     let mut blocks = Vec::with_capacity(hashes.len());
     for (answer, &hash) in answers.into_iter().zip(hashes) {
         let Some(SignedBlock { block }) = answer else {
@@ -196,7 +192,7 @@ pub(super) async fn blocks_by_number(
     numbers: impl IntoIterator<Item = u32>,
 ) -> Result<Vec<Block>, Error> {
     let calls: Vec<_> = numbers.into_iter().map(|n| [n]).collect();
-    let hashes: Vec<Option<Hash>> = node.batch("chain_getBlockHash", &calls).await?;
+    let hashes: Vec<Option<Hash>> = node.request_many("chain_getBlockHash", &calls).await?;
     let hashes: Option<Vec<Hash>> = hashes.into_iter().collect();
     let hashes = hashes.ok_or_else(|| Error::wrong(node, "it does not have a finalised block"))?;
     blocks(node, &hashes).await

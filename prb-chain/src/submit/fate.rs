@@ -1,9 +1,6 @@
 //! A sent transaction's way to its end: in a finalised block, or never in one.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::future::OptionFuture;
 use prb_core::{
@@ -150,7 +147,7 @@ impl Inner {
                     let next = way.prepared.nonce + 1;
                     self.remember(way.prepared.account, |known| known.next_nonce = next);
                     // Effects are not asked of a state that does not show the block.
-                    self.finalised.fetch_max(block.header.number, Ordering::Relaxed);
+                    self.finalised.raise(None, block.header.number);
                     return Some(result);
                 }
                 Err(e) => {
@@ -289,7 +286,7 @@ impl Inner {
     /// Sends the same transaction again: to the node that is asked first, or to the next one where a node has
     /// it and is silent.
     async fn resend(&self, way: &mut Way<'_>, progress: &mpsc::Sender<SubmitProgress>) {
-        let nodes = self.pool.candidates();
+        let nodes = self.pool.trusted();
         let place = way.resends + usize::from(way.watch.is_some());
         let Some(node) = nodes.get(place % nodes.len().max(1)) else { return };
         way.resends += 1;

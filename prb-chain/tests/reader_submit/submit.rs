@@ -58,7 +58,7 @@ async fn a_worker_gets_from_nothing_to_computing_and_back() {
     net.done(&submitter, [Call::RestartComputing { pool, worker: key, stake: 2 * STAKE }]).await;
     net.done(&submitter, [Call::StopComputing { pool, worker: key }]).await;
     let again = net.send(&submitter, &net.batch([Call::StopComputing { pool, worker: key }])).await.unwrap();
-    assert_eq!(names(&again), ["PhalaComputation::WorkerAlreadyStopped"]);
+    assert_eq!(names(&again), ["PhalaStakePoolv2::WorkerAlreadyStopped"]);
     net.done(&submitter, [Call::ReclaimWorker { pool, worker: key }]).await;
     net.done(&submitter, [Call::RemoveWorker { pool, worker: key }]).await;
     assert_eq!(net.value::<u64>("PhalaStakePoolv2", "WorkerAssignments", &key.0), None);
@@ -537,7 +537,7 @@ async fn registrations_of_the_first_version_are_sent_and_recognised() {
     };
     let forged = Call::RegisterWorkerV1 { worker: key, runtime_info, attestation, replaces };
     let outcome = net.send(&submitter, &net.batch([forged])).await.unwrap();
-    assert_eq!(names(&outcome), ["PhalaRegistry::InvalidReport"]);
+    assert_eq!(names(&outcome), ["PhalaRegistry::InvalidRuntimeInfoHash"]);
     net.stop().await;
     // As the service is retired, so is the call.
     let net = Net::start(Config::default()).await;

@@ -168,7 +168,8 @@ fn endpoint_url(what: &str, endpoint: &str) -> Result<Url, Error> {
     if endpoint.len() > MAX_ENDPOINT_BYTES {
         return Err(bad(format!("it has {} bytes, more than {MAX_ENDPOINT_BYTES}", endpoint.len())));
     }
-    let url = Url::parse(endpoint).map_err(|e| bad(format!("{endpoint:?}: {e}")))?;
+    let url =
+        Url::parse(endpoint).map_err(|e| bad(format!("it is no URL such as http://10.0.0.2:8000 ({e})")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(bad(format!("{endpoint:?} is no http or https URL")));
     }

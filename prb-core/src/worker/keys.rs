@@ -185,3 +185,24 @@ impl<K: Clone + Eq + std::hash::Hash> Drop for Claim<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::memory::MemoryChain;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_dropped_late_takes_no_newer_one_with_it() {
+        let keys = Arc::new(Keys::new(Arc::new(MemoryChain::default())));
+        let (key, one, other) = (WorkerKey([1; 32]), Uuid::from_u128(1), Uuid::from_u128(2));
+        let first = keys.claim(key, one, "one").ok();
+        let second = keys.claim(key, one, "one").ok();
+        assert!(first.is_some() && second.is_some(), "a worker may claim its key again");
+        drop(first);
+        assert_eq!(keys.claim(key, other, "other").err().as_deref(), Some("one"));
+        assert_eq!(keys.holder_but(key, other).as_deref(), Some("one"));
+        assert_eq!(keys.holder_but(key, one), None);
+        drop(second);
+        assert!(keys.claim(key, other, "other").is_ok());
+    }
+}

@@ -41,6 +41,10 @@ impl RedisQueue {
 }
 
 impl RedisAccounts {
+    fn unavailable(&self, error: RedisError) -> Error {
+        Error::Unavailable(Box::new(self.link.trouble(error)))
+    }
+
     async fn set(&self, leases: &[(AccountId, u64)], ttl_ms: u64) -> Result<Vec<AccountId>, Error> {
         let mut lost = Vec::new();
         for chunk in leases.chunks(MAX_RENEWED) {
@@ -49,7 +53,7 @@ impl RedisAccounts {
             for (account, token) in chunk {
                 script.arg(hex::encode(account.0)).arg(token);
             }
-            let names: Vec<String> = self.link.run(&script).await.map_err(unavailable)?;
+            let names: Vec<String> = self.link.run(&script).await.map_err(|e| self.unavailable(e))?;
             lost.extend(chunk.iter().map(|(account, _)| *account).filter(|account| {
                 let name = hex::encode(account.0);
                 names.contains(&name)
@@ -64,7 +68,7 @@ impl AccountLeases for RedisAccounts {
     async fn acquire(&self, account: AccountId, ttl: Duration) -> Result<Option<u64>, Error> {
         let mut script = self.link.scripts.lease_account.call();
         script.arg(&self.trader).arg(hex::encode(account.0)).arg(millis(ttl));
-        let token: u64 = self.link.run(&script).await.map_err(unavailable)?;
+        let token: u64 = self.link.run(&script).await.map_err(|e| self.unavailable(e))?;
         Ok((token > 0).then_some(token))
     }
 
@@ -75,8 +79,4 @@ impl AccountLeases for RedisAccounts {
     async fn release(&self, leases: &[(AccountId, u64)]) -> Result<(), Error> {
         self.set(leases, 0).await.map(drop)
     }
-}
-
-fn unavailable(e: RedisError) -> Error {
-    Error::Unavailable(Box::new(e))
 }

@@ -11,7 +11,7 @@ use prb_core::{
 use redis::RedisResult;
 use serde_json::Value;
 
-use super::{RedisQueue, action, dispense::number, link::unavailable, record::Record, word};
+use super::{RedisQueue, action, dispense::number, record::Record, word};
 
 /// Most books asked for at once.
 const MAX_CHUNK: usize = 1000;
@@ -115,8 +115,7 @@ impl RedisQueue {
     fn shown(&self, id: JobId, state: JobState, record: &Record) -> JobRecord {
         let tail = &record.tail;
         let decoded = action::decode(&record.data).ok();
-        let held = self.0.shared.held.all().into_iter().find(|(held, _)| *held == id);
-        let held = held.and_then(|(id, token)| self.0.shared.held.get(id, token));
+        let held = self.0.shared.held.of(id);
         let mut history = vec![Step { state: JobState::Waiting, at_ms: tail.created_ms(), note: None }];
         tail.history.iter().cloned().for_each(|step| push_step(&mut history, step));
         if let Some(held) = &held {
@@ -180,21 +179,28 @@ impl QueueAdmin for RedisQueue {
     async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<Page, Error> {
         let limit = limit.min(MAX_PAGE);
         let (total, page) = match filter.pool {
-            None => self.ids(filter.state, offset, limit).await.map_err(unavailable)?,
+            None => {
+                self.ids(filter.state, offset, limit).await.map_err(|e| self.0.shared.link.unavailable(e))?
+            }
             // Books say whose a job is, and they have no order: all are read.
             Some(pool) => {
-                let (_, all) = self.ids(filter.state, 0, u32::MAX as usize).await.map_err(unavailable)?;
-                let ids = self.of_pool(all, pool).await.map_err(unavailable)?;
+                let (_, all) = self
+                    .ids(filter.state, 0, u32::MAX as usize)
+                    .await
+                    .map_err(|e| self.0.shared.link.unavailable(e))?;
+                let ids = self.of_pool(all, pool).await.map_err(|e| self.0.shared.link.unavailable(e))?;
                 (ids.len(), ids.into_iter().skip(offset).take(limit).collect())
             }
         };
-        let jobs = self.records(&page).await.map_err(unavailable)?;
+        let jobs = self.records(&page).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         Ok(Page { total, jobs: jobs.into_iter().map(|(shown, _)| shown).collect() })
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
-        let Some(state) = self.state_of(id).await.map_err(unavailable)? else { return Ok(None) };
-        let mut found = self.records(&[(id, state)]).await.map_err(unavailable)?;
+        let Some(state) = self.state_of(id).await.map_err(|e| self.0.shared.link.unavailable(e))? else {
+            return Ok(None);
+        };
+        let mut found = self.records(&[(id, state)]).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         Ok(found.pop().map(|(record, whole)| {
             let calls = action::decode(&whole.data).map(|decoded| decoded.calls).unwrap_or_default();
             let calls = calls.iter().map(describe).collect();
@@ -207,7 +213,7 @@ impl QueueAdmin for RedisQueue {
         let mut script = self.0.shared.link.scripts.retry.call();
         script.arg(id.0).arg(config.max_jobs).arg(config.max_bytes);
         let answer: RedisResult<String> = self.0.shared.link.run(&script).await;
-        match answer.map_err(unavailable)?.as_str() {
+        match answer.map_err(|e| self.0.shared.link.unavailable(e))?.as_str() {
             "F" => Err(Error::Full { limit: config.max_jobs }),
             "B" => Err(Error::FullBytes { limit_bytes: config.max_bytes }),
             answer => Ok(answer == "K"),
@@ -219,6 +225,6 @@ impl QueueAdmin for RedisQueue {
         script.arg(id.0);
         let there: RedisResult<bool> = self.0.shared.link.run(&script).await;
         self.0.shared.pending.ask_all();
-        there.map_err(unavailable)
+        there.map_err(|e| self.0.shared.link.unavailable(e))
     }
 }

@@ -30,7 +30,6 @@ use tokio::{
 use super::{
     Shared,
     ahead::{self, Ahead},
-    link::unavailable,
     scripts::Call,
 };
 
@@ -199,11 +198,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                 match result {
                     Ok(answer) => {
                         failures = 0;
+                        dispenser.shared.consumer.send_if_modified(|trouble| trouble.take().is_some());
                         dispenser.settle(&take, answer);
                     }
                     Err(e) => {
                         dispenser.unsettled = Some(take);
                         failures += 1;
+                        let trouble = dispenser.shared.link.trouble(e.clone()).to_string();
+                        dispenser.shared.consumer.send_replace(Some(trouble.into()));
                         if failures > MAX_FAILURES {
                             dispenser.refuse_all(&e).await;
                         }
@@ -358,7 +360,7 @@ impl Dispenser {
     /// Whoever waits learns of the failure. A pause, so that those who come again at once do no harm.
     async fn refuse_all(&mut self, error: &RedisError) {
         for want in self.wants.drain(..) {
-            let _ = want.grant.send(Err(unavailable(error.clone())));
+            let _ = want.grant.send(Err(self.shared.link.unavailable(error.clone())));
         }
         sleep(PAUSE).await;
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prb_core::queue::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, dispense::ahead_of_take, link::unavailable};
+use super::{Shared, dispense::ahead_of_take};
 
 /// Most jobs, and about as many bytes, in one script.
 const MAX_BATCH: usize = 128;
@@ -84,7 +84,7 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
         }
         Err(e) => {
             for ending in batch {
-                let _ = ending.done.send(Err(unavailable(e.clone())));
+                let _ = ending.done.send(Err(shared.link.unavailable(e.clone())));
             }
         }
     }

@@ -37,12 +37,19 @@ impl Held {
         self.jobs().get(&id).filter(|job| job.token == token).cloned()
     }
 
-    /// A newer lease of the same job stays.
-    pub(super) fn forget(&self, id: JobId, token: u64) {
+    /// The lease of a job, whatever its token.
+    pub(super) fn of(&self, id: JobId) -> Option<Arc<HeldJob>> {
+        self.jobs().get(&id).cloned()
+    }
+
+    /// Forgets a lease; a newer one of the same job stays. Gives whether it was there.
+    pub(super) fn forget(&self, id: JobId, token: u64) -> bool {
         let mut jobs = self.jobs();
-        if jobs.get(&id).is_some_and(|job| job.token == token) {
+        let there = jobs.get(&id).is_some_and(|job| job.token == token);
+        if there {
             jobs.remove(&id);
         }
+        there
     }
 
     pub(super) fn all(&self) -> Vec<(JobId, u64)> {

@@ -24,26 +24,47 @@ pub(super) async fn run(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept = Instant::now();
     let mut settled = None;
-    let mut failing = false;
+    let (mut leases, mut order) =
+        (Part::new("leases are not renewed"), Part::new("the queue is not in order"));
     loop {
         ticks.tick().await;
-        let mut result = keep_leases(&shared).await;
-        if result.is_ok() && swept.elapsed() >= config.stall_interval {
+        leases.tell(&shared, keep_leases(&shared).await);
+        if swept.elapsed() >= config.stall_interval {
             swept = Instant::now();
-            result = sweep(&shared, &mut settled).await;
+            order.tell(&shared, sweep(&shared, &mut settled).await.map(Some));
         }
-        match &result {
-            Err(error) if !failing => {
-                tracing::warn!(%error, "the queue cannot be kept in order, trying again")
-            }
-            Ok(()) if failing => tracing::info!("the queue is kept in order again"),
-            _ => {}
-        }
-        failing = result.is_err();
     }
 }
 
-async fn keep_leases(shared: &Shared) -> RedisResult<()> {
+/// A part of the housekeeping whose failures are told once: each for itself, or one that works would hide one
+/// that does not.
+struct Part {
+    what: &'static str,
+    failing: bool,
+}
+
+impl Part {
+    const fn new(what: &'static str) -> Self {
+        Self { what, failing: false }
+    }
+
+    /// `None` where there was nothing to ask Redis for: that says nothing.
+    fn tell(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
+        match result {
+            Err(error) if !self.failing => {
+                self.failing = true;
+                tracing::warn!(error = %shared.link.trouble(error), "{}, trying again", self.what);
+            }
+            Ok(Some(())) if self.failing => {
+                self.failing = false;
+                tracing::info!("it is over that {}", self.what);
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn keep_leases(shared: &Shared) -> RedisResult<Option<()>> {
     let leases = shared.held.all();
     for leases in leases.chunks(MAX_CHUNK) {
         let mut script = shared.link.scripts.keep.call();
@@ -52,11 +73,13 @@ async fn keep_leases(shared: &Shared) -> RedisResult<()> {
         }
         let lost: Vec<u64> = shared.link.run(&script).await?;
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(&id.0)) {
-            tracing::warn!(job = %id, "a lease is lost");
-            shared.held.forget(*id, *token);
+            // A job that has ended meanwhile is none that was lost.
+            if shared.held.forget(*id, *token) {
+                tracing::warn!(job = %id, "a lease is lost");
+            }
         }
     }
-    Ok(())
+    Ok((!leases.is_empty()).then_some(()))
 }
 
 async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()> {
@@ -64,7 +87,10 @@ async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()>
     script.arg(millis(shared.config.stall_interval));
     let stalled: Vec<String> = shared.link.run(&script).await?;
     if !stalled.is_empty() {
-        tracing::warn!(jobs = ?stalled, "a worker of another program left its jobs; they are in line again");
+        tracing::warn!(
+            jobs = stalled.join(","),
+            "a worker of another program left its jobs; they are in line again"
+        );
     }
     let counts = Counts::read(shared).await?;
     if !counts.agree() && settled.as_ref() != Some(&counts) {

@@ -2,16 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prb_core::queue::Error;
+use prb_core::queue;
 use redis::{
     AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, RedisResult,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub},
 };
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 
 use super::{
     config::{Config, StartError, without_password},
     scripts::{self, Scripts},
+    trouble::Trouble,
 };
 
 /// How long connecting may take.
@@ -19,15 +23,39 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
 const REPEAT_MIN: Duration = Duration::from_millis(20);
 const REPEAT_MAX: Duration = Duration::from_secs(1);
+/// Time between two words about a server that is a replica.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// One Redis, for commands over one connection that mends itself, and for connections of one's own.
 #[derive(Clone)]
 pub(super) struct Link {
     client: Client,
-    manager: ConnectionManager,
+    shared: Arc<watch::Sender<Current>>,
+    endpoint: Arc<str>,
     prefix: String,
     pub(super) scripts: Arc<Scripts>,
     call_timeout: Duration,
+}
+
+/// The connection for commands.
+struct Current {
+    /// How often it was given up for a new one.
+    generation: u64,
+    manager: ConnectionManager,
+    /// When that was last said.
+    said: Option<Instant>,
+}
+
+fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionManager> {
+    ConnectionManager::new_lazy_with_config(
+        client.clone(),
+        ConnectionManagerConfig::new()
+            .set_number_of_retries(1)
+            .set_min_delay(REPEAT_MIN)
+            .set_max_delay(REPEAT_MAX)
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(call_timeout)),
+    )
 }
 
 impl Link {
@@ -38,19 +66,49 @@ impl Link {
             reason: format!("{:?}", e.kind()),
         };
         let client = Client::open(config.url.as_str()).map_err(bad_url)?;
-        let manager = ConnectionManager::new_lazy_with_config(
-            client.clone(),
-            ConnectionManagerConfig::new()
-                .set_number_of_retries(1)
-                .set_min_delay(REPEAT_MIN)
-                .set_max_delay(REPEAT_MAX)
-                .set_connection_timeout(Some(CONNECT_TIMEOUT))
-                .set_response_timeout(Some(config.call_timeout)),
-        )
-        .map_err(bad_url)?;
+        let manager = manager(&client, config.call_timeout).map_err(bad_url)?;
         let prefix = format!("bq:{}:", config.name);
         let scripts = Arc::new(Scripts::new(&prefix));
-        Ok(Self { client, manager, prefix, scripts, call_timeout: config.call_timeout })
+        let shared = Arc::new(watch::Sender::new(Current { generation: 0, manager, said: None }));
+        let endpoint = without_password(&config.url).into();
+        Ok(Self { client, shared, endpoint, prefix, scripts, call_timeout: config.call_timeout })
+    }
+
+    /// The seam's error for one of Redis's: with the server's address, and what to do where that is known.
+    pub(super) fn unavailable(&self, error: RedisError) -> queue::Error {
+        queue::Error::Unavailable(Box::new(self.trouble(error)))
+    }
+
+    /// The error with the server's address.
+    pub(super) fn trouble(&self, error: RedisError) -> Trouble {
+        Trouble::new(Arc::clone(&self.endpoint), error)
+    }
+
+    /// Completes when the server turned out to be another one's replica: whoever has a connection of their own
+    /// to it makes a new one then.
+    pub(super) async fn replaced(&self) {
+        let mut shared = self.shared.subscribe();
+        // The sender lives as long as this.
+        let _ = shared.changed().await;
+    }
+
+    /// Gives up the shared connection, unless somebody else has done so since `generation`. After a failover the
+    /// old server may keep its connections and refuse every write on them; its name may lead elsewhere by now.
+    fn replace(&self, generation: u64) {
+        let Ok(fresh) = manager(&self.client, self.call_timeout) else { return };
+        self.shared.send_if_modified(|current| {
+            if current.generation != generation {
+                return false;
+            }
+            if current.said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
+                current.said = Some(Instant::now());
+                let endpoint = &self.endpoint;
+                tracing::warn!(%endpoint, "Redis takes no writes, it is a replica now: connecting again");
+            }
+            current.generation += 1;
+            current.manager = fresh;
+            true
+        });
     }
 
     pub(super) fn key(&self, name: &str) -> String {
@@ -85,11 +143,18 @@ impl Link {
         let mut pause = REPEAT_MIN;
         loop {
             // A lost connection is seen by the call that comes next, and made anew for the one after.
-            let error = match timeout_at(deadline, call.once(self.manager.clone())).await {
+            let (generation, manager) = {
+                let current = self.shared.borrow();
+                (current.generation, current.manager.clone())
+            };
+            let error = match timeout_at(deadline, call.once(manager)).await {
                 Ok(Err(e)) => e,
                 Ok(Ok(answer)) => return Ok(answer),
                 Err(_) => return Err(timed_out()),
             };
+            if is_demoted(&error) {
+                self.replace(generation);
+            }
             if !may_pass(&error) || Instant::now() + pause >= deadline {
                 return Err(error);
             }
@@ -132,17 +197,19 @@ impl Call<'_> {
 
 /// Whether the same call may succeed on another connection, or a little later.
 fn may_pass(error: &RedisError) -> bool {
-    const PASSING: [&str; 4] = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN"];
+    const PASSING: [&str; 5] = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "UNBLOCKED"];
     error.is_io_error()
         || error.is_unrecoverable_error()
+        || is_demoted(error)
         || error.code().is_some_and(|code| PASSING.contains(&code))
+}
+
+/// Whether the server has become a replica, which keeps its connections and refuses writes.
+pub(super) fn is_demoted(error: &RedisError) -> bool {
+    // Within a script the code stands in the text.
+    error.code() == Some("READONLY") || error.detail().is_some_and(|text| text.contains("READONLY"))
 }
 
 fn timed_out() -> RedisError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, "Redis did not answer in time").into()
-}
-
-/// The seam's error for one of Redis's.
-pub(super) fn unavailable(error: RedisError) -> Error {
-    Error::Unavailable(Box::new(error))
 }

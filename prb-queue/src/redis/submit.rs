@@ -10,7 +10,6 @@ use tokio::{
 
 use super::{
     Shared,
-    link::unavailable,
     pending::{Fate, Waiting},
 };
 
@@ -78,7 +77,7 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
     for Submission { mark, calls, submitter, added, .. } in batch {
         let result = match words.next() {
             Some(Ok(word)) => read(&word, shared),
-            Some(Err(e)) => Err(unavailable(e)),
+            Some(Err(e)) => Err(shared.link.unavailable(e)),
             None => Err(Error::Unavailable("Redis gave too few answers".into())),
         };
         if let Ok(id) = &result {

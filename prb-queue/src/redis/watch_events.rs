@@ -1,6 +1,6 @@
 //! Submitters' news: events as they come, and the question to Redis where one was missed.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use prb_core::queue::{JobFailure, JobId};
@@ -29,7 +29,7 @@ pub(super) async fn listen(shared: Arc<Shared>) {
     loop {
         let (end, connected) = match subscribe(&shared).await {
             Ok(subscriptions) => (hear(&shared, subscriptions).await, true),
-            Err(e) => (e.to_string(), false),
+            Err(e) => (shared.link.trouble(e).to_string(), false),
         };
         let was_up = shared.listening.send_replace(false) || (connected && !*shared.submits.borrow());
         if was_up {
@@ -58,6 +58,7 @@ async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
     let mut submits = shared.submits.subscribe();
     let mut ping = interval(PING_EVERY);
     ping.reset();
+    let mut replaced = pin!(shared.link.replaced());
     loop {
         tokio::select! {
             message = messages.next() => match message {
@@ -76,6 +77,7 @@ async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
                     Err(_) => return "the server does not answer".into(),
                 }
             }
+            () = &mut replaced => return "the server has become a replica".into(),
             _ = ping.tick() => match timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(e)) => return e.to_string(),
@@ -114,7 +116,7 @@ pub(super) async fn ask(shared: Arc<Shared>) {
             Err(e) => {
                 let since = *away_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= shared.config.outage_limit {
-                    give_up(&shared, &e.to_string());
+                    give_up(&shared, &shared.link.trouble(e).to_string());
                 }
                 sleep(PAUSE_MIN).await;
             }

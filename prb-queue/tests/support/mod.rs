@@ -37,10 +37,19 @@ impl Server {
     }
 
     pub fn with(persistence: Persistence) -> Self {
+        Self::of(persistence, &[])
+    }
+
+    /// With further arguments of redis-server.
+    pub fn with_arguments(arguments: &[&str]) -> Self {
+        Self::of(Persistence::None, arguments)
+    }
+
+    fn of(persistence: Persistence, arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..20 {
             let port = free_port();
-            if let Some(child) = spawn(dir.path(), port, persistence) {
+            if let Some(child) = spawn(dir.path(), port, persistence, arguments) {
                 return Self { dir, port, persistence, child };
             }
         }
@@ -61,7 +70,7 @@ impl Server {
     pub fn restart(&mut self) {
         let until = Instant::now() + LONG;
         loop {
-            if let Some(child) = spawn(self.dir.path(), self.port, self.persistence) {
+            if let Some(child) = spawn(self.dir.path(), self.port, self.persistence, &[]) {
                 self.child = child;
                 return;
             }
@@ -112,10 +121,10 @@ fn free_port() -> u16 {
 }
 
 /// `None` where the server ended before it answered: the port was taken in the meantime.
-fn spawn(dir: &Path, port: u16, persistence: Persistence) -> Option<Child> {
+fn spawn(dir: &Path, port: u16, persistence: Persistence, arguments: &[&str]) -> Option<Child> {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
-    command.arg("--dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(arguments).arg("--dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
     match persistence {
         Persistence::None => command.args(["--appendonly", "no"]),
         Persistence::AppendOnly => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
@@ -141,7 +150,9 @@ fn answers(port: u16) -> bool {
     let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else { return false };
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut answer = [0; 7];
-    stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"+PONG\r\n"
+    stream.write_all(b"PING\r\n").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && (&answer == b"+PONG\r\n" || answer.starts_with(b"-NOAUTH"))
 }
 
 /// A queue's name that no other check uses.

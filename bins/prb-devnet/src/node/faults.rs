@@ -22,8 +22,30 @@ pub enum TransactionFault {
     Dropped,
 }
 
+/// How a relay node answers `grandpa_proveFinality`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProofFault {
+    /// As it should.
+    #[default]
+    None,
+    /// With code 4: its database lacks the changes of authority sets, as after a warp sync.
+    Uncovered,
+    /// With null.
+    Null,
+    /// With the oldest justification that it keeps, and no headers.
+    Old,
+    /// With null for blocks of finished sets, as it should for others.
+    TipOnly,
+    /// With so many of the headers.
+    Truncated(usize),
+}
+
 #[derive(Debug, Default)]
 struct Inner {
+    proofs: ProofFault,
+    false_head: Option<u32>,
+    pruned_below: u32,
+    forked_at: Option<u32>,
     refused: HashSet<String>,
     headers: HashSet<u32>,
     changes: HashSet<u32>,
@@ -79,7 +101,28 @@ impl Faults {
         self.inner.lock().frozen_at = number;
     }
 
-    /// Answers no request until told otherwise.
+    /// Sets how finality proofs are answered.
+    pub fn proofs(&self, fault: ProofFault) {
+        self.inner.lock().proofs = fault;
+    }
+
+    /// Tells of a finalised head of this number, which no block of the chain has; none ends that.
+    pub fn false_head(&self, number: Option<u32>) {
+        self.inner.lock().false_head = number;
+    }
+
+    /// Takes another block of this number for the canonical one, as a node whose best chain has not followed
+    /// yet; the right one is known by its hash.
+    pub fn fork_at(&self, number: Option<u32>) {
+        self.inner.lock().forked_at = number;
+    }
+
+    /// Has thrown away the states of the blocks before this one.
+    pub fn prune_below(&self, number: u32) {
+        self.inner.lock().pruned_below = number;
+    }
+
+    /// Answers no request until told otherwise; connections stay open and pings are answered.
     pub fn hang(&self, hangs: bool) {
         self.hangs.send_replace(hangs);
     }
@@ -123,6 +166,22 @@ impl Faults {
 
     pub(crate) fn is_refused(&self, method: &str) -> bool {
         self.inner.lock().refused.contains(method)
+    }
+
+    pub(crate) fn proof_fault(&self) -> ProofFault {
+        self.inner.lock().proofs
+    }
+
+    pub(crate) fn false_head_number(&self) -> Option<u32> {
+        self.inner.lock().false_head
+    }
+
+    pub(crate) fn forked_number(&self) -> Option<u32> {
+        self.inner.lock().forked_at
+    }
+
+    pub(crate) fn has_pruned(&self, number: u32) -> bool {
+        number < self.inner.lock().pruned_below
     }
 
     pub(crate) fn has_corrupt_header(&self, number: u32) -> bool {

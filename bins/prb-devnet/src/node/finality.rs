@@ -103,6 +103,14 @@ pub(crate) fn prove(ledger: &Ledger, number: u32, finalized: u32) -> Result<Opti
     Ok(Some(FinalityProof { block: block.hash, justification, unknown_headers }))
 }
 
+/// The oldest justification that is kept, without headers.
+pub(crate) fn oldest(ledger: &Ledger) -> Option<FinalityProof> {
+    let (number, justification) =
+        (0..=ledger.finalized()).find_map(|number| Some((number, ledger.justification(number)?)))?;
+    let block = ledger.block(number)?.hash;
+    Some(FinalityProof { block, justification, unknown_headers: Vec::new() })
+}
+
 // A node with a frozen view knows kept justifications only.
 fn newest(ledger: &Ledger, finalized: u32) -> Option<(u32, Vec<u8>)> {
     let (number, justification) = ledger.best_justification()?;

@@ -47,7 +47,8 @@ pub(super) fn register(module: &mut Module) -> Registered {
     method(module, "chain_getHeader", header)?;
     method(module, "chain_getBlock", block)?;
     method(module, "chain_getFinalizedHead", |_, view| {
-        Ok(view.block(view.finalized()).map(|block| block.hash))
+        let head = view.false_head().map(|header| header.hash());
+        Ok(head.or_else(|| view.block(view.finalized()).map(|block| block.hash)))
     })?;
     aliases(
         module,
@@ -58,7 +59,9 @@ pub(super) fn register(module: &mut Module) -> Registered {
 
 fn block_hash(params: Params<'_>, view: &View<'_>) -> Answer<Value> {
     let hash_of = |number: &BlockNumber| -> Answer<Option<H256>> {
-        Ok(view.block(number.number()?).map(|block| block.hash))
+        let number = number.number()?;
+        let forked = view.forked().filter(|header| header.number == number).map(|header| header.hash());
+        Ok(forked.or_else(|| view.block(number).map(|block| block.hash)))
     };
     match params.sequence().optional_next::<ListOrNumber>()? {
         None => Ok(json!(view.block(view.best()).map(|block| block.hash))),
@@ -72,6 +75,10 @@ fn block_hash(params: Params<'_>, view: &View<'_>) -> Answer<Value> {
 
 fn header(params: Params<'_>, view: &View<'_>) -> Answer<Value> {
     let hash: Option<H256> = params.sequence().optional_next()?;
+    let untrue = [view.false_head(), view.forked()];
+    if let Some(header) = untrue.into_iter().flatten().find(|header| Some(header.hash()) == hash) {
+        return Ok(json!(header));
+    }
     let block = match hash {
         Some(hash) => view.block_by_hash(hash),
         None => view.block(view.best()),

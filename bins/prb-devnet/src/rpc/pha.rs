@@ -68,6 +68,7 @@ pub(super) fn register(module: &mut Module, kind: ChainKind) -> Registered {
     method(module, "pha_getStorageChangesAt", |params, view| {
         let hash: H256 = params.sequence().next()?;
         let block = view.block_by_hash(hash).ok_or_else(|| no_block(hash))?;
+        view.unpruned(&block)?;
         Ok(Bytes(view.storage_changes(&block).encode()))
     })?;
     method(module, "pha_getMqNextSequence", next_sequence)
@@ -92,6 +93,10 @@ fn range<T>(
     let last = view.block_by_hash(to).ok_or_else(|| no_block(to))?.header.number;
     if last < first {
         return Err(error(PHA_ERROR, "InvalidBlockRange: from is after to"));
+    }
+    // Nodes execute the blocks again, on the state before the first one.
+    if view.node.faults().has_pruned(first.saturating_sub(1)) {
+        return Err(error(PHA_ERROR, format!("UnknownBlock: State already discarded for {from:?}")));
     }
     if last - first > MAX_BLOCKS {
         return Err(error(PHA_ERROR, "ResourceLimited: too many blocks"));

@@ -10,10 +10,12 @@ use sp_core::H256;
 use super::{Answer, error};
 use crate::{
     Error,
-    node::{Node, StorageChanges, finality, ledger::Block, state::State},
+    node::{Node, ProofFault, StorageChanges, finality, ledger::Block, state::State},
 };
 
 const CLIENT_ERROR: i32 = 4001;
+/// The code with which real nodes answer questions about a state that they have thrown away.
+const STATE_ERROR: i32 = 4003;
 
 /// The chain as the node's RPC shows it.
 pub(super) struct View<'a> {
@@ -57,13 +59,42 @@ impl<'a> View<'a> {
     /// Returns the state of the block asked for, or of the best one.
     pub(super) fn state(&self, hash: Option<H256>) -> Answer<State> {
         let block = self.block_or_best(hash)?;
+        self.unpruned(&block)?;
         self.node.state_at(block.hash).map_err(client)
+    }
+
+    /// Refuses a block whose state the node has thrown away.
+    pub(super) fn unpruned(&self, block: &Block) -> Answer<()> {
+        if self.node.faults().has_pruned(block.header.number) {
+            let text = format!(
+                "Client error: Api called for an unknown Block: State already discarded for {:?}",
+                block.hash
+            );
+            return Err(error(STATE_ERROR, text));
+        }
+        Ok(())
+    }
+
+    /// The header that a node with a false head tells as the finalised one.
+    pub(super) fn false_head(&self) -> Option<Header> {
+        let number = self.node.faults().false_head_number()?;
+        let mut header = self.block(self.best())?.header.clone();
+        header.number = number;
+        Some(header)
     }
 
     /// Calls the runtime at the block asked for, or at the best one.
     pub(super) fn call(&self, name: &str, data: &[u8], hash: Option<H256>) -> Answer<Vec<u8>> {
         let block = self.block_or_best(hash)?;
+        self.unpruned(&block)?;
         self.node.call(name, data, block.hash).map_err(client)
+    }
+
+    /// The header of a branch that only this node takes for the canonical one.
+    pub(super) fn forked(&self) -> Option<Header> {
+        let mut header = self.block(self.node.faults().forked_number()?)?.header.clone();
+        header.extrinsics_root.0[0] ^= 1;
+        Some(header)
     }
 
     pub(super) fn header(&self, block: &Block) -> Header {
@@ -84,8 +115,26 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn prove_finality(&self, number: u32) -> Result<Option<Vec<u8>>, Error> {
-        let proof = finality::prove(&self.node.ledger().read(), number, self.finalized())?;
+        let fault = self.node.faults().proof_fault();
+        let proof = {
+            let ledger = self.node.ledger().read();
+            match fault {
+                ProofFault::Uncovered => {
+                    let text = format!("Block not covered by authority set changes: {number}");
+                    return Err(Error::Finality(text));
+                }
+                ProofFault::Null => None,
+                ProofFault::TipOnly if ledger.set_end(number).is_some_and(|end| end <= self.finalized()) => {
+                    None
+                }
+                ProofFault::Old => finality::oldest(&ledger),
+                _ => finality::prove(&ledger, number, self.finalized())?,
+            }
+        };
         Ok(proof.map(|mut proof| {
+            if let ProofFault::Truncated(most) = fault {
+                proof.unknown_headers.truncate(most);
+            }
             let justified = self.node.block_number(proof.block).unwrap_or_default();
             proof.justification = self.spoil(justified, proof.justification);
             for header in &mut proof.unknown_headers {

@@ -11,6 +11,7 @@ use super::{
 
 /// `prb all`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Chains and files")]
 pub struct AllArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]

@@ -14,6 +14,7 @@ const BLOB_MAX_RANGE_COUNT: u32 = 60;
 
 /// `prb data-provider`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Chains and blobs")]
 pub struct DataProviderArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]

@@ -19,6 +19,7 @@ const MIB: u64 = 1024 * 1024;
 
 /// `prb lifecycle`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Chain, trade queue and blobs")]
 pub struct LifecycleArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
@@ -32,7 +33,8 @@ pub struct LifecycleArgs {
     /// Redis server of the trade queue.
     #[arg(long, env = "PHALA_Q_REDIS_ENDPOINT", value_name = "URL", value_parser = redis_url, hide_env_values = true)]
     pub q_redis_endpoint: Option<RedisUrl>,
-    /// Run a trader, and the trade queue in memory, inside this process.
+    /// Run a trader inside this process: with the trade queue in Redis where PHALA_Q_REDIS_ENDPOINT is set, else
+    /// in memory.
     #[arg(long, env = "USE_BUILT_IN_TRADER", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub use_built_in_trader: bool,
     /// Only take edits of pools and workers; run no worker.

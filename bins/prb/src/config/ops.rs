@@ -6,6 +6,7 @@ use super::values::{OpsListen, ops_listen};
 
 /// The ops port.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Ops port")]
 pub struct OpsArgs {
     /// Address of the ops port (/metrics, /livez, /readyz), or none. Where absent, it is on 127.0.0.1 at 18012
     /// for a data provider, 18013 for a lifecycle manager, 18014 for a trader, 18015 for all in one; if that

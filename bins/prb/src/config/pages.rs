@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::redact;
+
 use super::values::{OpsListen, ops_listen};
 
 /// The variable that holds the token. Never a flag: arguments can be read by every user.
@@ -17,6 +19,7 @@ const MAX_TOKEN_FILE_BYTES: u64 = 4096;
 
 /// The pages for people.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Pages")]
 pub struct PageArgs {
     /// Address of the queue page, or none. Where absent, it is at 127.0.0.1:4567 wherever a trader runs; if that
     /// is taken, the daemon goes on without. Whoever reaches it can read it.
@@ -52,9 +55,7 @@ impl PageArgs {
                     value.into_string().map_err(|_| anyhow::anyhow!("{TOKEN_VARIABLE} is not UTF-8"))?;
                 (SecretString::from(text), TOKEN_VARIABLE.to_owned())
             }
-            (None, Some(file)) => {
-                (super::first_line(file, MAX_TOKEN_FILE_BYTES)?, file.display().to_string())
-            }
+            (None, Some(file)) => (super::first_line(file, MAX_TOKEN_FILE_BYTES)?, redact::shown_path(file)),
         };
         check_token(&token).with_context(|| format!("the token in {place}"))?;
         Ok(Some(token))

@@ -1,6 +1,9 @@
 //! Where the collateral of workers' DCAP quotes comes from, and how long an attestation may take.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use clap::Args;
 use prb_core::attestation::{
@@ -9,9 +12,11 @@ use prb_core::attestation::{
 };
 
 use super::values::millis;
+use crate::redact;
 
 /// Attestation of workers.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Attestation of workers")]
 pub struct PccsArgs {
     /// PCCSs that give the collateral of workers' DCAP quotes, asked in this order. Without any, workers that
     /// attest by DCAP are not registered.
@@ -20,7 +25,8 @@ pub struct PccsArgs {
         env = "PRB_PCCS_URLS",
         value_name = "URL",
         value_delimiter = ',',
-        value_parser = |text: &str| check_url(text).map_err(|error| error.to_string())
+        hide_env_values = true,
+        value_parser = |text: &str| check_url(text).map_err(|error| redact::scrubbed(&error.to_string()))
     )]
     pub pccs_url: Vec<String>,
     /// Time that one PCCS may take for a quote's collateral, in ms.
@@ -32,17 +38,21 @@ pub struct PccsArgs {
 }
 
 impl PccsArgs {
-    /// The source of collateral; `None` where no PCCS is set.
+    /// The source of collateral; `None` where no PCCS is set. `clock` is the chain's: it checks by its own time
+    /// whether collateral has expired.
     ///
     /// # Errors
     /// Where the system refuses what an HTTP client needs.
-    pub fn source(&self) -> Result<Option<Arc<dyn CollateralSource>>, ConfigError> {
+    pub fn source(
+        &self,
+        clock: impl Fn() -> SystemTime + Send + Sync + 'static,
+    ) -> Result<Option<Arc<dyn CollateralSource>>, ConfigError> {
         if self.pccs_url.is_empty() {
             return Ok(None);
         }
         let mut config = PccsConfig::new(self.pccs_url.iter().cloned());
         config.timeout = self.pccs_timeout;
-        Ok(Some(Arc::new(PccsSource::new(config)?)))
+        Ok(Some(Arc::new(PccsSource::new(config)?.with_clock(clock))))
     }
 }
 
@@ -66,7 +76,7 @@ mod tests {
     #[test]
     fn pccs_urls_are_a_list_and_are_checked() {
         let none = read(&[]).unwrap();
-        assert!(none.source().unwrap().is_none());
+        assert!(none.source(SystemTime::now).unwrap().is_none());
         assert_eq!(none.pccs_timeout, prb_core::attestation::pccs::TIMEOUT);
         assert_eq!(none.attestation_timeout, prb_core::pruntime::http::ATTESTATION_TIMEOUT);
 
@@ -74,7 +84,7 @@ mod tests {
             .unwrap();
         assert_eq!(two.pccs_url, ["https://a.example", "http://b.example:8081"]);
         assert_eq!(two.pccs_timeout, Duration::from_millis(5));
-        assert!(two.source().unwrap().is_some());
+        assert!(two.source(SystemTime::now).unwrap().is_some());
 
         let error = read(&["--pccs-url", "pccs.example"]).unwrap_err().to_string();
         assert!(error.contains("https://pccs.example.org"), "{error}");

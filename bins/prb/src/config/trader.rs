@@ -11,6 +11,7 @@ use super::{
 
 /// `prb trader`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Chain and trade queue")]
 pub struct TraderArgs {
     /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
     #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
@@ -22,6 +23,10 @@ pub struct TraderArgs {
     /// opens what that has sealed.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]
     pub peer_id_prefix: PathBuf,
+    /// File of the pools whose operators sign for jobs that name only their pool, as those of original lifecycle
+    /// managers do (a fleet file; its workers do not matter).
+    #[arg(long, env = "PRB_TRADER_POOLS", value_name = "FILE")]
+    pub trader_pools: Option<PathBuf>,
     /// Redis server of the trade queue.
     #[arg(
         long,

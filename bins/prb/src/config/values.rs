@@ -105,7 +105,7 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, String> {
     Ok(RedisUrl(text.trim().to_owned()))
 }
 
-fn host_only(text: &str) -> String {
+pub(super) fn host_only(text: &str) -> String {
     match Url::parse(text) {
         Ok(url) => {
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();

@@ -7,6 +7,8 @@ use clap::{ArgAction, Args};
 use multiaddr::{Multiaddr, Protocol};
 use secrecy::SecretString;
 
+use crate::redact;
+
 use super::values::yes_no;
 
 /// The variable that holds the pre-shared key. Never a flag: arguments can be read by every user.
@@ -20,6 +22,7 @@ const NO_BOOT_NODES: [&str; 2] = ["/ip4/0.0.0.0/tcp/18888", "/ip6/::/tcp/28889"]
 
 /// A daemon's place among its peers.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Peers")]
 pub struct WalkieArgs {
     /// Folder of the identity keys.
     #[arg(long, env = "PHALA_PEER_ID_PREFIX", default_value = "/var/data/keys/id", value_name = "DIR")]
@@ -102,7 +105,7 @@ impl WalkieArgs {
                 let text = value.into_string().map_err(|_| anyhow::anyhow!("{PSK_VARIABLE} is not UTF-8"))?;
                 (SecretString::from(text), PSK_VARIABLE.to_owned())
             }
-            (None, Some(file)) => (super::first_line(file, MAX_PSK_FILE_BYTES)?, file.display().to_string()),
+            (None, Some(file)) => (super::first_line(file, MAX_PSK_FILE_BYTES)?, redact::shown_path(file)),
         };
         check_psk(&key).with_context(|| format!("the pre-shared key in {place}"))?;
         Ok(Some(key))

@@ -21,6 +21,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How workers are treated.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Workers")]
 pub struct WorkerArgs {
     /// Workers of one runner.
     #[arg(long, env = "PHALA_RUNNER_MAX_WORKER_NUMBER", default_value_t = 150, value_parser = whole(1u32..=1_000_000))]

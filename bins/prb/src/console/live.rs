@@ -18,13 +18,17 @@ use maud::{Markup, html};
 use serde::Serialize;
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Interval, MissedTickBehavior},
+    time::{Instant, Interval, MissedTickBehavior, timeout_at},
 };
 
 /// Streams at once; others ask again and again instead.
 pub const MAX_STREAMS: usize = 32;
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long a stream lasts: less than a connection is kept. The browser opens the next one by itself.
+const LASTS: Duration = Duration::from_secs(50);
+/// How soon.
+const OPEN_AGAIN: Duration = Duration::from_millis(500);
 
 /// A part of a page.
 #[derive(Debug, Default)]
@@ -144,8 +148,9 @@ where
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let start = (permit, ticks, Sent::default(), look);
-    let events = futures::stream::unfold(start, async |(permit, mut ticks, mut sent, look)| {
-        let event = next(&mut ticks, &mut sent, &look).await;
+    let end = Instant::now() + LASTS;
+    let events = futures::stream::unfold(start, move |(permit, mut ticks, mut sent, look)| async move {
+        let event = timeout_at(end, next(&mut ticks, &mut sent, &look)).await.ok()?;
         Some((Ok::<_, Infallible>(event), (permit, ticks, sent, look)))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
@@ -162,7 +167,7 @@ where
         let patch = sent.patch(&look().await);
         if !patch.parts.is_empty() || !patch.rows.is_empty() {
             // Texts only: nothing that JSON cannot say.
-            return Event::default().json_data(&patch).unwrap_or_default();
+            return Event::default().retry(OPEN_AGAIN).json_data(&patch).unwrap_or_default();
         }
     }
 }

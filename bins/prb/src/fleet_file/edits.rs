@@ -77,21 +77,45 @@ impl PoolEntry {
         let secret = match (self.operator, self.operator_env) {
             (Some(_), Some(_)) => bail!("it has both operator and operator_env; give one"),
             (Some(secret), None) => Some(secret),
-            (None, Some(name)) => Some(SecretString::from(std::env::var(&name).with_context(|| {
-                format!("it names the environment variable {name}, which is not set to a text")
-            })?)),
+            (None, Some(name)) => Some(from_environment(&name)?),
             (None, None) => None,
         };
         let mut pool = Pool::new(id, PoolId(self.pid), name);
         if let Some(secret) = secret {
             pool.operator = Some(operator(&secret, known, vault).await?);
         }
-        pool.proxied = self.proxied.map(|a| AccountId::from_address(&a)).transpose()?;
+        pool.proxied = self.proxied.as_deref().map(proxied).transpose()?;
         (pool.enabled, pool.sync_only) = (self.enabled, self.sync_only);
         pool.after_stop = self.after_stop;
         pool.check()?;
         Ok(pool)
     }
+}
+
+/// The secret in a variable. A secret that stands in the place of the variable's name is not shown.
+fn from_environment(name: &str) -> anyhow::Result<SecretString> {
+    let letter = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    if !(name.chars().all(letter) && name.starts_with(|c: char| !c.is_ascii_digit())) {
+        let is_set = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        if let (true, Ok(secret)) = (is_set, std::env::var(name)) {
+            return Ok(secret.into());
+        }
+        bail!(
+            "operator_env must be the name of an environment variable that is set, such as POOL_1_OPERATOR; what \
+             stands there is not shown, it may be a secret: a mnemonic itself goes into `operator`"
+        );
+    }
+    match std::env::var(name) {
+        Ok(secret) => Ok(secret.into()),
+        Err(_) => bail!("it names the environment variable {name}, which is not set to a text"),
+    }
+}
+
+fn proxied(address: &str) -> anyhow::Result<AccountId> {
+    let read = AccountId::from_address(address);
+    read.map_err(|_| {
+        anyhow::anyhow!("proxied must be an SS58 address; what stands there is not shown, it may be a secret")
+    })
 }
 
 /// Seals a key. Two seals of one secret differ, and each would pass for an edit of the pool: the present one

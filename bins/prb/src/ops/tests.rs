@@ -10,7 +10,7 @@ use tokio::{
 use super::*;
 use crate::{
     config::OpsListen,
-    listen::{HEADER_TIMEOUT, MAX_CONNECTIONS},
+    listen::{HEADER_TIMEOUT, MAX_CONNECTIONS, WRITE_TIMEOUT},
 };
 
 async fn local() -> Ops {
@@ -20,13 +20,23 @@ async fn local() -> Ops {
 
 /// Status and body.
 async fn ask(ops: &Ops, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(ops.address()).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    answered(ops.address(), &request).await.unwrap()
+}
+
+/// The same; `None` where the reserve took the connection, which answers nothing else, or hung up on it.
+async fn try_ask(ops: &Ops, path: &str) -> Option<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    answered(ops.address(), &request).await.filter(|(status, _)| *status != 404)
+}
+
+async fn answered(address: SocketAddr, request: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
 async fn readyz(ops: &Ops) -> (u16, Value) {
@@ -41,10 +51,10 @@ async fn readiness_follows_the_probe() {
     let (status, body) = readyz(&ops).await;
     assert_eq!((status, &body["reasons"][0]["code"]), (503, &json!("starting")));
 
-    let reasons = Arc::new(RwLock::new(vec![Reason::new("no_light", "it is dark")]));
+    let reasons = Arc::new(RwLock::new(vec![Reason::new(Code::Syncing, "it is dark")]));
     let seen = Arc::clone(&reasons);
     ops.watch(Arc::new(move || seen.read().unwrap().clone()));
-    let expected = json!({ "ready": false, "reasons": [{ "code": "no_light", "message": "it is dark" }] });
+    let expected = json!({ "ready": false, "reasons": [{ "code": "syncing", "message": "it is dark" }] });
     assert_eq!(readyz(&ops).await, (503, expected));
     reasons.write().unwrap().clear();
     assert_eq!(readyz(&ops).await, (200, json!({ "ready": true, "reasons": [] })));
@@ -84,10 +94,39 @@ async fn those_who_never_ask_do_not_keep_others_out_for_ever() {
     for _ in 0..MAX_CONNECTIONS {
         silent.push(TcpStream::connect(ops.address()).await.unwrap());
     }
-    // Served once the first of them is hung up on, after the header time-out.
-    let limit = HEADER_TIMEOUT * 3;
-    let answer = tokio::time::timeout(limit, ask(&ops, "/livez")).await.unwrap();
+    // Whether it lives is answered at once; the rest once the first of them is hung up on.
+    let soon = HEADER_TIMEOUT / 4;
+    let answer = tokio::time::timeout(soon, ask(&ops, "/livez")).await.unwrap();
     assert_eq!(answer.0, 200);
+    let limit = HEADER_TIMEOUT * 3;
+    let until_served = async { while try_ask(&ops, "/readyz").await.is_none() {} };
+    tokio::time::timeout(limit, until_served).await.unwrap();
+    ops.stop().await;
+}
+
+/// Asks in the pipeline again and again, and reads nothing.
+async fn greedy(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let requests = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(5_000);
+    // What the port does not take any more is not to be waited for.
+    let _ = tokio::time::timeout(HEADER_TIMEOUT / 20, stream.write_all(requests.as_bytes())).await;
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_ask_and_never_read_do_not_keep_others_out() {
+    let ops = local().await;
+    metrics::counter!("prb_ops_test_total", "kind" => "x".repeat(2000)).increment(1);
+    let mut greedy_ones = JoinSet::new();
+    for _ in 0..MAX_CONNECTIONS {
+        greedy_ones.spawn(greedy(ops.address()));
+    }
+    let held = greedy_ones.join_all().await;
+    let answer = tokio::time::timeout(HEADER_TIMEOUT / 4, ask(&ops, "/livez")).await.unwrap();
+    assert_eq!(answer.0, 200);
+    let until_served = async { while try_ask(&ops, "/metrics").await.is_none() {} };
+    tokio::time::timeout(WRITE_TIMEOUT * 3, until_served).await.unwrap();
+    drop(held);
     ops.stop().await;
 }
 

@@ -1,9 +1,6 @@
 //! Where every worker has to be once nothing happens any more.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use prb_core::{inventory::Goal, worker::State};
 use prb_devnet::{
@@ -133,29 +130,41 @@ fn faults(scene: &Scene, at: usize, entry: &Entry, observed: &Observed) -> Vec<S
         _ => check(false, "has a goal that this test does not know"),
     }
     if let Some(expected) = entry.expected {
-        check(saved.goal == expected.goal, "has another goal than expected");
+        let has_left = expected.goal == Goal::LeavePool && truth.pool.is_none() && truth.session.is_none();
+        let reached = has_left && saved.goal == Goal::StayStopped;
+        check(saved.goal == expected.goal || reached, "has another goal than expected");
         check(!expected.reclaimed || truth.stake.is_none(), "was to be reclaimed");
     }
     wrong
 }
 
-/// Lists keys that got stake beside an earlier key of their entry, though nobody had said so.
+/// Lists keys that got stake while an earlier key of their entry had some, though nobody had said so.
 pub(crate) fn staked_twice(scene: &Scene) -> Vec<String> {
-    let operations = truth::operations(scene.net.devnet.para()).unwrap();
-    let of = |operation: &Operation| match operation {
-        Operation::Started(worker) | Operation::Restarted(worker) => Some(worker.0),
-        _ => None,
-    };
-    let started: HashSet<[u8; 32]> = operations.iter().filter_map(|(_, operation)| of(operation)).collect();
+    let para = scene.net.devnet.para();
+    let mut started: BTreeMap<[u8; 32], Vec<u32>> = BTreeMap::new();
+    for (block, operation) in truth::operations(para).unwrap() {
+        if let Operation::Started(worker) | Operation::Restarted(worker) = operation {
+            started.entry(worker.0).or_default().push(block);
+        }
+    }
     let mut found = Vec::new();
     for (entry, machine) in scene.entries.iter().zip(&scene.machines) {
-        // Keys that were never seen do not count: the next one is the first that is known.
-        let known = |key: &&(_, tokio::time::Instant)| scene.truth(key.0).registered;
-        for (key, since) in machine.keys.iter().filter(known).skip(1) {
+        for (n, (key, since)) in machine.keys.iter().enumerate().skip(1) {
             // A confirmation may have waited for a machine that was away.
-            let trusted = entry.trusted.iter().any(|at| *at + COMMAND_WAITS >= *since);
-            if started.contains(&key.0) && !trusted {
-                found.push(format!("{}: stake was locked for another key, {key}", entry.name));
+            if entry.trusted.iter().any(|at| *at + COMMAND_WAITS >= *since) {
+                continue;
+            }
+            let had_stake = |block: &&u32| {
+                let earlier = machine.keys[..n].iter();
+                earlier
+                    .map(|(key, _)| truth::worker_at(para, **block, key.0).unwrap())
+                    .any(|w| w.stake.is_some())
+            };
+            if let Some(block) = started.get(&key.0).into_iter().flatten().find(had_stake) {
+                found.push(format!(
+                    "{}: stake was locked for another key, {key}, in block {block}",
+                    entry.name
+                ));
             }
         }
     }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prb_walkie::identity::{Identity, Role};
 use tempfile::TempDir;
 
 use crate::rig::*;
@@ -15,6 +16,11 @@ struct Trader(Child);
 
 impl Trader {
     fn start(folder: &TempDir, page: &str) -> Self {
+        // The lifecycle manager's, which a trader needs.
+        let identity = folder.path().join("id");
+        if Identity::load(&identity, Role::Lifecycle).unwrap().is_none() {
+            Identity::generate().unwrap().store(&identity, Role::Lifecycle).unwrap();
+        }
         let child = Command::new(env!("CARGO_BIN_EXE_prb"))
             .env_clear()
             .env("PHALA_MODULE", "trade")

@@ -36,6 +36,45 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// The ops port of a process.
+pub struct Probe(SocketAddr);
+
+impl Probe {
+    /// At a port that nobody has.
+    pub fn new() -> Self {
+        Self((Ipv4Addr::LOCALHOST, free_port()).into())
+    }
+
+    /// At a port of this machine.
+    pub fn at(port: u16) -> Self {
+        Self((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.0
+    }
+
+    /// Status and body of a path; `None` where the port is not open.
+    pub fn ask(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.0).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// Waits until the port answers.
+    pub async fn until_live(&self, limit: Duration) {
+        let start = Instant::now();
+        while self.ask("/livez").is_none() {
+            assert!(start.elapsed() < limit, "the ops port is not open");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 /// A daemon that can be started, killed and started again with the same folder, ports and settings.
 pub struct Daemon {
     name: String,
@@ -130,6 +169,18 @@ impl Daemon {
         self.process = Some(Process::of(child));
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    /// Starts it and waits until it ends by itself with exit code 2; gives its log.
+    pub async fn refuses(&mut self, limit: Duration) -> String {
+        self.start();
+        let code = self.process.take().unwrap().wait(limit).await;
+        assert_eq!(code, Some(2), "{}", self.log_tail());
+        self.log()
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
@@ -190,13 +241,7 @@ impl Daemon {
 
     /// Status and body of a path of the ops port; `None` where it is not open.
     pub fn ops(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(self.ops).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        Probe(self.ops).ask(path)
     }
 
     /// Connected peers of its chain and group that it can use.

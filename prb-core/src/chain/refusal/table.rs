@@ -318,4 +318,34 @@ refusals! {
     Other TellOperator
         "the chain gives no reason"
         "look at the transaction in a block explorer";
+
+    // Senders of messages that are no workers.
+    UnknownCluster AwaitState
+        "the chain does not know the cluster that sent the message"
+        "nothing to do: its messages are carried once the chain knows it";
+    UnknownContract AwaitState
+        "the chain does not know the contract that sent the message"
+        "nothing to do: its messages are carried once the chain knows it";
+    MasterKeyUninitialized AwaitState
+        "the chain has no gatekeepers' key yet"
+        "nothing to do: gatekeepers' messages are carried once the chain has it";
+    // Attestation and sessions.
+    InvalidDCAPQuote TellOperator
+        "the worker's DCAP quote or its collateral does not verify on chain"
+        "check that the PCCS serves current collateral, and update the machine's firmware and pRuntime";
+    SessionNotBound AwaitState
+        "the session is bound to no worker"
+        "nothing to do: the worker is added to its pool first";
+    DuplicateBoundWorker AwaitState
+        "the worker is bound to another session"
+        "wait until the other session's stake is free, or take the worker out of the other pool";
+    FeatureNotEnabled TellOperator
+        "the chain has this call switched off"
+        "wait until the chain's governance switches it on";
+    NotImplemented TellOperator
+        "the chain has this call without a body"
+        "update the bridge to a version made for this chain";
+    VaultIsLocked AwaitState
+        "the vault is locked until its withdrawals are paid"
+        "wait, or pay the vault's withdrawals";
 }

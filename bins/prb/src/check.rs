@@ -1,0 +1,88 @@
+//! `--check`: what a start would find wrong, without starting anything.
+
+use std::{io::Write, path::Path};
+
+use anyhow::Context;
+use prb_core::{inventory::memory::MemoryInventory, vault::memory::MemoryVault};
+use prb_walkie::identity::{Identity, Role};
+
+use crate::{
+    config::{Cli, Command, NodeUrl, WorkerArgs},
+    daemon::{Failure, pool},
+    fleet_file::FleetFile,
+    sealed,
+};
+
+/// Shows the settings that count on standard output and checks what they name: nothing is made, opened for writing
+/// or connected to.
+///
+/// # Errors
+/// [`Failure::Configuration`], with the first thing that a start would refuse.
+pub fn run(cli: &Cli) -> Result<(), Failure> {
+    // Whoever reads it may be gone; the exit code tells the rest.
+    let _ = write!(std::io::stdout(), "{}", cli.effective);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Run(error.into()))?;
+    runtime.block_on(check(&cli.command)).map_err(Failure::Configuration)
+}
+
+async fn check(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::All(args) => {
+            nodes("relay", &args.parent_chain_endpoint)?;
+            nodes("para", &args.chain_endpoint)?;
+            let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
+            Identity::load(&folder, Role::Lifecycle)?;
+            workers(&args.workers)?;
+            fleet_file(&args.fleet).await
+        }
+        Command::DataProvider(args) => {
+            nodes("relay", &args.parent_chain_endpoint)?;
+            nodes("para", &args.chain_endpoint)?;
+            Identity::load(&args.walkie.peer_id_prefix, Role::DataProvider)?;
+            Ok(())
+        }
+        Command::Lifecycle(args) => {
+            nodes("para", &args.chain_endpoint)?;
+            Identity::load(&args.walkie.peer_id_prefix, Role::Lifecycle)?;
+            workers(&args.workers)
+        }
+        Command::Trader(args) => {
+            nodes("para", &args.chain_endpoint)?;
+            sealed::check_trader(&args.peer_id_prefix, args.trader_pools.is_some())?;
+            match &args.trader_pools {
+                Some(file) => fleet_file(file).await,
+                None => Ok(()),
+            }
+        }
+        Command::Monitor(args) => {
+            Identity::load(&args.walkie.peer_id_prefix, Role::Monitor)?;
+            Ok(())
+        }
+        Command::Keys(_) => Ok(()),
+    }
+}
+
+fn nodes(chain: &'static str, endpoints: &[NodeUrl]) -> anyhow::Result<()> {
+    pool(chain, endpoints).map(drop)
+}
+
+fn workers(args: &WorkerArgs) -> anyhow::Result<()> {
+    args.connect()?;
+    args.pccs.source(std::time::SystemTime::now)?;
+    Ok(())
+}
+
+/// Reads the file and everything that it names: variables with secrets, keys, addresses.
+async fn fleet_file(path: &Path) -> anyhow::Result<()> {
+    let file = FleetFile::read(path)?;
+    if file.is_empty() {
+        let _ = writeln!(
+            std::io::stderr(),
+            "prb: warning: the fleet file {} names no pools and no workers: nothing would run",
+            path.display()
+        );
+    }
+    let edits = file.edits(&MemoryInventory::default(), &MemoryVault::new()).await;
+    edits.map(drop).with_context(|| format!("in the fleet file {}", path.display()))
+}

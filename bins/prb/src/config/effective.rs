@@ -1,0 +1,73 @@
+//! The settings that count, with where each comes from, as TOML.
+
+use std::{fmt::Write as _, time::Duration};
+
+use clap::{Arg, ArgMatches, parser::ValueSource};
+
+use super::{PSK_VARIABLE, TOKEN_VARIABLE, values::host_only};
+
+/// Arguments that are no settings.
+const NO_SETTINGS: [&str; 3] = ["check", "help", "version"];
+
+/// Lines of TOML: a table with the daemon's name, and a line for each setting.
+///
+/// What may hold a secret shows its host only; secrets that stand in a variable show as set.
+pub(super) fn toml(command: &clap::Command, matches: &ArgMatches) -> String {
+    let Some((name, matches)) = matches.subcommand() else { return String::new() };
+    let Some(command) = command.find_subcommand(name) else { return String::new() };
+    let mut text = format!("[{name}]\n");
+    for arg in command.get_arguments().filter(|arg| !NO_SETTINGS.contains(&arg.get_id().as_str())) {
+        let id = arg.get_id().as_str();
+        let source = match matches.value_source(id) {
+            None => {
+                let _ = writeln!(text, "# {id} is not set{}", by_variable(arg));
+                continue;
+            }
+            Some(ValueSource::EnvVariable) => variable(arg).unwrap_or_default(),
+            Some(ValueSource::CommandLine) => format!("--{}", arg.get_long().unwrap_or(id)),
+            Some(_) => "default".to_owned(),
+        };
+        let _ = writeln!(text, "{id} = {}  # {source}", value(arg, id, matches));
+    }
+    for secret in [PSK_VARIABLE, TOKEN_VARIABLE] {
+        if super::variable(secret).is_some() {
+            let _ = writeln!(text, "# {secret} is set");
+        }
+    }
+    text
+}
+
+fn variable(arg: &Arg) -> Option<String> {
+    arg.get_env().map(|name| name.to_string_lossy().into_owned())
+}
+
+fn by_variable(arg: &Arg) -> String {
+    variable(arg).map(|name| format!(" ({name})")).unwrap_or_default()
+}
+
+fn value(arg: &Arg, id: &str, matches: &ArgMatches) -> String {
+    if let Ok(Some(yes)) = matches.try_get_one::<bool>(id) {
+        return yes.to_string();
+    }
+    if let Ok(Some(number)) = matches.try_get_one::<u32>(id) {
+        return number.to_string();
+    }
+    if let Ok(Some(number)) = matches.try_get_one::<u16>(id) {
+        return number.to_string();
+    }
+    // The variables of the original have milliseconds.
+    if let Ok(Some(time)) = matches.try_get_one::<Duration>(id) {
+        return time.as_millis().to_string();
+    }
+    let shown = |raw: &std::ffi::OsStr| {
+        let text = raw.to_string_lossy();
+        let text = if arg.is_hide_env_values_set() { host_only(&text) } else { text.into_owned() };
+        // A basic string of TOML has the escapes of JSON.
+        serde_json::Value::from(text).to_string()
+    };
+    let mut raw = matches.get_raw(id).into_iter().flatten();
+    if arg.get_value_delimiter().is_some() {
+        return format!("[{}]", raw.map(shown).collect::<Vec<_>>().join(", "));
+    }
+    raw.next().map(shown).unwrap_or_default()
+}

@@ -1,0 +1,99 @@
+//! What may be quoted of a value that is refused: nothing that may be a secret, whatever field it stands in.
+
+use std::borrow::Cow;
+
+/// What stands in a secret's place.
+pub(crate) const HIDDEN: &str = "(not shown, it may be a secret)";
+
+/// Longest word that is quoted.
+const MAX_WORD: usize = 20;
+/// Longest number or address.
+const MAX_NUMBER: usize = 45;
+
+/// The value where it cannot be a secret, in quotes; else words in its place.
+pub(crate) fn shown(value: &str) -> Cow<'_, str> {
+    if is_harmless(value) { Cow::Owned(format!("'{value}'")) } else { Cow::Borrowed(HIDDEN) }
+}
+
+/// Whether a value is a single word in one case, a number, or an address without anything behind it. Passwords
+/// and keys mix letters and digits, mnemonics have several words, URLs have a path.
+pub(crate) fn is_harmless(value: &str) -> bool {
+    let word = |extra: &'static str| {
+        let fits = |c: char| c.is_ascii_alphabetic() || extra.contains(c);
+        value.len() <= MAX_WORD && value.chars().all(fits)
+    };
+    let number = value.len() <= MAX_NUMBER && value.chars().all(|c| c.is_ascii_digit() || ".:-+".contains(c));
+    let multiaddr = ["/ip4/", "/ip6/"].iter().any(|start| value.starts_with(start))
+        && value.len() <= MAX_NUMBER
+        && value.split('/').all(|part| part.len() <= 16);
+    word("_-") || number || multiaddr
+}
+
+/// The path where it looks like one: a secret that stands in a file's place has spaces, no slash, or two in a row.
+pub(crate) fn shown_path(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    let is_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start))
+        && !text.contains("//")
+        && !text.contains(char::is_whitespace);
+    if is_path { text } else { format!("the file {}", HIDDEN) }
+}
+
+/// A parser's message with whatever it quotes hidden, unless that is harmless.
+pub(crate) fn scrubbed(message: &str) -> String {
+    let mut out = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(start) = rest.find(['"', '`']) {
+        let quote = &rest[start..=start];
+        let (before, quoted) = (&rest[..start], &rest[start + 1..]);
+        out.push_str(before);
+        // A quote within a quote: the last one that can end it, so that nothing is left over in the open.
+        let end = if quote == "\"" { quoted.rfind(quote) } else { quoted.find(quote) };
+        let Some(end) = end else {
+            out.push_str(HIDDEN);
+            return out;
+        };
+        let value = &quoted[..end];
+        if is_harmless(value) {
+            out.extend([quote, value, quote]);
+        } else {
+            out.push_str(HIDDEN);
+        }
+        rest = &quoted[end + 1..];
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_numbers_and_addresses_are_shown() {
+        for plain in ["somebody", "80120", "0.0.0.0:1", "/ip4/1.2.3.4", "operator_env", "--chain-endpont", ""]
+        {
+            assert!(is_harmless(plain), "{plain}");
+        }
+        for secret in [
+            "hunter2",
+            "drive obey",
+            "//Alice",
+            "wss://node.example/key",
+            "0xe5be9a",
+            "a".repeat(40).as_str(),
+        ] {
+            assert!(!is_harmless(secret), "{secret}");
+            assert!(!shown(secret).contains(secret));
+        }
+    }
+
+    #[test]
+    fn what_parsers_quote_is_hidden() {
+        let message = "invalid type: string \"drive \\\"obey\\\" lake\", expected u64";
+        assert_eq!(scrubbed(message), format!("invalid type: string {HIDDEN}, expected u64"));
+        let message = "unknown field `drive obey`, expected one of `pid`, `name`";
+        assert_eq!(scrubbed(message), format!("unknown field {HIDDEN}, expected one of `pid`, `name`"));
+        assert_eq!(scrubbed("missing field `pid`"), "missing field `pid`");
+        assert_eq!(scrubbed("x \"open"), format!("x {HIDDEN}"));
+    }
+}

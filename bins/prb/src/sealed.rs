@@ -1,0 +1,95 @@
+//! The identity that opens sealed operators' keys, checked before a daemon starts on it.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use prb_core::{inventory::Inventory, vault::Vault};
+use prb_walkie::identity::{Identity, Role};
+
+use crate::peers;
+
+/// The lifecycle manager's identity. A new one is made where nothing has been sealed with another yet.
+///
+/// # Errors
+/// Where the inventory has sealed keys and there is no identity: a new one could open none of them, and would be in
+/// the place where the old one has to go.
+pub(crate) async fn of_manager(folder: &Path, inventory: &dyn Inventory) -> anyhow::Result<Identity> {
+    let sealed = inventory.snapshots().borrow().pools.iter().filter(|pool| pool.operator.is_some()).count();
+    if sealed > 0 && load(folder, Role::Lifecycle).await?.is_none() {
+        bail!(
+            "the keys of {sealed} pools are sealed, and the identity that opens them is not there: {} is missing. \
+             Bring it back with `prb keys restore --peer-id-prefix {}`, from a backup or from the folder that \
+             PHALA_PEER_ID_PREFIX named before",
+            folder.join(Role::Lifecycle.file_name()).display(),
+            folder.display()
+        );
+    }
+    peers::identity(folder, Role::Lifecycle).await
+}
+
+/// The identity of a trader: its lifecycle manager's, since that has sealed the keys that come with the jobs. A
+/// trader that seals keys itself, from a file of pools, may have one of its own.
+///
+/// # Errors
+/// Where it is missing.
+pub(crate) async fn of_trader(folder: &Path, has_pools: bool) -> anyhow::Result<Identity> {
+    if let Some(identity) = load(folder, Role::Lifecycle).await? {
+        tracing::info!(peer_id = %identity.peer_id(), "Got my peer id");
+        return Ok(identity);
+    }
+    check_trader(folder, has_pools)?;
+    peers::identity(folder, Role::Trade).await
+}
+
+/// Whether a trader has what opens the keys of its jobs.
+///
+/// # Errors
+/// As [`of_trader`].
+pub(crate) fn check_trader(folder: &Path, has_pools: bool) -> anyhow::Result<()> {
+    if Identity::load(folder, Role::Lifecycle)?.is_some() || has_pools {
+        return Ok(());
+    }
+    bail!(
+        "there is no {} in {}: a trader opens the operators' keys with the identity of its lifecycle manager. Copy \
+         that file from the manager's PHALA_PEER_ID_PREFIX, or run `prb keys backup` there and `prb keys restore` \
+         here; a trader for original lifecycle managers takes the operators from PRB_TRADER_POOLS instead",
+        Role::Lifecycle.file_name(),
+        folder.display()
+    )
+}
+
+async fn load(folder: &Path, role: Role) -> anyhow::Result<Option<Identity>> {
+    let folder = folder.to_owned();
+    Ok(tokio::task::spawn_blocking(move || Identity::load(&folder, role)).await??)
+}
+
+/// Opens every sealed key once.
+///
+/// # Errors
+/// Names the pools whose key does not open.
+pub(crate) async fn check(inventory: &dyn Inventory, vault: &dyn Vault, folder: &Path) -> anyhow::Result<()> {
+    let snapshot = inventory.snapshots().borrow().clone();
+    let mut closed = Vec::new();
+    let mut cause = None;
+    for pool in &snapshot.pools {
+        let Some(operator) = &pool.operator else { continue };
+        match vault.open(&operator.key).await {
+            Ok(_) => {}
+            // A key management service may be away for a while.
+            Err(error) if error.is_retryable() => {}
+            Err(error) => {
+                closed.push(pool.pid.to_string());
+                cause = Some(error);
+            }
+        }
+    }
+    let Some(cause) = cause else { return Ok(()) };
+    Err(cause).with_context(|| {
+        format!(
+            "the identity in {} does not open the sealed keys of the pools {}: put the one that sealed them there \
+             (`prb keys restore`), or remove the operators of these pools from the inventory and set them again",
+            folder.display(),
+            closed.join(", ")
+        )
+    })
+}

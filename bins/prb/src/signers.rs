@@ -1,0 +1,37 @@
+//! Who signs for a pool, out of an inventory: for jobs of lifecycle managers that name only the pool, as the
+//! original's do.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use prb_core::{
+    inventory::{Inventory, Snapshot},
+    primitives::PoolId,
+    queue::JobSigner,
+};
+use prb_queue::redis::Signers;
+use tokio::sync::watch;
+
+/// The operators of an inventory's pools, as they are when they are asked for.
+#[derive(Debug)]
+pub(crate) struct InventorySigners {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Keeps the inventory: the snapshots end with it.
+    _inventory: Arc<dyn Inventory>,
+}
+
+impl InventorySigners {
+    pub(crate) fn new(inventory: Arc<dyn Inventory>) -> Self {
+        Self { snapshots: inventory.snapshots(), _inventory: inventory }
+    }
+}
+
+#[async_trait]
+impl Signers for InventorySigners {
+    async fn signer(&self, pool: PoolId) -> Option<JobSigner> {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let pool = snapshot.pools.iter().find(|known| known.pid == pool)?;
+        let operator = pool.operator.clone()?;
+        Some(JobSigner { operator: operator.account, key: operator.key, proxied: pool.proxied })
+    }
+}

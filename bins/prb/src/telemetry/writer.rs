@@ -1,0 +1,174 @@
+//! The thread that writes log lines.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{self, Receiver, SyncSender, TrySendError},
+    },
+    time::Duration,
+};
+
+use crate::progress::Display;
+
+/// Lines that wait to be written at most, and their bytes.
+const MAX_LINES: usize = 8192;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// How long the last lines may take at the end of the process.
+const FLUSH_WITHIN: Duration = Duration::from_millis(300);
+
+enum Message {
+    Line(Vec<u8>),
+    /// Answered when everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// The way to the thread.
+#[derive(Clone)]
+pub(super) struct LineWriter {
+    messages: SyncSender<Message>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting_bytes: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+/// Waits for the last lines when it is dropped, but not for long.
+#[derive(Debug)]
+pub struct Flush(SyncSender<Message>);
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        let (done, written) = mpsc::sync_channel(1);
+        if self.0.try_send(Message::Flush(done)).is_ok() {
+            // A reader that stands still must not keep the process from its end.
+            let _ = written.recv_timeout(FLUSH_WITHIN);
+        }
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Message")
+    }
+}
+
+/// Standard output without the standard library's buffer and lock: a writer that hangs holds neither.
+pub(super) fn stdout() -> io::Result<File> {
+    io::stdout().as_fd().try_clone_to_owned().map(File::from)
+}
+
+pub(super) fn stderr() -> io::Result<File> {
+    io::stderr().as_fd().try_clone_to_owned().map(File::from)
+}
+
+pub(super) fn start(to: File, display: Display) -> io::Result<(LineWriter, Flush)> {
+    let (messages, lines) = mpsc::sync_channel(MAX_LINES);
+    let shared = Arc::<Shared>::default();
+    let (counted, flush) = (Arc::clone(&shared), Flush(messages.clone()));
+    // Ends with the process: the subscriber is never dropped, and a write may hang for ever.
+    std::thread::Builder::new()
+        .name("log".into())
+        .spawn(move || write_all(to, &display, &lines, &counted))?;
+    Ok((LineWriter { messages, shared }, flush))
+}
+
+fn write_all(mut to: File, display: &Display, lines: &Receiver<Message>, shared: &Shared) {
+    while let Ok(message) = lines.recv() {
+        match message {
+            Message::Line(line) => {
+                shared.waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                // There is nobody to tell: a full disk may have room again, a reader may be gone for good.
+                let _ = display.suspended(|| to.write_all(&line));
+                let dropped = shared.dropped.swap(0, Ordering::Relaxed);
+                if dropped > 0 {
+                    tracing::warn!(
+                        lines = dropped,
+                        "log lines were dropped: whoever reads the log is too slow"
+                    );
+                }
+            }
+            Message::Flush(done) => {
+                let _ = done.try_send(());
+            }
+        }
+    }
+}
+
+impl LineWriter {
+    pub(super) const fn line(&self) -> Line<'_> {
+        Line { writer: self, bytes: Vec::new() }
+    }
+
+    fn send(&self, line: Vec<u8>) {
+        let bytes = line.len();
+        let waiting = self.shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let sent = if waiting + bytes > MAX_BYTES {
+            Err(TrySendError::Full(Message::Line(line)))
+        } else {
+            self.messages.try_send(Message::Line(line))
+        };
+        if sent.is_err() {
+            self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A line on its way; whole when it is dropped.
+pub(super) struct Line<'a> {
+    writer: &'a LineWriter,
+    bytes: Vec<u8>,
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if !self.bytes.is_empty() {
+            self.writer.send(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn who_logs_never_waits_and_what_is_waiting_is_bounded() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let (lines, flush) = start(File::from(std::os::fd::OwnedFd::from(writer)), Display::Plain).unwrap();
+        let line = vec![b'x'; 1023];
+        for _ in 0..3 * MAX_BYTES / 1024 {
+            lines.line().write_all(&line).unwrap();
+        }
+        assert!(lines.shared.waiting_bytes.load(Ordering::Relaxed) <= MAX_BYTES);
+        assert!(lines.shared.dropped.load(Ordering::Relaxed) > 1000);
+        let ended = std::time::Instant::now();
+        drop(flush);
+        assert!(ended.elapsed() < FLUSH_WITHIN * 3, "the end waits for a reader that stands still");
+        // The reader goes on, and so do the lines.
+        let mut some = vec![0; 100_000];
+        reader.read_exact(&mut some).unwrap();
+        assert!(some.iter().all(|byte| *byte == b'x'));
+    }
+}

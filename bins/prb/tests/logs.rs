@@ -1,0 +1,195 @@
+//! Logs of daemons as processes: they kill and stall nothing, are one stream, and show no secret.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs::OpenOptions,
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+mod support;
+use support::{Process, daemons::Probe};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A data provider without nodes: it logs that it reaches none, again and again.
+fn provider(folder: &TempDir, level: &str) -> (Command, Probe) {
+    let probe = Probe::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
+    command
+        .env_clear()
+        .arg("data-provider")
+        .args(["--chain-endpoint=ws://127.0.0.1:9", "--parent-chain-endpoint=ws://127.0.0.1:9"])
+        .args(["--local-server-port=0", "--walkie-disable-mdns-discovery"])
+        .arg("--walkie-listen-addresses=/ip4/127.0.0.1/tcp/0")
+        .arg(format!("--peer-id-prefix={}", folder.path().join("id").display()))
+        .arg(format!("--local-db-path={}", folder.path().join("db").display()))
+        .arg(format!("--ops-listen={}", probe.address()))
+        .arg(format!("--log-level={level}"))
+        .stdin(Stdio::null());
+    (command, probe)
+}
+
+/// It lives, and ends in order when it is told to.
+async fn lives_and_ends(mut process: Process, probe: &Probe) {
+    probe.until_live(LIMIT).await;
+    // Some lines more.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(process.is_running(), "it died: {:?}", process.wait(LIMIT).await);
+    assert_eq!(probe.ask("/livez").unwrap().0, 200);
+    process.signal("TERM");
+    assert_eq!(process.wait(Duration::from_secs(5)).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_full_disk_behind_the_log_is_survived() {
+    let folder = TempDir::new().unwrap();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (mut command, probe) = provider(&folder, "debug");
+    let child = command.stdout(full.try_clone().unwrap()).stderr(full).spawn().unwrap();
+    lives_and_ends(Process::of(child), &probe).await;
+}
+
+#[tokio::test]
+async fn a_reader_of_the_log_that_goes_is_survived() {
+    let folder = TempDir::new().unwrap();
+    let (mut command, probe) = provider(&folder, "debug");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    lives_and_ends(Process::of(child), &probe).await;
+}
+
+#[tokio::test]
+async fn a_reader_of_the_log_that_stands_still_holds_up_nothing() {
+    let folder = TempDir::new().unwrap();
+    let (mut command, probe) =
+        provider(&folder, "trace,tokio=trace,mio=trace,libp2p_swarm=trace,hyper=trace");
+    let (reader, writer) = std::io::pipe().unwrap();
+    // Full from the start: 64 KiB that nobody reads.
+    fill(&writer);
+    let child = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+    lives_and_ends(Process::of(child), &probe).await;
+    drop(reader);
+}
+
+fn fill(writer: &std::io::PipeWriter) {
+    use std::io::Write;
+    let mut writer = writer.try_clone().unwrap();
+    // The kernel's usual capacity; one byte more would wait for a reader.
+    writer.write_all(&[b'x'; 64 * 1024]).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_logged_is_json_on_standard_output_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let (mut command, probe) = provider(&folder, "info");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let mut process = Process::of(child);
+    let read =
+        std::thread::spawn(move || BufReader::new(stdout).lines().map(Result::unwrap).collect::<Vec<_>>());
+    probe.until_live(LIMIT).await;
+    // Longer than it takes to show the progress for the first time.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    process.signal("TERM");
+    assert_eq!(process.wait(Duration::from_secs(5)).await, Some(0));
+    let lines = read.join().unwrap();
+    for line in &lines {
+        assert!(serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()), "{line}");
+    }
+    let has = |word: &str| lines.iter().any(|line| line.contains(word));
+    assert!(has("Got my peer id") && has("prb::progress") && has("stopping"), "{lines:#?}");
+    let mut text = String::new();
+    stderr.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "");
+}
+
+#[tokio::test]
+async fn libraries_are_quiet_in_development() {
+    let folder = TempDir::new().unwrap();
+    let (mut command, probe) = provider(&folder, "debug");
+    let mut child = command.env("NODE_ENV", "development").stdout(Stdio::piped()).spawn().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let mut process = Process::of(child);
+    let read =
+        std::thread::spawn(move || BufReader::new(stdout).lines().map(Result::unwrap).collect::<Vec<_>>());
+    probe.until_live(LIMIT).await;
+    // It makes its key, and tries to reach its nodes.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    process.signal("TERM");
+    assert_eq!(process.wait(Duration::from_secs(5)).await, Some(0));
+    let lines = read.join().unwrap();
+    assert!(lines.iter().any(|line| line.contains("Got my peer id")), "{lines:#?}");
+    let others: Vec<_> = lines.iter().filter(|l| l.contains("DEBUG") && !l.contains(" prb")).collect();
+    assert!(others.is_empty(), "{others:#?}");
+}
+
+/// Output of `prb data-provider --check` with this log level, and its exit code.
+fn checked(level: &str) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_prb"))
+        .env_clear()
+        .env("PHALA_LOGGER_LEVEL", level)
+        .args([
+            "data-provider",
+            "--check",
+            "--chain-endpoint=ws://127.0.0.1:9",
+            "--parent-chain-endpoint=ws://127.0.0.1:9",
+        ])
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn levels_of_the_original_are_taken_and_slips_are_refused_with_a_suggestion() {
+    for level in ["FATAL", "30", "warning", "silly", "Info", "info,prb_core=debug", "off"] {
+        assert_eq!(checked(level).0, Some(0), "{level}: {}", checked(level).1);
+    }
+    for (slip, meant) in [("debgu", "debug"), ("warnign", "warn"), ("info,tarce", "trace"), ("35", "30")] {
+        let (code, error) = checked(slip);
+        assert_eq!(code, Some(2), "{slip}: {error}");
+        assert!(error.contains(meant) && error.contains("PHALA_LOGGER_LEVEL"), "{slip}: {error}");
+    }
+}
+
+/// In every field that is read, also where it does not belong.
+#[test]
+fn no_refusal_quotes_a_secret() {
+    const MNEMONIC: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+    const SECRETS: [&str; 4] = [
+        MNEMONIC,
+        "http://user:swordfish@node.example/v1/0123456789abcdef0123456789abcdef",
+        "0xe5be9a5092b81bca64be81d212e7f2f9eba183bb7a90954f7b76361f6edb5c0a",
+        "//Swordfish//1",
+    ];
+    let help = Command::new(env!("CARGO_BIN_EXE_prb")).args(["lifecycle", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let words = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let mut names: Vec<_> = words
+        .filter(|word| ["PHALA_", "PRB_", "PRPC_", "WORKER_", "USE_"].iter().any(|p| word.starts_with(p)))
+        .collect();
+    names.extend(["PHALA_MODULE", "PHALA_LOGGER_LEVEL"]);
+    assert!(names.len() > 30, "{names:?}");
+    for (name, secret) in names.iter().flat_map(|name| SECRETS.map(|secret| (*name, secret))) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
+        command.env_clear().env("PHALA_CHAIN_ENDPOINT", "ws://a").env("USE_BUILT_IN_TRADER", "1");
+        if name != "PHALA_MODULE" {
+            command.arg("lifecycle");
+        }
+        let output = command.arg("--check").env(name, secret).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        for part in ["bottom", "drive", "lonely", "swordfish", "Swordfish", "0123456789abcdef", "e5be9a50"] {
+            assert!(!error.contains(part), "{name}: {error}");
+        }
+    }
+    for arguments in [&[MNEMONIC][..], &["lifecycle", MNEMONIC], &["lifecycle", "--log-level", MNEMONIC]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_prb")).env_clear().args(arguments).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(!error.contains("lonely"), "{error}");
+    }
+}

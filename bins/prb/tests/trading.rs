@@ -1,0 +1,107 @@
+//! Traders and managers as processes: with Redis and a trader in one, for originals' jobs, and without the keys.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use prb_walkie::{identity, proto::Role};
+use tokio::time::sleep;
+
+mod support;
+use support::{
+    Net, chain,
+    daemons::{Daemon, Hand, Probe, assign, free_port, manager, provider},
+    redis::Redis,
+};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// The compose file of the original's guide sets both.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_and_the_built_in_trader_work_together() {
+    let net = Net::start(chain(), 1).await;
+    let redis = Redis::start(net.dir.path());
+    let page = free_port();
+    let mut provider = provider(&net, "dp");
+    let mut manager = manager(&net, "lm")
+        .set("PHALA_Q_REDIS_ENDPOINT", redis.url())
+        .set("PRB_QUEUE_PAGE_LISTEN", format!("127.0.0.1:{page}"))
+        .set("PHALA_WALKIE_BOOT_NODES", provider.address());
+    provider.start();
+    manager.start();
+    let hand = Hand::new(vec![manager.address()], "default").await;
+    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    assign(&net, &client, &[0], &[0]).await;
+    net.until_active([0], LIMIT).await;
+    let succeeded = redis.ask("SCARD bq:prbmq__main:succeeded").unwrap();
+    assert!(!succeeded.starts_with(":0"), "the jobs were in another queue: {succeeded}");
+    assert!(Probe::at(page).ask("/").is_some(), "there is no page");
+    net.assert_done_once();
+
+    // Without its identity it starts no more, and makes no other in its place.
+    manager.stop().await;
+    let key = manager.identity_folder().join("LIFECYCLE");
+    let away = manager.identity_folder().join("away");
+    std::fs::rename(&key, &away).unwrap();
+    let log = manager.refuses(LIMIT).await;
+    assert!(log.contains("keys restore") && log.contains("LIFECYCLE") && !key.exists(), "{log}");
+    // Nor with another one.
+    identity::Identity::generate()
+        .unwrap()
+        .store(&manager.identity_folder(), identity::Role::Lifecycle)
+        .unwrap();
+    let log = manager.refuses(LIMIT).await;
+    assert!(log.contains("does not open") && log.contains(&net.devnet.pools()[0].pid.to_string()), "{log}");
+    std::fs::rename(&away, &key).unwrap();
+    manager.start();
+    manager.until_unready(&[], LIMIT).await;
+    manager.stop().await;
+    provider.stop().await;
+    hand.close().await;
+    net.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_name_only_their_pool_are_signed_by_a_trader_with_pools() {
+    let net = Net::start(chain(), 1).await;
+    let redis = Redis::start(net.dir.path());
+    let mut trader = Daemon::new(net.dir.path(), "trade", "trader")
+        .set("PHALA_CHAIN_ENDPOINT", net.devnet.para().url())
+        .set("PHALA_Q_REDIS_ENDPOINT", redis.url())
+        .set("PRB_QUEUE_PAGE_LISTEN", "none");
+    // It has no key that opens anything, and no pools.
+    let log = trader.refuses(LIMIT).await;
+    assert!(log.contains("keys backup") && log.contains("PRB_TRADER_POOLS"), "{log}");
+    assert!(!trader.identity_folder().join("LIFECYCLE").exists(), "a new key is in the way of the right one");
+
+    net.write_fleet(&net.pools_toml(), []);
+    trader.put("PRB_TRADER_POOLS", net.fleet().display());
+    trader.start();
+    trader.until_unready(&[], LIMIT).await;
+    // As the original's lifecycle manager writes it.
+    let pool = net.devnet.pools()[0].pid;
+    let key = format!("0x{}", "11".repeat(32));
+    let data = format!(r#"{{"action":"ADD_WORKER","payload":{{"pid":"{pool}","publicKey":"{key}"}}}}"#);
+    let options = r#"{"timestamp":1,"stacktraces":[],"retries":0}"#;
+    let job = format!(r#"{{"data":{data},"options":{options},"status":"created"}}"#);
+    let queue = "bq:prbmq__main";
+    for command in [
+        format!("SET {queue}:id 1"),
+        format!("HSET {queue}:jobs 1 '{job}'"),
+        format!("LPUSH {queue}:waiting 1"),
+    ] {
+        redis.ask(&command).unwrap();
+    }
+    let start = Instant::now();
+    let ended = loop {
+        let job = redis.ask(&format!("HGET {queue}:jobs 1")).unwrap();
+        if job.contains("\"succeeded\"") || job.contains("\"failed\"") {
+            break job;
+        }
+        assert!(start.elapsed() < LIMIT, "{job}\n{}", trader.log_tail());
+        sleep(Duration::from_millis(100)).await;
+    };
+    // Signed and sent: it is the chain that says that there is no such worker.
+    assert!(ended.contains("WorkerNotRegistered") || ended.contains("WorkerNotExists"), "{ended}");
+    trader.stop().await;
+    net.shutdown().await;
+}

@@ -1,0 +1,77 @@
+//! How many blocks to ask each node for at once, by how long it takes to answer.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crate::rpc::Node;
+
+/// Blocks in the first question to a node: nodes execute each of them again.
+const FIRST: u32 = 4;
+
+/// The spans' sizes, node by node.
+#[derive(Debug)]
+pub(super) struct Pace {
+    most: u32,
+    answer_time: Duration,
+    sizes: HashMap<Arc<str>, u32>,
+}
+
+impl Pace {
+    /// Spans of at most `most` blocks, grown until an answer takes about `answer_time`.
+    pub(super) fn new(most: u32, answer_time: Duration) -> Self {
+        Self { most: most.max(1), answer_time, sizes: HashMap::new() }
+    }
+
+    /// Blocks to ask the node for.
+    pub(super) fn of(&self, node: &Node) -> u32 {
+        self.sizes.get(node.name()).copied().unwrap_or(FIRST).min(self.most)
+    }
+
+    /// The node answered for so many blocks.
+    pub(super) fn answered(&mut self, node: &Node, blocks: u32, took: Duration) {
+        let size = self.of(node);
+        self.sizes
+            .insert(Arc::clone(node.name()), after_answer(size, blocks, took, self.answer_time, self.most));
+    }
+
+    /// The node could not answer for so many.
+    pub(super) fn was_too_much(&mut self, node: &Node, blocks: u32) {
+        self.sizes.insert(Arc::clone(node.name()), (blocks / 2).max(1));
+    }
+}
+
+/// Twice as many after a quick answer, half as many after a slow one. An answer for fewer than were asked
+/// for at most says nothing of larger ones.
+fn after_answer(size: u32, blocks: u32, took: Duration, aim: Duration, most: u32) -> u32 {
+    if took > aim * 2 {
+        (blocks / 2).max(1)
+    } else if took < aim / 2 && blocks >= size {
+        size.saturating_mul(2).min(most)
+    } else {
+        size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_the_time_that_answers_take() {
+        let (aim, most) = (Duration::from_secs(2), 100);
+        let cases = [
+            // size, blocks, ms, next
+            (4, 4, 10, 8),
+            (64, 64, 10, 100),
+            (100, 100, 10, 100),
+            (8, 8, 2_000, 8),
+            (8, 8, 4_001, 4),
+            (1, 1, 60_000, 1),
+            (8, 1, 10, 8),
+            (8, 3, 5_000, 1),
+        ];
+        for (size, blocks, ms, next) in cases {
+            let got = after_answer(size, blocks, Duration::from_millis(ms), aim, most);
+            assert_eq!(got, next, "{size} {blocks} {ms}");
+        }
+    }
+}

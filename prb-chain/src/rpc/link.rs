@@ -1,0 +1,215 @@
+//! A node's connections: opened when needed, checked against the pool's chain, given up when lost.
+
+use std::{
+    error::Error as StdError,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use jsonrpsee::{
+    core::client::ClientT,
+    rpc_params,
+    ws_client::{PingConfig, WsClient, WsClientBuilder},
+};
+use metrics::counter;
+use prb_core::primitives::Hash;
+use tokio::time::Instant;
+
+use super::{Config, Error, Node, pins::Witness};
+
+/// A connection that left this many requests in a row unanswered is closed.
+pub(super) const MAX_TIMEOUTS: u32 = 3;
+
+/// What a connection is for. An answer that ends one connection, for being larger than is taken, leaves
+/// those of the others alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Subscriptions, transactions' among them: what is sent on it is small.
+    Watch,
+    /// Questions.
+    Ask,
+    /// Questions whose answers may be tens of megabytes, or take minutes to make.
+    Bulk,
+}
+
+impl Lane {
+    pub(super) const ALL: [Self; 3] = [Self::Watch, Self::Ask, Self::Bulk];
+}
+
+/// One of a node's connections.
+#[derive(Debug)]
+pub(super) struct Link {
+    current: Mutex<Option<Open>>,
+    /// Held while connecting, so that many askers make one connection.
+    connecting: tokio::sync::Mutex<ExponentialBackoff>,
+}
+
+#[derive(Clone, Debug)]
+struct Open {
+    client: Arc<WsClient>,
+    /// Version of the pool's pins that it was checked against.
+    checked: u64,
+}
+
+impl Link {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { current: Mutex::default(), connecting: tokio::sync::Mutex::new(backoff(config)) }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Open>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> Option<Open> {
+        self.current().as_ref().filter(|open| open.client.is_connected()).cloned()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open().is_some()
+    }
+}
+
+impl Node {
+    /// The open connection, or a new one unless the last try failed a moment ago.
+    pub(super) async fn client(&self, lane: Lane) -> Result<Arc<WsClient>, Error> {
+        let link = &self.links[lane as usize];
+        let checked = |open: &Open| open.checked == self.pins.version();
+        if let Some(open) = link.open().filter(checked) {
+            return Ok(open.client);
+        }
+        let mut pauses = link.connecting.lock().await;
+        let open = link.open();
+        if let Some(open) = open.clone().filter(checked) {
+            return Ok(open.client);
+        }
+        let retry_at = self.state().retry_at;
+        if let Some(wait) = retry_at.and_then(|at| at.checked_duration_since(Instant::now()))
+            && !wait.is_zero()
+        {
+            return Err(Error::BackingOff { node: Arc::clone(self.name()), retry_after: wait });
+        }
+        let (client, is_new) = match open {
+            Some(open) => (Ok(open.client), false),
+            None => (self.connect().await, true),
+        };
+        let checked = match client {
+            Ok(client) => self.check_chain(&client).await.map(|version| (client, version)),
+            Err(e) => Err(e),
+        };
+        match checked {
+            Ok((client, checked)) => {
+                if is_new {
+                    self.connected(lane, &mut pauses);
+                }
+                *link.current() = Some(Open { client: Arc::clone(&client), checked });
+                Ok(client)
+            }
+            Err(e) => {
+                *link.current() = None;
+                self.failed_to_connect(&e, &mut pauses);
+                Err(e)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Arc<WsClient>, Error> {
+        let config = &self.config;
+        let builder = WsClientBuilder::new()
+            .max_response_size(config.max_response_bytes)
+            .max_request_size(config.max_request_bytes)
+            .request_timeout(config.request_timeout)
+            .connection_timeout(config.connect_timeout)
+            .max_concurrent_requests(config.max_concurrent_requests)
+            .enable_ws_ping(PingConfig::new());
+        let error: Box<dyn StdError + Send + Sync> =
+            match tokio::time::timeout(config.connect_timeout, builder.build(&self.url)).await {
+                Ok(Ok(client)) => return Ok(Arc::new(client)),
+                Ok(Err(e)) => Box::new(e),
+                Err(timeout) => Box::new(timeout),
+            };
+        Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
+    }
+
+    /// Checks that the node has the pool's blocks; gives the version of the pins that it was checked against.
+    async fn check_chain(&self, client: &WsClient) -> Result<u64, Error> {
+        let (version, pins) = self.pins.all();
+        for pin in &pins {
+            let Some(hash) = self.hash_for_check(client, pin.number).await? else { continue };
+            let refers_to_itself = pin.witness == Witness::First(Arc::clone(self.name()));
+            if hash != pin.hash && !refers_to_itself {
+                return Err(Error::OtherChain {
+                    node: Arc::clone(self.name()),
+                    number: pin.number,
+                    found: hash,
+                    expected: pin.hash,
+                    witness: pin.witness.to_string(),
+                });
+            }
+        }
+        if pins.iter().all(|pin| pin.number != 0)
+            && let Some(hash) = self.hash_for_check(client, 0).await?
+        {
+            self.pins.first(hash, self.name());
+        }
+        Ok(version)
+    }
+
+    /// Nothing where the node does not have the block yet.
+    async fn hash_for_check(&self, client: &WsClient, number: u32) -> Result<Option<Hash>, Error> {
+        let asked = client.request::<Option<Hash>, _>("chain_getBlockHash", rpc_params![number]);
+        // A node that hangs from the start is found out no later than one that cannot be connected.
+        let error: Box<dyn StdError + Send + Sync> =
+            match tokio::time::timeout(self.config.connect_timeout, asked).await {
+                Ok(Ok(hash)) => return Ok(hash),
+                Ok(Err(e)) => Box::new(e),
+                Err(timeout) => Box::new(timeout),
+            };
+        Err(Error::Disconnected { node: Arc::clone(self.name()), source: error })
+    }
+
+    fn connected(&self, lane: Lane, pauses: &mut ExponentialBackoff) {
+        tracing::info!(chain = self.chain, node = %self.name(), ?lane, "connected to node");
+        counter!("prb_rpc_connections_total", "chain" => self.chain, "node" => self.name().to_string())
+            .increment(1);
+        *pauses = backoff(&self.config);
+        self.state().reconnected();
+    }
+
+    fn failed_to_connect(&self, error: &Error, pauses: &mut ExponentialBackoff) {
+        let pause = pauses.next().unwrap_or(self.config.reconnect_max);
+        let other_chain = matches!(error, Error::OtherChain { .. });
+        let text = match error {
+            Error::Disconnected { source, .. } => source.to_string(),
+            error => error.to_string(),
+        };
+        let mut state = self.state();
+        if state.last_error.is_none() || other_chain && !state.other_chain {
+            tracing::warn!(chain = self.chain, node = %self.name(), error = %text, "cannot use node");
+        }
+        state.other_chain = other_chain;
+        state.retry_at = Some(Instant::now() + pause);
+        state.last_error = Some(text);
+    }
+
+    pub(super) fn drop_connection(&self, lane: Lane, client: &Arc<WsClient>, reason: &str, pause: Duration) {
+        let mut current = self.links[lane as usize].current();
+        if current.as_ref().is_some_and(|open| Arc::ptr_eq(&open.client, client)) {
+            *current = None;
+            tracing::warn!(chain = self.chain, node = %self.name(), ?lane, reason, "connection to node lost");
+            let mut state = self.state();
+            state.timeouts = 0;
+            state.last_error = Some(reason.to_owned());
+            state.retry_at = (!pause.is_zero()).then(|| Instant::now() + pause);
+        }
+    }
+}
+
+fn backoff(config: &Config) -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(config.reconnect_min)
+        .with_max_delay(config.reconnect_max)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

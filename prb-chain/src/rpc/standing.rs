@@ -1,0 +1,235 @@
+//! How far a node can be relied on: what it was caught at, what it lacks, when it is asked again.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::Config;
+
+/// Something that some nodes offer and others do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Capability {
+    /// `grandpa_proveFinality` for blocks far below the tip.
+    FinalityProofs,
+    /// `pha_getStorageChanges`: the node is built with Phala's RPC extension.
+    StorageChanges,
+    /// The states of all blocks: an archive node.
+    States,
+}
+
+impl Capability {
+    /// Its name in logs, metrics and readiness codes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FinalityProofs => "finality-proofs",
+            Self::StorageChanges => "storage-changes",
+            Self::States => "states",
+        }
+    }
+
+    /// What a node that lacks it is told to be, for operators.
+    pub(super) const fn remedy(self) -> &'static str {
+        match self {
+            Self::FinalityProofs => {
+                "history comes by blocks' justifications, which is slower; a node that was synced from genesis has proofs"
+            }
+            Self::StorageChanges => {
+                "add a node that offers pha_getStorageChanges (Phala's own node software)"
+            }
+            Self::States => "add an archive node (--state-pruning archive)",
+        }
+    }
+}
+
+/// Something that a node was found not to offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lack {
+    /// What it does not offer.
+    pub capability: Capability,
+    /// What it answered.
+    pub reason: String,
+}
+
+/// How a node is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// The node's host and port.
+    pub name: Arc<str>,
+    /// A connection is open.
+    pub connected: bool,
+    /// It answered wrongly a while ago: it is asked last, and only what is verified.
+    pub demoted: bool,
+    /// Other nodes go first for a while: it is slow, behind, or lacks what it was asked for.
+    pub deferred: bool,
+    /// Its last connection failed or was lost a moment ago.
+    pub backing_off: bool,
+    /// It serves another chain than the pool's.
+    pub other_chain: bool,
+    /// What it was found not to offer.
+    pub lacks: Vec<Lack>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// When a lack is put to the test again.
+#[derive(Debug)]
+struct Absence {
+    reason: String,
+    until: Instant,
+    term: Duration,
+}
+
+/// What is known of a node.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    pub(super) retry_at: Option<Instant>,
+    pub(super) timeouts: u32,
+    pub(super) last_error: Option<String>,
+    pub(super) other_chain: bool,
+    demoted_until: Option<Instant>,
+    demotions: u32,
+    deferred_until: Option<Instant>,
+    deferrals: u32,
+    lacks: BTreeMap<Capability, Absence>,
+}
+
+impl Standing {
+    /// Lets others go first; the time doubles where it happens soon again.
+    pub(super) fn defer(&mut self, least: Duration, most: Duration, reason: &str) {
+        let now = Instant::now();
+        let recent = self.deferred_until.is_some_and(|until| now < until + most);
+        self.deferrals = if recent { self.deferrals.saturating_add(1) } else { 0 };
+        let pause = least.saturating_mul(1 << self.deferrals.min(16)).min(most.max(least));
+        self.deferred_until = Some(now + pause);
+        self.last_error = Some(reason.to_owned());
+    }
+
+    /// Notes a proven wrong answer. The term doubles with each one for as long as the process runs: who lied
+    /// twice is not trusted soon.
+    pub(super) fn demote(&mut self, config: &Config, reason: &str) -> Duration {
+        let now = Instant::now();
+        // Answers that were under way together are one offence.
+        if self.demoted_until.is_none_or(|until| until <= now) {
+            self.demotions = self.demotions.saturating_add(1);
+        }
+        let doublings = self.demotions.saturating_sub(1).min(16);
+        let term = config.demotion.saturating_mul(1 << doublings).min(config.demotion_max);
+        let term = term.max(config.demotion);
+        self.demoted_until = Some(now + term);
+        self.last_error = Some(reason.to_owned());
+        term
+    }
+
+    /// Notes that the node does not offer something; tells whether that is news.
+    pub(super) fn lacks(&mut self, config: &Config, capability: Capability, reason: &str) -> bool {
+        let now = Instant::now();
+        let before = self.lacks.get(&capability);
+        let is_new = before.is_none();
+        let term = match before {
+            Some(absence) if absence.until > now => absence.term,
+            Some(absence) => (absence.term * 2).min(config.demotion_max),
+            None => config.demotion,
+        };
+        self.lacks.insert(capability, Absence { reason: reason.to_owned(), until: now + term, term });
+        is_new
+    }
+
+    /// Notes that the node has shown to offer it; tells whether that is news.
+    pub(super) fn offers(&mut self, capability: Capability) -> bool {
+        self.lacks.remove(&capability).is_some()
+    }
+
+    /// A new connection may be to a node that was restarted with other flags.
+    pub(super) fn reconnected(&mut self) {
+        self.retry_at = None;
+        self.timeouts = 0;
+        self.last_error = None;
+        self.other_chain = false;
+        let now = Instant::now();
+        self.lacks.values_mut().for_each(|absence| absence.until = now);
+    }
+
+    pub(super) fn is_demoted(&self) -> bool {
+        self.demoted_until.is_some_and(|until| until > Instant::now())
+    }
+
+    /// Whether it is known, for now, not to offer it.
+    pub(super) fn is_lacking(&self, capability: Capability) -> bool {
+        self.lacks.get(&capability).is_some_and(|absence| absence.until > Instant::now())
+    }
+
+    /// What it was found not to offer and has not shown to offer since.
+    pub(super) fn all_lacks(&self) -> Vec<Lack> {
+        let lack = |(capability, absence): (&Capability, &Absence)| Lack {
+            capability: *capability,
+            reason: absence.reason.clone(),
+        };
+        self.lacks.iter().map(lack).collect()
+    }
+
+    /// Lower is better: fit, deferred, demoted, just failed; a node without what is needed comes after
+    /// demoted ones.
+    pub(super) fn rank(&self, needed: &[Capability]) -> u8 {
+        let now = Instant::now();
+        let lasts = |until: Option<Instant>| u8::from(until.is_some_and(|until| until > now));
+        let lacking = u8::from(needed.iter().any(|needed| self.is_lacking(*needed)));
+        lasts(self.deferred_until) + 2 * lasts(self.demoted_until) + 4 * lacking + 8 * lasts(self.retry_at)
+    }
+
+    pub(super) fn health(&self, name: Arc<str>, connected: bool) -> Health {
+        let now = Instant::now();
+        Health {
+            name,
+            connected,
+            demoted: self.is_demoted(),
+            deferred: self.deferred_until.is_some_and(|until| until > now),
+            backing_off: self.retry_at.is_some_and(|at| at > now),
+            other_chain: self.other_chain,
+            lacks: self.all_lacks(),
+            last_error: self.last_error.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn terms_of_a_liar_grow() {
+        let config = Config::default();
+        let mut standing = Standing::default();
+        for doublings in 0..4 {
+            assert_eq!(standing.demote(&config, "lie"), config.demotion * (1 << doublings));
+            standing.demote(&config, "the same lie");
+            tokio::time::advance(config.demotion * (1 << doublings)).await;
+            assert!(!standing.is_demoted());
+        }
+        for _ in 0..40 {
+            standing.demote(&config, "lie");
+            tokio::time::advance(config.demotion_max).await;
+        }
+        assert_eq!(standing.demote(&config, "lie"), config.demotion_max);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lack_is_put_to_the_test_ever_less_and_at_once_after_a_new_connection() {
+        let (config, proofs) = (Config::default(), Capability::FinalityProofs);
+        let mut standing = Standing::default();
+        assert!(standing.lacks(&config, proofs, "code 4"));
+        assert!(standing.is_lacking(proofs) && !standing.is_lacking(Capability::States));
+        assert_eq!(standing.rank(&[proofs]), 4);
+        assert_eq!(standing.rank(&[]), 0);
+        tokio::time::advance(config.demotion).await;
+        assert!(!standing.is_lacking(proofs) && standing.all_lacks().len() == 1);
+        assert!(!standing.lacks(&config, proofs, "code 4"), "it is no news");
+        tokio::time::advance(config.demotion).await;
+        assert!(standing.is_lacking(proofs), "the term has doubled");
+        standing.reconnected();
+        assert!(!standing.is_lacking(proofs));
+        assert!(standing.offers(proofs) && standing.all_lacks().is_empty());
+    }
+}

@@ -1,0 +1,121 @@
+//! Transactions, and the memory map under them, which grows when it is full.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{PoisonError, RwLockReadGuard, TryLockError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use heed::{RoTxn, RwTxn, WithoutTls};
+
+use super::{Error, Store};
+
+/// How long a map that is full waits for readers to end before the append fails, to be tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two looks whether they have.
+const PAUSE: Duration = Duration::from_millis(2);
+/// More address space than a process has.
+const MOST: usize = 1 << 46;
+
+/// Holds the map as it is.
+type Held<'s> = RwLockReadGuard<'s, bool>;
+
+/// A read transaction.
+pub(super) struct Txn<'s> {
+    // Dropped before the map may change.
+    txn: RoTxn<'s, WithoutTls>,
+    _held: Held<'s>,
+}
+
+impl<'s> Deref for Txn<'s> {
+    type Target = RoTxn<'s, WithoutTls>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.txn
+    }
+}
+
+/// A write transaction.
+pub(super) struct WriteTxn<'s> {
+    // Dropped before the map may change.
+    txn: RwTxn<'s>,
+    _held: Held<'s>,
+}
+
+impl WriteTxn<'_> {
+    pub(super) fn commit(self) -> heed::Result<()> {
+        self.txn.commit()
+    }
+}
+
+impl<'s> Deref for WriteTxn<'s> {
+    type Target = RwTxn<'s>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.txn
+    }
+}
+
+impl DerefMut for WriteTxn<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.txn
+    }
+}
+
+impl Store {
+    pub(super) fn read(&self) -> Result<Txn<'_>, Error> {
+        let held = self.hold()?;
+        Ok(Txn { txn: self.env.read_txn().map_err(|e| self.error(e))?, _held: held })
+    }
+
+    pub(super) fn write(&self) -> Result<WriteTxn<'_>, Error> {
+        let held = self.hold()?;
+        Ok(WriteTxn { txn: self.env.write_txn().map_err(|e| self.error(e))?, _held: held })
+    }
+
+    /// Keeps the map from changing. Several may hold it, also one thread several times: who changes it does
+    /// not queue up before them.
+    fn hold(&self) -> Result<Held<'_>, Error> {
+        let held = self.mapped.read().unwrap_or_else(PoisonError::into_inner);
+        if *held { Ok(held) } else { Err(Error::Unmapped { path: self.path.clone() }) }
+    }
+
+    /// Does it again with a larger map where the map is full.
+    pub(super) fn growing<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            match work() {
+                Err(Error::MapFull { .. }) => self.grow()?,
+                other => return other,
+            }
+        }
+    }
+
+    /// Doubles the map, once nobody reads or writes.
+    #[allow(unsafe_code)]
+    fn grow(&self) -> Result<(), Error> {
+        let full = || Error::MapFull { path: self.path.clone() };
+        let deadline = Instant::now() + PATIENCE;
+        let mut mapped = loop {
+            match self.mapped.try_write() {
+                Ok(mapped) => break mapped,
+                Err(TryLockError::Poisoned(e)) => break e.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => return Err(full()),
+            }
+        };
+        let size = self.env.info().map_size;
+        let larger = size.saturating_mul(2);
+        if larger > MOST {
+            return Err(full());
+        }
+        // LMDB has no map at all after a failure: the store must not be used any more.
+        *mapped = false;
+        // SAFETY: each transaction of this process holds `mapped` for reading, so that none is active; the lock
+        // file keeps other processes out.
+        unsafe { self.env.resize(larger) }.map_err(|e| self.error(e))?;
+        *mapped = true;
+        tracing::info!(path = %self.path.display(), bytes = larger, "the store's map was full and has grown");
+        Ok(())
+    }
+}

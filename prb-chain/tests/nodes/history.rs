@@ -1,0 +1,66 @@
+//! History comes from all fit nodes.
+
+use super::*;
+
+const CHANGES: &str = "pha_getStorageChanges";
+
+fn asked(devnet: &Devnet) -> u64 {
+    devnet.para().rpc_counters().get(CHANGES).copied().unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_fit_nodes_share_the_work() {
+    let devnets = devnets::<3>(Config { history: 400, ..config() }).await;
+    let fetching = Fetching::start(&devnets.each_ref());
+    fetching.has_all_of(&devnets[2]).await;
+    assert!(devnets.iter().all(|devnet| asked(devnet) > 1), "{:?}", devnets.each_ref().map(asked));
+    fetching.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_in_history_costs_one_time_out() {
+    let devnets = devnets::<2>(config()).await;
+    devnets[0].para().faults().hold(CHANGES);
+    let fetching = Fetching::start(&devnets.each_ref());
+    fetching.has_all_of(&devnets[1]).await;
+    assert!(asked(&devnets[0]) <= 8, "{}", asked(&devnets[0]));
+    fetching.stop().await;
+    devnets[0].para().faults().heal();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_too_large_for_an_answer_comes_from_another_node_or_in_scale() {
+    let large = Config { history: 40, changes_per_block: 10, change_bytes: 4_000, ..config() };
+    let devnets = devnets::<2>(large).await;
+    // A block takes some 80 KB of JSON; too large for the first node in any form.
+    limit(devnets[0].para(), RpcLimits { answer_bytes: 30_000, ..RpcLimits::default() }).await;
+    let fetching = Fetching::start(&devnets.each_ref());
+    fetching.has_all_of(&devnets[1]).await;
+    fetching.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_without_storage_changes_are_named_and_show_as_a_problem() {
+    let [devnet] = devnets::<1>(config()).await;
+    devnet.para().faults().refuse(CHANGES);
+    let fetching = Fetching::start(&[&devnet]);
+    until("a problem", || !fetching.para.problems().is_empty()).await;
+    let [problem] = fetching.para.problems().try_into().unwrap();
+    assert_eq!((problem.code.as_str(), problem.is_blocking), ("para-storage-changes-missing", true));
+    assert!(problem.message.contains(&**fetching.para.nodes()[0].name()), "{}", problem.message);
+    devnet.para().faults().allow(CHANGES);
+    fetching.has_all_of(&devnet).await;
+    assert_eq!(fetching.para.problems(), []);
+    fetching.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_another_branch_is_asked_by_hash() {
+    let [devnet] = devnets::<1>(config()).await;
+    devnet.para().faults().fork_at(Some(devnet.para().finalized_number()));
+    let fetching = Fetching::start(&[&devnet]);
+    fetching.has_all_of(&devnet).await;
+    let health = fetching.para.nodes()[0].health();
+    assert!(!health.demoted, "it answered honestly: {health:?}");
+    fetching.stop().await;
+}

@@ -1,0 +1,139 @@
+//! Workers that do not get on, and what they may not hold up. On parts in memory, in virtual time.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use prb_core::{
+    blob::{
+        self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights,
+        memory::MemorySource,
+    },
+    chain::Call,
+    primitives::AccountId,
+    prpc::Method,
+    pruntime::scripted::Restart,
+    worker::State,
+};
+use tokio::sync::watch;
+
+#[path = "fleet_rig/rig.rs"]
+mod rig;
+use rig::{BLOCK, Rig, grow};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_dies_at_one_block_is_named_with_it() {
+    let mut rig = Rig::new(2, 40).await;
+    rig.workers[0].set_dies_at(Some(30));
+    rig.workers[0].set_restart(Restart::Kept);
+    rig.run();
+    rig.start();
+    let named = |w: &prb_core::fleet::WorkerStatus| {
+        w.reason.code() == "dies-at-block" && w.message.contains("block 30") && w.message.contains("2.0.0")
+    };
+    rig.until_worker(0, "named", named).await;
+    assert_eq!(rig.status(0).state, State::Error);
+    rig.until_worker(1, "computing", |w| w.state == State::Active).await;
+    let exits = rig.workers[0].exits();
+    tokio::time::sleep(5 * HOUR).await;
+    let more = rig.workers[0].exits() - exits;
+    assert!((10..200).contains(&more), "{more} deaths in five hours");
+    rig.until_worker(0, "stalled", |w| w.stalled).await;
+    // Another version of pRuntime gets over it.
+    rig.workers[0].set_dies_at(None);
+    rig.until_all(State::Active).await;
+    assert!(!rig.status(0).stalled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_answers_and_does_not_move_is_named() {
+    let mut rig = Rig::new(2, 20).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig.workers[0].set_stuck(true);
+    rig.until_worker(0, "named", |w| w.reason.code() == "no-progress").await;
+    let before = rig.workers[0].count(Method::SyncCombinedHeaders);
+    tokio::time::sleep(HOUR).await;
+    let asked = rig.workers[0].count(Method::SyncCombinedHeaders) - before;
+    assert!(asked < 400, "{asked} batches in an hour");
+    assert_eq!(rig.status(1).lag, Some(0));
+    rig.workers[0].set_stuck(false);
+    rig.until_all(State::Active).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_registers_as_something_else_is_not_paid_for() {
+    let mut rig = Rig::new(2, 20).await;
+    rig.workers[0].alter_registration(|info| info.operator = Some(AccountId([9; 32])));
+    rig.run();
+    rig.start();
+    rig.until_worker(0, "told of", |w| w.reason.code() == "registration-rejected").await;
+    rig.until_worker(1, "computing", |w| w.state == State::Active).await;
+    tokio::time::sleep(HOUR).await;
+    let registered =
+        |event: &prb_core::chain::memory::Event| matches!(event.call, Call::RegisterWorker { .. });
+    assert_eq!(rig.chain.events().iter().filter(|e| registered(e)).count(), 1, "the other one's alone");
+    rig.workers[0].alter_registration(|_| {});
+    rig.until_all(State::Active).await;
+}
+
+/// A source that grows while it is being asked, and had nothing yet when it was.
+#[derive(Debug)]
+struct Growing(Arc<MemorySource>);
+
+#[async_trait::async_trait]
+impl BlobSource for Growing {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.0.heights()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, blob::Error> {
+        self.0.genesis().await
+    }
+
+    async fn headers(&self, cursor: HeaderCursor, max: usize) -> Result<Option<HeaderBatch>, blob::Error> {
+        // At the tip: nothing yet, and in the same moment the next block comes.
+        if self.0.heights().borrow().para.is_some_and(|newest| newest == cursor.para) {
+            grow(&self.0, 1);
+            return Ok(None);
+        }
+        self.0.headers(cursor, max).await
+    }
+
+    async fn blocks(&self, cursor: BlockCursor, max: usize) -> Result<Option<BlockBatch>, blob::Error> {
+        self.0.blocks(cursor, max).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_grows_while_it_is_asked_is_asked_again_at_once() {
+    let mut rig = Rig::new(1, 10).await;
+    let source = Arc::new(Growing(rig.source.clone()));
+    rig.start_from(source, Rig::config());
+    rig.until("the start", |s| s.workers.iter().all(|w| w.position.is_some_and(|at| at.block.0 > 5))).await;
+    for _ in 0..10 {
+        grow(&rig.source, 1);
+        let newest = rig.source.heights().borrow().para.unwrap();
+        // A minute is what it takes until a worker at the tip is looked at anyway.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let at = rig.status(0).position.unwrap().block;
+        assert!(at.0 > newest.0, "it waits at {at} for {newest}: {}", rig.status(0).message);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_newcomer_does_not_hold_up_those_at_the_tip() {
+    let mut rig = Rig::new(3, 60).await;
+    for worker in &rig.workers[..2] {
+        worker.set_latency(Method::DispatchBlocks, Duration::from_secs(100));
+    }
+    rig.run();
+    rig.start();
+    rig.until_worker(2, "computing", |w| w.state == State::Active).await;
+    for _ in 0..200 {
+        tokio::time::sleep(BLOCK).await;
+        assert!(rig.status(2).lag.unwrap() <= 2, "{:?}", rig.status(2).lag);
+    }
+}

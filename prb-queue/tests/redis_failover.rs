@@ -1,0 +1,116 @@
+//! A Redis that becomes a replica and keeps its connections, and one that lacks what is needed.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use prb_core::{conformance::queue::job, queue::JobQueue};
+use prb_queue::redis::{Config, RedisQueue};
+use support::{LONG, Server, done, fate, fresh_name, lease};
+use tokio::time::{Instant, sleep};
+
+const TTL: Duration = Duration::from_secs(30);
+
+fn quick(server: &Server) -> Config {
+    Config {
+        name: fresh_name(),
+        stall_interval: Duration::from_millis(200),
+        poll_interval: Duration::from_millis(200),
+        call_timeout: Duration::from_secs(2),
+        ..server.config()
+    }
+}
+
+/// The error with its causes.
+fn text(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// What the whole process logs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_that_keeps_the_connections_is_recovered_and_told_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+
+    let (mut old, new) = (Server::start(), Server::start());
+    let queue = RedisQueue::start(quick(&old)).unwrap();
+    let before = queue.submit(job(1, 0)).await.unwrap();
+    let taken = lease(&queue, TTL).await;
+
+    // Demoted on the live connection: writes are refused, nothing waits for ever.
+    let _: String = old.command(&format!("REPLICAOF 127.0.0.1 {}", new.port)).await;
+    let started = Instant::now();
+    let refused = text(&queue.submit(job(2, 0)).await.unwrap_err());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(refused.contains(&old.port.to_string()) && refused.contains("primary"), "{refused}");
+    sleep(Duration::from_secs(1)).await;
+    let told = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(
+        told.matches("connecting again").count() - told.matches("events was lost").count(),
+        1,
+        "{told}"
+    );
+    assert!(told.matches("not in order").count() <= 1 && !told.contains("it is over"), "{told}");
+
+    // A primary again, with its own data, or with the other's: none.
+    let _: String = old.command("REPLICAOF NO ONE").await;
+    let until = Instant::now() + LONG;
+    let after = loop {
+        match queue.submit(job(3, 0)).await {
+            Ok(handle) => break handle,
+            Err(error) => assert!(Instant::now() < until, "{}", text(&error)),
+        }
+    };
+    let kept = queue.complete(taken.id, taken.token, done(8)).await.is_ok();
+    assert_eq!(fate(before).await.is_ok(), kept);
+    let again = lease(&queue, TTL).await;
+    assert_eq!(again.job.pool.0, 3);
+    queue.complete(again.id, again.token, done(9)).await.unwrap();
+    assert_eq!(fate(after).await.unwrap().block.0, 9);
+    old.kill();
+}
+
+/// A connection of its own that waits for jobs shows what plain commands do not.
+#[tokio::test]
+async fn a_redis_without_blmove_is_named() {
+    let server = Server::with_arguments(&["--rename-command", "BLMOVE", ""]);
+    let queue = RedisQueue::start(quick(&server)).unwrap();
+    let error = text(&queue.lease(TTL).await.unwrap_err());
+    assert!(error.contains("6.2") && error.contains(&server.port.to_string()), "{error}");
+    assert!(queue.stats().await.is_ok());
+    let ready = text(&queue.ready().await.unwrap_err());
+    assert!(ready.contains("6.2") && ready.contains(&server.port.to_string()), "{ready}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_named_with_the_server_and_without_the_password() {
+    let server = Server::with_arguments(&["--requirepass", "swordfish"]);
+    for (url, cure) in
+        [(server.url(), "wants a password"), (server.url().replace("//", "//:crayfish@"), "password")]
+    {
+        let queue = RedisQueue::start(Config { url, ..quick(&server) }).unwrap();
+        let error = text(&queue.stats().await.unwrap_err());
+        assert!(error.contains(cure) && error.contains(&server.port.to_string()), "{error}");
+        assert!(!error.contains("fish"), "{error}");
+    }
+}
