@@ -209,8 +209,7 @@ mod tests {
             (status.state, status.runner) = (*state, Some(0));
             Arc::new(status)
         };
-        let fleet = FleetStatus { workers: reasons.iter().map(status).collect(), ..FleetStatus::default() };
-        fleet
+        FleetStatus { workers: reasons.iter().map(status).collect(), ..FleetStatus::default() }
     }
 
     #[test]
