@@ -96,16 +96,20 @@ impl Demo {
         };
         devnet.spawn_ticker().await;
         let workers = worker::spawn_all(self.seed.to_string(), self.workers, 0, None).await?;
-        println!("relay chain {}   parachain {}", devnet.relay().url(), devnet.para().url());
-        println!("{} workers from {} on; Ctrl-C ends the demo", self.workers, workers[0].endpoint());
         let temporary = tempfile::tempdir()?;
         let data = self.data.clone().unwrap_or_else(|| temporary.path().to_owned());
         std::fs::create_dir_all(&data)?;
         let fleet = write_fleet(&data, &devnet, &workers)?;
         let bridge = start_bridge(&devnet, &data, &fleet).await?;
-        if let Some(address) = bridge.queue_page() {
-            println!("the trade queue is to be seen at http://{address}");
+        match bridge.console() {
+            Some(address) => println!("console       http://{address}"),
+            None => println!("no console: its port is taken (PRB_CONSOLE_LISTEN gives another)"),
         }
+        if let Some(address) = bridge.queue_page() {
+            println!("trade queue   http://{address}");
+        }
+        println!("relay chain   {}   parachain {}", devnet.relay().url(), devnet.para().url());
+        println!("{} workers from {} on; Ctrl-C ends the demo", self.workers, workers[0].endpoint());
         let active = self.watch(&devnet, &workers, bridge, display, &stop).await;
         for worker in workers {
             worker.shutdown().await;

@@ -51,11 +51,13 @@ pub enum Role {
     Lifecycle,
     /// A trader.
     Trade,
+    /// A monitor. The original's has another id at each start, and so no file.
+    Monitor,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 3] = [Self::DataProvider, Self::Lifecycle, Self::Trade];
+    pub const ALL: [Self; 4] = [Self::DataProvider, Self::Lifecycle, Self::Trade, Self::Monitor];
 
     /// The file's name within the folder of identities.
     pub const fn file_name(self) -> &'static str {
@@ -63,6 +65,7 @@ impl Role {
             Self::DataProvider => "DATA_PROVIDER",
             Self::Lifecycle => "LIFECYCLE",
             Self::Trade => "TRADE",
+            Self::Monitor => "MONITOR",
         }
     }
 }

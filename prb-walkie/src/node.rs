@@ -55,7 +55,7 @@ pub(crate) use mdns::read_for_fuzzing as read_mdns;
 pub use table::{Peer, PeerTable, Standing};
 
 use crate::{
-    proto::AuthStatus,
+    proto::{AuthStatus, Response},
     rpc::{Client, Error, Method},
 };
 
@@ -146,6 +146,18 @@ impl Node {
     /// The peer may have carried out a call that was dropped.
     pub async fn call(&self, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
         outbound::call(&self.shared, peer, method, data).await
+    }
+
+    /// The same, with what is around the answer: its time and its nonces, for those who pass answers on. An
+    /// answer that is an error is one of these too, with [`Response::has_error`].
+    ///
+    /// # Errors
+    /// See [`Error`]; never [`Error::Refused`].
+    ///
+    /// # Cancel safety
+    /// As [`call`](Self::call).
+    pub async fn exchange(&self, peer: PeerId, method: Method, data: Bytes) -> Result<Response, Error> {
+        outbound::exchange(&self.shared, peer, method, data).await
     }
 
     /// Fetches a blob over `/blob`; `None` where the peer has none of that key.

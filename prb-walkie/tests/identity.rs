@@ -61,9 +61,12 @@ async fn each_role_has_its_file_made_once() {
     let folder = tempdir().unwrap();
     let prefix = folder.path().join("keys/id");
     let mut seen = Vec::new();
-    for (role, name) in
-        [(Role::DataProvider, "DATA_PROVIDER"), (Role::Lifecycle, "LIFECYCLE"), (Role::Trade, "TRADE")]
-    {
+    for (role, name) in [
+        (Role::DataProvider, "DATA_PROVIDER"),
+        (Role::Lifecycle, "LIFECYCLE"),
+        (Role::Trade, "TRADE"),
+        (Role::Monitor, "MONITOR"),
+    ] {
         let made = Identity::load_or_generate(&prefix, role).await.unwrap();
         let file = prefix.join(name);
         let bytes = fs::read(&file).unwrap();

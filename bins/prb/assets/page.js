@@ -4,26 +4,64 @@
 
 (() => {
   /** Time between two looks at least and at most, after typing, and until an answer is given up; in ms. */
-  const EVERY = 2000, RARELY = 10000, TYPING = 500, GIVE_UP = 15000;
-  const TOKEN = "prb-token";
+  const EVERY = 2000, RARELY = 10000, TYPING = 500, GIVE_UP = 15000, AWAY = 4000;
+  const TOKEN = "prb-token", SAID = "prb-said";
   const $ = (id) => document.getElementById(id);
   const live = document.querySelector("[data-live]");
   const filter = document.querySelector("form[data-filter]");
 
   // --- Parts that keep themselves fresh -----------------------------------------------------------------
 
-  let timer, asking, typing = false, seen = new Date();
+  let timer, asking, stream, typing = false, seen = new Date();
+  /** Whether the server streams what changes: as long as it did so the last time. */
+  let streams = !!live && live.hasAttribute("data-stream") && "EventSource" in window;
 
   /** Looks again later; never while nobody looks or somebody types. */
   function later(ms) {
     clearTimeout(timer);
-    if (live && !document.hidden && !typing) timer = setTimeout(look, ms);
+    if (live && !document.hidden && !typing) timer = setTimeout(streams ? listen : look, ms);
   }
 
   function stop() {
     clearTimeout(timer);
     asking?.abort();
     asking = undefined;
+    stream?.close();
+    stream = undefined;
+  }
+
+  /** Takes what changes as it comes. A browser has few connections to one server: one a tab that is looked at. */
+  function listen() {
+    stop();
+    const mine = stream = new EventSource(live.dataset.live);
+    let open = false, away;
+    const here = () => {
+      open = true;
+      clearTimeout(away);
+      away = undefined;
+      offline(false);
+    };
+    mine.onopen = here;
+    mine.onmessage = (event) => {
+      if (mine !== stream) return;
+      here();
+      const patch = JSON.parse(event.data);
+      for (const [id, html] of patch.parts) replace($(id), html);
+      for (const [id, html] of patch.rows) replace($(id), html);
+      if (document.querySelector("[data-reload]") && patch.parts.length > 1) location.reload();
+    };
+    mine.onerror = () => {
+      if (mine !== stream) return;
+      if (open && mine.readyState !== EventSource.CLOSED) {
+        // It ends now and then, and is opened again by itself.
+        away ??= setTimeout(() => mine === stream && offline(true), AWAY);
+        return;
+      }
+      // No stream is to be had: too many look, perhaps. Ask instead.
+      stop();
+      streams = false;
+      later(0);
+    };
   }
 
   async function look() {
@@ -62,14 +100,42 @@
   /** Replaces the parts that differ. Scripts in them would not run. */
   function put(text) {
     const fresh = new DOMParser().parseFromString(text, "text/html");
-    for (const part of fresh.querySelectorAll("[data-part]")) {
-      const old = $(part.id);
-      if (!old || old.innerHTML === part.innerHTML || isMarked(old)) continue;
-      const focus = old.contains(document.activeElement) ? document.activeElement.id : "";
-      old.replaceChildren(...part.childNodes);
+    for (const part of fresh.querySelectorAll("[data-part]")) exchange($(part.id), part);
+  }
+
+  /** Replaces an element by its new text; rows of tables too, which a document alone would not take. */
+  function replace(old, html) {
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    exchange(old, template.content.firstElementChild);
+  }
+
+  /** Puts the content of `fresh` into `old`; what is chosen, focused or marked there stays so. */
+  function exchange(old, fresh) {
+    if (!old || !fresh || isMarked(old)) return;
+    for (const box of old.querySelectorAll("input[type=checkbox]:checked[id]")) {
+      fresh.querySelector(`#${CSS.escape(box.id)}`)?.setAttribute("data-was-checked", "");
+    }
+    const focus = old.contains(document.activeElement) ? document.activeElement.id : "";
+    const boxes = fresh.querySelectorAll("[data-was-checked]");
+    const chosen = [...boxes].map((box) => box.removeAttribute("data-was-checked") ?? box);
+    if (old.innerHTML !== fresh.innerHTML) {
+      old.replaceChildren(...fresh.childNodes);
+      for (const box of chosen) box.checked = true;
       if (focus) $(focus)?.focus({ preventScroll: true });
     }
+    if (old.className !== fresh.className) old.className = fresh.className;
   }
+
+  // --- Choosing rows ------------------------------------------------------------------------------------
+
+  document.addEventListener("change", (event) => {
+    const all = event.target.closest?.("[data-choose]");
+    if (!all) return;
+    for (const box of all.closest("table").querySelectorAll(`input[name="${all.dataset.choose}"]`)) {
+      box.checked = all.checked;
+    }
+  });
 
   /** Whether somebody marks text in it, to copy it. */
   function isMarked(part) {
@@ -91,6 +157,7 @@
     const tail = query && `?${query}`;
     history.replaceState(null, "", filter.getAttribute("action") + tail);
     live.dataset.live = live.dataset.live.split("?")[0] + tail;
+    stop();
     later(0);
   }
 
@@ -147,10 +214,12 @@
     showToken();
   }
 
-  async function send(action, token) {
+  async function send(form, token) {
     const headers = { accept: "application/json" };
     if (token) headers.authorization = `Bearer ${token}`;
-    const answer = await fetch(action, { method: "POST", headers, signal: AbortSignal.timeout(GIVE_UP) });
+    const body = new URLSearchParams(new FormData(form));
+    const signal = AbortSignal.timeout(GIVE_UP);
+    const answer = await fetch(form.action, { method: "POST", headers, body, signal });
     const { message } = await answer.json();
     return { ok: answer.ok, status: answer.status, message };
   }
@@ -158,25 +227,47 @@
   async function act(form) {
     if (form.dataset.ask && !confirm(form.dataset.ask)) return;
     const kept = sessionStorage.getItem(TOKEN);
-    let answer = await send(form.action, kept);
+    let answer = await send(form, kept);
     if (answer.status === 401 && !kept) {
       const token = await askToken();
       if (!token) return;
-      answer = await send(form.action, token);
+      answer = await send(form, token);
       if (answer.status !== 401) keep(token);
     } else if (answer.status === 401) {
       keep(undefined);
     }
-    say(answer.message, answer.ok);
-    if (answer.ok && form.dataset.then) location.assign(form.dataset.then);
-    else if (live) later(0);
+    tell(form, answer);
+    if (answer.ok && form.dataset.then) {
+      sessionStorage.setItem(SAID, answer.message);
+      location.assign(form.dataset.then);
+    } else if (live) {
+      later(0);
+    }
+  }
+
+  /** Beside the form where it has a place for it: a refusal is read there, not for ten seconds below. */
+  function tell(form, { message, ok }) {
+    const place = form.querySelector("[data-error]") ?? form.parentElement.querySelector(":scope > [data-error]");
+    if (place) {
+      place.hidden = ok;
+      place.textContent = ok ? "" : message;
+    }
+    if (ok || !place) say(message, ok);
+  }
+
+  /** What the page before has done. */
+  function repeat() {
+    const text = sessionStorage.getItem(SAID);
+    sessionStorage.removeItem(SAID);
+    if (text) say(text, true);
   }
 
   document.addEventListener("submit", (event) => {
     const form = event.target.closest("form[data-act]");
     if (!form) return;
     event.preventDefault();
-    act(form).catch((error) => say(`Nothing came back: ${error.message}`, false));
+    const failed = (error) => tell(form, { message: `Nothing came back: ${error.message}`, ok: false });
+    act(form).catch(failed);
   });
   // Without the button's value: Enter in the field means to use it.
   dialog.addEventListener("keydown", (event) => {
@@ -189,5 +280,6 @@
   });
 
   showToken();
-  later(EVERY);
+  repeat();
+  later(streams ? 0 : EVERY);
 })();

@@ -22,6 +22,7 @@ use crate::{
     api,
     blocks::{Blocks, Chains},
     config::AllArgs,
+    console::{self, Console, Local},
     daemon::{self, Daemon, pool},
     desk::Desk,
     fleet_file::FleetFile,
@@ -42,6 +43,7 @@ pub struct Bridge {
     blocks: Blocks,
     work: Work,
     api: Option<api::Server>,
+    console: console::Open,
     fleet_file: Option<PathBuf>,
 }
 
@@ -98,7 +100,16 @@ impl Bridge {
         };
         let api = api::Server::open(&args.api, &args.pages, &args.data, source).await;
         let api = api.map_err(Failure::Configuration)?;
-        Ok(Self { inventory, vault, manager, blocks, work, api, fleet_file: args.fleet.clone() })
+        let mut fleet = Local::new(manager.clone()).with_chain(work.heights(), work.chain_views());
+        if let Some(file) = &args.fleet {
+            fleet = fleet.with_read_only(format!(
+                "Pools and workers are edited in the file {}; SIGHUP has it read again",
+                file.display()
+            ));
+        }
+        let console = Console::of_fleet(Arc::new(fleet)).with_queue(work.desk().source());
+        let console = console::Open::start(&args.pages, console).await?;
+        Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file: args.fleet.clone() })
     }
 
     /// Commands and status of the workers, and edits. Where pools and workers come from a fleet file, what is
@@ -122,6 +133,11 @@ impl Bridge {
         self.api.as_ref().map(api::Server::address)
     }
 
+    /// Where the console is, if it could be opened.
+    pub const fn console(&self) -> Option<SocketAddr> {
+        self.console.address()
+    }
+
     /// Waits for a part to end that should not: the daemon cannot go on without it.
     ///
     /// # Cancel safety
@@ -129,6 +145,7 @@ impl Bridge {
     pub async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
             error = self.work.ended() => error,
+            error = self.console.ended() => error,
             error = self.blocks.ended() => error,
             error = api::ended(&mut self.api) => error,
         }
@@ -147,13 +164,14 @@ impl Bridge {
         apply(file, &*self.inventory, &*self.vault).await
     }
 
-    /// Ends in order: first the API (no more changes), then workers (no new jobs), then the trader (its batches end or are handed back), then
-    /// what reads the chains. Takes less than five seconds.
+    /// Ends in order: first the API and the console (no more changes), then workers (no new jobs), then the trader
+    /// (its batches end or are handed back), then what reads the chains. Takes less than five seconds.
     pub async fn stop(self) {
         // 1. Nobody edits or commands any more.
         if let Some(api) = self.api {
             api.stop().await;
         }
+        self.console.stop().await;
         // 2. Workers, trader, chain reader: see there.
         self.work.stop().await;
         // 3. Nothing more is fetched; the store closes.

@@ -59,7 +59,11 @@ async fn check(command: &Command) -> anyhow::Result<()> {
                 None => Ok(()),
             }
         }
-        Command::Keys(_) => Ok(()),
+        Command::Monitor(args) => {
+            Identity::load(&args.walkie.peer_id_prefix, Role::Monitor)?;
+            Ok(())
+        }
+        Command::Keys(_) | Command::Request(_) => Ok(()),
     }
 }
 

@@ -28,6 +28,7 @@ mod data_provider;
 mod effective;
 mod keys;
 mod lifecycle;
+mod monitor;
 mod ops;
 mod pages;
 mod pccs;
@@ -41,6 +42,7 @@ pub use api::ApiArgs;
 pub use data_provider::DataProviderArgs;
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
 pub use lifecycle::LifecycleArgs;
+pub use monitor::{MONITOR_PORT, MonitorArgs};
 pub use ops::OpsArgs;
 pub use pages::{PageArgs, TOKEN_VARIABLE};
 pub use pccs::PccsArgs;
@@ -66,8 +68,8 @@ const OTHERS: [&str; 5] = [MODULE, PSK_VARIABLE, TOKEN_VARIABLE, "PRB_KEYS_PASSP
     version,
     about,
     max_term_width = 110,
-    after_help = "Where no command is given, the variable PHALA_MODULE picks it: data_provider, lifecycle, trade or \
-                  all.\n\nExit codes: 0 ended as it was told to; 1 something broke, a restart may help; 2 the \
+    after_help = "Where no command is given, the variable PHALA_MODULE picks it: data_provider, lifecycle, trade, \
+                  monitor or all.\n\nExit codes: 0 ended as it was told to; 1 something broke, a restart may help; 2 the \
                   configuration is to be changed; 130 ended at once by a second signal."
 )]
 pub struct Cli {
@@ -101,6 +103,8 @@ pub enum Command {
     Lifecycle(Box<LifecycleArgs>),
     /// Send what lifecycle managers want on chain, from the queue in Redis.
     Trader(Box<TraderArgs>),
+    /// Show the data providers and lifecycle managers that are found, and manage their workers in a browser.
+    Monitor(Box<MonitorArgs>),
     /// Show identity keys' peer ids, back keys up, restore them.
     Keys(KeysArgs),
     /// What is asked of a running daemon.
@@ -144,6 +148,10 @@ impl Command {
             Self::Trader(args) => {
                 check_token(&args.pages)?;
                 check_redis(&args.q_redis_endpoint)
+            }
+            Self::Monitor(args) => {
+                check_psk(&args.walkie)?;
+                check_token(&args.pages)
             }
             Self::All(args) => check_token(&args.pages),
             Self::Keys(_) | Self::Request(_) => Ok(()),
@@ -229,9 +237,10 @@ fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
         Some("data_provider" | "data-provider") => Ok("data-provider"),
         Some("lifecycle") => Ok("lifecycle"),
         Some("trade" | "trader") => Ok("trader"),
+        Some("monitor") => Ok("monitor"),
         Some("all") => Ok("all"),
         _ => Err(wrong(&format!(
-            "{MODULE} is {}; it must be data_provider, lifecycle, trade or all",
+            "{MODULE} is {}; it must be data_provider, lifecycle, trade, monitor or all",
             redact::shown(&module.to_string_lossy())
         ))),
     }

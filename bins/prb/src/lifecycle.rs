@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use crate::{
     api,
     config::LifecycleArgs,
+    console::{self, Console, Local},
     daemon::{self, Background, Daemon, Failure, pool},
     desk::{self, Desk},
     inventory,
@@ -57,6 +58,7 @@ pub struct LifecycleManager {
     /// `None` where only the inventory is edited.
     work: Option<Work>,
     api: Option<api::Server>,
+    console: console::Open,
     background: Background,
 }
 
@@ -103,7 +105,8 @@ impl LifecycleManager {
         });
         config.handlers = handlers(manager.clone(), Handlers::new());
         let node = peers::start(config).await?;
-        let api = api(args, manager, work.as_ref(), &node).await?;
+        let api = api(args, manager.clone(), work.as_ref(), &node).await?;
+        let console = console::Open::start(&args.pages, console(manager, &node, work.as_ref())).await?;
         let (asked, told) = (parts.para, node.clone());
         background.spawn(|stop| async move {
             stop.run_until_cancelled(tell_identity(asked, told)).await;
@@ -115,7 +118,7 @@ impl LifecycleManager {
             stop.run_until_cancelled(candidates::follow(looking, found)).await;
             anyhow::anyhow!("the search for data providers has ended")
         });
-        Ok(Self { node, work, api, background })
+        Ok(Self { node, work, api, console, background })
     }
 
     /// Its node among its peers.
@@ -141,10 +144,11 @@ impl LifecycleManager {
     /// end or are handed back), then what reads the chain; the inventory closes with its last user. Takes less
     /// than five seconds.
     pub async fn stop(self) {
-        // 1. Calls under way are answered, no others.
+        // 1. Calls under way are answered, no others; nobody edits or commands any more.
         if let Some(api) = self.api {
             api.stop().await;
         }
+        self.console.stop().await;
         if !self.node.stop(NODE_STOP).await {
             tracing::warn!("some calls of peers were not answered in time");
         }
@@ -205,6 +209,14 @@ async fn api(
         .map_err(Failure::Configuration)
 }
 
+/// The pages over this manager.
+fn console(manager: Manager, node: &Node, work: Option<&Work>) -> Console {
+    let fleet = Local::new(manager);
+    let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
+    let fleet = fleet.with_chain(work.heights(), work.chain_views());
+    Console::of_fleet(Arc::new(fleet)).with_node(node.clone()).with_queue(work.desk().source())
+}
+
 impl Daemon for LifecycleManager {
     const OPS_PORT: u16 = 18013;
 
@@ -232,6 +244,7 @@ impl Daemon for LifecycleManager {
             () = work::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
             error = work => error,
             error = api::ended(&mut self.api) => error,
+            error = self.console.ended() => error,
             error = self.background.ended() => error,
         }
     }

@@ -38,6 +38,8 @@ const RESERVED_CONNECTIONS: usize = 16;
 const RESERVED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that a request's head may have.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// The same on ports with pages: the console's addresses name up to 500 workers.
+const MAX_PAGE_HEAD_BYTES: usize = 32 * 1024;
 /// Pause where the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -79,7 +81,7 @@ impl Port {
 
 /// Serves connections, a bounded number at once, until dropped.
 pub(crate) async fn serve(listener: TcpListener, router: Router, name: &'static str) {
-    serve_with(listener, router, name, None).await;
+    serve_within(listener, router, name, None, MAX_PAGE_HEAD_BYTES).await;
 }
 
 /// The same, with places of their own for what the `reserve` answers: it takes those who come while all places are
@@ -89,6 +91,16 @@ pub(crate) async fn serve_with(
     router: Router,
     name: &'static str,
     reserve: Option<Router>,
+) {
+    serve_within(listener, router, name, reserve, MAX_HEAD_BYTES).await;
+}
+
+async fn serve_within(
+    listener: TcpListener,
+    router: Router,
+    name: &'static str,
+    reserve: Option<Router>,
+    head_bytes: usize,
 ) {
     let (mut connections, mut short) = (JoinSet::new(), JoinSet::new());
     let mut oldest = VecDeque::new();
@@ -100,12 +112,12 @@ pub(crate) async fn serve_with(
                     if short.len() >= RESERVED_CONNECTIONS {
                         oldest.pop_front().inspect(AbortHandle::abort);
                     }
-                    let served = connection(stream, reserve.clone(), name, RESERVED_TIMEOUT);
+                    let served = connection(stream, reserve.clone(), name, RESERVED_TIMEOUT, head_bytes);
                     oldest.push_back(short.spawn(served));
                     oldest.retain(|task| !task.is_finished());
                 }
                 (Ok((stream, _)), _) => {
-                    connections.spawn(connection(stream, router.clone(), name, CONNECTION_TIMEOUT));
+                    connections.spawn(connection(stream, router.clone(), name, CONNECTION_TIMEOUT, head_bytes));
                 }
                 (Err(error), _) => pause(error, name).await,
             },
@@ -121,12 +133,12 @@ async fn pause(error: io::Error, name: &str) {
 }
 
 /// Serves one connection for at most `limit`: a request that is being answered then is answered.
-async fn connection(stream: TcpStream, router: Router, name: &str, limit: Duration) {
+async fn connection(stream: TcpStream, router: Router, name: &str, limit: Duration, head_bytes: usize) {
     let service = TowerToHyperService::new(router);
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT.min(limit))
-        .max_buf_size(MAX_HEAD_BYTES)
+        .max_buf_size(head_bytes)
         .serve_connection(TokioIo::new(TimedWrites::new(stream)), service);
     let mut serving = pin!(serving);
     let served = match timeout(limit, serving.as_mut()).await {

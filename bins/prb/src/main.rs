@@ -63,6 +63,7 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
         Command::DataProvider(args) => runtime.block_on(prb::data_provider::run(*args, display)),
         Command::Lifecycle(args) => runtime.block_on(prb::lifecycle::run(*args, display)),
         Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
+        Command::Monitor(args) => runtime.block_on(prb::monitor::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
         Command::Request(request) => prb::cli::run(request),
     };

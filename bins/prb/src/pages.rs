@@ -17,11 +17,12 @@
 //!
 //! Not for: programs (see the ops port for metrics).
 
-mod assets;
+pub(crate) mod assets;
 pub(crate) mod guard;
-mod layout;
+pub(crate) mod layout;
 pub mod queue;
 mod site;
 
+pub(crate) use guard::{Guard, Rules};
 pub use guard::{MAX_REQUESTS, REQUEST_TIMEOUT};
 pub use site::Site;

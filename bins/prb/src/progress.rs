@@ -95,6 +95,11 @@ pub enum Shown {
     },
     /// Jobs.
     Trader,
+    /// How many peers there are.
+    Monitor {
+        /// Connected peers now.
+        peers: usize,
+    },
 }
 
 /// A chain's height and speed.
@@ -170,6 +175,9 @@ fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
     if view.shown == Shown::Trader {
         return format!("jobs: {}", jobs(&view.jobs));
     }
+    if let Shown::Monitor { peers } = view.shown {
+        return format!("peers: {peers}");
+    }
     let heights = &view.heights;
     let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let mut line = format!(
@@ -180,7 +188,7 @@ fn plain_line(view: &View, relay_rate: f64, para_rate: f64) -> String {
         number(heights.para_target.map(|n| n.0)),
     );
     let _ = match view.shown {
-        Shown::Everything | Shown::Trader => Ok(()),
+        Shown::Everything | Shown::Trader | Shown::Monitor { .. } => Ok(()),
         Shown::Provider { peers } => write!(line, "  peers: {peers}"),
         Shown::Manager { providers } => write!(line, "  data providers: {providers}"),
     };

@@ -64,6 +64,8 @@ codes! {
     NoChainView = "no_chain_view",
     /// No data provider of this chain is connected.
     NoDataProvider = "no_data_provider",
+    /// No peer is connected.
+    NoPeer = "no_peer",
     /// The trade queue does not answer, or its Redis cannot do what is needed.
     QueueUnreachable = "queue_unreachable",
     /// More than half of the workers are in trouble.

@@ -114,6 +114,7 @@ impl Work {
         self.chain.views()
     }
 
+    /// How far the chain data is.
     pub(crate) fn heights(&self) -> watch::Receiver<Heights> {
         self.source.heights()
     }

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, rooms::Rooms};
 use crate::{
-    proto::{AuthResponse, AuthStatus},
+    proto::{self, AuthResponse, AuthStatus, Response},
     rpc::{
         Error, ErrorKind, Method,
         auth::Gate,
@@ -51,9 +51,20 @@ impl Outbound {
 }
 
 pub(super) async fn call(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
+    let answer = exchange(shared, peer, method, data).await?;
+    answer.into_result().map_err(|source| Error::Refused { peer, method, source })
+}
+
+/// A call whose answer is given with what is around it, also where it is an error.
+pub(super) async fn exchange(
+    shared: &Shared,
+    peer: PeerId,
+    method: Method,
+    data: Bytes,
+) -> Result<Response, Error> {
     let started = Instant::now();
     let mut result = once_more(shared, peer, method, data.clone()).await;
-    let refused = matches!(&result, Err(e) if e.kind() == Some(ErrorKind::Unauthorized));
+    let refused = matches!(&result, Ok(answer) if answer.error.as_ref().is_some_and(is_unauthorized));
     if refused && method != Method::Auth && authenticate(shared, peer).await? {
         result = once_more(shared, peer, method, data).await;
     }
@@ -61,16 +72,20 @@ pub(super) async fn call(shared: &Shared, peer: PeerId, method: Method, data: By
     result
 }
 
+fn is_unauthorized(error: &proto::ResponseError) -> bool {
+    error.r#type() == ErrorKind::Unauthorized
+}
+
 /// A call, and a second try where the connection broke and asking twice does no harm: a peer that hangs up
 /// after each call, as originals do, may do so in the moment that its connection is chosen.
-async fn once_more(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
+async fn once_more(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Response, Error> {
     match attempt(shared, peer, method, data.clone()).await {
         Err(Error::Unreachable { .. }) if method.is_repeatable() => attempt(shared, peer, method, data).await,
         result => result,
     }
 }
 
-async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Bytes, Error> {
+async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> Result<Response, Error> {
     let limits = &shared.outbound.limits;
     let (bytes, nonce) = envelope::request(method, data);
     let frame = Frame::new(bytes, method.answer_limit_bytes(limits.answer_bytes));
@@ -79,26 +94,21 @@ async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> 
         // It gave up on the call, or dropped the stream.
         return Err(Error::Unreachable { peer, reason: "it closed the stream without an answer".to_owned() });
     }
-    match envelope::open(answer.into_bytes(), &nonce) {
-        Ok(Ok(data)) => Ok(data),
-        Ok(Err(source)) => Err(Error::Refused { peer, method, source }),
-        Err(reason) => Err(Error::Malformed { peer, reason }),
-    }
+    envelope::read(answer.into_bytes(), &nonce).map_err(|reason| Error::Malformed { peer, reason })
 }
 
 /// Shows a peer that this node knows the key. Gives whether it was let in.
 pub(super) async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
     let Some(key) = &shared.outbound.key else { return Ok(false) };
     let request = Gate::proof_for(key, &shared.peer_id, &peer, shared.outbound.proof_time());
-    let answer = attempt(shared, peer, Method::Auth, request.encode_to_vec().into()).await;
-    let status = match answer {
+    let answer = attempt(shared, peer, Method::Auth, request.encode_to_vec().into()).await?;
+    let status = match answer.into_result() {
         Ok(data) => match AuthResponse::decode(data) {
             Ok(response) => response.status(),
             Err(e) => return Err(Error::Malformed { peer, reason: e.to_string() }),
         },
         // An original has no such handler.
-        Err(Error::Refused { .. }) => AuthStatus::Rejected,
-        Err(e) => return Err(e),
+        Err(_) => AuthStatus::Rejected,
     };
     let _ = shared.commands.send(Command::Auth { peer, status }).await;
     if status == AuthStatus::Rejected {
@@ -132,8 +142,9 @@ async fn send(shared: &Shared, peer: PeerId, protocol: Protocol, frame: Frame) -
     }
 }
 
-fn outcome(result: &Result<Bytes, Error>) -> &'static str {
+fn outcome(result: &Result<Response, Error>) -> &'static str {
     match result {
+        Ok(answer) if answer.has_error => "refused",
         Ok(_) => "ok",
         Err(Error::Refused { .. }) => "refused",
         Err(Error::TimedOut { .. }) => "timed_out",

@@ -39,12 +39,28 @@ pub(crate) fn response(request_nonce: String, result: Result<Bytes, ResponseErro
 
 /// What an answer says; the outer error is for an answer that makes no sense.
 pub(crate) fn open(answer: Bytes, nonce: &str) -> Result<Result<Bytes, ResponseError>, String> {
-    let response = Response::decode(answer).map_err(|e| e.to_string())?;
+    read(answer, nonce).map(Response::into_result)
+}
+
+/// The same with what is around it; it has an error exactly where it says that it has one.
+pub(crate) fn read(answer: Bytes, nonce: &str) -> Result<Response, String> {
+    let mut response = Response::decode(answer).map_err(|e| e.to_string())?;
     if response.has_error || response.error.is_some() {
-        return Ok(Err(response.error.unwrap_or_default().into()));
+        response.has_error = true;
+        response.error.get_or_insert_default();
+        return Ok(response);
     }
     if response.request_nonce != nonce {
         return Err(format!("it is for the request {:.64}", response.request_nonce));
     }
-    Ok(Ok(response.data))
+    Ok(response)
+}
+
+impl Response {
+    pub(crate) fn into_result(self) -> Result<Bytes, ResponseError> {
+        match self.error {
+            Some(error) => Err(error.into()),
+            None => Ok(self.data),
+        }
+    }
 }

@@ -42,6 +42,8 @@ pub enum KeyRole {
     Lifecycle,
     /// A trader's.
     Trade,
+    /// A monitor's.
+    Monitor,
 }
 
 impl From<KeyRole> for Role {
@@ -50,6 +52,7 @@ impl From<KeyRole> for Role {
             KeyRole::DataProvider => Self::DataProvider,
             KeyRole::Lifecycle => Self::Lifecycle,
             KeyRole::Trade => Self::Trade,
+            KeyRole::Monitor => Self::Monitor,
         }
     }
 }

@@ -25,6 +25,11 @@ pub struct PageArgs {
     /// is taken, the daemon goes on without. Whoever reaches it can read it.
     #[arg(long, env = "PRB_QUEUE_PAGE_LISTEN", value_name = "ADDRESS", value_parser = page_listen)]
     pub queue_page_listen: Option<OpsListen>,
+    /// Address of the console, or none. Where absent, it is at 127.0.0.1:3000 for all in one and for a lifecycle
+    /// manager (if that is taken, the daemon goes on without), and where HOST and PORT say for a monitor. Whoever
+    /// reaches it can read it.
+    #[arg(long, env = "PRB_CONSOLE_LISTEN", value_name = "ADDRESS", value_parser = page_listen)]
+    pub console_listen: Option<OpsListen>,
     /// Names by which browsers reach the pages, by comma, where there are others than IP addresses and localhost
     /// (a reverse proxy's). Requests for any other name are refused.
     #[arg(long, env = "PRB_PAGE_HOSTS", value_delimiter = ',', value_name = "NAME", value_parser = host_name)]

@@ -133,14 +133,14 @@ fn is_tcp(address: &Multiaddr) -> bool {
         && parts.next().is_none()
 }
 
-fn listen_address(text: &str) -> Result<Multiaddr, String> {
+pub(super) fn listen_address(text: &str) -> Result<Multiaddr, String> {
     let wrong = || "must be an IP address and a TCP port such as /ip4/0.0.0.0/tcp/28888".to_owned();
     let address: Multiaddr = text.trim().parse().map_err(|_| wrong())?;
     let ip = matches!(address.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_)));
     if ip && is_tcp(&address) && address.iter().count() == 2 { Ok(address) } else { Err(wrong()) }
 }
 
-fn boot_address(text: &str) -> Result<BootNode, String> {
+pub(super) fn boot_address(text: &str) -> Result<BootNode, String> {
     let text = text.trim();
     if text.is_empty() || NO_BOOT_NODES.contains(&text) {
         return Ok(BootNode::None);

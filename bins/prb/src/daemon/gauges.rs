@@ -87,10 +87,12 @@ impl Gauges {
     pub(super) fn set(&mut self, view: &View) {
         heights(view);
         match view.shown {
-            Shown::Provider { peers: n } | Shown::Manager { providers: n } => gauge!(PEERS).set(n as f64),
+            Shown::Provider { peers: n } | Shown::Manager { providers: n } | Shown::Monitor { peers: n } => {
+                gauge!(PEERS).set(n as f64);
+            }
             Shown::Everything | Shown::Trader => {}
         }
-        if matches!(view.shown, Shown::Provider { .. }) {
+        if matches!(view.shown, Shown::Provider { .. } | Shown::Monitor { .. }) {
             return;
         }
         let jobs = &view.jobs;

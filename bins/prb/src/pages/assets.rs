@@ -15,30 +15,30 @@ use axum::{
 
 /// One file.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asset {
+pub(crate) struct Asset {
     name: &'static str,
     kind: &'static str,
     content: &'static str,
 }
 
-pub(super) const STYLE: Asset = Asset {
+pub(crate) const STYLE: Asset = Asset {
     name: "page.css",
     kind: "text/css; charset=utf-8",
     content: include_str!("../../assets/page.css"),
 };
-pub(super) const SCRIPT: Asset = Asset {
+pub(crate) const SCRIPT: Asset = Asset {
     name: "page.js",
     kind: "text/javascript; charset=utf-8",
     content: include_str!("../../assets/page.js"),
 };
-pub(super) const ICON: Asset =
+pub(crate) const ICON: Asset =
     Asset { name: "icon.svg", kind: "image/svg+xml", content: include_str!("../../assets/icon.svg") };
 
 const ALL: [Asset; 3] = [STYLE, SCRIPT, ICON];
 
 impl Asset {
     /// Where it is; another path for another content.
-    pub(super) fn path(self) -> String {
+    pub(crate) fn path(self) -> String {
         static VERSION: LazyLock<u64> = LazyLock::new(|| {
             let mut hasher = DefaultHasher::new();
             ALL.iter().for_each(|asset| asset.content.hash(&mut hasher));
@@ -49,7 +49,7 @@ impl Asset {
 }
 
 /// Serves them.
-pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+pub(crate) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().route("/assets/{version}/{name}", get(serve))
 }
 

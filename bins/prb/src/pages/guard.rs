@@ -18,8 +18,8 @@ use super::layout;
 pub const MAX_REQUESTS: usize = 16;
 /// How long a request may take: a little more than Redis is given.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
-/// The largest body of a request, in bytes. No page reads one.
-pub(super) const MAX_BODY_BYTES: usize = 4096;
+/// The largest body of a request to the queue page, in bytes. It reads none.
+pub(crate) const NO_BODY_BYTES: usize = 4096;
 
 /// Nothing but what comes from this port, no frames around it, no forms to elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -34,7 +34,7 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
 ];
 
-/// What is asked at the door.
+/// Checks every request of a port.
 #[derive(Clone)]
 pub(crate) struct Guard(Arc<Inner>);
 
@@ -42,7 +42,17 @@ struct Inner {
     /// Names that are let in besides IP addresses and localhost, in lower case.
     names: Vec<String>,
     token: Option<SecretString>,
+    rules: Rules,
     slots: Semaphore,
+}
+
+/// What differs between ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// The largest body of a request, in bytes.
+    pub(crate) max_body_bytes: usize,
+    /// Paths with this prefix are served by handlers that check by themselves who may change something.
+    pub(crate) checked_below: Option<&'static str>,
 }
 
 impl fmt::Debug for Guard {
@@ -63,9 +73,19 @@ pub(crate) enum Refusal {
 }
 
 impl Guard {
-    pub(crate) fn new(mut names: Vec<String>, token: Option<SecretString>) -> Self {
+    pub(crate) fn new(mut names: Vec<String>, token: Option<SecretString>, rules: Rules) -> Self {
         names.push(gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
-        Self(Arc::new(Inner { names, token, slots: Semaphore::new(MAX_REQUESTS) }))
+        Self(Arc::new(Inner { names, token, rules, slots: Semaphore::new(MAX_REQUESTS) }))
+    }
+
+    /// Whether there is a token that changes need.
+    pub(crate) fn has_token(&self) -> bool {
+        self.0.token.is_some()
+    }
+
+    /// Whether a request with these headers may change something; else the status and the words of the refusal.
+    pub(crate) fn may_change(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+        self.shows_token(headers).map_err(Refusal::text)
     }
 
     fn check(&self, request: &Request) -> Result<(), Refusal> {
@@ -74,13 +94,15 @@ impl Guard {
             return Err(Refusal::Host);
         }
         let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-        if length.is_some_and(|length| length > MAX_BODY_BYTES) {
+        if length.is_some_and(|length| length > self.0.rules.max_body_bytes) {
             return Err(Refusal::TooLarge);
         }
-        if matches!(*request.method(), Method::GET | Method::HEAD) {
+        let checked_later =
+            self.0.rules.checked_below.is_some_and(|prefix| request.uri().path().starts_with(prefix));
+        if checked_later || matches!(*request.method(), Method::GET | Method::HEAD) {
             Ok(())
         } else {
-            self.may_change(headers)
+            self.shows_token(headers)
         }
     }
 
@@ -100,7 +122,7 @@ impl Guard {
         known && uri.authority().is_none_or(same)
     }
 
-    pub(crate) fn may_change(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn shows_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(token) = &self.0.token else { return Err(Refusal::NoToken) };
         let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
         let shown = match shown.split_at_checked("Bearer ".len()) {
@@ -114,8 +136,9 @@ impl Guard {
 }
 
 /// Lets a request in, or says why not.
-pub(super) async fn enter(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let headers = request.headers().clone();
+    request.extensions_mut().insert(guard.clone());
     let answered = async {
         let _slot = guard.0.slots.try_acquire().map_err(|_| Refusal::Busy)?;
         guard.check(&request)?;
@@ -179,7 +202,8 @@ mod tests {
     use super::*;
 
     fn guard(token: Option<&str>) -> Guard {
-        Guard::new(vec!["queue.example.org".into()], token.map(Into::into))
+        let rules = Rules { max_body_bytes: NO_BODY_BYTES, checked_below: Some("/ptp/") };
+        Guard::new(vec!["queue.example.org".into()], token.map(Into::into), rules)
     }
 
     fn request(method: Method, host: &str, authorization: Option<&str>) -> Request {
@@ -247,5 +271,11 @@ mod tests {
         assert_eq!(ask(&with, Method::POST, Some(&format!("{right}x"))), Err(Refusal::BadToken));
         assert_eq!(ask(&guard(None), Method::POST, Some("Bearer ")), Err(Refusal::NoToken));
         assert_eq!(ask(&guard(None), Method::OPTIONS, None), Err(Refusal::NoToken));
+        // Handlers there decide by themselves; the name is checked all the same.
+        let mut below = request(Method::POST, "localhost", None);
+        *below.uri_mut() = "/ptp/discover".parse().unwrap();
+        assert_eq!(guard(None).check(&below), Ok(()));
+        below.headers_mut().insert(header::HOST, HeaderValue::from_static("evil.example"));
+        assert_eq!(guard(None).check(&below), Err(Refusal::Host));
     }
 }

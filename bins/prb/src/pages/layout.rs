@@ -11,20 +11,22 @@ use super::assets::{ICON, SCRIPT, STYLE};
 
 /// Around a page's content.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shell<'a> {
+pub(crate) struct Shell<'a> {
     /// What the window is called.
-    pub(super) title: &'a str,
+    pub(crate) title: &'a str,
     /// The entries of the head: path and name; the first is where the brand leads.
-    pub(super) entries: &'a [(&'a str, &'a str)],
+    pub(crate) entries: &'a [(&'a str, &'a str)],
     /// The path of the entry that is shown.
-    pub(super) here: &'a str,
+    pub(crate) here: &'a str,
     /// Where the parts come from that keep themselves fresh.
-    pub(super) live: Option<&'a str>,
+    pub(crate) live: Option<&'a str>,
+    /// Whether `live` can also stream what changes.
+    pub(crate) is_stream: bool,
 }
 
 impl Shell<'_> {
     /// The whole page.
-    pub(super) fn around(&self, content: &Markup) -> Markup {
+    pub(crate) fn around(&self, content: &Markup) -> Markup {
         let home = self.entries.first().map_or("/", |(path, _)| path);
         html! {
             (DOCTYPE)
@@ -49,7 +51,7 @@ impl Shell<'_> {
                         button #token.quiet type="button" hidden { "Token" }
                     }
                     p #offline.notice.bad role="alert" hidden {}
-                    main data-live=[self.live] { (content) }
+                    main data-live=[self.live] data-stream[self.is_stream] { (content) }
                     p #said role="status" aria-live="polite" hidden {}
                     (token_dialog())
                     noscript { p.notice { "Without JavaScript this page stands still and changes nothing." } }
@@ -78,12 +80,12 @@ fn token_dialog() -> Markup {
 }
 
 /// A part that keeps itself fresh: [`Shell::live`] gives it under the same name.
-pub(super) fn part(name: &str, content: &Markup) -> Markup {
+pub(crate) fn part(name: &str, content: &Markup) -> Markup {
     html! { section id=(name) data-part { (content) } }
 }
 
 /// A sentence that answers a request: a page for people, JSON for scripts.
-pub(super) fn said(headers: &HeaderMap, status: StatusCode, text: &str) -> Response {
+pub(crate) fn said(headers: &HeaderMap, status: StatusCode, text: &str) -> Response {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     if accepted.is_some_and(|accepted| accepted.contains("text/html")) {
         (status, message(text)).into_response()
@@ -93,12 +95,12 @@ pub(super) fn said(headers: &HeaderMap, status: StatusCode, text: &str) -> Respo
 }
 
 /// A page for what is not there.
-pub(super) fn nothing_here(text: &str) -> Response {
+pub(crate) fn nothing_here(text: &str) -> Response {
     (StatusCode::NOT_FOUND, message(text)).into_response()
 }
 
 fn message(text: &str) -> Markup {
-    let shell = Shell { title: "Message", entries: &[], here: "", live: None };
+    let shell = Shell { title: "Message", entries: &[], here: "", live: None, is_stream: false };
     shell.around(&html! {
         p.notice { (text) }
         p { a href="/" { "Back" } }

@@ -23,7 +23,8 @@ use tokio::sync::Semaphore;
 
 use self::wish::{Asked, Wish};
 use super::{
-    Site,
+    Rules, Site,
+    guard::NO_BODY_BYTES,
     layout::{self, Shell, part},
 };
 use crate::{config::PageArgs, listen::Port};
@@ -32,14 +33,19 @@ mod find;
 mod job;
 mod list;
 mod wish;
-mod words;
+pub(crate) mod words;
 
 pub use find::{MAX_SEARCHED, SEARCH_BUDGET};
 
 /// The port that operators know.
 pub const PORT: u16 = 4567;
+/// Where it is among the console's pages.
+pub(crate) const BELOW_PATH: &str = "/queue";
 /// How long the queue may take for an answer to somebody who looks. Redis is given longer for changes.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// No request has a body.
+const RULES: Rules = Rules { max_body_bytes: NO_BODY_BYTES, checked_below: None };
 
 /// What is shown.
 #[derive(Clone, Debug)]
@@ -61,7 +67,7 @@ pub async fn open(args: &PageArgs, source: Source) -> anyhow::Result<Option<Site
         default: (Ipv4Addr::LOCALHOST, PORT).into(),
     };
     match port.open(args.queue_page_listen).await? {
-        Some(listener) => Site::new(port, listener, args, router(source)).map(Some),
+        Some(listener) => Site::new(port, listener, args, RULES, router(source)).map(Some),
         None => Ok(None),
     }
 }
@@ -72,6 +78,8 @@ struct Desk(Arc<Inner>);
 
 struct Inner {
     source: Source,
+    /// What stands before its paths; empty on a port of its own.
+    base: &'static str,
     /// What the queue said when it last answered, and when.
     counts: Mutex<Option<(Stats, u64)>>,
     /// One search at a time: it may read the whole queue.
@@ -85,7 +93,12 @@ impl fmt::Debug for Desk {
 }
 
 fn router(source: Source) -> Router {
-    let desk = Desk(Arc::new(Inner { source, counts: Mutex::default(), search: Semaphore::new(1) }));
+    below("", source)
+}
+
+/// The same pages below a path of another port's pages.
+pub(crate) fn below(base: &'static str, source: Source) -> Router {
+    let desk = Desk(Arc::new(Inner { source, base, counts: Mutex::default(), search: Semaphore::new(1) }));
     Router::new()
         .route("/", get(list_page))
         .route("/live", get(list_parts))
@@ -96,17 +109,25 @@ fn router(source: Source) -> Router {
         .with_state(desk)
 }
 
-const fn shell<'a>(title: &'a str, live: &'a str) -> Shell<'a> {
-    Shell { title, entries: &[("/", "Trade queue")], here: "/", live: Some(live) }
+const fn shell<'a>(title: &'a str, live: &'a str, base: &str) -> Shell<'a> {
+    const ALONE: [(&str, &str); 1] = [("/", "Trade queue")];
+    const BELOW: [(&str, &str); 4] =
+        [("/", "Overview"), ("/workers", "Workers"), ("/pools", "Pools"), (BELOW_PATH, "Trade queue")];
+    if base.is_empty() {
+        Shell { title, entries: &ALONE, here: "/", live: Some(live), is_stream: false }
+    } else {
+        Shell { title, entries: &BELOW, here: BELOW_PATH, live: Some(live), is_stream: false }
+    }
 }
 
 async fn list_page(State(desk): State<Desk>, Query(asked): Query<Asked>) -> Response {
     let wish = Wish::read(&asked);
     let (parts, there) = desk.list(&wish, &asked).await;
-    let live = wish::link("/live", &asked);
-    let page = shell("Trade queue", &live).around(&html! {
+    let base = desk.0.base;
+    let live = wish::link(&format!("{base}/live"), &asked);
+    let page = shell("Trade queue", &live, base).around(&html! {
         (parts.head)
-        (list::filter(&asked))
+        (list::filter(base, &asked))
         (parts.body.unwrap_or_else(|| part("jobs", &html! {
             p.empty { "The jobs are shown as soon as the queue answers." }
         })))
@@ -122,13 +143,14 @@ async fn list_parts(State(desk): State<Desk>, Query(asked): Query<Asked>) -> Mar
 
 async fn job_page(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
     let Some(id) = wish::number(&id) else { return layout::nothing_here("A job has a number.") };
-    let (title, live) = (format!("Job {id}"), format!("/live/jobs/{id}"));
-    let shell = shell(&title, &live);
+    let (title, live) = (format!("Job {id}"), format!("{}/live/jobs/{id}", desk.0.base));
+    let base = desk.0.base;
+    let shell = shell(&title, &live, base);
     match desk.job(id).await {
         Ok(Some(detail)) => shell
             .around(&html! {
                 (notice(None))
-                (part("job", &job::state(&detail.record)))
+                (part("job", &job::state(base, &detail.record)))
                 (job::content(&detail))
             })
             .into_response(),
@@ -152,9 +174,10 @@ async fn job_page(State(desk): State<Desk>, Path(id): Path<String>) -> Response 
 }
 
 async fn job_parts(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
+    let base = desk.0.base;
     let Some(id) = wish::number(&id) else { return StatusCode::NOT_FOUND.into_response() };
     match desk.job(id).await {
-        Ok(Some(detail)) => html! { (notice(None)) (part("job", &job::state(&detail.record))) },
+        Ok(Some(detail)) => html! { (notice(None)) (part("job", &job::state(base, &detail.record))) },
         Ok(None) => html! { (notice(None)) (part("job", &job::gone(id))) },
         // The rest of the page stays as it was.
         Err(error) => notice(Some(&error)),
@@ -219,7 +242,10 @@ impl Desk {
             }
         });
         let (body, refused) = match found {
-            Ok(found) => (Some(part("jobs", &list::jobs(asked, found.as_ref().map_err(|text| *text)))), None),
+            Ok(found) => (
+                Some(part("jobs", &list::jobs(self.0.base, asked, found.as_ref().map_err(|text| *text)))),
+                None,
+            ),
             Err(error) => (None, Some(error)),
         };
         let error = refused.or(stats.err());
@@ -227,7 +253,7 @@ impl Desk {
         let state = wish.as_ref().ok().and_then(|wish| wish.filter.state);
         let head = html! {
             (notice(error.as_ref()))
-            (part("counts", &list::counts(last, error.is_some(), state)))
+            (part("counts", &list::counts(self.0.base, last, error.is_some(), state)))
         };
         (Parts { head, body }, error.is_none())
     }

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::{
     assets,
-    guard::{self, Guard, MAX_BODY_BYTES},
+    guard::{self, Guard, Rules},
     layout,
 };
 use crate::{
@@ -29,17 +29,18 @@ impl Site {
     ///
     /// # Errors
     /// Where the token cannot be read, or the system does not say where it listens.
-    pub(super) fn new(
+    pub(crate) fn new(
         port: Port,
         listener: TcpListener,
         args: &PageArgs,
+        rules: Rules,
         pages: Router,
     ) -> anyhow::Result<Self> {
-        let guard = Guard::new(args.page_hosts.clone(), args.token()?);
+        let guard = Guard::new(args.page_hosts.clone(), args.token()?, rules);
         let router = pages
             .merge(assets::router())
             .fallback(async || layout::nothing_here("There is no such page."))
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+            .layer(DefaultBodyLimit::max(rules.max_body_bytes))
             .layer(middleware::from_fn_with_state(guard, guard::enter));
         let address = local_address(&listener, port)?;
         Ok(Self { name: port.name, listener, address, router })

@@ -108,6 +108,10 @@ impl Bars {
                 return;
             }
             Shown::Trader => return self.jobs.set_message(jobs(&view.jobs)),
+            Shown::Monitor { peers } => {
+                self.workers.set_prefix("peers");
+                return self.workers.set_message(peers.to_string());
+            }
             Shown::Manager { providers } => {
                 self.named[0].set_prefix("data");
                 self.named[0].set_message(format!("{providers} data providers"));

@@ -1,119 +1,15 @@
-//! The page in Chromium, driven by a small program in Node.js.
+//! The page in Chromium.
 
-use std::{
-    io::{BufRead, BufReader, Lines, Write},
-    path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-};
-
-use crate::rig::*;
 use prb_core::queue::JobQueue;
 use serde_json::{Value, json};
 
-const INSTALL: &str = "install it: scripts/install-browser (apt-get install -y chromium nodejs npm, and \
-                       npm ci --prefix bins/prb/tests/js)";
+use crate::{driver::Browser, rig::*};
 
 const LOOKS: &str = "performance.getEntriesByType('resource').filter((e) => e.name.includes('/live')).length";
 
-struct Browser {
-    child: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl Browser {
-    async fn start() -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js");
-        assert!(dir.join("node_modules/playwright-core").is_dir(), "playwright-core is missing; {INSTALL}");
-        let chromium = std::env::var("PRB_TEST_CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
-        assert!(Path::new(&chromium).is_file(), "{chromium} is missing; {INSTALL}");
-        let mut child = Command::new("node")
-            .arg(dir.join("browser.js"))
-            .arg(&chromium)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("node cannot be run ({error}); {INSTALL}"));
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut browser = Self { child, input, output };
-        assert_eq!(browser.answer().await, Ok("ready".into()));
-        browser
-    }
-
-    /// Every call of a page ends within a minute.
-    async fn answer(&mut self) -> Result<Value, String> {
-        let line = tokio::task::block_in_place(|| self.output.next()).expect("the browser ended");
-        let mut line: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        match line.get_mut("error") {
-            Some(error) => Err(error.as_str().unwrap().to_owned()),
-            None => Ok(line["result"].take()),
-        }
-    }
-
-    async fn attempt(&mut self, call: &str, args: &Value) -> Result<Value, String> {
-        writeln!(self.input, "{}", json!({ "call": call, "args": args })).unwrap();
-        self.answer().await
-    }
-
-    async fn call(&mut self, call: &str, args: Value) -> Value {
-        match self.attempt(call, &args).await {
-            Ok(result) => result,
-            Err(error) => {
-                let shown = self.attempt("evaluate", &json!(["document.body.innerText"])).await;
-                panic!("{call} {args}: {error}\nwhat was shown: {shown:?}")
-            }
-        }
-    }
-
-    async fn open(&mut self, url: &str) {
-        self.call("goto", json!([url])).await;
-    }
-
-    async fn evaluate(&mut self, expression: &str) -> Value {
-        self.call("evaluate", json!([expression])).await
-    }
-
-    /// Waits until something is true.
-    async fn until(&mut self, expression: &str) {
-        self.call("until", json!([expression])).await;
-    }
-
-    /// Waits until an element shows a text.
-    async fn until_shows(&mut self, selector: &str, text: &str) {
-        let (selector, text) = (json!(selector), json!(text));
-        self.until(&format!("document.querySelector({selector})?.textContent.includes({text})")).await;
-    }
-
-    async fn click(&mut self, selector: &str) {
-        self.call("click", json!([selector])).await;
-    }
-
-    /// How many times the page asked for its parts.
-    async fn looks(&mut self) -> u64 {
-        self.evaluate(LOOKS).await.as_u64().unwrap()
-    }
-
-    /// A picture for people, where PRB_TEST_PICTURES names a folder.
-    async fn picture(&mut self, name: &str) {
-        if let Ok(folder) = std::env::var("PRB_TEST_PICTURES") {
-            let path = format!("{folder}/{name}.png");
-            self.call("screenshot", json!([{ "path": path, "fullPage": true }])).await;
-        }
-    }
-
-    /// What the browser complained of: errors of the script, what its policy refused.
-    async fn complaints(&mut self) -> Vec<String> {
-        serde_json::from_value(self.call("complaints", json!([])).await).unwrap()
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // It closes its browser when nobody tells it anything any more; killed, it would leave it behind.
-        let _ = self.input.write_all(b"{\"call\":\"end\",\"args\":[]}\n");
-        let _ = self.child.wait();
-    }
+/// How many times the page asked for its parts.
+async fn count_looks(browser: &mut Browser) -> u64 {
+    browser.evaluate(LOOKS).await.as_u64().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,9 +31,9 @@ async fn counts_and_jobs_change_by_themselves() {
     let hide = "Object.defineProperty(document, 'hidden', { value: HIDDEN, configurable: true }); \
                 document.dispatchEvent(new Event('visibilitychange'))";
     browser.evaluate(&hide.replace("HIDDEN", "true")).await;
-    let looks = browser.looks().await;
+    let looks = count_looks(&mut browser).await;
     browser.evaluate("new Promise((done) => setTimeout(done, 5000))").await;
-    assert_eq!(browser.looks().await, looks);
+    assert_eq!(count_looks(&mut browser).await, looks);
     queue.submit(job(5)).await.unwrap();
     browser.evaluate(&hide.replace("HIDDEN", "false")).await;
     browser.until("!!document.querySelector('#job-5')").await;
@@ -185,13 +81,13 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
 
     // While somebody types, nothing is asked for, and what is typed stays.
     browser.call("focus", json!(["[name=text]"])).await;
-    let looks = browser.looks().await;
+    let looks = count_looks(&mut browser).await;
     let typing = "(async () => { const field = document.querySelector('[name=text]'); \
                   for (let n = 0; n < 30; n++) { field.value += 'x'; \
                   field.dispatchEvent(new Event('input', { bubbles: true })); \
                   await new Promise((done) => setTimeout(done, 100)); } return field.value.length })()";
     assert_eq!(browser.evaluate(typing).await, 33);
-    assert_eq!(browser.looks().await, looks);
+    assert_eq!(count_looks(&mut browser).await, looks);
     browser.until_shows("#jobs .extent", "No job fits.").await;
 
     browser.call("fill", json!(["[name=text]", ""])).await;
@@ -225,7 +121,7 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
     assert_eq!(data["calls"][1]["call"], "PhalaStakePoolv2::start_computing");
     assert_eq!(data["calls"][1]["arguments"]["worker"], worker(1).to_string());
     assert_eq!(data["signer"]["key"], "(sealed)");
-    let looks = browser.looks().await;
+    let looks = count_looks(&mut browser).await;
     browser.until(&format!("{LOOKS} > {looks}")).await;
     assert_eq!(browser.evaluate(seen).await, true);
     browser.picture("job-data").await;

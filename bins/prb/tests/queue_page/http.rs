@@ -255,7 +255,7 @@ async fn requests_are_small() {
         "POST /x HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 5000\r\n"
     );
     assert_eq!(page.send(&large).await.status, 413);
-    let long = format!("GET / HTTP/1.1\r\nHost: {host}\r\nX-Long: {}\r\n", "x".repeat(20_000));
+    let long = format!("GET / HTTP/1.1\r\nHost: {host}\r\nX-Long: {}\r\n", "x".repeat(40_000));
     assert_eq!(page.send(&long).await.status, 431);
 }
 

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
 
 mod browser;
+#[path = "../support/browser.rs"]
+mod driver;
 mod http;
 mod process;
 mod redis;

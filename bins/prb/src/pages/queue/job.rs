@@ -13,15 +13,15 @@ use super::words;
 const MAX_DATA_CHARS: usize = 20_000;
 
 /// Puts it in line again.
-pub(super) fn retry_form(id: JobId) -> Markup {
+pub(super) fn retry_form(base: &str, id: JobId) -> Markup {
     html! {
-        form method="post" action={ "/jobs/" (id) "/retry" } data-act {
+        form method="post" action={ (base) "/jobs/" (id) "/retry" } data-act {
             button type="submit" id={ "retry-" (id) } { "Retry" }
         }
     }
 }
 
-fn remove_form(record: &JobRecord) -> Markup {
+fn remove_form(base: &str, record: &JobRecord) -> Markup {
     let id = record.id;
     let consequence = match record.state {
         JobState::Succeeded | JobState::Failed => "It is forgotten.",
@@ -32,20 +32,20 @@ fn remove_form(record: &JobRecord) -> Markup {
     };
     let question = format!("Remove job {id}? {consequence}");
     html! {
-        form method="post" action={ "/jobs/" (id) "/remove" } data-act data-ask=(question) data-then="/" {
+        form method="post" action={ (base) "/jobs/" (id) "/remove" } data-act data-ask=(question) data-then=(super::list::home(base)) {
             button.danger type="submit" id={ "remove-" (id) } { "Remove" }
         }
     }
 }
 
 /// What changes while somebody looks.
-pub(super) fn state(record: &JobRecord) -> Markup {
+pub(super) fn state(base: &str, record: &JobRecord) -> Markup {
     html! {
         div.title {
             h1 { "Job " (record.id) " " (words::badge(record.state)) }
             div.acts {
-                @if record.state == JobState::Failed { (retry_form(record.id)) }
-                (remove_form(record))
+                @if record.state == JobState::Failed { (retry_form(base, record.id)) }
+                (remove_form(base, record))
             }
         }
         dl.facts {

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// How many jobs there are, by state; each count leads to its list.
-pub(super) fn counts(last: Option<(Stats, u64)>, stale: bool, here: Option<JobState>) -> Markup {
+pub(super) fn counts(base: &str, last: Option<(Stats, u64)>, stale: bool, here: Option<JobState>) -> Markup {
     let number = |state| {
         last.map(|(stats, _)| match state {
             JobState::Waiting => stats.waiting as u64,
@@ -26,7 +26,7 @@ pub(super) fn counts(last: Option<(Stats, u64)>, stale: bool, here: Option<JobSt
             @for state in STATES {
                 @let name = words::state(state);
                 @let asked = Asked { state: name.into(), ..Asked::default() };
-                a class={ "count " (name) } id={ "count-" (name) } href=(wish::link("/", &asked))
+                a class={ "count " (name) } id={ "count-" (name) } href=(wish::link(&home(base), &asked))
                     aria-current=[(here == Some(state)).then_some("true")] {
                     b { (number(state).map_or_else(|| "–".into(), words::grouped)) }
                     span { (name) }
@@ -40,9 +40,9 @@ pub(super) fn counts(last: Option<(Stats, u64)>, stale: bool, here: Option<JobSt
 }
 
 /// What the list is narrowed by. Stands outside of the parts that change by themselves.
-pub(super) fn filter(asked: &Asked) -> Markup {
+pub(super) fn filter(base: &str, asked: &Asked) -> Markup {
     html! {
-        form.filter method="get" action="/" data-filter autocomplete="off" {
+        form.filter method="get" action=(home(base)) data-filter autocomplete="off" {
             label {
                 "State"
                 select name="state" {
@@ -67,13 +67,13 @@ pub(super) fn filter(asked: &Asked) -> Markup {
                 }
             }
             button type="submit" { "Show" }
-            a.quiet href="/" { "Show all" }
+            a.quiet href=(home(base)) { "Show all" }
         }
     }
 }
 
 /// The jobs that were found, or why nothing can be looked for.
-pub(super) fn jobs(asked: &Asked, found: Result<&Found, &str>) -> Markup {
+pub(super) fn jobs(base: &str, asked: &Asked, found: Result<&Found, &str>) -> Markup {
     let found = match found {
         Ok(found) => found,
         Err(refusal) => return html! { p.empty role="alert" { (refusal) } },
@@ -89,11 +89,16 @@ pub(super) fn jobs(asked: &Asked, found: Result<&Found, &str>) -> Markup {
                         }
                     }
                 }
-                tbody { @for job in &found.jobs { (row(job)) } }
+                tbody { @for job in &found.jobs { (row(base, job)) } }
             }
         }
-        (pager(asked, found))
+        (pager(base, asked, found))
     }
+}
+
+/// The path of the list.
+pub(super) fn home(base: &str) -> String {
+    if base.is_empty() { "/".to_owned() } else { base.to_owned() }
 }
 
 fn extent(found: &Found) -> Markup {
@@ -114,12 +119,12 @@ fn extent(found: &Found) -> Markup {
     }
 }
 
-fn row(job: &JobRecord) -> Markup {
+fn row(base: &str, job: &JobRecord) -> Markup {
     let result = result(job);
     let took = job.ended_ms.map(|ended| words::span(ended.saturating_sub(job.created_ms)));
     html! {
         tr {
-            td.job data-label="Job" { a href={ "/jobs/" (job.id) } id={ "job-" (job.id) } { (job.id) } }
+            td.job data-label="Job" { a href={ (base) "/jobs/" (job.id) } id={ "job-" (job.id) } { (job.id) } }
             td.state-of data-label="State" { (words::badge(job.state)) }
             td data-label="Pool" { @if let Some(pool) = job.pool { (pool) } @else { "–" } }
             td.action data-label="Action" { (words::action(&job.action)) }
@@ -127,7 +132,7 @@ fn row(job: &JobRecord) -> Markup {
             td.took data-label="Took" { (took.as_deref().unwrap_or("–")) }
             td data-label="Tries" { (job.hand_outs) }
             td.result.none[result.is_none()] data-label="Result" { (result.unwrap_or_else(|| html! { "–" })) }
-            td.acts { @if job.state == JobState::Failed { (super::job::retry_form(job.id)) } }
+            td.acts { @if job.state == JobState::Failed { (super::job::retry_form(base, job.id)) } }
         }
     }
 }
@@ -154,9 +159,9 @@ fn first_words(error: &str) -> String {
     }
 }
 
-fn pager(asked: &Asked, found: &Found) -> Markup {
+fn pager(base: &str, asked: &Asked, found: &Found) -> Markup {
     let (page, pages) = (found.page, found.pages());
-    let to = |page: usize| wish::link("/", &Asked { page: page.to_string(), ..asked.clone() });
+    let to = |page: usize| wish::link(&home(base), &Asked { page: page.to_string(), ..asked.clone() });
     let entries = [
         ("first", "« First", 1, page > 1),
         ("previous", "‹ Previous", page.saturating_sub(1), page > 1),

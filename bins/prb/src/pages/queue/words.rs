@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use prb_core::queue::{CallOutcome, JobOutcome, JobState};
 
-pub(super) const fn state(state: JobState) -> &'static str {
+pub(crate) const fn state(state: JobState) -> &'static str {
     match state {
         JobState::Waiting => "waiting",
         JobState::Delayed => "delayed",
@@ -16,13 +16,13 @@ pub(super) const fn state(state: JobState) -> &'static str {
 }
 
 /// A state as a coloured word.
-pub(super) fn badge(of: JobState) -> Markup {
+pub(crate) fn badge(of: JobState) -> Markup {
     let name = state(of);
     html! { span class={ "state " (name) } { (name) } }
 }
 
 /// An action's name, which may break between its parts.
-pub(super) fn action(name: &str) -> Markup {
+pub(crate) fn action(name: &str) -> Markup {
     html! {
         @for (at, word) in name.split("::").enumerate() {
             @if at > 0 { "::" wbr; }
@@ -32,7 +32,7 @@ pub(super) fn action(name: &str) -> Markup {
 }
 
 /// The original's words for how far a trader is; others as they are.
-pub(super) fn progress(word: &str) -> &str {
+pub(crate) fn progress(word: &str) -> &str {
     match word {
         "RP_INIT" => "taken",
         "RP_PREPROCESSED" => "in a batch",
@@ -45,7 +45,7 @@ pub(super) fn progress(word: &str) -> &str {
 }
 
 /// A moment in UTC, to the second.
-pub(super) fn moment(ms: u64) -> Markup {
+pub(crate) fn moment(ms: u64) -> Markup {
     match i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()) {
         Some(at) => {
             let text = format!("{at:.3}");
@@ -56,7 +56,7 @@ pub(super) fn moment(ms: u64) -> Markup {
 }
 
 /// A span of time in the unit that fits; it does not break.
-pub(super) fn span(ms: u64) -> String {
+pub(crate) fn span(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms}\u{a0}ms"),
         1000..60_000 => format!("{}.{}\u{a0}s", ms / 1000, ms % 1000 / 100),
@@ -66,7 +66,7 @@ pub(super) fn span(ms: u64) -> String {
 }
 
 /// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -79,7 +79,7 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 /// What became of a call.
-pub(super) fn call(outcome: &CallOutcome) -> Markup {
+pub(crate) fn call(outcome: &CallOutcome) -> Markup {
     match outcome {
         CallOutcome::Done => html! { "done" },
         CallOutcome::AlreadyDone => html! { "done before, not sent again" },
@@ -89,7 +89,7 @@ pub(super) fn call(outcome: &CallOutcome) -> Markup {
 }
 
 /// What became of a job's calls, in one line.
-pub(super) fn outcome(outcome: &JobOutcome) -> Markup {
+pub(crate) fn outcome(outcome: &JobOutcome) -> Markup {
     let failed = outcome.calls.iter().filter_map(CallOutcome::error).collect::<Vec<_>>();
     html! {
         "block " (grouped(outcome.block.0.into()))
@@ -105,13 +105,13 @@ pub(super) fn outcome(outcome: &JobOutcome) -> Markup {
 }
 
 /// An error and what lies below it.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let below = std::iter::successors(error.source(), |error| error.source());
     below.fold(error.to_string(), |text, error| format!("{text}: {error}"))
 }
 
 /// With a capital and a full stop.
-pub(super) fn sentence(text: &str) -> String {
+pub(crate) fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
 }

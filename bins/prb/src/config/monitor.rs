@@ -1,0 +1,114 @@
+//! `prb monitor`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use clap::Args;
+use multiaddr::Multiaddr;
+
+use super::{
+    BootNode, OpsArgs, OpsListen, PageArgs, WalkieArgs,
+    walkie::{boot_address, listen_address},
+};
+
+/// The port that operators of the original know.
+pub const MONITOR_PORT: u16 = 3000;
+
+/// `prb monitor`.
+#[derive(Clone, Debug, Args)]
+pub struct MonitorArgs {
+    /// Port of the console and of the JSON calls.
+    #[arg(long, env = "PORT", default_value_t = MONITOR_PORT)]
+    pub port: u16,
+    /// IP address that they listen on. Whoever reaches it can read it; off this machine, changes need the token.
+    #[arg(long, env = "HOST", default_value = "127.0.0.1", value_name = "IP", value_parser = ip)]
+    pub host: IpAddr,
+    /// Addresses of peers to start from, by comma, as the original names the setting; goes before
+    /// PHALA_WALKIE_BOOT_NODES.
+    #[arg(long, env = "PTP_BOOT_NODES", value_delimiter = ',', value_name = "MULTIADDR", value_parser = boot_address)]
+    pub ptp_boot_nodes: Option<Vec<BootNode>>,
+    /// Addresses to listen on for peers, by comma, as the original names the setting; goes before
+    /// PHALA_WALKIE_LISTEN_ADDRESSES.
+    #[arg(
+        long,
+        env = "PTP_LISTEN_ADDRESSES",
+        value_delimiter = ',',
+        value_name = "MULTIADDR",
+        value_parser = listen_address
+    )]
+    pub ptp_listen_addresses: Option<Vec<Multiaddr>>,
+    /// Its place among its peers.
+    #[command(flatten)]
+    pub walkie: WalkieArgs,
+    /// The ops port.
+    #[command(flatten)]
+    pub ops: OpsArgs,
+    /// The pages for people.
+    #[command(flatten)]
+    pub pages: PageArgs,
+}
+
+impl MonitorArgs {
+    /// Its place among its peers, with the original's settings put in.
+    pub fn walkie(&self) -> WalkieArgs {
+        let mut walkie = self.walkie.clone();
+        if let Some(nodes) = &self.ptp_boot_nodes {
+            walkie.walkie_boot_nodes.clone_from(nodes);
+        }
+        if let Some(addresses) = &self.ptp_listen_addresses {
+            walkie.walkie_listen_addresses.clone_from(addresses);
+        }
+        walkie
+    }
+
+    /// Where the console listens: a monitor without one is of no use, so that `none` counts as not set.
+    pub fn listen(&self) -> SocketAddr {
+        match self.pages.console_listen {
+            Some(OpsListen::At(address)) => address,
+            _ => (self.host, self.port).into(),
+        }
+    }
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    match text.trim() {
+        "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+        text => text.parse().map_err(|_| "must be an IP address such as 127.0.0.1 or 0.0.0.0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::config::{Cli, Command};
+
+    use super::*;
+
+    fn args(args: &[&str]) -> Result<MonitorArgs, clap::Error> {
+        Cli::read(["prb", "monitor"].iter().chain(args)).map(|cli| match cli.command {
+            Command::Monitor(args) => *args,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn the_originals_settings_are_read() {
+        let plain = args(&[]).unwrap();
+        assert_eq!(plain.listen(), "127.0.0.1:3000".parse().unwrap());
+        assert_eq!(plain.walkie().boot_nodes(), []);
+        let set = args(&[
+            "--host",
+            "0.0.0.0",
+            "--port",
+            "80",
+            "--ptp-boot-nodes",
+            "/ip4/10.0.0.2/tcp/28888,/ip4/0.0.0.0/tcp/18888",
+            "--ptp-listen-addresses",
+            "/ip4/0.0.0.0/tcp/18889",
+        ])
+        .unwrap();
+        assert_eq!(set.listen(), "0.0.0.0:80".parse().unwrap());
+        assert_eq!(set.walkie().boot_nodes(), ["/ip4/10.0.0.2/tcp/28888".parse().unwrap()]);
+        assert_eq!(set.walkie().walkie_listen_addresses, ["/ip4/0.0.0.0/tcp/18889".parse().unwrap()]);
+        assert!(args(&["--host", "monitor.example.org"]).is_err() && args(&["--port", "70000"]).is_err());
+    }
+}

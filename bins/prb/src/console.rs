@@ -1,0 +1,229 @@
+//! The console: pages for operators over one fleet, or over those of all peers.
+//!
+//! ```text
+//!  browser ──► pages::Site (name, token, bounds) ──► router ──► Context ──► page ──► parts
+//!     ▲                                                            │                   │
+//!     └── /live/…: parts again, or a stream of what changes ◄──────┼───────────────────┘
+//!                                                                  ▼
+//!                               Backend: Local (this process's Manager) or Peer (a manager over Walkie)
+//! ```
+//!
+//! - One set of pages, one trait with two backends: [`Local`] in `prb all` and `prb lifecycle`, one for each lifecycle
+//!   manager in `prb monitor`, below `/managers/{peer}`.
+//! - Every page is whole without JavaScript. The script keeps it fresh, and sends what changes something with the
+//!   operator's token: [`crate::pages`] has the rules.
+//! - What is commanded is shown first: a page names each worker and what will happen to it.
+//!
+//! Not for: programs (`prb monitor` answers the original's JSON calls beside it).
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use prb_walkie::node::Node;
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::{MONITOR_PORT, PageArgs},
+    daemon::{Background, Failure},
+    listen::Port,
+    pages::{self, Rules, Site},
+};
+
+pub mod backend;
+mod columns;
+mod confirm;
+mod context;
+mod fields;
+mod forms;
+mod list;
+mod live;
+mod local;
+mod overview;
+mod peer;
+mod peers;
+mod pools;
+mod session;
+mod target;
+pub mod view;
+mod words;
+mod worker;
+mod workers;
+
+pub use live::MAX_STREAMS;
+pub use local::Local;
+pub use peer::Peer;
+
+use backend::Backend;
+
+/// The largest body of a request: a command for as many workers as an inventory holds.
+const MAX_BODY_BYTES: usize = 512 * 1024;
+
+/// What the console shows.
+#[derive(Clone)]
+pub struct Console(Arc<Inner>);
+
+struct Inner {
+    /// The fleet of this process.
+    fleet: Option<Arc<dyn Backend>>,
+    /// Who is there, where this process has peers.
+    node: Option<Node>,
+    /// The fleets of peers, where those are shown.
+    managers: Option<peer::Peers>,
+    /// The trade queue, where this process has one.
+    queue: Option<pages::queue::Source>,
+    streams: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console").field("fleet", &self.0.fleet).finish_non_exhaustive()
+    }
+}
+
+impl Console {
+    /// Of the fleet of this process.
+    pub fn of_fleet(fleet: Arc<dyn Backend>) -> Self {
+        Self::new(Inner { fleet: Some(fleet), node: None, managers: None, queue: None, streams: streams() })
+    }
+
+    /// Of all lifecycle managers and data providers that a node finds.
+    pub fn of_peers(node: Node) -> Self {
+        let managers = Some(peer::Peers::default());
+        Self::new(Inner { fleet: None, node: Some(node), managers, queue: None, streams: streams() })
+    }
+
+    fn new(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+
+    /// The same, with the peers of this process.
+    #[must_use]
+    pub fn with_node(self, node: Node) -> Self {
+        self.changed(|inner| inner.node = Some(node))
+    }
+
+    /// The same, with the trade queue of this process.
+    #[must_use]
+    pub fn with_queue(self, queue: pages::queue::Source) -> Self {
+        self.changed(|inner| inner.queue = Some(queue))
+    }
+
+    /// Only before it is shared.
+    fn changed(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            change(inner);
+        }
+        self
+    }
+}
+
+fn streams() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(live::MAX_STREAMS))
+}
+
+/// Opens the console's port, or gives `None` where it is off or its default is taken by another.
+///
+/// # Errors
+/// Where an address that was asked for cannot be had, or the token cannot be read.
+pub async fn open(args: &PageArgs, console: Console) -> anyhow::Result<Option<Site>> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, MONITOR_PORT));
+    let port = Port { name: "console", variable: "PRB_CONSOLE_LISTEN", default };
+    let rules = Rules { max_body_bytes: MAX_BODY_BYTES, checked_below: None };
+    match port.open(args.console_listen).await? {
+        Some(listener) => Site::new(port, listener, args, rules, router(console)).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The console's port, open and served, of a daemon that goes on without where its default is taken.
+#[derive(Debug)]
+pub(crate) struct Open {
+    address: Option<SocketAddr>,
+    serving: Background,
+}
+
+impl Open {
+    /// Opens the port and serves it.
+    ///
+    /// # Errors
+    /// Those of [`open`]: the operator has to change something.
+    pub(crate) async fn start(args: &PageArgs, console: Console) -> Result<Self, Failure> {
+        let mut serving = Background::default();
+        let site = open(args, console).await.map_err(Failure::Configuration)?;
+        let address = site.as_ref().map(Site::address);
+        if let Some(site) = site {
+            serving.spawn(|stop| async move {
+                stop.run_until_cancelled(site.serve()).await;
+                anyhow::anyhow!("the console has ended")
+            });
+        }
+        Ok(Self { address, serving })
+    }
+
+    /// Where it is, if it could be opened.
+    pub(crate) const fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Waits for it to end, which it should not. Cancel safe.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        self.serving.ended().await
+    }
+
+    /// Answers nobody any more.
+    pub(crate) async fn stop(self) {
+        self.serving.stop().await;
+    }
+}
+
+/// All pages.
+pub(crate) fn router(console: Console) -> Router {
+    let queue = console.0.queue.clone();
+    let mut router = Router::new().route("/", get(target::page)).route("/live/", get(target::live));
+    if console.0.node.is_some() {
+        router = router.route("/peers", get(target::page)).route("/providers/{peer}", get(target::page));
+    }
+    router = router.route("/live/{*path}", get(target::live));
+    if console.0.managers.is_some() {
+        router = router.nest(
+            "/managers/{manager}",
+            fleet_pages()
+                .route("/", get(target::page))
+                .route("/live/{*path}", get(target::live))
+                .route("/live/", get(target::live)),
+        );
+    } else {
+        router = router.merge(fleet_pages());
+    }
+    let router = router.with_state(console);
+    match queue {
+        Some(source) => {
+            router.nest(pages::queue::BELOW_PATH, pages::queue::below(pages::queue::BELOW_PATH, source))
+        }
+        None => router,
+    }
+}
+
+fn fleet_pages() -> Router<Console> {
+    Router::new()
+        .route("/workers", get(target::page))
+        .route("/workers/confirm", get(confirm::page))
+        .route("/workers/command", post(confirm::command))
+        .route("/workers/new", get(forms::worker_page))
+        .route("/workers/save", post(forms::save_worker))
+        .route("/workers/remove", post(forms::remove_worker))
+        .route("/workers/{id}", get(target::page))
+        .route("/workers/{id}/edit", get(forms::worker_page))
+        .route("/pools", get(target::page))
+        .route("/pools/new", get(forms::pool_page))
+        .route("/pools/save", post(forms::save_pool))
+        .route("/pools/remove", post(forms::remove_pool))
+        .route("/pools/{id}/edit", get(forms::pool_page))
+}

@@ -1,0 +1,188 @@
+//! The columns of the list of workers.
+
+use std::cmp::Ordering;
+
+use maud::{Markup, html};
+
+use super::{list::by, view::WorkerView, words};
+
+/// Which columns are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Set {
+    /// What says how a worker is.
+    #[default]
+    Main,
+    /// Its session and registration.
+    Chain,
+    /// Its machine.
+    Runtime,
+    /// Everything.
+    All,
+}
+
+impl Set {
+    pub(super) const ALL: [(Self, &'static str); 4] = [
+        (Self::Main, "state and progress"),
+        (Self::Chain, "session and registration"),
+        (Self::Runtime, "machine and version"),
+        (Self::All, "all"),
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Chain => "chain",
+            Self::Runtime => "runtime",
+            Self::All => "all",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Self {
+        Self::ALL.into_iter().map(|(set, _)| set).find(|set| set.name() == name).unwrap_or_default()
+    }
+}
+
+type Order = fn(&WorkerView, &WorkerView) -> Ordering;
+
+/// A column.
+#[derive(Debug)]
+pub(super) struct Column {
+    /// Its name in addresses, and its cells' class.
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    /// Where it is shown besides [`Set::All`].
+    sets: &'static [Set],
+    pub(super) order: Option<Order>,
+    pub(super) cell: fn(&WorkerView) -> Markup,
+}
+
+impl Column {
+    pub(super) fn is_in(&self, set: Set) -> bool {
+        set == Set::All || self.sets.contains(&set)
+    }
+}
+
+const EVERYWHERE: &[Set] = &[Set::Main, Set::Chain, Set::Runtime];
+const MAIN: &[Set] = &[Set::Main];
+const CHAIN: &[Set] = &[Set::Chain];
+const RUNTIME: &[Set] = &[Set::Runtime];
+const NOWHERE: &[Set] = &[];
+
+macro_rules! column {
+    ($name:literal, $title:literal, $sets:expr, $worker:ident, by $key:expr, $cell:expr) => {
+        Column {
+            name: $name,
+            title: $title,
+            sets: $sets,
+            order: Some(|a, b| {
+                let key = |$worker: &WorkerView| $key;
+                by(key(a), key(b))
+            }),
+            cell: |$worker| $cell,
+        }
+    };
+    ($name:literal, $title:literal, $sets:expr, $worker:ident, $cell:expr) => {
+        Column { name: $name, title: $title, sets: $sets, order: None, cell: |$worker| $cell }
+    };
+}
+
+/// Every column but the name, which leads to the worker's page.
+pub(super) static COLUMNS: &[Column] = &[
+    column!("state", "State", EVERYWHERE, w, by w.state, words::badge(w.state)),
+    column!("pool", "Pool", EVERYWHERE, w, by w.entry.pid, html! { (w.entry.pid) }),
+    column!("lag", "Lag", MAIN, w, by w.lag.map_or(-1, i64::from), html! { (words::number(w.lag)) }),
+    column!("message", "Last message", MAIN, w, by w.message.clone(), html! {
+        (w.message)
+        @if w.stalled == Some(true) { " " span.bad { "Stalled." } }
+    }),
+    column!("reason", "Reason", NOWHERE, w, by w.reason, html! { (w.reason.unwrap_or("–")) }),
+    column!("since", "Since (UTC)", MAIN, w, by w.message_at, html! {
+        @match w.message_at { Some(at) => (words::moment(at)), None => "–" }
+    }),
+    column!("session", "On chain", EVERYWHERE, w, by w.session_state().map(words::session), html! {
+        @match w.session_state() {
+            Some(state) => { span.bad[w.is_unresponsive()] { (words::session(state)) } }
+            None => "–",
+        }
+    }),
+    column!("goal", "Goal", MAIN, w, by w.goal.map(words::goal), html! { (w.goal.map_or("–", words::goal)) }),
+    column!("block", "Para block", MAIN, w, by w.para_block, html! { (words::number(w.para_block)) }),
+    column!("header", "Para header", NOWHERE, w, by w.para_header, html! { (words::number(w.para_header)) }),
+    column!("relay", "Relay header", NOWHERE, w, by w.relay_header, html! { (words::number(w.relay_header)) }),
+    column!("stake", "Stake", CHAIN, w, by w.entry.stake, html! { (words::amount(w.entry.stake)) }),
+    column!("locked", "At stake", MAIN, w, by w.at_stake(), html! {
+        @match w.at_stake() { 0 => "–", stake => (words::amount(stake)) }
+    }),
+    column!("confidence", "Confidence", CHAIN, w, by w.confidence(), html! { (words::number(w.confidence())) }),
+    column!("v", "V", CHAIN, w, by w.session().map(|s| s.v), html! {
+        @match w.session() { Some(session) => (words::fixed(session.v)), None => "–" }
+    }),
+    column!("ve", "Ve", CHAIN, w, by w.session().map(|s| s.ve), html! {
+        @match w.session() { Some(session) => (words::fixed(session.ve)), None => "–" }
+    }),
+    column!("p", "P instant", CHAIN, w, by w.session().map(|s| s.p_instant), html! {
+        (words::number(w.session().map(|session| session.p_instant)))
+    }),
+    column!("pinit", "P initial", CHAIN, w, by w.session().map(|s| s.p_init), html! {
+        (words::number(w.session().map(|session| session.p_init)))
+    }),
+    column!("minted", "Minted", CHAIN, w, by w.session().map(|s| s.total_reward), html! {
+        @match w.session() { Some(session) => (words::amount(session.total_reward)), None => "–" }
+    }),
+    column!("heartbeat", "Last challenge (UTC)", CHAIN, w, by w.session().map(|s| s.challenge_time_last), html! {
+        @match w.session() { Some(session) => (words::moment_secs(session.challenge_time_last)), None => "–" }
+    }),
+    column!("version", "Version", RUNTIME, w, by w.info.as_ref().map(|i| i.version.clone()), html! {
+        @match &w.info { Some(info) => (info.version), None => "–" }
+    }),
+    column!(
+        "git",
+        "Git revision",
+        RUNTIME,
+        w,
+        html! {
+            @match &w.info { Some(info) => { code { (info.git_revision.chars().take(12).collect::<String>()) } }, None => "–" }
+        }
+    ),
+    column!("peak", "Memory peak", RUNTIME, w, by memory(w, |m| m.rust_peak_used), html! { (shown(w, |m| m.rust_peak_used)) }),
+    column!("used", "Memory used", RUNTIME, w, by memory(w, |m| m.rust_used), html! { (shown(w, |m| m.rust_used)) }),
+    column!("total", "Memory total peak", RUNTIME, w, by memory(w, |m| m.total_peak_used), html! {
+        (shown(w, |m| m.total_peak_used))
+    }),
+    column!("pending", "Messages waiting", RUNTIME, w, by w.info.as_ref().map(|i| i.pending_messages), html! {
+        (words::number(w.info.as_ref().map(|info| info.pending_messages)))
+    }),
+    column!("endpoint", "Endpoint", RUNTIME, w, by w.entry.endpoint.clone(), html! { (w.entry.endpoint) }),
+    column!(
+        "key",
+        "Public key",
+        NOWHERE,
+        w,
+        html! {
+            @match w.key { Some(key) => { code { (key) } }, None => "–" }
+        }
+    ),
+    column!(
+        "account",
+        "Session account",
+        NOWHERE,
+        w,
+        html! {
+            @match w.session() {
+                Some(session) => { code { (session.account.to_ss58(prb_core::primitives::PHALA_SS58_PREFIX)) } }
+                None => "–",
+            }
+        }
+    ),
+    column!("id", "ID", NOWHERE, w, html! { code { (w.id()) } }),
+];
+
+type Field = fn(&prb_core::prpc::MemoryUsage) -> u64;
+
+fn memory(worker: &WorkerView, field: Field) -> Option<u64> {
+    worker.info.as_ref()?.memory_usage.as_ref().map(field)
+}
+
+fn shown(worker: &WorkerView, field: Field) -> String {
+    memory(worker, field).map_or_else(|| "–".to_owned(), words::mib)
+}

@@ -1,0 +1,121 @@
+//! [`Context`]: which fleet a request is about, and the page around what it shows.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    extract::{FromRequestParts, RawPathParams},
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use maud::{Markup, html};
+
+use super::{
+    Console,
+    backend::{Backend, Error},
+    live::Part,
+    words,
+};
+use crate::pages::layout::Shell;
+
+/// What a request is about.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) console: Console,
+    /// What stands before the paths of the fleet's pages; empty for the fleet of this process.
+    pub(super) base: String,
+    backend: Option<Arc<dyn Backend>>,
+}
+
+impl FromRequestParts<Console> for Context {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, console: &Console) -> Result<Self, Infallible> {
+        let params = RawPathParams::from_request_parts(parts, console).await.ok();
+        let manager = params.as_ref().and_then(|params| params.iter().find(|(name, _)| *name == "manager"));
+        let inner = &console.0;
+        let (base, backend) = match (manager, &inner.managers, &inner.node) {
+            (Some((_, name)), Some(managers), Some(node)) => {
+                (format!("/managers/{name}"), managers.get(node, name))
+            }
+            _ => (String::new(), inner.fleet.clone()),
+        };
+        Ok(Self { console: console.clone(), base, backend })
+    }
+}
+
+impl Context {
+    /// The fleet.
+    pub(super) fn fleet(&self) -> Result<&Arc<dyn Backend>, Error> {
+        self.backend
+            .as_ref()
+            .ok_or_else(|| Error::not_found("there is no such lifecycle manager among the peers"))
+    }
+
+    /// Whether this is a page of one fleet, and not of all peers.
+    pub(super) fn is_of_fleet(&self) -> bool {
+        !self.base.is_empty() || self.console.0.fleet.is_some()
+    }
+
+    /// Whether the fleet is a peer's.
+    pub(super) fn is_of_peer(&self) -> bool {
+        !self.base.is_empty()
+    }
+
+    /// The path of the fleet's first page.
+    pub(super) fn home(&self) -> &str {
+        if self.base.is_empty() { "/" } else { &self.base }
+    }
+
+    /// A page of this console. `here` is the path of its entry in the head, `live` that of its parts.
+    pub(super) fn page(&self, title: &str, here: &str, live: Option<&str>, content: &Markup) -> Markup {
+        let entries = self.entries();
+        let entries: Vec<_> = entries.iter().map(|(path, name)| (path.as_str(), *name)).collect();
+        let here = format!("{}{here}", self.base);
+        let here = if here.is_empty() { "/" } else { &here };
+        Shell { title, entries: &entries, here, live, is_stream: live.is_some() }.around(content)
+    }
+
+    fn entries(&self) -> Vec<(String, &'static str)> {
+        let mut entries = Vec::new();
+        if self.is_of_fleet() {
+            entries.push((self.home().to_owned(), "Overview"));
+            entries.push((format!("{}/workers", self.base), "Workers"));
+            entries.push((format!("{}/pools", self.base), "Pools"));
+        }
+        if self.console.0.managers.is_some() {
+            entries.push(("/".to_owned(), "Peers"));
+        } else if self.console.0.node.is_some() {
+            entries.push(("/peers".to_owned(), "Peers"));
+        }
+        if self.console.0.queue.is_some() {
+            entries.push(("/queue".to_owned(), "Trade queue"));
+        }
+        entries
+    }
+
+    /// A page that says why there is none.
+    pub(super) fn failed(&self, error: &Error) -> Response {
+        let content = html! { (notice(Some(error)).markup()) p { a href=(self.home()) { "Overview" } } };
+        (error.status, self.page("Message", "", None, &content)).into_response()
+    }
+}
+
+/// Says why what is shown may be old, or nothing.
+pub(super) fn notice(error: Option<&Error>) -> Part {
+    Part::new(
+        "notice",
+        html! {
+            @if let Some(error) = error {
+                p.notice.bad role="alert" {
+                    (words::sentence(&error.message))
+                    @if error.is_retryable() { " What is below may be old; it is asked for again." }
+                }
+            }
+        },
+    )
+}
+
+/// The status of a page with that trouble.
+pub(super) fn status(error: Option<&Error>) -> StatusCode {
+    error.map_or(StatusCode::OK, |error| error.status)
+}

@@ -1,0 +1,345 @@
+//! Forms for pools and workers: added, changed, removed.
+//!
+//! A form carries the version of the entry that it was filled with; an entry that somebody else has changed since
+//! is not overwritten.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use axum::{
+    body::Bytes,
+    extract::RawPathParams,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use maud::{Markup, html};
+use prb_core::{
+    inventory::{AfterStop, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES},
+    manage::{PoolValue, WorkerValue},
+    primitives::{PHALA_SS58_PREFIX, PoolId},
+};
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use super::{
+    backend::{Edit, Error},
+    context::Context,
+    fields::Fields,
+    view::{FleetView, PoolView, WorkerView},
+    words,
+};
+use crate::pages::layout;
+
+/// The form of a new worker, or of the one in the path.
+pub(super) async fn worker_page(context: Context, params: RawPathParams) -> Response {
+    let shown = async {
+        let fleet = editable(&context).await?;
+        let worker = match id_of(&params)? {
+            None => None,
+            Some(id) => Some(fleet.worker(id).ok_or_else(|| gone("worker"))?),
+        };
+        let title = if worker.is_some() { "Edit a worker" } else { "Add a worker" };
+        Ok(context.page(title, "/workers", None, &worker_form(&context, title, worker, &fleet)))
+    };
+    shown.await.map_or_else(|error: Error| context.failed(&error), IntoResponse::into_response)
+}
+
+/// The form of a new pool, or of the one in the path.
+pub(super) async fn pool_page(context: Context, params: RawPathParams) -> Response {
+    let shown = async {
+        let fleet = editable(&context).await?;
+        let pool = match id_of(&params)? {
+            None => None,
+            Some(id) => Some(fleet.pools.iter().find(|pool| pool.id == id).ok_or_else(|| gone("pool"))?),
+        };
+        let title = if pool.is_some() { "Edit a pool" } else { "Add a pool" };
+        Ok(context.page(title, "/pools", None, &pool_form(&context, title, pool, &fleet)))
+    };
+    shown.await.map_or_else(|error: Error| context.failed(&error), IntoResponse::into_response)
+}
+
+async fn editable(context: &Context) -> Result<std::sync::Arc<FleetView>, Error> {
+    let backend = context.fleet()?;
+    match backend.read_only() {
+        Some(reason) => Err(Error::conflict(reason)),
+        None => backend.fleet().await,
+    }
+}
+
+fn id_of(params: &RawPathParams) -> Result<Option<Uuid>, Error> {
+    let text = params.iter().find(|(name, _)| *name == "id").map(|(_, text)| text);
+    text.map(|text| text.parse().map_err(|_| gone("entry"))).transpose()
+}
+
+fn gone(what: &str) -> Error {
+    Error::not_found(format!("there is no such {what} (any more)"))
+}
+
+fn version(of: &impl std::fmt::Debug) -> String {
+    let mut hasher = DefaultHasher::new();
+    format!("{of:?}").hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+fn pool_version(pool: &PoolView) -> String {
+    version(&(
+        &pool.name,
+        pool.pid,
+        pool.enabled,
+        pool.sync_only,
+        pool.after_stop,
+        pool.operator,
+        pool.proxied,
+    ))
+}
+
+fn check(name: &str, label: &str, checked: bool) -> Markup {
+    html! { label.check { input type="checkbox" name=(name) value="1" checked[checked]; (label) } }
+}
+
+fn after_stop(chosen: Option<AfterStop>, default: &str) -> Markup {
+    html! {
+        label {
+            "After a stop from elsewhere"
+            select name="after_stop" {
+                option value="" { (default) }
+                @for setting in AfterStop::ALL {
+                    option value=(setting.as_str()) selected[chosen == Some(setting)] { (setting.as_str()) }
+                }
+            }
+        }
+    }
+}
+
+fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, fleet: &FleetView) -> Markup {
+    let entry = worker.map(|worker| &*worker.entry);
+    let list = format!("{}/workers", context.base);
+    let back = entry.map_or_else(|| list.clone(), |entry| format!("{list}/{}", entry.id));
+    // A peer has no fields for more than the original's.
+    let whole = !context.is_of_peer();
+    html! {
+        div.title { h1 { (title) } }
+        form.edit method="post" action={ (list) "/save" } data-act data-then=(back) autocomplete="off" {
+            @if let Some(entry) = entry {
+                input type="hidden" name="id" value=(entry.id);
+                input type="hidden" name="version" value=(version(entry));
+            }
+            label {
+                "Name"
+                input name="name" required maxlength=(MAX_NAME_BYTES) value=[entry.map(|entry| &entry.name)];
+            }
+            label {
+                "Pool"
+                select name="pid" required {
+                    @for pool in &fleet.pools {
+                        option value=(pool.pid) selected[entry.is_some_and(|entry| entry.pid.0 == pool.pid)] { (pool.pid) " " (pool.name) }
+                    }
+                }
+            }
+            label.wide {
+                "pRuntime endpoint"
+                input name="endpoint" type="url" required maxlength=(MAX_ENDPOINT_BYTES) placeholder="http://10.0.0.7:8000" value=[entry.map(|entry| &entry.endpoint)];
+            }
+            label {
+                "Stake in PHA"
+                input name="stake" required inputmode="decimal" pattern="[0-9]+(\\.[0-9]{0,12})?" placeholder="15000" value=[entry.map(|entry| words::plain_amount(entry.stake))];
+            }
+            @if whole { (after_stop(entry.and_then(|entry| entry.after_stop), "as its pool says")) }
+            @if whole {
+                label.wide {
+                    "Endpoints that it announces on chain, by comma"
+                    input name="endpoints" placeholder="https://worker.example.org" value=[entry.map(|entry| entry.endpoints.join(", "))];
+                }
+            }
+            div.checks {
+                (check("enabled", "Enabled", entry.is_none_or(|entry| entry.enabled)))
+                (check("sync_only", "Sync only (send nothing on chain)", entry.is_some_and(|entry| entry.sync_only)))
+                @if whole { (check("gatekeeper", "Gatekeeper", entry.is_some_and(|entry| entry.gatekeeper))) }
+            }
+            p.error role="alert" data-error hidden {}
+            p.buttons { a.button href=(back) { "Back" } button.main #save type="submit" { "Save" } }
+        }
+        @if let Some(entry) = entry {
+            (removal(&format!("{list}/remove"), &list, entry.id, &entry.name, removal_text(worker.is_some_and(WorkerView::is_computing))))
+        }
+    }
+}
+
+fn removal_text(computing: bool) -> &'static str {
+    if computing {
+        "It computes: its session stays on chain, nobody sends its heartbeats any more, and it loses value. Stop it first."
+    } else {
+        "Its session on chain, if there is one, stays as it is."
+    }
+}
+
+fn removal(action: &str, then: &str, id: Uuid, name: &str, consequence: &str) -> Markup {
+    html! {
+        form.remove method="post" action=(action) data-act data-then=(then) data-ask={ "Remove " (name) "? " (consequence) } {
+            input type="hidden" name="id" value=(id);
+            p.small { (consequence) }
+            button.danger #remove type="submit" { "Remove " (name) }
+        }
+    }
+}
+
+fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &FleetView) -> Markup {
+    let list = format!("{}/pools", context.base);
+    let proxied = pool.and_then(|pool| pool.proxied).map(|account| account.to_ss58(PHALA_SS58_PREFIX));
+    let workers = pool.map_or(0, |pool| fleet.workers.iter().filter(|w| w.entry.pid.0 == pool.pid).count());
+    html! {
+        div.title { h1 { (title) } }
+        form.edit method="post" action={ (list) "/save" } data-act data-then=(list) autocomplete="off" {
+            @if let Some(pool) = pool {
+                input type="hidden" name="id" value=(pool.id);
+                input type="hidden" name="version" value=(pool_version(pool));
+            }
+            label {
+                "Pool number (pid)"
+                input name="pid" required inputmode="numeric" pattern="[0-9]{1,20}" value=[pool.map(|pool| pool.pid)];
+            }
+            label { "Name" input name="name" required maxlength=(MAX_NAME_BYTES) value=[pool.map(|pool| &pool.name)]; }
+            label.wide {
+                "Operator's mnemonic or secret URI"
+                input name="secret" type="password" autocomplete="new-password" maxlength="4096"
+                    placeholder=(if pool.is_some_and(|pool| pool.operator.is_some()) { "(unchanged)" } else { "" });
+            }
+            label.wide {
+                "Address of the owner, where the operator is its proxy"
+                input name="proxied" maxlength="64" placeholder="(none)" value=[proxied];
+            }
+            @if !context.is_of_peer() { (after_stop(pool.and_then(|pool| pool.after_stop.flatten()), "as the manager says")) }
+            div.checks {
+                (check("enabled", "Enabled", pool.is_none_or(|pool| pool.enabled)))
+                (check("sync_only", "Sync only (send nothing on chain)", pool.is_some_and(|pool| pool.sync_only)))
+            }
+            p.error role="alert" data-error hidden {}
+            p.buttons { a.button href=(list) { "Back" } button.main #save type="submit" { "Save" } }
+        }
+        @if let Some(pool) = pool {
+            @if workers > 0 {
+                p.small { "It has " (words::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it." }
+            } @else {
+                (removal(&format!("{list}/remove"), &list, pool.id, &pool.name, "Nothing changes on chain."))
+            }
+        }
+    }
+}
+
+/// Adds a worker or replaces it.
+pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Bytes) -> Response {
+    let fields = Fields::read(&body);
+    let done = async {
+        let fleet = editable(&context).await?;
+        let id = form_id(&fields)?;
+        if let Some(id) = id {
+            let now = fleet.worker(id).ok_or_else(|| gone("worker"))?;
+            unchanged(&fields, &version(&*now.entry))?;
+        }
+        let whole = !context.is_of_peer();
+        let endpoints = fields.get("endpoints").split(',').map(str::trim).filter(|text| !text.is_empty());
+        let value = WorkerValue {
+            pid: pid(&fields)?,
+            name: fields.get("name").to_owned(),
+            endpoint: fields.get("endpoint").to_owned(),
+            stake: words::read_amount(fields.get("stake")).map_err(bad)?.to_string(),
+            enabled: fields.is_on("enabled"),
+            sync_only: fields.is_on("sync_only"),
+            gatekeeper: whole.then(|| fields.is_on("gatekeeper")),
+            endpoints: whole.then(|| endpoints.map(str::to_owned).collect()),
+            after_stop: if whole { Some(setting(&fields)?) } else { None },
+        };
+        let name = value.name.clone();
+        context.fleet()?.edit(Edit::PutWorker(id, value)).await?;
+        tracing::info!(worker = name, "saved by hand");
+        Ok(format!("Worker {name} is saved."))
+    };
+    answer(&headers, done.await)
+}
+
+/// Adds a pool or replaces it.
+pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes) -> Response {
+    let fields = Fields::read(&body);
+    let done = async {
+        let fleet = editable(&context).await?;
+        let id = form_id(&fields)?;
+        if let Some(id) = id {
+            let now = fleet.pools.iter().find(|pool| pool.id == id).ok_or_else(|| gone("pool"))?;
+            unchanged(&fields, &pool_version(now))?;
+        }
+        let secret = fields.get("secret");
+        let value = PoolValue {
+            pid: pid(&fields)?,
+            name: fields.get("name").to_owned(),
+            secret: (!secret.is_empty()).then(|| SecretString::from(secret)),
+            proxied: fields.get("proxied").to_owned(),
+            enabled: fields.is_on("enabled"),
+            sync_only: fields.is_on("sync_only"),
+            after_stop: if context.is_of_peer() { None } else { Some(setting(&fields)?) },
+        };
+        let name = value.name.clone();
+        context.fleet()?.edit(Edit::PutPool(id, value)).await?;
+        tracing::info!(pool = name, "saved by hand");
+        Ok(format!("Pool {name} is saved."))
+    };
+    answer(&headers, done.await)
+}
+
+/// Removes a worker.
+pub(super) async fn remove_worker(context: Context, headers: HeaderMap, body: Bytes) -> Response {
+    answer(&headers, remove(&context, &Fields::read(&body), "worker", Edit::RemoveWorker).await)
+}
+
+/// Removes a pool.
+pub(super) async fn remove_pool(context: Context, headers: HeaderMap, body: Bytes) -> Response {
+    answer(&headers, remove(&context, &Fields::read(&body), "pool", Edit::RemovePool).await)
+}
+
+async fn remove(
+    context: &Context,
+    fields: &Fields,
+    what: &str,
+    edit: fn(Uuid) -> Edit,
+) -> Result<String, Error> {
+    let id = form_id(fields)?.ok_or_else(|| gone(what))?;
+    context.fleet()?.edit(edit(id)).await?;
+    tracing::info!(%id, "{what} removed by hand");
+    Ok(format!("The {what} is removed."))
+}
+
+fn form_id(fields: &Fields) -> Result<Option<Uuid>, Error> {
+    match fields.get("id") {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| gone("entry")),
+    }
+}
+
+fn unchanged(fields: &Fields, version: &str) -> Result<(), Error> {
+    if fields.get("version") == version {
+        return Ok(());
+    }
+    Err(Error::conflict("somebody else has changed it since this form was opened: load the page again"))
+}
+
+fn pid(fields: &Fields) -> Result<PoolId, Error> {
+    let digits = fields.get("pid").bytes().all(|byte| byte.is_ascii_digit());
+    let pid = fields.get("pid").parse().ok().filter(|_| digits);
+    pid.map(PoolId).ok_or_else(|| bad("The pool's number must be a whole number.".to_owned()))
+}
+
+fn setting(fields: &Fields) -> Result<Option<AfterStop>, Error> {
+    match fields.get("after_stop") {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|error| bad(format!("What happens after a stop {error}."))),
+    }
+}
+
+fn bad(text: String) -> Error {
+    Error::new(StatusCode::BAD_REQUEST, text.trim_end_matches('.'))
+}
+
+fn answer(headers: &HeaderMap, done: Result<String, Error>) -> Response {
+    match done {
+        Ok(text) => layout::said(headers, StatusCode::OK, &text),
+        Err(error) => layout::said(headers, error.status, &words::sentence(&error.message)),
+    }
+}

@@ -1,0 +1,157 @@
+//! The list of workers: what is asked for, and which workers that lets through.
+
+use std::cmp::Ordering;
+
+use prb_core::worker::State;
+use url::form_urlencoded::Serializer;
+
+use super::{
+    columns::{COLUMNS, Set},
+    fields::Fields,
+    view::{FleetView, WorkerView},
+};
+
+/// Workers on a page, where nothing else is asked for.
+const SIZE: usize = 100;
+/// The sizes that the form offers.
+pub(super) const SIZES: [usize; 4] = [50, SIZE, 300, 500];
+/// The longest text that is looked for, in characters.
+pub(super) const MAX_TEXT: usize = 200;
+
+/// What is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) state: Option<State>,
+    pub(super) reason: String,
+    pub(super) pool: String,
+    pub(super) text: String,
+    /// Only workers that need somebody to look at them.
+    pub(super) attention: bool,
+    /// A column's name.
+    pub(super) sort: String,
+    pub(super) descending: bool,
+    pub(super) set: Set,
+    pub(super) page: usize,
+    pub(super) size: usize,
+}
+
+impl Asked {
+    pub(super) fn read(fields: &Fields) -> Self {
+        let size = fields.get("size").parse().ok().filter(|size| SIZES.contains(size)).unwrap_or(SIZE);
+        Self {
+            state: State::ALL.into_iter().find(|state| state.as_str() == fields.get("state")),
+            reason: fields.get("reason").to_owned(),
+            pool: fields.get("pool").to_owned(),
+            text: fields.get("text").chars().take(MAX_TEXT).collect(),
+            attention: fields.is_on("attention"),
+            sort: fields.get("sort").to_owned(),
+            descending: fields.get("order") == "down",
+            set: Set::named(fields.get("columns")),
+            page: fields.get("page").parse().unwrap_or(1).max(1),
+            size,
+        }
+    }
+
+    /// What narrows the list, without its order and pages.
+    pub(super) fn filter_fields(&self) -> Vec<(&'static str, String)> {
+        let state = self.state.map(State::as_str).unwrap_or_default();
+        let attention = if self.attention { "1" } else { "" };
+        [
+            ("state", state.to_owned()),
+            ("reason", self.reason.clone()),
+            ("pool", self.pool.clone()),
+            ("text", self.text.clone()),
+            ("attention", attention.to_owned()),
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .collect()
+    }
+
+    /// The address of this list below a path.
+    pub(super) fn link(&self, path: &str) -> String {
+        let mut query = Serializer::new(String::new());
+        query.extend_pairs(self.filter_fields());
+        if !self.sort.is_empty() {
+            query.append_pair("sort", &self.sort);
+        }
+        if self.descending {
+            query.append_pair("order", "down");
+        }
+        if self.set != Set::default() {
+            query.append_pair("columns", self.set.name());
+        }
+        if self.size != SIZE && self.size > 0 {
+            query.append_pair("size", &self.size.to_string());
+        }
+        if self.page > 1 {
+            query.append_pair("page", &self.page.to_string());
+        }
+        match query.finish() {
+            query if query.is_empty() => path.to_owned(),
+            query => format!("{path}?{query}"),
+        }
+    }
+
+    fn lets_through(&self, worker: &WorkerView, text: &str) -> bool {
+        self.state.is_none_or(|state| worker.state == state)
+            && (self.reason.is_empty() || worker.reason == Some(&*self.reason))
+            && (self.pool.is_empty() || self.pool == worker.entry.pid.to_string())
+            && (!self.attention || worker.needs_attention())
+            && (text.is_empty() || holds(worker, text))
+    }
+
+    /// The workers that it lets through, in its order.
+    pub(super) fn find<'a>(&self, fleet: &'a FleetView) -> Vec<&'a WorkerView> {
+        let text = self.text.to_lowercase();
+        let mut found: Vec<_> =
+            fleet.workers.iter().filter(|worker| self.lets_through(worker, &text)).collect();
+        let column = COLUMNS.iter().find(|column| column.name == self.sort);
+        // By name already; a stable sort keeps that among equals.
+        match column.and_then(|column| column.order) {
+            Some(order) if self.descending => found.sort_by(|a, b| order(b, a)),
+            Some(order) => found.sort_by(|a, b| order(a, b)),
+            None => {}
+        }
+        found
+    }
+}
+
+/// Whether a text, in lower case, is in what is shown of a worker.
+fn holds(worker: &WorkerView, text: &str) -> bool {
+    let entry = &worker.entry;
+    let has = |value: &str| value.to_lowercase().contains(text);
+    has(&entry.name)
+        || has(&entry.endpoint)
+        || has(&worker.message)
+        || worker.reason.is_some_and(has)
+        || has(&entry.id.to_string())
+        || worker.key.is_some_and(|key| has(&key.to_string()))
+}
+
+/// One page of a list.
+#[derive(Debug)]
+pub(super) struct Page<'a> {
+    pub(super) workers: &'a [&'a WorkerView],
+    pub(super) total: usize,
+    /// From 1: the last where a later one was asked for.
+    pub(super) number: usize,
+    pub(super) of: usize,
+    pub(super) first: usize,
+}
+
+impl<'a> Page<'a> {
+    pub(super) fn of(found: &'a [&'a WorkerView], asked: &Asked) -> Self {
+        let size = asked.size.max(1);
+        let of = found.len().div_ceil(size).max(1);
+        let number = asked.page.clamp(1, of);
+        let first = (number - 1) * size;
+        let workers = &found[first..found.len().min(first + size)];
+        Self { workers, total: found.len(), number, of, first }
+    }
+}
+
+/// Unknown values come last in both senses of reading: they count as the smallest.
+pub(super) fn by<K: Ord>(a: K, b: K) -> Ordering {
+    a.cmp(&b)
+}

@@ -1,0 +1,189 @@
+//! [`Local`]: the fleet of this process, over its [`Manager`].
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use axum::http::StatusCode;
+use prb_core::{
+    blob::Heights,
+    chain::ChainView,
+    manage::{self, Change, Manager, Selector},
+    worker::{Command, Event},
+};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{
+    backend::{Backend, Commanded, Edit, Error, Preview},
+    view::{FleetView, PoolView, Tip, WorkerView},
+    words,
+};
+
+/// How long a view is shared by those who look.
+const MAX_AGE: Duration = Duration::from_millis(900);
+
+/// A fleet of this process.
+#[derive(Debug)]
+pub struct Local {
+    manager: Manager,
+    heights: Option<watch::Receiver<Heights>>,
+    chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
+    read_only: Option<String>,
+    last: Mutex<Option<(Instant, Arc<FleetView>)>>,
+}
+
+impl Local {
+    /// Over a manager.
+    pub fn new(manager: Manager) -> Self {
+        Self { manager, heights: None, chain: None, read_only: None, last: Mutex::default() }
+    }
+
+    /// The same, with the heights of the chain data and what is read of the chain.
+    #[must_use]
+    pub fn with_chain(
+        mut self,
+        heights: watch::Receiver<Heights>,
+        chain: watch::Receiver<Option<Arc<ChainView>>>,
+    ) -> Self {
+        (self.heights, self.chain) = (Some(heights), Some(chain));
+        self
+    }
+
+    /// The same, with entries that cannot be edited, for a reason.
+    #[must_use]
+    pub fn with_read_only(mut self, reason: impl Into<String>) -> Self {
+        self.read_only = Some(reason.into());
+        self
+    }
+
+    fn view(&self) -> Result<FleetView, Error> {
+        let workers = self.manager.status(&[]).map_err(refused)?;
+        let chain = self.chain.as_ref().and_then(|chain| chain.borrow().clone());
+        let heights = self.heights.as_ref().map(|heights| *heights.borrow()).unwrap_or_default();
+        let mut notes: Vec<_> =
+            chain.iter().flat_map(|chain| &chain.unreadable).map(ToString::to_string).collect();
+        if self.chain.is_some() && chain.is_none() {
+            notes.push("The chain's state has not been read yet.".to_owned());
+        }
+        Ok(FleetView {
+            workers: workers.iter().map(|status| WorkerView::of(status)).collect(),
+            pools: self.manager.pools().iter().map(|pool| pool_view(pool, chain.as_deref())).collect(),
+            tip: Tip {
+                relay: heights.relay.map(|n| n.0),
+                relay_target: heights.relay_target.map(|n| n.0),
+                para: heights.para.map(|n| n.0),
+                para_target: heights.para_target.map(|n| n.0),
+            },
+            chain_block: chain.as_ref().map(|chain| chain.block.0),
+            notes,
+        })
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Arc<FleetView>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pool_view(pool: &prb_core::inventory::Pool, chain: Option<&ChainView>) -> PoolView {
+    let operator = pool.operator.as_ref().map(|operator| operator.account);
+    PoolView {
+        id: pool.id,
+        pid: pool.pid.0,
+        name: pool.name.clone(),
+        enabled: pool.enabled,
+        sync_only: pool.sync_only,
+        after_stop: Some(pool.after_stop),
+        operator,
+        proxied: pool.proxied,
+        chain: chain.and_then(|chain| chain.pools.get(&pool.pid).cloned()),
+        account: operator.and_then(|account| chain?.accounts.get(&account).cloned()),
+    }
+}
+
+#[async_trait]
+impl Backend for Local {
+    async fn fleet(&self) -> Result<Arc<FleetView>, Error> {
+        let mut last = self.cache();
+        if let Some((at, view)) = &*last
+            && at.elapsed() < MAX_AGE
+        {
+            return Ok(Arc::clone(view));
+        }
+        let view = Arc::new(self.view()?);
+        *last = Some((Instant::now(), Arc::clone(&view)));
+        Ok(view)
+    }
+
+    async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error> {
+        match self.manager.events(id) {
+            Ok(events) => Ok(Some(events)),
+            Err(manage::Error::NoFleet) => Ok(None),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    fn commands(&self) -> &'static [Command] {
+        if self.manager.fleet().is_some() { &Command::ALL } else { &[] }
+    }
+
+    async fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error> {
+        let previews = self.manager.preview(ids, command).map_err(refused)?;
+        Ok(previews.into_iter().map(|(id, answer)| (id, answer.map_err(|error| error.to_string()))).collect())
+    }
+
+    async fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
+        let done = self.manager.command(ids, command).map_err(refused)?;
+        *self.cache() = None;
+        let refused = done.refused.iter().map(|(_, error)| error.to_string()).collect();
+        Ok(Commanded { taken: done.answers.len(), refused })
+    }
+
+    fn read_only(&self) -> Option<&str> {
+        self.read_only.as_deref()
+    }
+
+    async fn edit(&self, edit: Edit) -> Result<(), Error> {
+        if let Some(reason) = &self.read_only {
+            return Err(Error::conflict(reason.clone()));
+        }
+        let manager = &self.manager;
+        match edit {
+            Edit::PutPool(None, value) => manager.create_pools(vec![value]).await.map(drop),
+            Edit::PutPool(Some(id), value) => {
+                manager.update_pools(vec![(Selector::Id(id), Change::Put(value))]).await.map(drop)
+            }
+            Edit::RemovePool(id) => {
+                manager.update_pools(vec![(Selector::Id(id), Change::Delete)]).await.map(drop)
+            }
+            Edit::PutWorker(None, value) => manager.create_workers(vec![value]).await.map(drop),
+            Edit::PutWorker(Some(id), value) => {
+                manager.update_workers(vec![(Selector::Id(id), Change::Put(value))]).await.map(drop)
+            }
+            Edit::RemoveWorker(id) => {
+                manager.update_workers(vec![(Selector::Id(id), Change::Delete)]).await.map(drop)
+            }
+        }
+        .map_err(refused)?;
+        *self.cache() = None;
+        Ok(())
+    }
+}
+
+fn refused(error: manage::Error) -> Error {
+    let status = match &error {
+        manage::Error::NotFound { .. } => StatusCode::NOT_FOUND,
+        manage::Error::Duplicate { .. } | manage::Error::NotCommanded(_) | manage::Error::NoFleet => {
+            StatusCode::CONFLICT
+        }
+        error if error.is_callers() => StatusCode::BAD_REQUEST,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let message = words::chain(&error);
+    if status.is_server_error() {
+        tracing::error!(error = message, "an edit of the console failed");
+    }
+    Error::new(status, message)
+}

@@ -1,0 +1,249 @@
+//! The first page: what needs a hand, the fleet by state, the money, and how far the chain data is.
+
+use std::collections::BTreeMap;
+
+use maud::{Markup, html};
+use prb_core::{chain::SessionState, primitives::Balance, worker::State};
+
+use super::{
+    context::Context,
+    list::Asked,
+    live::Part,
+    view::{FleetView, Tip, WorkerView},
+    words,
+};
+
+/// A lag that is none: what a worker at the tip may be behind.
+const AT_TIP: u32 = 4;
+/// Bounds of the lags that are counted apart.
+const LAGS: [(u32, &str); 4] =
+    [(AT_TIP, "at the tip"), (64, "5 to 64"), (1000, "65 to 1,000"), (u32::MAX, "over 1,000")];
+
+pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
+    let total = fleet.workers.len();
+    let head = html! {
+        div.title {
+            h1 { "Fleet" }
+            p.small { (words::count(total, "worker")) " in " (words::count(fleet.pools.len(), "pool")) }
+        }
+        @for note in &fleet.notes { p.notice { (note) } }
+    };
+    vec![
+        Part::new("head", head),
+        Part::new("states", states(context, fleet)),
+        attention(context, fleet),
+        Part::new("money", money(context, fleet)),
+        Part::new("progress", progress(fleet)),
+    ]
+}
+
+fn states(context: &Context, fleet: &FleetView) -> Markup {
+    let counts = State::ALL.map(|state| (state, fleet.workers.iter().filter(|w| w.state == state).count()));
+    let path = format!("{}/workers", context.base);
+    html! {
+        @if fleet.workers.is_empty() {
+            p.empty {
+                "No workers yet."
+                @if context.fleet().is_ok_and(|fleet| fleet.read_only().is_none()) {
+                    " " a href={ (context.base) "/pools/new" } { "Add a pool" } ", then "
+                    a href={ (context.base) "/workers/new" } { "a worker" } "."
+                }
+            }
+        } @else {
+            (bar(&counts))
+            div.counts {
+                @for (state, count) in counts.into_iter().rev().filter(|(_, count)| *count > 0) {
+                    @let asked = Asked { state: Some(state), ..Asked::default() };
+                    a class={ "count " (words::tone(state)) } id={ "count-" (state.as_str()) } href=(asked.link(&path)) {
+                        b { (words::grouped(count as u64)) }
+                        span { (state.as_str()) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The states as one bar, each as wide as its share.
+fn bar(counts: &[(State, usize)]) -> Markup {
+    const WIDTH: usize = 1000;
+    let total: usize = counts.iter().map(|(_, count)| count).sum();
+    let shares = counts.iter().rev().filter(|(_, count)| *count > 0).scan(0, |from, (state, count)| {
+        let start = *from * WIDTH / total;
+        *from += count;
+        Some((*state, start, (*from * WIDTH / total).saturating_sub(start).max(4)))
+    });
+    html! {
+        svg.bar viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true" {
+            @for (state, start, width) in shares {
+                rect class=(words::tone(state)) x=(start) y="0" width=(width) height="12" {}
+            }
+        }
+    }
+}
+
+/// Workers with one trouble.
+struct Group<'a> {
+    workers: Vec<&'a WorkerView>,
+    link: String,
+}
+
+/// Money first, then how many there are.
+fn attention(context: &Context, fleet: &FleetView) -> Part {
+    let path = format!("{}/workers", context.base);
+    let mut groups = BTreeMap::<&str, Group<'_>>::new();
+    for worker in fleet.workers.iter().filter(|worker| worker.needs_attention()) {
+        let name = trouble(worker);
+        let asked = Asked {
+            attention: true,
+            reason: worker.reason.unwrap_or_default().to_owned(),
+            state: worker.reason.is_none().then_some(worker.state),
+            ..Asked::default()
+        };
+        let group =
+            groups.entry(name).or_insert_with(|| Group { workers: Vec::new(), link: asked.link(&path) });
+        group.workers.push(worker);
+    }
+    let locked = |group: &Group<'_>| group.workers.iter().map(|worker| worker.at_stake()).sum::<Balance>();
+    let mut groups: Vec<_> = groups.into_iter().map(|(name, group)| (name, locked(&group), group)).collect();
+    groups.sort_by(|(_, a_stake, a), (_, b_stake, b)| {
+        (b_stake, b.workers.len()).cmp(&(a_stake, a.workers.len()))
+    });
+    let total: usize = groups.iter().map(|(.., group)| group.workers.len()).sum();
+    let head = html! {
+        h2 { "Needs attention" }
+        @if total == 0 {
+            p.calm { "Nothing. Whatever waits goes on by itself." }
+        } @else {
+            p.small {
+                a #all-trouble href=(Asked { attention: true, ..Asked::default() }.link(&path)) {
+                    (words::count(total, "worker"))
+                }
+                ", by reason; those with the most at stake first."
+            }
+        }
+    };
+    let columns = ["Workers", "Reason", "At stake", "Cause", "What to do"];
+    let rows =
+        groups.iter().map(|(name, stake, group)| (format!("trouble-{name}"), row(name, *stake, group)));
+    let part = Part::new("attention", head);
+    if total == 0 {
+        return part;
+    }
+    part.with_table(
+        "trouble",
+        html! { thead { tr { @for name in columns { th scope="col" { (name) } } } } },
+        rows.collect(),
+    )
+}
+
+/// The reason, where it is known; else what can be seen.
+fn trouble(worker: &WorkerView) -> &str {
+    match worker.reason {
+        Some(reason) => reason,
+        None if worker.is_unresponsive() => "unresponsive",
+        None => worker.state.as_str(),
+    }
+}
+
+fn row(name: &str, stake: Balance, group: &Group<'_>) -> Markup {
+    let cure = words::cure(name);
+    let first = group.workers[0];
+    html! {
+        tr id={ "trouble-" (name) } {
+            td data-label="Workers" { a href=(group.link) { b { (words::grouped(group.workers.len() as u64)) } } }
+            td data-label="Reason" { a href=(group.link) { (name) } }
+            td data-label="At stake" { @if stake > 0 { (words::pha(stake)) } @else { "–" } }
+            td.result data-label="Cause" {
+                @match cure {
+                    Some(cure) => (words::marked(cure.cause)),
+                    None => { (first.entry.name) ": " (first.message) }
+                }
+            }
+            td.result data-label="What to do" {
+                @match cure {
+                    Some(cure) => (words::marked(cure.cure)),
+                    None => "By the message.",
+                }
+            }
+        }
+    }
+}
+
+fn money(context: &Context, fleet: &FleetView) -> Markup {
+    let sum = |which: fn(&WorkerView) -> bool| {
+        fleet.workers.iter().filter(|w| which(w)).map(WorkerView::at_stake).sum::<Balance>()
+    };
+    let all = sum(|_| true);
+    let unresponsive = sum(WorkerView::is_unresponsive);
+    let trouble = sum(WorkerView::needs_attention);
+    let cooling = sum(|w| w.session_state() == Some(SessionState::WorkerCoolingDown));
+    let chain: Vec<_> = fleet.pools.iter().filter_map(|pool| pool.on_chain()).collect();
+    let minted: Balance = fleet.workers.iter().filter_map(|w| w.session()).map(|s| s.total_reward).sum();
+    let known = fleet.workers.iter().any(|w| w.session().is_some_and(|s| s.stake.is_some()));
+    html! {
+        h2 { "Money" }
+        dl.facts.figures {
+            @if known || all > 0 {
+                (figure("Locked by sessions", &words::pha(all), false))
+                (figure("of it unresponsive", &words::pha(unresponsive), unresponsive > 0))
+                (figure("of it where attention is needed", &words::pha(trouble), trouble > 0))
+                (figure("of it cooling down", &words::pha(cooling), false))
+            }
+            @if !chain.is_empty() {
+                (figure("Free in pools", &words::pha(chain.iter().map(|pool| pool.free_stake).sum()), false))
+                (figure("Releasing in pools", &words::pha(chain.iter().map(|pool| pool.releasing_stake).sum()), false))
+            }
+            (figure("Minted by these sessions", &words::pha(minted), false))
+        }
+        p.small { a href={ (context.base) "/pools" } { "Pools" } }
+    }
+}
+
+fn figure(name: &str, value: &str, bad: bool) -> Markup {
+    html! { div { dt { (name) } dd.bad[bad] { (value) } } }
+}
+
+fn progress(fleet: &FleetView) -> Markup {
+    let lags: Vec<_> = fleet.workers.iter().filter_map(|worker| worker.lag).collect();
+    let mut from = 0;
+    let buckets = LAGS.map(|(to, name)| {
+        let count = lags.iter().filter(|lag| (from..=to).contains(*lag)).count();
+        from = to.saturating_add(1);
+        (name, count)
+    });
+    html! {
+        h2 { "Progress" }
+        (heights(&fleet.tip, fleet.chain_block))
+        @if !lags.is_empty() {
+            h3 { "Workers by lag, in parachain blocks" }
+            dl.facts.figures {
+                @for (name, count) in buckets { (figure(name, &words::grouped(count as u64), false)) }
+                (figure("Largest", &words::number(lags.iter().max().copied()), false))
+            }
+        }
+    }
+}
+
+fn heights(tip: &Tip, chain_block: Option<u32>) -> Markup {
+    let row = |name: &str, have: Option<u32>, target: Option<u32>| {
+        html! {
+            div {
+                dt { (name) }
+                dd {
+                    (words::number(have)) " of " (words::number(target))
+                    @if let Some(behind) = have.zip(target).map(|(have, target)| target.saturating_sub(have)).filter(|n| *n > 0) {
+                        " " span.small { "(" (words::grouped(behind.into())) " behind)" }
+                    }
+                }
+            }
+        }
+    };
+    html! {
+        dl.facts.figures {
+            (row("Relay chain data", tip.relay, tip.relay_target))
+            (row("Parachain data", tip.para, tip.para_target))
+            @if let Some(block) = chain_block { div { dt { "State read at block" } dd { (words::grouped(block.into())) } } }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! [`Target`]: the pages whose parts change while somebody looks, and how they are shown and streamed.
+
+use std::sync::Arc;
+
+use axum::{
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use maud::{Markup, html};
+use prb_walkie::node::PeerId;
+use uuid::Uuid;
+
+use super::{
+    backend::Error,
+    context::{Context, notice, status},
+    fields::Fields,
+    list::Asked,
+    live::{self, Part},
+    overview, peers, pools, worker, workers,
+};
+use crate::pages::layout;
+
+/// A page.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Target {
+    Overview,
+    Workers(Box<Asked>),
+    Worker(Uuid),
+    Pools,
+    Peers,
+    Provider(PeerId),
+}
+
+impl Target {
+    /// The page at a path below the fleet's.
+    fn read(context: &Context, path: &str, query: &str) -> Option<Self> {
+        let mut steps = path.split('/').filter(|step| !step.is_empty());
+        let target = match (steps.next(), steps.next()) {
+            (None, _) if context.is_of_fleet() => Self::Overview,
+            (None, _) | (Some("peers"), None) => Self::Peers,
+            (Some("workers"), None) => Self::Workers(Box::new(Asked::read(&Fields::read(query.as_bytes())))),
+            (Some("workers"), Some(id)) => Self::Worker(id.parse().ok()?),
+            (Some("pools"), None) => Self::Pools,
+            (Some("providers"), Some(peer)) => Self::Provider(peer.parse().ok()?),
+            _ => return None,
+        };
+        steps.next().is_none().then_some(target)
+    }
+
+    fn title(&self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Workers(_) => "Workers",
+            Self::Worker(_) => "Worker",
+            Self::Pools => "Pools",
+            Self::Peers => "Peers",
+            Self::Provider(_) => "Data provider",
+        }
+    }
+
+    /// The path of its entry in the head, below the fleet's.
+    fn entry(&self, context: &Context) -> &'static str {
+        match self {
+            Self::Overview => "",
+            Self::Workers(_) | Self::Worker(_) => "/workers",
+            Self::Pools => "/pools",
+            Self::Peers | Self::Provider(_) if context.is_of_fleet() => "/peers",
+            Self::Peers | Self::Provider(_) => "",
+        }
+    }
+
+    /// What changes.
+    async fn parts(&self, context: &Context) -> Result<Vec<Part>, Error> {
+        match self {
+            Self::Overview => {
+                let fleet = context.fleet()?.fleet().await?;
+                Ok(overview::parts(context, &fleet))
+            }
+            Self::Workers(asked) => {
+                let fleet = context.fleet()?.fleet().await?;
+                Ok(workers::parts(context, &fleet, asked))
+            }
+            Self::Worker(id) => worker::parts(context, *id).await,
+            Self::Pools => {
+                let fleet = context.fleet()?.fleet().await?;
+                Ok(pools::parts(context, &fleet))
+            }
+            Self::Peers => Ok(peers::parts(context)),
+            Self::Provider(peer) => peers::provider(context, *peer).await,
+        }
+    }
+
+    /// What stands before the parts and does not change by itself.
+    fn head(&self, context: &Context) -> Markup {
+        match self {
+            Self::Workers(asked) => workers::filter(context, asked),
+            _ => html! {},
+        }
+    }
+}
+
+/// A page. What the backend cannot give now is shown as soon as it can.
+pub(super) async fn page(context: Context, uri: Uri) -> Response {
+    let query = uri.query().unwrap_or_default();
+    let Some(target) = Target::read(&context, uri.path(), query) else {
+        return layout::nothing_here("There is no such page.");
+    };
+    let (parts, error) = match target.parts(&context).await {
+        Ok(parts) => (parts, None),
+        Err(error) if error.status == StatusCode::NOT_FOUND => return context.failed(&error),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let live = format!("{}/live/{}", context.base, uri.path().trim_start_matches('/'));
+    let live = if query.is_empty() { live } else { format!("{live}?{query}") };
+    let content = html! {
+        (notice(error.as_ref()).markup())
+        (target.head(&context))
+        @for part in &parts { (part.markup()) }
+        // Nothing to put fresh parts into: the page is loaded again.
+        @if parts.is_empty() { p.empty data-reload { "This page is shown as soon as there is an answer." } }
+    };
+    (status(error.as_ref()), context.page(target.title(), target.entry(&context), Some(&live), &content))
+        .into_response()
+}
+
+/// Its parts: as a stream of what changes, or all of them once.
+pub(super) async fn live(context: Context, uri: Uri, headers: HeaderMap) -> Response {
+    let path = uri.path().strip_prefix("/live").unwrap_or_default();
+    let Some(target) = Target::read(&context, path, uri.query().unwrap_or_default()) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    if !accepted.is_some_and(|accepted| accepted.contains("text/event-stream")) {
+        let parts = all(&context, &target).await;
+        return html! { @for part in &parts { (part.markup()) } }.into_response();
+    }
+    match Arc::clone(&context.console.0.streams).try_acquire_owned() {
+        Ok(permit) => live::stream(permit, move || {
+            let (context, target) = (context.clone(), target.clone());
+            async move { all(&context, &target).await }
+        }),
+        // The script asks again and again instead.
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+/// The parts with the notice; alone, where there are none: what is shown stays.
+async fn all(context: &Context, target: &Target) -> Vec<Part> {
+    match target.parts(context).await {
+        Ok(mut parts) => {
+            parts.insert(0, notice(None));
+            parts
+        }
+        Err(error) => vec![notice(Some(&error))],
+    }
+}

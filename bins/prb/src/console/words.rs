@@ -1,0 +1,250 @@
+//! Amounts, times, states and reasons in words, and the cures of `docs/worker-states.md`.
+
+use std::{
+    collections::HashMap,
+    sync::LazyLock,
+    time::{Duration, SystemTime},
+};
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+use prb_core::{
+    chain::SessionState,
+    inventory::Goal,
+    primitives::{Balance, PHA_DECIMALS},
+    worker::{EventKind, State},
+};
+
+pub(super) use crate::pages::queue::words::{chain, grouped, sentence};
+
+/// Decimals of an amount that are shown.
+const SHOWN_DECIMALS: u32 = 4;
+
+/// An amount without its unit, cut to four decimals: `1,200.5`.
+pub(super) fn amount(value: Balance) -> String {
+    let unit = 10u128.pow(PHA_DECIMALS);
+    let (whole, part) = (value / unit, value % unit / 10u128.pow(PHA_DECIMALS - SHOWN_DECIMALS));
+    let whole = u64::try_from(whole).map_or_else(|_| whole.to_string(), grouped);
+    match format!("{part:04}").trim_end_matches('0') {
+        // Not nothing.
+        "" if whole == "0" && value > 0 => "0.0001".to_owned(),
+        "" => whole,
+        part => format!("{whole}.{part}"),
+    }
+}
+
+/// `1,200.5 PHA`; it does not break.
+pub(super) fn pha(value: Balance) -> String {
+    format!("{}\u{a0}PHA", amount(value))
+}
+
+/// An amount as a form has it, all its decimals, without thousands: `1200.5`.
+pub(super) fn plain_amount(value: Balance) -> String {
+    let unit = 10u128.pow(PHA_DECIMALS);
+    let part = format!("{:012}", value % unit);
+    match part.trim_end_matches('0') {
+        "" => (value / unit).to_string(),
+        part => format!("{}.{part}", value / unit),
+    }
+}
+
+/// Reads an amount in PHA.
+///
+/// # Errors
+/// What an amount must be.
+pub(super) fn read_amount(text: &str) -> Result<Balance, String> {
+    let wrong =
+        || "The stake must be an amount in PHA such as 1500 or 1500.25, with at most 12 decimals.".to_owned();
+    let (whole, part) = text.trim().split_once('.').unwrap_or((text.trim(), ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > PHA_DECIMALS as usize {
+        return Err(wrong());
+    }
+    let part = format!("{part:0<12}").parse::<u128>().map_err(|_| wrong())?;
+    let whole = whole.parse::<u128>().ok().and_then(|whole| whole.checked_mul(10u128.pow(PHA_DECIMALS)));
+    whole.and_then(|whole| whole.checked_add(part)).ok_or_else(wrong)
+}
+
+/// A moment in UTC, to the second.
+pub(super) fn moment(at: SystemTime) -> Markup {
+    match Timestamp::try_from(at) {
+        Ok(at) => {
+            let text = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+            html! { time datetime=(text) { (text.trim_end_matches('Z').replace('T', " ")) } }
+        }
+        Err(_) => html! { "–" },
+    }
+}
+
+/// The same of seconds since the Unix epoch; 0 is none.
+pub(super) fn moment_secs(secs: u64) -> Markup {
+    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs)) {
+        Some(at) if secs > 0 => moment(at),
+        _ => html! { "–" },
+    }
+}
+
+/// A number, or a dash.
+pub(super) fn number(value: Option<impl Into<u64>>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| grouped(value.into()))
+}
+
+/// A number of things: `1 worker`, `1,000 workers`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{ending}", grouped(number as u64))
+}
+
+/// Memory in MiB.
+pub(super) fn mib(bytes: u64) -> String {
+    format!("{}\u{a0}MiB", grouped(bytes / (1024 * 1024)))
+}
+
+/// U64F64 bits with four decimals.
+pub(super) fn fixed(bits: u128) -> String {
+    let fraction = bits & u128::from(u64::MAX);
+    let scaled = (fraction * 10_000) >> 64;
+    format!("{}.{scaled:04}", grouped((bits >> 64) as u64))
+}
+
+/// A label's class.
+pub(super) const fn tone(state: State) -> &'static str {
+    match state {
+        State::Active => "succeeded",
+        State::Error => "failed",
+        State::Starting | State::Kicked | State::PreActive => "waiting",
+        State::Synching | State::Synched => "active",
+        State::Idle => "idle",
+    }
+}
+
+/// A worker's label as a coloured word.
+pub(super) fn badge(state: State) -> Markup {
+    html! { span class={ "state " (tone(state)) } { (state.as_str()) } }
+}
+
+/// A session's state in words.
+pub(super) const fn session(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Ready => "Ready",
+        SessionState::WorkerIdle => "WorkerIdle",
+        SessionState::WorkerUnresponsive => "WorkerUnresponsive",
+        SessionState::WorkerCoolingDown => "WorkerCoolingDown",
+    }
+}
+
+/// What is meant to become of a worker.
+pub(super) const fn goal(goal: Goal) -> &'static str {
+    match goal {
+        Goal::Compute => "compute",
+        Goal::Stop => "stop",
+        Goal::StayStopped => "stay stopped",
+        Goal::Reclaim => "reclaim, then stay stopped",
+        Goal::StartAgain => "reclaim, then start again",
+        Goal::LeavePool => "reclaim and leave its pool",
+        _ => "unknown",
+    }
+}
+
+/// What happened, in a sentence.
+pub(super) fn event(kind: &EventKind) -> Markup {
+    html! {
+        @match kind {
+            EventKind::State { before, after, message, .. } => {
+                (badge(*before)) " → " (badge(*after)) " " (message)
+            }
+            EventKind::Commanded(command) => { "Commanded: " b { (command.as_str()) } }
+            EventKind::Edited => "Its entry or its pool's was edited.",
+            EventKind::Initialised => "It was initialised.",
+            EventKind::LostState => { span.bad { "It answers without the state that it had." } }
+            EventKind::KeyChanged { last, now } => {
+                span.bad { "Another key answers: " code { (now) } ", before " code { (last) } }
+            }
+            EventKind::Goal { before, after } => { "Goal: " (goal(*before)) " → " b { (goal(*after)) } }
+            EventKind::OperationSent { operation } => { (operation) ": given to the trader" }
+            EventKind::OperationDone { operation, block, extrinsic } => {
+                (operation) ": took effect in block " (grouped(block.0.into()))
+                @if let Some(hash) = extrinsic { ", transaction " code { (hash) } }
+            }
+            EventKind::OperationFailed { operation, error } => { (operation) ": " span.bad { (error) } }
+            EventKind::Checkpoint(Ok(block)) => { "A checkpoint holds block " (grouped(block.0.into())) "." }
+            EventKind::Checkpoint(Err(error)) => { "No checkpoint: " span.bad { (error) } }
+            EventKind::Stalled => { span.bad { "It has not moved for long although there is more for it." } }
+            EventKind::Panicked { text } => { span.bad { "Its task panicked and starts again: " (text) } }
+            _ => "Something that this page does not know.",
+        }
+    }
+}
+
+/// Why a reason comes, and what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cure {
+    pub(super) cause: &'static str,
+    pub(super) cure: &'static str,
+}
+
+/// The cause and the cure of a reason, as the documentation has them.
+pub(super) fn cure(reason: &str) -> Option<Cure> {
+    static CURES: LazyLock<HashMap<&'static str, Cure>> = LazyLock::new(|| {
+        let rows = include_str!("../../../../docs/worker-states.md").lines();
+        rows.filter_map(|row| {
+            let mut cells = row.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ");
+            let code = cells.next()?.strip_suffix('`')?;
+            Some((code, Cure { cause: cells.next()?, cure: cells.next()? }))
+        })
+        .collect()
+    });
+    CURES.get(reason).copied()
+}
+
+/// Text with its `code` marked.
+pub(super) fn marked(text: &str) -> Markup {
+    html! {
+        @for (at, piece) in text.split('`').enumerate() {
+            @if at % 2 == 1 { code { (piece) } } @else { (piece) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use prb_core::worker::Reason;
+
+    use super::*;
+
+    const PHA: u128 = 1_000_000_000_000;
+
+    #[test]
+    fn every_reason_has_a_cause_and_a_cure() {
+        let missing: Vec<_> = Reason::CODES.iter().filter(|code| cure(code).is_none()).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(cure("pool-full").unwrap().cure.contains("another pool"));
+        assert_eq!(cure("reason"), None);
+    }
+
+    #[test]
+    fn amounts_are_read_as_they_are_written() {
+        for (text, value) in
+            [("0", 0), ("1500", 1500 * PHA), ("1.5", PHA + PHA / 2), ("0.000000000001", 1), ("7.", 7 * PHA)]
+        {
+            assert_eq!(read_amount(text), Ok(value), "{text}");
+            assert_eq!(read_amount(&plain_amount(value)), Ok(value));
+        }
+        for bad in ["", "-1", "+1", "1,000", "1e3", ".5", "1.0000000000001", "1.2.3", &"9".repeat(40)] {
+            assert!(read_amount(bad).is_err(), "{bad}");
+        }
+        assert_eq!(amount(1234 * PHA + PHA / 4), "1,234.25");
+        assert_eq!(amount(1), "0.0001");
+    }
+
+    #[test]
+    fn numbers_of_the_chain_are_readable() {
+        assert_eq!(fixed((1234 << 64) | (1 << 63)), "1,234.5000");
+        assert_eq!(
+            moment_secs(1_700_000_000).into_string(),
+            r#"<time datetime="2023-11-14T22:13:20Z">2023-11-14 22:13:20</time>"#
+        );
+        assert_eq!(moment_secs(0).into_string(), "–");
+    }
+}

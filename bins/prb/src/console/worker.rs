@@ -1,0 +1,247 @@
+//! One worker: its state with cause and cure, what may be done, what happened, and everything that is known of it.
+
+use maud::{Markup, html};
+use prb_core::{
+    chain::WorkerOnChain,
+    primitives::PHALA_SS58_PREFIX,
+    prpc::PhactoryInfo,
+    worker::{Command, Event},
+};
+use uuid::Uuid;
+
+use super::{
+    backend::Error,
+    context::Context,
+    live::Part,
+    view::{FleetView, WorkerView},
+    words,
+};
+
+pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Error> {
+    let backend = context.fleet()?;
+    let fleet = backend.fleet().await?;
+    let worker = fleet.worker(id).ok_or_else(|| Error::not_found("there is no such worker (any more)"))?;
+    let events = backend.events(id).await?;
+    Ok(vec![
+        Part::new("worker", state(context, worker)),
+        Part::new("commands", commands(context, worker)),
+        Part::new("progress", progress(worker, &fleet)),
+        Part::new("session", session(worker)),
+        Part::new("runtime", runtime(worker)),
+        Part::new("entry", entry(context, worker, &fleet)),
+        timeline(events),
+    ])
+}
+
+fn state(context: &Context, worker: &WorkerView) -> Markup {
+    let trouble = worker.needs_attention();
+    html! {
+        div.title {
+            h1 { (worker.entry.name) " " (words::badge(worker.state)) }
+            p.small { a href={ (context.base) "/workers" } { "All workers" } }
+        }
+        div.why.bad[trouble] {
+            p.message { (worker.message) }
+            @if let Some(reason) = worker.reason {
+                @let cure = words::cure(reason);
+                dl.facts {
+                    (fact("Reason", &html! { (reason) }))
+                    @if let Some(at) = worker.message_at { (fact("Since (UTC)", &words::moment(at))) }
+                    @if let Some(cure) = cure {
+                        div.wide { dt { "Cause" } dd { (words::marked(cure.cause)) } }
+                        div.wide { dt { "What to do" } dd { (words::marked(cure.cure)) } }
+                    }
+                }
+            } @else if let Some(at) = worker.message_at {
+                p.small { "Since " (words::moment(at)) " UTC." }
+            }
+            @if worker.stalled == Some(true) { p.bad { "It has not moved for long although there is more for it." } }
+        }
+    }
+}
+
+fn fact(name: &str, value: &Markup) -> Markup {
+    html! { div { dt { (name) } dd { (value) } } }
+}
+
+fn commands(context: &Context, worker: &WorkerView) -> Markup {
+    let Ok(fleet) = context.fleet() else { return html! {} };
+    let fits = |command: &Command| {
+        *command != Command::ConfirmKey || worker.reason.is_some_and(|r| r.starts_with("key-changed"))
+    };
+    html! {
+        nav.acts aria-label="Commands" {
+            @for command in fleet.commands().iter().copied().filter(fits) {
+                a.button id={ "do-" (command.as_str()) }
+                    href={ (context.base) "/workers/confirm?command=" (command.as_str()) "&id=" (worker.id()) } {
+                    (command.as_str()) "…"
+                }
+            }
+        }
+    }
+}
+
+fn progress(worker: &WorkerView, fleet: &FleetView) -> Markup {
+    html! {
+        h2 { "Progress" }
+        dl.facts.figures {
+            (fact("Lag", &html! { (words::number(worker.lag)) }))
+            (fact("Parachain block", &html! { (words::number(worker.para_block)) " of " (words::number(fleet.tip.para_target)) }))
+            (fact("Parachain header", &html! { (words::number(worker.para_header)) }))
+            (fact("Relay header", &html! { (words::number(worker.relay_header)) " of " (words::number(fleet.tip.relay_target)) }))
+            @if let Some(failures) = worker.failures.filter(|failures| *failures > 0) {
+                (fact("Failures in a row", &html! { (failures) }))
+            }
+            @if let Some(goal) = worker.goal { (fact("Goal", &html! { (words::goal(goal)) })) }
+            @if let Some(checkpoint) = &worker.checkpoint {
+                (fact("Last checkpoint", &html! {
+                    @match &checkpoint.result {
+                        Ok(block) => { "block " (words::grouped(block.0.into())) }
+                        Err(error) => { span.bad { (error) } }
+                    }
+                    ", " (words::moment(checkpoint.at))
+                }))
+            }
+        }
+    }
+}
+
+fn session(worker: &WorkerView) -> Markup {
+    html! {
+        h2 { "On chain" }
+        @match &worker.chain {
+            None => { p.small { "The chain's state of it has not been read." } }
+            Some(chain) => (on_chain(chain, worker)),
+        }
+    }
+}
+
+fn on_chain(chain: &WorkerOnChain, worker: &WorkerView) -> Markup {
+    let account =
+        |account: &prb_core::primitives::AccountId| html! { code { (account.to_ss58(PHALA_SS58_PREFIX)) } };
+    html! {
+        dl.facts {
+            @if let Some(session) = &chain.session {
+                (fact("Session", &html! { span.bad[worker.is_unresponsive()] { (words::session(session.state)) } }))
+                (fact("At stake", &html! { @match session.stake { Some(stake) => (words::pha(stake)), None => "–" } }))
+                (fact("V", &html! { (words::fixed(session.v)) }))
+                (fact("Ve", &html! { (words::fixed(session.ve)) }))
+                (fact("P instant", &html! { (words::grouped(session.p_instant.into())) }))
+                (fact("P initial", &html! { (words::grouped(session.p_init.into())) }))
+                (fact("Minted", &html! { (words::pha(session.total_reward)) }))
+                (fact("Iterations", &html! { (words::grouped(session.iterations)) }))
+                (fact("Computing since (UTC)", &words::moment_secs(session.working_start_time)))
+                (fact("Last challenge (UTC)", &words::moment_secs(session.challenge_time_last)))
+                @if session.cool_down_start > 0 {
+                    (fact("Cool-down since (UTC)", &words::moment_secs(session.cool_down_start)))
+                }
+                div.wide { dt { "Session account" } dd { (account(&session.account)) } }
+            } @else {
+                (fact("Session", &html! { "none" }))
+            }
+            (registration(chain))
+        }
+    }
+}
+
+fn registration(chain: &WorkerOnChain) -> Markup {
+    let Some(registration) = &chain.registration else { return html! {} };
+    html! {
+        @if let Some(pool) = chain.pool { (fact("Pool on chain", &html! { (pool) })) }
+        (fact("Confidence level", &html! { (registration.confidence_level) }))
+        (fact("Initial score", &html! { (words::number(registration.initial_score)) }))
+        (fact("Registered (UTC)", &words::moment_secs(registration.last_updated)))
+        (fact("Attested by", &html! { @match registration.attestation_provider { Some(by) => (format!("{by:?}")), None => "none" } }))
+        (fact("Features", &html! { (registration.features.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")) }))
+        (fact("Next message", &html! { (words::grouped(chain.ingress_sequence)) }))
+        @if !chain.endpoints.is_empty() {
+            div.wide { dt { "Announced endpoints" } dd { (chain.endpoints.join(", ")) } }
+        }
+        @if let Some(operator) = &registration.operator {
+            div.wide { dt { "Operator" } dd { code { (operator.to_ss58(PHALA_SS58_PREFIX)) } } }
+        }
+    }
+}
+
+fn runtime(worker: &WorkerView) -> Markup {
+    html! {
+        h2 { "pRuntime" }
+        @match &worker.info {
+            None => { p.small { "It has not said anything yet." } }
+            Some(info) => (machine(info, worker)),
+        }
+    }
+}
+
+fn machine(info: &PhactoryInfo, worker: &WorkerView) -> Markup {
+    html! {
+        dl.facts {
+            (fact("Version", &html! { (info.version) }))
+            (fact("Git revision", &html! { code { (info.git_revision) } }))
+            @if let Some(memory) = &info.memory_usage {
+                (fact("Memory used", &html! { (words::mib(memory.rust_used)) }))
+                (fact("Memory peak", &html! { (words::mib(memory.rust_peak_used)) }))
+                (fact("Memory total peak", &html! { (words::mib(memory.total_peak_used)) }))
+            }
+            (fact("Score", &html! { (words::grouped(info.score)) }))
+            (fact("Messages waiting", &html! { (words::grouped(info.pending_messages)) }))
+            @if info.safe_mode_level > 0 { (fact("Safe mode", &html! { span.bad { "level " (info.safe_mode_level) } })) }
+            @if info.dev_mode { (fact("Enclave", &html! { span.bad { "none: development mode" } })) }
+            @if let Some(key) = worker.key { div.wide { dt { "Public key" } dd { code { (key) } } } }
+        }
+    }
+}
+
+fn entry(context: &Context, worker: &WorkerView, fleet: &FleetView) -> Markup {
+    let (entry, base) = (&worker.entry, &context.base);
+    let editable = context.fleet().is_ok_and(|fleet| fleet.read_only().is_none());
+    let jobs = worker.key.filter(|_| context.console.0.queue.is_some());
+    html! {
+        h2 { "Entry" }
+        dl.facts {
+            (fact("Pool", &html! {
+                (entry.pid)
+                @if let Some(pool) = fleet.pool(entry.pid.0) { " " (pool.name) }
+            }))
+            (fact("Stake", &html! { (words::pha(entry.stake)) }))
+            (fact("Enabled", &html! { (yes(entry.enabled)) }))
+            (fact("Sync only", &html! { (yes(entry.sync_only)) }))
+            @if entry.gatekeeper { (fact("Gatekeeper", &html! { "yes" })) }
+            @if let Some(after) = entry.after_stop { (fact("After a stop from elsewhere", &html! { (after.as_str()) })) }
+            div.wide { dt { "Endpoint" } dd { (entry.endpoint) } }
+            div.wide { dt { "ID" } dd { code { (entry.id) } } }
+        }
+        nav.acts {
+            @if editable { a.button #edit href={ (base) "/workers/" (entry.id) "/edit" } { "Edit or remove…" } }
+            @if let Some(key) = jobs { a.button href={ "/queue?text=" (key) } { "Its jobs" } }
+        }
+    }
+}
+
+fn yes(is: bool) -> &'static str {
+    if is { "yes" } else { "no" }
+}
+
+/// Newest first.
+fn timeline(events: Option<Vec<Event>>) -> Part {
+    let Some(events) = events else { return Part::new("events", html! {}) };
+    if events.is_empty() {
+        return Part::new("events", html! { h2 { "What happened" } p.small { "Nothing yet." } });
+    }
+    let row = |event: &Event| {
+        let id = format!("event-{}", event.number);
+        let row = html! {
+            tr id=(id) {
+                td data-label="At" { (words::moment(event.at)) }
+                td.result { (words::event(&event.kind)) }
+            }
+        };
+        (id, row)
+    };
+    let rows = events.iter().rev().map(row).collect();
+    Part::new("events", html! { h2 { "What happened" } }).with_table(
+        "history",
+        html! { thead { tr { th scope="col" { "At (UTC)" } th scope="col" { "What" } } } },
+        rows,
+    )
+}

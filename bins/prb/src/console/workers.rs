@@ -1,0 +1,173 @@
+//! The list of workers: filter, order, pages, and what is done with several at once.
+
+use maud::{Markup, html};
+use prb_core::worker::State;
+
+use super::{
+    columns::{COLUMNS, Column, Set},
+    context::Context,
+    list::{Asked, MAX_TEXT, Page, SIZES},
+    live::Part,
+    view::{FleetView, WorkerView},
+    words,
+};
+
+/// What the list is narrowed by. Stands outside of the parts that change by themselves.
+pub(super) fn filter(context: &Context, asked: &Asked) -> Markup {
+    let path = format!("{}/workers", context.base);
+    let editable = context.fleet().is_ok_and(|fleet| fleet.read_only().is_none());
+    html! {
+        div.title {
+            h1 { "Workers" }
+            @if editable { a.button href={ (path) "/new" } { "Add a worker" } }
+        }
+        form.filter method="get" action=(path) data-filter autocomplete="off" {
+            label {
+                "State"
+                select name="state" {
+                    option value="" { "all" }
+                    @for state in State::ALL.map(State::as_str) {
+                        option value=(state) selected[asked.state.is_some_and(|asked| asked.as_str() == state)] { (state) }
+                    }
+                }
+            }
+            label { "Pool" input.short name="pool" inputmode="numeric" maxlength="20" placeholder="all" value=(asked.pool); }
+            label.wide {
+                "Name, message, reason, endpoint, key or id"
+                input name="text" type="search" maxlength=(MAX_TEXT) value=(asked.text);
+            }
+            label.check { input type="checkbox" name="attention" value="1" checked[asked.attention]; "Needs attention" }
+            label {
+                "Columns"
+                select name="columns" {
+                    @for (set, title) in Set::ALL { option value=(set.name()) selected[asked.set == set] { (title) } }
+                }
+            }
+            label {
+                "Rows"
+                select name="size" {
+                    @for size in SIZES { option value=(size) selected[asked.size == size] { (size) } }
+                }
+            }
+            @if !asked.reason.is_empty() { input type="hidden" name="reason" value=(asked.reason); }
+            @if !asked.sort.is_empty() { input type="hidden" name="sort" value=(asked.sort); }
+            @if asked.descending { input type="hidden" name="order" value="down"; }
+            button type="submit" { "Show" }
+            a.quiet href=(path) { "Show all" }
+        }
+    }
+}
+
+pub(super) fn parts(context: &Context, fleet: &FleetView, asked: &Asked) -> Vec<Part> {
+    let found = asked.find(fleet);
+    let page = Page::of(&found, asked);
+    let columns: Vec<_> = COLUMNS.iter().filter(|column| column.is_in(asked.set)).collect();
+    let rows = page.workers.iter().map(|worker| (row_id(worker), row(context, worker, &columns)));
+    let list = Part::new("list", extent(&page, asked));
+    let list = if page.workers.is_empty() {
+        list
+    } else {
+        list.with_table("workers", head(context, asked, &columns), rows.collect())
+    };
+    vec![Part::new("bulk", bulk(context, asked)), list.with_after(pager(context, asked, &page))]
+}
+
+/// What is done with the chosen workers. Its content changes with the filter only, so that a choice stays.
+fn bulk(context: &Context, asked: &Asked) -> Markup {
+    let Ok(fleet) = context.fleet() else { return html! {} };
+    html! {
+        @if !fleet.commands().is_empty() {
+            form.bulk #bulk-form method="get" action={ (context.base) "/workers/confirm" } {
+                @for (name, value) in asked.filter_fields() { input type="hidden" name=(name) value=(value); }
+                label {
+                    "Command"
+                    select #bulk-command name="command" {
+                        @for command in fleet.commands() { option value=(command.as_str()) { (command.as_str()) } }
+                    }
+                }
+                button #bulk-chosen type="submit" { "For the chosen…" }
+                button #bulk-all type="submit" name="all" value="1" { "For all that the filter shows…" }
+            }
+        }
+    }
+}
+
+fn extent(page: &Page<'_>, asked: &Asked) -> Markup {
+    html! {
+        p.extent {
+            @if page.workers.is_empty() {
+                "No worker fits."
+            } @else {
+                b { (words::grouped(page.first as u64 + 1)) "–" (words::grouped((page.first + page.workers.len()) as u64)) }
+                " of " b { (words::grouped(page.total as u64)) }
+                @if !asked.reason.is_empty() { ", reason " b { (asked.reason) } }
+            }
+        }
+    }
+}
+
+fn head(context: &Context, asked: &Asked, columns: &[&Column]) -> Markup {
+    let path = format!("{}/workers", context.base);
+    let link = |sort: &str| {
+        let is_this = asked.sort == sort;
+        Asked { sort: sort.to_owned(), descending: is_this && !asked.descending, page: 1, ..asked.clone() }
+            .link(&path)
+    };
+    let sorted = |sort: &str| {
+        (asked.sort == sort).then_some(if asked.descending { "descending" } else { "ascending" })
+    };
+    html! {
+        thead {
+            tr {
+                th.choose scope="col" { input #choose-all type="checkbox" aria-label="Choose all on this page" data-choose="id"; }
+                th scope="col" aria-sort=[asked.sort.is_empty().then_some("ascending")] {
+                    a href=(Asked { sort: String::new(), descending: false, page: 1, ..asked.clone() }.link(&path)) { "Name" }
+                }
+                @for column in columns {
+                    th scope="col" aria-sort=[sorted(column.name)] {
+                        @if column.order.is_some() { a href=(link(column.name)) { (column.title) } } @else { (column.title) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn row_id(worker: &WorkerView) -> String {
+    format!("w-{}", worker.id())
+}
+
+fn row(context: &Context, worker: &WorkerView, columns: &[&Column]) -> Markup {
+    let id = worker.id();
+    html! {
+        tr id=(row_id(worker)) .off[!worker.entry.enabled] {
+            td.choose { input type="checkbox" form="bulk-form" name="id" value=(id) id={ "choose-" (id) } aria-label={ "Choose " (worker.entry.name) }; }
+            td.name { a href={ (context.base) "/workers/" (id) } id={ "open-" (id) } { (worker.entry.name) } }
+            @for column in columns {
+                td class={ "c-" (column.name) } data-label=(column.title) { ((column.cell)(worker)) }
+            }
+        }
+    }
+}
+
+fn pager(context: &Context, asked: &Asked, page: &Page<'_>) -> Markup {
+    let path = format!("{}/workers", context.base);
+    let to = |page: usize| Asked { page, ..asked.clone() }.link(&path);
+    let (number, of) = (page.number, page.of);
+    let entries = [
+        ("first", "« First", 1, number > 1),
+        ("previous", "‹ Previous", number.saturating_sub(1), number > 1),
+        ("next", "Next ›", number + 1, number < of),
+        ("last", "Last »", of, number < of),
+    ];
+    html! {
+        @if of > 1 {
+            nav.pager aria-label="Pages of the list" {
+                @for (name, text, page, possible) in entries {
+                    @if possible { a id={ "page-" (name) } href=(to(page)) { (text) } } @else { span { (text) } }
+                    @if name == "previous" { span.here { "Page " (number) " of " (of) } }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `prb monitor`: the console of all data providers and lifecycle managers that are found, and the original
+//! monitor's JSON calls.
+//!
+//! Composition only. The order of the end is that of [`Daemon::stop`].
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use prb_walkie::{identity, node::Node, proto::Role};
+use tokio::net::TcpListener;
+
+use crate::{
+    config::MonitorArgs,
+    console::{self, Console},
+    daemon::{self, Background, Daemon, Failure},
+    listen::Port,
+    ops::{Probe, Reason},
+    pages::Rules,
+    pages::Site,
+    peers,
+    progress::{Display, Shown, View},
+    readiness::Code,
+};
+
+mod json;
+mod proxy;
+mod schema;
+
+/// The largest request: an import of many workers.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// How long calls under way may take to be answered.
+const NODE_STOP: Duration = Duration::from_millis(300);
+
+/// A running monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    node: Node,
+    address: SocketAddr,
+    background: Background,
+}
+
+impl Monitor {
+    /// Opens its port, reads its identity (made at the first start) and looks for peers.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn start(args: &MonitorArgs) -> Result<Self, Failure> {
+        let port = Port { name: "console", variable: "HOST and PORT", default: args.listen() };
+        let listener = TcpListener::bind(port.default)
+            .await
+            .with_context(|| format!("cannot open the console at {} (HOST, PORT); a manager's console may have it: PRB_CONSOLE_LISTEN moves that", port.default))
+            .map_err(Failure::Configuration)?;
+        let walkie = args.walkie();
+        let identity = peers::identity(&walkie.peer_id_prefix, identity::Role::Monitor).await;
+        let mut config = peers::config(&walkie, identity.map_err(Failure::Configuration)?, Role::Client)
+            .map_err(Failure::Configuration)?;
+        // Whatever is found is shown, with its chain and its group.
+        config.ignore_bridge_identity = true;
+        let node = peers::start(config).await?;
+        let address = listener.local_addr().map_err(|error| Failure::Run(error.into()))?;
+        let pages = console::router(Console::of_peers(node.clone()))
+            .merge(proxy::router(node.clone(), address.ip().is_loopback()));
+        let rules = Rules { max_body_bytes: MAX_BODY_BYTES, checked_below: Some("/ptp/") };
+        let site = Site::new(port, listener, &args.pages, rules, pages).map_err(Failure::Configuration)?;
+        let mut background = Background::default();
+        background.spawn(|stop| async move {
+            stop.run_until_cancelled(site.serve()).await;
+            anyhow::anyhow!("the console has ended")
+        });
+        Ok(Self { node, address, background })
+    }
+
+    /// Where its console is.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Daemon for Monitor {
+    const OPS_PORT: u16 = 18016;
+
+    fn probe(&self) -> Probe {
+        let peers = self.node.peers();
+        Arc::new(move || {
+            let nobody = !peers.borrow().iter().any(|peer| peer.connected);
+            nobody.then(|| Reason::new(Code::NoPeer, "no peer is connected")).into_iter().collect()
+        })
+    }
+
+    async fn view(&self) -> View {
+        let peers = self.node.peers().borrow().iter().filter(|peer| peer.connected).count();
+        View { shown: Shown::Monitor { peers }, ..View::default() }
+    }
+
+    fn ended(&mut self) -> impl Future<Output = anyhow::Error> {
+        self.background.ended()
+    }
+
+    async fn stop(self) {
+        // 1. No more requests.
+        self.background.stop().await;
+        // 2. Its peers are left.
+        self.node.stop(NODE_STOP).await;
+    }
+}
+
+/// Runs until a signal.
+///
+/// # Errors
+/// See [`Failure`].
+pub async fn run(args: MonitorArgs, display: Display) -> Result<(), Failure> {
+    daemon::run(&args.ops, Monitor::start(&args), &display).await
+}

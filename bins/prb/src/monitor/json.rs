@@ -1,0 +1,323 @@
+//! Protobuf messages as the JSON that protobuf.js makes of them, both ways, by a [`schema`](super::schema).
+//!
+//! Fields stand in the order of their numbers and in lowerCamelCase; 64-bit numbers are decimal texts, enums
+//! names, bytes base64. What a message lacks and no schema asks for is left out, as are empty lists.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::{Buf, BufMut, Bytes};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
+};
+use serde_json::Value;
+
+use super::schema::{Field, Kind, Message};
+
+/// What a message has in one field, in the order in which it came.
+#[derive(Clone, Debug)]
+enum Held {
+    Number(u64),
+    Bytes(Bytes),
+}
+
+/// A message in JSON.
+///
+/// # Errors
+/// Where the bytes are no message.
+pub(super) fn to_json(message: &Message, data: Bytes) -> Result<String, String> {
+    let mut text = String::with_capacity(data.len() * 2 + 16);
+    write_message(message, data, &mut text)?;
+    Ok(text)
+}
+
+fn write_message(message: &Message, data: Bytes, text: &mut String) -> Result<(), String> {
+    let held = read_fields(message, data)?;
+    text.push('{');
+    let mut first = true;
+    for (field, values) in message.0.iter().zip(held) {
+        if values.is_empty() && !field.always {
+            continue;
+        }
+        if !std::mem::take(&mut first) {
+            text.push(',');
+        }
+        text.push('"');
+        text.push_str(field.name);
+        text.push_str("\":");
+        write_field(field, values, text)?;
+    }
+    text.push('}');
+    Ok(())
+}
+
+fn write_field(field: &Field, mut values: Vec<Held>, text: &mut String) -> Result<(), String> {
+    if field.repeated {
+        text.push('[');
+        for (index, value) in values.into_iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            write_value(field.kind, value, text)?;
+        }
+        text.push(']');
+        return Ok(());
+    }
+    let value = match field.kind {
+        // Several of one message are one: their fields follow one another.
+        Kind::Message(_) => {
+            let parts = values.iter().filter_map(|value| match value {
+                Held::Bytes(part) => Some(part.as_ref()),
+                Held::Number(_) => None,
+            });
+            Held::Bytes(parts.collect::<Vec<_>>().concat().into())
+        }
+        _ => values.pop().unwrap_or(Held::Number(0)),
+    };
+    write_value(field.kind, value, text)
+}
+
+fn write_value(kind: Kind, value: Held, text: &mut String) -> Result<(), String> {
+    use std::fmt::Write as _;
+    // Writing to a String cannot fail.
+    let _ = match (kind, value) {
+        (Kind::Message(message), Held::Bytes(data)) => return write_message(message, data, text),
+        (Kind::Bool, Held::Number(n)) => write!(text, "{}", n != 0),
+        // The low 32 bits, as the format has it.
+        (Kind::Int32, Held::Number(n)) => write!(text, "{}", n as u32 as i32),
+        (Kind::Uint32, Held::Number(n)) => write!(text, "{}", n as u32),
+        (Kind::Uint64, Held::Number(n)) => write!(text, "\"{n}\""),
+        (Kind::Enum(names), Held::Number(n)) => match usize::try_from(n).ok().and_then(|n| names.get(n)) {
+            Some(name) => write!(text, "\"{name}\""),
+            None => write!(text, "{}", n as u32 as i32),
+        },
+        (Kind::Text, Held::Bytes(bytes)) => {
+            write!(text, "{}", Value::from(String::from_utf8_lossy(&bytes).into_owned()))
+        }
+        (Kind::Bytes, Held::Bytes(bytes)) => write!(text, "\"{}\"", STANDARD.encode(bytes)),
+        _ => return Err("a field is of another kind".to_owned()),
+    };
+    Ok(())
+}
+
+/// The values of each of the message's fields. Fields that the schema does not have are skipped.
+fn read_fields(message: &Message, mut data: Bytes) -> Result<Vec<Vec<Held>>, String> {
+    let mut held = vec![Vec::new(); message.0.len()];
+    while data.has_remaining() {
+        let (number, wire) = decode_key(&mut data).map_err(|error| error.to_string())?;
+        let place = message.0.iter().position(|field| field.number == number);
+        let value = match (place, wire) {
+            (Some(_), WireType::Varint) => {
+                Held::Number(decode_varint(&mut data).map_err(|error| error.to_string())?)
+            }
+            (Some(_), WireType::LengthDelimited) => {
+                let length = decode_varint(&mut data).map_err(|error| error.to_string())?;
+                let length = usize::try_from(length).ok().filter(|length| *length <= data.remaining());
+                Held::Bytes(data.split_to(length.ok_or("a field is longer than its message")?))
+            }
+            _ => {
+                let skipped = skip_field(wire, number, &mut data, DecodeContext::default());
+                skipped.map_err(|error| error.to_string())?;
+                continue;
+            }
+        };
+        if let Some(place) = place {
+            held[place].push(value);
+        }
+    }
+    Ok(held)
+}
+
+/// A message from JSON. Fields that it does not have are ignored, `null` is none.
+///
+/// # Errors
+/// Which value cannot be, and what it must be. The value itself is not quoted: it may be a secret.
+pub(super) fn from_json(message: &Message, value: &Value) -> Result<Vec<u8>, String> {
+    read_message(message, value, "the request")
+}
+
+fn read_message(message: &Message, value: &Value, place: &str) -> Result<Vec<u8>, String> {
+    let Value::Object(object) = value else { return Err(format!("{place} must be an object")) };
+    let mut data = Vec::new();
+    for field in message.0 {
+        let place =
+            if place == "the request" { field.name.to_owned() } else { format!("{place}.{}", field.name) };
+        match (object.get(field.name), field.repeated) {
+            (None | Some(Value::Null), _) => {}
+            (Some(Value::Array(values)), true) => {
+                for (index, value) in values.iter().enumerate() {
+                    read_value(field, value, &format!("{place}[{index}]"), &mut data)?;
+                }
+            }
+            (Some(_), true) => return Err(format!("{place} must be a list")),
+            (Some(value), false) => read_value(field, value, &place, &mut data)?,
+        }
+    }
+    Ok(data)
+}
+
+fn read_value(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> Result<(), String> {
+    let number = |limits: std::ops::RangeInclusive<i128>, what: &str| {
+        let number = integer(value).filter(|number| limits.contains(number));
+        number.ok_or_else(|| format!("{place} must be {what}"))
+    };
+    let varint = match field.kind {
+        Kind::Bool => match value {
+            Value::Bool(is) => u64::from(*is),
+            _ => return Err(format!("{place} must be true or false")),
+        },
+        // Negative numbers are written with 64 bits.
+        Kind::Int32 => {
+            number(i128::from(i32::MIN)..=i128::from(i32::MAX), "a whole number of 32 bits")? as u64
+        }
+        Kind::Uint32 => number(0..=i128::from(u32::MAX), "a whole number from 0 below 2^32")? as u64,
+        Kind::Uint64 => number(0..=i128::from(u64::MAX), "a whole number from 0 below 2^64")? as u64,
+        Kind::Enum(names) => match names.iter().position(|name| value.as_str() == Some(name)) {
+            Some(number) => number as u64,
+            None => number(0..=i128::from(i32::MAX), &format!("one of {}", names.join(", ")))? as u64,
+        },
+        Kind::Text => return text(field, value, place, data),
+        Kind::Bytes => {
+            let bytes = value.as_str().and_then(|text| STANDARD.decode(text).ok());
+            put_bytes(field, &bytes.ok_or_else(|| format!("{place} must be base64"))?, data);
+            return Ok(());
+        }
+        Kind::Message(message) => {
+            put_bytes(field, &read_message(message, value, place)?, data);
+            return Ok(());
+        }
+    };
+    encode_key(field.number, WireType::Varint, data);
+    encode_varint(varint, data);
+    Ok(())
+}
+
+/// A text; a whole number counts as its digits, as for the original.
+fn text(field: &Field, value: &Value, place: &str, data: &mut Vec<u8>) -> Result<(), String> {
+    match value {
+        Value::String(text) => put_bytes(field, text.as_bytes(), data),
+        Value::Number(number) if number.is_u64() => put_bytes(field, number.to_string().as_bytes(), data),
+        _ => return Err(format!("{place} must be a text")),
+    }
+    Ok(())
+}
+
+fn put_bytes(field: &Field, bytes: &[u8], data: &mut Vec<u8>) {
+    encode_key(field.number, WireType::LengthDelimited, data);
+    encode_varint(bytes.len() as u64, data);
+    data.put_slice(bytes);
+}
+
+/// A whole number, or the decimal text of one.
+fn integer(value: &Value) -> Option<i128> {
+    match value {
+        Value::Number(number) => number.as_i128().or_else(|| {
+            // `5.0` is a whole number to JavaScript.
+            let float = number.as_f64()?;
+            (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i128)
+        }),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use prb_walkie::{
+        proto::{Empty, WorkerState, WorkerStateUpdate, data_provider as dp, db, lifecycle as lm},
+        rpc::Method,
+    };
+    use prost::Message as _;
+    use serde_json::json;
+
+    use super::{super::schema::messages, *};
+
+    fn shown(method: Method, answer: &impl prost::Message) -> String {
+        to_json(messages(method).unwrap().1, answer.encode_to_vec().into()).unwrap()
+    }
+
+    fn read(method: Method, request: Value) -> Result<Vec<u8>, String> {
+        from_json(messages(method).unwrap().0, &request)
+    }
+
+    #[test]
+    fn every_method_has_its_messages() {
+        for method in Method::ALL {
+            assert!(messages(*method).is_some(), "{method:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_original_always_sets_is_shown() {
+        let pool =
+            db::Pool { uuid: "u".into(), name: "a \"b\"\u{7}".into(), pid: u64::MAX, ..db::Pool::default() };
+        let text = shown(Method::ListPool, &lm::PoolList { pools: vec![pool] });
+        assert_eq!(
+            text,
+            r#"{"pools":[{"uuid":"u","pid":"18446744073709551615","name":"a \"b\"\u0007","enabled":false,"deleted":false,"syncOnly":false}]}"#
+        );
+        assert_eq!(shown(Method::ListPool, &lm::PoolList::default()), "{}");
+        let info = dp::Info { status: 1, para_id: -1, blob_server_port: 8012, ..dp::Info::default() };
+        let text = shown(Method::GetDataProviderInfo, &info);
+        assert!(text.starts_with(r#"{"status":"S_SYHCHING","paraId":-1,"parentStartHeader":0,"#), "{text}");
+        assert!(text.ends_with(r#","paraCommittedHeight":0,"blobServerPort":8012}"#), "{text}");
+        let state = WorkerState { status: 99, para_block_dispatched_to: -1, ..WorkerState::default() };
+        let text = shown(Method::KickWorker, &WorkerStateUpdate { worker_states: vec![state] });
+        assert!(text.starts_with(r#"{"workerStates":[{"status":99,"parentHeaderSynchedTo":0,"#), "{text}");
+        assert!(text.contains(r#""paraBlockDispatchedTo":-1,"initialized":false}"#), "{text}");
+        let blob = dp::RawBlob { key: "k".into(), empty: false, data: vec![0, 255, 254].into() };
+        assert_eq!(shown(Method::GetBlobByKey, &blob), r#"{"key":"k","empty":false,"data":"AP/+"}"#);
+    }
+
+    #[test]
+    fn requests_are_read_as_people_write_them() {
+        let request = json!({ "pools": [
+            { "pid": "2", "name": "a", "owner": { "mnemonic": "m" }, "enabled": true, "unknown": [1], "syncOnly": null },
+            { "pid": 7, "name": "b", "realPhalaSs58": "", "enabled": false },
+        ] });
+        let pools = lm::CreatePool::decode(&*read(Method::CreatePool, request).unwrap()).unwrap().pools;
+        assert_eq!((pools[0].pid, &*pools[0].name, pools[0].enabled), (2, "a", true));
+        assert_eq!(pools[0].owner.as_ref().unwrap().mnemonic, "m");
+        assert_eq!((pools[1].pid, pools[1].enabled), (7, false));
+        let request = json!({ "workers": [{ "stake": 123, "pid": 5.0 }] });
+        let workers =
+            lm::CreateWorker::decode(&*read(Method::CreateWorker, request).unwrap()).unwrap().workers;
+        assert_eq!((&*workers[0].stake, workers[0].pid), ("123", 5));
+        let want = dp::WantBlob::decode(
+            &*read(Method::WantBlob, json!({ "number": 3, "type": "BT_PARA_BLOCK" })).unwrap(),
+        );
+        assert_eq!((want.as_ref().unwrap().number, want.unwrap().r#type), (3, 2));
+        // A zero that was given is written: it is what tells one kind of id from another.
+        let item = json!({ "items": [{ "id": { "pid": 0 }, "pool": { "deleted": true } }] });
+        let items = lm::UpdatePool::decode(&*read(Method::UpdatePool, item).unwrap()).unwrap().items;
+        assert!(items[0].id.as_ref().unwrap().identity.is_some());
+        assert_eq!(Empty::decode(&*read(Method::ListPool, json!({})).unwrap()).unwrap(), Empty {});
+    }
+
+    #[test]
+    fn what_cannot_be_is_named_by_its_place_and_not_quoted() {
+        for (request, place) in [
+            (json!([]), "the request must be an object"),
+            (json!({ "pools": {} }), "pools must be a list"),
+            (json!({ "pools": [{ "pid": -1 }] }), "pools[0].pid must be a whole number"),
+            (json!({ "pools": [{ "pid": "18446744073709551616" }] }), "pools[0].pid"),
+            (json!({ "pools": [{ "enabled": "no" }] }), "pools[0].enabled must be true or false"),
+            (
+                json!({ "pools": [{ "owner": { "mnemonic": ["secret"] } }] }),
+                "pools[0].owner.mnemonic must be a text",
+            ),
+        ] {
+            let error = read(Method::CreatePool, request).unwrap_err();
+            assert!(error.starts_with(place) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        let states = messages(Method::GetWorkerStatus).unwrap().1;
+        for garbage in [&[0xff][..], &[0x0a, 0x05, 0x01], &[0x08, 0x01]] {
+            assert!(to_json(states, Bytes::copy_from_slice(garbage)).is_err(), "{garbage:x?}");
+        }
+        // A field of a later version is no garbage.
+        assert_eq!(to_json(states, Bytes::from_static(&[0x7a, 0x01, 0x41])), Ok("{}".into()));
+    }
+}

@@ -1,0 +1,268 @@
+//! The console as a client without a script sees it.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use prb::console::backend::{Edit, Error};
+use prb_core::{inventory::Worker, worker::Command};
+use secrecy::ExposeSecret;
+
+use crate::rig::*;
+
+#[tokio::test]
+async fn the_first_page_names_what_needs_a_hand() {
+    let page = Page::of(&Made::new(fleet(100, 10))).await;
+    let answer = page.get("/").await;
+    assert_eq!(answer.status, 200);
+    // Ten of a hundred, in five kinds, with their cause and cure from the documentation.
+    answer
+        .has(&[
+            "10 workers",
+            "unreachable",
+            "Nobody answers at its endpoint",
+            "free-stake-short",
+            "Contribute",
+        ])
+        .has(&[
+            "/workers?reason=key-changed&amp;attention=1",
+            "count-S_ACTIVE",
+            "2,000,000\u{a0}PHA",
+            "40,000\u{a0}PHA",
+        ]);
+    assert_eq!(answer.count("<tr id=\"trouble-"), 5);
+    let calm = Page::of(&Made::new(fleet(10, 100))).await;
+    calm.get("/").await.has(&["Nothing. Whatever waits goes on by itself."]).lacks(&["trouble-"]);
+    let empty = Page::of(&Made::new(fleet(0, 1))).await;
+    empty.get("/").await.has(&["No workers yet.", "/pools/new"]);
+}
+
+#[tokio::test]
+async fn workers_are_filtered_sorted_and_paged() {
+    let page = Page::of(&Made::new(fleet(250, 25))).await;
+    let rows = |answer: &Answer| answer.count(" id=\"w-");
+    let all = page.get("/workers").await;
+    assert_eq!(rows(&all), 100);
+    all.has(&["1–100", "of <b>250</b>", "Page 1 of 3"]);
+    let last = page.get("/workers?page=9&size=100").await;
+    assert_eq!(rows(&last), 50);
+    last.has(&["201–250"]);
+    for (query, count) in [
+        ("attention=1", 10),
+        ("state=S_ERROR", 4),
+        ("reason=key-changed", 2),
+        ("pool=8", 13),
+        ("text=RACK-07", 7),
+        ("text=connection+refused", 2),
+        ("text=no+such+worker", 0),
+    ] {
+        let answer = page.get(&format!("/workers?size=500&{query}")).await;
+        assert_eq!(rows(&answer), count, "{query}");
+    }
+    let most = page.get("/workers?sort=lag&order=down&size=50").await;
+    let first = most.body.split(" id=\"w-").nth(1).unwrap();
+    assert!(first.contains("100,000") && first.contains("Stalled."), "{first}");
+    // Every column of the originals.
+    page.get("/workers?columns=all&size=50").await.has(&[
+        "Para block",
+        "Para header",
+        "Relay header",
+        "Public key",
+        ">V<",
+        ">Ve<",
+        "P instant",
+        "P initial",
+        "Minted",
+        "Version",
+        "Git revision",
+        "Memory peak",
+        "Memory used",
+        "Memory total peak",
+        "Session account",
+        "ID",
+        "Confidence",
+        "Lag",
+        "Goal",
+        "Reason",
+        "c0ffee12c0ff",
+        "512\u{a0}MiB",
+    ]);
+}
+
+#[tokio::test]
+async fn names_and_messages_are_shown_as_text() {
+    let mut made = fleet(1, 100);
+    let entry = Arc::make_mut(&mut made.workers[0].entry);
+    entry.name = NASTY.to_owned();
+    made.workers[0].message = NASTY.into();
+    made.pools[1].name = NASTY.to_owned();
+    let id = made.workers[0].entry.id;
+    let page = Page::of(&Made::new(made)).await;
+    for path in ["/workers", "/pools", "/workers/new"].map(str::to_owned).into_iter().chain([
+        format!("/workers/{id}"),
+        format!("/workers/{id}/edit"),
+        format!("/workers/confirm?command=kick&id={id}"),
+        format!("/workers?text={}", "%3Cscript%3Ealert(1)%3C/script%3E"),
+    ]) {
+        let answer = page.get(&path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        answer.lacks(&["<b onmouseover", "<script>alert"]);
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_shown_before_it_is_given() {
+    let mut made = fleet(100, 10);
+    Arc::make_mut(&mut made.workers[2].entry).enabled = false;
+    let ids: Vec<_> = made.workers[..3].iter().map(|worker| worker.entry.id).collect();
+    let made = Made::new(made);
+    let page = Page::of(&made).await;
+    let query = ids.iter().map(|id| format!("&id={id}")).collect::<String>();
+    let shown = page.get(&format!("/workers/confirm?command=kick{query}")).await;
+    shown.has(&["kick: 2 workers", "will kick", "Left out: worker rack-", "does not run"]);
+    let sent = format!("{},{}", ids[0], ids[1]);
+    shown.has(&[&sent]).lacks(&[&format!(",{}", ids[2])]);
+    // The filter's workers, whatever is chosen.
+    page.get("/workers/confirm?command=restart&all=1&attention=1").await.has(&["restart: 10 workers"]);
+    page.get("/workers/confirm?command=restart").await.has(&["No worker was chosen."]);
+    for (path, status) in [
+        ("/workers/confirm?command=explode", 400),
+        ("/workers/confirm?command=kick&id=nobody", 400),
+        ("/workers/confirm?command=kick&id=00000000-0000-0000-0000-000000000000", 404),
+    ] {
+        assert_eq!(page.get(path).await.status, status, "{path}");
+    }
+    // Nothing was given so far, and nothing is given without the token.
+    let body = format!("command=kick&ids={sent}");
+    assert_eq!(page.post("/workers/command", None, &body).await.status, 401);
+    assert_eq!(page.post("/workers/command", Some("another-token-of-16"), &body).await.status, 401);
+    assert!(made.commands.lock().unwrap().is_empty());
+    let answer = page.post("/workers/command", Some(TOKEN), &body).await;
+    assert_eq!(answer.status, 200);
+    answer.has(&["2 workers told to kick."]);
+    assert_eq!(*made.commands.lock().unwrap(), [(ids[..2].to_vec(), Command::Kick)]);
+}
+
+/// As many as a page may show: their ids make a long address.
+#[tokio::test]
+async fn a_whole_page_can_be_chosen() {
+    let made = Made::new(fleet(500, 1000));
+    let ids: Vec<_> = made.fleet.lock().unwrap().workers.iter().map(|worker| worker.entry.id).collect();
+    let page = Page::of(&made).await;
+    let query = ids.iter().map(|id| format!("&id={id}")).collect::<String>();
+    let shown = page.get(&format!("/workers/confirm?command=stop{query}")).await;
+    assert_eq!(shown.status, 200);
+    shown.has(&["stop: 500 workers", "<b>500</b> × will stop"]);
+    let sent = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let answer = page.post("/workers/command", Some(TOKEN), &format!("command=stop&ids={sent}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(made.commands.lock().unwrap()[0].0.len(), 500);
+}
+
+#[tokio::test]
+async fn forms_are_checked_and_overwrite_nobodys_edit() {
+    let made = Made::new(fleet(3, 100));
+    let page = Page::of(&made).await;
+    let worker = made.fleet.lock().unwrap().workers[0].entry.clone();
+    let form = page.get(&format!("/workers/{}/edit", worker.id)).await;
+    form.has(&["value=\"20000\"", "Remove rack-", "It computes"]);
+    let version = form.body.split("name=\"version\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let body = |pid: &str, stake: &str, version: &str| {
+        format!(
+            "id={}&version={version}&name=a&pid={pid}&endpoint=http://a&stake={stake}&enabled=1",
+            worker.id
+        )
+    };
+    for (body, text) in [
+        (body("x", "1", version), "pool's number"),
+        (body("1", "1,000", version), "amount in PHA"),
+        (body("1", "1", "stale"), "somebody else has changed it"),
+    ] {
+        let answer = page.post("/workers/save", Some(TOKEN), &body).await;
+        assert!(answer.status == 400 || answer.status == 409, "{}", answer.status);
+        assert!(answer.body.to_lowercase().contains(&text.to_lowercase()), "{}", answer.body);
+    }
+    assert!(made.edits.lock().unwrap().is_empty());
+    assert_eq!(page.post("/workers/save", None, &body("1", "1", version)).await.status, 401);
+    let answer = page.post("/workers/save", Some(TOKEN), &body("1", "1500.25", version)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    match made.edits.lock().unwrap().remove(0) {
+        Edit::PutWorker(Some(id), value) => {
+            assert_eq!((id, &*value.stake), (worker.id, "1500250000000000"));
+            assert!(value.enabled && !value.sync_only && value.gatekeeper == Some(false));
+        }
+        other => panic!("{other:?}"),
+    }
+    // A secret goes in, and never out; a blank one is none.
+    let pool = "pid=99&name=new&proxied=&enabled=1&after_stop=reclaim&secret=";
+    let answer = page.post("/pools/save", Some(TOKEN), &format!("{pool}bottom+drive+obey")).await;
+    answer.has(&["Pool new is saved."]).lacks(&["bottom"]);
+    match made.edits.lock().unwrap().remove(0) {
+        Edit::PutPool(None, value) => assert_eq!(value.secret.unwrap().expose_secret(), "bottom drive obey"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(page.post("/pools/save", Some(TOKEN), &pool.replace("99", "7")).await.status, 409);
+    let answer = page.post("/workers/remove", Some(TOKEN), &format!("id={}", worker.id)).await;
+    assert_eq!(answer.status, 200);
+    assert!(matches!(made.edits.lock().unwrap()[..], [Edit::RemoveWorker(id)] if id == worker.id));
+}
+
+#[tokio::test]
+async fn a_stream_has_only_what_changes() {
+    let made = Made::new(fleet(100, 1000));
+    let page = Page::of(&made).await;
+    let mut stream = page.stream("/live/workers?size=50").await;
+    let first = stream.next().await;
+    assert_eq!(first["parts"].as_array().unwrap().len(), 3, "everything once");
+    let id = made.fleet.lock().unwrap().workers[7].entry.id;
+    made.change(|fleet| fleet.workers[7].message = "Something new".into());
+    let next = stream.next().await;
+    let rows = next["rows"].as_array().unwrap();
+    assert!(next["parts"].as_array().unwrap().is_empty() && rows.len() == 1, "{next}");
+    assert_eq!(rows[0][0], format!("w-{id}"));
+    assert!(rows[0][1].as_str().unwrap().contains("Something new"));
+    // A worker that is not on the page changes nothing there.
+    made.change(|fleet| {
+        fleet.workers[80].message = "Elsewhere".into();
+        fleet.workers.remove(0);
+    });
+    let next = stream.next().await;
+    assert_eq!(next["parts"][0][0], "list", "another order: the list as a whole");
+    // Trouble: what was shown stays, with a notice.
+    *made.trouble.lock().unwrap() = Some(Error::new(StatusCode::BAD_GATEWAY, "the peer cannot be reached"));
+    let next = stream.next().await;
+    assert_eq!((next["parts"].as_array().unwrap().len(), &next["parts"][0][0]), (1, &"notice".into()));
+}
+
+#[tokio::test]
+async fn what_cannot_be_shown_says_why() {
+    let made = Made::new(fleet(3, 100));
+    let page = Page::of(&made).await;
+    for path in [
+        "/workers/nobody",
+        "/workers/00000000-0000-0000-0000-000000000000",
+        "/nothing",
+        "/peers",
+        "/pools/x/edit",
+    ] {
+        assert_eq!(page.get(path).await.status, 404, "{path}");
+    }
+    *made.trouble.lock().unwrap() =
+        Some(Error::new(StatusCode::GATEWAY_TIMEOUT, "the peer has not answered"));
+    let answer = page.get("/workers").await;
+    assert_eq!(answer.status, 504);
+    answer.has(&["The peer has not answered.", "data-live=\"/live/workers\"", "data-reload"]);
+    let foreign = page.send("GET / HTTP/1.1\r\nHost: evil.example\r\n", "").await;
+    assert_eq!(foreign.status, 421);
+}
+
+#[tokio::test]
+async fn a_fleet_of_a_file_takes_commands_and_no_edits() {
+    let mut made = Made::new(fleet(3, 100));
+    Arc::get_mut(&mut made).unwrap().read_only = Some("Pools and workers are edited in a file".into());
+    let page = Page::of(&made).await;
+    page.get("/pools").await.has(&["edited in a file"]).lacks(&["/pools/new"]);
+    page.get("/workers").await.has(&["bulk-command"]).lacks(&["/workers/new"]);
+    assert_eq!(page.get("/workers/new").await.status, 409);
+    assert_eq!(page.post("/pools/save", Some(TOKEN), "pid=1&name=x").await.status, 409);
+    let _: &Worker = &made.fleet.lock().unwrap().workers[0].entry;
+}

@@ -1,0 +1,8 @@
+//! The console over HTTP and in a real browser, over a fleet that is made up.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+mod browser;
+#[path = "../support/browser.rs"]
+mod driver;
+mod http;
+mod rig;

@@ -1,0 +1,266 @@
+//! `prb monitor` as a process among real daemons: the original's JSON calls, and the console of peers.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use prb_devnet::Config;
+use serde_json::{Value, json};
+use support::{
+    Net, STAKE,
+    daemons::{Daemon, free_port, manager, provider},
+};
+
+/// For something to happen on a machine that has much else to do.
+const LIMIT: Duration = Duration::from_secs(90);
+const TOKEN: &str = "a-token-of-this-test";
+
+struct Http {
+    port: u16,
+}
+
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    #[track_caller]
+    fn has(&self, texts: &[&str]) {
+        for text in texts {
+            assert!(self.body.contains(text), "{text:?} is missing in\n{}", self.body);
+        }
+    }
+}
+
+impl Http {
+    fn try_send(&self, verb: &str, path: &str, headers: &str, body: &str) -> Option<Answer> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let length = body.len();
+        let head = format!("{verb} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}");
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        Some(Answer { status: head.split(' ').nth(1)?.parse().ok()?, body: body.to_owned() })
+    }
+
+    fn send(&self, verb: &str, path: &str, headers: &str, body: &str) -> Answer {
+        self.try_send(verb, path, headers, body).expect("no answer")
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, "Accept: text/html\r\n", "")
+    }
+
+    fn call(&self, peer: &str, method: &str, request: &Value) -> Answer {
+        self.send("POST", &format!("/ptp/proxy/{peer}/{method}"), "", &request.to_string())
+    }
+
+    /// Waits for an answer that is as it should be.
+    async fn until(&self, what: &str, path: &str, is_it: impl Fn(&Answer) -> bool) -> Answer {
+        let start = Instant::now();
+        loop {
+            if let Some(answer) = self.try_send("GET", path, "", "")
+                && is_it(&answer)
+            {
+                return answer;
+            }
+            assert!(start.elapsed() < LIMIT, "{what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn monitor(net: &Net, port: u16, boot: &[&Daemon]) -> Daemon {
+    let boot: Vec<_> = boot.iter().map(|daemon| daemon.address().to_string()).collect();
+    Daemon::new(net.dir.path(), "monitor", "monitor")
+        .set("PORT", port)
+        .set("HOST", "127.0.0.1")
+        .set("PTP_BOOT_NODES", boot.join(","))
+        .set("PTP_LISTEN_ADDRESSES", format!("/ip4/127.0.0.1/tcp/{}", free_port()))
+        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_originals_calls_and_the_console_of_peers() {
+    let config = Config { history: 60, block_ms: 500, ..Config::default() };
+    let net = Net::start(config, 1).await;
+    let mut provider = provider(&net, "dp");
+    let console = free_port();
+    let mut manager = manager(&net, "lm")
+        .set("PHALA_WALKIE_BOOT_NODES", provider.address())
+        .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"));
+    let port = free_port();
+    let mut monitor = monitor(&net, port, &[&provider, &manager]);
+    provider.start();
+    manager.start();
+    monitor.start();
+    let http = Http { port };
+    let (dp, lm) = (provider.peer_id(LIMIT).await, manager.peer_id(LIMIT).await);
+    let found = |answer: &Answer| answer.body.contains(&dp) && answer.body.contains(&lm);
+    let discovered = http.until("both are found", "/ptp/discover", found).await;
+    discover(&discovered.json(), &dp, &lm);
+    let path = format!("/ptp/proxy/{dp}/GetDataProviderInfo");
+    let knows = |answer: &Answer| answer.body.contains(r#""paraId":2004"#);
+    let info = http.until("the provider knows its chain", &path, knows).await;
+    envelope(&info.json());
+
+    pools_and_workers(&net, &http, &lm);
+    refusals(&http, &dp, &lm);
+    pages(&http, &Http { port: console }, &dp, &lm).await;
+
+    // The same identity after a restart; with a token, changes need it.
+    let before = monitor.peer_id(LIMIT).await;
+    monitor.stop().await;
+    monitor.put("PRB_API_TOKEN", TOKEN);
+    monitor.start();
+    http.until("both are found again", "/ptp/discover", found).await;
+    assert_eq!(monitor.log().matches("Got my peer id").count(), 2);
+    assert_eq!(monitor.peer_id(LIMIT).await, before);
+    let path = format!("/ptp/proxy/{lm}/KickWorker");
+    assert_eq!(http.send("POST", &path, "", "{}").status, 401);
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    assert_eq!(http.send("POST", &path, &bearer, "{}").status, 200);
+    assert_eq!(http.send("POST", &format!("/ptp/proxy/{lm}/ListWorker"), "", "").status, 200);
+
+    // A peer that has gone.
+    manager.stop().await;
+    let gone = http.call(&lm, "ListPool", &json!({}));
+    assert!(matches!(gone.status, 502 | 504), "{}: {}", gone.status, gone.body);
+    assert_eq!(gone.json()["meta"]["error"]["type"], "SERVER");
+    monitor.stop().await;
+    provider.stop().await;
+    net.shutdown().await;
+}
+
+fn discover(found: &Value, dp: &str, lm: &str) {
+    let (provider, manager) = (&found["dataProviders"][0], &found["lifecycleManagers"][0]);
+    assert_eq!((&provider["peerId"], &provider["role"]), (&json!(dp), &json!(1)));
+    assert_eq!((&manager["peerId"], &manager["role"]), (&json!(lm), &json!(3)));
+    assert_eq!(provider["bridgeIdentity"], "default");
+    assert!(provider["remoteAddr"].as_str().unwrap().starts_with("/ip4/127.0.0.1/tcp/"), "{provider}");
+    assert!(!provider["hostname"].as_str().unwrap().is_empty());
+    assert!(provider["chainIdentity"].is_string() && provider.as_object().unwrap().len() == 6, "{provider}");
+}
+
+fn envelope(answer: &Value) {
+    assert_eq!(answer["hasError"], false);
+    let meta = &answer["meta"];
+    assert!(meta["createdAt"].as_str().unwrap().parse::<u64>().unwrap() > 1_700_000_000_000, "{meta}");
+    let nonce = |name: &str| meta[name].as_str().unwrap().len();
+    assert_eq!((nonce("requestNonce"), nonce("nonce")), (36, 36));
+    assert_eq!(meta["hasError"], false);
+    let info = answer["data"].as_object().unwrap();
+    assert_eq!(info.len(), 12, "{info:?}");
+    assert!(matches!(info["status"].as_str(), Some("S_SYHCHING" | "S_IDLE")), "{info:?}");
+}
+
+/// The import of the original's guide, and what comes back.
+fn pools_and_workers(net: &Net, http: &Http, lm: &str) {
+    let chain = &net.devnet.pools()[0];
+    let pid = chain.pid.to_string();
+    let pool = json!({
+        "pid": chain.pid, "name": "shelf", "owner": { "mnemonic": chain.mnemonic }, "enabled": true,
+        "realPhalaSs58": null, "syncOnly": true,
+    });
+    let answer = http.call(lm, "CreatePool", &json!({ "pools": [pool] }));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(!answer.body.contains(&chain.mnemonic));
+    let made = answer.json()["data"]["pools"][0].clone();
+    assert_eq!(
+        (&made["pid"], &made["deleted"], &made["enabled"]),
+        (&json!(pid), &json!(false), &json!(true))
+    );
+    assert!(made["owner"]["ss58Phala"].is_string() && made["owner"]["polkadotJson"].is_null(), "{made}");
+
+    let worker = json!({
+        "pid": pid, "name": "w<0>", "endpoint": net.workers[0].endpoint(), "stake": STAKE.to_string(), "enabled": true,
+    });
+    let answer = http.call(lm, "CreateWorker", &json!({ "workers": [worker] }));
+    let made = answer.json()["data"]["workers"][0].clone();
+    let uuid = made["uuid"].as_str().unwrap();
+    // As the original's encoder writes it: what it sets is shown, also where it is false.
+    let expected = format!(
+        r#"{{"data":{{"workers":[{{"uuid":"{uuid}","pid":"{pid}","name":"w<0>","endpoint":"{}","enabled":true,"deleted":false,"stake":"{STAKE}","syncOnly":false}}]}},"hasError":false,"meta":{{"createdAt":""#,
+        net.workers[0].endpoint()
+    );
+    assert!(answer.body.starts_with(&expected), "{}\n{expected}", answer.body);
+    let status = http.call(lm, "GetWorkerStatus", &json!({ "ids": [uuid] })).json();
+    let state = &status["data"]["workerStates"][0];
+    assert!(state["status"].as_str().unwrap().starts_with("S_"), "{state}");
+    assert!(state["initialized"].is_boolean() && state["paraBlockDispatchedTo"].is_i64(), "{state}");
+    assert_eq!(state["worker"], made);
+    let none = http.call(lm, "KickWorker", &json!({}));
+    assert!(none.body.starts_with(r#"{"data":{},"hasError":false,"meta":{"#), "{}", none.body);
+}
+
+fn refusals(http: &Http, dp: &str, lm: &str) {
+    // A peer's own refusal is an answer.
+    let refused = http.call(dp, "ListPool", &json!({}));
+    assert_eq!(refused.status, 200);
+    assert!(
+        refused.body.starts_with(
+            r#"{"hasError":true,"error":{"type":2,"message":"Handler not implemented."},"meta":{"#
+        ),
+        "{}",
+        refused.body
+    );
+    let error = &refused.json()["meta"]["error"];
+    assert_eq!(*error, json!({ "type": "NOT_FOUND", "message": "Handler not implemented." }));
+
+    let stranger = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N";
+    for (path, body, status, kind) in [
+        (format!("/ptp/proxy/{stranger}/ListPool"), "", 404, 2),
+        ("/ptp/proxy/nobody/ListPool".to_owned(), "", 404, 2),
+        (format!("/ptp/proxy/{lm}/DropTables"), "", 404, 2),
+        (format!("/ptp/proxy/{lm}/ListPool"), "{", 400, 1),
+        (format!("/ptp/proxy/{lm}/CreateWorker"), r#"{"workers":[{"pid":"x"}]}"#, 400, 1),
+    ] {
+        let answer = http.send("PUT", &path, "", body);
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        let answer = answer.json();
+        assert_eq!((&answer["hasError"], &answer["error"]["type"]), (&json!(true), &json!(kind)), "{path}");
+        assert_eq!(answer["meta"]["error"]["message"], answer["error"]["message"]);
+    }
+    // Another site's page in a browser on this machine.
+    for header in ["Origin: https://evil.example\r\n", "Sec-Fetch-Site: cross-site\r\n"] {
+        let answer = http.send("POST", &format!("/ptp/proxy/{lm}/KickWorker"), header, "{}");
+        assert_eq!((answer.status, &answer.json()["meta"]["error"]["type"]), (403, &json!("UNAUTHORIZED")));
+    }
+}
+
+async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
+    http.get("/").has(&[
+        "Lifecycle managers (1)",
+        "Data providers (1)",
+        &format!("/managers/{lm}"),
+        &format!("/providers/{dp}"),
+    ]);
+    http.get(&format!("/providers/{dp}")).has(&["Relay chain", "2,004", "Committed"]);
+    let base = format!("/managers/{lm}");
+    let listed = http.get(&format!("{base}/workers?columns=all"));
+    assert_eq!(listed.status, 200);
+    listed.has(&["w&lt;0&gt;", &format!("{base}/workers/confirm"), "1–1"]);
+    http.get(&base).has(&["1 worker in 1 pool"]);
+    http.get(&format!("{base}/pools")).has(&["shelf", &format!("{base}/pools/new")]);
+    assert_eq!(http.get("/managers/nobody/workers").status, 404);
+    // Without a token nothing is changed from the pages.
+    let command = http.send("POST", &format!("{base}/workers/command"), "", "command=restart&ids=");
+    assert_eq!(command.status, 403, "{}", command.body);
+    // The manager's own console, with what only it knows.
+    own.until("the manager's console", "/workers", |answer| answer.body.contains("w&lt;0&gt;")).await;
+    own.get("/").has(&["State read at block", "/queue"]);
+    own.get("/queue").has(&["Trade queue", "href=\"/queue?state=waiting\"", "/workers"]);
+    own.get("/peers").has(&[dp, "Data providers (1)"]);
+}
