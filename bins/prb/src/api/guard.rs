@@ -115,7 +115,7 @@ mod tests {
     const TOKEN: &str = "0123456789abcdef";
 
     fn gate(on_loopback: bool) -> Gate {
-        let rules = pages::guard::Rules { max_body_bytes: usize::MAX, checked_below: None };
+        let rules = crate::pages::guard::Rules { max_body_bytes: usize::MAX, checked_below: None };
         let guard = Guard::new(vec!["fleet.example.org".into()], Some(TOKEN.into()), rules);
         Gate::new(guard, on_loopback, "the file x".into())
     }
