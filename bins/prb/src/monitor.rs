@@ -1,7 +1,7 @@
 //! `prb monitor`: the console of all data providers and lifecycle managers that are found, and the original
 //! monitor's JSON calls.
 //!
-//! Composition only. The order of the end is that of [`Daemon::stop`].
+//! Composition only. The order of the end is that of `Daemon::stop`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

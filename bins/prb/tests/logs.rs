@@ -4,7 +4,8 @@
 use std::{
     fs::OpenOptions,
     io::{BufRead, BufReader, Read},
-    process::{Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 mod support;
 use support::{Process, daemons::Probe};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A data provider without nodes: it logs that it reaches none, again and again.
 fn provider(folder: &TempDir, level: &str) -> (Command, Probe) {
@@ -83,6 +84,43 @@ fn fill(writer: &std::io::PipeWriter) {
     writer.write_all(&[b'x'; 64 * 1024]).unwrap();
 }
 
+/// Lines that a process writes, as they come.
+struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: std::thread::JoinHandle<()>,
+}
+
+impl Log {
+    fn of(stdout: ChildStdout) -> Self {
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let kept = Arc::clone(&lines);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                kept.lock().unwrap().push(line.unwrap());
+            }
+        });
+        Self { lines, reader }
+    }
+
+    /// Waits until each of these words was logged: making a key takes seconds on a busy machine.
+    async fn until(&self, words: &[&str]) {
+        let logged = |word: &&str| self.lines.lock().unwrap().iter().any(|line| line.contains(*word));
+        let all = async {
+            while !words.iter().all(logged) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let lines = || self.lines.lock().unwrap().clone();
+        assert!(tokio::time::timeout(LIMIT, all).await.is_ok(), "{words:?} not in {:#?}", lines());
+    }
+
+    fn end(self) -> Vec<String> {
+        self.reader.join().unwrap();
+        let lines = self.lines.lock().unwrap().clone();
+        lines
+    }
+}
+
 #[tokio::test]
 async fn what_is_logged_is_json_on_standard_output_and_nothing_else() {
     let folder = TempDir::new().unwrap();
@@ -90,14 +128,12 @@ async fn what_is_logged_is_json_on_standard_output_and_nothing_else() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     let mut process = Process::of(child);
-    let read =
-        std::thread::spawn(move || BufReader::new(stdout).lines().map(Result::unwrap).collect::<Vec<_>>());
+    let log = Log::of(stdout);
     probe.until_live(LIMIT).await;
-    // Longer than it takes to show the progress for the first time.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    log.until(&["Got my peer id", "prb::progress"]).await;
     process.signal("TERM");
-    assert_eq!(process.wait(Duration::from_secs(5)).await, Some(0));
-    let lines = read.join().unwrap();
+    assert_eq!(process.wait(LIMIT).await, Some(0));
+    let lines = log.end();
     for line in &lines {
         assert!(serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()), "{line}");
     }
@@ -115,14 +151,14 @@ async fn libraries_are_quiet_in_development() {
     let mut child = command.env("NODE_ENV", "development").stdout(Stdio::piped()).spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
     let mut process = Process::of(child);
-    let read =
-        std::thread::spawn(move || BufReader::new(stdout).lines().map(Result::unwrap).collect::<Vec<_>>());
+    let log = Log::of(stdout);
     probe.until_live(LIMIT).await;
     // It makes its key, and tries to reach its nodes.
+    log.until(&["Got my peer id"]).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     process.signal("TERM");
-    assert_eq!(process.wait(Duration::from_secs(5)).await, Some(0));
-    let lines = read.join().unwrap();
+    assert_eq!(process.wait(LIMIT).await, Some(0));
+    let lines = log.end();
     assert!(lines.iter().any(|line| line.contains("Got my peer id")), "{lines:#?}");
     let others: Vec<_> = lines.iter().filter(|l| l.contains("DEBUG") && !l.contains(" prb")).collect();
     assert!(others.is_empty(), "{others:#?}");
