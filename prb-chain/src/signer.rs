@@ -1,5 +1,5 @@
 //! [`VaultSigners`]: signs with the sealed keys that jobs carry, opened by a
-//! [`Vault`](prb_core::vault::Vault) in this process.
+//! [`Vault`] in this process.
 
 use std::sync::Arc;
 

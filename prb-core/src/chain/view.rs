@@ -100,7 +100,7 @@ pub fn session_account(pool: PoolId, worker: WorkerKey) -> AccountId {
 }
 
 impl Registration {
-    /// Whether [`Call::RegisterWorkerV1`] has had its effect.
+    /// Whether [`Call::RegisterWorkerV1`](super::Call::RegisterWorkerV1) has had its effect.
     pub fn is_of_v1(&self, runtime_info: &[u8], replaces: Option<u64>) -> bool {
         if replaces.is_some() {
             return replaces != Some(self.last_updated);

@@ -1,4 +1,4 @@
-//! [`MemorySigners`]: signers for [`MemoryChain`](crate::chain::memory::MemoryChain), which has no
+//! [`MemorySigners`]: signers for [`MemoryChain`], which has no
 //! cryptography: anyone can compute its 'signatures'.
 
 use std::{fmt, sync::Arc};
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Opens jobs' keys with a vault, and reads each as the secret of a
-/// [`MemoryChain`](crate::chain::memory::MemoryChain)'s account.
+/// [`MemoryChain`]'s account.
 #[derive(Clone, Debug)]
 pub struct MemorySigners {
     vault: Arc<dyn Vault>,
@@ -38,7 +38,7 @@ impl Signers for MemorySigners {
     }
 }
 
-/// Signs for an account of a [`MemoryChain`](crate::chain::memory::MemoryChain).
+/// Signs for an account of a [`MemoryChain`].
 #[derive(Clone, Copy)]
 pub struct MemorySigner {
     account: AccountId,
