@@ -116,8 +116,7 @@ impl Log {
 
     fn end(self) -> Vec<String> {
         self.reader.join().unwrap();
-        let lines = self.lines.lock().unwrap().clone();
-        lines
+        std::mem::take(&mut self.lines.lock().unwrap())
     }
 }
 
