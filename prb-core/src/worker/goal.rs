@@ -19,6 +19,8 @@ pub(super) struct Seen<'a> {
     pub(super) after_stop: AfterStop,
     /// What the last known key has at stake, where another one answers now and that is known.
     pub(super) last_at_stake: Option<Balance>,
+    /// A stop that was sent for it is on its way, or has just been carried out.
+    pub(super) our_stop: bool,
 }
 
 /// What is to be kept from now on.
@@ -53,6 +55,8 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
         Some(SessionState::WorkerCoolingDown) => {
             saved.goal = match saved.goal {
                 Goal::Stop => Goal::StayStopped,
+                // It was told to start when its stop could not be taken back any more.
+                Goal::Compute if seen.our_stop => Goal::StartAgain,
                 Goal::Compute => stopped_elsewhere(seen.after_stop),
                 goal => goal,
             };
@@ -177,12 +181,38 @@ mod tests {
         for (goal, was_computing, word, after_stop, goal_after, was_after) in table {
             let saved = Saved { key: Some(KEY), goal, was_computing };
             let chain = chain(word);
-            let seen = Seen { key: KEY, chain: &chain, pool: POOL, after_stop, last_at_stake: None };
+            let seen = Seen {
+                key: KEY,
+                chain: &chain,
+                pool: POOL,
+                after_stop,
+                last_at_stake: None,
+                our_stop: false,
+            };
             let after = saved_after(saved, seen);
             let case = format!("{goal:?} {was_computing} {word} {after_stop:?}");
             assert_eq!((after.goal, after.was_computing), (goal_after, was_after), "{case}");
             assert_eq!(saved_after(after, seen), after, "settles at once: {case}");
         }
+    }
+
+    #[test]
+    fn a_stop_that_could_not_be_taken_back_is_no_stop_from_elsewhere() {
+        let (computes, cools) = (chain("idle"), chain("cooling"));
+        let after = |saved: Saved, chain, our_stop| {
+            let after_stop = AfterStop::StayStopped;
+            saved_after(
+                saved,
+                Seen { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, our_stop },
+            )
+        };
+        let told_to_start = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true };
+        let on_its_way = after(told_to_start, &computes, true);
+        assert_eq!(on_its_way, told_to_start);
+        let landed = after(on_its_way, &cools, true);
+        assert_eq!(landed.goal, Goal::StartAgain);
+        assert_eq!(after(landed, &cools, false), landed);
+        assert_eq!(after(told_to_start, &cools, false).goal, Goal::StayStopped);
     }
 
     #[test]
@@ -195,6 +225,7 @@ mod tests {
             pool: POOL,
             after_stop: AfterStop::StayStopped,
             last_at_stake,
+            our_stop: false,
         };
         assert_eq!(saved_after(saved, seen(None)), saved, "not known yet");
         assert_eq!(saved_after(saved, seen(Some(1))), saved);

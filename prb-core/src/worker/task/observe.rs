@@ -46,7 +46,9 @@ impl Task {
         let last_at_stake = self.last_key(view).and_then(|last| last.at_stake());
         let after_stop = self.desired.after_stop(self.ctx.settings.after_stop);
         let pool = self.desired.worker.pid;
-        let seen = Seen { key, chain, pool, after_stop, last_at_stake };
+        let our_stop = self.operation == Some(Operation::Stop)
+            || matches!(self.on_chain.confirming, Some((Operation::Stop, _)));
+        let seen = Seen { key, chain, pool, after_stop, last_at_stake, our_stop };
         let saved = goal::saved_after(self.saved, seen);
         self.keep(saved);
     }
