@@ -418,8 +418,9 @@ impl Store {
             let before = *heights;
             heights.relay = relay;
             heights.para = para;
-            heights.relay_target = relay.or(heights.relay_target);
-            heights.para_target = para.or(heights.para_target);
+            // What is stored is at least known of; it says nothing about what else there is.
+            heights.relay_target = heights.relay_target.max(relay);
+            heights.para_target = heights.para_target.max(para);
             *heights != before
         });
     }

@@ -238,6 +238,18 @@ fn what_does_not_follow_is_refused() {
 }
 
 #[test]
+fn what_is_stored_says_nothing_of_what_else_there_is() {
+    let sample = Sample::generate(9, 60);
+    let mut filled = Filled::new(&sample, 1);
+    let (relay, para) = (RelayNumber(u32::MAX), ParaNumber(u32::MAX));
+    filled.store.set_targets(Some(relay), Some(para));
+    filled.append_relay(&sample.relay);
+    let heights = *filled.store.heights().borrow();
+    assert!(heights.relay.is_some());
+    assert_eq!((heights.relay_target, heights.para_target), (Some(relay), Some(para)));
+}
+
+#[test]
 fn a_parachain_without_a_head_keeps_its_last_one() {
     let sample = Sample::generate(7, 60);
     let filled = filled(&sample, 1);
