@@ -23,7 +23,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
@@ -118,6 +118,8 @@ pub struct Store {
     env: Env<WithoutTls>,
     /// Whether the file is mapped; locked for reading by each transaction, for writing while the map changes.
     mapped: RwLock<bool>,
+    /// Somebody waits to change the map.
+    growing: AtomicBool,
     tables: Tables,
     genesis: OnceLock<(Start, Genesis)>,
     state: Mutex<State>,
@@ -170,6 +172,7 @@ impl Store {
             config,
             env,
             mapped: RwLock::new(true),
+            growing: AtomicBool::new(false),
             tables,
             genesis: OnceLock::new(),
             state: Mutex::default(),

@@ -244,8 +244,11 @@ fn what_is_stored_says_nothing_of_what_else_there_is() {
     let (relay, para) = (RelayNumber(u32::MAX), ParaNumber(u32::MAX));
     filled.store.set_targets(Some(relay), Some(para));
     filled.append_relay(&sample.relay);
+    let proven = filled.store.tips().borrow().proven.unwrap().number.0 as usize;
+    let blocks: Vec<_> = sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect();
+    filled.append_para(&blocks[..=proven]);
     let heights = *filled.store.heights().borrow();
-    assert!(heights.relay.is_some());
+    assert!(heights.relay.is_some() && heights.para.is_some(), "{heights:?}");
     assert_eq!((heights.relay_target, heights.para_target), (Some(relay), Some(para)));
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{PoisonError, RwLockReadGuard, TryLockError},
+    sync::{PoisonError, RwLockReadGuard, TryLockError, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +14,9 @@ use super::{Error, Store};
 /// How long a map that is full waits for readers to end before the append fails, to be tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks whether they have.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(1);
+/// Pause of each who comes meanwhile, so that there is a moment without any.
+const STEP_ASIDE: Duration = Duration::from_millis(10);
 /// More address space than a process has.
 const MOST: usize = 1 << 46;
 
@@ -75,8 +77,11 @@ impl Store {
     }
 
     /// Keeps the map from changing. Several may hold it, also one thread several times: who changes it does
-    /// not queue up before them.
+    /// not queue up before them, or that thread would wait for itself. They only come a little later.
     fn hold(&self) -> Result<Held<'_>, Error> {
+        if self.growing.load(Ordering::Relaxed) {
+            thread::sleep(STEP_ASIDE);
+        }
         let held = self.mapped.read().unwrap_or_else(PoisonError::into_inner);
         if *held { Ok(held) } else { Err(Error::Unmapped { path: self.path.clone() }) }
     }
@@ -92,8 +97,15 @@ impl Store {
     }
 
     /// Doubles the map, once nobody reads or writes.
-    #[allow(unsafe_code)]
     fn grow(&self) -> Result<(), Error> {
+        self.growing.store(true, Ordering::Relaxed);
+        let grown = self.resize();
+        self.growing.store(false, Ordering::Relaxed);
+        grown
+    }
+
+    #[allow(unsafe_code)]
+    fn resize(&self) -> Result<(), Error> {
         let full = || Error::MapFull { path: self.path.clone() };
         let deadline = Instant::now() + PATIENCE;
         let mut mapped = loop {
