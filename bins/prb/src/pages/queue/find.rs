@@ -1,6 +1,6 @@
 //! Jobs that a wish lets through.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use prb_core::queue::{
     Error, JobId,
@@ -87,14 +87,14 @@ impl Desk {
         let _turn = self.0.search.acquire().await;
         let until = Instant::now() + SEARCH_BUDGET;
         let mut sieve = Sieve::new(wish, text);
-        let (mut offset, mut last) = (0, None);
+        let (mut offset, mut seen) = (0, HashSet::new());
         loop {
             let Page { total, jobs } = patient(self.0.source.admin.list(wish.filter, offset, CHUNK)).await?;
             offset += CHUNK;
             for job in jobs {
-                // New jobs push those that were seen before into the next chunk.
-                if last.is_none_or(|last| job.id < last) {
-                    last = Some(job.id);
+                // New jobs push those that were seen before into the next chunk. Jobs that ended have the order
+                // of their ends, not of their ids.
+                if seen.insert(job.id) {
                     sieve.look(job);
                 }
             }
