@@ -23,7 +23,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
 };
 
 use bytes::Bytes;
@@ -118,8 +118,8 @@ pub struct Store {
     env: Env<WithoutTls>,
     /// Whether the file is mapped; locked for reading by each transaction, for writing while the map changes.
     mapped: RwLock<bool>,
-    /// Somebody waits to change the map.
-    growing: AtomicBool,
+    /// How many wait to change the map.
+    growing: AtomicUsize,
     tables: Tables,
     genesis: OnceLock<(Start, Genesis)>,
     state: Mutex<State>,
@@ -172,7 +172,7 @@ impl Store {
             config,
             env,
             mapped: RwLock::new(true),
-            growing: AtomicBool::new(false),
+            growing: AtomicUsize::new(0),
             tables,
             genesis: OnceLock::new(),
             state: Mutex::default(),
@@ -214,12 +214,12 @@ impl Store {
     }
 
     /// Tells the newest finalised blocks that nodes know of; none leaves a number as it is. A number may be
-    /// lower than before, where a node's false head was found out.
+    /// lower than before, where a node's false head was found out, but never lower than what is stored.
     pub fn set_targets(&self, relay: Option<RelayNumber>, para: Option<ParaNumber>) {
         self.heights.send_if_modified(|heights| {
             let before = *heights;
-            heights.relay_target = relay.or(heights.relay_target);
-            heights.para_target = para.or(heights.para_target);
+            heights.relay_target = relay.or(heights.relay_target).max(heights.relay);
+            heights.para_target = para.or(heights.para_target).max(heights.para);
             *heights != before
         });
     }
@@ -398,13 +398,16 @@ impl Store {
             let (alignment, _) = split_alignment(encoded)?;
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
             state.tips.proven = state.tips.proven.or(head);
-            if state.tips.covers(head) {
-                let covered = state.covered.map_or(RelayNumber(number), |(newest, _)| newest);
-                state.covered = Some((covered, head.map(|head| head.number)));
-                // Where the relay chain names no head any more, the last one that it named stays.
-                if head.is_some() {
-                    break;
-                }
+            // What is behind a head that is not covered is not covered either, also where it names none.
+            if !state.tips.covers(head) {
+                state.covered = None;
+                continue;
+            }
+            let covered = state.covered.map_or(RelayNumber(number), |(newest, _)| newest);
+            state.covered = Some((covered, head.map(|head| head.number)));
+            // Where the relay chain names no head any more, the last one that it named stays.
+            if head.is_some() {
+                break;
             }
         }
         drop(txn);

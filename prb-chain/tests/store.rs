@@ -252,6 +252,24 @@ fn what_is_stored_says_nothing_of_what_else_there_is() {
     assert_eq!((heights.relay_target, heights.para_target), (Some(relay), Some(para)));
 }
 
+/// Appends a relay block that names no head of the parachain.
+fn append_without_head(store: &Store) -> RelayNumber {
+    let (tip, parent_hash) = store.tips().borrow().relay.unwrap();
+    let (state_root, extrinsics_root) = (Hash::default(), Hash::default());
+    let header = Header { parent_hash, number: tip.next().0, state_root, extrinsics_root, digest: vec![] };
+    let stop = NewStop {
+        number: tip.next(),
+        justification: vec![],
+        set_id: 0,
+        next_set: None,
+        para_head: None,
+        proof: vec![],
+    };
+    let batch = RelayBatch { first: tip.next(), headers: vec![header.encode()], stops: vec![stop] };
+    store.append_relay(&batch).unwrap();
+    tip.next()
+}
+
 #[test]
 fn a_parachain_without_a_head_keeps_its_last_one() {
     let sample = Sample::generate(7, 60);
@@ -260,28 +278,34 @@ fn a_parachain_without_a_head_keeps_its_last_one() {
     let para = store.heights().borrow().para;
     assert!(para.is_some());
     for _ in 0..2 {
-        let (tip, parent_hash) = store.tips().borrow().relay.unwrap();
-        let (state_root, extrinsics_root) = (Hash::default(), Hash::default());
-        let header =
-            Header { parent_hash, number: tip.next().0, state_root, extrinsics_root, digest: vec![] };
-        let stop = NewStop {
-            number: tip.next(),
-            justification: vec![],
-            set_id: 0,
-            next_set: None,
-            para_head: None,
-            proof: vec![],
-        };
-        let batch = RelayBatch { first: tip.next(), headers: vec![header.encode()], stops: vec![stop] };
-        store.append_relay(&batch).unwrap();
+        let tip = append_without_head(store);
         let heights = *store.heights().borrow();
-        assert_eq!((heights.relay, heights.para), (Some(tip.next()), para));
+        assert_eq!((heights.relay, heights.para), (Some(tip), para));
     }
     let (path, heights) = (store.path().to_owned(), *store.heights().borrow());
     let Filled { store, _dir, .. } = filled;
     drop(store);
     let again = Store::open(&path, Config::default()).unwrap();
     assert_eq!((again.heights().borrow().relay, again.heights().borrow().para), (heights.relay, para));
+}
+
+#[test]
+fn what_is_covered_is_the_same_after_opening_again() {
+    let sample = Sample::generate(8, 60);
+    let mut filled = Filled::new(&sample, 1);
+    filled.append_relay(&sample.relay);
+    let proven = filled.store.tips().borrow().proven.unwrap().number.0 as usize;
+    let blocks: Vec<_> = sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect();
+    filled.append_para(&blocks[..=proven / 2]);
+    // The parachain is taken off its relay chain before its last blocks are stored.
+    append_without_head(&filled.store);
+    let Filled { store, _dir, .. } = filled;
+    let of = |store: &Store| (*store.heights().borrow(), store.next_head(1_000).unwrap());
+    let (before, path) = (of(&store), store.path().to_owned());
+    assert!(before.0.para < Some(ParaNumber(proven as u32)) && before.1.is_some(), "{before:?}");
+    drop(store);
+    let after = of(&Store::open(&path, Config::default()).unwrap());
+    assert_eq!((after.0.relay, after.0.para, after.1), (before.0.relay, before.0.para, before.1));
 }
 
 #[tokio::test]

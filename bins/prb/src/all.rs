@@ -57,10 +57,15 @@ impl Bridge {
         let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = args.peer_id_prefix.clone().unwrap_or_else(|| args.data.join("id"));
-        let identity = peers::identity(&folder, Role::Lifecycle).await.map_err(Failure::Configuration)?;
-        let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         let inventory = inventory::open(&args.data.join("inventory"), "PRB_DATA").await;
         let inventory = inventory.map_err(Failure::Configuration)?;
+        let identity = match file {
+            // It seals all keys again.
+            Some(_) => peers::identity(&folder, Role::Lifecycle).await,
+            None => sealed::of_manager(&folder, &*inventory).await,
+        };
+        let identity = identity.map_err(Failure::Configuration)?;
+        let vault: Arc<dyn Vault> = Arc::new(RsaVault::new(&identity));
         if let Some(file) = file {
             apply(file, &*inventory, &*vault).await.map_err(Failure::Configuration)?;
         }

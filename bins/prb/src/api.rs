@@ -52,7 +52,7 @@ use crate::{
 mod commands;
 mod edits;
 mod fields;
-mod guard;
+pub(crate) mod guard;
 mod jobs;
 mod pools;
 mod problem;

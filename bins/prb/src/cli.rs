@@ -92,17 +92,24 @@ async fn watched(again: bool, mut show: impl AsyncFnMut() -> anyhow::Result<Stri
         let clear = if std::io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
         // A daemon that is away for a moment does not end the watch.
         let text = text.unwrap_or_else(|error| format!("{error:#}\n"));
-        print(&format!("{clear}{text}"))?;
+        if !is_read(&format!("{clear}{text}"))? {
+            return Ok(());
+        }
         tokio::time::sleep(WATCH_EVERY).await;
     }
 }
 
 /// Prints a text; a reader that has seen enough is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
+    is_read(text).map(|_| ())
+}
+
+/// The same; gives whether somebody reads it still.
+fn is_read(text: &str) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        done => Ok(done?),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        done => Ok(done.map(|()| true)?),
     }
 }
 

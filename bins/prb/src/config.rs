@@ -47,6 +47,7 @@ pub use ops::OpsArgs;
 pub use pages::{PageArgs, TOKEN_VARIABLE};
 pub use pccs::PccsArgs;
 pub use trader::TraderArgs;
+pub(crate) use values::host_only;
 pub use values::{NodeUrl, OpsListen, RedisUrl};
 pub use walkie::{BootNode, PSK_VARIABLE, PeerName, WalkieArgs};
 pub use workers::WorkerArgs;

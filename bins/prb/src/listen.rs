@@ -132,7 +132,7 @@ async fn pause(error: io::Error, name: &str) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-/// Serves one connection for at most `limit`: a request that is being answered then is answered.
+/// Serves one connection for at most `limit`: a request that is being answered then has as long again.
 async fn connection(stream: TcpStream, router: Router, name: &str, limit: Duration, head_bytes: usize) {
     let service = TowerToHyperService::new(router);
     let serving = http1::Builder::new()
@@ -145,7 +145,7 @@ async fn connection(stream: TcpStream, router: Router, name: &str, limit: Durati
         Ok(served) => served,
         Err(_) => {
             serving.as_mut().graceful_shutdown();
-            match timeout(WRITE_TIMEOUT, serving).await {
+            match timeout(limit.max(WRITE_TIMEOUT), serving).await {
                 Ok(served) => served,
                 Err(_) => return tracing::debug!("{name}: a connection was cut off"),
             }

@@ -233,8 +233,13 @@ fn refusals(http: &Http, dp: &str, lm: &str) {
         assert_eq!((&answer["hasError"], &answer["error"]["type"]), (&json!(true), &json!(kind)), "{path}");
         assert_eq!(answer["meta"]["error"]["message"], answer["error"]["message"]);
     }
-    // Another site's page in a browser on this machine.
-    for header in ["Origin: https://evil.example\r\n", "Sec-Fetch-Site: cross-site\r\n"] {
+    // Another site's page in a browser on this machine, and a proxy on it.
+    for header in [
+        "Origin: https://evil.example\r\n",
+        "Sec-Fetch-Site: cross-site\r\n",
+        "X-Forwarded-For: 203.0.113.7\r\n",
+        "Forwarded: for=203.0.113.7\r\n",
+    ] {
         let answer = http.send("POST", &format!("/ptp/proxy/{lm}/KickWorker"), header, "{}");
         assert_eq!((answer.status, &answer.json()["meta"]["error"]["type"]), (403, &json!("UNAUTHORIZED")));
     }

@@ -10,14 +10,16 @@ use std::{
     time::Duration,
 };
 
+use codec::DecodeAll;
 use futures::{StreamExt, stream::FuturesUnordered};
-use prb_core::primitives::ParaNumber;
+use prb_core::{primitives::ParaNumber, wire};
 use tokio::time::Instant;
 
-use super::{Chains, Config, Error, Pause, absent, pace::Pace, write};
+use super::{Chains, Config, Error, Pause, absent, pace::Pace, write, wrong};
 use crate::{
     rpc::{self, Capability, Node, Refusal, json},
     store::Store,
+    verify,
 };
 
 /// Bytes that may wait for blocks before them to come.
@@ -269,6 +271,9 @@ pub(super) async fn fetch_from(
                     tracing::warn!(node = %node.name(), block = first, "one block's storage changes are too large for the node's answers: raise --rpc-max-response-size");
                     if scale.is_refused_method() { e } else { scale }
                 })?;
+            // A worker that cannot read them does not say which block they are of.
+            wire::StorageChanges::decode_all(&mut &*scale.0)
+                .map_err(|_| wrong(node)(verify::Error::Encoding { what: "storage changes" }))?;
             return Ok(vec![scale.0]);
         }
         Err(e) => return Err(e.into()),

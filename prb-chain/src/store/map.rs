@@ -15,8 +15,9 @@ use super::{Error, Store};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks whether they have.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Pause of each who comes meanwhile, so that there is a moment without any.
-const STEP_ASIDE: Duration = Duration::from_millis(10);
+/// How long each who comes meanwhile waits, so that there is a moment without any: longer than what others read
+/// at once takes, and so much shorter than [`PATIENCE`] that a thread that holds the map already goes on.
+const STEP_ASIDE: Duration = Duration::from_secs(1);
 /// More address space than a process has.
 const MOST: usize = 1 << 46;
 
@@ -79,8 +80,9 @@ impl Store {
     /// Keeps the map from changing. Several may hold it, also one thread several times: who changes it does
     /// not queue up before them, or that thread would wait for itself. They only come a little later.
     fn hold(&self) -> Result<Held<'_>, Error> {
-        if self.growing.load(Ordering::Relaxed) {
-            thread::sleep(STEP_ASIDE);
+        let until = Instant::now() + STEP_ASIDE;
+        while self.growing.load(Ordering::Relaxed) > 0 && Instant::now() < until {
+            thread::sleep(PAUSE);
         }
         let held = self.mapped.read().unwrap_or_else(PoisonError::into_inner);
         if *held { Ok(held) } else { Err(Error::Unmapped { path: self.path.clone() }) }
@@ -89,23 +91,27 @@ impl Store {
     /// Does it again with a larger map where the map is full.
     pub(super) fn growing<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
         loop {
+            let size = {
+                let _held = self.hold()?;
+                self.env.info().map_size
+            };
             match work() {
-                Err(Error::MapFull { .. }) => self.grow()?,
+                Err(Error::MapFull { .. }) => self.grow(size)?,
                 other => return other,
             }
         }
     }
 
-    /// Doubles the map, once nobody reads or writes.
-    fn grow(&self) -> Result<(), Error> {
-        self.growing.store(true, Ordering::Relaxed);
-        let grown = self.resize();
-        self.growing.store(false, Ordering::Relaxed);
+    /// Doubles a map of this size, once nobody reads or writes.
+    fn grow(&self, size: usize) -> Result<(), Error> {
+        self.growing.fetch_add(1, Ordering::Relaxed);
+        let grown = self.resize(size);
+        self.growing.fetch_sub(1, Ordering::Relaxed);
         grown
     }
 
     #[allow(unsafe_code)]
-    fn resize(&self) -> Result<(), Error> {
+    fn resize(&self, size: usize) -> Result<(), Error> {
         let full = || Error::MapFull { path: self.path.clone() };
         let deadline = Instant::now() + PATIENCE;
         let mut mapped = loop {
@@ -116,7 +122,10 @@ impl Store {
                 Err(TryLockError::WouldBlock) => return Err(full()),
             }
         };
-        let size = self.env.info().map_size;
+        // Another has made it larger meanwhile.
+        if self.env.info().map_size > size {
+            return Ok(());
+        }
         let larger = size.saturating_mul(2);
         if larger > MOST {
             return Err(full());
@@ -125,7 +134,10 @@ impl Store {
         *mapped = false;
         // SAFETY: each transaction of this process holds `mapped` for reading, so that none is active; the lock
         // file keeps other processes out.
-        unsafe { self.env.resize(larger) }.map_err(|e| self.error(e))?;
+        if let Err(error) = unsafe { self.env.resize(larger) } {
+            tracing::error!(path = %self.path.display(), bytes = larger, %error, "the store's map could not grow");
+            return Err(Error::Unmapped { path: self.path.clone() });
+        }
         *mapped = true;
         tracing::info!(path = %self.path.display(), bytes = larger, "the store's map was full and has grown");
         Ok(())

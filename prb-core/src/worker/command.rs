@@ -63,15 +63,14 @@ impl Command {
         }
     }
 
-    /// The goal that it sets, if it sets one.
-    const fn goal(self, session: Option<SessionState>) -> Option<Goal> {
-        match (self, session) {
-            (Self::Start, Some(SessionState::WorkerCoolingDown)) => Some(Goal::StartAgain),
-            (Self::Start, _) => Some(Goal::Compute),
-            (Self::Stop, Some(state)) if state.is_computing() => Some(Goal::Stop),
-            (Self::Stop, _) => Some(Goal::StayStopped),
-            (Self::Reclaim, _) => Some(Goal::Reclaim),
-            (Self::LeavePool, _) => Some(Goal::LeavePool),
+    /// The goal that it sets, if it sets one. What the worker does on chain may not be known, or may change in a
+    /// moment: the next view makes of it what fits.
+    const fn goal(self) -> Option<Goal> {
+        match self {
+            Self::Start => Some(Goal::StartAgain),
+            Self::Stop => Some(Goal::Stop),
+            Self::Reclaim => Some(Goal::Reclaim),
+            Self::LeavePool => Some(Goal::LeavePool),
             _ => None,
         }
     }
@@ -87,7 +86,7 @@ impl fmt::Display for Command {
 pub(super) fn saved_after(command: Command, saved: Saved, status: &WorkerStatus) -> Saved {
     let session = status.session_state();
     let mut saved = saved;
-    if let Some(goal) = command.goal(session) {
+    if let Some(goal) = command.goal() {
         saved.goal = goal;
         // A later stop from elsewhere is one only after it was seen computing again.
         saved.was_computing &= session.is_some_and(SessionState::is_computing);
@@ -113,8 +112,18 @@ pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String,
         Command::Checkpoint => Ok("pRuntime writes its state to its disk".into()),
         Command::ConfirmKey => confirm_key(status),
         _ if on_chain_off(status) => Err("nothing is sent on chain for it: it only syncs".into()),
+        Command::Reclaim | Command::LeavePool if status.chain.is_none() => {
+            Err("what it does on chain is not known yet: try again in a moment".into())
+        }
+        Command::Stop if status.chain.is_none() => {
+            Ok("what it does on chain is not known yet: it stops computing if it does, and stays stopped".into())
+        }
         Command::Start => Ok(match session {
-            _ if computing => "computes already; a stop that was commanded is taken back".into(),
+            _ if computing => {
+                "computes already; a stop that was commanded is taken back, or where it is on its way already, it \
+                 starts again after the cool-down"
+                    .into()
+            }
             Some(SessionState::WorkerCoolingDown) => format!(
                 "cools down; then {} are reclaimed, and it starts again with {}",
                 Pha(stake),

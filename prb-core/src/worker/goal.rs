@@ -4,6 +4,7 @@ use crate::{
     chain::{SessionState, WorkerOnChain},
     inventory::{AfterStop, Goal, Saved},
     primitives::{Balance, PoolId, WorkerKey},
+    worker::Operation,
 };
 
 /// What is seen of a worker whose state a view shows.
@@ -19,8 +20,8 @@ pub(super) struct Seen<'a> {
     pub(super) after_stop: AfterStop,
     /// What the last known key has at stake, where another one answers now and that is known.
     pub(super) last_at_stake: Option<Balance>,
-    /// A stop that was sent for it is on its way, or has just been carried out.
-    pub(super) our_stop: bool,
+    /// What was sent for it and may still land, or has just been carried out.
+    pub(super) under_way: Option<Operation>,
 }
 
 /// What is to be kept from now on.
@@ -37,6 +38,7 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
         // An operator has to decide.
         Some(_) => return saved,
     }
+    let starting = matches!(seen.under_way, Some(Operation::Start(_)));
     let ours = seen.chain.pool == Some(seen.pool);
     match seen.chain.session.as_ref().map(|session| session.state) {
         Some(state) if state.is_computing() => {
@@ -48,15 +50,19 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
                     Goal::StayStopped | Goal::Reclaim | Goal::LeavePool | Goal::StartAgain
                 )
             {
-                // Its owner has started it.
-                saved.goal = Goal::Compute;
+                saved.goal = match saved.goal {
+                    // It was told otherwise when its start could not be taken back any more.
+                    Goal::StayStopped | Goal::Reclaim | Goal::LeavePool if starting => Goal::Stop,
+                    // Its owner has started it.
+                    _ => Goal::Compute,
+                };
             }
         }
         Some(SessionState::WorkerCoolingDown) => {
             saved.goal = match saved.goal {
                 Goal::Stop => Goal::StayStopped,
                 // It was told to start when its stop could not be taken back any more.
-                Goal::Compute if seen.our_stop => Goal::StartAgain,
+                Goal::Compute if seen.under_way == Some(Operation::Stop) => Goal::StartAgain,
                 Goal::Compute => stopped_elsewhere(seen.after_stop),
                 goal => goal,
             };
@@ -66,6 +72,8 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
         state => {
             let out = state.is_none() && seen.chain.pool.is_none();
             saved.goal = match saved.goal {
+                // It may compute in a moment.
+                Goal::Stop if starting => Goal::Stop,
                 Goal::Stop | Goal::Reclaim => Goal::StayStopped,
                 Goal::LeavePool if out => Goal::StayStopped,
                 Goal::StartAgain => Goal::Compute,
@@ -187,7 +195,7 @@ mod tests {
                 pool: POOL,
                 after_stop,
                 last_at_stake: None,
-                our_stop: false,
+                under_way: None,
             };
             let after = saved_after(saved, seen);
             let case = format!("{goal:?} {was_computing} {word} {after_stop:?}");
@@ -197,22 +205,29 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_that_could_not_be_taken_back_is_no_stop_from_elsewhere() {
-        let (computes, cools) = (chain("idle"), chain("cooling"));
-        let after = |saved: Saved, chain, our_stop| {
+    fn what_could_not_be_taken_back_is_not_from_elsewhere() {
+        let (computes, cools, ready) = (chain("idle"), chain("cooling"), chain("ready"));
+        let after = |saved: Saved, chain, under_way| {
             let after_stop = AfterStop::StayStopped;
-            saved_after(
-                saved,
-                Seen { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, our_stop },
-            )
+            let seen = Seen { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, under_way };
+            saved_after(saved, seen)
         };
+        // Told to start while its stop is on its way.
         let told_to_start = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true };
-        let on_its_way = after(told_to_start, &computes, true);
-        assert_eq!(on_its_way, told_to_start);
-        let landed = after(on_its_way, &cools, true);
+        assert_eq!(after(told_to_start, &computes, Some(Operation::Stop)), told_to_start);
+        let landed = after(told_to_start, &cools, Some(Operation::Stop));
         assert_eq!(landed.goal, Goal::StartAgain);
-        assert_eq!(after(landed, &cools, false), landed);
-        assert_eq!(after(told_to_start, &cools, false).goal, Goal::StayStopped);
+        assert_eq!(after(landed, &cools, None), landed);
+        assert_eq!(after(told_to_start, &cools, None).goal, Goal::StayStopped);
+        // Told to stop while its start is on its way.
+        let start = Some(Operation::Start(1));
+        let told_to_stop = Saved { key: Some(KEY), goal: Goal::Stop, was_computing: false };
+        assert_eq!(after(told_to_stop, &ready, start), told_to_stop);
+        assert_eq!(after(told_to_stop, &computes, None).goal, Goal::Stop);
+        assert_eq!(after(told_to_stop, &ready, None).goal, Goal::StayStopped);
+        for goal in [Goal::Reclaim, Goal::LeavePool, Goal::StayStopped] {
+            assert_eq!(after(Saved { goal, ..told_to_stop }, &computes, start).goal, Goal::Stop, "{goal:?}");
+        }
     }
 
     #[test]
@@ -225,7 +240,7 @@ mod tests {
             pool: POOL,
             after_stop: AfterStop::StayStopped,
             last_at_stake,
-            our_stop: false,
+            under_way: None,
         };
         assert_eq!(saved_after(saved, seen(None)), saved, "not known yet");
         assert_eq!(saved_after(saved, seen(Some(1))), saved);

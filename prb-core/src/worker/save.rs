@@ -20,6 +20,10 @@ use crate::{
 /// How long changes are collected: a fleet that starts learns thousands of keys within moments, and each
 /// edit of an inventory is a transaction of its own.
 const COLLECT_FOR: Duration = Duration::from_millis(100);
+/// How long an inventory may take to store.
+const STORE_WITHIN: Duration = Duration::from_secs(30);
+/// The same when everything ends.
+const LAST_STORE_WITHIN: Duration = Duration::from_secs(5);
 /// Waits after an inventory that does not store.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 
@@ -48,10 +52,12 @@ impl Saver {
 
     /// Has `wanted` stored, where `stored` is something else.
     pub(crate) fn keep(&self, worker: Uuid, stored: Saved, wanted: Saved) {
-        if stored == wanted {
+        let mut waiting = self.waiting();
+        // What waits may be something else: a change that was taken back.
+        if stored == wanted && !waiting.edits.contains_key(&worker) {
             return;
         }
-        if self.waiting().edits.insert(worker, wanted) != Some(wanted) {
+        if waiting.edits.insert(worker, wanted) != Some(wanted) {
             self.changed.notify_one();
         }
     }
@@ -61,15 +67,19 @@ impl Saver {
         self.waiting().problem.clone()
     }
 
-    /// Stores what changes, until cancelled.
+    /// Stores what changes, until cancelled, and then what is left.
     pub(crate) async fn run(&self, cancel: CancellationToken) {
+        cancel.run_until_cancelled(self.store_changes()).await;
+        if let Err(error) = self.store_within(LAST_STORE_WITHIN).await {
+            warn!(%error, "what workers were told last could not be stored");
+        }
+    }
+
+    async fn store_changes(&self) {
         let mut backoff = Backoff::new(BACKOFF);
         loop {
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = self.changed.notified() => {}
-            }
-            let wait = match self.store().await {
+            self.changed.notified().await;
+            let wait = match self.store_within(STORE_WITHIN).await {
                 Ok(()) => {
                     backoff.reset();
                     self.waiting().problem = None;
@@ -77,7 +87,6 @@ impl Saver {
                 }
                 Err(error) => {
                     let wait = backoff.fail();
-                    let error = describe(&error);
                     if backoff.attempts() % 10 == 1 {
                         warn!(%error, "what is kept of workers cannot be stored: nothing is sent for them");
                     }
@@ -86,10 +95,14 @@ impl Saver {
                     wait
                 }
             };
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
-            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn store_within(&self, limit: Duration) -> Result<(), String> {
+        match tokio::time::timeout(limit, self.store()).await {
+            Ok(stored) => stored.map_err(|error| describe(&error)),
+            Err(_) => Err(format!("the inventory has not answered within {limit:?}")),
         }
     }
 

@@ -181,11 +181,11 @@ impl Task {
     fn turn(&mut self) {
         let now = Instant::now();
         self.start_commanded();
-        self.look_at_chain();
+        let seen = self.look_at_chain();
         self.link.age(now, &self.ctx.tuning, self.sync.caught_up);
         let mut observed = self.observe(now);
         let mut decision = decide(&self.desired, &self.ctx.settings, &observed);
-        if self.confirm(decision.wanted) {
+        if seen && self.confirm(decision.wanted) {
             observed.failures.chain = self.on_chain.failures.failure(now);
             decision = decide(&self.desired, &self.ctx.settings, &observed);
         }

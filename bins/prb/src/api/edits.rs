@@ -100,7 +100,7 @@ pub(super) async fn create<K: Kind>(
     let items = values.iter().map(|(index, value)| (*index, Operation::Create(value.clone()))).collect();
     if !faults.is_empty() || terms.dry_run {
         faults.extend(all_faults::<K>(api, items).await);
-        return dry(api, faults);
+        return dry(api, terms, faults);
     }
     let manager = match &terms.if_match {
         IfMatch::Version(version) => {
@@ -155,7 +155,7 @@ async fn update_once<K: Kind>(
     }
     if !faults.is_empty() || terms.dry_run {
         faults.extend(all_faults::<K>(api, operations).await);
-        return dry(api, faults);
+        return dry(api, terms, faults);
     }
     // What the values were merged with must still be so, whatever the caller says of it.
     let whole = match &terms.if_match {
@@ -255,7 +255,10 @@ fn begin(api: &Api, count: usize) -> Result<(), Problem> {
     }
 }
 
-fn dry<E>(api: &Api, faults: Vec<Fault>) -> Result<Edited<E>, Problem> {
+fn dry<E>(api: &Api, terms: &Terms, faults: Vec<Fault>) -> Result<Edited<E>, Problem> {
+    if matches!(&terms.if_match, IfMatch::Version(version) if *version != api.inventory_version()) {
+        return Err(Problem::changed());
+    }
     if faults.is_empty() {
         return Ok(Edited { entries: Vec::new(), inventory: api.inventory_version() });
     }

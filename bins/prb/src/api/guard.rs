@@ -72,13 +72,19 @@ impl Gate {
     }
 
     fn is_local(&self, headers: &HeaderMap) -> bool {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let name = host.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
-        let name = name.unwrap_or_default();
-        let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let loopback = bare == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
-        self.0.on_loopback && loopback && !PASSED_ON.iter().any(|name| headers.contains_key(*name))
+        self.0.on_loopback && asks_this_machine(headers)
     }
+}
+
+/// Whether a request asks for this machine by a name that only this machine has for itself, and no proxy says that
+/// it has passed it on.
+pub(crate) fn asks_this_machine(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
+    let name = name.unwrap_or_default();
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let loopback = bare == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    loopback && !PASSED_ON.iter().any(|name| headers.contains_key(*name))
 }
 
 /// Lets a request in, or says why not.

@@ -13,6 +13,7 @@ pub struct Remote {
     #[arg(
         long,
         env = "PRB_API_URL",
+        hide_env_values = true,
         default_value = "http://127.0.0.1:3001",
         value_name = "URL",
         global = true

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::args::Remote;
 use crate::{
     api::TOKEN_FILE,
-    config::{PageArgs, first_line},
+    config::{PageArgs, first_line, host_only},
 };
 
 /// How long the daemon may take: an import of many pools reads and seals a key for each.
@@ -80,7 +80,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(remote: &Remote) -> anyhow::Result<Self> {
-        let base = Url::parse(&remote.api).with_context(|| format!("--api {:?} is not a URL", remote.api))?;
+        let base = Url::parse(&remote.api).context("--api (PRB_API_URL) is not a URL")?;
         ensure!(matches!(base.scheme(), "http" | "https"), "--api must be an http or https URL");
         let token = token(remote)?;
         if token.is_some() && base.scheme() == "http" && !is_loopback(&base) && !remote.allow_plain_http {
@@ -149,7 +149,7 @@ impl Client {
         let body: Value = match serde_json::from_slice(&bytes) {
             Ok(body) => body,
             Err(_) if status == StatusCode::OK => {
-                bail!("what answers at {} is not a daemon's API", self.base)
+                bail!("what answers at {} is not a daemon's API", host_only(self.base.as_str()))
             }
             Err(_) => Value::Null,
         };
@@ -181,7 +181,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
-        let base = &self.base;
+        let base = host_only(self.base.as_str());
         if error.is_connect() {
             return anyhow::Error::new(error.without_url()).context(format!(
                 "no daemon answers at {base}: is `prb all` or `prb lifecycle` running there? --api (PRB_API_URL) \

@@ -104,7 +104,8 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, String> {
     Ok(RedisUrl(text.trim().to_owned()))
 }
 
-pub(super) fn host_only(text: &str) -> String {
+/// An address without what may be a secret in it.
+pub(crate) fn host_only(text: &str) -> String {
     match Url::parse(text) {
         Ok(url) => {
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();

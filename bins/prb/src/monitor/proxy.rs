@@ -16,8 +16,8 @@
 //! # Who may change something
 //!
 //! The original lets in whoever reaches its port. Here a change needs the pages' token where one is configured.
-//! Without one it is taken only where the port is open to this machine alone, and not from another site's page in
-//! a browser: those say where they come from.
+//! Without one it is taken only where the port is open to this machine alone, and neither from a page in a browser
+//! nor from a proxy: those say where they come from.
 
 use std::{
     str::FromStr,
@@ -43,7 +43,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroize;
 
 use super::{json, schema};
-use crate::pages::Guard;
+use crate::{api::guard::asks_this_machine, pages::Guard};
 
 /// How long a peer may take: a little less than the port gives a request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -156,7 +156,8 @@ impl Proxy {
         Ok(respond(StatusCode::OK, text.map_err(malformed)?))
     }
 
-    /// Questions are free, as they are on the pages.
+    /// Questions are free, as they are on the pages. Programs on this machine change things without a token where
+    /// there is none, as with the original; a proxy on this machine passes on what comes from others.
     fn may_call(&self, guard: &Guard, method: Method, headers: &HeaderMap) -> Result<(), Failure> {
         if method.is_repeatable() && method != Method::Hello {
             return Ok(());
@@ -164,10 +165,10 @@ impl Proxy {
         if self.local && !guard.has_token() {
             let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
             let from_page = headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none");
-            return if from_page {
+            return if from_page || !asks_this_machine(headers) {
                 Err(Failure::unauthorized(
                     StatusCode::FORBIDDEN,
-                    "pages of browsers change nothing here without a token: set PRB_API_TOKEN",
+                    "without a token, only programs on this machine itself change something: set PRB_API_TOKEN",
                 ))
             } else {
                 Ok(())

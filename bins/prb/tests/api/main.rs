@@ -167,6 +167,12 @@ async fn edits_are_whole_or_refused_with_every_entry_at_fault() {
     workers.retain(|worker| !["w7", "w50", "w99", "w299"].map(Value::from).contains(&worker["name"]));
     workers.remove(197);
     api.post("/workers?dry_run=true", json!({ "workers": workers })).await.is(200);
+    for dry_run in [true, false] {
+        let path = format!("/workers?dry_run={dry_run}");
+        let body = Some(json!({ "workers": workers }));
+        let stale = api.ask("POST", &path, body, &[("if-match", "\"another\"")]).await;
+        assert_eq!(stale.is(412).code(), "changed");
+    }
     assert_eq!(api.get("/workers").await.body["total"], 0);
     api.post("/workers", json!({ "workers": workers })).await.is(201);
 

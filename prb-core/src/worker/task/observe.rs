@@ -22,35 +22,38 @@ use crate::{
 };
 
 impl Task {
-    /// Takes in the newest view, and what it makes of what is kept of the worker.
-    pub(super) fn look_at_chain(&mut self) {
+    /// Takes in the newest view, and what it makes of what is kept of the worker; gives whether that was seen.
+    pub(super) fn look_at_chain(&mut self) -> bool {
         self.identity.claim(&self.ctx.keys, &self.desired.worker);
         let view = self.views.borrow_and_update().clone();
+        let mut seen = false;
         if let Some(view) = &view {
             // Out of sight, the worker is still what it was on chain.
             let key =
                 self.identity.claimed().or_else(|| self.saved.key.filter(|_| self.identity.key().is_none()));
             self.on_chain.look(view, key);
-            self.follow_goal(view);
+            seen = self.follow_goal(view);
         }
         self.ctx.keys.set_interest(self.slot.id(), Some(interest(&self.desired, &self.saved)));
         self.ctx.saver.keep(self.slot.id(), self.slot.saved(), self.saved);
+        seen
     }
 
-    fn follow_goal(&mut self, view: &ChainView) {
+    /// Gives whether the worker's state on chain could be looked at.
+    fn follow_goal(&mut self, view: &ChainView) -> bool {
         let (Some(key), Some(Ok(chain)), None) =
             (self.identity.claimed(), &self.on_chain.worker, self.on_chain.settling)
         else {
-            return;
+            return false;
         };
         let last_at_stake = self.last_key(view).and_then(|last| last.at_stake());
         let after_stop = self.desired.after_stop(self.ctx.settings.after_stop);
         let pool = self.desired.worker.pid;
-        let our_stop = self.operation == Some(Operation::Stop)
-            || matches!(self.on_chain.confirming, Some((Operation::Stop, _)));
-        let seen = Seen { key, chain, pool, after_stop, last_at_stake, our_stop };
+        let under_way = self.operation.or(self.on_chain.confirming.map(|(operation, _)| operation));
+        let seen = Seen { key, chain, pool, after_stop, last_at_stake, under_way };
         let saved = goal::saved_after(self.saved, seen);
         self.keep(saved);
+        true
     }
 
     /// The key that the entry was known by, where that is not the one that answers.

@@ -1,0 +1,98 @@
+//! Commands that come while what was sent before them is on its way. On parts in memory, in virtual time.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use prb_core::{
+    chain::{Call, memory as chain_memory},
+    fleet::Command,
+    inventory::Goal,
+    worker::{State, WorkerStatus},
+};
+
+#[path = "fleet_rig/rig.rs"]
+mod rig;
+use rig::{BLOCK, Rig};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn computing() -> Rig {
+    let config = chain_memory::Config { cool_down_secs: 600, ..chain_memory::Config::default() };
+    let mut rig = Rig::with(config, 1, 10).await;
+    rig.run();
+    rig.start();
+    rig.until_all(State::Active).await;
+    rig
+}
+
+fn tell(rig: &Rig, command: Command) -> String {
+    rig.fleet().command(rig.ids[0], command).unwrap()
+}
+
+fn starts(rig: &Rig) -> usize {
+    rig.chain.events().iter().filter(|event| matches!(event.call, Call::StartComputing { .. })).count()
+}
+
+async fn until_reason(rig: &Rig, code: &str) {
+    rig.until_worker(0, code, |w| w.reason.code() == code).await;
+}
+
+fn computes(status: &WorkerStatus) -> bool {
+    status.session_state().is_some_and(|state| state.is_computing())
+}
+
+/// Tells it to stop, and waits until that cannot be taken back.
+async fn stop_on_its_way(rig: &Rig) {
+    tell(rig, Command::Stop);
+    until_reason(rig, "stopping").await;
+    tokio::time::sleep(BLOCK / 4).await;
+    assert!(computes(&rig.status(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_comes_after_its_stop_was_sent_starts_it_again() {
+    let rig = computing().await;
+    stop_on_its_way(&rig).await;
+    let answer = tell(&rig, Command::Start);
+    assert!(answer.contains("starts again after the cool-down"), "{answer}");
+    rig.until_worker(0, "cooling down", |w| w.message.contains("minutes left; starts again")).await;
+    rig.until_all(State::Active).await;
+    assert_eq!((starts(&rig), rig.status(0).saved.goal), (2, Goal::Compute));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_lands_while_the_worker_is_away_is_still_its_own() {
+    let mut rig = computing().await;
+    stop_on_its_way(&rig).await;
+    tell(&rig, Command::Start);
+    // It moves to another address, and does not answer there yet.
+    rig.workers[0].set_down(true);
+    rig.connect.add("http://elsewhere", rig.workers[0].clone());
+    rig.edit_worker(0, |w| w.endpoint = "http://elsewhere".into()).await;
+    tokio::time::sleep(BLOCK * 20).await;
+    rig.workers[0].set_down(false);
+    rig.until_all(State::Active).await;
+    assert_eq!((starts(&rig), rig.status(0).saved.goal), (2, Goal::Compute));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_comes_after_its_start_was_sent_stops_it() {
+    let rig = computing().await;
+    tell(&rig, Command::Stop);
+    until_reason(&rig, "cooled-down").await;
+    tell(&rig, Command::Reclaim);
+    until_reason(&rig, "stopped").await;
+    for told in [Command::Stop, Command::Reclaim] {
+        let before = starts(&rig);
+        tell(&rig, Command::Start);
+        until_reason(&rig, "starting-computing").await;
+        tokio::time::sleep(BLOCK / 4).await;
+        assert_eq!(starts(&rig), before, "not landed yet");
+        tell(&rig, told);
+        until_reason(&rig, "cooled-down").await;
+        tokio::time::sleep(HOUR).await;
+        assert_eq!((starts(&rig), rig.status(0).saved.goal), (before + 1, Goal::StayStopped), "{told}");
+        tell(&rig, Command::Reclaim);
+        until_reason(&rig, "stopped").await;
+    }
+}
