@@ -62,7 +62,7 @@ async fn a_start_that_comes_after_its_stop_was_sent_starts_it_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_that_lands_while_the_worker_is_away_is_still_its_own() {
-    let mut rig = computing().await;
+    let rig = computing().await;
     stop_on_its_way(&rig).await;
     tell(&rig, Command::Start);
     // It moves to another address, and does not answer there yet.
