@@ -1,14 +1,15 @@
-//! One worker's life: observe → [`decide`] → act → observe again.
+//! The reconciliation of one worker: observe → [`decide`] → act → observe again.
 //!
-//! [`decide`] is a pure function of what is wanted ([`Desired`]), what is so ([`Observed`]) and the fleet's
-//! [`Settings`]. It names one [`Action`] and, beside it, what to sync next; the task that carries them out
-//! knows no rule of its own. Nothing is trusted from memory after an error, and no error is an end: everything
-//! is tried again, later each time. What the chain would refuse is not sent, and what it has refused is not
-//! sent again before the state that caused it has changed.
+//! [`decide`] is a pure function of the configuration ([`Desired`]), the observation ([`Observed`]) and the
+//! fleet's [`Settings`]. It returns one [`Action`] and what to sync next; the task that carries them out has
+//! no rules of its own. Nothing is trusted from memory after an error, and no error is terminal: every
+//! failure is retried with backoff. An operation that the chain would refuse is not sent, and one that it has
+//! refused is not sent again before the state that caused the refusal changes.
 //!
-//! Every message that a worker shows is a [`Reason`]; `docs/worker-states.md` lists them with their cures.
+//! Every message that a worker shows is a [`Reason`]; `docs/worker-states.md` lists them with their cause and
+//! cure.
 //!
-//! Not for: many workers (see [`crate::fleet`]), or how a transaction is made (see [`crate::trade`]).
+//! Not for: many workers (see [`crate::fleet`]), or the submission of transactions (see [`crate::trade`]).
 
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ pub(crate) use slot::Slot;
 pub(crate) use stakes::StakeQueue;
 pub(crate) use task::{Context, Task};
 
-/// What holds for every worker of a fleet.
+/// Settings that apply to every worker of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Send nothing on chain for any worker (`PHALA_SYNC_ONLY`).
@@ -61,8 +62,8 @@ pub struct Settings {
     pub min_bench_score: u32,
     /// Initialise with a fixed development key and without attestation (`PHALA_DEV_SKIP_RA`).
     pub dev_skip_ra: bool,
-    /// What happens after a stop from elsewhere, where neither the worker nor its pool has a setting
-    /// (`PRB_AFTER_STOP`).
+    /// What happens after a stop that this fleet did not send, unless the worker or its pool has its own
+    /// setting (`PRB_AFTER_STOP`).
     pub after_stop: AfterStop,
 }
 
@@ -81,29 +82,29 @@ impl Default for Settings {
     }
 }
 
-/// Waits and sizes of a worker's task.
+/// Backoffs, intervals and size limits of a worker's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// After failures to reach the worker.
+    /// Backoff after failures to reach the worker.
     pub connection_backoff: BackoffConfig,
-    /// After failures to sync it.
+    /// Backoff and thresholds for failures to sync it.
     pub sync_health: HealthConfig,
-    /// After failures on chain: of operations and of message jobs.
+    /// Backoff after failures on chain: of operations and of message jobs.
     pub chain_backoff: BackoffConfig,
-    /// How long a job's outcome is awaited. Longer than a transaction lives and a queue is: it is meant for
-    /// an outcome that was lost.
+    /// How long to wait for a job's outcome. Longer than a transaction can stay valid and a queue can be: it
+    /// only covers an outcome that was lost.
     pub job_patience: Duration,
-    /// The largest batch that is asked for, in bytes.
+    /// The largest batch to fetch, in bytes.
     pub max_batch_bytes: usize,
-    /// How often a worker that catches up is asked for its info. At the tip it is asked after each dispatch.
+    /// Interval of `GetInfo` calls while a worker catches up. At the tip it is called after each dispatch.
     pub observe_interval: Duration,
-    /// After that long without any answer a worker at the tip is asked whether it is still there.
+    /// Time without any answer after which a worker at the tip is checked with `GetInfo`.
     pub max_silence: Duration,
-    /// A worker that is at most so many blocks behind has caught up.
+    /// Number of blocks behind the tip within which a worker counts as caught up.
     pub caught_up_within: u32,
-    /// A worker that had caught up is synching again when it is more blocks behind than this.
+    /// Number of blocks behind the tip beyond which a worker that had caught up counts as synching again.
     pub behind_after: u32,
-    /// What the planner holds back for.
+    /// Limits of the sync planner.
     pub limits: sync::Limits,
 }
 

@@ -127,7 +127,8 @@ async fn messages_that_failed_are_sent_again_from_where_the_chain_is() {
     let key = rig.key(0);
     rig.chain.inject(account(POOL), chain_memory::Fault::Lost);
     rig.workers[0].edit(|s| (0..3).for_each(|n| s.push_message(key, n, b"heartbeat")));
-    rig.until_worker(0, "the failure shown", |w| w.message.contains("Sending its messages failed")).await;
+    rig.until_worker(0, "the failure shown", |w| w.message.contains("Its messages do not reach the chain"))
+        .await;
     assert_eq!(rig.status(0).state, State::Active);
     // Somebody else has sent the first one meanwhile.
     rig.chain.set_ingress(key, 1);

@@ -55,7 +55,10 @@ async fn a_start_that_comes_after_its_stop_was_sent_starts_it_again() {
     stop_on_its_way(&rig).await;
     let answer = tell(&rig, Command::Start);
     assert!(answer.contains("starts again after the cool-down"), "{answer}");
-    rig.until_worker(0, "cooling down", |w| w.message.contains("minutes left; starts again")).await;
+    rig.until_worker(0, "cooling down", |w| {
+        w.message.contains("minutes left; then its stake is reclaimed and it starts again")
+    })
+    .await;
     rig.until_all(State::Active).await;
     assert_eq!((starts(&rig), rig.status(0).saved.goal), (2, Goal::Compute));
 }

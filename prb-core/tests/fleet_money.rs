@@ -318,7 +318,7 @@ async fn an_entry_that_is_added_evicts_nobody() {
     assert_eq!(rig.status(third).state, State::Idle);
     assert_eq!(rig.fleet().status().count(State::Active), 2);
     let refused = rig.fleet().command(rig.ids[third], Command::Restart).unwrap_err();
-    assert!(refused.to_string().contains("runs its 2 workers"), "{refused}");
+    assert!(refused.to_string().contains("its maximum of 2 workers"), "{refused}");
     rig.inventory.apply(vec![Edit::RemoveWorker(rig.ids[0])]).await.unwrap();
     rig.until_worker(third, "in its place", |w| w.state == State::Active).await;
 }

@@ -48,7 +48,12 @@ async fn free_stake_goes_to_workers_by_name_and_nobody_pays_for_a_refusal() {
             s.workers.iter().filter(|w| w.reason.code() == "free-stake-short").count() == 3
         })
         .await;
-        let texts = ["Pool 1 has 50 PHA free", "3 wait", "50 PHA are missing", "InsufficientFreeStake"];
+        let texts = [
+            "Pool 1 has 50 PHA of free stake",
+            "3 workers wait",
+            "50 PHA are missing",
+            "InsufficientFreeStake",
+        ];
         let told = |w: &fleet::WorkerStatus| texts.iter().all(|text| w.message.contains(text));
         rig.until_worker(6, "how much is missing", told).await;
         tokio::time::sleep(HOUR).await;
@@ -142,7 +147,7 @@ async fn a_stop_by_force_is_shown_as_one_and_is_not_undone_while_it_would_come_a
     rig.chain.advance(8 * 24 * 3600);
     tokio::time::sleep(BLOCK * 2).await;
     rig.chain.force_stop(POOL);
-    let forced = |w: &fleet::WorkerStatus| w.message.contains("by force");
+    let forced = |w: &fleet::WorkerStatus| w.message.contains("forced");
     rig.until("told of", |s| s.workers.iter().all(|w| forced(w))).await;
     tokio::time::sleep(HOUR).await;
     rig.until("not started", |s| s.workers.iter().all(|w| w.reason.code() == "withdrawals-queued")).await;

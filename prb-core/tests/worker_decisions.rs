@@ -108,7 +108,10 @@ fn a_worker_of_another_chain_is_told_of_and_left_alone() {
 #[test]
 fn initialisation_waits_for_the_chain_and_backs_off() {
     let mut observed = Observed { info: Some(Arc::new(PhactoryInfo::default())), ..Observed::default() };
-    assert_eq!(decided(&observed), (Action::Wait, State::Starting, "Waiting for chain data".into()));
+    assert_eq!(
+        decided(&observed),
+        (Action::Wait, State::Starting, "Waiting for the chain's genesis from the data source".into())
+    );
     observed.relay_genesis = Some(GENESIS);
     assert_eq!(decided(&observed).0, Action::Init);
     observed.failures.sync = failure(1, false);
@@ -164,7 +167,7 @@ fn syncing_goes_on_beside_operations_and_messages() {
     observed.settling = Some(ParaNumber(52));
     assert_eq!(
         decided(&observed),
-        (Action::Wait, State::PreActive, "Waiting for the state of block 52".into())
+        (Action::Wait, State::PreActive, "Waiting for the on-chain state of block 52".into())
     );
     observed.stale = true;
     observed.syncing = false;
@@ -383,7 +386,7 @@ fn what_the_chain_would_refuse_is_told_and_not_sent() {
     );
     let mut observed = with_pool(ready(), Some(pool()));
     observed.grant = Grant::Short { free: 1_200_000_000_000_000, missing: 3_800_000_000_000_000, waiting: 7 };
-    let texts = ["Pool 1 has 1,200 PHA free", "7 wait", "3,800 PHA are missing", "InsufficientFreeStake"];
+    let texts = ["Pool 1 has 1,200 PHA of free stake", "7 workers wait", "3,800 PHA are missing", "InsufficientFreeStake"];
     check(&observed, "free-stake-short", &texts);
     observed.grant = Grant::Undecided;
     let undecided = told(&observed);
@@ -448,9 +451,9 @@ fn stops_are_shown_as_what_they_are() {
     forced.withdrawals = vec![Withdrawal { start_time: NOW_SECS - COOL_DOWN_SECS - 100 }];
     let mut observed = with_pool(cooling(0, Goal::StayStopped), Some(forced));
     observed.rules.withdrawal_grace_secs = Some(100);
-    assert!(told(&observed).message.contains("by force"), "{}", told(&observed).message);
+    assert!(told(&observed).message.contains("forced"), "{}", told(&observed).message);
     observed.rules.withdrawal_grace_secs = Some(10_000);
-    assert!(!told(&observed).message.contains("by force"));
+    assert!(!told(&observed).message.contains("forced"));
 
     let mut observed = computing();
     on_chain(&mut observed, |chain| chain.session.as_mut().unwrap().state = SessionState::WorkerUnresponsive);

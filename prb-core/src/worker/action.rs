@@ -1,11 +1,11 @@
-//! [`Operation`], [`Action`] and [`Decision`]: what is to be done about a worker.
+//! [`Operation`], [`Action`] and [`Decision`]: the output of [`decide`](super::decide).
 
 use std::sync::Arc;
 
 use super::{Reason, State};
 use crate::{inventory::SentOperation, primitives::Balance, sync::Step};
 
-/// An operation on chain that moves a worker on.
+/// An on-chain operation that advances a worker towards its goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
@@ -42,7 +42,7 @@ impl Operation {
         }
     }
 
-    /// What it does, as messages say it.
+    /// The operation as a gerund phrase, for messages.
     pub const fn in_words(self) -> &'static str {
         match self {
             Self::Register => "Registering worker",
@@ -56,7 +56,8 @@ impl Operation {
         }
     }
 
-    /// What is remembered of it beyond a restart, until its effect is seen.
+    /// The record to persist until the operation's effect is observed, for operations whose late effect could
+    /// be mistaken for an external one.
     pub(super) const fn remembered(self) -> Option<SentOperation> {
         match self {
             Self::Start(_) => Some(SentOperation::Start),
@@ -65,45 +66,45 @@ impl Operation {
         }
     }
 
-    /// Whether both are the same operation, whatever their stakes.
+    /// Whether both are the same kind of operation, regardless of stake.
     pub fn is_like(self, other: Self) -> bool {
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
 }
 
-/// What to do next besides syncing.
+/// The next step besides syncing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Nothing, until something changes.
+    /// Do nothing until something changes.
     Wait,
-    /// Nothing for a while, then look at the worker again: nobody tells when this changes.
+    /// Do nothing for a while, then call `GetInfo`: no notification arrives when this situation changes.
     Recheck,
     /// `GetInfo`.
     Observe,
     /// `InitRuntime`.
     Init,
-    /// Ask for messages and send those that are not under way.
+    /// Fetch the worker's messages and submit those that are not in flight.
     Relay,
-    /// Send an operation on chain.
+    /// Submit an operation on chain.
     Operate(Operation),
 }
 
-/// What [`decide`](super::decide) says.
+/// The result of [`decide`](super::decide).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Decision {
-    /// The label.
+    /// The state label.
     pub state: State,
-    /// Why it stands there.
+    /// Why the worker is in that state.
     pub reason: Reason,
-    /// What people are told: the reason in words.
+    /// The reason in words, for operators.
     pub message: Arc<str>,
     /// What to do.
     pub action: Action,
-    /// The headers or blocks to send it, beside the action; [`Step::Wait`] where there are none, or where it
-    /// is not to be synced now.
+    /// The headers or blocks to send, concurrently with the action; [`Step::Wait`] if there are none or the
+    /// worker must not be synced now.
     pub sync: Step,
-    /// The operation that would move the worker on, also where it cannot be sent now.
+    /// The operation that would advance the worker, even if it cannot be submitted now.
     pub wanted: Option<Operation>,
 }

@@ -1,4 +1,4 @@
-//! [`Command`]: what operators tell one worker, and what will happen.
+//! [`Command`]: operators' commands for one worker, and the preview of their effect.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use crate::{
     primitives::Balance,
 };
 
-/// What an operator may tell a running worker. Each may be given again without harm.
+/// A command of an operator for a running worker. Every command is idempotent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Command {
-    /// Forget what failed and observe everything from scratch.
+    /// Discard recorded failures and observe everything again.
     Restart,
-    /// The same, and register again with a fresh attestation.
+    /// Like `Restart`, and register again with a fresh attestation.
     RegisterAgain,
     /// Make the worker's process exit; its supervisor starts it again.
     Kick,
-    /// Keep the worker's state on its disk. Other commands wait until that is done.
+    /// Write the worker's state to its disk. Other commands wait until that is done.
     Checkpoint,
-    /// Compute, after a stop: reclaim the stake when the cool-down is over and start again.
+    /// Compute. After a stop: reclaim the stake when the cool-down is over and start again.
     Start,
     /// Stop computing. The stake stays locked for the cool-down.
     Stop,
@@ -29,8 +29,8 @@ pub enum Command {
     Reclaim,
     /// Take a stopped worker out of its pool, once its stake is free.
     LeavePool,
-    /// Accept the key that answers at the worker's endpoint in place of the last one, whatever that one has
-    /// at stake.
+    /// Accept the key that answers at the worker's endpoint as a replacement of the last known one,
+    /// regardless of the stake of the latter.
     ConfirmKey,
 }
 
@@ -48,7 +48,7 @@ impl Command {
         Self::ConfirmKey,
     ];
 
-    /// Its name for command lines and programs.
+    /// The command's name on command lines and in APIs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Restart => "restart",
@@ -63,8 +63,8 @@ impl Command {
         }
     }
 
-    /// The goal that it sets, if it sets one. What the worker does on chain may not be known, or may change in a
-    /// moment: the next view makes of it what fits.
+    /// The goal that the command sets, if any. It is set regardless of the session's current state, which may
+    /// be unknown or about to change: the next view adjusts it ([`super::goal::saved_after`]).
     const fn goal(self) -> Option<Goal> {
         match self {
             Self::Start => Some(Goal::StartAgain),
@@ -82,13 +82,13 @@ impl fmt::Display for Command {
     }
 }
 
-/// What is kept of a worker after a command, from what was kept and what is seen of it.
+/// Returns the persisted record of a worker after a command.
 pub(super) fn saved_after(command: Command, saved: Saved, status: &WorkerStatus) -> Saved {
     let session = status.session_state();
     let mut saved = saved;
     if let Some(goal) = command.goal() {
         saved.goal = goal;
-        // A later stop from elsewhere is one only after it was seen computing again.
+        // A later stop counts as external only after the worker was seen computing again.
         saved.was_computing &= session.is_some_and(SessionState::is_computing);
     }
     if command == Command::ConfirmKey
@@ -99,7 +99,7 @@ pub(super) fn saved_after(command: Command, saved: Saved, status: &WorkerStatus)
     saved
 }
 
-/// What a command will do to a worker, or why it cannot be given now. In words for operators.
+/// Describes what a command will do to a worker, or why it cannot be given now. In words for operators.
 pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String, String> {
     let session = status.session_state();
     let stake = status.chain.as_ref().map_or(0, |chain| chain.at_stake());

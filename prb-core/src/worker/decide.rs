@@ -1,4 +1,4 @@
-//! The decision: one function, no clock, no I/O.
+//! The decision function: no clock, no I/O.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ pub(crate) use blocked::stake_needed;
 /// Consecutive failures after which a worker is shown as `S_ERROR`.
 pub(super) const FAILURES_BEFORE_ERROR: u32 = 3;
 
-/// Where a worker stands and the operation that would move it on.
+/// The assessment of a worker: its state, the reason, and the operation that would advance it.
 #[derive(Debug)]
 struct Standing {
     state: State,
     reason: Reason,
     wanted: Option<Operation>,
-    /// Whether its messages may be sent.
+    /// Whether its messages may be submitted.
     relays: bool,
-    /// Whether it may be fed.
+    /// Whether it may be synced.
     syncs: bool,
 }
 
@@ -32,20 +32,20 @@ impl Standing {
         Self { state, reason, wanted: None, relays: true, syncs: true }
     }
 
-    /// With the operation that would move it on.
+    /// Adds the operation that would advance the worker.
     const fn wants(mut self, operation: Operation) -> Self {
         self.wanted = Some(operation);
         self
     }
 
-    /// Without sending its messages.
+    /// Disables relaying of its messages.
     const fn silent(mut self) -> Self {
         self.relays = false;
         self
     }
 }
 
-/// Says what is to be done next, where the worker stands, and what people are told of it.
+/// Decides the next action, the state label and the message of a worker.
 pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> Decision {
     if let Some(reason) = desired.idle_reason() {
         return decision(State::Idle, Action::Wait, reason);
@@ -66,7 +66,7 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
     told(standing, action, sync, observed)
 }
 
-/// Whether the worker is to be looked at before anything else is done, or cannot be yet.
+/// Returns the action if the worker must be observed before anything else is done, or cannot be yet.
 fn look(observed: &Observed) -> Option<Action> {
     match &observed.failures.connection {
         Some(failure) if !failure.due => Some(Action::Wait),
@@ -126,13 +126,14 @@ fn uninitialised(observed: &Observed) -> Decision {
     decision(state, action, reason)
 }
 
-/// Of the things that could be done beside syncing, the first that may.
+/// Returns the first action besides syncing that may be taken now.
 fn act(observed: &Observed, standing: &Standing) -> Action {
     let failures = &observed.failures;
     if let Some(operation) = standing.wanted
         && observed.job.is_none()
         && observed.settling.is_none()
-        // What the worker is known by must survive a crash before anything is staked for it.
+        // The key and goal of the worker must be persisted before anything is staked for it: a crash would
+        // lose them.
         && !observed.unsaved
         && is_due(failures.chain.as_ref())
         && refusal(observed, operation).is_none()
@@ -142,11 +143,11 @@ fn act(observed: &Observed, standing: &Standing) -> Action {
     if standing.relays && observed.unsent_messages && is_due(failures.relay.as_ref()) {
         return Action::Relay;
     }
-    // A worker that is not fed tells of no change by itself.
+    // A worker that is not synced triggers no wake-up by itself.
     if standing.syncs { Action::Wait } else { Action::Recheck }
 }
 
-/// The headers or blocks to send now. Beside an operation: neither holds up the other.
+/// Returns the headers or blocks to send now. Independent of operations: neither blocks the other.
 fn step(observed: &Observed, standing: &Standing) -> Step {
     let waits = observed.syncing || observed.stale || !standing.syncs;
     if waits || observed.failures.connection.is_some() || !is_due(observed.failures.sync.as_ref()) {
@@ -159,7 +160,7 @@ fn refusal(observed: &Observed, operation: Operation) -> Option<&super::Refused>
     observed.refused.as_ref().filter(|refused| refused.holds && refused.operation.is_like(operation))
 }
 
-/// What people are told: what fails before what goes well.
+/// Builds the decision. Failures take precedence over progress in the message.
 fn told(standing: Standing, action: Action, sync: Step, observed: &Observed) -> Decision {
     let Standing { mut state, mut reason, wanted, .. } = standing;
     let failures = &observed.failures;
@@ -175,7 +176,7 @@ fn told(standing: Standing, action: Action, sync: Step, observed: &Observed) -> 
         let told = held_up(observed, operation);
         if let Some((told, is_error)) = told {
             reason = told;
-            // A computing worker goes on computing, whatever becomes of its stake.
+            // A computing worker goes on computing, even if its stake cannot be changed.
             if is_error && state != State::Active {
                 state = State::Error;
             }
@@ -191,7 +192,7 @@ fn told(standing: Standing, action: Action, sync: Step, observed: &Observed) -> 
     Decision { state, reason, message, action, sync, wanted }
 }
 
-/// Why an operation that is wanted is not sent, and whether that is an error.
+/// Returns why a wanted operation is not submitted, and whether that is an error.
 fn held_up(observed: &Observed, operation: Operation) -> Option<(Reason, bool)> {
     if let Some(block) = observed.settling {
         return Some((Reason::AwaitingBlock { block }, false));
@@ -211,18 +212,18 @@ fn standing(desired: &Desired, settings: &Settings, observed: &Observed, info: &
     if observed.caught_up || on_chain.state == State::Error {
         return on_chain;
     }
-    // Stopping must not wait: it is what an operator does about a worker that does not catch up.
+    // A stop must not wait: it is the operator's remedy for a worker that does not catch up.
     let wanted = on_chain.wanted.filter(|wanted| *wanted == Operation::Stop);
     let Standing { relays, syncs, .. } = on_chain;
     Standing { state: State::Synching, reason: Reason::Synching, wanted, relays, syncs }
 }
 
-/// What the entry's last key means for the one that answers now: `None` where it changes nothing.
+/// Returns the reason to show if the entry's last known key conflicts with the one that answers now.
 fn key_changed(observed: &Observed, last: &LastKey) -> Option<Reason> {
     let now = observed.public_key()?;
     match last.at_stake() {
         None => Some(Reason::KeyChangedUnchecked { last: last.key }),
-        // Nothing to lose: the new key takes the place of the last.
+        // Nothing to lose: the new key replaces the last one.
         Some(0) => None,
         Some(at_stake) => {
             Some(Reason::KeyChanged { last: last.key, now, at_stake, moved_to: last.holder.clone() })

@@ -1,4 +1,5 @@
-//! [`Egress`]: which of a sender's messages to send, so that the chain sees each sequence once and in order.
+//! [`Egress`]: selects which of a sender's messages to submit, so that the chain receives each sequence once
+//! and in order.
 
 use std::collections::VecDeque;
 
@@ -8,42 +9,43 @@ use crate::{
     wire::SignedMessage,
 };
 
-/// How many jobs of one worker may be under way: a heartbeat need not wait for the one before it.
+/// Maximum jobs in flight per worker: a heartbeat need not wait for the one before it.
 const MAX_JOBS: usize = 4;
-/// Bytes of messages in one job; leaves room for the signer.
+/// Maximum bytes of messages in one job; leaves room for the signer.
 const MAX_BYTES: usize = MAX_JOB_BYTES / 2;
-/// What a call adds to its message.
+/// Encoding overhead of a call beyond its message, in bytes.
 const CALL_BYTES: usize = 128;
 
 struct Flight {
     ticket: u64,
-    /// The sequence after its last.
+    /// The sequence number after its last message.
     next: u64,
 }
 
-/// The sequences under way. They are forgotten on failure: the chain then says where to go on.
+/// The sequences in flight. They are discarded on failure: the chain's counter then says where to resume.
 #[derive(Default)]
 pub(super) struct Egress {
     flights: VecDeque<Flight>,
-    /// A job is being added; the next one waits, so that they stand in line in order.
+    /// A job is being submitted; the next one waits, because jobs must enter the queue in sequence order.
     submitting: bool,
-    /// A job failed: those behind it fail too, so nothing is sent until all have ended.
+    /// A job failed: those behind it will fail too (`BadSequence`), so nothing is submitted until all have
+    /// ended.
     draining: bool,
-    /// The chain takes this sequence next, in views from that block on.
+    /// The sequence that the chain expects next, in views from that block on.
     landed: Option<(u64, ParaNumber)>,
-    /// After a failure: only a view from this block on says where to go on.
+    /// After a failure: only a view from this block on says where to resume.
     hold: Option<ParaNumber>,
-    /// The worker was asked, and had nothing more.
+    /// The worker was asked and had nothing more to submit.
     asked: bool,
 }
 
 impl Egress {
-    /// Whether asking the worker for messages can lead to a job.
+    /// Whether fetching messages from the worker can lead to a job.
     pub(super) fn is_open(&self, view: ParaNumber) -> bool {
         !self.asked && self.can_take(view)
     }
 
-    /// Whether another job may be added.
+    /// Whether another job may be submitted.
     pub(super) fn can_take(&self, view: ParaNumber) -> bool {
         !self.submitting
             && !self.draining
@@ -51,24 +53,24 @@ impl Egress {
             && self.hold.is_none_or(|block| view >= block)
     }
 
-    /// Nothing can be sent of what the worker holds, until it is asked again.
+    /// Notes that none of the worker's messages can be submitted until it is asked again.
     pub(super) const fn nothing_now(&mut self) {
         self.asked = true;
     }
 
-    /// There may be new messages.
+    /// Notes that there may be new messages.
     pub(super) fn look_again(&mut self) {
         self.asked = false;
     }
 
-    /// Whether anything is under way.
+    /// Whether nothing is in flight.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
         self.flights.is_empty()
     }
 
-    /// Of the worker's messages, those for one job: strictly in sequence from where the chain, or the last
-    /// job under way, will be. `ingress` is the chain's counter in the view at block `view`.
+    /// Selects the messages for one job: strictly in sequence, starting where the chain or the last job in
+    /// flight ends. `ingress` is the chain's counter in the view at block `view`.
     pub(super) fn pick(
         &mut self,
         ingress: u64,
@@ -106,18 +108,18 @@ impl Egress {
         }
     }
 
-    /// A job with the messages before `next` is being added, known by `ticket`.
+    /// Notes that a job with the messages before `next` is being submitted, identified by `ticket`.
     pub(super) fn submitting(&mut self, ticket: u64, next: u64) {
         self.submitting = true;
         self.flights.push_back(Flight { ticket, next });
     }
 
-    /// The job being added is in line.
+    /// Notes that the job being submitted is in the queue.
     pub(super) const fn submitted(&mut self) {
         self.submitting = false;
     }
 
-    /// The job being added was not.
+    /// Notes that the job could not be submitted.
     pub(super) fn not_submitted(&mut self, ticket: u64) {
         if self.forget(ticket).is_some() {
             self.submitting = false;
@@ -125,7 +127,7 @@ impl Egress {
         }
     }
 
-    /// A job ended; gives what went wrong, if something did. `view` is the newest view's block.
+    /// Notes that a job ended; returns the error, if any. `view` is the newest view's block.
     pub(super) fn ended(
         &mut self,
         ticket: u64,
@@ -145,7 +147,7 @@ impl Egress {
                 }
             },
             Err(failure) => {
-                // Its fate is not known: only a newer view tells.
+                // Its outcome is unknown: only a newer view shows whether it took effect.
                 self.hold = self.hold.max(Some(view.next()));
                 Some(failure.message.clone())
             }

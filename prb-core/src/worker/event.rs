@@ -1,4 +1,4 @@
-//! [`Event`]: what happened to a worker, kept for pages and programs.
+//! [`Event`]: the history of a worker, for pages and programs.
 
 use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
@@ -8,26 +8,26 @@ use crate::{
     primitives::{Hash, ParaNumber, WorkerKey},
 };
 
-/// Most events kept of one worker; older ones are dropped.
+/// Maximum number of events kept per worker; older ones are dropped.
 pub const MAX_EVENTS: usize = 100;
 
 /// Something that happened to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
-    /// Counts the worker's events since the fleet has started, from 0.
+    /// Sequence number of the event for this worker since the fleet started, from 0.
     pub number: u64,
-    /// When.
+    /// When it happened.
     pub at: SystemTime,
-    /// What.
+    /// What happened.
     pub kind: EventKind,
 }
 
-/// What happened.
+/// The kind of an event, with its details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// Its label changed.
+    /// The state label changed.
     State {
         /// Before.
         before: State,
@@ -53,14 +53,14 @@ pub enum EventKind {
         /// The key now.
         now: WorkerKey,
     },
-    /// What is meant to become of it changed.
+    /// Its goal changed.
     Goal {
         /// Before.
         before: Goal,
         /// Now.
         after: Goal,
     },
-    /// An operation was given to the trader.
+    /// An operation was submitted to the job queue.
     OperationSent {
         /// Its name.
         operation: &'static str,
@@ -71,19 +71,19 @@ pub enum EventKind {
         operation: &'static str,
         /// The block that shows it.
         block: ParaNumber,
-        /// The transaction, where one was sent for it.
+        /// The transaction's hash, if a transaction was sent for it.
         extrinsic: Option<Hash>,
     },
     /// An operation had no effect.
     OperationFailed {
         /// Its name.
         operation: &'static str,
-        /// The chain's error, or what went wrong on the way.
+        /// The chain's error, or the failure that prevented the submission.
         error: Arc<str>,
     },
-    /// A checkpoint was taken, or not.
+    /// A checkpoint ended, successfully or not.
     Checkpoint(Result<ParaNumber, Arc<str>>),
-    /// It has not moved for long although there is more for it.
+    /// It made no progress for a long time although there is more data for it.
     Stalled,
     /// Its task panicked.
     Panicked {
@@ -92,7 +92,7 @@ pub enum EventKind {
     },
 }
 
-/// The last events of one worker.
+/// The most recent events of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     next: u64,

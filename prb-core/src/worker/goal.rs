@@ -1,4 +1,4 @@
-//! How what is kept of a worker follows what is seen of it on chain.
+//! Updates a worker's persisted record (key, goal, operation sent) from its observed state on chain.
 
 use crate::{
     chain::{SessionState, WorkerOnChain},
@@ -6,44 +6,45 @@ use crate::{
     primitives::{Balance, ParaNumber, PoolId, WorkerKey},
 };
 
-/// Parachain blocks (a day at six seconds each) after which a start or stop without an effect counts as lost: what
-/// is seen then is from elsewhere.
+/// Parachain blocks (a day at six seconds each) after which a submitted start or stop without an effect
+/// counts as lost. A start or stop observed later is treated as external.
 const SENT_COUNTS_FOR: u32 = 14_400;
 
-/// Whether `operation` is remembered as sent, for long enough that its effect is recognised.
+/// Whether `operation` is recorded as sent, recently enough that its effect will be recognised. The record is
+/// renewed after half of [`SENT_COUNTS_FOR`].
 pub(super) fn is_remembered(saved: &Saved, operation: SentOperation, block: ParaNumber) -> bool {
     let renewed_after = |sent: Sent| sent.at.0.saturating_add(SENT_COUNTS_FOR / 2);
     saved.sent.is_some_and(|sent| sent.operation == operation && block.0 < renewed_after(sent))
 }
 
-/// What is seen of a worker whose state a view shows.
+/// The observation of a worker in one chain view.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen<'a> {
     /// The key that answers.
     pub(super) key: WorkerKey,
-    /// What the chain says of it.
+    /// Its on-chain state.
     pub(super) chain: &'a WorkerOnChain,
     /// The pool that the inventory names.
     pub(super) pool: PoolId,
-    /// What happens after a stop from elsewhere.
+    /// What happens after an external stop.
     pub(super) after_stop: AfterStop,
-    /// What the last known key has at stake, where another one answers now and that is known.
+    /// The stake of the last known key, if another one answers now and the stake is known.
     pub(super) last_at_stake: Option<Balance>,
-    /// The parachain block at which it does.
+    /// The parachain block of the view.
     pub(super) block: ParaNumber,
 }
 
-/// What is to be kept from now on.
+/// Returns the record to persist after an observation.
 pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
     let mut saved = saved;
     match saved.key {
         Some(key) if key == seen.key => {}
         None => saved.key = Some(seen.key),
-        // Nothing is lost with the last key: the new one takes its place.
+        // The last key has no stake: the new one replaces it.
         Some(_) if seen.last_at_stake == Some(0) => {
             saved = Saved { key: Some(seen.key), was_computing: false, sent: None, ..saved };
         }
-        // An operator has to decide.
+        // The last key has stake, or it is unknown: an operator has to decide.
         Some(_) => return saved,
     }
     saved.sent = saved.sent.filter(|sent| seen.block.0 < sent.at.0.saturating_add(SENT_COUNTS_FOR));
@@ -52,7 +53,7 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
     let ours = seen.chain.pool == Some(seen.pool);
     match seen.chain.session.as_ref().map(|session| session.state) {
         Some(state) if state.is_computing() => {
-            // Also without its pool: that its assignment is gone is no stop.
+            // Even without an assignment: a deleted assignment is not a stop.
             saved.was_computing |= ours;
             if ours
                 && matches!(
@@ -61,9 +62,9 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
                 )
             {
                 saved.goal = match saved.goal {
-                    // It was told otherwise when its start could not be taken back any more.
+                    // The goal changed when its start had already been submitted and could not be cancelled.
                     Goal::StayStopped | Goal::Reclaim | Goal::LeavePool if starting => Goal::Stop,
-                    // Its owner has started it.
+                    // Started externally, by its owner.
                     _ => Goal::Compute,
                 };
             }
@@ -72,7 +73,8 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
         Some(SessionState::WorkerCoolingDown) => {
             saved.goal = match saved.goal {
                 Goal::Stop => Goal::StayStopped,
-                // It was told to start when its stop could not be taken back any more.
+                // It was commanded to start when its stop had already been submitted and could not be
+                // cancelled.
                 Goal::Compute if sent == Some(SentOperation::Stop) => Goal::StartAgain,
                 Goal::Compute => stopped_elsewhere(seen.after_stop),
                 goal => goal,
@@ -80,16 +82,16 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
             saved.was_computing = false;
             saved.sent = None;
         }
-        // Ready, or without a session: nothing is locked.
+        // Ready, or without a session: no stake is locked.
         state => {
             let out = state.is_none() && seen.chain.pool.is_none();
             saved.goal = match saved.goal {
-                // It may compute in a moment.
+                // Its start is in flight: it may compute in a moment.
                 Goal::Stop if starting => Goal::Stop,
                 Goal::Stop | Goal::Reclaim => Goal::StayStopped,
                 Goal::LeavePool if out => Goal::StayStopped,
                 Goal::StartAgain => Goal::Compute,
-                // Stopped and reclaimed, or removed, while nobody looked.
+                // Stopped and reclaimed, or removed, while it was not observed.
                 Goal::Compute if saved.was_computing && seen.after_stop != AfterStop::StartAgain => {
                     Goal::StayStopped
                 }

@@ -1,4 +1,5 @@
-//! [`Keys`]: which worker holds which public key, and what the chain reader follows for the fleet.
+//! [`Keys`]: registry of the public keys that workers hold, and of what the chain reader follows for the
+//! fleet.
 
 use std::{
     collections::HashMap,
@@ -16,8 +17,8 @@ use crate::{
     wire::MessageOrigin,
 };
 
-/// How long changes are collected before the reader is told: a fleet that starts claims thousands of keys
-/// within moments, and each set is a copy of them all.
+/// How long changes are batched before the reader is notified: a fleet that starts claims thousands of keys
+/// within moments, and each notification carries a copy of the whole set.
 const COLLECT_FOR: Duration = Duration::from_millis(20);
 
 /// The fleet's public keys and message senders. Each belongs to the worker that claimed it first and still
@@ -41,18 +42,18 @@ struct Registry {
 struct Holder {
     id: Uuid,
     name: Arc<str>,
-    /// Tells a claim from an older one of the same worker that is dropped later.
+    /// Distinguishes a claim from an older one of the same worker that is dropped later.
     generation: u64,
 }
 
-/// What one worker wants followed besides the key that it holds.
+/// What one worker needs followed besides the key that it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Interest {
     /// Its pool.
     pub(crate) pool: PoolId,
     /// The account that pays its fees.
     pub(crate) payer: Option<AccountId>,
-    /// The key that it was known by.
+    /// The last known key of the worker's entry.
     pub(crate) last_key: Option<WorkerKey>,
 }
 
@@ -65,7 +66,7 @@ impl Keys {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims a key for a worker and has it followed; gives the holder's name where another one has it.
+    /// Claims a key for a worker and has it followed. Returns the holder's name if another worker holds it.
     pub(crate) fn claim(
         self: &Arc<Self>,
         key: WorkerKey,
@@ -75,7 +76,7 @@ impl Keys {
         self.claim_in(|registry| &mut registry.keys, key, id, name)
     }
 
-    /// Claims the messages of a sender that several workers speak for.
+    /// Claims the messages of a sender that several workers relay for, such as a gatekeeper.
     pub(crate) fn claim_sender(
         self: &Arc<Self>,
         sender: MessageOrigin,
@@ -105,14 +106,14 @@ impl Keys {
         Ok(Claim { keys: Arc::clone(self), table, subject, generation })
     }
 
-    /// The name of the worker that holds a key, unless that is `id`.
+    /// Returns the name of the worker that holds a key, unless that is `id`.
     pub(crate) fn holder_but(&self, key: WorkerKey, id: Uuid) -> Option<Arc<str>> {
         let registry = self.registry();
         let holder = registry.keys.get(&key).filter(|holder| holder.id != id)?;
         Some(Arc::clone(&holder.name))
     }
 
-    /// States what a worker wants followed; `None` when it ends.
+    /// Sets what a worker needs followed; `None` when the worker ends.
     pub(crate) fn set_interest(&self, id: Uuid, interest: Option<Interest>) {
         let mut registry = self.registry();
         let changed = match interest {
@@ -129,14 +130,14 @@ impl Keys {
         }
     }
 
-    /// Tells the reader of every change, until cancelled.
+    /// Reports every change to the reader, until cancelled.
     pub(crate) async fn run(&self, cancel: CancellationToken) {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = self.changed.notified() => {}
             }
-            // Outside of the lock: the reader is somebody else's code.
+            // Called outside of the lock: the reader is an embedder's code and may block.
             let followed = self.registry().followed();
             self.chain.follow(followed);
             tokio::select! {
@@ -159,7 +160,7 @@ impl Registry {
     }
 }
 
-/// A worker's hold on a key or on a sender's messages; given up when dropped.
+/// A worker's exclusive claim on a key or on a sender's messages; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Claim<K: Clone + Eq + std::hash::Hash> {
     keys: Arc<Keys>,

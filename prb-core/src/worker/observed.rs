@@ -1,4 +1,4 @@
-//! [`Desired`] and [`Observed`]: everything that a decision is made from.
+//! [`Desired`] and [`Observed`]: the input of [`decide`](super::decide).
 
 use std::sync::Arc;
 
@@ -12,17 +12,17 @@ use crate::{
     sync::{Position, Step},
 };
 
-/// What the operator wants of one worker.
+/// The desired configuration of one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
     /// The worker's entry.
     pub worker: Arc<inventory::Worker>,
-    /// Its pool's entry, where there is one.
+    /// Its pool's entry, if the inventory has it.
     pub pool: Option<Arc<inventory::Pool>>,
 }
 
 impl Desired {
-    /// Why the worker is not to run, if so.
+    /// Returns why the worker must not run, if so.
     pub fn idle_reason(&self) -> Option<Reason> {
         match &self.pool {
             _ if !self.worker.enabled => Some(Reason::Disabled),
@@ -32,12 +32,12 @@ impl Desired {
         }
     }
 
-    /// Whether nothing is to be sent on chain.
+    /// Whether on-chain operations and messages are disabled for the worker or its pool.
     pub fn sync_only(&self) -> bool {
         self.worker.sync_only || self.pool.as_ref().is_some_and(|p| p.sync_only)
     }
 
-    /// The account that must be the worker's operator on chain. `None` without a key to sign with.
+    /// The account that must be the worker's operator on chain; `None` without a key to sign with.
     pub fn operator(&self) -> Option<AccountId> {
         let pool = self.pool.as_ref()?;
         pool.operator.as_ref()?;
@@ -49,25 +49,25 @@ impl Desired {
         Some(self.pool.as_ref()?.operator.as_ref()?.account)
     }
 
-    /// What happens after a stop from elsewhere: the worker's setting, else its pool's, else the fleet's.
+    /// What happens after an external stop: the worker's setting, else its pool's, else the fleet's.
     pub fn after_stop(&self, fleet: AfterStop) -> AfterStop {
         let pool = self.pool.as_ref().and_then(|pool| pool.after_stop);
         self.worker.after_stop.or(pool).unwrap_or(fleet)
     }
 }
 
-/// Something that failed and is to be tried again.
+/// A failure that will be retried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// What went wrong.
     pub reason: Reason,
-    /// How often in a row.
+    /// Consecutive failures.
     pub attempts: u32,
-    /// Whether the wait is over.
+    /// Whether the backoff is over.
     pub due: bool,
 }
 
-/// What keeps failing, by what it is that fails.
+/// Current failures, by source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
     /// Reaching the worker.
@@ -78,7 +78,7 @@ pub struct Failures {
     pub chain: Option<Failure>,
     /// Relaying its messages.
     pub relay: Option<Failure>,
-    /// Storing what the fleet remembers of it.
+    /// Persisting the worker's record ([`Saved`]).
     pub save: Option<Failure>,
 }
 
@@ -89,26 +89,26 @@ pub struct Refused {
     pub operation: Operation,
     /// The chain's error, `Pallet::Error`.
     pub error: Arc<str>,
-    /// What to do about it, for operators.
+    /// The remedy, for operators.
     pub cure: Arc<str>,
-    /// Whether it would be refused again: what caused it has not changed, or its wait is not over.
+    /// Whether it would be refused again: its cause has not changed, and its retry is not due.
     pub holds: bool,
 }
 
-/// What holds on chain for every worker, at one block.
+/// Chain state and constants that apply to every worker, at one block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// The chain's clock, seconds since the Unix epoch; 0 where it is not known.
+    /// The chain's clock, in seconds since the Unix epoch; 0 if unknown.
     pub now_secs: u64,
-    /// Seconds that a stopped worker's stake stays locked.
+    /// Seconds for which a stopped worker's stake stays locked.
     pub cool_down_secs: u64,
-    /// Blocks that a benchmark takes.
+    /// Duration of a benchmark, in blocks.
     pub benchmark_blocks: u32,
-    /// Most workers of a pool.
+    /// Maximum number of workers in a pool.
     pub max_pool_workers: Option<u32>,
-    /// Seconds after which a withdrawal lets anybody stop the pool's workers.
+    /// Seconds after which an unpaid withdrawal lets anybody stop the pool's workers.
     pub withdrawal_grace_secs: Option<u64>,
-    /// The rules for stakes.
+    /// The limits of stakes.
     pub stake: Option<StakeRules>,
 }
 
@@ -125,95 +125,97 @@ impl From<&ChainView> for Rules {
     }
 }
 
-/// A worker's share of its pool's free stake, by its place in line.
+/// A worker's share of its pool's free stake, by its position in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grant {
-    /// There is enough for it and for those before it, or nobody knows how much there is.
+    /// There is enough for it and for those before it, or the free stake is unknown.
     Granted,
-    /// Workers before it in line have not said yet what they need.
+    /// Workers before it in the queue have not reported yet what they need.
     Undecided,
     /// There is not enough.
     Short {
         /// The pool's free stake.
         free: Balance,
-        /// What is missing for this worker, after those before it.
+        /// What is missing for this worker, after those before it are served.
         missing: Balance,
-        /// Workers of the pool that wait for stake, this one too.
+        /// Workers of the pool that wait for stake, including this one.
         waiting: usize,
     },
 }
 
-/// The key that a worker's entry was known by, where another one answers now.
+/// The last known key of a worker's entry, if another one answers now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastKey {
     /// The key.
     pub key: WorkerKey,
-    /// What the chain says of it; `None` before a view holds it.
+    /// Its on-chain state; `None` before a view contains it.
     pub chain: Option<Reading<WorkerOnChain>>,
-    /// The worker of this fleet that has it now.
+    /// The worker of this fleet that holds it now.
     pub holder: Option<Arc<str>>,
 }
 
 impl LastKey {
-    /// What it has at stake; `None` where that is not known.
+    /// Its stake; `None` if unknown.
     pub fn at_stake(&self) -> Option<Balance> {
         let Ok(chain) = self.chain.as_ref()? else { return None };
         Some(chain.at_stake())
     }
 }
 
-/// What is so: pRuntime, the source, the chain, and what is under way.
+/// The observed state: pRuntime, the data source, the chain, and what is in flight.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// pRuntime's last answer to `GetInfo`; `None` before the first and after it was lost from sight.
+    /// pRuntime's last answer to `GetInfo`; `None` before the first and after the worker became unreachable.
     pub info: Option<Arc<PhactoryInfo>>,
-    /// Whether `info` is to be renewed.
+    /// Whether `info` must be refreshed.
     pub stale: bool,
-    /// The numbers that the worker wants next, newer than `info`'s.
+    /// The numbers that the worker needs next; newer than `info`'s.
     pub position: Position,
-    /// What the source holds.
+    /// The heights of the data source.
     pub heights: Heights,
-    /// Hash of the relay block that workers of this chain start after, once the source knows.
+    /// Hash of the relay block that workers of this chain are initialised with, once the source knows it.
     pub relay_genesis: Option<Hash>,
-    /// What the planner says.
+    /// The step that the planner returned.
     pub step: Step,
-    /// Whether a step is being fetched or taken: the worker takes one at a time.
+    /// Whether a step is being fetched or sent: the worker accepts one at a time.
     pub syncing: bool,
     /// Whether the worker has reached the tip and has not fallen far behind since.
     pub caught_up: bool,
-    /// The worker on chain, as of the newest view; `None` before one shows it.
+    /// The worker's on-chain state in the newest view; `None` before a view contains it.
     pub chain: Option<Reading<WorkerOnChain>>,
-    /// Its pool on chain; `None` where the views show no pools.
+    /// Its pool's on-chain state; `None` if the views contain no pools.
     pub pool: Option<Reading<Option<PoolOnChain>>>,
-    /// The account that pays fees; `None` where the views show no accounts.
+    /// The account that pays fees; `None` if the views contain no accounts.
     pub payer: Option<Reading<AccountOnChain>>,
-    /// What holds for every worker.
+    /// Chain state and constants that apply to every worker.
     pub rules: Rules,
-    /// An operation of ours is final at this block, and the view is older: no other one before it shows.
+    /// The block that includes our last operation, while the view is older: nothing else is submitted before
+    /// a view shows it.
     pub settling: Option<ParaNumber>,
-    /// Whether a benchmark may still be running or its score on the way.
+    /// Whether a benchmark may still be running or its score be in transit.
     pub benchmark_running: bool,
-    /// The operation on chain that is under way.
+    /// The on-chain operation in flight.
     pub job: Option<Operation>,
-    /// The operation that the chain refused last.
+    /// The last operation that the chain refused.
     pub refused: Option<Refused>,
-    /// Its place in line for the pool's free stake.
+    /// Its share of the pool's free stake.
     pub grant: Grant,
-    /// Whether the worker may hold messages that have not been sent.
+    /// Whether the worker may hold messages that have not been submitted.
     pub unsent_messages: bool,
-    /// Whether a fresh attestation was asked for.
+    /// Whether a fresh attestation was requested.
     pub refresh_ra: bool,
-    /// Whether it was told to exit and has not been seen since.
+    /// Whether it was told to exit and has not answered since.
     pub kicked: bool,
     /// Another worker of this fleet that has the same public key.
     pub key_holder: Option<Arc<str>>,
-    /// The key that the entry was known by, where another one answers now, or none and another worker has it.
+    /// The last known key of the entry, if another one answers now, or if none does and another worker holds
+    /// it.
     pub last_key: Option<LastKey>,
-    /// What is kept of the worker between restarts.
+    /// The persisted record of the worker.
     pub saved: Saved,
-    /// Whether `saved` has changes that are not stored yet.
+    /// Whether `saved` has changes that are not persisted yet.
     pub unsaved: bool,
-    /// What fails.
+    /// Current failures.
     pub failures: Failures,
 }
 

@@ -1,4 +1,4 @@
-//! Operations on chain: from what is wanted to a job for the trader.
+//! Requests and jobs for a worker: `InitRuntime`, calls on chain, and jobs for the trader.
 
 use codec::Encode;
 
@@ -11,7 +11,7 @@ use crate::{
     wire::{AttestationProvider, SignedMessage},
 };
 
-/// How often the trader may try an operation again by itself.
+/// Retries by the trader before an operation's job fails.
 const OPERATION_RETRIES: u32 = 3;
 
 /// The fixed identity of development workers: 1 as a big-endian number.
@@ -21,7 +21,7 @@ const DEBUG_KEY: [u8; 32] = {
     key
 };
 
-/// The request that starts a worker; its chain data goes in by reference.
+/// Builds the `InitRuntime` request; the chain data is shared, not copied.
 pub(super) fn init_request(
     info: &PhactoryInfo,
     genesis: &crate::blob::Genesis,
@@ -49,7 +49,7 @@ fn provider(info: &PhactoryInfo) -> Option<AttestationProvider> {
     }
 }
 
-/// The call for every other operation.
+/// Returns the call of an operation; `None` for those that need data from the worker.
 pub(super) fn call(operation: Operation, desired: &Desired, worker: WorkerKey) -> Option<Call> {
     let pool = desired.worker.pid;
     Some(match operation {
@@ -63,7 +63,7 @@ pub(super) fn call(operation: Operation, desired: &Desired, worker: WorkerKey) -
     })
 }
 
-/// A job of the worker's pool; `None` where the pool has no operator.
+/// Builds a job of the worker's pool; `None` if the pool has no operator.
 fn job(desired: &Desired, calls: Vec<Call>, retries: u32) -> Option<Job> {
     let pool = desired.pool.as_ref()?;
     let operator = pool.operator.as_ref()?;
@@ -75,7 +75,7 @@ pub(super) fn operation_job(desired: &Desired, call: Call) -> Option<Job> {
     job(desired, vec![call], OPERATION_RETRIES)
 }
 
-/// Messages are not tried again by the trader: the worker's next look at the chain decides.
+/// Messages have no retries in the trader: the chain's sequence must be read again before each attempt.
 pub(super) fn message_job(desired: &Desired, messages: Vec<SignedMessage>) -> Option<Job> {
     job(desired, messages.into_iter().map(Call::SyncOffchainMessage).collect(), 0)
 }

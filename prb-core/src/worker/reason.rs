@@ -1,6 +1,7 @@
-//! [`Reason`]: why a worker stands where it stands, as a code and as a message for operators.
+//! [`Reason`]: why a worker is in its state, as a code and as a message for operators.
 //!
-//! `docs/worker-states.md` lists every code with its cause and its cure; a test walks [`Reason::CODES`].
+//! `docs/worker-states.md` lists every code with its cause and its cure; a test compares it with
+//! [`Reason::CODES`].
 
 use std::sync::Arc;
 
@@ -14,10 +15,10 @@ mod message;
 
 pub(crate) use amount::{Pha, span_in_words};
 
-/// Declares the reasons with their codes in one place, so that none can be without.
+/// Declares the reasons together with their codes, so that none can lack one.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident $({ $($(#[$field_doc:meta])* $field:ident: $ty:ty),+ $(,)? })? = $code:literal,)+) => {
-        /// Why a worker stands where it stands. `Display` is the message that operators read.
+        /// Why a worker is in its state. `Display` is the message that operators read.
         #[derive(Clone, Debug, PartialEq, Eq)]
         #[non_exhaustive]
         pub enum Reason {
@@ -28,7 +29,7 @@ macro_rules! reasons {
             /// Every code.
             pub const CODES: &'static [&'static str] = &[$($code),+];
 
-            /// A stable short name, for metrics, pages and programs.
+            /// A stable short name, for metrics, pages and APIs.
             pub const fn code(&self) -> &'static str {
                 match self {
                     $(Self::$name { .. } => $code,)+
@@ -39,27 +40,27 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Switched off in the inventory.
+    /// Disabled in the inventory.
     Disabled = "disabled",
-    /// The inventory has no pool of the worker's number.
+    /// The inventory has no pool with the worker's pool number.
     PoolNotInInventory = "pool-not-in-inventory",
-    /// The worker's pool is switched off.
+    /// The worker's pool is disabled.
     PoolDisabled = "pool-disabled",
-    /// More workers than the fleet may run.
+    /// The fleet already runs its maximum number of workers.
     FleetFull {
-        /// The fleet's bound.
+        /// The maximum ([`Config::max_workers`](crate::fleet::Config::max_workers)).
         limit: usize,
     } = "fleet-full",
-    /// Not given to a runner yet.
+    /// Not assigned to a runner yet.
     AwaitingRunner = "awaiting-runner",
-    /// Only the inventory is edited in this process.
+    /// This process only manages the inventory.
     NoFleet = "no-fleet",
-    /// The worker's task panicked and starts again.
+    /// The worker's task panicked and is restarted.
     InternalError {
         /// The panic's text.
         text: Arc<str>,
     } = "internal-error",
-    /// Asked for its info for the first time.
+    /// Its info is requested for the first time.
     Connecting = "connecting",
     /// It does not answer.
     Unreachable {
@@ -70,16 +71,16 @@ reasons! {
     KeyMoved {
         /// The key.
         key: WorkerKey,
-        /// The worker that has it now.
+        /// The worker that holds it now.
         holder: Arc<str>,
     } = "key-moved",
-    /// Told to exit, not back yet.
+    /// It was told to exit and has not answered since.
     Kicked = "kicked",
     /// Its state is being written to its disk.
     TakingCheckpoint = "taking-checkpoint",
-    /// It follows another chain.
+    /// It was initialised for another chain.
     WrongChain {
-        /// What the worker says its genesis is.
+        /// The genesis hash that the worker reports.
         theirs: Arc<str>,
         /// This chain's.
         ours: Hash,
@@ -95,87 +96,87 @@ reasons! {
     } = "init-failed",
     /// Behind the chain.
     Synching = "synching",
-    /// It is behind, and the source has nothing for it.
+    /// It is behind, and the source has no data for it.
     AwaitingData {
-        /// What it waits for.
+        /// The data that is missing.
         error: Arc<str>,
     } = "awaiting-data",
-    /// Headers or blocks are not taken.
+    /// Headers or blocks are refused, time out, or cannot be fetched.
     SyncFailing {
         /// What went wrong.
         error: Arc<str>,
     } = "sync-failing",
-    /// It answers that it is busy, again and again.
+    /// It keeps answering that it is busy.
     Busy {
-        /// How often in a row.
+        /// Consecutive busy answers.
         count: u32,
     } = "busy",
-    /// It takes batches and does not move.
+    /// It accepts batches without advancing.
     NoProgress {
         /// Details.
         error: Arc<str>,
     } = "no-progress",
-    /// Its process dies at one block again and again.
+    /// Its process dies at the same block repeatedly.
     DiesAtBlock {
         /// The block.
         block: ParaNumber,
-        /// How often.
+        /// How often it died there.
         count: u32,
         /// pRuntime's version.
         version: Arc<str>,
     } = "dies-at-block",
-    /// Synced, nothing is sent on chain.
+    /// Synced; on-chain operations are disabled.
     SyncOnly = "sync-only",
     /// Its pool has no key to sign with.
     NoOperator {
         /// The pool.
         pool: PoolId,
     } = "no-operator",
-    /// Another worker of the fleet has its public key: one pRuntime under two entries, or a copied one.
+    /// Another worker of the fleet has its public key: one pRuntime under two entries, or a copied disk.
     KeyInUse {
-        /// The worker that has it.
+        /// The worker that holds the key.
         holder: Arc<str>,
     } = "key-in-use",
-    /// No view of the chain holds it yet.
+    /// No chain view contains it yet.
     AwaitingChainState = "awaiting-chain-state",
-    /// Its state on chain cannot be read.
+    /// Its on-chain state cannot be read.
     ChainStateUnreadable {
-        /// Why.
+        /// Why it cannot be read.
         reason: Arc<str>,
     } = "chain-state-unreadable",
-    /// Its pool's state on chain cannot be read.
+    /// Its pool's on-chain state cannot be read.
     PoolUnreadable {
         /// The pool.
         pool: PoolId,
-        /// Why.
+        /// Why it cannot be read.
         reason: Arc<str>,
     } = "pool-unreadable",
-    /// Another key than before answers here, and the last one has stake on chain.
+    /// A key other than the last known one answers, and the last one has stake on chain.
     KeyChanged {
-        /// The key that this entry was known by.
+        /// The last known key of this entry.
         last: WorkerKey,
-        /// What answers now.
+        /// The key that answers now.
         now: WorkerKey,
-        /// What the last one has at stake.
+        /// The stake of the last known key.
         at_stake: Balance,
-        /// The worker that the last key lives at now, where it does.
+        /// The worker at which the last known key answers now, if any.
         moved_to: Option<Arc<str>>,
     } = "key-changed",
-    /// Another key than before answers here; whether the last one has stake is not known yet.
+    /// A key other than the last known one answers; the stake of the last one is not known yet.
     KeyChangedUnchecked {
-        /// The key that this entry was known by.
+        /// The last known key of this entry.
         last: WorkerKey,
     } = "key-changed-unchecked",
-    /// In another pool.
+    /// The chain assigns it to another pool.
     InOtherPool {
         /// The pool on chain.
         on_chain: PoolId,
         /// The pool in the inventory.
         ours: PoolId,
     } = "in-other-pool",
-    /// Its session goes on, but the chain names no pool for it.
+    /// It has a session, but the chain assigns it to no pool.
     AssignmentGone {
-        /// Whether it computes; else it cools down.
+        /// Whether it computes; otherwise it cools down.
         computing: bool,
     } = "assignment-gone",
     /// Not registered yet.
@@ -187,11 +188,11 @@ reasons! {
         /// The pool's.
         ours: AccountId,
     } = "operator-differs",
-    /// Registered again on command.
+    /// Registering again on command.
     RegisteringAgain = "registering-again",
     /// No benchmark score yet.
     AwaitingScore = "awaiting-score",
-    /// A score below the configured minimum.
+    /// Its benchmark score is below the configured minimum.
     ScoreTooLow {
         /// Its score.
         score: u32,
@@ -203,9 +204,9 @@ reasons! {
         /// The pool.
         pool: PoolId,
     } = "adding-to-pool",
-    /// In its pool, without a session.
+    /// In its pool, without a session yet.
     AwaitingSession = "awaiting-session",
-    /// Being started.
+    /// Computing is being started.
     StartingComputing = "starting-computing",
     /// Computing.
     Computing = "computing",
@@ -216,39 +217,39 @@ reasons! {
         /// The stake configured.
         to: Balance,
     } = "raising-stake",
-    /// Computing, and the chain misses its heartbeats.
+    /// Computing, but the chain marks it unresponsive: heartbeats are missing.
     Unresponsive = "unresponsive",
     /// Being stopped on command.
     Stopping = "stopping",
-    /// Stopped; its stake is locked.
+    /// Stopped; its stake is locked for the cool-down.
     CoolingDown {
-        /// Seconds until the stake is free, where the chain's time is known.
+        /// Seconds until the stake is free, if the chain's time is known.
         left_secs: Option<u64>,
-        /// What happens then.
+        /// What happens at the end of the cool-down.
         then: AfterCoolDown,
         /// Whether withdrawals forced the stop.
         forced: bool,
     } = "cooling-down",
-    /// Stopped, and its stake can be reclaimed.
+    /// Stopped; its stake can be reclaimed.
     CooledDown {
         /// Whether withdrawals forced the stop.
         forced: bool,
     } = "cooled-down",
     /// Its stake is being reclaimed.
     Reclaiming = "reclaiming",
-    /// Not computing, and meant to stay so.
+    /// Not computing, as intended.
     Stopped {
         /// Whether it is in its pool.
         in_pool: bool,
     } = "stopped",
-    /// Being taken out of its pool.
+    /// Being removed from its pool.
     LeavingPool {
         /// The pool.
         pool: PoolId,
     } = "leaving-pool",
-    /// A gatekeeper.
+    /// Registered as a gatekeeper.
     Gatekeeper {
-        /// Whether it is on duty.
+        /// Whether its gatekeeper role is active.
         active: bool,
     } = "gatekeeper",
     /// Its endpoints are being announced.
@@ -272,33 +273,33 @@ reasons! {
         /// The account that would send.
         ours: AccountId,
     } = "not-pool-owner",
-    /// The pool has its most workers.
+    /// The pool has its maximum number of workers.
     PoolFull {
         /// The pool.
         pool: PoolId,
         /// The chain's limit.
         limit: u32,
     } = "pool-full",
-    /// The stake configured is below what the chain wants for its score.
+    /// The configured stake is below the chain's minimum for its score.
     StakeTooSmall {
         /// The stake configured.
         stake: Balance,
-        /// The least.
+        /// The minimum.
         min: Balance,
     } = "stake-too-small",
-    /// The stake configured is above what the chain takes for its score.
+    /// The configured stake is above the chain's maximum for its score.
     StakeTooLarge {
         /// The stake configured.
         stake: Balance,
-        /// The most.
+        /// The maximum.
         max: Balance,
     } = "stake-too-large",
-    /// Workers before it in line for the pool's free stake have not said yet what they need.
+    /// Workers before it in the queue for the pool's free stake have not reported yet what they need.
     AwaitingTurn {
         /// The pool.
         pool: PoolId,
     } = "awaiting-turn",
-    /// The pool has too little free stake.
+    /// The pool has too little free stake for it.
     FreeStakeShort {
         /// The pool.
         pool: PoolId,
@@ -306,56 +307,56 @@ reasons! {
         free: Balance,
         /// What this worker needs.
         needed: Balance,
-        /// What is missing for it, after those before it in line.
+        /// What is missing for it, after those before it in the queue are served.
         missing: Balance,
         /// Workers of the pool that wait for stake.
         waiting: usize,
     } = "free-stake-short",
-    /// The pool's withdrawals come first.
+    /// Queued withdrawals of the pool take precedence.
     WithdrawalsQueued {
         /// The pool.
         pool: PoolId,
-        /// Whether one has waited so long that anybody may stop the pool's workers.
+        /// Whether one is past the grace period, so that anybody may stop the pool's workers.
         forced: bool,
     } = "withdrawals-queued",
     /// The operator's account is empty.
     OperatorCannotPay {
         /// The account.
         operator: AccountId,
-        /// What it has.
+        /// Its balance.
         balance: Balance,
     } = "operator-cannot-pay",
-    /// An operation has landed, and the view is older.
+    /// An operation is included in a block that the view does not show yet.
     AwaitingBlock {
         /// The block.
         block: ParaNumber,
     } = "awaiting-block",
-    /// An operation did not reach the chain; it is tried again.
+    /// An operation did not reach the chain; it is retried.
     OperationFailed {
-        /// What was tried.
+        /// The operation, as a phrase.
         operation: &'static str,
         /// What went wrong.
         error: Arc<str>,
     } = "operation-failed",
-    /// The chain refused an operation; it is not sent again before something changes.
+    /// The chain refused an operation; it is not sent again until its cause changes.
     OperationRefused {
-        /// What was tried.
+        /// The operation, as a phrase.
         operation: &'static str,
         /// The chain's error.
         error: Arc<str>,
-        /// What to do.
+        /// The remedy.
         cure: Arc<str>,
     } = "operation-refused",
-    /// An operation was carried out and the chain looks as before.
+    /// An operation was included, but the chain shows no effect.
     OperationWithoutEffect {
-        /// What was tried.
+        /// The operation, as a phrase.
         operation: &'static str,
-        /// Where.
+        /// The block that includes it.
         block: ParaNumber,
     } = "operation-without-effect",
-    /// The worker's registration data is not what it was asked for.
+    /// The worker's registration data does not match the request.
     RegistrationRejected {
-        /// What differs.
+        /// The mismatch.
         error: Arc<str>,
     } = "registration-rejected",
     /// Its messages do not reach the chain.
@@ -363,7 +364,7 @@ reasons! {
         /// What went wrong.
         error: Arc<str>,
     } = "relay-failing",
-    /// What the fleet has to remember cannot be stored.
+    /// The worker's record (key, goal) cannot be persisted.
     SaveFailing {
         /// What went wrong.
         error: Arc<str>,
@@ -371,7 +372,7 @@ reasons! {
 }
 
 impl Reason {
-    /// Why a worker's sync does not go on.
+    /// The reason for a worker's sync problem.
     pub(super) fn of_sync(problem: &Problem) -> Self {
         let error = Arc::clone(&problem.message);
         match &problem.cause {
@@ -386,10 +387,10 @@ impl Reason {
     }
 }
 
-/// What happens when a worker's cool-down is over.
+/// What happens at the end of a worker's cool-down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AfterCoolDown {
-    /// Nothing.
+    /// Nothing: the stake stays until it is reclaimed.
     StaysStopped,
     /// Its stake is reclaimed.
     Reclaims,

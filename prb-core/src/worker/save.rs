@@ -1,4 +1,4 @@
-//! [`Saver`]: stores what is kept of workers in the inventory, many at once.
+//! [`Saver`]: persists workers' records in the inventory, in batches.
 
 use std::{
     collections::HashMap,
@@ -17,17 +17,17 @@ use crate::{
     text::describe,
 };
 
-/// How long changes are collected: a fleet that starts learns thousands of keys within moments, and each
-/// edit of an inventory is a transaction of its own.
+/// How long changes are batched: a fleet that starts learns thousands of keys within moments, and each edit
+/// of an inventory is a transaction of its own.
 const COLLECT_FOR: Duration = Duration::from_millis(100);
-/// How long an inventory may take to store.
+/// Timeout of one write.
 const STORE_WITHIN: Duration = Duration::from_secs(30);
-/// The same when everything ends.
+/// Timeout of the final write at shutdown.
 const LAST_STORE_WITHIN: Duration = Duration::from_secs(5);
-/// Waits after an inventory that does not store.
+/// Backoff after failed writes.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 
-/// What is to be stored, by worker.
+/// Records to persist, by worker.
 #[derive(Debug)]
 pub(crate) struct Saver {
     inventory: Arc<dyn Inventory>,
@@ -50,10 +50,11 @@ impl Saver {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `wanted` stored, where `stored` is something else.
+    /// Queues `wanted` for persisting if it differs from `stored`.
     pub(crate) fn keep(&self, worker: Uuid, stored: Saved, wanted: Saved) {
         let mut waiting = self.waiting();
-        // What waits may be something else: a change that was taken back.
+        // A queued record may differ from `stored` even if `wanted` does not: a change that was reverted
+        // before it was written.
         if stored == wanted && !waiting.edits.contains_key(&worker) {
             return;
         }
@@ -62,21 +63,21 @@ impl Saver {
         }
     }
 
-    /// What is to be kept of the worker: what waits to be stored, else what is `stored`.
+    /// Returns the newest record of the worker: the queued one, else `stored`.
     pub(crate) fn newest(&self, worker: Uuid, stored: Saved) -> Saved {
         self.waiting().edits.get(&worker).copied().unwrap_or(stored)
     }
 
-    /// Why the last attempt to store something failed.
+    /// Returns why the last write failed, if it did.
     pub(crate) fn problem(&self) -> Option<Arc<str>> {
         self.waiting().problem.clone()
     }
 
-    /// Stores what changes, until cancelled, and then what is left.
+    /// Persists changes until cancelled, and then what is left.
     pub(crate) async fn run(&self, cancel: CancellationToken) {
         cancel.run_until_cancelled(self.store_changes()).await;
         if let Err(error) = self.store_within(LAST_STORE_WITHIN).await {
-            warn!(%error, "what workers were told last could not be stored");
+            warn!(%error, "the latest goals and keys of workers could not be stored in the inventory");
         }
     }
 
@@ -93,7 +94,7 @@ impl Saver {
                 Err(error) => {
                     let wait = backoff.fail();
                     if backoff.attempts() % 10 == 1 {
-                        warn!(%error, "what is kept of workers cannot be stored: nothing is sent for them");
+                        warn!(%error, "the inventory cannot store goals and keys of workers: their operations are held back");
                     }
                     self.waiting().problem = Some(error.into());
                     self.changed.notify_one();
@@ -120,14 +121,14 @@ impl Saver {
         let known = |id: &Uuid| known.workers.iter().any(|worker| worker.id == *id);
         let apply = edits.iter().filter(|(id, _)| known(id)).map(|(id, saved)| Edit::Save(*id, *saved));
         match self.inventory.apply(apply.collect()).await {
-            // Removed in between: the next round leaves it out.
+            // A worker was removed in between: the next round leaves it out.
             Err(Error::Unknown { .. }) => {
                 self.changed.notify_one();
                 Ok(())
             }
             Err(error) => Err(error),
             Ok(_) => {
-                // What has changed again meanwhile is stored in the next round.
+                // Records that changed again meanwhile are written in the next round.
                 self.waiting().edits.retain(|id, saved| edits.get(id) != Some(saved));
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! [`Slot`]: what fleet and worker task share: what is wanted, what was commanded, what is shown.
+//! [`Slot`]: the state that the fleet and a worker's task share: configuration, commands, status, events.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,14 +15,14 @@ use uuid::Uuid;
 use super::{Command, Desired, Event, EventKind, Reason, State, WorkerStatus, event::Events};
 use crate::{inventory::Saved, sync::Position};
 
-/// One worker's place in the fleet; outlives its task.
+/// One worker's place in the fleet. Outlives the worker's task.
 #[derive(Debug)]
 pub(crate) struct Slot {
     id: Uuid,
     desired: watch::Sender<Arc<Desired>>,
-    /// What the inventory has stored of it.
+    /// The record that the inventory has persisted.
     saved: Mutex<Saved>,
-    /// The fleet's bound on workers, where it leaves no room for this one.
+    /// The fleet's limit, if it leaves no capacity for this worker.
     no_room: Mutex<Option<usize>>,
     commands: Mutex<Vec<Command>>,
     woken: Notify,
@@ -34,13 +34,13 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 struct Shown {
     status: Arc<WorkerStatus>,
-    /// Where it was when it was last seen. One that crashes and comes back at the same place has not moved.
+    /// The last known position. A worker that crashes and returns to the same position has not advanced.
     position: Option<Position>,
     moved_at: Instant,
 }
 
 impl Slot {
-    /// A worker that does not run yet. `changes` is told of each change of its status.
+    /// Creates the slot of a worker that does not run yet. `changes` is bumped at each change of its status.
     pub(crate) fn new(desired: Desired, saved: Saved, changes: watch::Sender<u64>) -> Self {
         let reason = desired.idle_reason().unwrap_or(Reason::AwaitingRunner);
         let mut status = WorkerStatus::idle(&desired, reason, SystemTime::now());
@@ -63,7 +63,7 @@ impl Slot {
         self.id
     }
 
-    /// What is wanted, now and when it is edited.
+    /// The desired configuration, as a watch.
     pub(crate) fn edits(&self) -> watch::Receiver<Arc<Desired>> {
         self.desired.subscribe()
     }
@@ -72,7 +72,7 @@ impl Slot {
         Arc::clone(&self.desired.borrow())
     }
 
-    /// Says what is wanted; gives whether that is something else.
+    /// Sets the desired configuration; returns whether it changed.
     pub(crate) fn set_desired(&self, desired: Desired) -> bool {
         if **self.desired.borrow() == desired {
             return false;
@@ -86,23 +86,23 @@ impl Slot {
         true
     }
 
-    /// The fleet has no room for the worker, as it runs `limit` of them; or it has.
+    /// Denies the worker a place because the fleet runs its limit of workers; `None` admits it.
     pub(crate) fn refuse_room(&self, limit: Option<usize>) {
         *lock(&self.no_room) = limit;
     }
 
-    /// Why the worker is not to run, if so.
+    /// Returns why the worker must not run, if so.
     pub(crate) fn idle_reason(&self) -> Option<Reason> {
         let no_room = || (*lock(&self.no_room)).map(|limit| Reason::FleetFull { limit });
         self.desired().idle_reason().or_else(no_room)
     }
 
-    /// What the inventory has stored of the worker.
+    /// The record that the inventory has persisted.
     pub(crate) fn saved(&self) -> Saved {
         *lock(&self.saved)
     }
 
-    /// The inventory has stored this.
+    /// Notes the record that the inventory has persisted.
     pub(crate) fn set_saved(&self, saved: Saved) {
         let before = std::mem::replace(&mut *lock(&self.saved), saved);
         if before != saved {
@@ -110,8 +110,8 @@ impl Slot {
         }
     }
 
-    /// Leaves a command. One of the same kind that still waits is replaced, and goes to the end: of a stop, a
-    /// start and a stop the last is a stop. So there are never more than there are kinds.
+    /// Queues a command. A queued one of the same kind is replaced and moves to the end: of stop, start and
+    /// stop the last one must be the stop. This also bounds the queue by the number of kinds.
     pub(crate) fn command(&self, command: Command) {
         let mut commands = lock(&self.commands);
         commands.retain(|waiting| *waiting != command);
@@ -120,12 +120,12 @@ impl Slot {
         self.woken.notify_one();
     }
 
-    /// Takes the commands that were left.
+    /// Takes the queued commands.
     pub(crate) fn take_commands(&self) -> Vec<Command> {
         std::mem::take(&mut *lock(&self.commands))
     }
 
-    /// Waits until a command is there, or what is stored has changed. May wake up for nothing once.
+    /// Waits until a command is queued or the persisted record changes. May wake up spuriously once.
     ///
     /// # Cancel safety
     /// Safe.
@@ -137,22 +137,23 @@ impl Slot {
         Arc::clone(&lock(&self.shown).status)
     }
 
-    /// When the worker last moved on.
+    /// When the worker last advanced.
     pub(crate) fn moved_at(&self) -> Instant {
         lock(&self.shown).moved_at
     }
 
-    /// Notes something that happened.
+    /// Records an event.
     pub(crate) fn event(&self, kind: EventKind) {
         lock(&self.events).push(kind);
     }
 
-    /// The last events, oldest first.
+    /// The recorded events, oldest first.
     pub(crate) fn events(&self) -> Vec<Event> {
         lock(&self.events).list()
     }
 
-    /// Changes what is shown and tells of it. Keeps the books on states, messages and moves.
+    /// Changes the status and notifies watchers. Also updates the state metrics, events and the time of the
+    /// last advance.
     pub(crate) fn update(&self, change: impl FnOnce(&mut WorkerStatus)) {
         let mut guard = lock(&self.shown);
         let shown = &mut *guard;
@@ -184,7 +185,7 @@ impl Slot {
         self.changes.send_modify(|revision| *revision += 1);
     }
 
-    /// Shows why the worker does not run.
+    /// Shows the worker as not running.
     pub(crate) fn show_idle(&self, reason: Reason) {
         self.update(|status| {
             status.state = State::Idle;

@@ -1,4 +1,5 @@
-//! [`StakeQueue`]: who of a pool's workers may use its free stake, in an order that a restart does not change.
+//! [`StakeQueue`]: distributes a pool's free stake among its workers, in an order that is stable across
+//! restarts.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,21 +13,21 @@ use uuid::Uuid;
 use super::Grant;
 use crate::primitives::{Balance, PoolId};
 
-/// How long a worker that has not said what it needs holds up those behind it.
+/// How long a worker that has not reported its need holds up those behind it.
 const SPEAK_WITHIN: Duration = Duration::from_secs(120);
 
-/// What a worker needs of its pool's free stake.
+/// The free stake that a worker needs from its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Not known yet.
     Unknown,
     /// Nothing.
     Nothing,
-    /// That much, for its next operation.
+    /// This much, for its next operation.
     Stake(Balance),
 }
 
-/// A place in line: by name, then by id.
+/// A position in the queue: by name, then by id.
 type Place = (String, Uuid);
 
 #[derive(Debug)]
@@ -35,7 +36,7 @@ struct Waiting {
     since: Instant,
 }
 
-/// The lines of all pools.
+/// The queues of all pools.
 #[derive(Debug, Default)]
 pub(crate) struct StakeQueue(Mutex<Lines>);
 
@@ -50,7 +51,7 @@ impl StakeQueue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a worker in its pool's line, where it is not there yet.
+    /// Adds a worker to its pool's queue, if it is not there yet.
     pub(crate) fn enter(&self, pool: PoolId, name: &str, id: Uuid) {
         let mut lines = self.lines();
         if lines.places.get(&id).is_some_and(|(in_line, as_name)| *in_line == pool && as_name == name) {
@@ -62,15 +63,15 @@ impl StakeQueue {
         lines.pools.entry(pool).or_default().insert((name.to_owned(), id), waiting);
     }
 
-    /// Takes a worker out of its line.
+    /// Removes a worker from its queue.
     pub(crate) fn leave(&self, id: Uuid) {
         self.lines().leave(id);
     }
 
-    /// Notes what a worker needs and says whether its pool, with `free` stake, has that for it.
+    /// Records what a worker needs and returns whether its pool, with `free` stake, can grant it.
     ///
-    /// The pool's stake goes to those in line in their order; who needs more than is left is passed over, so
-    /// that no stake lies idle for one that has to wait anyway.
+    /// The pool's stake is granted in queue order. A worker that needs more than is left is skipped, so that
+    /// no stake lies idle for one that has to wait anyway.
     pub(crate) fn ask(&self, id: Uuid, need: Need, free: Option<Balance>) -> Grant {
         let mut lines = self.lines();
         let Some((pool, name)) = lines.places.get(&id).cloned() else { return Grant::Granted };

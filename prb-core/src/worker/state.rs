@@ -1,27 +1,27 @@
-//! [`State`]: a worker's label as the original names it.
+//! [`State`]: a worker's state label, with the names of the original Runtime Bridge.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A worker's state as operators of the original know it: a label derived from what is observed, never a
-/// memory. [`Reason`](super::Reason) says more.
+/// A worker's state as operators of the original Runtime Bridge know it: a label derived from the
+/// observation, never stored. [`Reason`](super::Reason) has the details.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub enum State {
     /// Does not run.
     #[default]
     #[serde(rename = "S_IDLE")]
     Idle,
-    /// Being found, or initialised.
+    /// Connecting, or being initialised.
     #[serde(rename = "S_STARTING")]
     Starting,
     /// Behind the chain.
     #[serde(rename = "S_SYNCHING")]
     Synching,
-    /// At the tip, and to stay there without computing.
+    /// At the tip, and not meant to compute.
     #[serde(rename = "S_SYNCHED")]
     Synched,
-    /// At the tip, on its way to computing.
+    /// At the tip, preparing to compute.
     #[serde(rename = "S_PRE_ACTIVE")]
     PreActive,
     /// Computing.
@@ -30,7 +30,7 @@ pub enum State {
     /// Told to exit, not back yet.
     #[serde(rename = "S_KICKED")]
     Kicked,
-    /// Something is wrong; it is tried again.
+    /// Something fails; it is retried.
     #[serde(rename = "S_ERROR")]
     Error,
 }

@@ -1,4 +1,4 @@
-//! [`WorkerStatus`]: how a worker is, as pages and programs see it.
+//! [`WorkerStatus`]: the public status of a worker, for pages and APIs.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -11,16 +11,16 @@ use crate::{
     sync::Position,
 };
 
-/// What became of the last [`Command::Checkpoint`](super::Command::Checkpoint).
+/// The result of the last [`Command::Checkpoint`](super::Command::Checkpoint).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// When that was known.
+    /// When the result was known.
     pub at: SystemTime,
-    /// The last block in it, or why there is none.
+    /// The last block in the checkpoint, or why there is none.
     pub result: Result<ParaNumber, Arc<str>>,
 }
 
-/// How a worker is.
+/// The status of a worker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WorkerStatus {
@@ -28,38 +28,38 @@ pub struct WorkerStatus {
     pub worker: Arc<inventory::Worker>,
     /// Its pool's entry.
     pub pool: Option<Arc<inventory::Pool>>,
-    /// The runner that it is on.
+    /// The runner that it is assigned to.
     pub runner: Option<usize>,
-    /// The label.
+    /// The state label.
     pub state: State,
-    /// Why it stands there.
+    /// Why the worker is in that state.
     pub reason: Reason,
-    /// The reason in words: what it does, or what keeps it from that. Carries no time stamp.
+    /// The reason in words. Has no time stamp.
     pub message: Arc<str>,
-    /// Since when the message, or the state, is this one.
+    /// When the message or the state last changed.
     pub message_at: SystemTime,
-    /// The numbers that it wants next.
+    /// The numbers that it needs next.
     pub position: Option<Position>,
     /// Finalised parachain blocks that it has not dispatched.
     pub lag: Option<u32>,
-    /// Its public key; of a worker that is out of sight, the last one that it was known by.
+    /// Its public key; if the worker is unreachable, the last known one.
     pub public_key: Option<WorkerKey>,
     /// Its last answer to `GetInfo`; `position` is newer.
     pub info: Option<Arc<PhactoryInfo>>,
-    /// What the chain says of that key.
+    /// The on-chain state of that key.
     pub chain: Option<Arc<WorkerOnChain>>,
-    /// What is kept of it between restarts: its key, and what is meant to become of it.
+    /// The persisted record: its last known key and its goal.
     pub saved: Saved,
-    /// Whether it has not moved for long, although there is more for it.
+    /// Whether it has not advanced for a long time although there is data for it.
     pub stalled: bool,
-    /// How often in a row reaching or syncing it failed.
+    /// Consecutive failures to reach or sync it.
     pub failures: u32,
-    /// The last checkpoint that was commanded, once it has ended.
+    /// The result of the last commanded checkpoint, once it has ended.
     pub checkpoint: Option<Checkpoint>,
 }
 
 impl WorkerStatus {
-    /// Of a worker that does not run.
+    /// The status of a worker that does not run.
     pub fn idle(desired: &Desired, reason: Reason, message_at: SystemTime) -> Self {
         Self {
             worker: Arc::clone(&desired.worker),
@@ -81,13 +81,13 @@ impl WorkerStatus {
         }
     }
 
-    /// The state of its computing session, where it has one.
+    /// The state of its computing session, if it has one.
     pub fn session_state(&self) -> Option<SessionState> {
         self.chain.as_ref()?.session.as_ref().map(|session| session.state)
     }
 
-    /// Whether it computes and the chain misses its heartbeats. Its label is `S_ACTIVE` all the same, as the
-    /// original's is.
+    /// Whether it computes and the chain marks it unresponsive. Its label is `S_ACTIVE` nevertheless, as in
+    /// the original.
     pub fn is_unresponsive(&self) -> bool {
         self.session_state() == Some(SessionState::WorkerUnresponsive)
     }

@@ -1,7 +1,7 @@
-//! [`Task`]: carries one worker's decisions out.
+//! [`Task`]: runs one worker's reconciliation loop.
 //!
-//! One loop takes in what has changed, decides, shows, and starts what is decided. Calls to the worker, a sync
-//! step, the making of a transaction and jobs go on beside one another: none waits for another.
+//! One loop applies changes, decides, updates the status, and starts the action decided on. Calls to the
+//! worker, a sync step, the preparation of a transaction and jobs run concurrently: none waits for another.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ use operations::Prepared;
 use relay::Relay;
 use syncing::Syncing;
 
-/// What all workers of a fleet share.
+/// Resources that all workers of a fleet share.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) source: Arc<dyn BlobSource>,
@@ -80,22 +80,22 @@ pub(crate) struct Task {
     relay: Relay,
     jobs: Jobs,
 
-    /// The call to the worker that is under way, syncing aside.
+    /// The call to the worker in flight, besides syncing.
     call: Option<Call>,
     kick_asked: bool,
     checkpoint_asked: bool,
-    /// The operation that is under way: being made, or with the trader.
+    /// The operation in flight: being prepared, or with the trader.
     operation: Option<Operation>,
-    /// The transaction being made from what the worker says.
+    /// The transaction being prepared with data from the worker.
     preparing: Option<BoxFuture<'static, Prepared>>,
     refresh_ra: bool,
-    /// The request to register, over all attempts that it takes.
+    /// The registration request, kept across the attempts that it takes.
     registration: Option<RegistrationRequest>,
-    /// What is to be kept of the worker; stored once `slot.saved()` is the same.
+    /// The record to persist; persisted once `slot.saved()` equals it.
     saved: Saved,
 }
 
-/// What ended, or has changed.
+/// Why the loop woke up.
 enum Wake {
     Cancelled,
     Changed,
@@ -136,14 +136,14 @@ impl Task {
         }
     }
 
-    /// Runs until cancelled. Calls under way are dropped then.
+    /// Runs until cancelled. Calls in flight are dropped then.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         let slot = Arc::clone(&self.slot);
         let mut edits = slot.edits();
         loop {
             let desired = Arc::clone(&edits.borrow_and_update());
             self.edited(desired);
-            // A command that drops calls would spoil a checkpoint being written.
+            // A command that drops the call in flight would corrupt a checkpoint being written.
             if !self.must_finish_call() {
                 for command in slot.take_commands() {
                     self.commanded(command);
@@ -152,7 +152,7 @@ impl Task {
             self.turn();
             let until = self.wakes_at();
             let wake = tokio::select! {
-                // In this order: what ends the task or was commanded comes first.
+                // In this order: cancellation and commands take precedence over everything else.
                 biased;
                 () = cancel.cancelled() => Wake::Cancelled,
                 () = slot.woken() => Wake::Changed,
@@ -177,7 +177,7 @@ impl Task {
         }
     }
 
-    /// Takes in what has changed, decides, shows, and starts what is decided.
+    /// One iteration: applies changes, decides, updates the status, and starts the action.
     fn turn(&mut self) {
         let now = Instant::now();
         self.start_commanded();
@@ -206,7 +206,7 @@ impl Task {
             Action::Wait => {}
             Action::Recheck => self.link.recheck_later(now),
             Action::Operate(operation) => self.operate(operation),
-            // One call at a time, syncing aside: what is still to be done is decided again when it has ended.
+            // One call at a time, besides syncing: the next iteration after it ends decides again.
             _ if self.call.is_some() => {}
             Action::Observe => self.get_info(),
             Action::Init => self.init(),
@@ -225,7 +225,7 @@ impl Task {
             self.reconnect();
         }
         if self.desired.worker.pid != before.worker.pid {
-            // Where it was, and what stopped it there, is no guide to another pool.
+            // The session state in the previous pool says nothing about the new one.
             self.on_chain.reset();
             self.saved.was_computing = false;
         }
@@ -252,7 +252,7 @@ impl Task {
         self.on_chain.forget_failures();
     }
 
-    /// Forgets what failed and what is awaited, and observes everything again.
+    /// Discards failures and pending outcomes, and observes everything again.
     fn restart(&mut self) {
         self.reconnect();
         self.forget_jobs();
@@ -267,7 +267,7 @@ impl Task {
         self.lose_sight();
     }
 
-    /// Forgets what the worker said. Jobs under way stay so: they are about its key.
+    /// Discards what the worker reported. Jobs stay in flight: they concern its key, not the connection.
     fn lose_sight(&mut self) {
         self.call = None;
         self.link.lose_sight();
@@ -276,7 +276,7 @@ impl Task {
         self.relay.lose_sight();
     }
 
-    /// Another key answers: nothing of the last one counts any more.
+    /// Another key answers: discards everything that concerns the last one.
     fn key_changed(&mut self) {
         self.on_chain.reset();
         self.relay.reset();
@@ -287,7 +287,7 @@ impl Task {
         self.registration = None;
     }
 
-    /// Waits for no job any more: what they have done is read from the chain.
+    /// Stops waiting for jobs: their effects are read from the chain.
     fn forget_jobs(&mut self) {
         self.jobs.reset();
         self.operation = None;
@@ -296,7 +296,7 @@ impl Task {
         self.on_chain.settling = Some(self.on_chain.block.next());
     }
 
-    /// Has something kept of the worker beyond a restart.
+    /// Sets the record to persist for the worker.
     fn keep(&mut self, saved: Saved) {
         if saved == self.saved {
             return;
@@ -338,12 +338,12 @@ impl Drop for Task {
     }
 }
 
-/// What the worker's task wants followed on chain.
+/// What the chain reader must follow for the worker.
 fn interest(desired: &Desired, saved: &Saved) -> Interest {
     Interest { pool: desired.worker.pid, payer: desired.payer(), last_key: saved.key }
 }
 
-/// Waits for the transaction being made; pends for ever where there is none.
+/// Waits for the transaction being prepared; pending forever if there is none.
 async fn prepared<T>(preparing: &mut Option<BoxFuture<'static, T>>) -> T {
     let Some(future) = preparing else { return std::future::pending().await };
     let made = future.await;
@@ -351,7 +351,7 @@ async fn prepared<T>(preparing: &mut Option<BoxFuture<'static, T>>) -> T {
     made
 }
 
-/// Waits for a change; for ever where there will be none.
+/// Waits for a change; pending forever once the sender is gone.
 async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         std::future::pending::<()>().await;

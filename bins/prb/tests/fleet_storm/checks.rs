@@ -94,7 +94,7 @@ fn faults(scene: &Scene, at: usize, entry: &Entry, observed: &Observed) -> Vec<S
         return wrong;
     }
     let tip = scene.net.devnet.para().finalized_number();
-    check(!status.message.contains("on-chain state"), "waits for its on-chain state");
+    check(!status.message.contains("its on-chain state"), "waits for its on-chain state");
     check(status.public_key == Some(*key), "another public key is shown, or none");
     check(scene.handle(at).info().blocknum + TIP > tip, "is behind");
     check(!status.stalled, "is stalled");

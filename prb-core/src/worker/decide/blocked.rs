@@ -1,5 +1,5 @@
-//! What the chain would refuse, told before it is paid for. Source of the checks and their order: the pallets'
-//! `add_worker`, `start_computing` and `restart_computing`.
+//! Preconditions of operations: detects what the chain would refuse before a fee is paid. The checks and
+//! their order follow the pallets' `add_worker`, `start_computing` and `restart_computing`.
 
 use crate::{
     chain::{PoolOnChain, Registration, Session},
@@ -8,7 +8,7 @@ use crate::{
     worker::{Desired, Observed, Operation, Reason, observed::Grant},
 };
 
-/// Why the chain would refuse an operation; `None` where it would not, or where too little is known to say.
+/// Returns why the chain would refuse an operation; `None` if it would not, or if too little is known.
 pub(super) fn reason(
     desired: &Desired,
     observed: &Observed,
@@ -60,8 +60,8 @@ fn full(desired: &Desired, observed: &Observed, pool: &PoolOnChain) -> Option<Re
     (pool.workers.len() >= limit as usize).then_some(Reason::PoolFull { pool: desired.worker.pid, limit })
 }
 
-/// Raising a stake wants an empty queue. A start does not, but where anybody may stop the pool's workers it
-/// would end in another cool-down.
+/// Raising a stake requires an empty withdrawal queue. A start does not, but once a withdrawal has passed its
+/// grace period anybody may stop the pool's workers, and the start would end in another cool-down.
 fn withdrawals(desired: &Desired, observed: &Observed, pool: &PoolOnChain, raises: bool) -> Option<Reason> {
     let oldest = pool.withdrawals.first()?;
     let rules = &observed.rules;
@@ -91,10 +91,10 @@ fn out_of_bounds(observed: &Observed, registration: &Registration, stake: Balanc
     (stake > max).then_some(Reason::StakeTooLarge { stake, max })
 }
 
-/// What a worker needs of its pool's free stake for its next operation; `None` where that is nothing.
+/// Returns the free stake that a worker needs from its pool for its next operation; `None` if it needs none.
 ///
-/// A worker counts from when it has caught up, before it is registered and scored: those that are further on
-/// must not take what it, standing before them in line, needs in a minute.
+/// A worker counts as soon as it has caught up, before it is registered and scored: workers that are further
+/// along must not take the stake that a worker ahead of them in the queue needs a minute later.
 pub(crate) fn stake_needed(desired: &Desired, observed: &Observed) -> Option<Balance> {
     let waits = !observed.caught_up
         || desired.sync_only()

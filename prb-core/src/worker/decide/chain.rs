@@ -1,4 +1,4 @@
-//! Where a worker stands on chain, were it at the tip.
+//! Assesses a worker by its on-chain state, as if it were at the tip.
 
 use super::{Standing, blocked, key_changed};
 use crate::{
@@ -16,7 +16,7 @@ pub(super) fn standing(
     info: &PhactoryInfo,
 ) -> Standing {
     if let Some(holder) = &observed.key_holder {
-        // One pRuntime takes one sync at a time, and the other entry syncs it.
+        // One pRuntime accepts one sync at a time, and the other entry syncs it.
         let mut twin = Standing::new(State::Error, Reason::KeyInUse { holder: holder.clone() }).silent();
         twin.syncs = false;
         return twin;
@@ -39,7 +39,7 @@ pub(super) fn standing(
     let computing = chain.session.as_ref().is_some_and(|s| s.state.is_computing());
     if let Some(reason) = observed.last_key.as_ref().and_then(|last| key_changed(observed, last)) {
         let standing = Standing::new(State::Error, reason);
-        // Without its heartbeats the new key would be slashed too, where it computes.
+        // Its messages are relayed if it computes: without heartbeats the new key would be slashed as well.
         return if computing { standing } else { standing.silent() };
     }
     match chain.pool {
@@ -55,7 +55,7 @@ pub(super) fn standing(
     }
 }
 
-/// A worker that is in our pool, or in none.
+/// A worker that is in its configured pool, or in none.
 struct Candidate<'a> {
     desired: &'a Desired,
     settings: &'a Settings,
@@ -86,7 +86,7 @@ impl Candidate<'_> {
             return Standing::new(State::PreActive, Reason::Registering).wants(Operation::Register).silent();
         };
         if let Some(reason) = self.outdated(registration) {
-            // Registering again does not end a session.
+            // Registering again does not end a session, so the worker goes on computing.
             let computing = session.is_some_and(|s| s.state.is_computing());
             let state = if computing { State::Active } else { State::PreActive };
             return Standing::new(state, reason).wants(Operation::Register);
@@ -103,7 +103,7 @@ impl Candidate<'_> {
         settled
     }
 
-    /// A worker that is not to compute, and does not.
+    /// Assesses a worker that must not compute, and does not.
     fn stopped(&self, session: Option<&Session>) -> Option<Standing> {
         if session.is_some_and(|s| s.state.is_computing()) {
             return None;
@@ -137,12 +137,13 @@ impl Candidate<'_> {
 
     fn announces(&self) -> bool {
         let wanted = &self.desired.worker.endpoints;
-        // What the chain has is not known where it cannot be read: announcing again and again costs fees.
+        // If the announced endpoints cannot be read, they cannot be compared: announcing repeatedly would
+        // cost fees.
         let readable = self.chain.endpoints_unreadable.is_none();
         readable && !wanted.is_empty() && *wanted != self.chain.endpoints
     }
 
-    /// A worker that is to compute and does not yet.
+    /// Assesses a worker that shall compute and does not yet.
     fn on_its_way(&self, session: Option<&Session>, registration: &Registration) -> Standing {
         if let Some(waits) = self.unscored(registration) {
             return waits;
@@ -168,9 +169,9 @@ impl Candidate<'_> {
             None => standing.wants(operation),
             Some(reason) => {
                 let state = match reason {
-                    // Nothing is wrong.
+                    // Not an error: workers before it are served first.
                     Reason::AwaitingTurn { .. } => standing.state,
-                    // A computing worker goes on computing with the stake that it has.
+                    // A computing worker goes on computing with its current stake.
                     _ if standing.state == State::Active => State::Active,
                     _ => State::Error,
                 };
@@ -179,7 +180,7 @@ impl Candidate<'_> {
         }
     }
 
-    /// What to do about a worker without a sufficient score; `None` where it has one.
+    /// Assesses a worker without a sufficient score; `None` if its score suffices.
     fn unscored(&self, registration: &Registration) -> Option<Standing> {
         let (settings, score) = (self.settings, registration.initial_score.unwrap_or(0));
         let min = if settings.enforce_min_bench_score { settings.min_bench_score.max(1) } else { 1 };
@@ -197,7 +198,7 @@ impl Candidate<'_> {
 
     fn cooling_down(&self, session: &Session) -> Standing {
         let rules = &self.observed.rules;
-        // The chain's clock, else the worker's own as of the last block that it dispatched.
+        // The chain's clock; if unknown, the worker's as of the last block that it dispatched.
         let now_secs = match rules.now_secs {
             0 => self.info.current_block_time / 1000,
             now => now,
@@ -223,7 +224,8 @@ impl Candidate<'_> {
         }
     }
 
-    /// Whether withdrawals had waited so long when it stopped that anybody could stop it.
+    /// Whether a withdrawal had passed its grace period when the worker stopped, so that anybody could stop
+    /// it.
     fn was_forced(&self, session: &Session) -> bool {
         let (Some(Ok(pool)), Some(grace)) = (&self.observed.pool, self.observed.rules.withdrawal_grace_secs)
         else {
@@ -235,7 +237,7 @@ impl Candidate<'_> {
 
     fn computing(&self, session: &Session, registration: &Registration) -> Standing {
         if session.state == SessionState::WorkerUnresponsive {
-            // Its stake is not touched before it answers again: a restart would hide why it does not.
+            // Its stake is not changed before it responds again: a restart would hide why it does not.
             return Standing::new(State::Active, Reason::Unresponsive);
         }
         let wanted = self.desired.worker.stake;

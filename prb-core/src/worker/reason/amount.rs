@@ -1,10 +1,10 @@
-//! Amounts and spans of time as people read them.
+//! Formats amounts and durations for messages.
 
 use std::fmt;
 
 use crate::primitives::{Balance, PHA_DECIMALS};
 
-/// An amount in PHA with thousands separated, cut to four decimals: `1,200.5 PHA`.
+/// An amount in PHA with thousands separators, truncated to four decimals: `1,200.5 PHA`.
 pub(crate) struct Pha(pub(crate) Balance);
 
 impl fmt::Display for Pha {
@@ -23,14 +23,14 @@ impl fmt::Display for Pha {
             let part = format!("{part:04}");
             write!(f, ".{}", part.trim_end_matches('0'))?;
         } else if whole == 0 && self.0 > 0 {
-            // Not nothing.
+            // Smaller than the precision, but not zero.
             f.write_str(".0001")?;
         }
         f.write_str(" PHA")
     }
 }
 
-/// In whole hours or minutes, so that a message does not change with every block.
+/// Formats a duration in whole hours or minutes, so that a message does not change with every block.
 pub(crate) fn span_in_words(secs: u64) -> String {
     match secs {
         0..60 => "a minute".to_owned(),

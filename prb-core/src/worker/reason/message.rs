@@ -1,4 +1,4 @@
-//! The words of each [`Reason`]: what operators read.
+//! The messages of [`Reason`], for operators.
 
 use std::fmt;
 
@@ -9,19 +9,26 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disabled => f.write_str("Worker is disabled"),
-            Self::PoolNotInInventory => f.write_str("Its pool is not in the inventory"),
+            Self::PoolNotInInventory => f.write_str(
+                "Its pool is not in the inventory: add the pool, or correct the worker's pool number",
+            ),
             Self::PoolDisabled => f.write_str("Its pool is disabled"),
-            Self::FleetFull { limit } => write!(f, "The fleet runs its {limit} workers already"),
+            Self::FleetFull { limit } => write!(
+                f,
+                "The fleet already runs its maximum of {limit} workers: raise the limit, or disable another worker"
+            ),
             Self::AwaitingRunner => f.write_str("Waiting for a runner"),
-            Self::NoFleet => f.write_str("Only the inventory is edited here, no worker runs"),
-            Self::InternalError { text } => write!(f, "Internal error: {text}"),
+            Self::NoFleet => f.write_str("This process only manages the inventory; workers do not run here"),
+            Self::InternalError { text } => write!(f, "Internal error, the worker's task restarts: {text}"),
             Self::Connecting => f.write_str("Connecting to the worker"),
-            Self::Kicked => f.write_str("Kicked, waiting for it to come back"),
+            Self::Kicked => f.write_str("Kicked: waiting for pRuntime's supervisor to start it again"),
             Self::TakingCheckpoint => f.write_str("Taking a checkpoint"),
-            Self::WrongChain { theirs, ours } => {
-                write!(f, "Worker is on another chain: its genesis is {theirs}, the chain's is {ours}")
-            }
-            Self::AwaitingChainData => f.write_str("Waiting for chain data"),
+            Self::WrongChain { theirs, ours } => write!(
+                f,
+                "Worker was initialised for another chain: its genesis is {theirs}, this chain's is {ours}; remove \
+                 its data, or move its entry to that chain's manager"
+            ),
+            Self::AwaitingChainData => f.write_str("Waiting for the chain's genesis from the data source"),
             Self::Initialising => f.write_str("Initializing pRuntime"),
             Self::Synching => f.write_str("Synching block data..."),
             Self::SyncOnly => f.write_str("Synched, sync only"),
@@ -33,80 +40,88 @@ impl fmt::Display for Reason {
             Self::RegisteringAgain => f.write_str("Registering worker again with a fresh attestation"),
             Self::AwaitingScore => f.write_str("Waiting for its benchmark score"),
             Self::AddingToPool { pool } => write!(f, "Adding worker to pool {pool}"),
-            Self::AwaitingSession => f.write_str("Waiting for its session"),
+            Self::AwaitingSession => f.write_str("Waiting for its session on chain"),
             Self::StartingComputing => f.write_str("Starting computing..."),
             Self::Computing => f.write_str("Computing"),
             Self::Stopping => f.write_str("Stopping computing..."),
             Self::Reclaiming => f.write_str("Cooled down, reclaiming its stake"),
             Self::LeavingPool { pool } => write!(f, "Leaving pool {pool}"),
             Self::AnnouncingEndpoints => f.write_str("Announcing its endpoints on chain"),
-            Self::AwaitingBlock { block } => write!(f, "Waiting for the state of block {block}"),
+            Self::AwaitingBlock { block } => write!(f, "Waiting for the on-chain state of block {block}"),
             Self::Unreachable { error }
             | Self::InitFailed { error }
             | Self::SyncFailing { error }
             | Self::NoProgress { error }
             | Self::AwaitingData { error } => f.write_str(error),
-            Self::RelayFailing { error } => write!(f, "Sending its messages failed: {error}"),
-            Self::SaveFailing { error } => {
-                write!(f, "What is to be remembered of it cannot be stored, so nothing is sent: {error}")
-            }
+            Self::RelayFailing { error } => write!(f, "Its messages do not reach the chain: {error}"),
+            Self::SaveFailing { error } => write!(
+                f,
+                "Its key and goal cannot be stored in the inventory, so no operation is sent: {error}"
+            ),
             _ => self.fmt_more(f),
         }
     }
 }
 
 impl Reason {
-    /// The messages with more than a value or two in them.
+    /// Formats the messages with several values or a remedy.
     fn fmt_more(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy { count } => {
-                write!(f, "Worker answers that it is busy, {count} times in a row: it is asked less often")
-            }
+            Self::Busy { count } => write!(
+                f,
+                "Worker has answered that it is busy {count} times in a row; it is asked less often. Check that no \
+                 other manager syncs it"
+            ),
             Self::DiesAtBlock { block, count, version } => write!(
                 f,
-                "Worker's process (pRuntime {version}) has died {count} times at block {block}: \
-                 its log says why; another version of pRuntime may take it"
+                "Worker's process (pRuntime {version}) has died {count} times at block {block}: check pRuntime's \
+                 log, give it more memory, or use another version"
             ),
-            Self::NoOperator { pool } => {
-                write!(f, "Synched; pool {pool} has no operator, so that nothing is sent on chain")
-            }
-            Self::KeyInUse { holder } => {
-                write!(f, "Has the same public key as worker {holder}: nothing is sent to or for it")
-            }
+            Self::NoOperator { pool } => write!(
+                f,
+                "Synched; pool {pool} has no operator, so nothing is sent on chain: set the pool's operator"
+            ),
+            Self::KeyInUse { holder } => write!(
+                f,
+                "Has the same public key as worker {holder}, so it is neither synced nor operated: remove one of \
+                 the two entries"
+            ),
             Self::PoolUnreadable { pool, reason } => {
-                write!(f, "The state of pool {pool} cannot be read: {reason}")
+                write!(f, "The on-chain state of pool {pool} cannot be read: {reason}")
             }
             Self::KeyChanged { last, now, at_stake, moved_to } => {
                 write!(
                     f,
-                    "Another key answers here: {now} instead of {last}, which has {} at stake",
+                    "Another key answers: {now} instead of {last}, which has {} at stake",
                     Pha(*at_stake)
                 )?;
                 match moved_to {
-                    Some(name) => write!(f, " and is now at worker {name}")?,
+                    Some(name) => write!(f, " and now answers at worker {name}")?,
                     None => f.write_str(" and is slashed while it sends no heartbeats")?,
                 }
                 f.write_str(
-                    ". Nothing is staked for the new key: confirm it (confirm key), or stop the old one \
-                     and reclaim its stake",
+                    ". Nothing is staked for the new key: confirm it (confirm-key), or stop the last key and \
+                     reclaim its stake",
                 )
             }
             Self::KeyMoved { key, holder } => write!(
                 f,
-                "Does not answer, and its key {key} answers at worker {holder} now: remove this entry, or \
-                 point it to another machine"
+                "Does not answer, and its key {key} now answers at worker {holder}: remove this entry, or \
+                 change its endpoint to another machine"
             ),
             Self::KeyChangedUnchecked { last } => {
-                write!(f, "Another key answers here than {last}: checking what that one has at stake")
+                write!(f, "Another key answers instead of {last}: checking what the last one has at stake")
             }
-            Self::InOtherPool { on_chain, ours } => {
-                write!(f, "Worker is assigned to pool {on_chain}, not to pool {ours}")
-            }
+            Self::InOtherPool { on_chain, ours } => write!(
+                f,
+                "Worker is assigned to pool {on_chain} on chain, not to pool {ours}: correct its pool number, or \
+                 remove it from pool {on_chain}"
+            ),
             Self::AssignmentGone { computing: true } => {
-                f.write_str("Computing, but the chain names no pool for it: nothing is sent but its messages")
+                f.write_str("Computing, but the chain assigns it to no pool: only its messages are sent")
             }
             Self::AssignmentGone { computing: false } => f.write_str(
-                "Cooling down, and the chain names no pool for it: nothing is sent before its stake is free",
+                "Cooling down, and the chain assigns it to no pool: nothing is sent until its stake is free",
             ),
             Self::OperatorDiffers { on_chain, ours } => {
                 let on_chain = on_chain.map_or_else(|| "none".to_owned(), |a| a.to_ss58(PHALA_SS58_PREFIX));
@@ -114,7 +129,7 @@ impl Reason {
                 write!(f, "Registering worker again: its operator on chain is {on_chain}, not {ours}")
             }
             Self::ScoreTooLow { score, min } => {
-                write!(f, "Its benchmark score is {score}, less than the minimum of {min}")
+                write!(f, "Its benchmark score is {score}, below the minimum of {min}")
             }
             Self::RaisingStake { from, to } => {
                 write!(f, "Raising its stake from {} to {}", Pha(*from), Pha(*to))
@@ -129,7 +144,7 @@ impl Reason {
 
     fn fmt_stopped(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by_force = |forced: &bool| match forced {
-            true => " (stopped by force: withdrawals have waited too long)",
+            true => " (forced: withdrawals of the pool were overdue)",
             false => "",
         };
         match self {
@@ -140,9 +155,9 @@ impl Reason {
                 }
                 f.write_str(match then {
                     AfterCoolDown::StaysStopped => "; stays stopped until it is started or reclaimed",
-                    AfterCoolDown::Reclaims => "; its stake is reclaimed then",
-                    AfterCoolDown::StartsAgain => "; starts again then",
-                    AfterCoolDown::LeavesPool => "; leaves its pool then",
+                    AfterCoolDown::Reclaims => "; then its stake is reclaimed",
+                    AfterCoolDown::StartsAgain => "; then its stake is reclaimed and it starts again",
+                    AfterCoolDown::LeavesPool => "; then its stake is reclaimed and it leaves its pool",
                 })?;
                 f.write_str(by_force(forced))
             }
@@ -160,54 +175,60 @@ impl Reason {
                 write!(f, "The chain has no pool {pool} (PoolDoesNotExist): check its number")
             }
             Self::PoolIsVault { pool } => {
-                write!(f, "Pool {pool} is a vault, which takes no workers (PoolTypeNotMatch)")
+                write!(
+                    f,
+                    "Pool {pool} is a vault, which takes no workers (PoolTypeNotMatch): use a stake pool"
+                )
             }
             Self::NotPoolOwner { pool, owner, ours } => write!(
                 f,
-                "Pool {pool} belongs to {}, not to {} (UnauthorizedPoolOwner): set its operator or the \
-                 account that it is a proxy of",
+                "Pool {pool} belongs to {}, not to {} (UnauthorizedPoolOwner): set the owner as its operator, or \
+                 as the account that its operator is a proxy of",
                 owner.to_ss58(PHALA_SS58_PREFIX),
                 ours.to_ss58(PHALA_SS58_PREFIX),
             ),
-            Self::AwaitingTurn { pool } => {
-                write!(f, "Waiting for its turn: other workers of pool {pool} come before it")
-            }
+            Self::AwaitingTurn { pool } => write!(
+                f,
+                "Waiting for its turn: workers before it have not reported yet whether they need free stake of pool \
+                 {pool}"
+            ),
             Self::PoolFull { pool, limit } => write!(
                 f,
-                "Pool {pool} has its {limit} workers (WorkersExceedLimit): remove one, or use another pool"
+                "Pool {pool} has its maximum of {limit} workers (WorkersExceedLimit): remove one, or use another pool"
             ),
             Self::StakeTooSmall { stake, min } => write!(
                 f,
-                "Its stake of {} is less than the {} that the chain wants for its score (InsufficientStake)",
+                "Its stake of {} is below the chain's minimum of {} for its score (InsufficientStake): raise it",
                 Pha(*stake),
                 Pha(*min)
             ),
             Self::StakeTooLarge { stake, max } => write!(
                 f,
-                "Its stake of {} is more than the {} that the chain takes for its score (TooMuchStake)",
+                "Its stake of {} is above the chain's maximum of {} for its score (TooMuchStake): lower it",
                 Pha(*stake),
                 Pha(*max)
             ),
             Self::FreeStakeShort { pool, free, needed, missing, waiting } => write!(
                 f,
-                "Pool {pool} has {} free, this worker wants {}, and {waiting} wait for stake: {} are missing \
-                 (InsufficientFreeStake)",
+                "Pool {pool} has {} of free stake, this worker needs {}, and {waiting} workers wait for stake: {} \
+                 are missing (InsufficientFreeStake)",
                 Pha(*free),
                 Pha(*needed),
                 Pha(*missing)
             ),
             Self::WithdrawalsQueued { pool, forced: false } => write!(
                 f,
-                "Withdrawals wait in pool {pool}, so that stakes cannot be raised (WithdrawQueueNotEmpty)"
+                "Pool {pool} has queued withdrawals: its stakes cannot be raised before they are paid \
+                 (WithdrawQueueNotEmpty)"
             ),
             Self::WithdrawalsQueued { pool, .. } => write!(
                 f,
-                "Withdrawals in pool {pool} have waited so long that anybody may stop its workers: not \
-                 started before they are paid"
+                "Withdrawals of pool {pool} are overdue, so that anybody may stop its workers: none is started \
+                 before they are paid"
             ),
             Self::OperatorCannotPay { operator, balance } => write!(
                 f,
-                "Operator {} has {} and cannot pay fees: send it some PHA",
+                "Operator {} has {} and cannot pay fees: transfer some PHA to it",
                 operator.to_ss58(PHALA_SS58_PREFIX),
                 Pha(*balance)
             ),
@@ -217,9 +238,9 @@ impl Reason {
             }
             Self::OperationWithoutEffect { operation, block } => write!(
                 f,
-                "{operation} was carried out in block {block}, and the chain looks as before; tried again later"
+                "{operation} was included in block {block} without effect on chain; it is tried again later"
             ),
-            Self::RegistrationRejected { error } => write!(f, "Worker is not registered: {error}"),
+            Self::RegistrationRejected { error } => write!(f, "Registration was not sent: {error}"),
             // Every other reason has its text above.
             _ => f.write_str(self.code()),
         }

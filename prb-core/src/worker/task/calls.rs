@@ -20,14 +20,14 @@ use crate::{
     worker::{Checkpoint, EventKind, Reason, operate},
 };
 
-/// A call under way.
+/// A call in flight.
 pub(super) struct Call {
-    /// Dropped, its effect would be lost or spoilt.
+    /// Whether the call must not be dropped: its effect would be lost or corrupted.
     must_finish: bool,
     future: BoxFuture<'static, Answer>,
 }
 
-/// How a call ended.
+/// The result of a call.
 pub(super) enum Answer {
     Info(Result<Box<PhactoryInfo>, Arc<str>>),
     Init(Result<(), Error>),
@@ -36,7 +36,7 @@ pub(super) enum Answer {
     Checkpoint(Result<SyncedTo, Error>),
 }
 
-/// Waits for the call under way; pends for ever where there is none.
+/// Waits for the call in flight; pending forever if there is none.
 ///
 /// # Cancel safety
 /// Safe.
@@ -48,7 +48,7 @@ pub(super) async fn next(call: &mut Option<Call>) -> Answer {
 }
 
 impl Task {
-    /// Whether the call under way must not be dropped.
+    /// Whether the call in flight must not be dropped.
     pub(super) fn must_finish_call(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.must_finish)
     }
@@ -57,12 +57,13 @@ impl Task {
         self.call = Some(Call { must_finish, future: future.boxed() });
     }
 
-    /// Starts what was commanded. A checkpoint first: with both, the worker is to come back from it.
+    /// Starts the calls that were commanded. A checkpoint goes before a kick: the worker must restart from
+    /// it.
     pub(super) fn start_commanded(&mut self) {
         if self.must_finish_call() {
             return;
         }
-        // A checkpoint waits for the batch under way: it would have the worker's lock.
+        // A checkpoint waits for the batch in flight: pRuntime holds its lock while it processes one.
         if self.checkpoint_asked && !self.sync.is_running() {
             self.checkpoint_asked = false;
             let client = self.link.client();
@@ -74,7 +75,7 @@ impl Task {
             });
         } else if self.kick_asked && !self.checkpoint_asked {
             self.kick_asked = false;
-            // What hangs is what a kick is for.
+            // A batch in flight is dropped, not awaited: a kick is the remedy for a worker that hangs.
             self.sync.lose_sight();
             let client = self.link.client();
             self.call(true, async move {
@@ -86,7 +87,7 @@ impl Task {
         }
     }
 
-    /// Whether a checkpoint is being taken, or waits for the batch under way.
+    /// Whether a checkpoint is being taken, or waits for the batch in flight.
     pub(super) fn takes_checkpoint(&self) -> bool {
         self.checkpoint_asked || self.must_finish_call()
     }
@@ -161,7 +162,7 @@ impl Task {
     }
 
     fn init_ended(&mut self, result: Result<(), Error>) {
-        // Whatever came of it, the worker's own word is what counts.
+        // Whether it succeeded or not, the worker's own info decides.
         self.link.stale = true;
         match result {
             Ok(()) => {
@@ -183,7 +184,7 @@ impl Task {
         self.lose_sight();
         self.link.kicked = result.is_ok();
         match result {
-            // It may answer once more before it exits.
+            // Its HTTP server may answer once more before the process exits.
             Ok(()) => self.link.failures.defer(Reason::Kicked, Duration::from_secs(1)),
             Err(error) => {
                 warn!(worker = %self.desired.worker.name, %error, "worker was not kicked");
@@ -216,7 +217,7 @@ impl Task {
         self.link.stale |= advice.observe;
         if let Ok(Outcome::Advanced { position, .. }) = stepped.result {
             let heights = *self.heights.borrow();
-            // At the tip: what the block brought (messages, registration) is in the info.
+            // At the tip: the info shows what the block brought (messages, registration).
             self.link.stale |= matches!(stepped.planned.step, Step::Blocks(_))
                 && !matches!(self.sync.next_step(&heights, &self.ctx.tuning), Step::Blocks(_))
                 && position.lag(&heights).is_some_and(|lag| lag <= self.ctx.tuning.caught_up_within);
@@ -224,7 +225,7 @@ impl Task {
         let Some(problem) = self.sync.health.problem() else { return };
         let (worker, message) = (&self.desired.worker.name, &problem.message);
         if problem.cause.is_alert() && !alerted {
-            error!(%worker, cause = problem.cause.as_str(), "worker does not get on: {message}");
+            error!(%worker, cause = problem.cause.as_str(), "worker does not advance: {message}");
         } else if problem.failures % 10 == 1 && stepped.result.is_err() {
             warn!(%worker, cause = problem.cause.as_str(), failures = problem.failures, "sync failed: {message}");
         } else {
@@ -233,7 +234,7 @@ impl Task {
     }
 }
 
-/// The error of a call to an endpoint that no client can be made for.
+/// The error of a call if no client can be created for the endpoint.
 fn no_client(text: Arc<str>) -> Error {
     let source = text.to_string().into();
     Error::Unreachable { endpoint: "the worker's endpoint".into(), source }

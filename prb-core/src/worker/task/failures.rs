@@ -1,4 +1,4 @@
-//! [`FailureTracker`]: what fails, how often, and when it is tried again.
+//! [`FailureTracker`]: tracks consecutive failures: backoff, and the reason shown to operators.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     worker::{Failure, Reason},
 };
 
-/// Consecutive failures of one thing: their backoff and the reason shown to operators.
+/// Consecutive failures of one kind of operation.
 pub(super) struct FailureTracker {
     backoff: Backoff,
     reason: Option<Reason>,
@@ -21,13 +21,13 @@ impl FailureTracker {
         Self { backoff: Backoff::new(config), reason: None, due: Instant::now() }
     }
 
-    /// Counts a failure.
+    /// Records a failure.
     pub(super) fn fail(&mut self, reason: Reason) {
         self.due = Instant::now() + self.backoff.fail();
         self.reason = Some(reason);
     }
 
-    /// To be tried again after `wait`, without counting as a failure.
+    /// Schedules a retry after `wait`, without counting a failure.
     pub(super) fn defer(&mut self, reason: Reason, wait: Duration) {
         self.due = Instant::now() + wait;
         self.reason = Some(reason);
@@ -38,12 +38,12 @@ impl FailureTracker {
         self.reason = None;
     }
 
-    /// Failures in a row.
+    /// Consecutive failures.
     pub(super) const fn attempts(&self) -> u32 {
         self.backoff.attempts()
     }
 
-    /// Whether to log: the first of several failures in a row, and every tenth.
+    /// Whether to log a warning: for the first of several consecutive failures, and every tenth.
     pub(super) const fn is_worth_a_warning(&self) -> bool {
         self.backoff.attempts() % 10 == 1
     }
@@ -53,7 +53,7 @@ impl FailureTracker {
         Some(Failure { reason, attempts: self.backoff.attempts(), due: self.due <= now })
     }
 
-    /// When it is due, if that is to come.
+    /// When the retry is due, if that is in the future.
     pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
         (self.reason.is_some() && self.due > now).then_some(self.due)
     }

@@ -1,4 +1,4 @@
-//! [`Identity`]: the public key that answers at a worker's endpoint, and its claim on it.
+//! [`Identity`]: the public key that answers at a worker's endpoint, and the entry's claim on it.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use crate::{
     worker::{Keys, keys::Claim},
 };
 
-/// Which key the worker has, and whether it is this entry's to use.
+/// The worker's key, and whether this entry may use it.
 #[derive(Default)]
 pub(super) struct Identity {
     /// The key that answers.
     key: Option<WorkerKey>,
-    /// The key that answered last, also while none does.
+    /// The key that answered last, kept while none does.
     last: Option<WorkerKey>,
     claim: Option<Claim<WorkerKey>>,
-    /// The worker of this fleet that has the key.
+    /// The other worker of this fleet that holds the key, if any.
     pub(super) holder: Option<Arc<str>>,
 }
 
 impl Identity {
-    /// Takes in what the worker says of itself; gives whether another key answers than last, however long ago
-    /// that was.
+    /// Applies the worker's info; returns whether the key differs from the last one that answered, however
+    /// long ago that was.
     pub(super) fn saw(&mut self, info: &PhactoryInfo) -> bool {
         let key = public_key(info);
         if self.key == key {
@@ -36,22 +36,22 @@ impl Identity {
         changed
     }
 
-    /// The worker is out of sight: its key is free for another entry, where the same machine may answer now.
+    /// Releases the key of an unreachable worker: the same machine may answer at another entry now.
     pub(super) fn lose_sight(&mut self) {
         *self = Self { last: self.last, ..Self::default() };
     }
 
-    /// The key, where it is this entry's.
+    /// The key, if this entry holds it.
     pub(super) fn claimed(&self) -> Option<WorkerKey> {
         self.claim.as_ref().map(|claim| *claim.subject())
     }
 
-    /// The key that answers, whoever has it.
+    /// The key that answers, whether or not this entry holds it.
     pub(super) const fn key(&self) -> Option<WorkerKey> {
         self.key
     }
 
-    /// Claims the key, where that has not been done.
+    /// Claims the key, unless this entry already holds it.
     pub(super) fn claim(&mut self, keys: &Arc<Keys>, worker: &inventory::Worker) {
         let (Some(key), None) = (self.key, &self.claim) else { return };
         match keys.claim(key, worker.id, &worker.name) {
@@ -69,7 +69,7 @@ impl Identity {
     }
 }
 
-/// The key of a worker that is initialised.
+/// The public key of an initialised worker.
 pub(super) fn public_key(info: &PhactoryInfo) -> Option<WorkerKey> {
     info.public_key.as_ref().filter(|_| info.initialized)?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! [`Jobs`]: what a worker's task has given to the queue, and what comes back.
+//! [`Jobs`]: the jobs that a worker's task has submitted, and their outcomes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::{
     worker::Operation,
 };
 
-/// What a job is for.
+/// The purpose of a job.
 #[derive(Clone, Debug)]
 pub(super) enum Ticket {
     Operation(Operation),
-    /// Messages of that sender, by the number that its queue gave them.
+    /// Messages of that sender, with the ticket that its [`Egress`](crate::worker::egress::Egress) tracks.
     Messages(MessageOrigin, u64),
 }
 
@@ -26,7 +26,7 @@ pub(super) enum JobEvent {
     Ended(Ticket, Result<JobOutcome, JobFailure>),
 }
 
-/// Jobs being added or awaited.
+/// Jobs being submitted or awaited.
 pub(super) struct Jobs {
     queue: Arc<dyn JobQueue>,
     patience: Duration,
@@ -38,7 +38,7 @@ impl Jobs {
         Self { queue, patience, set: JoinSet::new() }
     }
 
-    /// Waits for none of them any more. They may still be carried out: the chain tells.
+    /// Stops waiting for all of them. They may still be executed: the chain shows their effect.
     pub(super) fn reset(&mut self) {
         self.set = JoinSet::new();
     }
@@ -53,18 +53,18 @@ impl Jobs {
         });
     }
 
-    /// Waits for the outcome of a job that was added.
+    /// Waits for the outcome of a submitted job.
     pub(super) fn await_outcome(&mut self, ticket: Ticket, handle: JobHandle) {
         let patience = self.patience;
         self.set.spawn(async move {
-            // Without an end a lost outcome would hold up the worker for ever.
+            // Bounded: a lost outcome would block the worker forever.
             let ended = timeout(patience, handle.outcome()).await;
             let ended = ended.unwrap_or_else(|_| Err(JobFailure { message: no_answer(patience) }));
             JobEvent::Ended(ticket, ended)
         });
     }
 
-    /// The next event; pends for ever where nothing is under way.
+    /// The next event; pending forever if no job is in flight.
     ///
     /// # Cancel safety
     /// Safe.
@@ -77,5 +77,5 @@ impl Jobs {
 }
 
 fn no_answer(patience: Duration) -> String {
-    format!("the queue gave no answer within {} minutes", patience.as_secs() / 60)
+    format!("the queue has not answered within {} minutes", patience.as_secs() / 60)
 }

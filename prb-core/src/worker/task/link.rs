@@ -1,4 +1,4 @@
-//! [`Link`]: the connection to one worker, and what it last said of itself.
+//! [`Link`]: the connection to one worker, and its last info.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::{
     worker::{Context, Desired, Reason, Tuning, decide::FAILURES_BEFORE_ERROR},
 };
 
-/// The client, the last `GetInfo`, and when to ask again.
+/// The client, the last `GetInfo`, and when to refresh it.
 pub(super) struct Link {
-    /// A client, or why there is none for the endpoint.
+    /// The client, or why none could be created for the endpoint.
     pub(super) client: Result<PRuntime, Arc<str>>,
     pub(super) info: Option<Arc<PhactoryInfo>>,
     seen_at: Instant,
-    /// Whether `info` is to be renewed.
+    /// Whether `info` must be refreshed.
     pub(super) stale: bool,
     pub(super) kicked: bool,
     pub(super) failures: FailureTracker,
@@ -40,14 +40,14 @@ impl Link {
         }
     }
 
-    /// Connects again and forgets what the worker said.
+    /// Connects again and discards the worker's info.
     pub(super) fn reset(&mut self, ctx: &Context, desired: &Desired) {
         self.client = connect(ctx, desired);
         self.lose_sight();
         self.failures.reset();
     }
 
-    /// Forgets what the worker said.
+    /// Discards the worker's info.
     pub(super) fn lose_sight(&mut self) {
         self.info = None;
         self.stale = false;
@@ -57,7 +57,7 @@ impl Link {
         self.client.clone()
     }
 
-    /// The worker has answered.
+    /// Records an answer of the worker.
     pub(super) fn saw(&mut self, info: PhactoryInfo) {
         self.failures.reset();
         self.kicked = false;
@@ -66,7 +66,7 @@ impl Link {
         self.info = Some(Arc::new(info));
     }
 
-    /// The worker has not answered; gives whether it counts as out of sight from now on.
+    /// Records a failed call; returns whether the worker counts as unreachable from now on.
     pub(super) fn not_reached(&mut self, error: Arc<str>) -> bool {
         self.failures.fail(Reason::Unreachable { error });
         let lost = self.failures.attempts() >= FAILURES_BEFORE_ERROR;
@@ -84,7 +84,7 @@ impl Link {
         self.seen_at + if caught_up { tuning.max_silence } else { tuning.observe_interval }
     }
 
-    /// Marks the info as stale where its time is over.
+    /// Marks the info as stale once it has expired.
     pub(super) fn age(&mut self, now: Instant, tuning: &Tuning, caught_up: bool) {
         self.stale |= self.info.is_some() && now >= self.ask_again_at(tuning, caught_up);
         if self.recheck_at.is_some_and(|at| at <= now) {
@@ -93,20 +93,20 @@ impl Link {
         }
     }
 
-    /// Has the worker asked again after a pause that grows while nothing else happens.
+    /// Schedules a refresh of the info, with a pause that doubles while nothing else happens.
     pub(super) fn recheck_later(&mut self, now: Instant) {
         if self.recheck_at.is_none() {
             self.recheck_at = Some(now + self.recheck.fail());
         }
     }
 
-    /// There is something better to do than to recheck.
+    /// Cancels scheduled refreshes: the worker has other work again.
     pub(super) fn stop_rechecking(&mut self) {
         self.recheck.reset();
         self.recheck_at = None;
     }
 
-    /// When time alone makes a difference.
+    /// When the passing of time alone changes something.
     pub(super) fn wakes_at(&self, now: Instant, tuning: &Tuning, caught_up: bool) -> Option<Instant> {
         let ask_again = self.info.is_some().then(|| self.ask_again_at(tuning, caught_up));
         [ask_again, self.recheck_at, self.failures.wakes_at(now)]

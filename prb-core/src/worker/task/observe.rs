@@ -1,4 +1,4 @@
-//! What is seen of a worker, in itself and on chain, and what is shown of it.
+//! Observes a worker and its on-chain state, and publishes its status.
 
 use std::sync::Arc;
 
@@ -22,13 +22,14 @@ use crate::{
 };
 
 impl Task {
-    /// Takes in the newest view, and what it makes of what is kept of the worker; gives whether that was seen.
+    /// Applies the newest view to the on-chain state and the persisted record; returns whether the worker's
+    /// on-chain state could be evaluated.
     pub(super) fn look_at_chain(&mut self) -> bool {
         self.identity.claim(&self.ctx.keys, &self.desired.worker);
         let view = self.views.borrow_and_update().clone();
         let mut seen = false;
         if let Some(view) = &view {
-            // Out of sight, the worker is still what it was on chain.
+            // An unreachable worker still has its on-chain state, under its last known key.
             let key =
                 self.identity.claimed().or_else(|| self.saved.key.filter(|_| self.identity.key().is_none()));
             self.on_chain.look(view, key);
@@ -39,7 +40,7 @@ impl Task {
         seen
     }
 
-    /// Gives whether the worker's state on chain could be looked at.
+    /// Updates the goal; returns whether the worker's on-chain state could be evaluated.
     fn follow_goal(&mut self, view: &ChainView) -> bool {
         let (Some(key), Some(Ok(chain)), None) =
             (self.identity.claimed(), &self.on_chain.worker, self.on_chain.settling)
@@ -56,12 +57,12 @@ impl Task {
         true
     }
 
-    /// The key that the entry was known by, where that is not the one that answers.
+    /// The last known key, if it differs from the one that answers.
     fn last_key(&self, view: &ChainView) -> Option<LastKey> {
         let key = self.saved.key.filter(|last| self.identity.key() != Some(*last))?;
         let holder = self.ctx.keys.holder_but(key, self.slot.id());
         let chain = view.workers.get(&key).cloned();
-        // Out of sight, only a key that answers elsewhere says something.
+        // While no key answers, the last key only matters if it answers elsewhere.
         (self.identity.key().is_some() || holder.is_some()).then_some(LastKey { key, chain, holder })
     }
 
@@ -132,7 +133,7 @@ impl Task {
         }
     }
 
-    /// Says what the worker needs of its pool's free stake, and whether that is there for it.
+    /// Reports the worker's need of its pool's free stake, and returns whether that is granted.
     fn grant(&self, observed: &Observed) -> Grant {
         let unreachable = self.link.failures.attempts() >= FAILURES_BEFORE_ERROR;
         let waits_for_chain = observed.caught_up && observed.chain.is_none() && observed.key_holder.is_none();
@@ -148,8 +149,8 @@ impl Task {
         self.ctx.stakes.ask(self.slot.id(), need, free)
     }
 
-    /// Compares an operation that was carried out with what is wanted at its block; gives whether that was
-    /// looked at.
+    /// Checks that an operation that was included is no longer wanted at its block; returns whether that
+    /// could be checked.
     pub(super) fn confirm(&mut self, wanted: Option<Operation>) -> bool {
         if self.on_chain.settling.is_some() {
             return false;

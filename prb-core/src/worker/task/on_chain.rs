@@ -1,4 +1,4 @@
-//! [`OnChain`]: what the chain says of the key that a worker's entry is known by.
+//! [`OnChain`]: the on-chain state of a worker's key, and the results of its operations.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,38 +12,38 @@ use crate::{
     worker::{Operation, Reason, Refused, Rules},
 };
 
-/// The newest view of one key, and what its operations have come to.
+/// The newest view of one key, with pending confirmations and refusals.
 pub(super) struct OnChain {
     backoff: BackoffConfig,
     key: Option<WorkerKey>,
     pub(super) worker: Option<Reading<WorkerOnChain>>,
     pub(super) block: ParaNumber,
     pub(super) rules: Rules,
-    /// An operation is final at this block, and the view is older.
+    /// The block that includes an operation, while the view is older.
     pub(super) settling: Option<ParaNumber>,
-    /// An operation that was carried out, and must not be wanted any more at this block.
+    /// An operation that was included, and must no longer be wanted at this block.
     pub(super) confirming: Option<(Operation, ParaNumber)>,
     benchmark_since: Option<ParaNumber>,
     pub(super) failures: FailureTracker,
     refused: Option<RefusedWhen>,
 }
 
-/// A refused operation is tried again after this long, whatever is seen: its cause may be one that views do not
-/// show, such as a list of accepted pRuntimes.
+/// A refused operation is retried after this long even if nothing has changed: its cause may be one that
+/// views do not show, such as the list of accepted pRuntime versions.
 const RETRY_REFUSED_AFTER: Duration = Duration::from_secs(6 * 3600);
-/// The same for refusals that wait for time alone. Far longer than the chain's clock may be off.
+/// The same for refusals that only time resolves. Much longer than the chain's clock may be off.
 const RETRY_TIMED_AFTER: Duration = Duration::from_secs(600);
 
-/// A refusal, with the state that it was decided on.
+/// A refusal, with the state that it was based on.
 struct RefusedWhen {
     operation: Operation,
     error: Arc<str>,
     cause: Cause,
-    /// When it is tried again although nothing has changed.
+    /// When the operation is retried although nothing has changed.
     until: Instant,
 }
 
-/// What a refusal depends on: while it is the same, the same operation would be refused again.
+/// The state that a refusal depends on: while it is unchanged, the same operation would be refused again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cause {
     worker: Option<Reading<WorkerOnChain>>,
@@ -67,18 +67,18 @@ impl OnChain {
         }
     }
 
-    /// Another key, or another pool: nothing of the last one counts.
+    /// Discards everything about the last key or pool.
     pub(super) fn reset(&mut self) {
         *self = Self { block: self.block, ..Self::new(self.backoff) };
     }
 
-    /// What failed may be tried again at once.
+    /// Lets failed and refused operations be retried at once.
     pub(super) fn forget_failures(&mut self) {
         self.failures.reset();
         self.refused = None;
     }
 
-    /// Takes in a view's word on `key`.
+    /// Applies a view's state of `key`.
     pub(super) fn look(&mut self, view: &ChainView, key: Option<WorkerKey>) {
         if self.key != key {
             self.reset();
@@ -93,7 +93,7 @@ impl OnChain {
         if let (Some(Ok(before)), Ok(after)) = (&self.worker, found)
             && has_moved(before, after)
         {
-            // Another situation: what failed in the last one may succeed in this.
+            // The situation changed: an operation that failed before may succeed now.
             self.failures.reset();
         }
         if let Ok(found) = found {
@@ -102,7 +102,7 @@ impl OnChain {
         self.worker = Some(found.clone());
     }
 
-    /// A worker without a sufficient score is given one benchmark's time before it registers again.
+    /// A worker without a sufficient score gets the time of one benchmark before it registers again.
     fn note_benchmark(&mut self, found: &WorkerOnChain) {
         if found.registration.is_none() {
             self.benchmark_since = None;
@@ -111,19 +111,19 @@ impl OnChain {
         }
     }
 
-    /// A registration starts a benchmark.
+    /// Notes a registration, which starts a benchmark.
     pub(super) const fn registered(&mut self, block: ParaNumber) {
         self.benchmark_since = Some(block);
     }
 
     pub(super) fn benchmark_runs(&self) -> bool {
-        /// For the report's way to the chain, and its score's way back.
+        /// Blocks for the report to reach the chain, and for the score to come back.
         const ON_THE_WAY: u32 = 20;
         let wait = self.rules.benchmark_blocks.saturating_mul(2).saturating_add(ON_THE_WAY);
         self.benchmark_since.is_none_or(|since| self.block.0 < since.0.saturating_add(wait))
     }
 
-    /// The chain has refused an operation.
+    /// Records that the chain refused an operation.
     pub(super) fn refuse(
         &mut self,
         operation: Operation,
@@ -132,7 +132,8 @@ impl OnChain {
     ) {
         self.failures.fail(Reason::OperationFailed { operation: operation.in_words(), error: error.into() });
         let wait = match refusal(error).class {
-            // Made from what was on chain: made again from what is there now, after the pause alone.
+            // The call was built from an outdated state: it is rebuilt from the current one, after the
+            // backoff alone.
             RefusalClass::Retry => return self.refused = None,
             RefusalClass::AwaitTime => RETRY_TIMED_AFTER,
             _ => RETRY_REFUSED_AFTER,
@@ -142,7 +143,7 @@ impl OnChain {
         self.refused = Some(RefusedWhen { operation, error: error.into(), cause, until });
     }
 
-    /// The refusal that still holds, as decisions see it.
+    /// The current refusal, as input of decisions.
     pub(super) fn refused(&self, pool: Option<&Reading<Option<PoolOnChain>>>) -> Option<Refused> {
         let RefusedWhen { operation, error, cause, until } = self.refused.as_ref()?;
         let changed = self.has_changed(cause, pool, *operation, error);
@@ -167,8 +168,9 @@ impl OnChain {
     }
 }
 
-/// Whether a pool has changed in what an operation depends on. Rewards and other workers' moves change its
-/// numbers with every block: they count only where the refusal was about them, and only for the better.
+/// Whether a pool has changed in anything that an operation depends on. Rewards and other workers' operations
+/// change its numbers with every block: they count only if the refusal was about them, and only if they
+/// improved.
 fn pool_changed(
     before: Option<&Reading<Option<PoolOnChain>>>,
     after: Option<&Reading<Option<PoolOnChain>>>,
@@ -194,7 +196,8 @@ fn pool_changed(
     }
 }
 
-/// Whether the worker's standing on chain has changed; its sequence and its rewards do not count.
+/// Whether the worker's on-chain state has changed in anything that operations depend on; its message
+/// sequence and its rewards do not count.
 fn has_moved(before: &Arc<WorkerOnChain>, after: &Arc<WorkerOnChain>) -> bool {
     if Arc::ptr_eq(before, after) {
         return false;
@@ -206,12 +209,12 @@ fn has_moved(before: &Arc<WorkerOnChain>, after: &Arc<WorkerOnChain>) -> bool {
         || session(before) != session(after)
 }
 
-/// What a view says of a pool.
+/// The state of a pool in a view.
 pub(super) fn pool_in(view: &ChainView, pool: PoolId) -> Option<Reading<Option<PoolOnChain>>> {
     view.pools.get(&pool).cloned()
 }
 
-/// What a view says of an account.
+/// The state of an account in a view.
 pub(super) fn account_in(
     view: &ChainView,
     account: Option<AccountId>,

@@ -1,4 +1,4 @@
-//! Operations on chain and messages: from a decision to a job, and from its outcome to the next decision.
+//! Submits operations and messages as jobs, and applies their outcomes.
 
 use std::future::ready;
 
@@ -23,19 +23,19 @@ use crate::{
     worker::{EventKind, Reason, goal, operate},
 };
 
-/// A transaction made from what the worker says, or why it is not.
+/// The result of preparing a transaction with data from the worker.
 pub(super) struct Prepared {
     operation: Operation,
     made: Result<Call, Reason>,
-    /// Whether the worker's process may have restarted.
+    /// Whether the connection failed, so that the worker's process may have restarted.
     lost: bool,
-    /// Of a registration, for the next attempt.
+    /// The registration request, for the next attempt.
     request: Option<RegistrationRequest>,
 }
 
 impl Task {
-    /// Has an operation sent. What the worker has to say for it is asked beside everything else: an
-    /// attestation may take minutes, and its heartbeats must not wait.
+    /// Starts an operation. Data that the worker must provide is requested concurrently: an attestation may
+    /// take minutes, and heartbeats must not wait for it.
     pub(super) fn operate(&mut self, operation: Operation) {
         if self.operation.is_some() {
             return;
@@ -44,7 +44,8 @@ impl Task {
         if let Some(sent) = operation.remembered()
             && !goal::is_remembered(&self.saved, sent, self.on_chain.block)
         {
-            // Sent once that is stored: its effect must be recognised whatever happens to this process.
+            // Persisted first: its effect must be recognised as ours even if this process crashes after
+            // sending it.
             self.keep(Saved { sent: Some(Sent::new(sent, self.on_chain.block)), ..self.saved });
             return self.store_saved();
         }
@@ -85,8 +86,11 @@ impl Task {
                     (made.map_err(rejected), lost)
                 }
                 (Err(error), ..) => (Err(failed(operation, &error)), false),
-                // Taken away in between: the next decision sees that.
-                _ => (Err(failed(operation, "the pool has no operator, or the chain is not known")), false),
+                // Removed in between: the next decision takes that into account.
+                _ => (
+                    Err(failed(operation, "the pool has no operator, or the chain's genesis is not known")),
+                    false,
+                ),
             };
             Prepared { operation, made, lost, request: Some(request) }
         }
@@ -120,7 +124,7 @@ impl Task {
                 self.slot.event(EventKind::OperationSent { operation: operation.name() });
                 self.jobs.add(Ticket::Operation(operation), job);
             }
-            // The operator was taken away in between: the next decision sees that.
+            // The operator was removed in between: the next decision takes that into account.
             Ok(None) => self.operation = None,
             Err(reason) => {
                 self.operation = None;
@@ -144,7 +148,7 @@ impl Task {
             }
             Ok(JobEvent::Added(Ticket::Operation(operation), Err(error))) => {
                 self.operation = None;
-                // A queue that does not answer may have taken it all the same.
+                // A queue that does not answer may still have accepted the job.
                 self.on_chain.settling = Some(self.on_chain.block.next());
                 self.operation_failed(operation, failed(operation, &describe(&error)));
             }
@@ -156,7 +160,7 @@ impl Task {
                 self.operation = None;
                 self.operation_ended(operation, result);
             }
-            // These tasks only wait for the queue; a panic there is the queue's. Which job is lost is not known.
+            // These tasks only wait for the queue, so the panic came from it. Which job is lost is unknown.
             Err(error) => {
                 warn!(worker = %self.desired.worker.name, %error, "the queue failed");
                 self.forget_jobs();
@@ -174,7 +178,7 @@ impl Task {
                 }
             }
             Err(failure) => {
-                // It may have landed all the same: only a newer view tells.
+                // It may have been included nevertheless: only a newer view shows that.
                 self.on_chain.settling = Some(self.on_chain.block.next());
                 match chain_error_in(&failure.message) {
                     Some(error) => self.operation_refused(operation, error),
@@ -189,7 +193,7 @@ impl Task {
         let JobOutcome { block, extrinsic, .. } = *outcome;
         info!(worker = %self.desired.worker.name, operation = operation.name(), %block, "done on chain");
         self.slot.event(EventKind::OperationDone { operation: operation.name(), block, extrinsic });
-        // Failures are forgotten once a view shows the effect.
+        // Failures are discarded once a view shows the effect.
         self.on_chain.confirming = Some((operation, block));
         if operation == Operation::Register {
             self.refresh_ra = false;
@@ -200,7 +204,7 @@ impl Task {
 
     fn operation_refused(&mut self, operation: Operation, error: &str) {
         if operation.remembered().is_some() {
-            // It was included, without an effect: there will be none.
+            // It was included without effect, so no late effect has to be recognised.
             self.keep(Saved { sent: None, ..self.saved });
         }
         let pool = self.views.borrow().as_ref().and_then(|v| v.pools.get(&self.desired.worker.pid).cloned());
@@ -261,7 +265,7 @@ fn failed(operation: Operation, error: &str) -> Reason {
     Reason::OperationFailed { operation: operation.in_words(), error: error.into() }
 }
 
-/// The chain's error that a whole transaction failed with, where the trader's message names one.
+/// The chain's error that failed a whole transaction, if the trader's message names one.
 fn chain_error_in(message: &str) -> Option<&str> {
     let failed = message.split_once("the transaction failed: ")?.1;
     let name = failed.split([' ', ';', ',']).next()?;

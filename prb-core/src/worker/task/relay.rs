@@ -1,4 +1,5 @@
-//! [`Relay`]: the messages that a worker holds for the chain, each sender's in order and apart from others'.
+//! [`Relay`]: relays the messages that a worker holds for the chain, each sender's in order and
+//! independently.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,14 +17,14 @@ use crate::{
     worker::{Failure, Keys, Reason, egress::Egress, keys::Claim},
 };
 
-/// Most senders whose messages one worker brings; more are left out.
+/// Maximum number of senders per worker; messages of further ones are not relayed.
 const MAX_SENDERS: usize = 64;
 
-/// Messages under way, by sender.
+/// Messages in flight, by sender.
 pub(super) struct Relay {
     backoff: BackoffConfig,
     senders: BTreeMap<MessageOrigin, Sender>,
-    /// Asking the worker for its messages.
+    /// Failures to fetch the worker's messages.
     asking: FailureTracker,
     tickets: u64,
 }
@@ -31,7 +32,8 @@ pub(super) struct Relay {
 struct Sender {
     egress: Egress,
     failures: FailureTracker,
-    /// For senders that several workers speak for, such as gatekeepers: the right to bring their messages.
+    /// For senders that several workers relay for, such as gatekeepers: the exclusive right to relay their
+    /// messages.
     claim: Option<Claim<MessageOrigin>>,
 }
 
@@ -40,19 +42,19 @@ impl Relay {
         Self { backoff, senders: BTreeMap::new(), asking: FailureTracker::new(backoff), tickets: 0 }
     }
 
-    /// Another worker's messages from now on: what is under way is not waited for.
+    /// Discards all state: the messages are another worker's from now on. Jobs in flight are not awaited.
     pub(super) fn reset(&mut self) {
         *self = Self { tickets: self.tickets, ..Self::new(self.backoff) };
     }
 
-    /// Lets other workers bring the messages of senders that are not this worker alone.
+    /// Releases the claims on shared senders, so that other workers can relay for them.
     pub(super) fn lose_sight(&mut self) {
         for sender in self.senders.values_mut() {
             sender.claim = None;
         }
     }
 
-    /// There may be new messages.
+    /// Notes that there may be new messages.
     pub(super) fn look_again(&mut self) {
         self.senders.values_mut().for_each(|sender| sender.egress.look_again());
     }
@@ -62,14 +64,15 @@ impl Relay {
         self.senders.values_mut().for_each(|sender| sender.failures.reset());
     }
 
-    /// Whether asking the worker for messages can lead to a job.
+    /// Whether fetching messages from the worker can lead to a job.
     pub(super) fn is_open(&self, now: Instant, view: ParaNumber) -> bool {
         let due = |tracker: &FailureTracker| tracker.failure(now).is_none_or(|failure| failure.due);
         let open = |sender: &Sender| sender.egress.is_open(view) && due(&sender.failures);
         due(&self.asking) && (self.senders.is_empty() || self.senders.values().any(open))
     }
 
-    /// What fails, the worker's own messages first. Each sender waits for itself: see [`Self::is_open`].
+    /// The current failure, of the worker's own messages first. Marked as due because each sender has its own
+    /// backoff: see [`Self::is_open`].
     pub(super) fn failure(&self, now: Instant) -> Option<Failure> {
         let senders = || self.senders.iter();
         let own = senders().filter(|(origin, _)| matches!(origin, MessageOrigin::Worker(_)));
@@ -87,11 +90,11 @@ impl Relay {
     pub(super) fn asking_failed(&mut self, error: Arc<str>, worker: &str) {
         self.asking.fail(Reason::RelayFailing { error: Arc::clone(&error) });
         if self.asking.is_worth_a_warning() {
-            warn!(%worker, %error, "a worker's messages cannot be read");
+            warn!(%worker, %error, "messages of a worker cannot be fetched");
         }
     }
 
-    /// Takes in what the worker holds; gives the messages to send, a run for each sender, with its ticket.
+    /// Selects the messages to submit from those that the worker holds: one run per sender, with its ticket.
     pub(super) fn take_in(
         &mut self,
         messages: EgressMessages,
@@ -114,7 +117,7 @@ impl Relay {
         let mut runs = Vec::new();
         for (origin, messages) in by_sender {
             if !self.senders.contains_key(&origin) && self.senders.len() >= MAX_SENDERS {
-                warn!(worker = %worker.name, ?origin, limit = MAX_SENDERS, "too many senders: left out");
+                warn!(worker = %worker.name, ?origin, limit = MAX_SENDERS, "too many senders: messages are not relayed");
                 continue;
             }
             let backoff = self.backoff;
@@ -140,14 +143,14 @@ impl Relay {
         runs
     }
 
-    /// A job is in line.
+    /// Notes that a job is in the queue.
     pub(super) fn submitted(&mut self, origin: &MessageOrigin) {
         if let Some(sender) = self.senders.get_mut(origin) {
             sender.egress.submitted();
         }
     }
 
-    /// A job could not be added.
+    /// Notes that a job could not be submitted.
     pub(super) fn not_submitted(&mut self, origin: &MessageOrigin, ticket: u64, error: &str, worker: &str) {
         if let Some(sender) = self.senders.get_mut(origin) {
             sender.egress.not_submitted(ticket);
@@ -155,7 +158,7 @@ impl Relay {
         }
     }
 
-    /// A job has ended.
+    /// Notes that a job has ended.
     pub(super) fn ended(
         &mut self,
         origin: &MessageOrigin,
@@ -181,7 +184,7 @@ impl Sender {
             match keys.claim_sender(origin.clone(), worker.id, &worker.name) {
                 Ok(claim) => self.claim = Some(claim),
                 Err(holder) => {
-                    debug!(worker = %worker.name, ?origin, %holder, "another worker brings these messages");
+                    debug!(worker = %worker.name, ?origin, %holder, "another worker relays these messages");
                 }
             }
         }
@@ -190,7 +193,7 @@ impl Sender {
     fn failed(&mut self, origin: &MessageOrigin, error: &str, worker: &str) {
         self.failures.fail(Reason::RelayFailing { error: error.into() });
         if self.failures.is_worth_a_warning() {
-            warn!(%worker, ?origin, %error, "messages were not sent");
+            warn!(%worker, ?origin, %error, "messages did not reach the chain");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Syncing`]: feeding one worker, one step at a time.
+//! [`Syncing`]: syncs one worker, one step at a time.
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
@@ -13,15 +13,15 @@ use crate::{
     worker::Tuning,
 };
 
-/// Where the worker is, the step under way, and how the last ones went.
+/// The worker's position, the step in flight, and the results of the last ones.
 pub(super) struct Syncing {
     driver: Driver,
     sizes: BatchSizes,
-    /// The step under way.
+    /// The step in flight.
     running: Option<BoxFuture<'static, Stepped>>,
     pub(super) health: Health,
     pub(super) position: Position,
-    /// A step that the source had nothing for, at those heights.
+    /// A step that the source had no data for, and the heights at that time.
     empty: Option<(Step, Heights)>,
     pub(super) caught_up: bool,
 }
@@ -39,12 +39,12 @@ impl Syncing {
         }
     }
 
-    /// Forgets where the worker is. A step under way is dropped: it may or may not take effect.
+    /// Discards the worker's position. A step in flight is dropped: it may or may not take effect.
     pub(super) fn reset(&mut self, tuning: &Tuning) {
         *self = Self::new(self.driver.clone(), tuning);
     }
 
-    /// The worker is out of sight: what it was sent last does not matter any more.
+    /// Drops the step in flight: the worker is unreachable, and its position is read again when it answers.
     pub(super) fn lose_sight(&mut self) {
         self.running = None;
         self.empty = None;
@@ -55,7 +55,7 @@ impl Syncing {
         self.running.is_some()
     }
 
-    /// Takes in where the worker says it is.
+    /// Applies the position that the worker reports.
     pub(super) fn saw(&mut self, info: &PhactoryInfo, now: Instant) {
         self.health.observed(info, now);
         self.empty = None;
@@ -64,19 +64,19 @@ impl Syncing {
         }
     }
 
-    /// Notes whether the worker is at the tip.
+    /// Updates whether the worker is at the tip.
     pub(super) fn note_lag(&mut self, heights: &Heights, tuning: &Tuning) {
         let within = if self.caught_up { tuning.behind_after } else { tuning.caught_up_within };
         self.caught_up = self.position.lag(heights).is_some_and(|lag| lag <= within);
     }
 
-    /// What the worker takes next.
+    /// Returns the next step.
     pub(super) fn next_step(&self, heights: &Heights, tuning: &Tuning) -> Step {
         let step = plan(self.position, heights, &tuning.limits);
         if self.empty == Some((step, *heights)) { Step::Wait } else { step }
     }
 
-    /// What stands in the way of the next step, with whether its wait is over.
+    /// The current problem, and whether its retry is due.
     pub(super) fn problem(&self, heights: &Heights, now: Instant) -> Option<(&Problem, bool)> {
         let problem = self.health.problem()?;
         Some((problem, self.health.wakes_at(heights, now).is_none()))
@@ -88,14 +88,14 @@ impl Syncing {
 
     /// Starts a step.
     pub(super) fn start(&mut self, worker: PRuntime, step: Step, heights: Heights, tuning: &Tuning) {
-        // One that has caught up keeps its lane until it counts as behind again.
+        // A worker that has caught up keeps the tip's lane until it counts as behind again (hysteresis).
         let within = if self.caught_up { tuning.behind_after } else { tuning.caught_up_within };
         let lane = Lane::of(self.position.lag(&heights), within);
         let planned = Planned::new(self.position, heights, self.health.narrow(step), lane);
         self.running = Some(Box::pin(self.driver.step(worker, planned, self.sizes)));
     }
 
-    /// Waits for the step under way; pends for ever where there is none.
+    /// Waits for the step in flight; pending forever if there is none.
     ///
     /// # Cancel safety
     /// Safe.
@@ -106,7 +106,7 @@ impl Syncing {
         stepped
     }
 
-    /// Takes in how a step ended; gives what it asks for.
+    /// Applies the result of a step; returns what it requires.
     pub(super) fn ended(&mut self, stepped: &Stepped, now: Instant) -> Advice {
         self.sizes = stepped.sizes;
         let advice = self.health.stepped(stepped, now);
