@@ -1,9 +1,10 @@
-//! Many workers: a supervisor that follows the inventory and keeps a task running for each of them.
+//! A supervisor that follows the inventory and keeps one task running per worker.
 //!
-//! Workers are spread over runners, shards of a bounded number of them. A worker that panics is started
-//! again later and takes no other with it; edits of the inventory apply at once; a stop is bounded in time.
+//! Workers are distributed over runners, shards of a bounded number of workers. A worker that panics is
+//! restarted with backoff and affects no other; edits of the inventory apply at once; shutdown is bounded in
+//! time.
 //!
-//! Not for: what one worker needs (see [`crate::worker`]), or edits (see [`crate::inventory`]).
+//! Not for: the reconciliation of one worker (see [`crate::worker`]), or edits (see [`crate::inventory`]).
 
 use std::{
     collections::HashMap,
@@ -38,7 +39,7 @@ mod watchdog;
 
 pub use crate::worker::{Command, Event, WorkerStatus};
 
-/// What a fleet is made of.
+/// The components of a fleet.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Parts {
@@ -46,18 +47,18 @@ pub struct Parts {
     pub inventory: Arc<dyn Inventory>,
     /// Chain data for workers. Put a cache in front: workers at one cursor then share one fetch.
     pub source: Arc<dyn BlobSource>,
-    /// What the chain says of workers.
+    /// On-chain state of the workers.
     pub chain: Arc<dyn ChainReader>,
-    /// Where operations on chain go.
+    /// The queue for on-chain operations and messages.
     pub queue: Arc<dyn JobQueue>,
-    /// The way to workers.
+    /// Connects to workers.
     pub connect: Arc<dyn Connect>,
-    /// What gives the collateral of DCAP quotes; without it, workers that attest by DCAP are not registered.
+    /// The source of collateral for DCAP quotes; without it, workers that attest by DCAP are not registered.
     pub collateral: Option<Arc<dyn CollateralSource>>,
 }
 
 impl Parts {
-    /// A fleet's parts, without a source of collateral.
+    /// Creates the parts, without a source of collateral.
     pub fn new(
         inventory: Arc<dyn Inventory>,
         source: Arc<dyn BlobSource>,
@@ -68,7 +69,7 @@ impl Parts {
         Self { inventory, source, chain, queue, connect, collateral: None }
     }
 
-    /// The same parts with a source of collateral.
+    /// Adds a source of collateral.
     #[must_use]
     pub fn with_collateral(mut self, collateral: Arc<dyn CollateralSource>) -> Self {
         self.collateral = Some(collateral);
@@ -76,24 +77,24 @@ impl Parts {
     }
 }
 
-/// Bounds and settings of a fleet.
+/// Limits and settings of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Workers of one runner (`PHALA_RUNNER_MAX_WORKER_NUMBER`).
+    /// Maximum workers per runner (`PHALA_RUNNER_MAX_WORKER_NUMBER`).
     pub max_workers_per_runner: usize,
-    /// Workers that run; those beyond, by name, stay idle.
+    /// Maximum workers that run; further ones, in the order of their names, stay idle.
     pub max_workers: usize,
-    /// Chain data on its way to all workers at once, in bytes.
+    /// Maximum bytes of chain data in flight to all workers together.
     pub in_flight_bytes: usize,
-    /// A worker that has not moved for so long, although there is more for it, is named.
+    /// Time without progress after which a worker counts as stalled, if there is data for it.
     pub stall_after: Duration,
-    /// How often that is looked at.
+    /// Interval of the check for stalled workers.
     pub watchdog_interval: Duration,
-    /// How long a stop waits for the tasks before it leaves them behind.
+    /// How long [`Fleet::stop`] waits for tasks before it abandons them.
     pub stop_timeout: Duration,
-    /// What holds for every worker.
+    /// Settings that apply to every worker.
     pub settings: Settings,
-    /// Waits and sizes of every worker's task.
+    /// Backoffs, intervals and size limits of every worker's task.
     pub tuning: Tuning,
 }
 
@@ -112,11 +113,11 @@ impl Default for Config {
     }
 }
 
-/// Why a command is not taken.
+/// Why a command was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommandError {
-    /// No worker of that id.
+    /// No worker has that id.
     #[error("there is no worker {id}")]
     Unknown {
         /// The id.
@@ -127,17 +128,17 @@ pub enum CommandError {
     NotRunning {
         /// The worker's name.
         name: String,
-        /// Why.
+        /// Why it does not run.
         reason: String,
     },
-    /// The worker is not where the command makes sense.
+    /// The worker is not in a state in which the command makes sense.
     #[error("worker {name} cannot {command}: {reason}")]
     NotNow {
         /// The worker's name.
         name: String,
         /// The command.
         command: Command,
-        /// Why.
+        /// Why it is rejected.
         reason: String,
     },
     /// The fleet has stopped.
@@ -145,19 +146,19 @@ pub enum CommandError {
     Stopped,
 }
 
-/// All workers at one moment.
+/// A snapshot of all workers.
 #[derive(Clone, Debug, Default)]
 pub struct FleetStatus {
-    /// Counts the changes; the same as [`Fleet::changes`] gives.
+    /// Revision of the status; comparable with [`Fleet::changes`].
     pub revision: u64,
     /// The workers, by name.
     pub workers: Vec<Arc<WorkerStatus>>,
-    /// How many runners there are.
+    /// The number of runners.
     pub runners: usize,
 }
 
 impl FleetStatus {
-    /// Workers in a state.
+    /// Returns the number of workers in a state.
     pub fn count(&self, state: State) -> usize {
         self.workers.iter().filter(|w| w.state == state).count()
     }
@@ -222,9 +223,9 @@ impl Fleet {
         Self { shared, _stop: Arc::new(cancel.drop_guard()) }
     }
 
-    /// How all workers are. Costs a pointer copy a worker.
+    /// Returns the status of all workers. Costs one pointer copy per worker.
     pub fn status(&self) -> FleetStatus {
-        // The revision first: what changes in between is told again.
+        // The revision is read first: a change in between is reported again rather than missed.
         let revision = *self.shared.changes.borrow();
         let roster = self.shared.roster();
         FleetStatus {
@@ -234,19 +235,20 @@ impl Fleet {
         }
     }
 
-    /// How one worker is.
+    /// Returns the status of one worker.
     pub fn worker(&self, id: Uuid) -> Option<Arc<WorkerStatus>> {
         Some(self.shared.roster().by_id.get(&id)?.status())
     }
 
-    /// A number that changes with every change of any worker's status.
+    /// A revision number that increases with every change of any worker's status.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
     }
 
-    /// Tells a running worker to do something; returns before it is done, and says what will happen.
+    /// Gives a command to a running worker. Returns before it is carried out, with a description of what will
+    /// happen.
     ///
-    /// Commands that wait for a worker are taken in the order in which they were last given.
+    /// Commands queued for a worker are executed in the order in which they were last given.
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -271,7 +273,7 @@ impl Fleet {
         Ok(answer)
     }
 
-    /// What a command would do to a worker, without giving it.
+    /// Describes what a command would do to a worker, without giving it.
     ///
     /// # Errors
     /// As [`command`](Self::command).
@@ -285,24 +287,24 @@ impl Fleet {
         preview(command, &slot.status()).map_err(|reason| CommandError::NotNow { name, command, reason })
     }
 
-    /// What happened to a worker, oldest first: at most [`MAX_EVENTS`](crate::worker::MAX_EVENTS) of its last
-    /// events since the fleet has started. `None` where there is no such worker.
+    /// Returns the events of a worker, oldest first: at most the last
+    /// [`MAX_EVENTS`](crate::worker::MAX_EVENTS) since the fleet started. `None` if there is no such worker.
     pub fn events(&self, id: Uuid) -> Option<Vec<Event>> {
         Some(self.shared.roster().by_id.get(&id)?.events())
     }
 
-    /// Resolves when the fleet has ended: because it was stopped, or because something is broken.
+    /// Resolves when the fleet has ended: because it was stopped, or because the supervisor failed.
     pub async fn ended(&self) {
         self.shared.tasks.wait().await;
     }
 
-    /// Stops all tasks and waits for them, at most for [`Config::stop_timeout`]. Calls under way are
-    /// dropped. Gives whether all tasks have ended.
+    /// Stops all tasks and waits for them, at most for [`Config::stop_timeout`]. Calls in flight are dropped.
+    /// Returns whether all tasks have ended.
     pub async fn stop(&self) -> bool {
         self.shared.cancel.cancel();
         let ended = tokio::time::timeout(self.shared.stop_timeout, self.shared.tasks.wait()).await.is_ok();
         if !ended {
-            warn!("the fleet did not stop in time; its tasks are left behind");
+            warn!("the fleet did not stop in time; its tasks are abandoned");
         }
         ended
     }
@@ -322,8 +324,8 @@ impl Shared {
 fn describe_metrics() {
     describe_gauge!("prb_worker_state", "Workers by state");
     describe_gauge!("prb_worker_reason", "Workers by the reason of their state");
-    describe_gauge!("prb_worker_stalled", "Workers that do not move although there is more for them");
+    describe_gauge!("prb_worker_stalled", "Workers without progress although there is data for them");
     sync::describe_metrics();
     describe_counter!("prb_worker_operations_total", "Operations on chain by kind and outcome");
-    describe_counter!("prb_worker_panics_total", "Worker tasks that panicked and were started again");
+    describe_counter!("prb_worker_panics_total", "Worker tasks that panicked and were restarted");
 }

@@ -1,8 +1,8 @@
-//! Bringing one worker to the tip: [`plan`] says what it takes next, [`Driver`] fetches and sends it.
+//! Syncing one worker to the tip: [`plan`] decides the next step, [`Driver`] fetches and sends it.
 //!
-//! The plan is a pure function of the numbers that the worker wants ([`Position`]) and of what the source
-//! holds ([`Heights`]). Blocks come before headers, so that the state roots waiting in a worker stay few;
-//! headers go on where blocks cannot be had.
+//! The plan is a pure function of the numbers that the worker needs next ([`Position`]) and of the source's
+//! [`Heights`]. Blocks go before headers, so that a worker keeps few state roots pending; headers continue if
+//! blocks are not available.
 //!
 //! Not for: anything on chain (see [`crate::worker`]).
 
@@ -32,10 +32,11 @@ pub use transfer::{
     CATCH_UP_FETCHES, FetchPermit, InFlight, Lane, TIP_FETCHES, TransferBudget, TransferLimits,
 };
 
-/// Describes the metrics of the sync to the recorder. Called by [`Fleet::start`](crate::fleet::Fleet::start);
-/// those who use [`Driver`] and [`Health`] by themselves call it once.
+/// Registers descriptions of the sync metrics with the recorder. Called by
+/// [`Fleet::start`](crate::fleet::Fleet::start); a program that uses [`Driver`] and [`Health`] directly calls
+/// it once.
 pub fn describe_metrics() {
-    describe_counter!("prb_sync_bytes_total", "Bytes of headers and blocks that workers took, by kind");
+    describe_counter!("prb_sync_bytes_total", "Bytes of headers and blocks that workers accepted, by kind");
     describe_counter!(
         "prb_sync_failures_total",
         "Sync steps that failed, by kind: of the worker (busy, refused, timed_out, connection_lost, bad_answer, \
@@ -43,11 +44,11 @@ pub fn describe_metrics() {
     );
     describe_gauge!(
         "prb_sync_in_flight_bytes",
-        "Bytes of headers and blocks on their way to workers, by the lane whose share they use (tip, catch_up)"
+        "Bytes of headers and blocks in flight to workers, by the lane whose share they use (tip, catch_up)"
     );
 }
 
-/// The numbers that a worker wants next, as pRuntime counts.
+/// The numbers that a worker needs next, as pRuntime counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Position {
     /// Next relay header.
@@ -83,35 +84,35 @@ impl Position {
         self.block.prev()
     }
 
-    /// Moves on by the answer to `SyncCombinedHeaders`; gives whether that is any further.
+    /// Applies the answer to `SyncCombinedHeaders`; returns whether the position advanced.
     pub fn headers_synced(&mut self, to: HeadersSyncedTo) -> bool {
         let before = *self;
         self.relay_header = RelayNumber(to.relaychain_synced_to).next();
-        // Before the first parachain header pRuntime answers 0 - 1.
+        // pRuntime answers 0 - 1 (wrapped) before the first parachain header.
         self.para_header = ParaNumber(to.parachain_synced_to.wrapping_add(1));
         self.relay_header > before.relay_header || self.para_header > before.para_header
     }
 
-    /// Moves on by the answer to `DispatchBlocks`; gives whether that is any further.
+    /// Applies the answer to `DispatchBlocks`; returns whether the position advanced.
     pub fn blocks_synced(&mut self, to: SyncedTo) -> bool {
         let before = self.block;
         self.block = ParaNumber(to.synced_to).next();
         self.block > before
     }
 
-    /// How many finalised parachain blocks the worker has not dispatched: against the chain's newest that
-    /// the source knows of, else against the source's own. `None` where the source knows nothing.
+    /// The number of finalised parachain blocks that the worker has not dispatched, relative to the newest
+    /// finalised block that the source knows of. `None` if the source knows none.
     pub fn lag(self, heights: &Heights) -> Option<u32> {
         let tip = heights.para.max(heights.para_target)?;
         Some(tip.next().0.saturating_sub(self.block.0))
     }
 }
 
-/// What the planner holds back for.
+/// Limits of the planner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many relay headers may wait while no parachain header comes with them. They have no effect on
-    /// a worker until one does, and one call for several costs less than one for each.
+    /// Maximum relay headers to hold back while no parachain header comes with them. They have no effect on a
+    /// worker until one does, and one call for several costs less than one for each.
     pub idle_relay_headers: u32,
 }
 
@@ -124,22 +125,22 @@ impl Default for Limits {
     }
 }
 
-/// What a worker takes next.
+/// The next step of a worker's sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Step {
     /// A header batch.
     Headers(HeaderCursor),
     /// A batch of blocks.
     Blocks(BlockCursor),
-    /// Nothing until the heights grow.
+    /// Nothing, until the heights grow.
     #[default]
     Wait,
 }
 
-/// Says what a worker at `position` takes next from a source with `heights`.
+/// Returns the next step of a worker at `position` from a source with `heights`.
 ///
-/// Only what the worker can take: headers from the one that it wants, blocks from the one that it wants up
-/// to the last that it has the header of, block 0 never.
+/// Only what the worker can accept: headers starting at the one that it needs next, blocks from the one that
+/// it needs next up to the last that it has the header of, and never block 0.
 pub fn plan(position: Position, heights: &Heights, limits: &Limits) -> Step {
     blocks_ready(position, heights)
         .map(Step::Blocks)
@@ -149,7 +150,7 @@ pub fn plan(position: Position, heights: &Heights, limits: &Limits) -> Step {
 
 fn blocks_ready(position: Position, heights: &Heights) -> Option<BlockCursor> {
     let to = position.para_synced_to()?.min(heights.para?);
-    // Block 0 is the genesis state; a worker that wants it was not initialised.
+    // Block 0 is the genesis state; a worker that needs it is not initialised.
     let ready = position.block.0 > 0 && position.block <= to;
     ready.then_some(BlockCursor { from: position.block, to })
 }

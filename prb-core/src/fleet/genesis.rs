@@ -1,4 +1,4 @@
-//! Fetches what workers start with.
+//! Fetches the genesis that workers are initialised with.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::supervisor::HELPER_BACKOFF;
 use crate::{blob::Genesis, sync::Backoff, worker::Context};
 
-/// Fetches the chain's genesis as soon as the source has it, and ends.
+/// Fetches the chain's genesis as soon as the source has it, then ends.
 pub(super) async fn fetch(
     ctx: Arc<Context>,
     genesis: watch::Sender<Option<Arc<Genesis>>>,
@@ -24,17 +24,18 @@ pub(super) async fn fetch(
         };
         match fetched {
             Ok(found) => {
-                info!(para_id = found.para_id, relay_genesis = %found.relay_number, "the chain is known");
+                info!(para_id = found.para_id, relay_genesis = %found.relay_number, "fetched the chain's genesis");
                 genesis.send_replace(Some(Arc::new(found)));
                 return;
             }
             Err(error) => {
                 let wait = backoff.fail();
-                // The first tries come before anything can be there.
+                // The first attempts usually precede the first stored block: no warning for them.
                 if backoff.attempts() % 10 == 5 {
-                    warn!(%error, "the chain is not known yet");
+                    warn!(%error, "cannot get the chain's genesis from the data source yet");
                 }
-                // Growing heights end the pause, but not its first second: they may grow many times a second.
+                // Growing heights cut the pause short, except for its first second: they may grow many times
+                // a second.
                 let least = wait.min(HELPER_BACKOFF.first);
                 tokio::select! {
                     () = cancel.cancelled() => return,

@@ -1,4 +1,4 @@
-//! [`Runner`]: the tasks of one shard of workers.
+//! [`Runner`]: runs the tasks of one shard of workers.
 
 use std::{any::Any, collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,13 +17,13 @@ use crate::{
     worker::{Context, EventKind, Reason, Slot, State, Task},
 };
 
-/// Waits before a worker that panicked is started again.
+/// Backoff before a worker that panicked is restarted.
 const PANIC_BACKOFF: BackoffConfig =
     BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(300) };
-/// A task that ran so long before it panicked is not taken for one that always does.
+/// Run time after which a panic is treated as the first one again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(600);
 
-/// The slots that a runner runs.
+/// The slots assigned to a runner.
 pub(super) type Assignment = Arc<Vec<Arc<Slot>>>;
 
 struct Run {
@@ -47,7 +47,7 @@ impl Runner {
         Self { index, ctx, cancel, tasks: JoinSet::new(), running: HashMap::new(), panics: HashMap::new() }
     }
 
-    /// Runs what it is assigned until cancelled, then waits for the tasks to end.
+    /// Runs the assigned workers until cancelled, then waits for their tasks to end.
     pub(super) async fn run(mut self, mut assignments: watch::Receiver<Assignment>) {
         loop {
             let wanted = Arc::clone(&assignments.borrow_and_update());
@@ -58,7 +58,7 @@ impl Runner {
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
             }
         }
-        // Their tokens are this runner's children.
+        // Their tokens are children of this runner's, so they are cancelled too.
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -71,7 +71,7 @@ impl Runner {
         }
         self.panics.retain(|id, _| ids.contains_key(id));
         for slot in wanted.iter() {
-            // One that is still ending is started when it has ended.
+            // A task that is still ending is restarted once it has ended.
             if !self.running.contains_key(&slot.id()) {
                 self.start(Arc::clone(slot));
             }
@@ -100,7 +100,7 @@ impl Runner {
             Err(error) if error.is_panic() => {
                 let cause = panic_text(&*error.into_panic());
                 counter!("prb_worker_panics_total").increment(1);
-                error!(worker = %name, %cause, "worker task panicked and is started again");
+                error!(worker = %name, %cause, "worker task panicked and is restarted");
                 let text: Arc<str> = cause.into();
                 run.slot.event(EventKind::Panicked { text: Arc::clone(&text) });
                 let reason = Reason::InternalError { text };
@@ -142,5 +142,5 @@ async fn run(
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(|s| &**s));
-    text.unwrap_or("a panic without a text").to_owned()
+    text.unwrap_or("a panic without a message").to_owned()
 }

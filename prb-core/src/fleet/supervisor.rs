@@ -1,4 +1,4 @@
-//! [`Supervisor`]: keeps runners and the fleet's helper tasks in line with the inventory.
+//! [`Supervisor`]: reconciles runners and the fleet's helper tasks with the inventory.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,10 +26,10 @@ use crate::{
     worker::{Context, Desired, Slot},
 };
 
-/// Waits of the fleet's own helpers.
+/// Backoff of the fleet's helper tasks.
 pub(super) const HELPER_BACKOFF: BackoffConfig =
     BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(30) };
-/// The tasks under the supervisor.
+/// A task under the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Child {
     Genesis,
@@ -80,7 +80,7 @@ impl Supervisor {
         self.apply(&first);
         loop {
             tokio::select! {
-                // First: at the end the children end too, and that is no failure then.
+                // First: on shutdown the children end too, which must not be treated as a failure.
                 biased;
                 () = cancel.cancelled() => break,
                 changed = snapshots.changed(), if edits => match changed {
@@ -88,7 +88,7 @@ impl Supervisor {
                         let snapshot = Arc::clone(&snapshots.borrow_and_update());
                         self.apply(&snapshot);
                     }
-                    // No more edits; the workers go on.
+                    // The inventory is closed: no more edits, but the workers go on.
                     Err(_) => edits = false,
                 },
                 _ = watchdog.tick() => watchdog::check(&self.shared, &self.ctx, &self.config),
@@ -126,17 +126,17 @@ impl Supervisor {
         match panic {
             None if child == Child::Genesis => {}
             None => {
-                error!(?child, "a task of the fleet ended early and is started again");
+                error!(?child, "a task of the fleet ended unexpectedly and is restarted");
                 self.spawn(child, Some(HELPER_BACKOFF.first));
             }
             Some(e) => {
-                error!(?child, error = %e, "a task of the fleet panicked and is started again");
+                error!(?child, error = %e, "a task of the fleet panicked and is restarted");
                 self.spawn(child, Some(HELPER_BACKOFF.first));
             }
         }
     }
 
-    /// Brings slots and shards in line with the inventory.
+    /// Updates slots and shards to an inventory snapshot.
     fn apply(&mut self, snapshot: &Snapshot) {
         let before = self.shared.roster();
         let mut edited = before.slots.len() != snapshot.workers.len();
@@ -171,14 +171,14 @@ impl Supervisor {
         self.shared.set_roster(Roster { slots, by_id, runners: self.shards.len() });
     }
 
-    /// Gives each worker that is to run a runner, and tells the runners whose workers have changed.
+    /// Assigns a runner to each worker that must run, and notifies the runners whose assignment changed.
     fn assign(&mut self, slots: &[Arc<Slot>]) {
         let admitted = self.admit(slots);
         let ids: HashSet<Uuid> = admitted.iter().map(|slot| slot.id()).collect();
         self.runner_of.retain(|id, _| ids.contains(id));
         let mut assignments: Vec<Vec<Arc<Slot>>> = vec![Vec::new(); self.shards.len()];
         let room = self.config.max_workers_per_runner.max(1);
-        // Those that run stay where they are, and count before others are added.
+        // Running workers keep their runner, and count before new ones are placed.
         let (settled, new): (Vec<_>, Vec<_>) =
             admitted.into_iter().partition(|slot| self.runner_of.contains_key(&slot.id()));
         for slot in settled {
@@ -200,8 +200,8 @@ impl Supervisor {
         }
     }
 
-    /// The workers that run. Where there are more than may, those that run already go on: an entry that is
-    /// added must not evict a computing worker.
+    /// Returns the workers that run. Beyond the limit, workers that already run take precedence: a new entry
+    /// must not evict a computing worker.
     fn admit(&self, slots: &[Arc<Slot>]) -> Vec<Arc<Slot>> {
         let limit = self.config.max_workers;
         let (mut wanted, idle): (Vec<_>, Vec<_>) =
@@ -210,7 +210,7 @@ impl Supervisor {
         wanted.sort_by_key(|slot| !self.runner_of.contains_key(&slot.id()));
         let refused = wanted.split_off(limit.min(workers));
         if !refused.is_empty() {
-            warn!(limit, workers, "more workers than this fleet may run: the last ones added stay idle");
+            warn!(limit, workers, "more workers than the fleet may run: the last ones added stay idle");
         }
         for slot in &wanted {
             slot.refuse_room(None);

@@ -1,4 +1,4 @@
-//! Finds workers that do not get on although there is more for them.
+//! Detects workers without progress although there is data for them.
 
 use metrics::gauge;
 use tokio::time::Instant;
@@ -10,10 +10,10 @@ use crate::{
     worker::{Context, EventKind},
 };
 
-/// How many names one warning has.
+/// Maximum number of worker names in one warning.
 const MAX_NAMES: usize = 10;
 
-/// Marks workers that have not moved for long, and names those that are new among them.
+/// Marks workers without progress as stalled, and logs those that are newly stalled.
 pub(super) fn check(shared: &Shared, ctx: &Context, config: &Config) {
     let heights = *ctx.source.heights().borrow();
     let limits = ctx.tuning.limits;
@@ -41,6 +41,6 @@ pub(super) fn check(shared: &Shared, ctx: &Context, config: &Config) {
             .take(MAX_NAMES)
             .map(|s| format!("{} ({} {})", s.worker.name, s.state, s.message))
             .collect();
-        warn!(count = new.len(), workers = named.join("; "), "workers stay behind");
+        warn!(count = new.len(), workers = named.join("; "), "workers make no progress");
     }
 }

@@ -1,20 +1,21 @@
-//! Waiting longer after each failure in a row.
+//! Exponential backoff with jitter.
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// How long to wait after failures.
+/// Bounds of a [`Backoff`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackoffConfig {
-    /// About the wait after the first failure.
+    /// Nominal wait after the first failure.
     pub first: Duration,
-    /// The longest wait.
+    /// The maximum wait.
     pub max: Duration,
 }
 
-/// Doubles the wait with each failure in a row, up to a bound; the actual wait is a random one between half
-/// of that and all of it, so that those who failed together do not come back together.
+/// Exponential backoff: the nominal wait doubles with each consecutive failure up to a maximum. The actual
+/// wait is random between half of the nominal one and all of it, so that clients that failed together do not
+/// retry together.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     config: BackoffConfig,
@@ -22,17 +23,17 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// No failure yet.
+    /// Creates a backoff without failures.
     pub const fn new(config: BackoffConfig) -> Self {
         Self { config, attempts: 0 }
     }
 
-    /// Failures in a row.
+    /// Consecutive failures.
     pub const fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Notes a failure and gives the wait after it.
+    /// Records a failure and returns the wait before the next attempt.
     pub fn fail(&mut self) -> Duration {
         let doublings = self.attempts.min(20);
         self.attempts = self.attempts.saturating_add(1);
@@ -40,13 +41,13 @@ impl Backoff {
         jittered(wait)
     }
 
-    /// Notes a success.
+    /// Records a success.
     pub const fn reset(&mut self) {
         self.attempts = 0;
     }
 }
 
-/// A random wait between half of `wait` and all of it.
+/// A random duration between half of `wait` and all of it.
 pub(crate) fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(rand::rng().random_range(0.5..=1.0))
 }

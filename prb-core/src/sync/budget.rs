@@ -1,4 +1,4 @@
-//! Bounds in bytes: on what one worker is sent at once, and on what all workers are.
+//! Byte budgets: the batch size of one worker, and a bound over all workers.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// A semaphore counts in 32 bits: a unit of 1 KiB lets it count terabytes.
 pub(super) const UNIT_BYTES: usize = 1024;
 
-/// A bound on the bytes that are on their way to all workers together. Clones share it.
+/// A bound on the bytes in flight to all workers together. Clones share it.
 #[derive(Clone, Debug)]
 pub struct ByteBudget {
     units: Arc<Semaphore>,
@@ -15,34 +15,34 @@ pub struct ByteBudget {
 }
 
 impl ByteBudget {
-    /// At most `max_bytes` at once, rounded up to whole KiB.
+    /// Creates a budget of `max_bytes`, rounded up to whole KiB.
     pub fn new(max_bytes: usize) -> Self {
         let all = units(max_bytes).max(1);
         Self { units: Arc::new(Semaphore::new(all as usize)), all }
     }
 
-    /// Waits until `bytes` fit, then holds them. More than the whole budget holds all of it.
+    /// Waits until `bytes` are free, then holds them. A request for more than the budget holds all of it.
     ///
     /// # Cancel safety
-    /// Safe; a cancelled call loses its place in line.
+    /// Safe; a cancelled call loses its place in the queue.
     pub async fn hold(&self, bytes: usize) -> Held {
         let wanted = units(bytes).min(self.all);
-        // The semaphore is never closed, so there is always a permit in the end.
+        // The semaphore is never closed, so acquiring cannot fail.
         Held(Arc::clone(&self.units).acquire_many_owned(wanted).await.ok())
     }
 
-    /// Bytes that are free now.
+    /// Bytes that are currently free.
     pub fn free_bytes(&self) -> usize {
         self.units.available_permits() * UNIT_BYTES
     }
 }
 
-/// Bytes held from a [`ByteBudget`]; given back when dropped.
+/// Bytes held from a [`ByteBudget`]; released when dropped.
 #[derive(Debug)]
 pub struct Held(Option<OwnedSemaphorePermit>);
 
 impl Held {
-    /// Gives back what is more than `bytes`.
+    /// Releases everything beyond `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         if let Some(permit) = &mut self.0 {
             let surplus = permit.num_permits().saturating_sub(units(bytes) as usize);
@@ -55,10 +55,10 @@ pub(super) fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-/// How large a worker's batches may be: halved when they prove too large or too slow, doubled after some
-/// that went well.
+/// The adaptive batch size of a worker: halved when batches prove too large or too slow, doubled after
+/// several successes.
 ///
-/// Always a power of two: workers at one cursor ask for one size, and share the batch.
+/// Always a power of two, so that workers at the same cursor request the same size and share the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSize {
     now: usize,
@@ -67,30 +67,30 @@ pub struct BatchSize {
 }
 
 impl BatchSize {
-    /// Where halving ends, in bytes.
+    /// The lower bound, in bytes.
     pub const MIN_BYTES: usize = 16 * 1024;
-    /// So many batches go well before the size is doubled again.
+    /// Successful batches before the size is doubled.
     const SUCCESSES: u32 = 8;
 
-    /// Starts at `max_bytes` (rounded down to a power of two) and never asks for more, unless a single batch
-    /// has more.
+    /// Starts at `max_bytes` (rounded down to a power of two) and never exceeds it, unless a single item is
+    /// larger.
     pub fn new(max_bytes: usize) -> Self {
         let max = (1 << max_bytes.max(Self::MIN_BYTES).ilog2()).min(1 << 30);
         Self { now: max, max, successes: 0 }
     }
 
-    /// What to ask for, in bytes.
+    /// The size to request, in bytes.
     pub const fn bytes(&self) -> usize {
         self.now
     }
 
-    /// A batch was too large, or took too long.
+    /// Records that a batch was too large, or took too long.
     pub fn halve(&mut self) {
         self.successes = 0;
         self.now = (self.now / 2).max(Self::MIN_BYTES).min(self.now);
     }
 
-    /// A batch went well.
+    /// Records a success.
     pub fn succeeded(&mut self) {
         if self.now > self.max {
             self.now = self.max;
@@ -103,8 +103,8 @@ impl BatchSize {
         }
     }
 
-    /// The smallest batch has `size_bytes`; takes it where `limit_bytes`, pRuntime's own, allows. Gives
-    /// whether it does.
+    /// Raises the size to fit the smallest batch, of `size_bytes`, if that is within pRuntime's
+    /// `limit_bytes`. Returns whether it was raised.
     pub fn make_room(&mut self, size_bytes: usize, limit_bytes: usize) -> bool {
         if size_bytes > limit_bytes || size_bytes <= self.now {
             return false;

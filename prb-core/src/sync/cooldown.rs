@@ -1,11 +1,11 @@
-//! Doing something about a subject at most once in a while.
+//! A rate limit of one action per subject and period.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use tokio::time::Instant;
 
-/// Lets each subject through once a period. Holds a bounded number of subjects; while it is full of recent
-/// ones, a new one is not let through.
+/// Admits each subject once per period. Holds a bounded number of subjects; while it is full of recent ones,
+/// new ones are rejected.
 #[derive(Debug)]
 pub struct Cooldown<K> {
     period: Duration,
@@ -14,12 +14,12 @@ pub struct Cooldown<K> {
 }
 
 impl<K: Eq + Hash> Cooldown<K> {
-    /// At most once a `period` for each subject, and for at most `capacity` subjects in one.
+    /// Admits each subject once per `period`, and at most `capacity` subjects in one period.
     pub fn new(period: Duration, capacity: usize) -> Self {
         Self { period, capacity, until: HashMap::new() }
     }
 
-    /// Whether the subject may be dealt with now; if so, not again before the period is over.
+    /// Whether the subject is admitted now; if so, it is not admitted again before the period ends.
     pub fn admit(&mut self, subject: K) -> bool {
         let now = Instant::now();
         if self.until.len() >= self.capacity {

@@ -1,4 +1,4 @@
-//! Carries out one step of the plan: fetch, send, move on.
+//! Executes one step of the plan: fetch, send, advance.
 
 use std::{future::Future, sync::Arc};
 
@@ -12,30 +12,30 @@ use crate::{
     pruntime::{self, PRuntime},
 };
 
-/// Why a step was not done.
+/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The source did not give the batch.
+    /// The source did not return the batch.
     #[error("no chain data: {0}")]
     Source(#[source] blob::Error),
-    /// The worker did not take it.
+    /// The worker did not accept it.
     #[error(transparent)]
     Worker(#[from] pruntime::Error),
-    /// The source gave another batch than asked for.
-    #[error("the source gave {got} for {wanted}")]
+    /// The source returned a batch other than the one requested.
+    #[error("the data source returned {got} for {wanted}")]
     WrongBatch {
-        /// What it gave.
+        /// What it returned.
         got: String,
-        /// What was asked for.
+        /// What was requested.
         wanted: String,
     },
-    /// The worker answered that it took a batch and still wants what was in it.
+    /// The worker accepted a batch and still needs what was in it.
     #[error("{method} was accepted without effect: the worker stays at {position:?}")]
     NoProgress {
         /// The method called.
         method: &'static str,
-        /// Where the worker stays.
+        /// The position at which the worker stays.
         position: Position,
     },
 }
@@ -46,12 +46,12 @@ impl Error {
         matches!(self, Self::Worker(e) if e.is_busy())
     }
 
-    /// Whether the cause lies with the source, and the worker need not be observed again.
+    /// Whether the cause lies with the source, so that the worker need not be observed again.
     pub const fn is_source(&self) -> bool {
         matches!(self, Self::Source(_) | Self::WrongBatch { .. })
     }
 
-    /// Whether the same step may succeed later without anything else changing.
+    /// Whether the same step may succeed later although nothing else changes.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Source(e) => e.is_retryable(),
@@ -61,69 +61,69 @@ impl Error {
     }
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The worker took a batch of that many bytes and is at this position now.
+    /// The worker accepted a batch of `bytes` bytes and is at this position now.
     Advanced {
-        /// Where the worker is.
+        /// The worker's new position.
         position: Position,
-        /// Size of the request body.
+        /// Size of the request body, in bytes.
         bytes: usize,
     },
-    /// The source has nothing there yet: wait for its heights to be others than these.
+    /// The source has no data there yet: retry when its heights differ from these.
     NotYet {
-        /// The heights that the plan was made with. They may have grown since: waiting for others than these
-        /// misses nothing.
+        /// The heights that the plan was made with. They may have grown since: waiting until they differ from
+        /// these misses no change.
         heights: Heights,
     },
 }
 
-/// A step to do, and what it was decided on.
+/// A step to execute, with the state that it was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Planned {
-    /// Where the worker is.
+    /// The worker's position.
     pub position: Position,
     /// The source's heights.
     pub heights: Heights,
-    /// What the worker takes next.
+    /// The step.
     pub step: Step,
-    /// Whose share of the budget it uses.
+    /// The lane whose share of the budget it uses.
     pub lane: Lane,
 }
 
 impl Planned {
-    /// A step that was decided on elsewhere.
+    /// Creates a step that was decided on elsewhere.
     pub const fn new(position: Position, heights: Heights, step: Step, lane: Lane) -> Self {
         Self { position, heights, step, lane }
     }
 
-    /// What [`plan`] says.
+    /// Creates the step that [`plan`] returns.
     pub fn of(position: Position, heights: Heights, limits: &Limits, lane: Lane) -> Self {
         Self::new(position, heights, plan(position, &heights, limits), lane)
     }
 }
 
-/// How large one worker's next batches may be.
+/// The sizes of one worker's next batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchSizes {
-    /// Of header batches.
+    /// Size of header batches.
     pub headers: BatchSize,
-    /// Of block batches.
+    /// Size of block batches.
     pub blocks: BatchSize,
 }
 
 impl BatchSizes {
-    /// Both start at `max_bytes`.
+    /// Starts both at `max_bytes`.
     pub fn new(max_bytes: usize) -> Self {
         let size = BatchSize::new(max_bytes);
         Self { headers: size, blocks: size }
     }
 }
 
-/// What was sent to a worker, whether or not it took it.
+/// What was sent to a worker, whether or not it was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// A header batch with these relay headers.
@@ -136,18 +136,18 @@ pub enum Sent {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Stepped {
-    /// What was to be done.
+    /// The step.
     pub planned: Planned,
-    /// What was sent, if it came to that.
+    /// What was sent, if anything.
     pub sent: Option<Sent>,
-    /// Sizes for the worker's next step.
+    /// Batch sizes for the worker's next step.
     pub sizes: BatchSizes,
-    /// How it ended. After a worker's error its position is not known: observe it.
+    /// The result. After an error of the worker its position is unknown: observe it.
     pub result: Result<Outcome, Error>,
 }
 
-/// Fetches and sends workers' batches. Cheap to clone; what belongs to one worker ([`BatchSizes`]) is passed
-/// in and given back.
+/// Fetches and sends workers' batches. Cheap to clone; state that belongs to one worker ([`BatchSizes`]) is
+/// passed in and returned.
 #[derive(Clone, Debug)]
 pub struct Driver {
     source: Arc<dyn BlobSource>,
@@ -155,8 +155,8 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver that gives what `source` has. Put a cache in front of it: workers at one cursor then share one
-    /// fetch, one encoding and one charge.
+    /// Creates a driver over `source`. Put a cache in front of the source: workers at the same cursor then
+    /// share one fetch, one encoding and one charge.
     pub fn new(source: Arc<dyn BlobSource>, budget: TransferBudget) -> Self {
         Self { source, budget }
     }
@@ -171,16 +171,17 @@ impl Driver {
         &self.source
     }
 
-    /// What all workers share.
+    /// The transfer budget that all workers share.
     pub const fn budget(&self) -> &TransferBudget {
         &self.budget
     }
 
-    /// Does one step for `worker`. Where the worker refuses a batch for what is in it, the source hears of it
-    /// ([`BlobSource::refused`]). The future owns what it needs; a worker must have one step under way at most.
+    /// Executes one step for `worker`. If the worker refuses a batch for its content, the source is notified
+    /// ([`BlobSource::refused`]). The future owns what it needs; a worker must have at most one step in
+    /// flight.
     ///
     /// # Cancel safety
-    /// The worker may or may not have taken the batch: observe it.
+    /// The worker may or may not have accepted the batch: observe it.
     pub fn step(
         &self,
         worker: PRuntime,
@@ -199,7 +200,7 @@ impl Driver {
     }
 }
 
-/// A step under way.
+/// A step in flight.
 struct Run {
     driver: Driver,
     worker: PRuntime,
@@ -263,7 +264,7 @@ impl Run {
         moved_on(moved, position, bytes, Method::DispatchBlocks)
     }
 
-    /// Pays for what was fetched; only then may another fetch.
+    /// Charges the fetched body to the budget, and only then releases the permit for another fetch.
     async fn charge(&self, permit: FetchPermit, body: &bytes::Bytes) -> InFlight {
         let in_flight = self.driver.budget.charge(self.planned.lane, body).await;
         drop(permit);
@@ -300,8 +301,8 @@ fn check_blocks(batch: &BlockBatch, cursor: BlockCursor) -> Result<(), Error> {
     Err(Error::WrongBatch { got: format!("{:?}", batch.blocks), wanted: format!("{cursor:?}") })
 }
 
-/// Whether the smallest batch is larger than asked for, and the worker would take it: then it may be asked
-/// for again, with room for it.
+/// Raises the size if the smallest batch is larger than requested but within the worker's limit, so that it
+/// can be requested again. Returns whether it was raised.
 fn makes_room<T>(size: &mut BatchSize, method: Method, fetched: &Result<T, blob::Error>) -> bool {
     match fetched {
         Err(blob::Error::TooLarge { size_bytes, .. }) => {
@@ -311,8 +312,8 @@ fn makes_room<T>(size: &mut BatchSize, method: Method, fetched: &Result<T, blob:
     }
 }
 
-/// Asks for less after an answer that says, or suggests, that there was too much: a worker short of memory
-/// breaks the connection.
+/// Halves the size after an error that indicates, or suggests, that the batch was too large: a worker that
+/// runs out of memory breaks the connection.
 fn resize(size: &mut BatchSize, error: pruntime::Error) -> Error {
     use pruntime::Error as E;
     if matches!(

@@ -1,11 +1,12 @@
-//! Tracks how the sync of one worker goes: what fails, how often in a row, and when to try again.
+//! Tracks failures of one worker's sync: their cause, their number in a row, and when to retry.
 //!
-//! Pure: fed with the end of each step and with what the worker says of itself, and with the time; asked for
-//! the next attempt. The pauses after failures double, whatever the kinds of failures in a row. What the
-//! source fails in is not held against the worker, and its pause ends when the source's heights grow. A block
-//! at which the worker's connection breaks again and again is found by sending fewer blocks, and named.
+//! Pure: fed with the result of each step, the worker's info and the time; returns when the next attempt is
+//! due. The backoff doubles with consecutive failures, whatever their kinds. Failures of the source are not
+//! attributed to the worker, and their backoff ends when the source's heights grow. A block at which the
+//! worker's connection breaks repeatedly is isolated by sending fewer blocks, and reported.
 //!
-//! Not for: calls that are no sync steps, but for [`Health::failed`], or a worker that does not answer at all.
+//! Not for: other calls than sync steps, except for [`Health::failed`], or a worker that does not answer at
+//! all.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -28,29 +29,29 @@ mod tests;
 use crash::Crashes;
 pub use problem::{Cause, HealthConfig, Problem};
 
-/// What the end of a step asks for.
+/// What the result of a step requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Advice {
-    /// The worker's position is not known: ask for its info before the next step.
+    /// The worker's position is unknown: call `GetInfo` before the next step.
     pub observe: bool,
 }
 
-/// How the sync of one worker goes.
+/// The sync health of one worker.
 #[derive(Debug)]
 pub struct Health {
     config: HealthConfig,
     worker: Option<Problem>,
     source: Option<Problem>,
-    /// Failures of the worker since it last took something.
+    /// Failures of the worker since it last accepted something.
     failures: u32,
-    /// Answers 'busy' in a row.
+    /// Consecutive busy answers.
     busy: u32,
-    /// Of the source, since it last gave something.
+    /// Failures of the source since it last returned something.
     source_failures: u32,
-    /// Heights when the source failed last.
+    /// The source's heights at its last failure.
     failed_at: Heights,
-    /// Where the worker was when it failed, if it may have gone on without us hearing of it.
+    /// The worker's position when it failed, if it may have advanced without an answer reaching us.
     may_move_from: Option<Position>,
     crashes: Crashes,
     stuck: Stuck,
@@ -58,7 +59,7 @@ pub struct Health {
     memory_bytes: Option<u64>,
 }
 
-/// A worker that answers with new positions, and shows the old one in its info.
+/// Detects a worker that answers with new positions but still reports the old one in its info.
 #[derive(Debug, Default)]
 struct Stuck {
     shown: Option<Position>,
@@ -66,7 +67,7 @@ struct Stuck {
     count: u32,
 }
 
-/// Kinds in `prb_sync_failures_total`.
+/// Labels of `prb_sync_failures_total`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Busy,
@@ -80,7 +81,7 @@ enum Kind {
 }
 
 impl Health {
-    /// Nothing has failed yet.
+    /// Starts without failures.
     pub fn new(config: HealthConfig) -> Self {
         Self {
             config,
@@ -98,19 +99,19 @@ impl Health {
         }
     }
 
-    /// What stands in the way, if anything does: the worker's problem before the source's. A problem that is
-    /// due does not hold the next step up, and is shown until something has gone well.
+    /// The current problem, if any: the worker's takes precedence over the source's. A problem that is due
+    /// does not hold up the next step, but is shown until a step succeeds.
     pub fn problem(&self) -> Option<&Problem> {
         self.worker.as_ref().or(self.source.as_ref())
     }
 
-    /// Failures of the worker in a row.
+    /// Consecutive failures of the worker.
     pub const fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// When the next step may be tried, if not now. `heights` are the source's: a pause that the source is the
-    /// cause of ends when they are others than at the failure.
+    /// When the next step may be tried, if not now. `heights` are the source's: a backoff caused by the
+    /// source ends when they differ from those at the failure.
     pub fn wakes_at(&self, heights: &Heights, now: Instant) -> Option<Instant> {
         let same = (heights.relay, heights.para) == (self.failed_at.relay, self.failed_at.para);
         let source = self.source.as_ref().filter(|_| same);
@@ -118,13 +119,13 @@ impl Health {
         due.filter(|due| *due > now).max()
     }
 
-    /// Limits a step to what finds the block at which the connection breaks.
+    /// Narrows a step in order to isolate the block at which the connection breaks.
     #[must_use]
     pub fn narrow(&self, step: Step) -> Step {
         self.crashes.narrow(step)
     }
 
-    /// Takes in what the worker says of itself.
+    /// Applies the worker's info.
     pub fn observed(&mut self, info: &PhactoryInfo, now: Instant) {
         if *self.version != *info.version {
             self.version = info.version.as_str().into();
@@ -140,7 +141,7 @@ impl Health {
     }
 
     fn at(&mut self, position: Position, now: Instant) {
-        // Kept where it has not moved: a long dispatch ends after several looks.
+        // Kept while the position is unchanged: a long dispatch ends only after several observations.
         let went_on = self.may_move_from.is_some_and(|from| is_ahead(position, from));
         self.crashes.passed(position);
         let stays = self.stuck.shown == Some(position);
@@ -152,12 +153,12 @@ impl Health {
             self.stuck.count = 0;
             self.heal(now);
         } else if went_on {
-            // It was slow, or its answer was lost: what it was sent has its effect.
+            // It was slow, or its answer was lost: what it was sent has taken effect.
             self.heal(now);
         }
     }
 
-    /// Takes in the end of a step, and counts it.
+    /// Applies the result of a step.
     pub fn stepped(&mut self, stepped: &Stepped, now: Instant) -> Advice {
         if stepped.sent.is_some() {
             self.source = None;
@@ -185,24 +186,24 @@ impl Health {
         }
     }
 
-    /// Takes in the failure of another call that the sync needs, such as `InitRuntime`.
+    /// Records a failure of another call that the sync needs, such as `InitRuntime`.
     pub fn failed(&mut self, message: &str, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         let due = now + pause(self.config.failing, self.failures);
         self.set(Cause::Failing, self.failures, message.into(), due);
     }
 
-    /// Such a call went well: ends the pauses. What is known of the worker's crashes stays.
+    /// Records the success of such a call: ends the backoff. Suspected crash blocks are kept.
     pub fn recovered(&mut self, now: Instant) {
         self.heal(now);
     }
 
-    /// Forgets everything: the operator wants it tried at once, or it is another worker.
+    /// Discards everything: on an operator's command, or because another worker answers.
     pub fn reset(&mut self) {
         *self = Self::new(self.config);
     }
 
-    /// Something went well. What is known to come back is still shown.
+    /// Ends the backoff after a success. A known recurring problem is still shown.
     fn heal(&mut self, now: Instant) {
         self.failures = 0;
         self.busy = 0;
@@ -255,7 +256,7 @@ impl Health {
         if kind == Kind::Busy {
             self.busy = self.busy.saturating_add(1);
             let message = format!(
-                "Worker is busy with another call for {failures} attempts in a row ({})",
+                "Worker has been busy with another call for {failures} attempts in a row ({})",
                 error.refusal().unwrap_or_default()
             );
             self.set(Cause::Busy, failures, message.into(), now + pause(self.config.busy, failures));
@@ -269,7 +270,7 @@ impl Health {
                 self.set_found(cause, now + pause(self.config.crashing, count - 1));
                 return Advice { observe: true };
             }
-            // Writing to a string does not fail.
+            // Writing to a `String` cannot fail.
             let _ = write!(
                 message,
                 ", {count} times while it dispatched blocks {} to {}",
@@ -284,7 +285,8 @@ impl Health {
         count_failure(Kind::NoProgress);
         self.failures = self.failures.saturating_add(1);
         self.stuck.count = self.stuck.count.saturating_add(1);
-        // An answer that claims progress ends the row of failures, but not that of shown positions.
+        // An answer that claims progress ends the row of failures, but not the row of unchanged reported
+        // positions.
         let attempts = self.failures.max(self.stuck.count);
         let message = self.stuck_message(what, at);
         self.set(self.stuck_cause(at), attempts, message, now + pause(self.config.failing, attempts));
@@ -315,7 +317,7 @@ impl Health {
         };
         let message = format!(
             "{} breaks the connection whenever it dispatches block {block} ({count} times{memory}): \
-             look at its log, give it more memory or another version",
+             check pRuntime's log, give it more memory, or use another version",
             self.runtime(),
         );
         let count = *count;
@@ -337,7 +339,7 @@ fn is_ahead(position: Position, before: Position) -> bool {
         || position.para_header > before.para_header
 }
 
-/// The pause after so many failures in a row.
+/// The wait after `failures` consecutive failures.
 fn pause(config: BackoffConfig, failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(20);
     jittered(config.first.saturating_mul(1 << doublings).min(config.max))
@@ -354,7 +356,7 @@ fn kind_of(error: &pruntime::Error) -> Kind {
     }
 }
 
-/// What the worker would have been sent.
+/// Describes the data that the step would send.
 fn wanted(planned: &Planned) -> String {
     match planned.step {
         Step::Headers(cursor) => format!("headers from relay block {} on", cursor.relay),

@@ -1,4 +1,4 @@
-//! Which of a worker's refusals speak against what it was sent.
+//! Classifies a worker's refusals: whether they are about the content that it was sent.
 
 use crate::{
     blob::{Refusal, Span},
@@ -6,9 +6,9 @@ use crate::{
     pruntime::Error,
 };
 
-/// Beginnings of pRuntime's texts that name what was sent as wrong. What is left out is about the worker:
-/// where it is (`BlockNumberMismatch`, `NoStateRoot`, `RelaychainHeaderNotSynced`), what it does (`RCU in
-/// progress`), whether it was initialised. Source: pRuntime's own texts, 2.x.
+/// Prefixes of pRuntime's error texts that reject the content sent. All others are about the worker: its
+/// position (`BlockNumberMismatch`, `NoStateRoot`, `RelaychainHeaderNotSynced`), another call in flight (`RCU
+/// in progress`), or its initialisation. Source: pRuntime's error texts, 2.x.
 const CONTENT: [&str; 6] = [
     "MissingJustification",
     "HeaderValidateFailed",
@@ -17,10 +17,10 @@ const CONTENT: [&str; 6] = [
     "StateRootMismatch",
     "DecodeError",
 ];
-/// What pRuntime answers to a body that it cannot decode.
+/// pRuntime's status for a body that it cannot decode.
 const BAD_REQUEST: u16 = 400;
 
-/// The worker's words, where it refused the bytes that it was sent for what is in them.
+/// Returns the worker's error text if it refused the bytes because of their content.
 pub(super) fn content(error: &Error) -> Option<&str> {
     match error {
         Error::Refused { status, message, .. } => {
@@ -31,13 +31,14 @@ pub(super) fn content(error: &Error) -> Option<&str> {
     }
 }
 
-/// The refusal of blocks. A number that was not among them is not believed.
+/// Builds the refusal of blocks. A block number that is not among those sent is ignored: the worker's text is
+/// not trusted.
 pub(super) fn blocks(blocks: Span<ParaNumber>, message: &str) -> Refusal {
     let at = mismatch_at(message).filter(|at| (blocks.first..=blocks.last).contains(at));
     Refusal::Blocks { blocks, at, message: message.to_owned() }
 }
 
-/// `N` of `StateRootMismatch block=N expected=0x… actual=0x…`.
+/// Parses `N` of `StateRootMismatch block=N expected=0x… actual=0x…`.
 fn mismatch_at(message: &str) -> Option<ParaNumber> {
     let number = message.strip_prefix("StateRootMismatch block=")?.split_whitespace().next()?;
     number.parse().ok().map(ParaNumber)

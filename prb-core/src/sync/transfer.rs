@@ -1,14 +1,13 @@
-//! A bound on the chain data on its way to all workers together, with a share of its own for workers at the
-//! tip.
+//! A budget for the chain data in flight to all workers, with a reserved share for workers at the tip.
 //!
-//! A step passes two gates. First it takes a permit to fetch ([`TransferBudget::fetch_permit`]), then it pays
-//! for what it fetched ([`TransferBudget::charge`]) and gives the permit back. Each lane has permits and bytes
-//! of its own, and each gate is first come, first served within its lane: any number of workers that catch up
-//! takes nothing from a worker at the tip.
+//! A step passes two gates. First it takes a permit to fetch ([`TransferBudget::fetch_permit`]), then it
+//! charges what it fetched ([`TransferBudget::charge`]) and releases the permit. Each lane has its own
+//! permits and bytes, and each gate is first come, first served within its lane: any number of workers in
+//! catch-up cannot starve a worker at the tip.
 //!
-//! Memory: at most [`TransferLimits::max_bytes`] are charged, and beside them each permit stands for one body
-//! that is fetched and not yet charged, of at most one batch. A body that is larger than its lane's whole share
-//! is let through alone.
+//! Memory: at most [`TransferLimits::max_bytes`] are charged; in addition, each permit stands for one body of
+//! at most one batch that is fetched and not yet charged. A body larger than its lane's whole share is
+//! admitted alone.
 
 use std::{
     collections::HashMap,
@@ -29,19 +28,19 @@ use super::budget::{UNIT_BYTES, units};
 #[cfg(test)]
 mod tests;
 
-/// Which share of a [`TransferBudget`] a step uses.
+/// The share of a [`TransferBudget`] that a step uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// The worker is near the tip: small batches that must not wait, or it misses heartbeats.
     Tip,
-    /// The worker has history to catch up with: batches as large as they may be.
+    /// The worker catches up with history: batches are as large as permitted.
     CatchUp,
 }
 
 impl Lane {
-    /// The lane of a worker that is `lag` blocks behind: the tip's within `within` blocks. An unknown lag
-    /// counts as catch-up.
+    /// Returns the lane of a worker that is `lag` blocks behind: the tip's within `within` blocks. An unknown
+    /// lag counts as catch-up.
     pub const fn of(lag: Option<u32>, within: u32) -> Self {
         match lag {
             Some(lag) if lag <= within => Self::Tip,
@@ -49,7 +48,7 @@ impl Lane {
         }
     }
 
-    /// Its name in metrics.
+    /// The lane's label in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tip => "tip",
@@ -62,25 +61,26 @@ impl Lane {
 pub const CATCH_UP_FETCHES: usize = 8;
 /// Default of [`TransferLimits::tip_fetches`].
 pub const TIP_FETCHES: usize = 64;
-/// One part in so many of all bytes is the tip's.
+/// Divisor of the total bytes that yields the tip's share.
 const TIP_SHARE: usize = 8;
 
-/// Bounds of a [`TransferBudget`].
+/// Limits of a [`TransferBudget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransferLimits {
-    /// Bytes on their way to workers at once, in both lanes together.
+    /// Bytes in flight to workers, in both lanes together.
     pub max_bytes: usize,
-    /// How many of them only workers at the tip may use.
+    /// Bytes of these that are reserved for workers at the tip.
     pub tip_bytes: usize,
-    /// Bodies that workers in catch-up fetch, or have fetched and wait to send, at once.
+    /// Bodies that workers in catch-up are fetching, or have fetched and not yet charged.
     pub catch_up_fetches: usize,
     /// The same for workers at the tip.
     pub tip_fetches: usize,
 }
 
 impl TransferLimits {
-    /// At most `max_bytes` on their way, an eighth of it for the tip, with the default numbers of fetches.
+    /// At most `max_bytes` in flight, an eighth of them reserved for the tip, with the default numbers of
+    /// fetches.
     pub const fn new(max_bytes: usize) -> Self {
         Self {
             max_bytes,
@@ -91,7 +91,7 @@ impl TransferLimits {
     }
 }
 
-/// The bound on chain data on its way to all workers. Clones share it.
+/// A budget for chain data in flight to all workers. Clones share it.
 #[derive(Clone, Debug)]
 pub struct TransferBudget {
     shared: Arc<Lanes>,
@@ -101,7 +101,7 @@ pub struct TransferBudget {
 struct Lanes {
     tip: Gate,
     catch_up: Gate,
-    /// What is charged or waits to be: one entry a body, so at most one a step under way.
+    /// Bodies that are charged or waiting to be: one entry per body, so at most one per step in flight.
     bodies: Mutex<HashMap<Key, Weak<Body>>>,
 }
 
@@ -112,34 +112,35 @@ struct Gate {
     all_units: u32,
 }
 
-/// A lane, and where the body lies in memory. The [`Body`] keeps it there, so that no other can take its place.
+/// A lane and the body's address and length. The [`Body`] keeps the bytes alive, so no other can have the
+/// same address.
 type Key = (Lane, usize, usize);
 
-/// A body that is paid for, or in line to be, once for all who send it.
+/// A body that is charged or waiting to be, once for all steps that send it.
 struct Body {
     bytes: Bytes,
     lane: Lane,
-    /// Its place in line, kept while any of those who wait for it remains.
+    /// Its place in the queue, kept while any step waits for it.
     granted: Shared<BoxFuture<'static, Arc<Charge>>>,
     lanes: Arc<Lanes>,
 }
 
-/// Units taken, until dropped.
+/// Units held until dropped.
 #[derive(Debug)]
 struct Charge {
     permit: Option<OwnedSemaphorePermit>,
-    /// Whose units they are; the tip may use those of catch-up that are free.
+    /// The lane whose units are held; the tip may use free units of catch-up.
     lane: Lane,
 }
 
-/// The right to fetch one body; given back when dropped.
+/// The right to fetch one body; released when dropped.
 #[derive(Debug)]
 #[must_use]
 pub struct FetchPermit {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// A body that is paid for while this lives.
+/// A body in flight: charged to the budget until dropped.
 #[must_use]
 pub struct InFlight {
     _body: Option<Arc<Body>>,
@@ -147,8 +148,8 @@ pub struct InFlight {
 }
 
 impl TransferBudget {
-    /// A budget with these bounds. Each is at least one (fetch, KiB), and the tip gets at most half of the
-    /// bytes.
+    /// Creates a budget with these limits. Each is at least one (fetch, KiB), and the tip gets at most half
+    /// of the bytes.
     pub fn new(limits: TransferLimits) -> Self {
         let all = units(limits.max_bytes).max(2);
         let tip = units(limits.tip_bytes).clamp(1, all / 2);
@@ -160,22 +161,22 @@ impl TransferBudget {
         Self { shared: Arc::new(lanes) }
     }
 
-    /// Waits for the right to fetch one body. It is to be kept until the body is charged.
+    /// Waits for the right to fetch one body. Keep it until the body is charged.
     ///
     /// # Cancel safety
-    /// Safe; a cancelled call loses its place in line.
+    /// Safe; a cancelled call loses its place in the queue.
     pub async fn fetch_permit(&self, lane: Lane) -> FetchPermit {
         let fetches = Arc::clone(&self.shared.gate(lane).fetches);
-        // The semaphore is never closed, so there is always a permit in the end.
+        // The semaphore is never closed, so acquiring cannot fail.
         FetchPermit { _permit: fetches.acquire_owned().await.ok() }
     }
 
-    /// Waits until `body` fits, then holds its bytes. Those who send the same body (the same bytes in memory,
-    /// not equal ones) share one place in line and one charge; only a worker that catches up does not share
-    /// that of one at the tip, which it might hold for long.
+    /// Waits until `body` fits, then charges its bytes. Steps that send the same body (the same bytes in
+    /// memory, not equal ones) share one place in the queue and one charge; only a step in catch-up does not
+    /// share the charge of one at the tip, which it might hold for a long time.
     ///
     /// # Cancel safety
-    /// Safe; the place in line stays with the others who wait for the same body, if there are any.
+    /// Safe; the place in the queue stays with the others that wait for the same body, if any.
     pub async fn charge(&self, lane: Lane, body: &Bytes) -> InFlight {
         if body.is_empty() {
             return InFlight { _body: None, _charge: None };
@@ -185,21 +186,21 @@ impl TransferBudget {
         InFlight { _body: Some(body), _charge: Some(charge) }
     }
 
-    /// Waits until `bytes` that nobody else sends fit, then holds them.
+    /// Waits until `bytes` that no other step sends fit, then charges them.
     ///
     /// # Cancel safety
-    /// Safe; a cancelled call loses its place in line.
+    /// Safe; a cancelled call loses its place in the queue.
     pub async fn reserve(&self, lane: Lane, bytes: usize) -> InFlight {
         let charge = self.shared.acquire(lane, units(bytes)).await;
         InFlight { _body: None, _charge: Some(Arc::new(charge)) }
     }
 
-    /// Bytes of a lane's share that are free now.
+    /// Bytes of a lane's share that are currently free.
     pub fn free_bytes(&self, lane: Lane) -> usize {
         self.shared.gate(lane).units.available_permits() * UNIT_BYTES
     }
 
-    /// Bytes of a lane's share.
+    /// Total bytes of a lane's share.
     pub fn all_bytes(&self, lane: Lane) -> usize {
         self.shared.gate(lane).all_units as usize * UNIT_BYTES
     }
@@ -228,7 +229,7 @@ impl Lanes {
     }
 
     async fn acquire(&self, lane: Lane, units: u32) -> Charge {
-        // What does not fit into the tip's share may go where catch-up leaves room, but never waits there.
+        // A tip body that exceeds the tip's share may use free units of catch-up, but never waits for them.
         if lane == Lane::Tip
             && let Some(permit) = self.tip.take_now(units)
         {
@@ -241,7 +242,7 @@ impl Lanes {
         }
         let gate = self.gate(lane);
         let wanted = units.min(gate.all_units);
-        // Never closed: see `fetch_permit`.
+        // Cannot fail: the semaphore is never closed, see `fetch_permit`.
         Charge::new(Arc::clone(&gate.units).acquire_many_owned(wanted).await.ok(), lane)
     }
 
@@ -250,7 +251,8 @@ impl Lanes {
     }
 
     fn body(self: &Arc<Self>, lane: Lane, bytes: &Bytes) -> Arc<Body> {
-        // Declared first, so that it is dropped after the lock, which a body's end takes.
+        // Declared before the guard so that it is dropped after it: dropping the last `Arc<Body>` takes the
+        // same lock.
         let in_line: Option<Arc<Body>>;
         let mut bodies = self.bodies();
         let known = |lane| bodies.get(&key(lane, bytes)).and_then(Weak::upgrade);
@@ -259,7 +261,7 @@ impl Lanes {
         }
         if lane == Lane::Tip {
             in_line = known(Lane::CatchUp);
-            // One that is still in line with catch-up is of no use: the tip does not wait for it.
+            // A body still queued in catch-up is of no use: the tip must not wait for it.
             if let Some(body) = in_line.as_ref().filter(|body| body.granted.peek().is_some()) {
                 return Arc::clone(body);
             }
@@ -280,7 +282,7 @@ impl Drop for Body {
     fn drop(&mut self) {
         let key = key(self.lane, &self.bytes);
         let mut bodies = self.lanes.bodies();
-        // Another may have come for the same bytes since the last who held this one let go of it.
+        // A new entry for the same bytes may have been inserted after the last strong reference was dropped.
         if bodies.get(&key).is_some_and(|body| body.strong_count() == 0) {
             bodies.remove(&key);
         }
@@ -296,7 +298,7 @@ impl Charge {
 
     fn bytes(&self) -> f64 {
         let bytes = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) * UNIT_BYTES;
-        // Far below 2^53.
+        // Exact: far below 2^53.
         bytes as f64
     }
 }

@@ -1,4 +1,4 @@
-//! Finds the block at which a worker's connection breaks.
+//! Isolates the block at which a worker's connection breaks.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use crate::{
     primitives::ParaNumber,
 };
 
-/// What happened once is an accident.
+/// Failures among the same blocks before they count as the cause: a single one may be an accident.
 pub(super) const SURE_AFTER: u32 = 2;
 
-/// Connections that broke while blocks were dispatched.
+/// Tracks connections that broke while blocks were dispatched.
 ///
-/// One may break for any reason. Where it breaks again among the same blocks, these are sent one by one, until
-/// it breaks at one of them or the worker is past them all. That holds while the worker starts over from an
-/// earlier state and succeeds on the way back to there.
+/// A single break may have any cause. If the connection breaks again among the same blocks, they are sent one
+/// by one until it breaks at one of them or the worker is past them all. The suspicion survives a worker that
+/// restarts from an earlier state and succeeds on the way back.
 #[derive(Debug, Default)]
 pub(super) struct Crashes {
     suspect: Option<Suspect>,
@@ -23,14 +23,15 @@ pub(super) struct Crashes {
 
 #[derive(Debug)]
 struct Suspect {
-    /// It is one of these.
+    /// The blocks among which the cause is.
     blocks: Span<ParaNumber>,
     count: u32,
     version: Arc<str>,
 }
 
 impl Crashes {
-    /// The connection broke while `blocks` were dispatched; gives how often that was among them.
+    /// Records that the connection broke while `blocks` were dispatched; returns how often it broke among
+    /// them.
     pub(super) fn broke(&mut self, blocks: Span<ParaNumber>, version: &Arc<str>) -> u32 {
         if let Some(suspect) = self.suspect.as_mut().filter(|suspect| suspect.version == *version)
             && let Some(common) = overlap(suspect.blocks, blocks)
@@ -43,7 +44,7 @@ impl Crashes {
         1
     }
 
-    /// The worker is there and lives.
+    /// Records that the worker is alive at `position`, so that all blocks before it are cleared.
     pub(super) fn passed(&mut self, position: Position) {
         if let Some(suspect) = &mut self.suspect {
             suspect.blocks.first = suspect.blocks.first.max(position.block);
@@ -53,14 +54,14 @@ impl Crashes {
         }
     }
 
-    /// Another version may get past the block.
+    /// Clears the suspicion if the version changed: another version may get past the block.
     pub(super) fn runs(&mut self, version: &Arc<str>) {
         if self.suspect.as_ref().is_some_and(|suspect| suspect.version != *version) {
             self.suspect = None;
         }
     }
 
-    /// The block, where it is known.
+    /// The block, once it is isolated.
     pub(super) fn found(&self) -> Option<Cause> {
         let suspect = self.sure().filter(|suspect| suspect.blocks.first == suspect.blocks.last)?;
         Some(Cause::DiesAt {
@@ -70,14 +71,14 @@ impl Crashes {
         })
     }
 
-    /// Takes from a step what would send several blocks where one of them breaks the connection.
+    /// Limits a step that would send several blocks among which one breaks the connection.
     pub(super) fn narrow(&self, step: Step) -> Step {
         let (Step::Blocks(cursor), Some(suspect)) = (step, self.sure()) else { return step };
         let Span { first, last } = suspect.blocks;
         if cursor.to < first || cursor.from > last {
             return step;
         }
-        // First up to the suspects, then one by one.
+        // First up to the suspected blocks, then one by one.
         let to = if cursor.from < first { ParaNumber(first.0 - 1) } else { cursor.from };
         Step::Blocks(BlockCursor { from: cursor.from, to })
     }

@@ -1,4 +1,4 @@
-//! What can stand in the way of a worker's sync, and the pauses that it makes.
+//! Causes of sync problems, and their backoffs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::crash::SURE_AFTER;
 use crate::{primitives::ParaNumber, sync::BackoffConfig};
 
-/// Pauses after failures.
+/// Backoffs after sync failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthConfig {
@@ -15,13 +15,13 @@ pub struct HealthConfig {
     pub busy: BackoffConfig,
     /// After other failures of the worker.
     pub failing: BackoffConfig,
-    /// After a connection that broke while blocks were dispatched, where that happened before.
+    /// After repeated connection failures while the same blocks were dispatched.
     pub crashing: BackoffConfig,
     /// After failures of the source.
     pub source: BackoffConfig,
-    /// While the source gives nothing although its heights promise it.
+    /// While the source returns no data although its heights include it.
     pub no_data: BackoffConfig,
-    /// After every so many answers 'RCU in progress' in a row the worker is asked for its info.
+    /// The worker's info is requested after every this many consecutive `RCU in progress` answers.
     pub busy_before_info: u32,
 }
 
@@ -39,17 +39,17 @@ impl Default for HealthConfig {
     }
 }
 
-/// Why a worker's sync does not go on.
+/// Why a worker's sync is held up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
     /// The worker is busy with another call.
     Busy,
-    /// The worker refuses, is too slow, or breaks the connection.
+    /// The worker refuses, times out, or breaks the connection.
     Failing,
-    /// The worker answers that it took what it was sent, and stays where it is.
+    /// The worker accepts what it is sent without advancing.
     NoProgress {
-        /// The block that it stays at: the next that it wants.
+        /// The block at which it stays: the next one that it needs.
         block: ParaNumber,
         /// How often in a row.
         count: u32,
@@ -60,19 +60,19 @@ pub enum Cause {
     DiesAt {
         /// The block.
         block: ParaNumber,
-        /// How often.
+        /// How often it broke there.
         count: u32,
         /// pRuntime's version; empty if not known.
         version: Arc<str>,
     },
-    /// The source has nothing for it yet.
+    /// The source has no data for it yet.
     NoData,
     /// The source fails.
     SourceFailing,
 }
 
 impl Cause {
-    /// Its name in metrics.
+    /// The cause's label in metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Busy => "busy",
@@ -84,12 +84,12 @@ impl Cause {
         }
     }
 
-    /// Whether it lies with the source, and not with the worker.
+    /// Whether the source is the cause, not the worker.
     pub const fn is_source(&self) -> bool {
         matches!(self, Self::NoData | Self::SourceFailing)
     }
 
-    /// Whether somebody should look at the worker: it does not mend itself.
+    /// Whether an operator should look at the worker: it does not recover by itself.
     pub const fn is_alert(&self) -> bool {
         match self {
             Self::DiesAt { .. } => true,
@@ -99,16 +99,16 @@ impl Cause {
     }
 }
 
-/// What stands in the way of a worker's sync.
+/// A problem that holds up a worker's sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
-    /// Why.
+    /// The cause.
     pub cause: Cause,
-    /// Failures in a row: of the worker, or of the source where the cause is there.
+    /// Consecutive failures: of the worker, or of the source if it is the cause.
     pub failures: u32,
-    /// What operators are told.
+    /// The message for operators.
     pub message: Arc<str>,
-    /// When it is tried again; for a cause that lies with the source also when its heights grow.
+    /// When it is retried; if the source is the cause, also when its heights grow.
     pub due: Instant,
 }
