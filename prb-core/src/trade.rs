@@ -1,32 +1,33 @@
-//! The trade engine: takes jobs, sends them in batches, one lane per operator's account, and reports each
-//! call's outcome.
+//! The trade engine: leases jobs, sends them in batches, one lane per operator's account, and reports the
+//! outcome of each call.
 //!
 //! ```text
 //! JobQueue ──lease──▶ dispatcher ──▶ lane of operator A ──batch──▶ ChainSubmitter
 //!     ▲                     └──────▶ lane of operator B ──batch──▶      │
-//!     └── heartbeat, complete, fail ◀───── outcome a call ──────────────┘
+//!     └── heartbeat, complete, fail ◀──── outcome per call ─────────────┘
 //! ```
 //!
-//! An operator's account has one lane, and a lane one batch in flight: order and nonce live there. Two
-//! pools of one operator share it. Lanes run side by side; one that hangs holds up no other.
+//! An operator's account has one lane, and a lane has one batch in flight: order and nonce are serialised
+//! there. Two pools of one operator share it. Lanes run concurrently; one that hangs does not hold up the
+//! others.
 //!
 //! A lane's first transactions have up to [`Config::first_calls`] calls. The cap doubles after a full
-//! transaction was included, is halved after one that was lost or whose outcome is unknown, and is remembered
-//! for as long as the trader runs. The submitter refuses what takes more than its share of a block.
+//! transaction was included, is halved after one that was lost or whose outcome is unknown, and is kept while
+//! the trader runs. The submitter refuses a batch that needs more than its share of a block.
 //!
-//! Jobs of one operator are sent in the order of their ids. One that was given back to the queue, because its
-//! lane was full or it is to be retried, is waited for: no younger one overtakes it.
+//! Jobs of one operator are sent in the order of their ids. A job that was released to the queue, because its
+//! lane was full or for a retry, holds up the younger ones: none overtakes it.
 //!
 //! Jobs are delivered at least once, and their effects must happen at most once. So a lane asks
-//! [`ChainSubmitter::effects`] which calls are done already, and leaves them out: before its first batch,
-//! before a job that was handed out before, before a call for what it has sent lately, and after a transaction
-//! whose outcome is not known.
+//! [`ChainSubmitter::effects`] which calls have taken effect already, and omits them: before its first batch,
+//! before a job that was leased before, before a call with the same subject as one that it sent recently, and
+//! after a transaction whose outcome is unknown.
 //!
 //! Several traders may work on one queue. An account is used by one of them at a time (see
-//! [`accounts::AccountLeases`]): the others hand its jobs back, and take over when its lease runs out.
+//! [`accounts::AccountLeases`]): the others release its jobs, and take over when its lease expires.
 //!
-//! Not for: nonces, fees and the watching of a transaction (see [`ChainSubmitter`]), or deciding what to
-//! send (see [`crate::worker`]).
+//! Not for: nonces, fees and watching transactions (see [`ChainSubmitter`]), or deciding what to send (see
+//! [`crate::worker`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -58,49 +59,49 @@ pub use status::{LaneStatus, Phase, Status};
 /// Settings of a [`Trader`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Most calls of an account's first transaction. From then on the cap doubles after each full transaction
-    /// that was included, up to [`Config::max_calls`], and is halved, to one call at least, after each that was
-    /// lost, has expired, or whose outcome is unknown.
+    /// Maximum calls in an account's first transaction. From then on the cap doubles after each full
+    /// transaction that was included, up to [`Config::max_calls`], and is halved, to no less than one call,
+    /// after each that was lost, expired, or has an unknown outcome.
     pub first_calls: usize,
-    /// Most calls that a transaction's cap grows to. A job with more than the cap goes alone, in several
-    /// transactions.
+    /// Maximum calls to which a transaction's cap grows. A job with more calls than the cap is sent alone, in
+    /// several transactions.
     pub max_calls: usize,
-    /// Most bytes of a batch's calls, by [`Call::size_bytes`](crate::chain::Call::size_bytes). A job with
-    /// more goes alone.
+    /// Maximum bytes of a batch's calls, by [`Call::size_bytes`](crate::chain::Call::size_bytes). A larger
+    /// job is sent alone.
     pub max_bytes: usize,
-    /// How long a batch waits for company after its newest job.
+    /// How long a batch waits for further jobs after its newest one.
     pub linger: Duration,
-    /// How long it waits at most after its first: no longer than [`Config::MAX_WAIT`].
+    /// How long a batch waits at most after its first job: no longer than [`Config::MAX_WAIT`].
     pub max_wait: Duration,
-    /// Most lanes: operators served at a time. Jobs of others are handed back for a while.
+    /// Maximum lanes, that is, operators served at a time. Jobs of others are released for a while.
     pub max_lanes: usize,
-    /// Most jobs that a lane holds. More are handed back for a while.
+    /// Maximum jobs held by a lane. Further ones are released for a while.
     pub max_lane_jobs: usize,
-    /// Most bytes of them, by [`Job::size_bytes`](crate::queue::Job::size_bytes).
+    /// Maximum bytes of a lane's jobs, by [`Job::size_bytes`](crate::queue::Job::size_bytes).
     pub max_lane_bytes: usize,
-    /// How long a lane without jobs lives.
+    /// Time after which a lane without jobs ends.
     pub lane_idle: Duration,
-    /// How long a job stays leased without a heartbeat; they come three times as often.
+    /// TTL of a job's lease; renewed three times per TTL.
     pub lease_ttl: Duration,
-    /// How long an account stays this trader's without a renewal; they come four times as often. Where a
-    /// trader dies, another one takes over after this long.
+    /// TTL of an account's lease; renewed four times per TTL. If a trader dies, another one takes over after
+    /// this time.
     pub account_ttl: Duration,
-    /// How long the submitter may take over a batch, or over its effects, before the batch's
-    /// outcome counts as unknown. Longer than a transaction lives: it is meant for a submitter that hangs.
+    /// Timeout of the submitter for a batch, or for its effects, after which the batch's outcome counts as
+    /// unknown. Longer than a transaction can stay valid: it only covers a submitter that hangs.
     pub submit_timeout: Duration,
-    /// Delay before a job's first retry; doubles with each.
+    /// Delay before a job's first retry; doubles with each retry.
     pub retry_min: Duration,
-    /// Longest delay before a retry.
+    /// Maximum delay before a retry.
     pub retry_max: Duration,
 }
 
 impl Config {
-    /// Default of [`Config::first_calls`]: what the original sends at most, and the chain has taken for years.
+    /// Default of [`Config::first_calls`]: the original's maximum, which the chain has accepted for years.
     pub const FIRST_CALLS: usize = 100;
-    /// Default of [`Config::max_calls`]: about what fits in a block by the time that calls take, were there no
-    /// other limit.
+    /// Default of [`Config::max_calls`]: roughly what fits in a block by execution time, without other
+    /// limits.
     pub const MAX_CALLS: usize = 1_000;
-    /// Default of [`Config::max_bytes`]: half of what a block of the parachain takes.
+    /// Default of [`Config::max_bytes`]: half of the parachain's block size.
     pub const MAX_BYTES: usize = 2 * 1024 * 1024;
     /// Default of [`Config::linger`].
     pub const LINGER: Duration = Duration::from_secs(1);
@@ -110,7 +111,7 @@ impl Config {
     pub const MAX_LANES: usize = 128;
     /// Default of [`Config::max_lane_jobs`].
     pub const MAX_LANE_JOBS: usize = 10_000;
-    /// Default of [`Config::max_lane_bytes`]: several blocks of the parachain.
+    /// Default of [`Config::max_lane_bytes`]: several parachain blocks.
     pub const MAX_LANE_BYTES: usize = 16 * 1024 * 1024;
     /// Default of [`Config::lane_idle`].
     pub const LANE_IDLE: Duration = Duration::from_secs(60);
@@ -171,60 +172,60 @@ impl Default for Config {
     }
 }
 
-/// What a [`Trader`] works with.
+/// The components of a [`Trader`].
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Where jobs come from.
+    /// The queue that jobs are leased from.
     pub queue: Arc<dyn JobQueue>,
-    /// What sends them.
+    /// Submits the batches.
     pub submitter: Arc<dyn ChainSubmitter>,
-    /// What signs for the operators.
+    /// Signs for the operators.
     pub signers: Arc<dyn Signers>,
-    /// Which of the traders on the queue may send for an account. All traders that use the same accounts must
-    /// share it: two that do not would take the same nonce.
-    /// [`MemoryAccounts`](accounts::MemoryAccounts) is for those of one process.
+    /// Decides which trader may send for an account. All traders that use the same accounts must share it:
+    /// two that do not would use the same nonces. [`MemoryAccounts`](accounts::MemoryAccounts) is for traders
+    /// within one process.
     pub accounts: Arc<dyn AccountLeases>,
 }
 
-/// Why a trader does not run.
+/// Why a trader could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting that must be more than zero.
-    #[error("the trade engine's {what} must be more than zero")]
+    /// A setting must be greater than zero.
+    #[error("the trade engine's setting {what} must be greater than zero")]
     ZeroSetting {
-        /// Its name.
+        /// The setting's name.
         what: &'static str,
     },
-    /// Batches must not wait for so long.
+    /// The setting exceeds [`Config::MAX_WAIT`].
     #[error("the trade engine's max_wait must be at most {:?}, not {wait:?}", Config::MAX_WAIT)]
     LongWait {
-        /// The setting.
+        /// The configured value.
         wait: Duration,
     },
-    /// A task panicked: a fault of the program.
+    /// A task panicked: a bug.
     #[error("a task of the trade engine panicked: {message}")]
     Panicked {
-        /// What it said.
+        /// The panic message.
         message: String,
     },
 }
 
-/// What a trader left behind.
+/// What a trader released, and left behind, when it stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// Jobs handed back to the queue, for the next trader.
+    /// Jobs released to the queue, for the next trader.
     pub handed_back: usize,
-    /// Jobs that the queue did not take back in time: their leases run out.
+    /// Jobs that the queue did not accept back in time: their leases expire.
     pub jobs_left: usize,
-    /// Accounts that were not given back in time: their leases run out.
+    /// Accounts that were not released in time: their leases expire.
     pub accounts_left: usize,
 }
 
 /// A running trade engine.
 ///
-/// Dropping it stops its work wherever it is, like a crash: leases run out and jobs are handed out again.
+/// Dropping it aborts its work, like a crash: leases expire and jobs are leased again.
 #[derive(Debug)]
 pub struct Trader {
     status: watch::Receiver<Status>,
@@ -233,10 +234,10 @@ pub struct Trader {
 }
 
 impl Trader {
-    /// How long handing back jobs and accounts may take after [`Trader::stop`]'s deadline.
+    /// Additional time for releasing jobs and accounts after [`Trader::stop`]'s deadline.
     pub const STOP_GRACE: Duration = Duration::from_secs(1);
 
-    /// Starts working on the queue's jobs. Needs a tokio runtime.
+    /// Starts the engine. Requires a tokio runtime.
     ///
     /// # Errors
     /// [`Error::ZeroSetting`], [`Error::LongWait`].
@@ -253,12 +254,12 @@ impl Trader {
         Ok(Self { status, stop: Some(stop), dispatcher })
     }
 
-    /// What it does, now and whenever that changes.
+    /// The trader's status, as a watch.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// Waits until the trader ends by itself: its queue was closed, or a task of it panicked.
+    /// Waits until the trader ends by itself: its queue was closed, or one of its tasks panicked.
     ///
     /// # Errors
     /// [`Error::Panicked`].
@@ -273,20 +274,20 @@ impl Trader {
         }
     }
 
-    /// Stops: takes no more jobs, lets batches in flight end for `within`, and hands back the rest. Their effects
-    /// are asked for before they are sent again.
+    /// Stops: leases no more jobs, lets batches in flight end for `within`, and releases the rest. The next
+    /// trader asks for their effects before it sends them again.
     ///
-    /// Returns after `within` and [`Trader::STOP_GRACE`] at the latest, also where queue, submitter, signers or
-    /// account leases do not answer; the report tells what could not be handed back.
+    /// Returns after `within` plus [`Trader::STOP_GRACE`] at the latest, even if queue, submitter, signers or
+    /// account leases do not answer; the report contains what could not be released.
     ///
     /// # Errors
     /// [`Error::Panicked`].
     ///
     /// # Cancel safety
-    /// A cancelled call is as good as dropping the trader.
+    /// Cancelling is equivalent to dropping the trader.
     pub async fn stop(mut self, within: Duration) -> Result<StopReport, Error> {
         if let Some(stop) = self.stop.take() {
-            // The dispatcher may have ended already; then there is a report to read.
+            // The dispatcher may have ended already; then its report is returned.
             let _ = stop.send(Instant::now() + within);
         }
         self.ended().await

@@ -1,5 +1,5 @@
-//! Acquires and renews the leases of the accounts that this trader sends for, and tells in time where one is
-//! lost.
+//! Acquires and renews the leases of the accounts that this trader sends for, and signals a lost lease in
+//! time.
 
 use std::{
     collections::HashMap,
@@ -16,12 +16,12 @@ use super::accounts::{AccountLeases, Error};
 use crate::primitives::{AccountId, PHALA_SS58_PREFIX};
 use crate::text::describe;
 
-/// Renewals in a lease's life.
+/// Renewals per TTL.
 const RENEWALS: u32 = 4;
-/// How long a trader without any account leaves jobs to others after it met one of another trader's.
+/// How long a trader without any account leaves jobs to others after it found one leased to another trader.
 const SPARE_PAUSE: Duration = Duration::from_secs(3);
 
-/// An account that this trader has, as its lane sees it.
+/// An account leased to this trader, as its lane sees it.
 #[derive(Clone, Debug)]
 pub(super) struct AccountLease(watch::Receiver<Instant>);
 
@@ -31,7 +31,7 @@ impl AccountLease {
         *self.0.borrow() > Instant::now()
     }
 
-    /// Waits until it may not any more.
+    /// Waits until the lease is no longer held.
     ///
     /// # Cancel safety
     /// Safe.
@@ -49,12 +49,12 @@ impl AccountLease {
     }
 }
 
-/// What asking for an account gave.
+/// The result of acquiring an account.
 #[derive(Debug)]
 pub(super) enum Acquired {
     Ours {
         lease: AccountLease,
-        /// It was not this trader's a moment ago: others may have used it.
+        /// The lease was not held a moment ago: another trader may have used the account.
         new: bool,
     },
     Elsewhere,
@@ -83,16 +83,16 @@ impl AccountKeeper {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When a lease that was asked for at `asked` counts as over: early enough that nobody else has it yet,
-    /// even where clocks run a little apart.
+    /// The local expiry of a lease requested at `asked`: before the backend's, so that no other trader can
+    /// hold it yet even if the clocks run at slightly different rates.
     fn end(&self, asked: Instant) -> Instant {
         asked + self.ttl * 3 / 4
     }
 
-    /// Makes the account this trader's, if it is nobody else's.
+    /// Leases the account, unless another trader holds it.
     ///
     /// # Errors
-    /// The backend's.
+    /// Returns the backend's error.
     pub(super) async fn acquire(&self, account: AccountId) -> Result<Acquired, Error> {
         let known = self.kept().get(&account).map(|kept| AccountLease(kept.until.subscribe()));
         if let Some(lease) = known.filter(AccountLease::is_held) {
@@ -108,7 +108,7 @@ impl AccountKeeper {
         Ok(Acquired::Ours { lease: AccountLease(lease), new: true })
     }
 
-    /// Renews what lanes use and gives back the rest, for ever.
+    /// Renews the leases that lanes use and releases the others. Never returns.
     pub(super) async fn keep(&self) {
         let period = self.ttl / RENEWALS;
         let mut ticks = interval_at(Instant::now() + period, period);
@@ -136,13 +136,16 @@ impl AccountKeeper {
                         continue;
                     }
                     let account_name = account.to_ss58(PHALA_SS58_PREFIX);
-                    tracing::warn!(account = account_name, "the lease of an account was lost");
+                    tracing::warn!(
+                        account = account_name,
+                        "the lease of an account was lost: its lane sends nothing more"
+                    );
                     ours.until.send_replace(asked);
                     kept.remove(&account);
                 }
             }
             Err(e) => {
-                tracing::warn!(error = %describe(&e), accounts = all.len(), "leases of accounts were not renewed");
+                tracing::warn!(error = %describe(&e), accounts = all.len(), "account leases were not renewed");
             }
         }
     }
@@ -156,12 +159,12 @@ impl AccountKeeper {
         self.release(&unused).await;
     }
 
-    /// How many accounts this trader has.
+    /// The number of accounts leased to this trader.
     pub(super) fn count(&self) -> usize {
         self.kept().len()
     }
 
-    /// Gives everything back, and says whether that worked. Nothing may be sent after that.
+    /// Releases all accounts; returns whether the backend accepted that. Nothing may be sent afterwards.
     pub(super) async fn release_all(&self) -> bool {
         let all: Vec<_> = self.kept().drain().map(|(account, kept)| (account, kept.token)).collect();
         self.release(&all).await
@@ -173,18 +176,18 @@ impl AccountKeeper {
         }
         let released = self.leases.release(leases).await;
         if let Err(e) = &released {
-            tracing::debug!(error = %describe(e), "accounts were not given back; their leases run out");
+            tracing::debug!(error = %describe(e), "accounts were not released; their leases expire");
         }
         released.is_ok()
     }
 
-    /// Until when this trader, having no account, leaves jobs to those who have theirs.
+    /// Until when this trader, without any account, leaves jobs to the traders that hold theirs.
     pub(super) fn spare_until(&self) -> Option<Instant> {
         let until = *self.spare_until.borrow();
         (until > Instant::now() && self.kept().is_empty()).then_some(until)
     }
 
-    /// Notices of [`spare_until`](Self::spare_until) that changed.
+    /// A watch on changes of [`spare_until`](Self::spare_until).
     pub(super) fn spare(&self) -> watch::Receiver<Instant> {
         self.spare_until.subscribe()
     }

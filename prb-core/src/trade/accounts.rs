@@ -1,8 +1,8 @@
-//! The seam [`AccountLeases`]: which of several traders may use an account's nonce.
+//! The seam [`AccountLeases`]: exclusive use of an account's nonce by one of several traders.
 //!
-//! A lease gives an account to one trader for a while; the others are warm spares for it. It runs out where
-//! its trader is gone, and another takes over: that one waits for what was sent before, and asks which calls
-//! are done, as after any restart.
+//! A lease assigns an account to one trader for a limited time; the others are warm standbys. If its trader
+//! is gone, the lease expires and another one takes over: it waits for what was sent before, and asks for its
+//! effects, as after any restart.
 //!
 //! Not for: the jobs' own leases (see [`crate::queue`]), or the nonce itself (see
 //! [`ChainSubmitter`](crate::chain::ChainSubmitter)).
@@ -17,35 +17,35 @@ mod memory;
 
 pub use memory::MemoryAccounts;
 
-/// Why leases of accounts can be neither given nor renewed.
+/// Why account leases cannot be granted or renewed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The backend cannot be reached.
-    #[error("the leases of accounts are unavailable")]
+    #[error("the backend of account leases is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Leases of accounts, as one trader sees them.
+/// Account leases, from the view of one trader.
 #[async_trait]
 pub trait AccountLeases: Send + Sync + fmt::Debug {
-    /// Leases an account for `ttl`, and gives the lease's token: one that no other lease ever had. `None`
-    /// while another trader has the account. A lease that this trader had of it is replaced.
+    /// Leases an account for `ttl`; returns the lease's token, which no other lease ever had. Returns `None`
+    /// while another trader holds the account. An existing lease of this trader on it is replaced.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     ///
     /// # Cancel safety
-    /// A cancelled call may have leased the account; the lease runs out, or is replaced by the next call.
+    /// A cancelled call may have leased the account; the lease expires, or the next call replaces it.
     async fn acquire(&self, account: AccountId, ttl: Duration) -> Result<Option<u64>, Error>;
 
-    /// Renews leases for another `ttl`; gives the accounts whose lease is lost.
+    /// Renews leases for another `ttl`; returns the accounts whose leases are lost.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     async fn renew(&self, leases: &[(AccountId, u64)], ttl: Duration) -> Result<Vec<AccountId>, Error>;
 
-    /// Gives accounts back. Lost leases are passed over.
+    /// Releases accounts. Lost leases are ignored.
     ///
     /// # Errors
     /// [`Error::Unavailable`].

@@ -1,4 +1,4 @@
-//! Decides which of a lane's jobs go together, and when: pure functions.
+//! Selects which of a lane's jobs are sent together, and when: pure functions.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -25,9 +25,9 @@ pub(super) struct Queued {
     pub(super) at: Instant,
     /// Bytes of its calls.
     pub(super) bytes: usize,
-    /// Most jobs of a batch with it: fewer each time that one was refused.
+    /// Maximum jobs in a batch with this one; halved each time that such a batch is refused.
     pub(super) most: usize,
-    /// Some of its calls may be done.
+    /// Some of its calls may have taken effect already: ask the chain first.
     pub(super) ask: bool,
 }
 
@@ -42,7 +42,7 @@ impl Queued {
         self.lease.id
     }
 
-    /// Whether both can be in one transaction.
+    /// Whether both can be in one transaction: they act for the same proxied account.
     fn acts_like(&self, other: &Self) -> bool {
         self.lease.job.signer.proxied == other.lease.job.signer.proxied
     }
@@ -56,8 +56,8 @@ impl Queued {
     }
 }
 
-/// Puts a job in its place in the lane, which is in the order of the jobs' ids: that of their submission. A
-/// lease of the same job is replaced, and given.
+/// Inserts a job into the lane, which is sorted by job id, that is, by order of submission. Returns the
+/// replaced lease of the same job, if there was one.
 pub(super) fn insert(pending: &mut VecDeque<Queued>, job: Queued) -> Option<Queued> {
     match pending.binary_search_by_key(&job.id(), Queued::id) {
         Ok(place) => pending.get_mut(place).map(|old| std::mem::replace(old, job)),
@@ -68,14 +68,14 @@ pub(super) fn insert(pending: &mut VecDeque<Queued>, job: Queued) -> Option<Queu
     }
 }
 
-/// The places of the jobs that go together next, and whether nothing more fits. Jobs that are not older than
-/// `before` wait.
+/// Selects the positions of the jobs of the next batch, and returns whether nothing more fits. Jobs younger
+/// than `before` wait.
 fn pick(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (Vec<usize>, bool) {
     let may_go = |job: &Queued| before.is_none_or(|before| job.id() < before);
     let Some(first) = pending.front().filter(|job| may_go(job)) else { return (Vec::new(), false) };
     let (mut calls, mut bytes, mut most) = (first.calls().len(), first.bytes, first.most);
     let mut picked = vec![0];
-    // Those whose jobs are passed over, because they act for another account.
+    // Senders of jobs that are skipped because they act for another account: their later jobs must wait too.
     let mut passed = HashSet::new();
     for (place, job) in pending.iter().enumerate().skip(1).take_while(|(_, job)| may_go(job)) {
         if !job.acts_like(first) || (!passed.is_empty() && job.senders().any(|one| passed.contains(&one))) {
@@ -84,7 +84,7 @@ fn pick(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (
         }
         let (more_calls, more_bytes) = (calls + job.calls().len(), bytes + job.bytes);
         let fewest = most.min(job.most);
-        // No job overtakes another one: the first that does not fit ends the batch.
+        // No job overtakes another one: the first that does not fit closes the batch.
         if picked.len() >= fewest || more_calls > config.max_calls || more_bytes > config.max_bytes {
             return (picked, true);
         }
@@ -95,7 +95,7 @@ fn pick(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> (
     (picked, full)
 }
 
-/// When the next batch is to go; `None` where no job may.
+/// When the next batch is due; `None` if no job may be sent.
 pub(super) fn due(pending: &VecDeque<Queued>, config: &Config, before: Option<JobId>) -> Option<Instant> {
     let (picked, full) = pick(pending, config, before);
     let times = || picked.iter().map(|&place| pending[place].at);
@@ -106,8 +106,9 @@ pub(super) fn due(pending: &VecDeque<Queued>, config: &Config, before: Option<Jo
     Some((newest + config.linger).min(first + config.max_wait))
 }
 
-/// How many of the picked jobs, from the first on, have no call that is for the same as an earlier job's and yet
-/// another one, such as a registration with a newer report: that one waits until the chain can be asked.
+/// The number of selected jobs, from the first on, without a call that has the same subject as an earlier
+/// job's but differs from it, such as a registration with a newer report: that one must wait until the chain
+/// can be asked.
 fn without_variants(pending: &VecDeque<Queued>, picked: &[usize]) -> usize {
     let mut seen = HashMap::new();
     for (count, &place) in picked.iter().enumerate() {
@@ -120,29 +121,29 @@ fn without_variants(pending: &VecDeque<Queued>, picked: &[usize]) -> usize {
     picked.len()
 }
 
-/// Takes the next batch out of the lane.
+/// Removes the next batch from the lane.
 pub(super) fn take(pending: &mut VecDeque<Queued>, config: &Config, before: Option<JobId>) -> Vec<Queued> {
     let (mut picked, _) = pick(pending, config, before);
     picked.truncate(without_variants(pending, &picked));
-    // From behind, so that places before stay what they are.
+    // From the back, so that earlier positions stay valid.
     let mut jobs: Vec<_> = picked.into_iter().rev().filter_map(|place| pending.remove(place)).collect();
     jobs.reverse();
     jobs
 }
 
-/// A batch on its way: its jobs, their calls without repetitions, and what became of each.
+/// A batch in flight: its jobs, their calls without duplicates, and the outcome of each.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) jobs: Vec<Queued>,
     calls: Vec<Call>,
     outcomes: Vec<Option<CallOutcome>>,
-    /// By job, the places of its calls in `calls`.
+    /// By job, the indices of its calls in `calls`.
     places: Vec<Vec<usize>>,
-    /// The newest block that was asked for effects.
+    /// The newest block at which effects were read.
     seen: ParaNumber,
-    /// The transactions and their blocks.
+    /// The transactions sent, with their blocks.
     sent: Vec<(Hash, ParaNumber)>,
-    /// By call, the last transaction that held it.
+    /// By call, the index of the last transaction that contained it.
     held_by: Vec<Option<usize>>,
 }
 
@@ -161,13 +162,14 @@ impl Work {
         Self { jobs, calls, outcomes, places, seen: ParaNumber(0), sent: Vec::new(), held_by }
     }
 
-    /// Its jobs, to be tried again: what is known of their calls is asked for once more.
+    /// Returns its jobs for another attempt. If some calls have outcomes, the chain is asked for their
+    /// effects again.
     pub(super) fn unsent(self) -> Vec<Queued> {
         let known = self.outcomes.iter().any(Option::is_some);
         self.jobs.into_iter().map(|job| Queued { ask: job.ask || known, ..job }).collect()
     }
 
-    /// The calls that have no outcome, or whose outcome `is` so, with their places.
+    /// The calls without an outcome, or whose outcome matches `is`, with their indices.
     pub(super) fn select(&self, is: impl Fn(Option<&CallOutcome>) -> bool) -> (Vec<usize>, Vec<Call>) {
         self.calls
             .iter()
@@ -177,7 +179,7 @@ impl Work {
             .unzip()
     }
 
-    /// Notes calls whose effect is on chain at `block`.
+    /// Records calls whose effect is on chain at `block`.
     pub(super) fn already_done(&mut self, places: impl IntoIterator<Item = usize>, block: ParaNumber) {
         self.seen = self.seen.max(block);
         for place in places {
@@ -185,7 +187,7 @@ impl Work {
         }
     }
 
-    /// Notes the results of the calls that `extrinsic` held.
+    /// Records the results of the calls in `extrinsic`.
     pub(super) fn sent(
         &mut self,
         extrinsic: Hash,
@@ -199,18 +201,18 @@ impl Work {
         self.sent.push((extrinsic, block));
     }
 
-    /// The transaction of these calls.
+    /// Builds the transaction of these calls.
     pub(super) fn transaction(&self, signer: Arc<dyn Signer>, calls: Vec<Call>) -> CallBatch {
         let proxied = self.jobs.first().and_then(|job| job.lease.job.signer.proxied);
         CallBatch::new(signer, calls).with_proxied(proxied)
     }
 
-    /// The jobs with their outcomes, `None` for one that has calls without.
+    /// Returns the jobs with their outcomes; `None` for a job with calls that have none.
     pub(super) fn finish(self) -> Vec<(Queued, Option<JobOutcome>)> {
         let Self { jobs, outcomes, places, seen, sent, held_by, .. } = self;
         let outcome = |places: &[usize]| {
             let calls: Vec<_> = places.iter().map(|&place| outcomes[place].clone()).collect::<Option<_>>()?;
-            // Blocks come in order: the last one shows what those before did.
+            // Blocks are in order: the state of the last one includes the effects of all before it.
             let sent = places.iter().filter_map(|&place| held_by[place]).max().map(|last| sent[last]);
             let already = calls.contains(&CallOutcome::AlreadyDone);
             let block = sent.map_or(seen, |(_, block)| if already { seen.max(block) } else { block });

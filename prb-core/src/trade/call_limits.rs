@@ -1,4 +1,4 @@
-//! How many calls an account's next transaction may have, learned from what became of the ones before.
+//! Adapts the number of calls in an account's transactions to the outcomes of earlier ones.
 
 use std::{
     collections::HashMap,
@@ -8,15 +8,15 @@ use std::{
 use super::Config;
 use crate::primitives::AccountId;
 
-/// Accounts whose cap is remembered at most; the cap of others starts anew.
+/// Maximum number of accounts whose cap is remembered; evicted accounts start over.
 const MAX_ACCOUNTS: usize = 4_096;
 
-/// Most calls of the next transaction.
+/// The limits of the next transaction's calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CallLimits {
-    /// What transactions of the account have shown to be included.
+    /// The cap learned from the account's transactions.
     pub(super) cap: usize,
-    /// What the account can pay for, where it could not pay for more.
+    /// The number of calls that the account can pay for, after it could not pay for more.
     pub(super) payable: usize,
 }
 
@@ -29,30 +29,30 @@ impl CallLimits {
         self.cap.min(self.payable)
     }
 
-    /// After a transaction of `calls` was included: a full one shows that the next may have twice as many.
+    /// Limits after a transaction of `calls` was included: a full one permits twice as many.
     pub(super) fn included(self, calls: usize, max: usize) -> Self {
         let cap = if calls >= self.cap { self.cap.saturating_mul(2).min(max) } else { self.cap };
         Self::new(cap)
     }
 
-    /// After a transaction that was lost, expired, or whose outcome is unknown: perhaps it was too large for
-    /// the blocks that collators can get backed.
+    /// Limits after a transaction that was lost, expired, or has an unknown outcome: it may have been too
+    /// large for the blocks that collators get backed by the relay chain.
     pub(super) fn lost(self) -> Self {
         Self::new((self.cap / 2).max(1))
     }
 
-    /// After a transaction of `calls` was refused as too large, of which about `fits` would fit.
+    /// Limits after a transaction of `calls` was refused as too large, of which about `fits` would fit.
     pub(super) fn too_large(self, calls: usize, fits: usize) -> Self {
         Self { cap: fits.clamp(1, calls.saturating_sub(1).max(1)), ..self }
     }
 
-    /// After the account could not pay for `calls`.
+    /// Limits after the account could not pay for `calls`.
     pub(super) fn unpayable(self, calls: usize) -> Self {
         Self { payable: (calls / 2).max(1), ..self }
     }
 }
 
-/// The accounts' caps, for as long as the trader runs: lanes come and go.
+/// The accounts' caps, kept while the trader runs: lanes are short-lived.
 #[derive(Debug, Default)]
 pub(super) struct Caps(Mutex<HashMap<AccountId, usize>>);
 

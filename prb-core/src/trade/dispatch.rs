@@ -1,4 +1,4 @@
-//! Takes jobs from the queue, gives each to its operator's lane, and keeps the lanes.
+//! The dispatcher: leases jobs from the queue, routes each to its operator's lane, and supervises the lanes.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,13 +22,13 @@ use super::{
 };
 use crate::{primitives::AccountId, queue::Lease};
 
-/// When a job comes again that its lane had no room for.
+/// Delay of a job for which its lane had no capacity.
 const NO_ROOM_FOR: Duration = Duration::from_secs(5);
-/// Jobs that may wait to be given back; above it nothing is leased.
+/// Maximum jobs waiting to be released; beyond it nothing is leased.
 const MAX_RETURNS: usize = 1_024;
-/// Pause where too many jobs were given back.
+/// Pause after too many jobs were released.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
-/// How long lanes may go on when the queue was closed: there is nobody left to tell.
+/// How long lanes may continue after the queue was closed: their outcomes cannot be reported any more.
 const CLOSED_GRACE: Duration = Duration::from_secs(1);
 
 struct Dispatcher {
@@ -37,7 +37,7 @@ struct Dispatcher {
     lanes: JoinSet<()>,
 }
 
-/// Runs until `stop` names a deadline, or the queue is closed.
+/// Runs until `stop` provides a deadline, or the queue is closed.
 pub(super) async fn run(
     config: Config,
     parts: Parts,
@@ -66,7 +66,7 @@ pub(super) async fn run(
     let mut spare = accounts.spare();
     let (deadline, result) = loop {
         let pause = dispatcher.pause_until();
-        // Nothing that this awaits may hang: `stop` must be heard.
+        // No branch may block: `stop` must be noticed at any time.
         tokio::select! {
             // An error means that the trader was dropped, and this task with it.
             at = &mut stop => break (at.unwrap_or_else(|_| Instant::now()), Ok(())),
@@ -78,8 +78,8 @@ pub(super) async fn run(
             },
             Some(ended) = dispatcher.lanes.join_next_with_id() => dispatcher.reap(ended),
             Some(ended) = keepers.join_next() => {
-                let message = ended.err().map_or_else(|| "a task ended early".into(), panic_text);
-                tracing::error!(message, "the trade engine's heartbeats ended");
+                let message = ended.err().map_or_else(|| "a task ended unexpectedly".into(), panic_text);
+                tracing::error!(message, "a background task of the trade engine ended: its leases are not renewed any more");
                 break (Instant::now(), Err(Error::Panicked { message }));
             }
         }
@@ -89,7 +89,7 @@ pub(super) async fn run(
     result.map(|()| report)
 }
 
-/// The tasks that run beside the lanes: heartbeats, renewals, jobs given back, progress.
+/// Spawns the background tasks: heartbeats, account renewals, releases of jobs, progress reports.
 fn keepers(
     leases: &Arc<JobLeases>,
     accounts: &Arc<AccountKeeper>,
@@ -116,7 +116,7 @@ fn keepers(
     tasks
 }
 
-/// The next job, and a place among those that are given back, so that routing it never waits.
+/// The next job, with a reserved slot in the release channel, so that routing it never waits.
 ///
 /// # Cancel safety
 /// Safe: a cancelled call leases nothing.
@@ -126,16 +126,16 @@ async fn next(
 ) -> Option<(Lease, mpsc::OwnedPermit<Return>)> {
     match returns.clone().reserve_owned().await {
         Ok(place) => Some((leases.next().await?, place)),
-        // Its keeper has ended, and that ends the dispatcher.
+        // The channel's receiver has ended, which ends the dispatcher as well.
         Err(_) => std::future::pending().await,
     }
 }
 
-/// Gives back what the trader still has, until a little after the deadline.
+/// Releases everything that the trader still holds, until shortly after the deadline.
 async fn give_all_back(leases: &JobLeases, accounts: &AccountKeeper, deadline: Instant) -> StopReport {
     let (jobs, held_accounts) = (leases.count(), accounts.count());
     let end = deadline.max(Instant::now()) + Trader::STOP_GRACE;
-    // Side by side: neither waits for a backend that does not answer the other.
+    // Concurrently: a backend that does not answer must not hold up the other.
     let (jobs_back, accounts_back) =
         tokio::join!(timeout_at(end, leases.give_back_all()), timeout_at(end, accounts.release_all()),);
     let count = |all: usize, back: bool| if back { (all, 0) } else { (0, all) };
@@ -145,7 +145,7 @@ async fn give_all_back(leases: &JobLeases, accounts: &AccountKeeper, deadline: I
         tracing::warn!(
             jobs = jobs_left,
             accounts = accounts_left,
-            "the trader stopped without giving back its leases: they run out"
+            "the trader stopped without releasing all of its leases: they expire"
         );
     }
     StopReport { handed_back, jobs_left, accounts_left }
@@ -174,21 +174,21 @@ impl Dispatcher {
             },
             None => lease,
         };
-        // A lane that has ended but was not reaped is replaced and takes no more room.
+        // A lane that has ended but was not reaped yet is replaced and needs no additional capacity.
         if !self.inboxes.contains_key(&operator) && self.inboxes.len() >= config.max_lanes {
             return self.put_off(&lease, NO_ROOM_FOR, place);
         }
         let inbox = Arc::new(Inbox::default());
-        // An empty lane takes any job.
+        // An empty lane accepts any job.
         let _ = inbox.push(lease, config);
         let lane = Lane::new(shared, operator, inbox.clone());
         let task = self.lanes.spawn(lane.run()).id();
         self.inboxes.insert(operator, (task, inbox));
     }
 
-    /// Gives a job back for a while. Until it is back, no younger one of its operator is taken.
+    /// Releases a job for a while. Until it is leased again, no younger one of its operator is accepted.
     fn put_off(&self, lease: &Lease, after: Duration, place: mpsc::OwnedPermit<Return>) {
-        tracing::debug!(job = %lease.id, ?after, "the lane does not take the job now, given back for a while");
+        tracing::debug!(job = %lease.id, ?after, "the lane cannot take the job now; it is released for a while");
         let due = Instant::now() + after;
         let until = due + self.shared.config.lease_ttl;
         self.shared.order.leave(lease.job.signer.operator, [lease.id], due, until);
@@ -210,7 +210,7 @@ impl Dispatcher {
         {
             let message = panic_text(e);
             tracing::error!(
-                %operator, message, "a lane panicked; its jobs come again when their leases run out"
+                %operator, message, "a lane panicked; its jobs are leased again when their leases expire"
             );
             let due = Instant::now() + self.shared.config.lease_ttl;
             let jobs = self.shared.leases.abandon(operator);
@@ -218,7 +218,7 @@ impl Dispatcher {
         }
     }
 
-    /// Lets the lanes end what they have sent, until the deadline.
+    /// Lets the lanes finish what they have sent, until the deadline.
     async fn drain(&mut self, deadline: Instant) {
         self.shared.board.edit(|status| status.stopping = true);
         self.shared.stopping.cancel();
@@ -235,7 +235,7 @@ impl Dispatcher {
     }
 }
 
-/// What a task said when it panicked.
+/// The message of a task's panic.
 pub(super) fn panic_text(error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => match panic.downcast::<String>() {

@@ -1,4 +1,4 @@
-//! What the dispatcher and a lane share: jobs on their way in, and how much the lane holds.
+//! The inbox of a lane: jobs from the dispatcher, and the lane's fill level.
 
 use std::{
     collections::VecDeque,
@@ -26,17 +26,17 @@ struct State {
     closed: bool,
 }
 
-/// A job and when it came.
+/// A job with its time of arrival.
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) lease: Lease,
     pub(super) at: Instant,
 }
 
-/// Why a lane takes no job now.
+/// Why a lane does not accept a job now.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// It holds as much as it may.
+    /// It holds its maximum.
     Full(Lease),
     /// It has ended, with nothing left.
     Closed(Lease),
@@ -47,7 +47,7 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a job to the lane. An empty lane takes any, so that a large one cannot be stuck.
+    /// Hands a job to the lane. An empty lane accepts any, so that a large one cannot get stuck.
     pub(super) fn push(&self, lease: Lease, config: &Config) -> Result<(), Box<Refusal>> {
         let bytes = lease.job.size_bytes();
         let mut state = self.state();
@@ -70,17 +70,18 @@ impl Inbox {
         Ok(())
     }
 
-    /// Jobs that came since the last call, oldest first. They count as held until [`release`](Self::release).
+    /// Takes the jobs that arrived since the last call, oldest first. They count as held until
+    /// [`release`](Self::release).
     pub(super) fn take(&self) -> VecDeque<Arrival> {
         std::mem::take(&mut self.state().jobs)
     }
 
-    /// Waits for a job. May end without one.
+    /// Waits for a job. May wake up spuriously.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// The lane is through with a job.
+    /// Notes that the lane is done with a job.
     pub(super) fn release(&self, bytes: usize) {
         let mut state = self.state();
         state.held_jobs -= 1;
@@ -96,7 +97,7 @@ impl Inbox {
         self.state().held_jobs
     }
 
-    /// Ends the lane if it holds nothing: no job comes in after that.
+    /// Closes the inbox if the lane holds nothing: no job is accepted afterwards.
     pub(super) fn close_if_empty(&self) -> bool {
         let mut state = self.state();
         state.closed = state.held_jobs == 0;

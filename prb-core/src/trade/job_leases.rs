@@ -1,4 +1,5 @@
-//! Renews the leases of the jobs that this trader has, ends each once, and gives jobs back to the queue.
+//! Renews the leases of the jobs that this trader holds, ends each exactly once, and releases jobs to the
+//! queue.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,20 +19,20 @@ use crate::{
     text::describe,
 };
 
-/// Heartbeats a lease's life.
+/// Heartbeats per TTL.
 const HEARTBEATS: u32 = 3;
-/// How often ending a job is tried where the queue cannot be reached; the lease runs out in the end, and
-/// the job's effects are found on chain.
+/// Attempts to report a job's end while the queue is unreachable. After that the lease expires, and the job's
+/// effects are found on chain.
 const END_ATTEMPTS: u32 = 6;
-/// Pause after the first failed call of the queue; doubles up to [`QUEUE_RETRY_MAX`].
+/// Pause after the first failed call to the queue; doubles up to [`QUEUE_RETRY_MAX`].
 const QUEUE_RETRY_MIN: Duration = Duration::from_millis(200);
 const QUEUE_RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Jobs given back in one call of the queue.
+/// Maximum jobs released in one call to the queue.
 const MAX_RETURNED: usize = 1_024;
-/// How long such a call may take; where it takes longer, the leases run out.
+/// Timeout of such a call; after it the leases expire.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Delays of jobs given back together are alike to this, so that one call gives back many.
+/// Delays of released jobs are rounded up to this, so that one call releases many.
 const RETURN_TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -47,7 +48,7 @@ struct Held {
     operator: AccountId,
 }
 
-/// A job on its way back to the queue.
+/// A job being released to the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Return {
     pub(super) id: JobId,
@@ -68,7 +69,7 @@ impl JobLeases {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next job, however long the queue is away; `None` once it is closed.
+    /// The next job, however long the queue is unavailable; `None` once it is closed.
     ///
     /// # Cancel safety
     /// Safe: a cancelled call leases nothing.
@@ -84,7 +85,7 @@ impl JobLeases {
                 Err(Error::Closed) => return None,
                 Err(e) => {
                     if attempt == 0 {
-                        tracing::warn!(error = %describe(&e), "the queue gives no jobs, trying again");
+                        tracing::warn!(error = %describe(&e), "cannot lease jobs from the queue; retrying");
                     }
                     sleep(pause(attempt)).await;
                     attempt += 1;
@@ -93,7 +94,7 @@ impl JobLeases {
         }
     }
 
-    /// Renews all leases, for ever.
+    /// Renews all leases. Never returns.
     pub(super) async fn keep(&self) {
         let period = self.ttl / HEARTBEATS;
         let mut ticks = interval_at(Instant::now() + period, period);
@@ -105,12 +106,12 @@ impl JobLeases {
                 continue;
             }
             if let Err(e) = self.renew(&leases).await {
-                tracing::warn!(error = %describe(&e), "leases were not renewed");
+                tracing::warn!(error = %describe(&e), "job leases were not renewed");
             }
         }
     }
 
-    /// The same job may be held by a newer lease already: that one stays.
+    /// Removes leases, except for jobs that are already held by a newer lease.
     fn forget(&self, leases: impl IntoIterator<Item = (JobId, u64)>) {
         let mut held = self.held();
         for (id, token) in leases {
@@ -120,25 +121,25 @@ impl JobLeases {
         }
     }
 
-    /// Makes sure that these leases are held for a whole lease's life, and gives those that are lost.
+    /// Ensures that these leases are held for a whole TTL; returns those that are lost.
     ///
     /// # Errors
-    /// The queue's, where it does not know.
+    /// Returns the queue's error if it cannot tell.
     pub(super) async fn renew(&self, leases: &[(JobId, u64)]) -> Result<Vec<JobId>, Error> {
         let lost = self.queue.heartbeat(leases, self.ttl).await?;
         if !lost.is_empty() {
-            tracing::warn!(jobs = ?lost, "leases ran out and the jobs were handed out again");
+            tracing::warn!(jobs = ?lost, "leases expired and the jobs were leased again");
             self.forget(leases.iter().filter(|(id, _)| lost.contains(id)).copied());
         }
         Ok(lost)
     }
 
-    /// Ends a job that was carried out.
+    /// Ends a job that was executed.
     pub(super) async fn complete(&self, lease: &Lease, outcome: JobOutcome) {
         self.end(lease, || self.queue.complete(lease.id, lease.token, outcome.clone())).await;
     }
 
-    /// Ends a job that was not carried out, or puts it off.
+    /// Ends a job that was not executed, or delays it.
     pub(super) async fn fail(&self, lease: &Lease, failure: JobFailure, retry_after: Option<Duration>) {
         self.end(lease, || self.queue.fail(lease.id, lease.token, failure.clone(), retry_after)).await;
     }
@@ -148,11 +149,11 @@ impl JobLeases {
             match call().await {
                 Ok(()) => break,
                 Err(Error::LeaseLost { .. }) => {
-                    tracing::warn!(job = %lease.id, "the job's lease was lost before its end could be told");
+                    tracing::warn!(job = %lease.id, "the job's lease was lost before its end could be reported");
                     break;
                 }
                 Err(e) if attempt + 1 == END_ATTEMPTS || !e.is_retryable() => {
-                    tracing::error!(job = %lease.id, error = %describe(&e), "the job's end could not be told");
+                    tracing::error!(job = %lease.id, error = %describe(&e), "the job's end could not be reported");
                 }
                 Err(_) => sleep(pause(attempt)).await,
             }
@@ -160,7 +161,7 @@ impl JobLeases {
         self.forget([(lease.id, lease.token)]);
     }
 
-    /// Gives jobs back that are to come again `after` a while; says whether the queue took them.
+    /// Releases jobs so that they are leased again `after` a delay; returns whether the queue accepted that.
     pub(super) async fn give_back(&self, leases: &[(JobId, u64)], after: Duration) -> bool {
         self.forget(leases.iter().copied());
         if leases.is_empty() {
@@ -168,12 +169,12 @@ impl JobLeases {
         }
         let given = self.queue.release(leases, after).await;
         if let Err(e) = &given {
-            tracing::warn!(error = %describe(&e), jobs = leases.len(), "jobs were not given back; their leases run out");
+            tracing::warn!(error = %describe(&e), jobs = leases.len(), "jobs were not released; their leases expire");
         }
         given.is_ok()
     }
 
-    /// Gives back what comes through the channel, for ever.
+    /// Releases the jobs received through the channel. Never returns while the channel is open.
     pub(super) async fn keep_giving_back(&self, mut returns: mpsc::Receiver<Return>) {
         let mut jobs = Vec::new();
         while returns.recv_many(&mut jobs, MAX_RETURNED).await > 0 {
@@ -183,35 +184,35 @@ impl JobLeases {
                 by_delay.entry(ticks).or_default().push((id, token));
             }
             for (ticks, mut leases) in by_delay {
-                // Delays are seconds: far from this bound.
+                // Delays are seconds, far from this bound.
                 let after = RETURN_TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
                 leases.sort_unstable();
                 if timeout(RETURN_TIMEOUT, self.give_back(&leases, after)).await.is_err() {
                     let jobs = leases.len();
-                    tracing::warn!(jobs, "the queue takes too long to take jobs back; their leases run out");
+                    tracing::warn!(jobs, "the queue takes too long to release jobs; their leases expire");
                 }
             }
         }
     }
 
-    /// How many jobs are held.
+    /// The number of jobs held.
     pub(super) fn count(&self) -> usize {
         self.held().len()
     }
 
-    /// Whether this trader has the job, by whatever lease.
+    /// Whether this trader holds the job, by any lease.
     pub(super) fn has(&self, id: JobId) -> bool {
         self.held().contains_key(&id)
     }
 
-    /// Gives back everything that is held, and says whether the queue took it.
+    /// Releases all held jobs; returns whether the queue accepted that.
     pub(super) async fn give_back_all(&self) -> bool {
         let mut all: Vec<_> = self.held().iter().map(|(id, held)| (*id, held.token)).collect();
         all.sort_unstable();
         self.give_back(&all, Duration::ZERO).await
     }
 
-    /// Lets the leases of an operator's jobs run out, and gives the jobs.
+    /// Lets the leases of an operator's jobs expire; returns the jobs.
     pub(super) fn abandon(&self, operator: AccountId) -> Vec<JobId> {
         self.held().extract_if(|_, held| held.operator == operator).map(|(id, _)| id).collect()
     }

@@ -1,4 +1,4 @@
-//! One operator's lane: collects jobs, sends one batch at a time, and ends its jobs.
+//! The lane of one operator: collects jobs, sends one batch at a time, and ends its jobs.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -32,7 +32,7 @@ mod end;
 mod intake;
 mod transact;
 
-/// What all lanes share.
+/// Resources that all lanes share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) config: Config,
@@ -44,7 +44,7 @@ pub(super) struct Context {
     pub(super) caps: Caps,
     pub(super) reports: Arc<Reports>,
     pub(super) board: Board,
-    /// No batch is started after it.
+    /// No batch is started after cancellation.
     pub(super) stopping: CancellationToken,
 }
 
@@ -53,19 +53,19 @@ pub(super) struct Lane {
     shared: Arc<Context>,
     operator: AccountId,
     inbox: Arc<Inbox>,
-    /// In the order of their ids.
+    /// Sorted by job id.
     pending: VecDeque<Queued>,
     /// By sealed key.
     signers: HashMap<Vec<u8>, Arc<dyn Signer>>,
-    /// The lane's right to send for the account.
+    /// The lease on the lane's account.
     account: Option<AccountLease>,
     limits: CallLimits,
-    /// Something may have been sent whose outcome this lane does not know: its predecessor's at the start.
+    /// Something may have been sent whose outcome this lane does not know; at the start, by its predecessor.
     unresolved: bool,
     recently_sent: RecentlySent,
     /// Nothing is sent before.
     paused_until: Option<Instant>,
-    /// Failures to get a signature, in a row.
+    /// Consecutive failures to get a signature.
     sign_failures: u32,
 }
 
@@ -88,14 +88,14 @@ impl Lane {
         }
     }
 
-    /// Works until it has been idle for long enough, or is told to stop: then the jobs that it has not sent
-    /// stay leased, for the dispatcher to give back.
+    /// Runs until it has been idle for long enough, or is told to stop: then unsent jobs stay leased, for the
+    /// dispatcher to release.
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
         let Context { config, stopping, .. } = &*shared;
         while !stopping.is_cancelled() {
             self.take_in();
-            // Before jobs wait for company: another trader may be waiting for them.
+            // Before jobs wait for further ones: another trader may be waiting for them.
             let has_account = self.account.as_ref().is_some_and(AccountLease::is_held);
             if !has_account && !self.pending.is_empty() && !self.acquire_account().await {
                 continue;
@@ -121,30 +121,31 @@ impl Lane {
         }
     }
 
-    /// What goes in a batch.
+    /// The limits of a batch.
     fn batch_limits(&self) -> Config {
         let config = &self.shared.config;
         Config { max_calls: config.max_calls.min(self.limits.most()), ..config.clone() }
     }
 
-    /// When there is something to do; `None` where there are no jobs.
+    /// When the next batch is due; `None` without jobs.
     fn due(&self) -> Option<Instant> {
         self.pending.front()?;
         let away = self.shared.order.oldest(self.operator);
         let due = batch::due(&self.pending, &self.batch_limits(), away.map(|away| away.id));
-        // Where all wait for a job that is away: it comes through the inbox, or not at all.
+        // All jobs may wait for one that was released: it comes back through the inbox, or is given up at
+        // `until`.
         let due = due.or(away.map(|away| away.until))?;
         Some(self.paused_until.map_or(due, |until| until.max(due)))
     }
 
-    /// Takes the next batch out of the lane.
+    /// Removes the next batch from the lane.
     fn take_batch(&mut self) -> Vec<Queued> {
         let away = self.shared.order.oldest(self.operator).map(|away| away.id);
         let limits = self.batch_limits();
         batch::take(&mut self.pending, &limits, away)
     }
 
-    /// Puts jobs back in the lane.
+    /// Returns jobs to the lane.
     fn put_back(&mut self, jobs: Vec<Queued>) {
         for job in jobs.into_iter().rev() {
             if let Some(replaced) = batch::insert(&mut self.pending, job) {
@@ -170,7 +171,7 @@ impl Lane {
         }
     }
 
-    /// Waits, unless the trader stops meanwhile.
+    /// Sleeps, unless the trader stops meanwhile.
     async fn pause(&self, time: Duration) {
         tokio::select! {
             () = self.shared.stopping.cancelled() => {}

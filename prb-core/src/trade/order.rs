@@ -1,5 +1,5 @@
-//! Tracks the jobs that a trader gave back to the queue and expects again, so that no younger job of the same
-//! operator is sent before them: a worker's messages are taken by the chain in their order alone.
+//! Tracks the jobs that a trader released to the queue and expects back, so that no younger job of the same
+//! operator is sent before them: the chain accepts a worker's messages only in sequence.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,18 +11,18 @@ use tokio::time::Instant;
 
 use crate::{primitives::AccountId, queue::JobId};
 
-/// How much later than an older job a younger one comes again.
+/// How much later than an older job a younger one is leased again.
 pub(super) const BEHIND_OLDER: Duration = Duration::from_millis(100);
-/// Jobs that are tracked at most, of all operators. Above it nothing is leased.
+/// Maximum number of tracked jobs of all operators. Beyond it nothing is leased.
 const MAX_AWAY: usize = 100_000;
 
-/// A job that was given back.
+/// A job that was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Away {
     pub(super) id: JobId,
     /// When the queue hands it out again.
     pub(super) due: Instant,
-    /// Until when younger jobs wait for it: it may have ended, or another trader may have it.
+    /// Until when younger jobs wait for it: it may have ended, or another trader may hold it.
     pub(super) until: Instant,
 }
 
@@ -40,8 +40,8 @@ impl Order {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes jobs that are given back. Must come before the queue is told, so that none is back before it is
-    /// noted.
+    /// Tracks jobs that are being released. Must be called before the queue is, so that none returns before
+    /// it is tracked.
     pub(super) fn leave(
         &self,
         operator: AccountId,
@@ -52,7 +52,7 @@ impl Order {
         let mut state = self.state();
         for id in ids {
             if state.count >= MAX_AWAY {
-                tracing::warn!(%operator, "too many jobs were given back: their order is not kept");
+                tracing::warn!(%operator, "too many released jobs: their order is not kept");
                 return;
             }
             if state.away.entry(operator).or_default().insert(id, (due, until)).is_none() {
@@ -61,7 +61,7 @@ impl Order {
         }
     }
 
-    /// Notes a job that was handed out again.
+    /// Stops tracking a job that was leased again.
     pub(super) fn come_back(&self, operator: AccountId, id: JobId) {
         let mut state = self.state();
         let Some(jobs) = state.away.get_mut(&operator) else { return };
@@ -72,7 +72,7 @@ impl Order {
         state.count -= usize::from(removed);
     }
 
-    /// The operator's oldest job that is away and still waited for.
+    /// The operator's oldest released job that is still waited for.
     pub(super) fn oldest(&self, operator: AccountId) -> Option<Away> {
         let now = Instant::now();
         let mut state = self.state();
@@ -95,7 +95,7 @@ impl Order {
         oldest
     }
 
-    /// Whether no more may be given back.
+    /// Whether no more jobs may be released.
     pub(super) fn is_full(&self) -> bool {
         let operators: Vec<_> = {
             let state = self.state();

@@ -1,5 +1,6 @@
-//! Remembers which calls a lane sent recently. A submitter that lost a job's outcome (its manager was killed,
-//! the queue lost its data) submits it again, and the new job does not say that it is not the first.
+//! Remembers the calls that a lane sent recently. A submitter that lost a job's outcome (its manager was
+//! killed, or the queue lost its data) submits the job again, and the new job does not show that it is not
+//! the first.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,8 +14,8 @@ use crate::{chain::Call, wire::MessageOrigin};
 /// Calls remembered: several full batches.
 const MAX_REMEMBERED: usize = 32_768;
 
-/// What a call is for, whatever its other arguments. Two that are for the same must not be sent without asking
-/// the chain in between.
+/// A hash of what a call acts on, regardless of its other arguments. Two calls with the same subject must not
+/// be sent without asking the chain in between.
 pub(super) fn subject(call: &Call) -> u64 {
     let mut hasher = DefaultHasher::new();
     call.name().hash(&mut hasher);
@@ -36,7 +37,7 @@ pub(super) fn subject(call: &Call) -> u64 {
     hasher.finish()
 }
 
-/// The worker, or other sender, whose calls must stay in order.
+/// A hash of the worker or other sender whose calls must stay in order.
 pub(super) fn sender(call: &Call) -> u64 {
     let mut hasher = DefaultHasher::new();
     match call {
@@ -46,7 +47,7 @@ pub(super) fn sender(call: &Call) -> u64 {
     hasher.finish()
 }
 
-/// The subjects of the newest calls.
+/// The subjects of the most recent calls.
 #[derive(Debug, Default)]
 pub(super) struct RecentlySent {
     known: HashSet<u64>,

@@ -1,4 +1,4 @@
-//! How far jobs are, told to the queue for those who watch. Nothing waits for it, and nothing depends on it.
+//! Reports jobs' progress to the queue, for observers. Best effort: nothing waits for it or depends on it.
 
 use std::{
     mem,
@@ -13,15 +13,15 @@ use tokio::{
 
 use crate::queue::{JobId, JobQueue, Lease, Progress};
 
-/// How long reports are collected before they are told together.
+/// How long reports are batched.
 const COLLECT_FOR: Duration = Duration::from_millis(100);
-/// Most reports of a kind that wait; more are lost.
+/// Maximum waiting reports of a kind; further ones are dropped.
 const MAX_WAITING: usize = 16_384;
-/// Jobs of one call.
+/// Maximum jobs per call.
 const MAX_TOLD: usize = 1_024;
-/// How long the queue may take.
+/// Timeout of a call to the queue.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// In the order of a job's life.
+/// In the order of a job's life cycle.
 const KINDS: [Progress; 3] = [Progress::Taken, Progress::Prepared, Progress::Sent];
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Reports {
         Self { queue, waiting: Mutex::default(), more: Notify::new() }
     }
 
-    /// Notes how far jobs are.
+    /// Queues a progress report of jobs.
     pub(super) fn tell<'a>(&self, progress: Progress, leases: impl Iterator<Item = &'a Lease>) {
         let Some(kind) = KINDS.iter().position(|kind| *kind == progress) else { return };
         let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +49,7 @@ impl Reports {
         }
     }
 
-    /// Tells the queue, for ever.
+    /// Sends the reports to the queue. Never returns.
     pub(super) async fn keep(&self) {
         loop {
             self.more.notified().await;
@@ -59,8 +59,8 @@ impl Reports {
                 for leases in leases.chunks(MAX_TOLD) {
                     match timeout(PATIENCE, self.queue.progress(leases, progress)).await {
                         Ok(Ok(())) => {}
-                        Ok(Err(e)) => tracing::debug!(error = %e, ?progress, "progress was not told"),
-                        Err(_) => tracing::debug!(?progress, "the queue takes too long to be told progress"),
+                        Ok(Err(e)) => tracing::debug!(error = %e, ?progress, "progress was not reported"),
+                        Err(_) => tracing::debug!(?progress, "reporting progress to the queue timed out"),
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! What a trader shows of itself.
+//! The status and metrics of a trader.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,66 +20,66 @@ pub(super) fn describe_metrics() {
     metrics::describe_histogram!(BATCH_CALLS, "Calls of a batch that was sent");
 }
 
-/// What a trader is doing and has done since its start.
+/// The current work and the totals of a trader since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// The lanes that are alive, by operator.
+    /// The lanes that are running, by operator.
     pub lanes: BTreeMap<AccountId, LaneStatus>,
-    /// Batches that a finalised block holds.
+    /// Batches included in a finalised block.
     pub batches: u64,
-    /// Batches that were refused, or whose outcome was unknown.
+    /// Batches that were refused, or whose outcome is unknown.
     pub failed_batches: u64,
     /// Calls that took effect.
     pub calls_done: u64,
-    /// Calls whose effect was there already.
+    /// Calls whose effect was already on chain.
     pub calls_already_done: u64,
     /// Calls that failed on chain.
     pub calls_failed: u64,
-    /// Jobs carried out.
+    /// Jobs that were executed.
     pub jobs_completed: u64,
-    /// Jobs that could not be carried out this time: retried later where they may be, else failed.
+    /// Attempts of jobs that failed: retried later if they have retries left.
     pub jobs_failed: u64,
-    /// It takes no more jobs.
+    /// Whether it is stopping and leases no more jobs.
     pub stopping: bool,
 }
 
-/// What one lane is doing.
+/// The status of one lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LaneStatus {
-    /// Jobs that it holds, those in flight too.
+    /// Jobs that it holds, including those in flight.
     pub jobs: usize,
-    /// How far it is.
+    /// The phase of its batch.
     pub phase: Phase,
     /// The last error, until a batch is included.
     pub last_error: Option<String>,
 }
 
-/// How far a lane is with its batch.
+/// The phase of a lane's batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum Phase {
     /// Collecting jobs.
     #[default]
     Gathering,
-    /// Another trader has the account: its jobs are handed back.
+    /// Another trader holds the account: its jobs are released.
     Elsewhere,
-    /// Asking the chain which calls are done already.
+    /// Asking the chain which calls have taken effect already.
     Checking,
     /// Handing its batch to the submitter.
     Sending,
-    /// The node has its transaction.
+    /// The node has accepted its transaction.
     Sent {
-        /// The transaction.
+        /// The transaction's hash.
         extrinsic: Hash,
     },
-    /// Its transaction is in a block that is not final.
+    /// Its transaction is in a block that is not finalised yet.
     InBlock {
-        /// The block.
+        /// The block's hash.
         block: Hash,
     },
 }
 
-/// Where lanes write their status.
+/// The status board that lanes write to.
 #[derive(Clone, Debug)]
 pub(super) struct Board(Arc<watch::Sender<Status>>);
 
@@ -111,7 +111,7 @@ impl Board {
         });
     }
 
-    /// Counts a job that was carried out.
+    /// Counts a job that was executed.
     pub(super) fn completed(&self, calls: &[CallOutcome]) {
         let of = |is: fn(&CallOutcome) -> bool| calls.iter().filter(|c| is(c)).count() as u64;
         let done = of(|c| matches!(c, CallOutcome::Done));

@@ -1,67 +1,67 @@
-//! What follows from a transaction's result: a pure function, so that each case stands in one table.
+//! Decides what follows from a transaction's result: a pure function, tested as a table.
 
 use super::call_limits::CallLimits;
 use crate::chain::SubmitError;
 
-/// A transaction whose result is known.
+/// The size of a transaction whose result is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sent {
-    /// Its calls.
+    /// Number of calls.
     pub(super) calls: usize,
-    /// The jobs that they are of.
+    /// Number of jobs to which they belong.
     pub(super) jobs: usize,
 }
 
-/// How a transaction ended.
+/// The result of a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ending<'a> {
-    /// A finalised block holds it.
+    /// A finalised block contains it.
     Included,
-    /// The submitter says why not, or that it does not know.
+    /// The submitter failed, or does not know the outcome.
     Failed(&'a SubmitError),
-    /// The lease of the account was lost while it was on its way.
+    /// The account's lease was lost while the transaction was in flight.
     AccountLost,
 }
 
-/// What a lane does about it.
+/// The lane's reaction to a transaction's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// The limits of the next transaction.
     pub(super) limits: CallLimits,
-    /// The calls may be on chain: they count as recently sent.
+    /// The calls may be on chain: remember them as recently sent.
     pub(super) maybe_sent: bool,
-    /// Whether it took effect must be asked before anything else is sent.
+    /// Effects must be read from the chain before anything else is sent.
     pub(super) unresolved: bool,
     pub(super) next: Next,
 }
 
-/// What becomes of the jobs.
+/// What to do with the jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Their calls have results; calls that were not in the transaction go now.
+    /// Record the results of the calls; send those that were not in the transaction.
     Record,
-    /// The lone job goes on at once, in smaller transactions.
+    /// Send the single job at once, in smaller transactions.
     SendInParts,
-    /// The jobs go back in the lane: those that fit go at once, and end before the others.
+    /// Return the jobs to the lane: those that fit are sent at once, and end before the others.
     SendFewer,
-    /// Nothing was sent, and the same may work later: the jobs stay in the lane, and the lane pauses.
+    /// Nothing was sent, and a retry may succeed: keep the jobs in the lane, and pause it.
     Pause,
-    /// One of the jobs may be to blame: halves of them are sent until it is found.
+    /// One of the jobs may be the cause: bisect until it is isolated.
     Halve,
-    /// All jobs that the next batch would hold end: the account cannot pay for one call.
+    /// End all jobs of the next batch: the account cannot pay for a single call.
     EndUnpayable,
-    /// The jobs end, or are retried later.
+    /// End the jobs, or retry them later.
     End { retry: bool },
-    /// The trader that has the account now carries on.
+    /// Leave the jobs to the trader that now holds the account.
     GiveWay,
 }
 
-/// Decides what follows from a transaction's `ending`. `max_calls` is the most that the cap may grow to.
+/// Decides what follows from a transaction's `ending`. `max_calls` is the maximum of the cap.
 pub(super) fn decide(limits: CallLimits, max_calls: usize, sent: Sent, ending: Ending<'_>) -> Verdict {
     let Sent { calls, jobs } = sent;
     let verdict = |limits, next| Verdict { limits, maybe_sent: true, unresolved: false, next };
     let fewer = if jobs > 1 { Next::SendFewer } else { Next::SendInParts };
-    // Whatever else went wrong says nothing about what the account can pay for.
+    // Any other error says nothing about what the account can pay for.
     let paid = CallLimits::new(limits.cap);
     let error = match ending {
         Ending::Included => return verdict(limits.included(calls, max_calls), Next::Record),
@@ -87,7 +87,7 @@ pub(super) fn decide(limits: CallLimits, max_calls: usize, sent: Sent, ending: E
     }
 }
 
-/// Whether the same transaction without one of its jobs may be taken.
+/// Whether the transaction may be accepted without one of its jobs.
 const fn may_be_one_jobs_fault(error: &SubmitError) -> bool {
     let by_one = matches!(
         error,
@@ -132,8 +132,8 @@ mod tests {
         ]
     }
 
-    /// What each error gives for: several jobs, one job of several calls, one job of one call, several jobs
-    /// that want the same call.
+    /// The reaction to each error for: several jobs, one job of several calls, one job of one call, several
+    /// jobs with the same call.
     #[test]
     fn each_error_has_its_row() {
         use Next::{EndUnpayable, Halve, Pause, SendFewer, SendInParts};

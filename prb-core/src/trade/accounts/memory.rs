@@ -1,4 +1,4 @@
-//! Leases of accounts within one process.
+//! Account leases within one process.
 
 use std::{
     collections::HashMap,
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use super::{AccountLeases, Error};
 use crate::primitives::AccountId;
 
-/// [`AccountLeases`] within one process, as one trader sees them. Clones are the same trader.
+/// [`AccountLeases`] within one process, for one trader. Clones act as the same trader.
 ///
-/// A new one shares its accounts with nobody until [`another`](Self::another) is called: for a
-/// [`Trader`](crate::trade::Trader) that is alone.
+/// A new instance shares its accounts with no other until [`another`](Self::another) is called: sufficient
+/// for a single [`Trader`](crate::trade::Trader).
 #[derive(Clone, Debug, Default)]
 pub struct MemoryAccounts {
     table: Arc<Mutex<Table>>,
@@ -37,7 +37,7 @@ struct Lease {
 }
 
 impl MemoryAccounts {
-    /// The same accounts, for another trader.
+    /// Creates a handle on the same accounts for another trader.
     #[must_use]
     pub fn another(&self) -> Self {
         let mut table = self.table();
@@ -45,7 +45,7 @@ impl MemoryAccounts {
         Self { table: Arc::clone(&self.table), trader: table.traders }
     }
 
-    /// Forgets all leases, as a server that lost its data does.
+    /// Drops all leases, like a server that lost its data.
     pub fn forget_all(&self) {
         self.table().leases.clear();
     }

@@ -1,4 +1,4 @@
-//! How a lane ends its jobs.
+//! Ends a lane's jobs.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use crate::{
     text::describe,
 };
 
-/// Jobs of a batch that are ended at a time.
+/// Maximum jobs of a batch that are ended concurrently.
 const ENDS_AT_ONCE: usize = 64;
 
 impl Lane {
-    /// Ends the jobs of a batch that was not carried out, or has them retried later.
+    /// Ends the jobs of a batch that failed, or schedules their retry.
     pub(super) async fn end_failed(&self, work: Work, error: &SubmitError, retry: bool) {
         let message = self.note_failure(&work, error);
         let attempt = work.jobs.iter().map(|job| job.lease.attempt).max().unwrap_or_default();
-        // One delay for all: jobs that were in order stay so.
+        // One delay for all, which keeps their order.
         let retry_after = retry.then(|| retry_delay(attempt, &self.shared.config));
         self.tell(work, &message, retry_after).await;
     }
 
-    /// Puts the jobs back, to be sent by halves until the one is found that is to blame.
+    /// Returns the jobs to the lane, to be sent in halves until the one that causes the failure is isolated.
     pub(super) fn halve(&mut self, work: Work, error: &SubmitError) {
         self.note_failure(&work, error);
         let most = work.jobs.len().div_ceil(2);
@@ -42,17 +42,17 @@ impl Lane {
         let message = describe(error);
         tracing::warn!(
             operator = %self.operator.to_ss58(PHALA_SS58_PREFIX), jobs = work.jobs.len(), error = message,
-            "a batch was not carried out"
+            "a batch failed"
         );
         self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.clone()));
         message
     }
 
     pub(super) async fn finish(&self, work: Work) {
-        self.tell(work, "the submitter gave no result for a call", None).await;
+        self.tell(work, "the submitter returned no result for a call", None).await;
     }
 
-    /// Tells the outcomes; a job without one has failed.
+    /// Reports the outcomes; a job without one has failed.
     async fn tell(&self, work: Work, message: &str, retry_after: Option<Duration>) {
         let finished = work.finish();
         if let Some(retry_after) = retry_after {

@@ -1,4 +1,4 @@
-//! What a lane makes sure of before it sends: its jobs' leases, its account, and its signer.
+//! Prepares a lane for sending: acquires its account, its jobs' leases and its signer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,17 +15,17 @@ use crate::{
     text::describe,
 };
 
-/// Signers that a lane keeps: pools of one operator may have sealed the key each for itself.
+/// Maximum signers that a lane caches: pools of one operator may each have sealed its key.
 const MAX_SIGNERS: usize = 16;
-/// How long a signer may take to be had, before it counts as unavailable.
+/// Timeout for getting a signer, after which it counts as unavailable.
 const SIGNER_TIMEOUT: Duration = Duration::from_secs(30);
-/// When jobs come again that are left to the trader that has the account.
+/// Delay of jobs that are left to the trader that holds the account.
 const GIVE_WAY_FOR: Duration = Duration::from_millis(250);
 /// How much longer younger jobs wait for one that was left to another trader, which may well have ended it.
 const GIVE_WAY_GRACE: Duration = Duration::from_secs(5);
 
 impl Lane {
-    /// Moves jobs from the inbox into the lane.
+    /// Moves jobs from the inbox to the lane.
     pub(super) fn take_in(&mut self) {
         let arrivals = self.inbox.take();
         if arrivals.is_empty() {
@@ -33,7 +33,7 @@ impl Lane {
         }
         self.shared.reports.tell(Progress::Taken, arrivals.iter().map(|Arrival { lease, .. }| lease));
         for Arrival { lease, at } in arrivals {
-            // The lease of the one before ran out, or the queue lost its data and gives its ids again.
+            // The previous lease expired, or the queue lost its data and reuses ids.
             if let Some(stale) = batch::insert(&mut self.pending, Queued::new(lease, at)) {
                 self.inbox.release(stale.lease.job.size_bytes());
             }
@@ -42,7 +42,7 @@ impl Lane {
         self.shared.board.lane(self.operator, |lane| lane.jobs = jobs);
     }
 
-    /// Makes sure that the account is this trader's.
+    /// Acquires the account's lease, or releases the lane's jobs if another trader holds it.
     pub(super) async fn acquire_account(&mut self) -> bool {
         let shared = self.shared.clone();
         match shared.accounts.acquire(self.operator).await {
@@ -62,14 +62,14 @@ impl Lane {
             }
             Err(e) => {
                 let error = describe(&e);
-                tracing::warn!(operator = %self.operator, error, "a batch waits for its account");
+                tracing::warn!(operator = %self.operator, error, "the account's lease cannot be acquired; its batch waits");
                 self.pause(shared.config.retry_min).await;
                 false
             }
         }
     }
 
-    /// Leaves jobs to the trader that has the account.
+    /// Leaves jobs to the trader that holds the account.
     pub(super) async fn give_way(&mut self, jobs: Vec<Queued>) {
         self.account = None;
         let due = Instant::now() + GIVE_WAY_FOR;
@@ -78,8 +78,8 @@ impl Lane {
         jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
     }
 
-    /// Gives all jobs back where they wait for an older one that the full lane has no room for: it comes first,
-    /// and they come again behind it.
+    /// Releases all jobs if they wait for an older one for which the full lane had no capacity: it must come
+    /// first, and they return behind it.
     pub(super) async fn make_room(&mut self) {
         if !self.inbox.take_refused() {
             return;
@@ -100,8 +100,8 @@ impl Lane {
         jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
     }
 
-    /// Renews the jobs' leases before anything is sent for them, and drops those that are lost. `None` where no
-    /// job may be sent now.
+    /// Renews the jobs' leases before anything is sent for them, and drops jobs whose leases are lost. `None`
+    /// if no job may be sent now.
     pub(super) async fn still_ours(&mut self, mut jobs: Vec<Queued>) -> Option<Vec<Queued>> {
         let shared = self.shared.clone();
         let leases = ids(&jobs);
@@ -112,12 +112,12 @@ impl Lane {
                     self.inbox.release(job.lease.job.size_bytes());
                 }
                 self.wait_for(&lost);
-                // No younger job goes before those that are handed out again.
+                // No younger job is sent before those that are leased again.
                 self.put_back(jobs.extract_if(.., |job| job.id() > oldest_lost).collect());
                 (!jobs.is_empty()).then_some(jobs)
             }
             Err(e) => {
-                tracing::warn!(operator = %self.operator, error = %describe(&e), "a batch waits for the queue");
+                tracing::warn!(operator = %self.operator, error = %describe(&e), "job leases cannot be renewed; the batch waits");
                 self.put_back(jobs);
                 self.pause(shared.config.retry_min).await;
                 None
@@ -125,19 +125,19 @@ impl Lane {
         }
     }
 
-    /// Lets younger jobs wait for those whose leases were lost, unless they are here again already.
+    /// Makes younger jobs wait for those whose leases were lost, unless they are leased again already.
     fn wait_for(&self, lost: &[JobId]) {
         let (order, now) = (&self.shared.order, Instant::now());
         let until = now + self.shared.config.lease_ttl;
         order.leave(self.operator, lost.iter().copied(), now, until);
-        // The dispatcher may have leased one between: it is here, and not to be waited for.
+        // The dispatcher may have leased one in the meantime: it is here, so nothing must wait for it.
         for &id in lost.iter().filter(|id| self.shared.leases.has(**id)) {
             order.come_back(self.operator, id);
         }
     }
 
-    /// Gets the signer of each job, and gives the first one's. A job whose key is no good fails alone; where a
-    /// signer is away for now, all jobs wait in the lane.
+    /// Gets the signer of each job, and returns the first job's. A job with an invalid key fails alone; if a
+    /// signer is temporarily unavailable, all jobs wait in the lane.
     pub(super) async fn with_signer(&mut self, jobs: Vec<Queued>) -> Option<(Vec<Queued>, Arc<dyn Signer>)> {
         let (mut good, mut first) = (Vec::with_capacity(jobs.len()), None);
         let mut jobs = jobs.into_iter();
@@ -168,7 +168,7 @@ impl Lane {
             Err(signer::Error::Unavailable { account: of.operator, source: Box::new(elapsed) })
         })?;
         if signer.account() != of.operator {
-            let reason = "the signer is another account's".into();
+            let reason = "the signer is for another account".into();
             return Err(signer::Error::BadKey { account: of.operator, reason });
         }
         if self.signers.len() >= MAX_SIGNERS {
@@ -178,12 +178,12 @@ impl Lane {
         Ok(signer)
     }
 
-    /// Keeps the jobs in the lane and sends nothing for a while. None of their retries is used up.
+    /// Keeps the jobs in the lane and sends nothing for a while. Uses up none of their retries.
     pub(super) fn pause_for_signer(&mut self, jobs: Vec<Queued>, message: &str) {
         let pause = end::retry_delay(self.sign_failures, &self.shared.config);
         self.sign_failures = self.sign_failures.saturating_add(1);
         let operator = self.operator.to_ss58(PHALA_SS58_PREFIX);
-        tracing::warn!(operator, ?pause, error = message, "jobs wait for their signer");
+        tracing::warn!(operator, ?pause, error = message, "no signature is available; jobs wait");
         self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.to_owned()));
         self.paused_until = Some(Instant::now() + pause);
         self.put_back(jobs);

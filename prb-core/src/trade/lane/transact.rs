@@ -1,4 +1,4 @@
-//! How a lane sends a batch: asks for effects, submits, and does what the verdict says.
+//! Sends a lane's batch: asks for effects, submits, and applies the verdict.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,12 +20,12 @@ use crate::{
     text::describe,
 };
 
-/// Reports of a transaction's progress that may wait to be shown.
+/// Capacity of the channel for a transaction's progress reports.
 const PROGRESS_SLOTS: usize = 4;
 
 impl Lane {
-    /// Asks the chain which calls are done already, where something may have been sent before. `None` where
-    /// the batch does not go on.
+    /// Asks the chain which calls have taken effect already, if something may have been sent before. `None`
+    /// if the batch does not continue.
     pub(super) async fn leave_out_what_is_done(&mut self, mut work: Work) -> Option<Work> {
         let shared = self.shared.clone();
         let may_be_done = |job: &Queued| job.ask || self.recently_sent.has_any(&job.lease.job.calls);
@@ -53,7 +53,7 @@ impl Lane {
         }
     }
 
-    /// Asks for the effects of the calls whose outcome `is` so, and notes those that are there.
+    /// Reads the effects of the calls whose outcome matches `is`, and records those that are present.
     pub(super) async fn ask(
         &self,
         work: &mut Work,
@@ -71,7 +71,7 @@ impl Lane {
         Ok(())
     }
 
-    /// A submitter that hangs is given up after a while; what it did is not known.
+    /// Applies the timeout: a submitter that hangs is abandoned, and the outcome is unknown.
     async fn within_limit<T>(
         &self,
         call: impl Future<Output = Result<T, SubmitError>>,
@@ -82,7 +82,7 @@ impl Lane {
         })
     }
 
-    /// Sends the calls that have no outcome: in one transaction, or a large job's in as many as it takes.
+    /// Submits the calls without an outcome: in one transaction, or several for a large job.
     pub(super) async fn submit(&mut self, mut work: Work, signer: &Arc<dyn Signer>) {
         loop {
             let (mut places, mut calls) = work.select(|outcome| outcome.is_none());
@@ -132,11 +132,11 @@ impl Lane {
         }
     }
 
-    /// Does what the verdict on a failed transaction says about its jobs.
+    /// Applies the verdict on a failed transaction to its jobs.
     async fn after_failure(&mut self, mut work: Work, sent: Sent, next: Next, error: &SubmitError) {
         match next {
             Next::SendFewer => {
-                tracing::info!(operator = %self.operator, calls = sent.calls, %error, "a batch is sent in part");
+                tracing::info!(operator = %self.operator, calls = sent.calls, %error, "a batch is reduced and sent in parts");
                 self.put_back(work.unsent());
             }
             Next::Pause => self.pause_for_signer(work.unsent(), &describe(error)),
@@ -158,7 +158,7 @@ impl Lane {
                 }
                 self.end_failed(work, error, retry).await;
             }
-            // These go on in `submit`.
+            // Handled in `submit`.
             Next::Record | Next::SendInParts | Next::GiveWay => self.put_back(work.unsent()),
         }
     }
@@ -174,14 +174,14 @@ impl Lane {
     }
 
     async fn end(&self, mut work: Work) {
-        // A call also fails because somebody else has done it in the meantime.
+        // A call also fails if another party has achieved its effect in the meantime.
         if let Err(e) = self.ask(&mut work, |o| matches!(o, Some(CallOutcome::Failed(_)))).await {
-            tracing::warn!(operator = %self.operator, error = %e, "failed calls were not looked up");
+            tracing::warn!(operator = %self.operator, error = %e, "the effects of failed calls could not be read");
         }
         self.finish(work).await;
     }
 
-    /// Submits; `None` where the account is lost.
+    /// Submits a batch; `None` if the account's lease was lost.
     async fn carry_out(&self, batch: &CallBatch, work: &Work) -> Option<Result<BatchOutcome, SubmitError>> {
         self.shared.board.phase(self.operator, Phase::Sending);
         let account = self.account.clone()?;
@@ -189,8 +189,8 @@ impl Lane {
         Some(result.and_then(|outcome| matching(outcome, batch.calls.len())))
     }
 
-    /// Submits, and shows the transaction's progress. `None` where the account was lost: nothing is sent after
-    /// that.
+    /// Submits a batch and publishes the transaction's progress. `None` if the account's lease was lost:
+    /// nothing is sent after that.
     async fn watched(
         &self,
         batch: &CallBatch,
@@ -203,7 +203,7 @@ impl Lane {
         loop {
             tokio::select! {
                 biased;
-                // Before anything else, so that a process that was stopped for a while sends nothing more.
+                // First, so that a process that was suspended for a while sends nothing more.
                 () = account.lost() => return None,
                 result = &mut submitted => return Some(result),
                 Some(report) = reports.recv() => {
@@ -222,7 +222,7 @@ impl Lane {
     }
 }
 
-/// An outcome with as many results as calls were sent; another one cannot be told apart.
+/// Checks that there is one result per call; otherwise results cannot be attributed to calls.
 fn matching(outcome: BatchOutcome, sent: usize) -> Result<BatchOutcome, SubmitError> {
     let got = outcome.calls.len();
     if got == sent {
