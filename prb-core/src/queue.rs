@@ -1,6 +1,6 @@
-//! The seam [`JobQueue`]: what is to be sent on chain, from those who want it to those who send it.
+//! The seam [`JobQueue`]: carries jobs from those that want calls on chain to the traders that send them.
 //!
-//! Deliveries are at-least-once: a job whose consumer vanished is handed out again. Operations are
+//! Deliveries are at-least-once: a job whose consumer vanished is leased again. Operations are
 //! idempotent against the chain's state (see [`ChainSubmitter::effects`](crate::chain::ChainSubmitter)).
 //!
 //! Not for: batching and nonces (see [`crate::trade`]).
@@ -20,7 +20,7 @@ use crate::{
 pub mod admin;
 pub mod memory;
 
-/// A job's number within its queue.
+/// The id of a job within its queue; ascending in the order of submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub u64);
@@ -31,43 +31,44 @@ impl fmt::Display for JobId {
     }
 }
 
-/// Who is to sign, as a job carries it: the key stays sealed until the trader opens it.
+/// The signer of a job: the key stays sealed until the trader opens it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSigner {
     /// The operator's account.
     pub operator: AccountId,
     /// Its key, sealed.
     pub key: Sealed,
-    /// The account that the operator acts for, where the pool is proxied.
+    /// The account that the operator acts for, if the pool is proxied.
     pub proxied: Option<AccountId>,
 }
 
-/// Calls of one pool to be sent; the unit that succeeds or fails.
+/// Calls for one pool; the unit that succeeds or fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// The pool that it is for.
+    /// The pool that the calls are for.
     pub pool: PoolId,
-    /// Who signs.
+    /// The signer.
     pub signer: JobSigner,
     /// The calls, in order: message batches have several, anything else has one.
     pub calls: Vec<Call>,
-    /// How often it may be handed out again after a failure that a retry may mend. Only [`JobQueue::fail`]
-    /// uses one up: neither a lease that runs out nor a job that is released counts.
+    /// How often it may be retried after a failure that a retry may resolve. Only [`JobQueue::fail`]
+    /// uses one up: neither an expired lease nor a released job counts.
     pub retries: u32,
 }
 
-/// The longest list of calls in a job; more belong in several jobs.
+/// Maximum number of calls in a job; more must be split into several jobs.
 pub const MAX_CALLS_PER_JOB: usize = 100;
-/// The largest job, in bytes of [`Job::size_bytes`]: a block of the parachain takes less in one transaction.
+/// Maximum size of a job, in bytes of [`Job::size_bytes`]: the parachain's limit for one transaction is
+/// higher.
 pub const MAX_JOB_BYTES: usize = 3 * 1024 * 1024;
 
 impl Job {
-    /// Bytes that its calls and its sealed key hold, without the fixed part of each.
+    /// Bytes of its calls and its sealed key, without the fixed part of each.
     pub fn size_bytes(&self) -> usize {
         self.signer.key.0.len() + self.calls.iter().map(Call::size_bytes).sum::<usize>()
     }
 
-    /// Checks the bounds that every queue keeps.
+    /// Checks the limits that every queue enforces.
     ///
     /// # Errors
     /// [`Error::BadJob`], [`Error::TooLarge`].
@@ -83,29 +84,29 @@ impl Job {
     }
 }
 
-/// How far a job is, for those who watch.
+/// The state of a job, for observers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum JobState {
-    /// In line.
+    /// Waiting to be leased.
     Waiting,
-    /// Put back, due later.
+    /// Released or failed, due later.
     Delayed,
-    /// Handed out to a trader.
+    /// Leased by a trader.
     Active,
-    /// Done.
+    /// Executed; its calls have results.
     Succeeded,
-    /// Given up.
+    /// Failed, without retries left.
     Failed,
 }
 
-/// What a trader is doing with a job, for those who watch.
+/// The progress of a trader with a job, for observers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Progress {
-    /// Taken from the queue.
+    /// Leased from the queue.
     Taken,
     /// In a batch that is about to be sent.
     Prepared,
@@ -113,14 +114,14 @@ pub enum Progress {
     Sent,
 }
 
-/// What became of a job that was carried out: one result a call, in the job's order.
+/// The outcome of a job that was executed: one result per call, in the job's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobOutcome {
     /// The calls' results.
     pub calls: Vec<CallOutcome>,
-    /// The finalised parachain block whose state shows them: readers wait for a view at or after it.
+    /// The finalised parachain block whose state shows the effects: readers wait for a view at or after it.
     pub block: ParaNumber,
-    /// The transaction, `None` where nothing had to be sent.
+    /// The transaction's hash; `None` if nothing had to be sent.
     pub extrinsic: Option<Hash>,
 }
 
@@ -130,14 +131,14 @@ pub struct JobOutcome {
 pub enum CallOutcome {
     /// It took effect now.
     Done,
-    /// Its effect was on chain already; it was not sent.
+    /// Its effect was already on chain; it was not sent.
     AlreadyDone,
-    /// It failed on chain, with the error's name (`Pallet::Error`).
+    /// It failed on chain with this error (`Pallet::Error`).
     Failed(String),
 }
 
 impl CallOutcome {
-    /// The error's name, where it failed.
+    /// The error's name, if it failed.
     pub fn error(&self) -> Option<&str> {
         match self {
             Self::Failed(name) => Some(name),
@@ -146,105 +147,106 @@ impl CallOutcome {
     }
 }
 
-/// Why a job was given up before it was carried out.
+/// Why a job failed before it was executed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("job failed: {message}")]
 pub struct JobFailure {
-    /// What went wrong, for people.
+    /// What went wrong, for operators.
     pub message: String,
 }
 
-/// A submitted job; resolves once its fate is known.
+/// A submitted job; resolves once its outcome is known.
 #[derive(Debug)]
 pub struct JobHandle {
-    /// The job's number.
+    /// The job's id.
     pub id: JobId,
     outcome: oneshot::Receiver<Result<JobOutcome, JobFailure>>,
 }
 
 impl JobHandle {
-    /// For backends: a handle whose outcome comes through `outcome`.
+    /// Creates a handle whose outcome arrives through `outcome`. For backends.
     pub const fn new(id: JobId, outcome: oneshot::Receiver<Result<JobOutcome, JobFailure>>) -> Self {
         Self { id, outcome }
     }
 
-    /// Waits for the job's fate.
+    /// Waits for the job's outcome.
     ///
     /// # Errors
-    /// [`JobFailure`], also where the queue was dropped: then the job's fate must be read from the chain.
+    /// [`JobFailure`], also if the queue was dropped: then the job's effects must be read from the chain.
     pub async fn outcome(self) -> Result<JobOutcome, JobFailure> {
         self.outcome.await.unwrap_or_else(|_| {
-            Err(JobFailure { message: "the queue went away before the job's end".into() })
+            Err(JobFailure { message: "the queue was dropped before the job ended".into() })
         })
     }
 }
 
-/// A job handed out, to be ended by [`JobQueue::complete`] or [`JobQueue::fail`].
+/// A leased job, ended by [`JobQueue::complete`] or [`JobQueue::fail`].
 #[derive(Clone, Debug)]
 pub struct Lease {
-    /// The job's number.
+    /// The job's id.
     pub id: JobId,
-    /// Which hand-out this is: a consumer whose lease was taken away cannot end the job any more.
+    /// Identifies this lease: a consumer whose lease was lost cannot end the job any more.
     pub token: u64,
-    /// How often it was handed out before, for whatever reason it came back.
+    /// How often it was leased before, regardless of why it came back.
     pub attempt: u32,
-    /// How many of [`Job::retries`] are left: [`JobQueue::fail`] with a delay hands the job out again while
+    /// How many of [`Job::retries`] are left: [`JobQueue::fail`] with a delay returns the job to the queue
+    /// while
     /// there are any.
     pub retries_left: u32,
     /// The job.
     pub job: Job,
 }
 
-/// Jobs by state.
+/// Numbers of jobs by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// In line.
+    /// Waiting to be leased.
     pub waiting: usize,
     /// Due later.
     pub delayed: usize,
-    /// Handed out.
+    /// Leased.
     pub active: usize,
-    /// Done since the start.
+    /// Succeeded since the start.
     pub succeeded: u64,
-    /// Given up since the start.
+    /// Failed since the start.
     pub failed: u64,
 }
 
-/// Why a queue refuses.
+/// Why a call to a queue failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Its bound is reached.
-    #[error("the queue holds its {limit} jobs")]
+    /// It holds its maximum number of jobs.
+    #[error("the queue is full: it holds its maximum of {limit} jobs")]
     Full {
-        /// The bound.
+        /// The maximum.
         limit: usize,
     },
-    /// Its bound on bytes is reached.
-    #[error("the queue holds its {limit_bytes} bytes of jobs")]
+    /// It holds its maximum of bytes.
+    #[error("the queue is full: its jobs have reached the maximum of {limit_bytes} bytes")]
     FullBytes {
-        /// The bound.
+        /// The maximum.
         limit_bytes: usize,
     },
-    /// A job larger than any transaction.
-    #[error("a job has at most {MAX_JOB_BYTES} bytes, not {size_bytes}")]
+    /// The job is larger than any transaction can be.
+    #[error("the job has {size_bytes} bytes, more than the maximum of {MAX_JOB_BYTES}")]
     TooLarge {
         /// Its size.
         size_bytes: usize,
     },
-    /// A job with no calls, or too many.
-    #[error("a job has 1 to {MAX_CALLS_PER_JOB} calls, not {calls}")]
+    /// The job has no calls, or too many.
+    #[error("the job has {calls} calls, not 1 to {MAX_CALLS_PER_JOB}")]
     BadJob {
         /// How many it has.
         calls: usize,
     },
-    /// The lease was lost: it ran out and the job was handed out again, or ended.
-    #[error("job {id} is not leased to this consumer any more")]
+    /// The lease was lost: it expired and the job was leased again, or the job ended.
+    #[error("job {id} is no longer leased to this consumer")]
     LeaseLost {
         /// The job.
         id: JobId,
     },
-    /// Closed.
+    /// The queue was closed.
     #[error("the queue is closed")]
     Closed,
     /// The backend cannot be reached.
@@ -253,7 +255,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same may succeed later.
+    /// Whether the same call may succeed later.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Full { .. } | Self::FullBytes { .. } | Self::Unavailable(_))
     }
@@ -262,18 +264,18 @@ impl Error {
 /// A queue of jobs between lifecycle managers and traders.
 #[async_trait]
 pub trait JobQueue: Send + Sync + fmt::Debug {
-    /// Adds a job. Its place in line is behind all that were added before.
+    /// Adds a job behind all that were added before.
     ///
     /// # Errors
     /// [`Error::Full`], [`Error::FullBytes`], [`Error::BadJob`], [`Error::TooLarge`], [`Error::Closed`],
     /// [`Error::Unavailable`].
     ///
     /// # Cancel safety
-    /// A cancelled call may have added the job, and its outcome is lost.
+    /// A cancelled call may have added the job; its outcome is lost.
     async fn submit(&self, job: Job) -> Result<JobHandle, Error>;
 
-    /// Waits for a job and leases it for `ttl`; a lease that is not ended or renewed within it is taken
-    /// away and the job handed out again. That uses up none of its retries: nobody has said that it failed.
+    /// Waits for a job and leases it for `ttl`; a lease that is neither ended nor renewed within it expires,
+    /// and the job is leased again. That uses up none of its retries: no consumer reported a failure.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Unavailable`].
@@ -282,24 +284,26 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
     /// Safe: a cancelled call leases nothing.
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error>;
 
-    /// Renews leases for another `ttl`, at least a millisecond; gives those that are lost.
+    /// Renews leases for another `ttl`, at least one millisecond; returns those that are lost.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error>;
 
-    /// Ends leases without ending their jobs: they are in line again after `after`, at once where that is zero,
-    /// in the order of their ids and before younger jobs. Uses up no retry. Lost leases are passed over.
+    /// Ends leases without ending their jobs: they are available again after `after`, immediately if it is
+    /// zero,
+    /// in the order of their ids and before younger jobs. Uses up no retry. Lost leases are ignored.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     ///
     /// # Cancel safety
-    /// A cancelled call may have released some of the jobs; leases that it has not released run out.
+    /// A cancelled call may have released some of the jobs; the leases of the others expire.
     async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error>;
 
-    /// Shows how far leased jobs are. Nothing depends on it: lost leases are passed over, and a backend may
-    /// keep nothing of it.
+    /// Publishes the progress of leased jobs. Nothing depends on it: lost leases are ignored, and a backend
+    /// need
+    /// not store it.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
@@ -308,14 +312,15 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Ends a job that was carried out, whatever its calls' results.
+    /// Ends a job that was executed, whatever the results of its calls.
     ///
     /// # Errors
     /// [`Error::LeaseLost`], [`Error::Unavailable`].
     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error>;
 
-    /// Ends a job that was not carried out: handed out again after `retry_after` while it has retries left
-    /// and `retry_after` is given, which uses one up; else failed.
+    /// Ends a job that was not executed: it is leased again after `retry_after` if that is given and the job
+    /// has
+    /// retries left, which uses one up; otherwise the job has failed.
     ///
     /// # Errors
     /// [`Error::LeaseLost`], [`Error::Unavailable`].
@@ -327,7 +332,7 @@ pub trait JobQueue: Send + Sync + fmt::Debug {
         retry_after: Option<Duration>,
     ) -> Result<(), Error>;
 
-    /// Counts by state.
+    /// Returns the numbers of jobs by state.
     ///
     /// # Errors
     /// [`Error::Unavailable`].

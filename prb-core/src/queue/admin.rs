@@ -1,4 +1,4 @@
-//! The seam [`QueueAdmin`]: a queue's jobs as its operator sees them, those that ended included.
+//! The seam [`QueueAdmin`]: an operator's view of a queue's jobs, including those that ended.
 //!
 //! Not for: consumers and submitters (see [`JobQueue`](super::JobQueue)).
 
@@ -13,22 +13,22 @@ use crate::{
     primitives::{PoolId, WorkerKey},
 };
 
-/// Most steps of a job's history that are kept: the newest.
+/// Maximum number of steps kept in a job's history: the newest.
 pub const MAX_STEPS: usize = 16;
 
-/// Which jobs to list.
+/// Selects jobs to list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Those in this state only.
+    /// Only jobs in this state.
     pub state: Option<JobState>,
-    /// Those of this pool only.
+    /// Only jobs of this pool.
     pub pool: Option<PoolId>,
 }
 
 /// One page of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Page {
-    /// How many jobs the filter lets through.
+    /// The number of jobs that match the filter.
     pub total: usize,
     /// The page's jobs, newest first.
     pub jobs: Vec<JobRecord>,
@@ -37,41 +37,41 @@ pub struct Page {
 /// One step of a job's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// The state that it came to.
+    /// The state that the job entered.
     pub state: JobState,
-    /// When, in ms since the Unix epoch.
+    /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// Why, where there is more to say: the error of a retry.
+    /// Details, if any: the error before a retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// What a queue knows of a job, without its calls' content.
+/// A queue's record of a job, without the content of its calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JobRecord {
     /// Its number.
     pub id: JobId,
     /// Its state.
     pub state: JobState,
-    /// The pool that it is for; `None` where another program's job does not say.
+    /// The pool that it is for; `None` if a job of another program does not name it.
     pub pool: Option<PoolId>,
-    /// What it does: the action's name in the queue's layout; of a job of several kinds, all of them.
+    /// Its action, as named in the queue's layout; all of them for a job with several kinds of calls.
     pub action: String,
-    /// The workers that its calls are about, each once; at most one a call.
+    /// The workers that its calls concern, without duplicates.
     pub workers: Vec<WorkerKey>,
-    /// When it was submitted, in ms since the Unix epoch.
+    /// When it was submitted, in milliseconds since the Unix epoch.
     pub created_ms: u64,
-    /// When it ended, in ms since the Unix epoch.
+    /// When it ended, in milliseconds since the Unix epoch.
     pub ended_ms: Option<u64>,
-    /// How often it was handed out.
+    /// How often it was leased.
     pub hand_outs: u32,
-    /// How often a failure may still be retried.
+    /// How many retries are left.
     pub retries_left: u32,
-    /// How far its trader is, in the queue's words.
+    /// Its trader's progress, in the queue's terms.
     pub progress: Option<String>,
-    /// Why it failed, or why its last attempt did.
+    /// The error of its last attempt, if it failed.
     pub error: Option<String>,
-    /// What became of it: results, block and transaction.
+    /// Its outcome: results, block and transaction.
     pub outcome: Option<JobOutcome>,
     /// Its states so far, oldest first; at most [`MAX_STEPS`].
     pub history: Vec<Step>,
@@ -80,45 +80,45 @@ pub struct JobRecord {
 /// One job with its calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JobDetail {
-    /// What the queue knows of it.
+    /// The record.
     pub record: JobRecord,
-    /// Its calls in words, one each; empty where they cannot be read.
+    /// A description of each call; empty if they cannot be decoded.
     pub calls: Vec<String>,
-    /// Its data as the queue keeps it, in JSON and without the sealed key; `Null` where it cannot be read.
+    /// Its data as stored by the queue, in JSON and without the sealed key; `Null` if it cannot be decoded.
     pub data: serde_json::Value,
 }
 
-/// What an operator may do with a queue's jobs.
+/// Operations of an operator on a queue's jobs.
 #[async_trait]
 pub trait QueueAdmin: Send + Sync + fmt::Debug {
-    /// A page of the jobs that `filter` lets through, newest first.
+    /// Returns a page of the jobs that match `filter`, newest first.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<Page, Error>;
 
-    /// One job, `None` where the queue has none of that number (any more).
+    /// Returns one job; `None` if the queue has no job with that id (any more).
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error>;
 
-    /// Puts a failed job in line again; says whether there was one. Its submitter has been told of the
-    /// failure and learns no more.
+    /// Returns a failed job to the queue; returns whether there was one. Its submitter has already received
+    /// the failure and is not notified again.
     ///
     /// # Errors
     /// [`Error::Unavailable`], [`Error::Full`], [`Error::FullBytes`].
     async fn retry(&self, id: JobId) -> Result<bool, Error>;
 
-    /// Forgets a job in any state; says whether there was one. Its submitter learns that it is gone, and
-    /// its consumer finds the lease lost.
+    /// Removes a job in any state; returns whether there was one. Its submitter receives a failure, and its
+    /// consumer finds the lease lost.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     async fn remove(&self, id: JobId) -> Result<bool, Error>;
 }
 
-/// A call in words, for people: no message's content.
+/// Describes a call for operators, without the content of messages.
 pub fn describe(call: &Call) -> String {
     let name = call.name();
     match call {
@@ -143,7 +143,7 @@ pub fn describe(call: &Call) -> String {
     }
 }
 
-/// The kinds among names, each once and with how often it comes: `a ×2, b`.
+/// Joins names, each once and with its number of occurrences: `a ×2, b`.
 pub fn kinds<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut kinds: Vec<(&str, usize)> = Vec::new();
     for name in names {
@@ -159,7 +159,7 @@ pub fn kinds<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     words.collect::<Vec<_>>().join(", ")
 }
 
-/// The workers that calls are about, each once.
+/// The workers that calls concern, without duplicates.
 pub fn workers(calls: &[Call]) -> Vec<WorkerKey> {
     let mut workers = Vec::new();
     for worker in calls.iter().filter_map(Call::worker) {
@@ -170,7 +170,7 @@ pub fn workers(calls: &[Call]) -> Vec<WorkerKey> {
     workers
 }
 
-/// Adds a step to a history and forgets its oldest where there are too many.
+/// Appends a step to a history, and drops the oldest beyond [`MAX_STEPS`].
 pub fn push_step(history: &mut Vec<Step>, step: Step) {
     if history.len() >= MAX_STEPS {
         history.drain(..=history.len() - MAX_STEPS);

@@ -1,9 +1,9 @@
-//! [`MemoryQueue`]: jobs within one process.
+//! [`MemoryQueue`]: a job queue within one process.
 //!
-//! Jobs and outcomes are lost with the process; submitters then read from the chain what is still wanted.
+//! Jobs and outcomes are lost with the process; submitters then read from the chain what is still needed.
 //!
-//! There is no task behind it: whoever waits in [`JobQueue::lease`] also waits for the next job that falls
-//! due or whose lease runs out.
+//! It needs no background task: a caller of [`JobQueue::lease`] also waits for the next job that becomes due
+//! or whose lease expires.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -27,12 +27,12 @@ mod admin;
 /// The shortest lease.
 const MIN_TTL: Duration = Duration::from_millis(1);
 
-/// Bounds of a [`MemoryQueue`].
+/// Limits of a [`MemoryQueue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Most jobs that are not ended, whatever their state.
+    /// Maximum number of open jobs, in any state.
     pub max_jobs: usize,
-    /// Most bytes of them, by [`Job::size_bytes`].
+    /// Maximum bytes of open jobs, by [`Job::size_bytes`].
     pub max_bytes: usize,
 }
 
@@ -41,9 +41,9 @@ impl Config {
     pub const MAX_JOBS: usize = 10_000;
     /// Default of [`Config::max_bytes`].
     pub const MAX_BYTES: usize = 256 * 1024 * 1024;
-    /// Most ended jobs that are kept for [`QueueAdmin`](super::admin::QueueAdmin).
+    /// Maximum number of ended jobs kept for [`QueueAdmin`](super::admin::QueueAdmin).
     pub const KEEP_JOBS: usize = 1_000;
-    /// Most bytes of them, by [`Job::size_bytes`].
+    /// Maximum bytes of ended jobs, by [`Job::size_bytes`].
     pub const KEEP_BYTES: usize = 16 * 1024 * 1024;
 }
 
@@ -53,9 +53,9 @@ impl Default for Config {
     }
 }
 
-/// A bounded queue in memory. Clones share it.
+/// A bounded job queue in memory. Clones share it.
 ///
-/// Leases go to the oldest job that is due; one that is handed out again keeps its place.
+/// The oldest job that is due is leased first; a job that is leased again keeps its position.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryQueue(Arc<Shared>);
 
@@ -71,10 +71,10 @@ type Fate = Result<JobOutcome, JobFailure>;
 #[derive(Debug)]
 struct Entry {
     job: Job,
-    /// `None` where an operator put it in line again: its submitter was told already.
+    /// `None` if an operator retried the job: its submitter has already received the failure.
     submitter: Option<oneshot::Sender<Fate>>,
     size_bytes: usize,
-    /// The lease's token; 0 where nobody has one.
+    /// The current lease's token; 0 if there is none.
     token: u64,
     hand_outs: u32,
     retries_left: u32,
@@ -82,7 +82,7 @@ struct Entry {
     story: Story,
 }
 
-/// What only an operator looks at.
+/// Data of a job that only operators need.
 #[derive(Clone, Debug, Default)]
 struct Story {
     created_ms: u64,
@@ -97,7 +97,7 @@ impl Story {
     }
 }
 
-/// A job that has ended, kept for an operator to see and to retry.
+/// A job that has ended, kept for operators to inspect and to retry.
 #[derive(Clone, Debug)]
 struct Ended {
     id: JobId,
@@ -119,7 +119,7 @@ enum Phase {
 struct State {
     jobs: HashMap<JobId, Entry>,
     waiting: BTreeSet<JobId>,
-    /// When delayed jobs fall due and leases run out: one entry for each job that is not waiting.
+    /// When delayed jobs become due and leases expire: one entry per job that is not waiting.
     timers: BTreeSet<(Instant, JobId)>,
     bytes: usize,
     /// Oldest first.
@@ -133,30 +133,31 @@ struct State {
 }
 
 impl MemoryQueue {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new(config: Config) -> Self {
         Self(Arc::new(Shared { config, ..Shared::default() }))
     }
 
-    /// Takes no more jobs and hands none out. Jobs that have not ended fail, those handed out too: stop
-    /// their consumers first.
+    /// Closes the queue: jobs are neither accepted nor leased any more. Open jobs fail, including leased
+    /// ones: stop their consumers first.
     pub fn close(&self) {
         let mut state = self.state();
         state.closed = true;
         let open: Vec<_> = state.jobs.keys().copied().collect();
         for id in open {
-            state.end(id, Err(JobFailure { message: "the queue was closed before the job's end".into() }));
+            state.end(id, Err(JobFailure { message: "the queue was closed before the job ended".into() }));
         }
         drop(state);
         self.0.changed.notify_waiters();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code path panics while it holds the lock, and each leaves the state whole.
+        // Ignoring poison is safe: no code path panics while it holds the lock with an inconsistent state.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes timers known to those who wait: they have armed the earliest one that they saw.
+    /// Wakes waiting consumers if a timer is now earlier than the one that they have armed, or if a job is
+    /// waiting.
     fn wake(&self, earliest_before: Option<Instant>, state: MutexGuard<'_, State>) {
         let sooner = match (state.next_timer(), earliest_before) {
             (Some(now), Some(before)) => now < before,
@@ -178,7 +179,7 @@ impl State {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Puts jobs in line whose delay or lease is over.
+    /// Makes jobs available whose delay is over or whose lease has expired.
     fn promote(&mut self, now: Instant) {
         while let Some(&(at, id)) = self.timers.first()
             && at <= now
@@ -220,8 +221,8 @@ impl State {
         Some(Lease { id, token: entry.token, attempt, retries_left, job: entry.job.clone() })
     }
 
-    /// The job of a lease that nobody else has got since. One that ran out but was not handed out again
-    /// still counts: what its consumer did is done.
+    /// The job of a lease that no other consumer has acquired since. A lease that expired but was not granted
+    /// again still counts: its consumer's result is valid.
     fn leased(&mut self, id: JobId, token: u64) -> Result<&mut Entry, Error> {
         self.jobs
             .get_mut(&id)
@@ -247,7 +248,7 @@ impl State {
         let Entry { job, submitter, size_bytes, hand_outs, story, .. } = entry;
         self.keep(Ended { id, job, size_bytes, hand_outs, outcome, story });
         if let Some(submitter) = submitter {
-            // The submitter may have stopped listening; the counts tell of the job all the same.
+            // The submitter may have stopped listening; the statistics include the job nevertheless.
             let _ = submitter.send(fate);
         }
     }
@@ -285,7 +286,7 @@ impl State {
         Ok(())
     }
 
-    /// Puts a job in line that was admitted.
+    /// Adds a job that was admitted.
     fn add(&mut self, id: JobId, entry: Entry) {
         self.bytes += entry.size_bytes;
         self.jobs.insert(id, entry);

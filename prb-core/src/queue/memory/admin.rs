@@ -1,4 +1,4 @@
-//! The operator's view of a [`MemoryQueue`].
+//! [`QueueAdmin`] for [`MemoryQueue`].
 
 use async_trait::async_trait;
 use codec::Encode;
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// What a job does: its calls' kinds.
+/// A job's action: the kinds of its calls.
 fn action(job: &Job) -> String {
     kinds(job.calls.iter().map(Call::name))
 }
@@ -31,10 +31,10 @@ fn data(job: &Job) -> Value {
     })
 }
 
-/// A call in JSON: its name and its arguments, bytes in hexadecimal.
+/// A call in JSON: its name and its arguments, with bytes in hexadecimal.
 fn call(call: &Call) -> Value {
     let hex = |bytes: &[u8]| format!("0x{}", hex::encode(bytes));
-    // As text: JSON's readers lose digits of large numbers.
+    // As text: JSON parsers lose digits of large numbers.
     let staked = |stake: &Balance| stake.to_string();
     let arguments = match call {
         Call::SyncOffchainMessage(message) => json!({ "message": hex(&message.encode()) }),
@@ -121,7 +121,7 @@ impl Ended {
     }
 }
 
-/// A job that is open or has ended.
+/// An open or ended job.
 #[derive(Clone, Copy)]
 enum One<'a> {
     Open(&'a Entry),
@@ -198,7 +198,7 @@ impl QueueAdmin for MemoryQueue {
         let mut state = self.state();
         if let Some(entry) = state.drop_entry(id) {
             if let Some(submitter) = entry.submitter {
-                let message = "the job is gone: an operator removed it".into();
+                let message = "the job was removed by an operator".into();
                 // The submitter may have stopped listening.
                 let _ = submitter.send(Err(JobFailure { message }));
             }
