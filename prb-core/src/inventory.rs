@@ -1,6 +1,6 @@
-//! The seam [`Inventory`]: the pools and workers that the operator wants managed, edited while running.
+//! The seam [`Inventory`]: the pools and workers to manage, editable while running.
 //!
-//! Not for: what became of them (see [`crate::fleet`]).
+//! Not for: the state of workers (see [`crate::fleet`]).
 
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
@@ -28,12 +28,12 @@ pub struct Operator {
     pub key: Sealed,
 }
 
-/// What happens to a worker that stopped computing although the operator did not stop it here: its owner
-/// stopped it elsewhere, or withdrawals forced it to stop.
+/// What happens to a worker that stopped computing without a stop command of this fleet (an external stop):
+/// its owner stopped it elsewhere, or withdrawals forced the stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AfterStop {
-    /// Nothing: it stays stopped, and its stake stays where it is, until somebody starts or reclaims it.
+    /// Nothing: it stays stopped, and its stake stays in place, until an operator starts or reclaims it.
     #[default]
     StayStopped,
     /// Its stake is reclaimed when the cool-down is over; it stays stopped.
@@ -42,25 +42,25 @@ pub enum AfterStop {
     StartAgain,
 }
 
-/// A stake pool to be managed.
+/// A stake pool to manage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pool {
-    /// Its id here.
+    /// The id of this entry.
     pub id: Uuid,
-    /// Its number on chain; one entry a number.
+    /// Its number on chain; unique.
     pub pid: PoolId,
-    /// Its name, for people; unique.
+    /// Its name, for operators; unique.
     pub name: String,
     /// Whether its workers run.
     pub enabled: bool,
-    /// Who signs for it; nothing is sent without.
+    /// The operator that signs for it; without one nothing is sent on chain.
     pub operator: Option<Operator>,
-    /// The account that owns the pool, where the operator acts for it as a proxy.
+    /// The account that owns the pool, if the operator acts for it as a proxy.
     pub proxied: Option<AccountId>,
-    /// Sync its workers, send nothing on chain.
+    /// Only sync its workers; send nothing on chain.
     pub sync_only: bool,
-    /// What happens after a stop from elsewhere; `None` leaves it to the fleet's setting.
+    /// What happens after an external stop; `None` inherits the fleet's setting.
     pub after_stop: Option<AfterStop>,
 }
 
@@ -68,7 +68,7 @@ impl AfterStop {
     /// Every setting.
     pub const ALL: [Self; 3] = [Self::StayStopped, Self::Reclaim, Self::StartAgain];
 
-    /// Its name, as in files and on command lines.
+    /// The setting's name in files and on command lines.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::StayStopped => "stay-stopped",
@@ -84,7 +84,7 @@ impl fmt::Display for AfterStop {
     }
 }
 
-/// A text that names no [`AfterStop`].
+/// The text is not the name of an [`AfterStop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be stay-stopped, reclaim or start-again")]
 pub struct UnknownAfterStop;
@@ -98,7 +98,7 @@ impl FromStr for AfterStop {
 }
 
 impl Pool {
-    /// An enabled pool without an operator.
+    /// Creates an enabled pool without an operator.
     pub fn new(id: Uuid, pid: PoolId, name: impl Into<String>) -> Self {
         Self {
             id,
@@ -112,7 +112,7 @@ impl Pool {
         }
     }
 
-    /// The same pool with an operator.
+    /// Sets the operator.
     #[must_use]
     pub fn with_operator(mut self, operator: Operator) -> Self {
         self.operator = Some(operator);
@@ -125,15 +125,15 @@ impl Pool {
     }
 }
 
-/// A worker to be managed.
+/// A worker to manage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Worker {
-    /// Its id here.
+    /// The id of this entry.
     pub id: Uuid,
     /// The pool that it belongs to.
     pub pid: PoolId,
-    /// Its name, for people; unique.
+    /// Its name, for operators; unique.
     pub name: String,
     /// Its pRuntime's URL; unique.
     pub endpoint: String,
@@ -141,19 +141,20 @@ pub struct Worker {
     pub stake: Balance,
     /// Whether it runs.
     pub enabled: bool,
-    /// Sync it, send nothing on chain.
+    /// Only sync it; send nothing on chain.
     pub sync_only: bool,
-    /// A gatekeeper: registered and synced, its messages are carried, but it is not put to computing.
+    /// Whether it is a gatekeeper: registered and synced, and its messages are relayed, but it does not
+    /// compute.
     pub gatekeeper: bool,
     /// Endpoints that it announces on chain: http or https URLs such as `https://worker.example.org`, at most
-    /// [`MAX_ANNOUNCED`]. Empty announces none.
+    /// [`MAX_ANNOUNCED`]. If empty, none are announced.
     pub endpoints: Vec<String>,
-    /// What happens after a stop from elsewhere; `None` leaves it to the pool's setting.
+    /// What happens after an external stop; `None` inherits the pool's setting.
     pub after_stop: Option<AfterStop>,
 }
 
 impl Worker {
-    /// An enabled worker that is to compute with `stake`, in the chain's smallest unit.
+    /// Creates an enabled worker that computes with `stake`, in 10^-12 PHA.
     pub fn new(
         id: Uuid,
         pid: PoolId,
@@ -176,7 +177,7 @@ impl Worker {
     }
 }
 
-/// What is meant to become of a worker, as commands and stops from elsewhere have left it.
+/// The goal of a worker, as set by commands and external stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -186,8 +187,8 @@ pub enum Goal {
     Compute,
     /// Stop computing; becomes [`Goal::StayStopped`] once it has.
     Stop,
-    /// Stay as it is: neither stopped nor started. A worker that is seen computing again has been started by
-    /// its owner: the goal becomes [`Goal::Compute`].
+    /// Stay as it is: neither stopped nor started. A worker that is seen computing again was started by its
+    /// owner: the goal becomes [`Goal::Compute`].
     StayStopped,
     /// Reclaim the stake when the cool-down is over, then [`Goal::StayStopped`].
     Reclaim,
@@ -197,20 +198,20 @@ pub enum Goal {
     LeavePool,
 }
 
-/// What the fleet keeps of a worker between restarts. Written by the fleet, not by operators.
+/// The persisted record of a worker. Written by the fleet, not by operators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Saved {
-    /// The public key that the worker at this entry is known by: another one needs the operator's word before
-    /// anything is staked for it.
+    /// The last known public key of the worker at this entry. A different key needs an operator's
+    /// confirmation before anything is staked for it.
     pub key: Option<WorkerKey>,
-    /// What is meant to become of it.
+    /// The worker's goal.
     pub goal: Goal,
-    /// Whether its session was computing when it was last seen: if not any more, it was stopped elsewhere.
+    /// Whether its session was computing when last observed: if it no longer is, it was stopped externally.
     pub was_computing: bool,
-    /// The start or stop that was sent last, until its effect is seen: such an effect is not from elsewhere,
-    /// also where the process that sent it has ended, or never learned its outcome.
+    /// The last start or stop that was sent, until its effect is observed: such an effect is not external,
+    /// even if the process that sent it has ended, or never learned the outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<Sent>,
 }
@@ -219,20 +220,20 @@ pub struct Saved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Sent {
-    /// What was sent.
+    /// The operation.
     pub operation: SentOperation,
-    /// The newest parachain block known when it was.
+    /// The newest parachain block known when it was sent.
     pub at: ParaNumber,
 }
 
 impl Sent {
-    /// `operation`, sent when `at` was the newest block.
+    /// Creates the record of `operation`, sent when `at` was the newest block.
     pub const fn new(operation: SentOperation, at: ParaNumber) -> Self {
         Self { operation, at }
     }
 }
 
-/// What of a worker's operations is remembered beyond a restart.
+/// An operation whose submission is persisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SentOperation {
@@ -242,70 +243,70 @@ pub enum SentOperation {
     Stop,
 }
 
-/// All pools and workers at one moment.
+/// A snapshot of all pools and workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Counts the edits.
+    /// Number of edits so far.
     pub revision: u64,
     /// Pools, by pid.
     pub pools: Vec<Arc<Pool>>,
     /// Workers, by name.
     pub workers: Vec<Arc<Worker>>,
-    /// What the fleet keeps of workers, by id; a worker without an entry has [`Saved::default`].
+    /// The persisted records of workers, by id; a worker without one has [`Saved::default`].
     pub saved: HashMap<Uuid, Saved>,
 }
 
 impl Snapshot {
-    /// The pool of that number.
+    /// Returns the pool with that number.
     pub fn pool(&self, pid: PoolId) -> Option<&Arc<Pool>> {
         self.pools.binary_search_by_key(&pid, |p| p.pid).ok().map(|i| &self.pools[i])
     }
 
-    /// What is saved of a worker.
+    /// Returns the persisted record of a worker.
     pub fn saved(&self, worker: Uuid) -> Saved {
         self.saved.get(&worker).copied().unwrap_or_default()
     }
 }
 
-/// One change.
+/// A change of the inventory.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Edit {
-    /// Adds or replaces the pool of that id.
+    /// Adds or replaces the pool with that id.
     PutPool(Pool),
-    /// Removes a pool; its workers stay and wait for it.
+    /// Removes a pool; its workers stay, idle until it exists again.
     RemovePool(Uuid),
-    /// Adds or replaces the worker of that id.
+    /// Adds or replaces the worker with that id.
     PutWorker(Worker),
-    /// Removes a worker, and what was saved of it.
+    /// Removes a worker and its persisted record.
     RemoveWorker(Uuid),
-    /// Replaces what is saved of a worker. Putting a worker leaves it as it is.
+    /// Replaces the persisted record of a worker. [`Edit::PutWorker`] does not change it.
     Save(Uuid, Saved),
 }
 
-/// Why an edit is refused; nothing of it was applied.
+/// Why an edit was rejected; none of the transaction's edits was applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Two entries with one name, endpoint or pid.
+    /// Two entries have the same name, endpoint or pid.
     #[error("{what} {value:?} is taken by {holder:?}")]
     Duplicate {
         /// `pid`, `pool name`, `worker name` or `worker endpoint`.
         what: &'static str,
         /// The value.
         value: String,
-        /// The name of the entry that has it.
+        /// The name of the entry that already has it.
         holder: String,
     },
-    /// A value that cannot be.
+    /// A value is invalid.
     #[error("{what} is not valid: {reason}")]
     Invalid {
-        /// What.
+        /// The field.
         what: String,
-        /// Why.
+        /// Why it is invalid.
         reason: String,
     },
-    /// One transaction puts the same entry twice: the first would be lost.
+    /// One transaction puts the same entry twice: the first edit would be lost.
     #[error("two edits of one transaction put the {what} {id}")]
     PutTwice {
         /// `pool` or `worker`.
@@ -313,7 +314,7 @@ pub enum Error {
         /// Its id.
         id: Uuid,
     },
-    /// No entry of that id.
+    /// There is no entry with that id.
     #[error("there is no {what} {id}")]
     Unknown {
         /// `pool` or `worker`.
@@ -321,12 +322,12 @@ pub enum Error {
         /// Its id.
         id: Uuid,
     },
-    /// The bound on entries is reached.
-    #[error("the inventory holds its {limit} {what}s")]
+    /// The maximum number of entries is reached.
+    #[error("the inventory is full: it holds its maximum of {limit} {what}s")]
     Full {
         /// `pool` or `worker`.
         what: &'static str,
-        /// The bound.
+        /// The maximum.
         limit: usize,
     },
     /// The backend failed.
@@ -334,13 +335,13 @@ pub enum Error {
     Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Pools and workers, with transactional edits and a feed of them.
+/// Pools and workers with transactional edits and a watch on changes.
 #[async_trait]
 pub trait Inventory: Send + Sync + fmt::Debug {
-    /// The pools and workers, now and after every edit.
+    /// The pools and workers, as a watch.
     fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>>;
 
-    /// Applies all edits or none, and gives the snapshot that holds them.
+    /// Applies all edits or none; returns the resulting snapshot.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,11 +1,11 @@
-//! [`Manager`]: what operators do to pools and workers, whatever the protocol that they speak.
+//! [`Manager`]: operators' edits and commands, independent of the protocol.
 //!
-//! Values come as people write them ([`PoolValue`], [`WorkerValue`]); the manager reads, checks and seals
-//! them. A call's entries are one transaction: all are applied, or none and the error names the entry and the
-//! field at fault. Commands go to the fleet; without one (`PHALA_LIFECYCLE_CONFIG_MODE`) only the inventory is
-//! served.
+//! Values arrive as text and plain fields ([`PoolValue`], [`WorkerValue`]); the manager parses, validates and
+//! seals them. All entries of a call are one transaction: either all are applied, or none and the error names
+//! the entry and the field. Commands go to the fleet; without one (`PHALA_LIFECYCLE_CONFIG_MODE`) only the
+//! inventory is served.
 //!
-//! Not for: who may call (the protocols' own gates), or what an answer looks like on a wire.
+//! Not for: access control (each protocol has its own), or the wire format of answers.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -31,26 +31,26 @@ pub use error::Error;
 pub use keys::{KeyError, OperatorKeys};
 pub use values::{Change, PoolValue, Selector, WorkerValue};
 
-/// The most entries or ids of one call: as many as an inventory holds workers.
+/// Maximum number of entries or ids in a call: as many as an inventory holds workers.
 pub const MAX_ENTRIES: usize = Limits::WORKERS;
 
-/// What a manager works on.
+/// The components of a [`Manager`].
 #[derive(Clone, Debug)]
 pub struct Parts {
     /// The pools and workers.
     pub inventory: Arc<dyn Inventory>,
     /// Seals the operators' secrets.
     pub vault: Arc<dyn Vault>,
-    /// Says whose they are.
+    /// Derives the operators' accounts from their secrets.
     pub keys: Arc<dyn OperatorKeys>,
-    /// What runs the workers; `None` where only the inventory is edited.
+    /// The fleet that runs the workers; `None` if this process only manages the inventory.
     pub fleet: Option<Fleet>,
 }
 
-/// Lists, edits and commands pools and workers. Clones share one.
+/// Lists, edits and commands pools and workers. Clones share the same manager.
 ///
-/// Edits follow one another: what one reads and writes is not changed by another in between. The inventory's
-/// other writers are not held back.
+/// Edits are serialised: no other edit of the manager comes between the read and the write of one. Other
+/// writers of the inventory are not blocked.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -87,14 +87,14 @@ pub struct Parts {
 #[derive(Clone, Debug)]
 pub struct Manager {
     parts: Arc<Parts>,
-    /// Held from reading the snapshot to the end of the edit.
+    /// Held from reading the snapshot until the edit is applied.
     editing: Arc<Mutex<()>>,
     condition: condition::Condition,
     since: SystemTime,
 }
 
 impl Manager {
-    /// A manager of these parts.
+    /// Creates a manager.
     pub fn new(parts: Parts) -> Self {
         Self {
             parts: Arc::new(parts),
@@ -104,9 +104,9 @@ impl Manager {
         }
     }
 
-    /// The same manager, whose edits are applied only where `test` holds for the inventory that they would
-    /// change; else they are refused with [`Error::Changed`]. Protects against lost updates: what a caller has
-    /// read, decided on and sent must still be so.
+    /// Returns a handle whose edits are applied only if `test` holds for the inventory that they would
+    /// change; otherwise they fail with [`Error::Changed`]. Protects against lost updates: what the caller
+    /// has read and based its edit on must still be current.
     ///
     /// `test` runs while other edits wait: it must neither block nor edit.
     #[must_use]
@@ -124,12 +124,12 @@ impl Manager {
         self.snapshot().workers.clone()
     }
 
-    /// All pools and workers, now and after every edit.
+    /// All pools and workers, as a watch.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.parts.inventory.snapshots()
     }
 
-    /// The fleet, where there is one.
+    /// The fleet, if there is one.
     pub fn fleet(&self) -> Option<&Fleet> {
         self.parts.fleet.as_ref()
     }

@@ -190,7 +190,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["worker", "set", "--stake", "1"]).bad(&["no worker is selected"]);
     shell.run(&["worker", "remove", "rack-9-*"]).bad(&["there is no worker"]);
     shell.run(&["pool", "remove", "13"]).bad(&["30 workers belong to"]);
-    shell.run(&["worker", "stop", "w0"]).bad(&["no worker runs here"]);
+    shell.run(&["worker", "stop", "w0"]).bad(&["no workers run in this process"]);
 
     // Out and in again, in each format.
     for (format, end) in [("csv", "csv"), ("json", "json"), ("yaml", "yml")] {

@@ -1,4 +1,4 @@
-//! The rules of edits, the same for every backend.
+//! Validation of edits, shared by all backends.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::{Edit, Error, Pool, Snapshot, Worker};
 
-/// Bounds of an inventory.
+/// Limits of an inventory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Most pools.
+    /// Maximum number of pools.
     pub pools: usize,
-    /// Most workers.
+    /// Maximum number of workers.
     pub workers: usize,
 }
 
@@ -32,20 +32,20 @@ impl Default for Limits {
     }
 }
 
-/// The longest name of a pool or worker, in bytes.
+/// Maximum length of a pool's or worker's name, in bytes.
 pub const MAX_NAME_BYTES: usize = 256;
-/// The longest endpoint, of pRuntime or to announce, in bytes.
+/// Maximum length of an endpoint (pRuntime's, or one to announce), in bytes.
 pub const MAX_ENDPOINT_BYTES: usize = 2048;
-/// The most endpoints that a worker announces. pRuntime takes 32 KiB of them to sign.
+/// Maximum number of endpoints that a worker announces. pRuntime signs at most 32 KiB of them.
 pub const MAX_ANNOUNCED: usize = 8;
 
-/// What [`Error::Invalid`] and [`Error::Duplicate`] call a worker's [`endpoint`](Worker::endpoint).
+/// The field name of a worker's [`endpoint`](Worker::endpoint) in errors.
 const ENDPOINT: &str = "worker endpoint";
-/// What [`Error::Invalid`] calls one of a worker's [`endpoints`](Worker::endpoints).
+/// The field name of a worker's [`endpoints`](Worker::endpoints) in errors.
 const ANNOUNCED: &str = "endpoint to announce";
 
 impl Pool {
-    /// Whether the values can be, other pools aside.
+    /// Validates the values, without regard to other pools.
     ///
     /// # Errors
     /// [`Error::Invalid`].
@@ -55,7 +55,7 @@ impl Pool {
 }
 
 impl Worker {
-    /// Whether the values can be, other workers aside.
+    /// Validates the values, without regard to other workers.
     ///
     /// # Errors
     /// [`Error::Invalid`].
@@ -82,10 +82,11 @@ impl Worker {
 }
 
 impl Snapshot {
-    /// The snapshot after `edits`, taken in order; `revision` counts one for them all. Names, endpoints and
-    /// pool numbers are compared after the last edit, so that two workers may swap theirs.
+    /// Returns the snapshot after `edits`, applied in order; `revision` increases by one for all of them.
+    /// Names, endpoints and pool numbers are compared after the last edit, so that two workers can swap
+    /// theirs.
     ///
-    /// Two edits may not put the same id: the first would be lost without a word.
+    /// Two edits must not put the same id: the first would be lost silently.
     ///
     /// # Errors
     /// Any but [`Error::Storage`].
@@ -168,20 +169,20 @@ fn endpoint_url(what: &str, endpoint: &str) -> Result<Url, Error> {
     if endpoint.len() > MAX_ENDPOINT_BYTES {
         return Err(bad(format!("it has {} bytes, more than {MAX_ENDPOINT_BYTES}", endpoint.len())));
     }
-    let url =
-        Url::parse(endpoint).map_err(|e| bad(format!("it is no URL such as http://10.0.0.2:8000 ({e})")))?;
+    let url = Url::parse(endpoint)
+        .map_err(|e| bad(format!("it is not a URL such as http://10.0.0.2:8000 ({e})")))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad(format!("{endpoint:?} is no http or https URL")));
+        return Err(bad(format!("{endpoint:?} is not an http or https URL")));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        // Not shown: it has a password in it.
-        return Err(bad("it has a user name or password, which would end in logs".into()));
+        // The URL is not shown: it contains a password.
+        return Err(bad("it has a user name or password, which would end up in logs".into()));
     }
     Ok(url)
 }
 
-/// One spelling for all URLs of the same endpoint: case of the host, default port, last slash. An inventory
-/// holds each once. A text that is no URL is given back as it is.
+/// Normalises a URL so that all spellings of an endpoint compare equal: case of the host, default port,
+/// trailing slash. Text that is not a URL is returned unchanged.
 pub fn normal_endpoint(endpoint: &str) -> String {
     endpoint_url(ENDPOINT, endpoint)
         .map_or_else(|_| endpoint.into(), |url| url.as_str().trim_end_matches('/').to_owned())

@@ -1,5 +1,5 @@
-//! [`MemoryInventory`]: pools and workers within one process, for tests and for programs that keep their own
-//! list of them.
+//! [`MemoryInventory`]: pools and workers within one process, for tests and for programs that persist them
+//! elsewhere.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Inventory for MemoryInventory {
 
     async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, Error> {
         let mut result = Ok(Arc::default());
-        // The closure runs under the channel's lock: edits of two callers follow one another.
+        // The closure runs under the channel's lock, which serialises concurrent edits.
         self.snapshot.send_if_modified(|current| {
             if edits.is_empty() {
                 result = Ok(current.clone());

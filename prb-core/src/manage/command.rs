@@ -1,4 +1,4 @@
-//! Commands and status.
+//! Commands, previews and status of workers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,15 +14,16 @@ use crate::{
     worker::{Command, Desired, Event, Reason, WorkerStatus},
 };
 
-/// What became of a command for several workers.
+/// The result of a command for several workers.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Commanded {
-    /// The workers named, in the call's order, each once; how they are now, the command not done yet.
+    /// The workers named, in the call's order, without duplicates, with their status before the command takes
+    /// effect.
     pub workers: Vec<Arc<WorkerStatus>>,
-    /// What will happen to each that took it, in the same order.
+    /// What will happen to each worker that accepted the command, in the same order.
     pub answers: Vec<(Uuid, String)>,
-    /// Those of them that did not take it, as they do not run.
+    /// The workers that did not accept it, with the reason.
     pub refused: Vec<(Uuid, CommandError)>,
 }
 
@@ -30,7 +31,7 @@ pub struct Commanded {
 pub type Preview = (Uuid, Result<String, CommandError>);
 
 impl Manager {
-    /// Has workers forget what failed and observed anew.
+    /// Discards recorded failures of workers and observes them again.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -38,7 +39,7 @@ impl Manager {
         self.command(ids, Command::Restart)
     }
 
-    /// The same, and registered again with a fresh attestation.
+    /// Like [`restart`](Self::restart), and registers them again with a fresh attestation.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -54,7 +55,7 @@ impl Manager {
         self.command(ids, Command::Kick)
     }
 
-    /// Has workers keep their state on disk; the outcome comes with their status.
+    /// Makes workers write their state to disk; the result appears in their status.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -62,8 +63,7 @@ impl Manager {
         self.command(ids, Command::Checkpoint)
     }
 
-    /// Has workers compute: registers them, adds them to their pools and starts them, as far as that is not so
-    /// yet.
+    /// Makes workers compute: registers them, adds them to their pools and starts them, as needed.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -71,7 +71,7 @@ impl Manager {
         self.command(ids, Command::Start)
     }
 
-    /// Stops workers' computing; they stay stopped until they are started.
+    /// Stops workers; they stay stopped until they are started.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -79,7 +79,7 @@ impl Manager {
         self.command(ids, Command::Stop)
     }
 
-    /// Reclaims the stake of stopped workers as soon as their cool-down is over; they stay stopped.
+    /// Reclaims the stake of stopped workers once their cool-down is over; they stay stopped.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -87,7 +87,7 @@ impl Manager {
         self.command(ids, Command::Reclaim)
     }
 
-    /// Removes workers from their pools on chain once no stake of theirs is locked; they stay out.
+    /// Removes workers from their pools on chain once none of their stake is locked; they stay out.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -95,8 +95,8 @@ impl Manager {
         self.command(ids, Command::LeavePool)
     }
 
-    /// Takes workers' present keys for those of their entries, so that stake may be locked for them: another
-    /// key at a known worker's endpoint gets none before.
+    /// Accepts the keys that currently answer as those of the workers' entries, so that stake may be locked
+    /// for them: a new key at a known worker's endpoint gets none before.
     ///
     /// # Errors
     /// See [`command`](Self::command).
@@ -104,15 +104,15 @@ impl Manager {
         self.command(ids, Command::ConfirmKey)
     }
 
-    /// Tells workers to do something; returns before it is done, and says what will happen. An empty list
-    /// means none.
+    /// Gives a command to workers. Returns before it is carried out, with a description of what will happen.
+    /// An empty list addresses no worker.
     ///
-    /// All ids are looked at before any worker is told. Those that do not run are left out and named in
+    /// All ids are resolved before any worker is commanded. Workers that do not run are skipped and listed in
     /// [`Commanded::refused`].
     ///
     /// # Errors
-    /// [`Error::TooMany`], [`Error::NoFleet`], [`Error::NotFound`], and [`Error::NotCommanded`] where no
-    /// worker takes it.
+    /// [`Error::TooMany`], [`Error::NoFleet`], [`Error::NotFound`], and [`Error::NotCommanded`] if no worker
+    /// accepts it.
     pub fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
         let view = View::new(self);
         let named = view.named(ids)?;
@@ -131,7 +131,7 @@ impl Manager {
         Ok(Commanded { workers, answers, refused })
     }
 
-    /// What a command would do to each worker, in the call's order, without giving it.
+    /// Describes what a command would do to each worker, in the call's order, without giving it.
     ///
     /// # Errors
     /// [`Error::TooMany`], [`Error::NoFleet`], [`Error::NotFound`].
@@ -146,18 +146,19 @@ impl Manager {
         Ok(named.into_iter().map(preview).collect())
     }
 
-    /// What happened to a worker, oldest first: its last events since the fleet has started.
+    /// Returns the events of a worker, oldest first: the most recent ones since the fleet started.
     ///
     /// # Errors
     /// [`Error::NoFleet`], [`Error::NotFound`].
     pub fn events(&self, id: Uuid) -> Result<Vec<Event>, Error> {
         View::new(self).named(&[id])?;
         let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
-        // One that the fleet has not taken yet has none.
+        // A worker that the fleet has not picked up yet has none.
         Ok(fleet.events(id).unwrap_or_default())
     }
 
-    /// How workers are, in the call's order, each once. An empty list means all, by name.
+    /// Returns the status of workers, in the call's order, without duplicates. An empty list addresses all,
+    /// sorted by name.
     ///
     /// Workers of the inventory that do not run, or not yet, are shown as idle.
     ///
@@ -172,7 +173,7 @@ impl Manager {
     }
 }
 
-/// The inventory at one moment, beside the fleet.
+/// A snapshot of the inventory, combined with the fleet.
 struct View<'a> {
     manager: &'a Manager,
     snapshot: Arc<Snapshot>,
@@ -183,7 +184,7 @@ impl<'a> View<'a> {
         Self { manager, snapshot: manager.snapshot() }
     }
 
-    /// The workers of these ids, each once.
+    /// Resolves ids to workers, without duplicates.
     fn named(&self, ids: &[Uuid]) -> Result<Vec<&Arc<Worker>>, Error> {
         if ids.len() > MAX_ENTRIES {
             return Err(Error::TooMany { count: ids.len(), limit: MAX_ENTRIES });
@@ -218,7 +219,8 @@ impl<'a> View<'a> {
         self.shown(worker, fleet.and_then(|fleet| fleet.worker(worker.id)))
     }
 
-    /// The fleet's word on a worker, with the inventory's entries, which the fleet may not have taken yet.
+    /// The fleet's status of a worker, with the inventory's entries, which the fleet may not have picked up
+    /// yet.
     fn shown(&self, worker: &Arc<Worker>, status: Option<Arc<WorkerStatus>>) -> Arc<WorkerStatus> {
         let pool = self.snapshot.pool(worker.pid);
         let Some(mut status) = status else { return Arc::new(self.idle(worker)) };
@@ -245,7 +247,7 @@ impl<'a> View<'a> {
         Desired { worker: Arc::clone(worker), pool: self.snapshot.pool(worker.pid).cloned() }
     }
 
-    /// A worker of the inventory that the fleet does not know is one that it has not taken yet.
+    /// A worker of the inventory that is unknown to the fleet has not been picked up yet.
     fn explained(&self, worker: &Arc<Worker>, error: CommandError) -> CommandError {
         match error {
             CommandError::Unknown { .. } => CommandError::NotRunning {

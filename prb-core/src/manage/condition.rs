@@ -1,4 +1,4 @@
-//! [`Condition`]: what must still be so when an edit is applied.
+//! [`Condition`]: a precondition of an edit, for optimistic concurrency.
 
 use std::{fmt, sync::Arc};
 
@@ -6,7 +6,7 @@ use crate::inventory::Snapshot;
 
 type Test = dyn Fn(&Snapshot) -> bool + Send + Sync;
 
-/// A test of the inventory, made under the lock that edits hold: no other edit comes between it and the edit.
+/// A test of the inventory, evaluated under the edit lock: no other edit comes between it and the edit.
 #[derive(Clone, Default)]
 pub(super) struct Condition(Option<Arc<Test>>);
 

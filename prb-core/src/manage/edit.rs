@@ -1,4 +1,4 @@
-//! Creating, updating and deleting.
+//! Creating, updating and deleting pools and workers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,17 +21,17 @@ use crate::{
     vault::{self, MAX_SECRET_BYTES},
 };
 
-/// An edit and the entry of the call that asked for it.
+/// An edit with the entry of the call that requested it.
 pub(super) type Asked = (Entry, Edit);
 
-/// A pool's value, checked, and its secret sealed.
+/// A validated pool value with its sealed secret.
 struct PoolDraft {
     value: PoolValue,
     operator: Option<Operator>,
 }
 
 impl PoolDraft {
-    /// The pool after the edit. An operator that is not named stays.
+    /// Builds the edit. Without a new operator, the existing one is kept.
     fn put(&self, entry: &Entry, mut pool: Pool) -> Result<Edit, Error> {
         self.value.write_to(&mut pool, entry)?;
         if self.operator.is_some() {
@@ -43,10 +43,10 @@ impl PoolDraft {
 }
 
 impl Manager {
-    /// Adds pools, all or none, and gives them in the call's order.
+    /// Adds pools, all or none; returns them in the call's order.
     ///
     /// # Errors
-    /// Any of [`Error`] but those of commands.
+    /// Any [`Error`] except those of commands.
     ///
     /// # Cancel safety
     /// A cancelled call may have been applied.
@@ -66,11 +66,11 @@ impl Manager {
         self.commit(asked).await.map(|done| done.pools)
     }
 
-    /// Changes or removes pools, all or none, and gives those changed, in the call's order. Workers of a
+    /// Changes or removes pools, all or none; returns the changed ones, in the call's order. Workers of a
     /// removed pool stay, and wait for it.
     ///
     /// # Errors
-    /// Any of [`Error`] but those of commands.
+    /// Any [`Error`] except those of commands.
     ///
     /// # Cancel safety
     /// A cancelled call may have been applied.
@@ -108,10 +108,10 @@ impl Manager {
         self.commit(asked).await.map(|done| done.pools)
     }
 
-    /// Adds workers, all or none, and gives them in the call's order. Their pools must be there.
+    /// Adds workers, all or none; returns them in the call's order. Their pools must exist.
     ///
     /// # Errors
-    /// Any of [`Error`] but [`Error::Vault`] and those of commands.
+    /// Any [`Error`] except [`Error::Vault`] and those of commands.
     ///
     /// # Cancel safety
     /// A cancelled call may have been applied.
@@ -129,11 +129,11 @@ impl Manager {
         self.commit(asked).await.map(|done| done.workers)
     }
 
-    /// Changes or removes workers, all or none, and gives those changed, in the call's order. A worker that
-    /// is moved to another pool needs it to be there.
+    /// Changes or removes workers, all or none; returns the changed ones, in the call's order. A worker can
+    /// only be moved to an existing pool.
     ///
     /// # Errors
-    /// Any of [`Error`] but [`Error::Vault`] and those of commands.
+    /// Any [`Error`] except [`Error::Vault`] and those of commands.
     ///
     /// # Cancel safety
     /// A cancelled call may have been applied.
@@ -166,10 +166,10 @@ impl Manager {
         self.commit(asked).await.map(|done| done.workers)
     }
 
-    /// Checks a pool's value, and seals its secret.
+    /// Validates a pool's value, and seals its secret.
     async fn draft(&self, entry: &Entry, value: PoolValue) -> Result<PoolDraft, Error> {
         let mut draft = PoolDraft { value, operator: None };
-        // First what costs nothing: a secret takes a while to read and seal.
+        // Cheap checks first: deriving a key and sealing a secret take a while.
         draft.put(entry, new_pool())?;
         draft.operator = self.operator(entry, &draft.value).await?;
         Ok(draft)
@@ -182,7 +182,7 @@ impl Manager {
             return Err(invalid(format!("it has more than {MAX_SECRET_BYTES} bytes")));
         }
         let (parts, of) = (Arc::clone(&self.parts), secret.clone());
-        // A mnemonic takes thousands of hashes: not on an executor's thread.
+        // Deriving a key from a mnemonic takes thousands of hashes, which must not block an executor thread.
         let account = spawn_blocking(move || parts.keys.account(&of)).await;
         let account = account.unwrap_or_else(|panicked| Err(KeyError::Unavailable(Box::new(panicked))));
         let account = account.map_err(|error| match error {
@@ -196,7 +196,7 @@ impl Manager {
         }
     }
 
-    /// Applies the edits as one and gives what was put.
+    /// Applies the edits as one transaction; returns the entries that were put.
     async fn commit(&self, asked: Vec<Asked>) -> Result<Done, Error> {
         let before = self.snapshot();
         if !self.condition.holds(&before) {
@@ -227,7 +227,7 @@ struct Done {
     workers: Vec<Arc<Worker>>,
 }
 
-/// A snapshot's entries by id; names and pids are looked up one by one.
+/// A snapshot's entries by id; names and pids are searched linearly or by bisection.
 struct Index<'a> {
     snapshot: &'a Snapshot,
     pools: HashMap<Uuid, &'a Arc<Pool>>,
@@ -268,7 +268,7 @@ impl<'a> Index<'a> {
     }
 }
 
-/// Sees that a call names each thing once: of two changes one would be lost.
+/// Rejects calls that name an entry twice: one of the two changes would be lost.
 #[derive(Default)]
 struct Once(HashSet<Uuid>);
 
@@ -277,7 +277,7 @@ impl Once {
         if self.0.insert(id) {
             return Ok(());
         }
-        Err(entry.invalid("id", format!("{id} is named by another item of this call already")))
+        Err(entry.invalid("id", format!("{id} is already named by another item of this call")))
     }
 }
 
@@ -292,12 +292,12 @@ fn check_pool(entry: &Entry, snapshot: &Snapshot, pid: PoolId) -> Result<(), Err
     }
 }
 
-/// A pool to write a value over.
+/// A blank pool to write a value to.
 fn new_pool() -> Pool {
     Pool::new(Uuid::new_v4(), PoolId(0), "")
 }
 
-/// A worker to write a value over.
+/// A blank worker to write a value to.
 fn new_worker() -> Worker {
     Worker::new(Uuid::new_v4(), PoolId(0), "", "", 0)
 }

@@ -1,13 +1,13 @@
-//! Why a call of the manager does nothing.
+//! The manager's error type.
 
 use super::KeyError;
 use crate::{fleet::CommandError, vault};
 
-/// Why a call does nothing. Nothing of it was applied, no worker was commanded.
+/// Why a call failed. Nothing was applied, and no worker was commanded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Another entry has that value already, or another one of this call.
+    /// Another entry, or another item of this call, already has that value.
     #[error("{entry}: {field} {value:?} is taken by {holder:?}")]
     Duplicate {
         /// The entry of the call: `pools[0] "name"`.
@@ -16,55 +16,55 @@ pub enum Error {
         field: &'static str,
         /// The value.
         value: String,
-        /// The name of the one that has it.
+        /// The name of the entry that has it.
         holder: String,
     },
-    /// There is no such thing.
+    /// There is no such pool or worker.
     #[error("{entry}: there is no {what} {id}")]
     NotFound {
         /// The entry of the call: `ids[0]`.
         entry: String,
         /// `pool` or `worker`.
         what: &'static str,
-        /// What was looked for.
+        /// The id, name or number that was looked up.
         id: String,
     },
-    /// A value that cannot be.
+    /// A value is invalid.
     #[error("{entry}: the {field} is not valid: {reason}")]
     Invalid {
         /// The entry of the call.
         entry: String,
         /// The field.
         field: String,
-        /// Why, without secrets.
+        /// Why it is invalid, without secrets.
         reason: String,
     },
-    /// More entries than a call may have.
+    /// The call has too many entries.
     #[error("{count} entries in one call are too many: send at most {limit}")]
     TooMany {
-        /// How many there are.
+        /// The number of entries.
         count: usize,
-        /// The bound.
+        /// The maximum.
         limit: usize,
     },
-    /// The inventory's bound is reached.
-    #[error("the inventory holds its {limit} {what}s: delete some first")]
+    /// The inventory holds its maximum.
+    #[error("the inventory holds its maximum of {limit} {what}s: delete some first")]
     Full {
         /// `pool` or `worker`.
         what: &'static str,
-        /// The bound.
+        /// The maximum.
         limit: usize,
     },
-    /// The account of a secret is not known, and the secret is not to blame.
-    #[error("{entry}: the operator's account cannot be read from its secret")]
+    /// The account of a secret could not be derived, for a reason other than the secret itself.
+    #[error("{entry}: the operator's account cannot be derived from its secret")]
     Keys {
         /// The entry of the call.
         entry: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: KeyError,
     },
-    /// The inventory is not as the caller expects it (see [`Manager::only_if`](super::Manager::only_if)).
+    /// The condition of [`Manager::only_if`](super::Manager::only_if) does not hold.
     #[error("pools or workers have changed since they were read: read them again")]
     Changed,
     /// A secret cannot be sealed.
@@ -72,7 +72,7 @@ pub enum Error {
     Vault {
         /// The entry of the call.
         entry: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: vault::Error,
     },
@@ -80,15 +80,15 @@ pub enum Error {
     #[error("the inventory cannot be stored")]
     Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There is no fleet to command.
-    #[error("no worker runs here, only the inventory is edited (PHALA_LIFECYCLE_CONFIG_MODE)")]
+    #[error("no workers run in this process: it only manages the inventory (PHALA_LIFECYCLE_CONFIG_MODE)")]
     NoFleet,
-    /// None of the workers takes the command.
+    /// No worker accepted the command.
     #[error("no worker was commanded: {0}")]
     NotCommanded(CommandError),
 }
 
 impl Error {
-    /// Whether the caller can put it right; else it is the daemon's trouble.
+    /// Whether the caller is at fault and can correct the call; otherwise the daemon is.
     pub const fn is_callers(&self) -> bool {
         !matches!(self, Self::Keys { .. } | Self::Vault { .. } | Self::Storage(_))
     }

@@ -1,4 +1,4 @@
-//! The seam [`OperatorKeys`]: from an operator's secret to its account.
+//! The seam [`OperatorKeys`]: derives an operator's account from its secret.
 
 use std::{error::Error as StdError, fmt};
 
@@ -6,30 +6,30 @@ use secrecy::SecretString;
 
 use crate::primitives::AccountId;
 
-/// Says whose key a secret is. The core knows no signature scheme; `prb_chain::keys` knows the chain's, and
-/// [`MemoryKeys`](super::memory::MemoryKeys) stands in for it in tests.
+/// Derives accounts from secrets. The core implements no signature scheme; `prb_chain::keys` implements the
+/// chain's, and [`MemoryKeys`](super::memory::MemoryKeys) is the test double.
 pub trait OperatorKeys: Send + Sync + fmt::Debug {
-    /// The account that a mnemonic or secret URI signs for. May block for some milliseconds.
+    /// Returns the account that a mnemonic or secret URI signs for. May block for some milliseconds.
     ///
     /// # Errors
     /// See [`KeyError`].
     fn account(&self, secret: &SecretString) -> Result<AccountId, KeyError>;
 }
 
-/// Why the account of a secret is not known. Never holds any part of the secret.
+/// Why the account of a secret could not be derived. Never contains any part of the secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The secret is not one of the scheme's; the caller has to send another.
-    #[error("the secret cannot be read")]
+    /// The secret is not valid in the scheme; the caller must provide another one.
+    #[error("the secret is not valid")]
     Invalid(#[source] Box<dyn StdError + Send + Sync>),
-    /// What reads secrets, such as a key server, does not answer.
-    #[error("the account of the secret cannot be asked for")]
+    /// The backend that derives accounts, such as a key server, does not answer.
+    #[error("the account of the secret cannot be looked up")]
     Unavailable(#[source] Box<dyn StdError + Send + Sync>),
 }
 
 impl KeyError {
-    /// Whether the same secret may be read later.
+    /// Whether the same secret may succeed later.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }

@@ -1,11 +1,11 @@
-//! [`MemoryKeys`]: operators' accounts on a [`MemoryChain`], for tests and examples.
+//! [`MemoryKeys`]: operator accounts on a [`MemoryChain`], for tests and examples.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{KeyError, OperatorKeys};
 use crate::{chain::memory::MemoryChain, primitives::AccountId};
 
-/// Takes any text for a secret and makes up its account, the one that [`MemoryChain::account_of`] gives.
+/// Accepts any text as a secret and derives the account that [`MemoryChain::account_of`] returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryKeys;
 

@@ -1,4 +1,4 @@
-//! From the inventory's refusals to the entry of the call that is at fault.
+//! Maps the inventory's errors to the entry of the call that is at fault.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Error, edit::Asked, values::Entry};
 use crate::inventory::{self, Edit, Pool, Snapshot, Worker, normal_endpoint};
 
-/// The inventory's refusal of one entry.
+/// Maps the inventory's error to the given entry.
 pub(super) fn refused(entry: &Entry, error: inventory::Error) -> Error {
     let entry = entry.to_string();
     match error {
@@ -24,7 +24,7 @@ pub(super) fn refused(entry: &Entry, error: inventory::Error) -> Error {
     }
 }
 
-/// The inventory's refusal of a call: finds the entry at fault.
+/// Maps the inventory's error to the entry at fault, which it looks up.
 pub(super) fn placed(before: &Snapshot, asked: &[Asked], error: inventory::Error) -> Error {
     let (at_fault, error) = match error {
         inventory::Error::Duplicate { what, value, holder } => {
@@ -42,7 +42,8 @@ pub(super) fn placed(before: &Snapshot, asked: &[Asked], error: inventory::Error
     refused(&entry, error)
 }
 
-/// The name of another entry with that value: of the call's, else of those that it does not touch.
+/// Returns the name of another entry with that value: one of the call's, else one that the call does not
+/// touch.
 fn other_holder(
     before: &Snapshot,
     asked: &[Asked],
@@ -63,7 +64,7 @@ fn other_holder(
     }
 }
 
-/// The value that the inventory compares under that name.
+/// Returns the value that the inventory compares under that field name.
 fn value_of(edit: &Edit, what: &str) -> Option<String> {
     match (edit, what) {
         (Edit::PutPool(pool), "pid") => Some(pool.pid.to_string()),

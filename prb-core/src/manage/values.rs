@@ -1,4 +1,4 @@
-//! Values as people write them.
+//! Input values of pools and workers, and selectors.
 
 use std::fmt;
 
@@ -11,33 +11,32 @@ use crate::{
     primitives::{AccountId, Balance, PoolId},
 };
 
-/// How many characters of a name an error shows.
+/// Maximum number of characters of a name in an error.
 const MAX_SHOWN: usize = 64;
 
-/// A pool as it is wanted. A field that is an `Option` stays as it is in an update that gives `None`, and has
-/// its default in a new pool; every other field is replaced.
+/// The desired values of a pool. In an update, an `Option` field that is `None` keeps its value; in a new
+/// pool it has its default. All other fields are replaced.
 #[derive(Clone, Debug, Default)]
 pub struct PoolValue {
     /// Its number on chain.
     pub pid: PoolId,
     /// Its name.
     pub name: String,
-    /// The operator's mnemonic or secret URI; blank is none. A new pool needs one, unless it only syncs; in
-    /// an update none leaves the operator as it is.
+    /// The operator's mnemonic or secret URI; blank counts as none. Required for a new pool, unless it only
+    /// syncs; in an update, none keeps the operator.
     pub secret: Option<SecretString>,
-    /// Address of the account that owns the pool, where the operator is its proxy; blank is none.
+    /// Address of the account that owns the pool, if the operator is its proxy; blank counts as none.
     pub proxied: String,
     /// Whether its workers run.
     pub enabled: bool,
-    /// Sync its workers, send nothing on chain.
+    /// Only sync its workers; send nothing on chain.
     pub sync_only: bool,
-    /// What happens to its workers after a stop from elsewhere; `Some(None)` leaves that to the fleet's
-    /// setting.
+    /// What happens to its workers after an external stop; `Some(None)` inherits the fleet's setting.
     pub after_stop: Option<Option<AfterStop>>,
 }
 
 impl PoolValue {
-    /// Writes the value over a pool, all but the operator.
+    /// Writes the value to a pool, except for the operator.
     pub(super) fn write_to(&self, pool: &mut Pool, entry: &Entry) -> Result<(), Error> {
         pool.pid = self.pid;
         pool.name = self.name.trim().to_owned();
@@ -63,32 +62,32 @@ impl PoolValue {
     }
 }
 
-/// A worker as it is wanted. A field that is an `Option` stays as it is in an update that gives `None`, and has
-/// its default in a new worker; every other field is replaced.
+/// The desired values of a worker. In an update, an `Option` field that is `None` keeps its value; in a new
+/// worker it has its default. All other fields are replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerValue {
-    /// Its pool's number; the pool must be there.
+    /// Its pool's number; the pool must exist.
     pub pid: PoolId,
     /// Its name.
     pub name: String,
     /// Its pRuntime's URL.
     pub endpoint: String,
-    /// The stake to compute with, a whole decimal number of 10^-12 PHA.
+    /// The stake to compute with: a decimal integer, in 10^-12 PHA.
     pub stake: String,
     /// Whether it runs.
     pub enabled: bool,
-    /// Sync it, send nothing on chain.
+    /// Only sync it; send nothing on chain.
     pub sync_only: bool,
-    /// Whether it is a gatekeeper: registered and synced, but not put to computing.
+    /// Whether it is a gatekeeper: registered and synced, but not computing.
     pub gatekeeper: Option<bool>,
-    /// The URLs that it announces on chain; an empty list announces none.
+    /// The URLs that it announces on chain; if the list is empty, none are announced.
     pub endpoints: Option<Vec<String>>,
-    /// What happens after a stop from elsewhere; `Some(None)` leaves that to the pool's setting.
+    /// What happens after an external stop; `Some(None)` inherits the pool's setting.
     pub after_stop: Option<Option<AfterStop>>,
 }
 
 impl WorkerValue {
-    /// Writes the value over a worker.
+    /// Writes the value to a worker.
     pub(super) fn write_to(&self, worker: &mut Worker, entry: &Entry) -> Result<(), Error> {
         worker.pid = self.pid;
         worker.name = self.name.trim().to_owned();
@@ -109,23 +108,23 @@ impl WorkerValue {
 
     fn stake(&self, entry: &Entry) -> Result<Balance, Error> {
         let text = self.stake.trim();
-        // `parse` would take a sign.
+        // `parse` would accept a leading sign.
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         text.parse().ok().filter(|_| digits).ok_or_else(|| {
-            let reason = format!("{:?} is no whole decimal number of 10^-12 PHA below 2^128", cut(text));
+            let reason = format!("{:?} is not a decimal integer in 10^-12 PHA below 2^128", cut(text));
             entry.invalid("stake", reason)
         })
     }
 }
 
-/// Names a pool or a worker.
+/// Selects a pool or a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selector {
     /// By its id.
     Id(Uuid),
     /// By its name.
     Name(String),
-    /// A pool, by its number on chain. A worker has none of its own.
+    /// A pool, by its number on chain. Does not select workers.
     Pid(PoolId),
 }
 
@@ -139,16 +138,16 @@ impl fmt::Display for Selector {
     }
 }
 
-/// What becomes of an entry.
+/// The change of an entry.
 #[derive(Clone, Debug)]
 pub enum Change<T> {
-    /// The whole value is replaced.
+    /// Replaces the whole value.
     Put(T),
-    /// It is removed.
+    /// Removes the entry.
     Delete,
 }
 
-/// An entry of a call, as errors name it: `workers[2] "rack-1-a"`.
+/// An entry of a call as errors refer to it: `workers[2] "rack-1-a"`.
 #[derive(Clone, Debug)]
 pub(super) struct Entry(String);
 
