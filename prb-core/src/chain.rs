@@ -1,7 +1,7 @@
-//! The seams to the parachain: [`ChainReader`] for what it says of workers, pools and accounts,
-//! [`ChainSubmitter`] for what the pools' operators send.
+//! The seams to the parachain: [`ChainReader`] reads the state of workers, pools and accounts,
+//! [`ChainSubmitter`] submits the calls of the pools' operators.
 //!
-//! Not for: block data on its way to workers (see [`crate::blob`]).
+//! Not for: block data for workers (see [`crate::blob`]).
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -30,7 +30,7 @@ pub use view::{
     Withdrawal, WorkerOnChain, session_account,
 };
 
-/// What a [`ChainReader`] is to read at each block.
+/// The subjects that a [`ChainReader`] reads at each block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Followed {
     /// Workers, by public key.
@@ -46,10 +46,10 @@ pub struct Followed {
 
 /// The on-chain state of workers, pools and accounts, followed block by block.
 ///
-/// Declarative: the caller states the whole set that it wants read, at any time, and never waits for it. A
-/// view shows what it could read of the set; a subject is missing from a view until the first one that was
-/// read after it joined the set, and shows as [`Unreadable`] where its value could not be read or where the
-/// reader's bound was reached. One subject never holds up another.
+/// Declarative: the caller states the whole set to read, at any time, and never waits for it. A
+/// view contains what could be read of the set; a subject is missing from a view until the first one that was
+/// read after it joined the set, and is [`Unreadable`] if its value could not be read or the
+/// reader's limit was reached. One subject never holds up another.
 ///
 /// An implementation makes a constant number of node calls per block, however large the set.
 ///
@@ -58,7 +58,7 @@ pub struct Followed {
 /// use prb_core::chain::{ChainReader, ChainView, Followed};
 /// use tokio::sync::watch;
 ///
-/// /// Shows whatever somebody else puts into the channel.
+/// Provides the views that another task sends into the channel.
 /// #[derive(Debug)]
 /// struct Fixed(watch::Sender<Option<Arc<ChainView>>>);
 ///
@@ -70,11 +70,12 @@ pub struct Followed {
 /// }
 /// ```
 pub trait ChainReader: Send + Sync + fmt::Debug {
-    /// The view at the newest finalised block, now and whenever a block is finalised. `None` until the first;
-    /// the channel closes when the reader has stopped.
+    /// The view at the newest finalised block, updated whenever a block is finalised. `None` until the first;
+    /// the channel closes when the reader stops.
     fn views(&self) -> watch::Receiver<Option<Arc<ChainView>>>;
 
-    /// Replaces the set of what is followed. Returns at once and never blocks. What left the set is gone from
-    /// the next view; what joined it appears as soon as it is read.
+    /// Replaces the followed set. Returns at once and never blocks. Subjects that left the set are missing
+    /// from
+    /// the next view; subjects that joined it appear as soon as they are read.
     fn follow(&self, followed: Followed);
 }

@@ -1,4 +1,4 @@
-//! [`Call`]: what a pool's operator sends, and what it is about.
+//! [`Call`]: the calls that a pool's operator sends.
 
 use codec::Encode;
 
@@ -21,8 +21,8 @@ pub enum Call {
         runtime_info: Vec<u8>,
         /// SCALE `Option<AttestationReport>`.
         attestation: Vec<u8>,
-        /// `last_updated` of the registration that this one replaces, `None` where there was none. Makes
-        /// the call idempotent: another value on chain means that a registration has happened since.
+        /// `last_updated` of the registration that this one replaces; `None` if there was none. Makes the
+        /// call idempotent: another value on chain means that a registration has happened since.
         replaces: Option<u64>,
     },
     /// `PhalaRegistry::register_worker`, the first version, for workers of the retired IAS.
@@ -33,13 +33,13 @@ pub enum Call {
         runtime_info: Vec<u8>,
         /// SCALE [`Attestation`](crate::wire::Attestation).
         attestation: Vec<u8>,
-        /// As in [`Call::RegisterWorker`], but `None` also stands for a submitter that did not say: the call
-        /// has had its effect where the registration on chain is what it would make.
+        /// As in [`Call::RegisterWorker`], but `None` also means that the submitter did not specify it: then
+        /// the call has taken effect if the registration on chain equals the one that it would make.
         replaces: Option<u64>,
     },
     /// `PhalaRegistry::update_worker_endpoint`.
     UpdateWorkerEndpoint {
-        /// What the worker signed.
+        /// The payload that the worker signed.
         payload: WorkerEndpointPayload,
         /// Its signature.
         signature: Vec<u8>,
@@ -93,7 +93,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// `Pallet::call`, as the chain's metadata names it.
+    /// `Pallet::call`, as named in the chain's metadata.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::SyncOffchainMessage(_) => "PhalaMq::sync_offchain_message",
@@ -109,8 +109,8 @@ impl Call {
         }
     }
 
-    /// The worker that it is about; of a message, the worker that sent it. `None` where another than a worker
-    /// sent it.
+    /// The worker that the call concerns; for a message, the worker that sent it. `None` if the sender of the
+    /// message is not a worker.
     pub const fn worker(&self) -> Option<WorkerKey> {
         match self {
             Self::SyncOffchainMessage(message) => match message.message.sender {
@@ -129,9 +129,9 @@ impl Call {
         }
     }
 
-    /// An upper bound of its encoded size, in bytes.
+    /// An upper bound of the encoded size, in bytes.
     pub fn size_bytes(&self) -> usize {
-        /// Indexes, keys, numbers and length prefixes of any call.
+        /// Indices, keys, numbers and length prefixes of any call.
         const FIXED: usize = 128;
         FIXED
             + match self {

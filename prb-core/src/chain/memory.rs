@@ -1,13 +1,13 @@
-//! [`MemoryChain`]: a small parachain within one process, for tests, examples and embedders' own tests.
+//! [`MemoryChain`]: a small parachain within one process, for tests and examples.
 //!
-//! It keeps the rules that a bridge meets (who may add which worker, stakes, states of a session, message
-//! sequences), checked in the pallets' order and refused under their error names, and makes a block when told
-//! to. A block is final at once, or as late as [`Config::finality_blocks`] says. Views come with final blocks, as
-//! late as [`Config::view_delay_blocks`] says; so do subjects that were not followed before. It knows no
-//! cryptography: an operator's account is a hash of its secret, and anyone can compute the signatures that it
-//! takes (see [`crate::signer::memory`]).
+//! It enforces the rules that a bridge encounters (who may add which worker, stakes, session states, message
+//! sequences), in the order of the pallets' checks and with their error names, and produces a block when told
+//! to. A block is final immediately, or after [`Config::finality_blocks`] further ones. Views are published
+//! for final blocks, delayed by [`Config::view_delay_blocks`]; the same applies to subjects that were not
+//! followed before. There is no cryptography: an operator's account is a hash of its secret, and anyone can
+//! compute the signatures that it accepts (see [`crate::signer::memory`]).
 //!
-//! Not for: headers and blocks on their way to workers (see [`crate::blob::memory`]).
+//! Not for: headers and blocks for workers (see [`crate::blob::memory`]).
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -42,42 +42,42 @@ use model::{Model, PoolState};
 pub struct Config {
     /// Blocks from a worker's registration to its score.
     pub benchmark_blocks: u32,
-    /// That score; `None` leaves it to [`MemoryChain::set_score`].
+    /// The score; `None` leaves it to [`MemoryChain::set_score`].
     pub score: Option<u32>,
-    /// Least score of a worker that may start.
+    /// Minimum score of a worker that may start.
     pub min_score: u32,
-    /// The rules for stakes. Without them views show none, and `min_stake` and `max_stake` hold.
+    /// The stake limits. Without them views contain none, and `min_stake` and `max_stake` apply.
     pub stake_rules: Option<StakeRules>,
-    /// Smallest stake of a session, without `stake_rules`.
+    /// Minimum stake of a session, without `stake_rules`.
     pub min_stake: Balance,
-    /// Largest stake of a session, without `stake_rules`.
+    /// Maximum stake of a session, without `stake_rules`.
     pub max_stake: Balance,
-    /// Most workers of a pool.
+    /// Maximum number of workers in a pool.
     pub max_pool_workers: u32,
-    /// Seconds that a withdrawal waits before anybody may stop the pool's workers.
+    /// Seconds for which a withdrawal must wait before anybody may stop the pool's workers.
     pub withdrawal_grace_secs: u64,
-    /// Seconds that a stopped session's stake stays locked.
+    /// Seconds for which a stopped session's stake stays locked.
     pub cool_down_secs: u64,
-    /// Seconds of chain time a block.
+    /// Seconds of chain time per block.
     pub block_secs: u64,
-    /// Blocks from a block to its finality: outcomes, effects and views are of final blocks.
+    /// Blocks until a block is final: outcomes, effects and views are those of final blocks.
     pub finality_blocks: u32,
-    /// What a call costs.
+    /// Fee per call.
     pub fee: Balance,
-    /// Most calls that a block takes in one transaction.
+    /// Maximum number of calls in one transaction.
     pub max_batch_calls: usize,
-    /// Most subjects of each kind that a reader follows.
+    /// Maximum number of subjects of each kind that a reader follows.
     pub max_tracked: usize,
-    /// Blocks by which views are late.
+    /// Number of blocks by which views are delayed.
     pub view_delay_blocks: u32,
-    /// Most transactions that wait for a block.
+    /// Maximum number of pending transactions.
     pub max_pending: usize,
-    /// Most [`Event`]s that are remembered; older ones are forgotten.
+    /// Maximum number of recorded [`Event`]s; older ones are dropped.
     pub max_events: usize,
 }
 
 impl Config {
-    /// Chain time of block 0, seconds since the Unix epoch.
+    /// Chain time of block 0, in seconds since the Unix epoch.
     pub const GENESIS_SECS: u64 = 1_704_067_200;
     /// One PHA.
     const PHA: Balance = 1_000_000_000_000;
@@ -107,22 +107,22 @@ impl Default for Config {
     }
 }
 
-/// What befalls the next batch of an account.
+/// A fault injected into the next batch of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
     /// The node cannot be reached; nothing is sent.
     Unavailable,
-    /// The node's pool refuses the transaction.
+    /// The node's transaction pool refuses the transaction.
     Refused {
         /// Whether another attempt may succeed.
         retryable: bool,
     },
-    /// Sent, and lost.
+    /// The transaction is sent and lost.
     Lost,
-    /// Sent and in the next block, but its submitter does not learn of it.
+    /// The transaction is sent and included in the next block, but its submitter is not notified.
     UnknownIncluded,
-    /// Sent and lost, and its submitter does not learn of it.
+    /// The transaction is sent and lost, and its submitter is not notified.
     UnknownDropped,
 }
 
@@ -131,7 +131,7 @@ pub enum Fault {
 pub struct Event {
     /// The block.
     pub block: ParaNumber,
-    /// Who signed.
+    /// The account that signed.
     pub operator: AccountId,
     /// The call.
     pub call: Call,
@@ -148,7 +148,7 @@ struct Shared {
     config: Config,
     state: Mutex<State>,
     views: watch::Receiver<Option<Arc<ChainView>>>,
-    /// A block was made, or an account does not hang any more.
+    /// Notified when a block was produced, or an account no longer hangs.
     changed: Notify,
 }
 
@@ -158,9 +158,9 @@ struct State {
     model: Model,
     finality: Finality,
     followed: Followed,
-    /// `None` where the reader has stopped.
+    /// `None` once the reader has stopped.
     views: Option<watch::Sender<Option<Arc<ChainView>>>>,
-    /// Views that are not shown yet, oldest first.
+    /// Views that are not published yet, oldest first.
     late: VecDeque<ChainView>,
     pending: VecDeque<Pending>,
     faults: HashMap<AccountId, VecDeque<Fault>>,
@@ -175,13 +175,13 @@ type Fate = Result<BatchOutcome, SubmitError>;
 struct Pending {
     batch: CallBatch,
     extrinsic: Hash,
-    /// `None` where the submitter is not to learn of it.
+    /// `None` if the submitter must not be notified.
     submitter: Option<oneshot::Sender<Fate>>,
     progress: mpsc::Sender<SubmitProgress>,
 }
 
 impl MemoryChain {
-    /// A chain at block 0, without pools.
+    /// Creates a chain at block 0, without pools.
     pub fn new(config: Config) -> Self {
         let (sender, views) = watch::channel(None);
         let model = Model::new(config.clone());
@@ -190,13 +190,13 @@ impl MemoryChain {
         Self(Arc::new(Shared { config, state: Mutex::new(state), views, changed: Notify::new() }))
     }
 
-    /// The account whose key `secret` is, by this chain's own rule: the secret's blake2-256 hash.
+    /// Returns the account of `secret`, by this chain's own rule: the secret's blake2-256 hash.
     pub fn account_of(secret: &str) -> AccountId {
         AccountId(Hash::of(secret.as_bytes()).0)
     }
 
-    /// Makes a block of everything that is pending, and finalises the one that is old enough. Gives the number
-    /// of the block that was made.
+    /// Produces a block with all pending transactions, and finalises the block that is old enough. Returns
+    /// the number of the block produced.
     pub fn produce_block(&self) -> ParaNumber {
         let mut state = self.state();
         let State { finality, model, .. } = &mut *state;
@@ -208,17 +208,18 @@ impl MemoryChain {
         let mut fates = Vec::with_capacity(pending.len());
         for Pending { batch, extrinsic, submitter, progress } in pending {
             let fate = state.include(&batch, extrinsic, self.0.config.max_events);
-            // A full channel loses progress only.
+            // A full channel only loses progress.
             let _ = progress.try_send(SubmitProgress::InBlock { block: block_hash(number.0) });
             fates.extend(submitter.map(|s| (s, fate)));
         }
         let State { finality, model, .. } = &mut *state;
         let fates = finality.advance(model, self.0.config.finality_blocks, operators, fates);
-        // The view first: whoever is told an outcome finds it there, unless views are late.
+        // The view is published first: a submitter that is notified of an outcome finds it there, unless
+        // views are delayed.
         state.show(&self.0.config);
         drop(state);
         for (submitter, fate) in fates {
-            // A submitter that was cancelled asks for the effects later.
+            // A submitter that was cancelled reads the effects later.
             let _ = submitter.send(fate);
         }
         self.0.changed.notify_waiters();
@@ -231,10 +232,10 @@ impl MemoryChain {
         ParaNumber(state.finalised().block)
     }
 
-    /// Makes a block every `interval`, for ever.
+    /// Produces a block every `interval`. Never returns.
     ///
     /// # Cancel safety
-    /// Safe: no block is half made.
+    /// Safe: no block is left half produced.
     pub async fn run(&self, interval: Duration) {
         let mut ticks = tokio::time::interval(interval);
         loop {
@@ -247,7 +248,7 @@ impl MemoryChain {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nothing of `account` is pending, then looks at the state.
+    /// Waits until no transaction of `account` is pending, then reads the state.
     async fn settled<T>(&self, account: AccountId, look: impl FnOnce(&mut State) -> T + Send) -> T {
         loop {
             let changed = self.0.changed.notified();
@@ -282,7 +283,7 @@ impl ChainReader for MemoryChain {
     }
 
     fn follow(&self, followed: Followed) {
-        // As a real reader, it shows the set when it has read it: with the next block.
+        // Like a real reader, it shows the set once it has read it: with the next block.
         self.state().followed = followed;
     }
 }
@@ -294,9 +295,9 @@ impl ChainSubmitter for MemoryChain {
         check_signature(batch).await?;
         let accept = |state: &mut State| state.accept(batch, config, progress.clone());
         let (extrinsic, fate) = self.settled(batch.operator(), accept).await?;
-        // A full channel loses progress only.
+        // A full channel only loses progress.
         let _ = progress.try_send(SubmitProgress::Submitted { extrinsic });
-        fate.await.unwrap_or_else(|_| Err(SubmitError::Lost { reason: "the chain went away".into() }))
+        fate.await.unwrap_or_else(|_| Err(SubmitError::Lost { reason: "the chain was dropped".into() }))
     }
 
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
@@ -310,11 +311,11 @@ impl ChainSubmitter for MemoryChain {
         Ok(self.settled(account, look).await)
     }
 
-    /// Nothing to forget: each call looks whether something is pending.
+    /// Nothing to forget: every call checks for pending transactions.
     fn forget(&self, _account: AccountId) {}
 }
 
-/// Has the batch signed, and checks the signature as a node does.
+/// Has the batch signed, and verifies the signature as a node does.
 async fn check_signature(batch: &CallBatch) -> Result<(), SubmitError> {
     let account = batch.operator();
     let payload = format!("{:?} {:?}", batch.proxied, batch.calls).into_bytes();

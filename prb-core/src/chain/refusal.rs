@@ -1,5 +1,5 @@
-//! What the chain's errors mean: their cause, what an operator does about them, and when a refused call may
-//! be sent again.
+//! Classification of the chain's errors: the cause, the remedy for operators, and when a refused call may be
+//! sent again.
 
 mod table;
 
@@ -9,17 +9,17 @@ pub use table::REFUSALS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusalClass {
-    /// When the on-chain state that caused the refusal has changed: balances, stakes, sessions, pools.
+    /// Once the on-chain state that caused the refusal has changed: balances, stakes, sessions, pools.
     AwaitState,
-    /// When enough time has passed on chain.
+    /// Once enough time has passed on chain.
     AwaitTime,
-    /// At once, made again from what is now on chain.
+    /// At once, rebuilt from the current on-chain state.
     Retry,
-    /// When the operator has changed something: settings, accounts, the worker's software.
+    /// Once the operator has changed something: settings, accounts, the worker's software.
     TellOperator,
 }
 
-/// An error of the chain and what to do about it.
+/// A known error of the chain, with its remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KnownRefusal {
@@ -29,7 +29,7 @@ pub struct KnownRefusal {
     pub class: RefusalClass,
     /// What happened, as a clause: 'the pool has less free stake than the worker's stake'.
     pub cause: &'static str,
-    /// What the operator does about it, as a clause.
+    /// The remedy for the operator, as a clause.
     pub cure: &'static str,
 }
 
@@ -38,11 +38,11 @@ const UNKNOWN: KnownRefusal = KnownRefusal {
     name: "unknown",
     class: RefusalClass::TellOperator,
     cause: "the chain refused the call with an error that the bridge does not know",
-    cure: "look the error up in the chain's documentation, and update the bridge",
+    cure: "look up the error in the chain's documentation, and update the bridge",
 };
 
-/// What is known of the error of that name (as [`DispatchError`](super::DispatchError) has it), with or
-/// without the pallet in front. Errors that are not known are the operator's to look at.
+/// Looks up an error by its name (as in [`DispatchError`](super::DispatchError)), with or without the pallet
+/// prefix. Unknown errors are classified as [`RefusalClass::TellOperator`].
 ///
 /// ```
 /// use prb_core::chain::{RefusalClass, refusal};
@@ -76,7 +76,7 @@ mod tests {
         InvalidConsensusVersion InvalidInput MalformedSignature InvalidEndpointSigningTime
         WorkerReregisterNeeded IASAttestationDisabled";
 
-    /// Errors of no pallet, and of those that carry our calls.
+    /// Errors of no pallet, and of the pallets that wrap our calls.
     const OF_THE_RUNTIME: &str = "
         Other CannotLookup BadOrigin ConsumerRemaining NoProviders TooManyConsumers Token::FundsUnavailable
         Token::OnlyProvider Token::BelowMinimum Token::CannotCreate Token::UnknownAsset Token::Frozen
@@ -86,7 +86,7 @@ mod tests {
         Proxy::NoPermission System::CallFiltered Utility::TooManyCalls Balances::InsufficientBalance
         Balances::LiquidityRestrictions Balances::ExistentialDeposit Balances::VestingBalance";
 
-    /// Errors that only older runtimes and the chain in memory have.
+    /// Errors that only older runtimes and [`MemoryChain`](crate::chain::memory::MemoryChain) have.
     const OF_OTHERS: &str = "
         PhalaRegistry::CannotHandleUnknownMessage PhalaRegistry::InvalidPubKey WorkerNotBound
         PhalaComputation::WorkerIsNotCoolingDown PhalaComputation::StillInCoolDown";

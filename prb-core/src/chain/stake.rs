@@ -1,18 +1,18 @@
-//! The rules for stakes: what a worker must stake at least and may stake at most.
+//! The chain's limits of stakes: minimum and maximum stake of a worker.
 //!
-//! Fixed-point numbers are U64F64, as bits in a `u128`, as the chain stores them. Sums and products saturate.
+//! Fixed-point numbers are U64F64, as bits in a `u128`, as stored by the chain. Sums and products saturate.
 
 use crate::primitives::{Balance, PHA_DECIMALS};
 
 /// One, as U64F64 bits.
 const ONE: u128 = 1 << 64;
-/// 0.8 and 0.7, rounded to the nearest as the runtime's literals are.
+/// 0.8 and 0.7, rounded to nearest like the runtime's literals.
 const EIGHT_TENTHS: u128 = 14_757_395_258_967_641_293;
 const SEVEN_TENTHS: u128 = 12_912_720_851_596_686_131;
-/// Units of a PHA.
+/// Units per PHA.
 const PHA: Balance = 10_u128.pow(PHA_DECIMALS);
 
-/// The rules for stakes (`PhalaComputation::TokenomicParameters`); numbers are U64F64 bits.
+/// The chain's stake parameters (`PhalaComputation::TokenomicParameters`); numbers are U64F64 bits.
 ///
 /// ```
 /// use prb_core::chain::StakeRules;
@@ -21,38 +21,38 @@ const PHA: Balance = 10_u128.pow(PHA_DECIMALS);
 /// let rules = StakeRules::new(50 * one, 30_000 * one, one + one / 2, 0, 0);
 /// // 50 × √1600 PHA.
 /// assert_eq!(rules.min_stake(1_600), 2_000_000_000_000_000);
-/// // A factor of 1.5, and no more than 30,000.
+/// A factor of 1.5, and at most 30,000.
 /// assert_eq!(rules.max_stake(1_600, 1), 20_000_000_000_000_000);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StakeRules {
-    /// The least stake of a worker is this times the square root of its score, in PHA.
+    /// A worker's minimum stake is this times the square root of its score, in PHA.
     pub k: u128,
-    /// The most that a session's initial value may be.
+    /// Maximum of a session's initial value.
     pub v_max: u128,
-    /// The factor of a fully trusted worker's initial value.
+    /// The factor on a fully trusted worker's initial value.
     pub re: u128,
-    /// The cost of a machine by score: factor.
+    /// Cost of a machine by its score: factor.
     pub rig_k: u128,
-    /// The cost of a machine by score: fixed part.
+    /// Cost of a machine by its score: constant.
     pub rig_b: u128,
 }
 
 impl StakeRules {
-    /// Rules from U64F64 bits.
+    /// Creates the rules from U64F64 bits.
     pub const fn new(k: u128, v_max: u128, re: u128, rig_k: u128, rig_b: u128) -> Self {
         Self { k, v_max, re, rig_k, rig_b }
     }
 
-    /// The least stake of a worker with that benchmark score, in 10^-12 PHA, rounded up: k × √score.
+    /// The minimum stake of a worker with that benchmark score, in 10^-12 PHA, rounded up: k × √score.
     pub fn min_stake(&self, score: u32) -> Balance {
         let pha = mul(self.k, sqrt(score), Round::Up);
         mul(pha, PHA, Round::Up)
     }
 
     /// A session's initial value (ve) with that stake (in 10^-12 PHA), score and confidence level, as U64F64
-    /// bits: ((re − 1) × c + 1) × (stake + rig_k × score + rig_b). `u128::MAX` stands for more than fits.
+    /// bits: ((re − 1) × c + 1) × (stake + rig_k × score + rig_b). Saturates at `u128::MAX`.
     pub fn initial_value(&self, stake: Balance, score: u32, confidence_level: u8) -> u128 {
         let confidence = match confidence_level {
             1 | 2 | 3 | 128 => ONE,
@@ -64,10 +64,11 @@ impl StakeRules {
         mul(factor, to_bits(stake).saturating_add(machine), Round::Down)
     }
 
-    /// The largest stake, in 10^-12 PHA, with which the initial value is within `v_max`; 0 where none is.
+    /// The maximum stake, in 10^-12 PHA, with which the initial value is within `v_max`; 0 if there is none.
     pub fn max_stake(&self, score: u32, confidence_level: u8) -> Balance {
         let fits = |stake| self.initial_value(stake, score, confidence_level) <= self.v_max;
-        // The value never falls when the stake grows, so a search finds what the same rounding allows.
+        // The value is monotonic in the stake, so bisection finds the exact maximum under the chain's
+        // rounding.
         let (mut fitting, mut too_much) = (0, Balance::MAX);
         if fits(too_much) {
             return too_much;
@@ -86,7 +87,7 @@ enum Round {
     Up,
 }
 
-/// An amount of 10^-12 PHA in PHA, as U64F64 bits, rounded down.
+/// Converts an amount in 10^-12 PHA to PHA as U64F64 bits, rounded down.
 fn to_bits(stake: Balance) -> u128 {
     let (whole, part) = (stake / PHA, stake % PHA);
     match whole.checked_mul(ONE) {
@@ -98,7 +99,8 @@ fn to_bits(stake: Balance) -> u128 {
 
 /// The square root of a whole number as U64F64 bits, rounded up.
 fn sqrt(n: u32) -> u128 {
-    // The root's bits are the root of n × 2^128; below 2^80, so that the search's bounds hold every root.
+    // The root's bits are the root of n × 2^128, which is below 2^80: the search interval contains every
+    // root.
     let square = (u128::from(n), 0);
     let (mut low, mut high) = (0, 1 << 80);
     while high - low > 1 {
@@ -108,7 +110,7 @@ fn sqrt(n: u32) -> u128 {
     if wide_mul(low, low) < square { low + 1 } else { low }
 }
 
-/// `a × b / 2^64`: the product of two U64F64 numbers, or of one and a whole number that is then divided.
+/// `a × b / 2^64`: the product of two U64F64 numbers, or of one and an integer.
 fn mul(a: u128, b: u128, round: Round) -> u128 {
     let (high, low) = wide_mul(a, b);
     if high >> 64 != 0 {
@@ -119,7 +121,7 @@ fn mul(a: u128, b: u128, round: Round) -> u128 {
     down.saturating_add(u128::from(rest && round == Round::Up))
 }
 
-/// The 256-bit product as its upper and lower half.
+/// The 256-bit product as its upper and lower halves.
 const fn wide_mul(a: u128, b: u128) -> (u128, u128) {
     const LOW: u128 = ONE - 1;
     let (a1, a0, b1, b0) = (a >> 64, a & LOW, b >> 64, b & LOW);

@@ -1,4 +1,4 @@
-//! [`ChainSubmitter`]: sends batches of calls and watches each to its end.
+//! [`ChainSubmitter`]: submits batches of calls and watches each until its outcome is known.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,26 +11,26 @@ use crate::{
     signer::{self, Signer},
 };
 
-/// Calls that go in one transaction, as `Utility::force_batch` (a lone call too), inside `Proxy::proxy`
-/// where [`CallBatch::proxied`] is set.
+/// Calls for one transaction, sent as `Utility::force_batch` (even a single call), inside `Proxy::proxy` if
+/// [`CallBatch::proxied`] is set.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CallBatch {
     /// Signs for the operator's account, which pays the fees.
     pub signer: Arc<dyn Signer>,
-    /// The account that the operator acts for, where the pool is proxied.
+    /// The account that the operator acts for, if the pool is proxied.
     pub proxied: Option<AccountId>,
     /// The calls, in order; at least one.
     pub calls: Vec<Call>,
 }
 
 impl CallBatch {
-    /// Calls of pools that the signer's account owns itself.
+    /// Creates a batch for pools that the signer's account owns.
     pub const fn new(signer: Arc<dyn Signer>, calls: Vec<Call>) -> Self {
         Self { signer, proxied: None, calls }
     }
 
-    /// The same calls for pools of `proxied`, which the signer's account acts for.
+    /// Sets the account that the signer's account acts for as a proxy.
     #[must_use]
     pub fn with_proxied(self, proxied: Option<AccountId>) -> Self {
         Self { proxied, ..self }
@@ -42,7 +42,7 @@ impl CallBatch {
     }
 }
 
-/// A chain error by name.
+/// An error of the chain, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct DispatchError {
     /// `Pallet::Error`, such as `PhalaMq::BadSequence`, or the runtime's name for errors of no pallet
@@ -56,101 +56,101 @@ impl fmt::Display for DispatchError {
     }
 }
 
-/// A batch that is in a finalised block.
+/// The outcome of a batch that is included in a finalised block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchOutcome {
-    /// The transaction.
+    /// The transaction's hash.
     pub extrinsic: Hash,
-    /// Hash of the block that holds it.
+    /// Hash of the block that includes it.
     pub block: Hash,
     /// Number of that block.
     pub number: ParaNumber,
-    /// One result a call, in order.
+    /// One result per call, in order.
     pub calls: Vec<Result<(), DispatchError>>,
 }
 
-/// A transaction's way, for those who watch.
+/// The progress of a transaction, for observers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubmitProgress {
-    /// Signed, sent, taken into the node's pool.
+    /// Signed, sent, and accepted by the node's transaction pool.
     Submitted {
-        /// The transaction.
+        /// The transaction's hash.
         extrinsic: Hash,
     },
-    /// In a block, not final.
+    /// Included in a block that is not finalised yet.
     InBlock {
-        /// The block.
+        /// The block's hash.
         block: Hash,
     },
 }
 
-/// Why a batch had no effect, or why its fate is not known.
+/// Why a batch had no effect, or why its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
-    /// The signature is not that of the account named; nothing was sent.
+    /// The signature is not valid for the named account; nothing was sent.
     #[error("the operator key of {account} is not usable: {reason}")]
     BadKey {
-        /// The account that was to sign.
+        /// The account that should have signed.
         account: String,
-        /// What is wrong, without the key.
+        /// The problem, without the key.
         reason: String,
     },
-    /// The signer gave no signature; nothing was sent.
+    /// The signer did not provide a signature; nothing was sent.
     #[error("the transaction was not signed")]
     NotSigned(#[source] signer::Error),
-    /// The operator cannot pay.
+    /// The operator cannot pay the fees.
     #[error("account {account} cannot pay: {available} units free, {needed} needed")]
     InsufficientFees {
         /// The operator's address.
         account: String,
-        /// What it has.
+        /// Its free balance, in 10^-12 PHA.
         available: Balance,
-        /// What the transaction needs.
+        /// The balance that the transaction requires, in 10^-12 PHA.
         needed: Balance,
     },
-    /// The whole transaction failed: the batch did not run (a proxy that is not one, a bad origin).
+    /// The whole transaction failed: the batch was not executed (for example: not a proxy, or a bad origin).
     #[error("the transaction failed: {0}")]
     Dispatch(DispatchError),
-    /// The node's pool or the runtime refused it; it is not on chain.
+    /// The node's transaction pool or the runtime refused it; it is not on chain.
     #[error("the transaction was refused: {reason}")]
     Refused {
-        /// The node's words.
+        /// The node's error text.
         reason: String,
         /// Whether another attempt with a fresh nonce can succeed.
         retryable: bool,
     },
     /// It does not fit in a block; nothing was sent.
-    #[error("{calls} calls in one transaction are too much for a block, about {fits} fit: {reason}")]
+    #[error("{calls} calls in one transaction do not fit in a block, about {fits} do: {reason}")]
     TooLarge {
-        /// Calls of the batch.
+        /// Number of calls in the batch.
         calls: usize,
-        /// How many of them, from the first on, are likely to fit; 0 where not even one does.
+        /// How many of them, from the first on, are likely to fit; 0 if not even one does.
         fits: usize,
-        /// What limits them.
+        /// The limit that is exceeded.
         reason: String,
     },
-    /// It expired, was usurped or dropped, and is in no block of its lifetime: it has no effect.
+    /// It expired, was usurped or dropped, and no block of its lifetime includes it: it has no effect.
     #[error("the transaction did not make it into a block: {reason}")]
     Lost {
         /// How it was lost.
         reason: String,
     },
-    /// The chain's metadata has no such call, or other arguments.
-    #[error("the chain does not take {call}: {reason}")]
+    /// The chain's metadata has no such call, or different arguments.
+    #[error("the chain does not support {call}: {reason}")]
     Unsupported {
         /// `Pallet::call`.
         call: &'static str,
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
     },
-    /// Sent, but its fate could not be learned: ask [`ChainSubmitter::effects`] before sending again.
-    #[error("the transaction's fate is not known after {waited:?}: {reason}")]
+    /// Sent, but the outcome could not be determined: read [`ChainSubmitter::effects`] before sending again.
+    #[error("the transaction's outcome is not known after {waited:?}: {reason}")]
     Unknown {
         /// How long it was watched.
         waited: Duration,
-        /// What was seen last.
+        /// The last status seen.
         reason: String,
     },
     /// No node answers; nothing was sent.
@@ -159,7 +159,7 @@ pub enum SubmitError {
 }
 
 impl SubmitError {
-    /// Whether the same calls may be sent again (after asking for their effects).
+    /// Whether the same calls may be sent again (after reading their effects).
     pub const fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { retryable, .. } => *retryable,
@@ -174,53 +174,54 @@ impl SubmitError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
-    /// Not there: sending the call makes sense.
+    /// Not on chain: the call may be sent.
     Missing,
-    /// There already: sending it again would fail or do it twice.
+    /// On chain: sending the call again would fail, or apply it twice.
     Present,
 }
 
-/// What [`ChainSubmitter::effects`] found.
+/// The result of [`ChainSubmitter::effects`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effects {
-    /// The finalised parachain block whose state was asked.
+    /// The finalised parachain block whose state was read.
     pub block: ParaNumber,
-    /// One answer a call, in the calls' order.
+    /// One answer per call, in order.
     pub calls: Vec<Effect>,
 }
 
-/// Sends batches and decides their fate.
+/// Submits batches and determines their outcomes.
 #[async_trait]
 pub trait ChainSubmitter: Send + Sync + fmt::Debug {
-    /// Signs, sends and watches one batch until it is final.
+    /// Signs and submits one batch, and watches it until it is final.
     ///
     /// Before the first batch of an account the submitter waits until no earlier transaction of it is
-    /// pending, so that a restarted program does not do twice what its predecessor sent.
+    /// pending, so that a restarted program does not repeat what its predecessor sent.
     ///
-    /// Calls for one operator must not overlap: the caller keeps one batch in flight an account.
-    /// `progress` is told of the way; a full channel loses progress, never the outcome.
+    /// Calls for one operator must not overlap: the caller keeps one batch in flight per account. Progress is
+    /// sent to `progress`; a full channel loses progress, never the outcome.
     ///
     /// # Errors
     /// See [`SubmitError`].
     ///
     /// # Cancel safety
-    /// A cancelled call may have been sent: ask [`effects`](Self::effects) before sending again.
+    /// A cancelled call may have sent the transaction: read [`effects`](Self::effects) before sending again.
     async fn submit(
         &self,
         batch: &CallBatch,
         progress: tokio::sync::mpsc::Sender<SubmitProgress>,
     ) -> Result<BatchOutcome, SubmitError>;
 
-    /// Asks the chain's newest finalised state which calls have had their effect, in the calls' order.
-    /// Waits first, as [`submit`](Self::submit) does, until nothing sent earlier for `account` is pending.
+    /// Reads from the chain's newest finalised state which calls have taken effect, in the calls' order. Like
+    /// [`submit`](Self::submit), waits first until nothing sent earlier for `account` is pending.
     ///
     /// # Errors
     /// [`SubmitError::Unavailable`].
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError>;
 
-    /// Says that others may have sent for `account`: the next call for it waits again until nothing of it
-    /// is pending, whatever was known before. Must not be called while a call for the account is on its way.
+    /// Discards cached knowledge of `account`, because others may have sent for it: the next call for the
+    /// account waits again until none of its transactions is pending. Must not be called while a call for the
+    /// account is in flight.
     ///
-    /// A submitter that remembers nothing of accounts between calls does nothing here.
+    /// A no-op for a submitter that caches nothing between calls.
     fn forget(&self, account: AccountId);
 }

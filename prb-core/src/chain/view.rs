@@ -1,4 +1,4 @@
-//! What the chain says of workers, pools and accounts at one finalised block.
+//! The on-chain state of workers, pools and accounts at one finalised block.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,13 +15,13 @@ use super::{Followed, StakeRules};
 /// State of a worker's computing session (`PhalaComputation::Sessions`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize)]
 pub enum SessionState {
-    /// Bound to a pool, not started.
+    /// Bound to a pool, but not started.
     #[codec(index = 0)]
     Ready,
     /// Computing.
     #[codec(index = 1)]
     WorkerIdle,
-    /// Computing, but its heartbeats stopped.
+    /// Computing, but its heartbeats are missing.
     #[codec(index = 3)]
     WorkerUnresponsive,
     /// Stopped; its stake is locked until the cool-down is over.
@@ -45,13 +45,13 @@ pub struct Registration {
     pub ecdh_pubkey: [u8; 32],
     /// pRuntime's version, packed.
     pub runtime_version: u32,
-    /// Last registration, seconds since the Unix epoch.
+    /// Time of the last registration, in seconds since the Unix epoch.
     pub last_updated: u64,
-    /// Who may add it to a pool.
+    /// The account that may add it to a pool.
     pub operator: Option<AccountId>,
-    /// Who vouched for it.
+    /// The attestation provider that vouched for it.
     pub attestation_provider: Option<AttestationProvider>,
-    /// How far it is trusted, 1 best.
+    /// Confidence level; 1 is the highest.
     pub confidence_level: u8,
     /// Benchmark score, once there is one.
     pub initial_score: Option<u32>,
@@ -70,19 +70,19 @@ pub struct Session {
     pub ve: u128,
     /// Value, U64F64 bits.
     pub v: u128,
-    /// When V was last updated, seconds since the Unix epoch.
+    /// When V was last updated, in seconds since the Unix epoch.
     pub v_updated_at: u64,
     /// Initial performance.
     pub p_init: u32,
-    /// Performance now.
+    /// Current performance.
     pub p_instant: u32,
     /// Iterations reported.
     pub iterations: u64,
-    /// Start of computing, seconds since the Unix epoch.
+    /// Start of computing, in seconds since the Unix epoch.
     pub working_start_time: u64,
-    /// Time of the last answered challenge, seconds since the Unix epoch.
+    /// Time of the last answered challenge, in seconds since the Unix epoch.
     pub challenge_time_last: u64,
-    /// Start of the cool-down, seconds since the Unix epoch.
+    /// Start of the cool-down, in seconds since the Unix epoch.
     pub cool_down_start: u64,
     /// Rewards so far.
     pub total_reward: Balance,
@@ -91,7 +91,7 @@ pub struct Session {
 }
 
 /// The account of a worker's session in a pool: the first 32 bytes of SCALE `("spm/", blake2-256(pid,
-/// worker))`, as the stake pool's pallet derives it.
+/// worker))`, as derived by the stake pool pallet.
 pub fn session_account(pool: PoolId, worker: WorkerKey) -> AccountId {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(b"spm/");
@@ -100,7 +100,7 @@ pub fn session_account(pool: PoolId, worker: WorkerKey) -> AccountId {
 }
 
 impl Registration {
-    /// Whether [`Call::RegisterWorkerV1`](super::Call::RegisterWorkerV1) has had its effect.
+    /// Whether [`Call::RegisterWorkerV1`](super::Call::RegisterWorkerV1) has taken effect.
     pub fn is_of_v1(&self, runtime_info: &[u8], replaces: Option<u64>) -> bool {
         if replaces.is_some() {
             return replaces != Some(self.last_updated);
@@ -114,40 +114,40 @@ impl Registration {
     }
 }
 
-/// What the chain says of one worker.
+/// The on-chain state of one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerOnChain {
     /// Its registration.
     pub registration: Option<Registration>,
-    /// The pool it was added to (`PhalaStakePoolv2::WorkerAssignments`).
+    /// The pool that it is assigned to (`PhalaStakePoolv2::WorkerAssignments`).
     pub pool: Option<PoolId>,
     /// Its session.
     pub session: Option<Session>,
-    /// Next message sequence that the chain takes from it.
+    /// The next message sequence that the chain accepts from it.
     pub ingress_sequence: u64,
-    /// The endpoints that it announced (`PhalaRegistry::Endpoints`), empty where it announced none.
+    /// The endpoints that it announced (`PhalaRegistry::Endpoints`); empty if none.
     pub endpoints: Vec<String>,
-    /// Why `endpoints` is empty though it may have announced some: its value cannot be read, or the runtime
-    /// keeps none. The rest of the worker's state does not depend on it.
+    /// Why `endpoints` is empty although some may have been announced: the value cannot be read, or the
+    /// runtime has no such storage. The rest of the worker's state does not depend on it.
     pub endpoints_unreadable: Option<Unreadable>,
 }
 
 impl WorkerOnChain {
-    /// The stake that its session locks: while it computes and while it cools down.
+    /// The stake that its session locks, while it computes and while it cools down.
     pub fn at_stake(&self) -> Balance {
         self.session.as_ref().and_then(|session| session.stake).unwrap_or(0)
     }
 }
 
-/// A withdrawal that waits for free stake (`BasePool::withdraw_queue`).
+/// A withdrawal waiting for free stake (`BasePool::withdraw_queue`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Withdrawal {
-    /// When it was asked for, seconds since the Unix epoch.
+    /// When it was requested, in seconds since the Unix epoch.
     pub start_time: u64,
 }
 
-/// What the chain says of a stake pool (`PhalaBasePool::Pools` and the balances of its accounts). Source:
+/// The on-chain state of a stake pool (`PhalaBasePool::Pools` and the balances of its accounts). Source:
 /// `BasePool` and `StakePool` of Phala's pallets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -156,58 +156,58 @@ pub struct PoolOnChain {
     pub owner: AccountId,
     /// Whether it is a vault, which takes no workers.
     pub is_vault: bool,
-    /// Stake that new sessions can use: what its account holds of the wrapped asset.
+    /// Stake available to new sessions: the balance of the wrapped asset on its account.
     pub free_stake: Balance,
     /// Stake of workers that are cooling down.
     pub releasing_stake: Balance,
-    /// Everything that it holds, in and out of use.
+    /// Total value, in use or not.
     pub total_value: Balance,
-    /// The most that it accepts in contributions, `None` for no limit.
+    /// Maximum that it accepts in contributions; `None` for no limit.
     pub cap: Option<Balance>,
     /// The owner's share of the rewards, in millionths.
     pub commission_millionths: Option<u32>,
-    /// Its workers, those that are cooling down too.
+    /// Its workers, including those that are cooling down.
     pub workers: Vec<WorkerKey>,
     /// Workers that are cooling down.
     pub cooling_down: Vec<WorkerKey>,
-    /// Withdrawals that wait for free stake, oldest first.
+    /// Withdrawals waiting for free stake, oldest first.
     pub withdrawals: Vec<Withdrawal>,
 }
 
 impl PoolOnChain {
-    /// Whether it takes no further worker, with the limit of [`ChainView::max_pool_workers`]; without one it
-    /// is never full.
+    /// Whether it accepts no further worker, given [`ChainView::max_pool_workers`]; never, without that
+    /// limit.
     pub fn is_full(&self, max_workers: Option<u32>) -> bool {
         max_workers.is_some_and(|max| self.workers.len() as u64 >= u64::from(max))
     }
 
-    /// From when on anybody may stop its workers, seconds since the Unix epoch: when its oldest withdrawal
-    /// has waited for [`ChainView::withdrawal_grace_secs`]. `None` without withdrawals, or where the chain
-    /// names no such time.
+    /// From when on anybody may stop its workers, in seconds since the Unix epoch: when its oldest withdrawal
+    /// has waited for [`ChainView::withdrawal_grace_secs`]. `None` without withdrawals, or if the chain has
+    /// no such constant.
     pub fn forced_to_stop_at(&self, grace_secs: Option<u64>) -> Option<u64> {
         let oldest = self.withdrawals.iter().map(|withdrawal| withdrawal.start_time).min()?;
         Some(oldest.saturating_add(grace_secs?))
     }
 }
 
-/// What the chain says of an account (`System::Account`).
+/// The on-chain state of an account (`System::Account`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AccountOnChain {
-    /// What it can pay fees from, less what is frozen.
+    /// The balance that it can pay fees from, without frozen funds.
     pub free: Balance,
 }
 
-/// A value that a reader should show and cannot.
+/// A value that a reader cannot provide.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Unreadable {
-    /// Why, for operators.
+    /// The reason, for operators.
     pub reason: Arc<str>,
 }
 
 impl Unreadable {
-    /// A value that cannot be shown for `reason`.
+    /// Creates the marker with its reason.
     pub fn new(reason: impl Into<Arc<str>>) -> Self {
         Self { reason: reason.into() }
     }
@@ -216,7 +216,7 @@ impl Unreadable {
 /// A value read from the chain, or why it could not be.
 pub type Reading<T> = Result<Arc<T>, Unreadable>;
 
-/// What is followed, at one finalised parachain block.
+/// The state of the followed subjects at one finalised parachain block.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ChainView {
@@ -224,34 +224,35 @@ pub struct ChainView {
     pub block: ParaNumber,
     /// Its hash.
     pub hash: Hash,
-    /// The chain's clock at that block, in ms since the Unix epoch (`Timestamp::Now`).
+    /// The chain's clock at that block, in milliseconds since the Unix epoch (`Timestamp::Now`).
     pub time_ms: u64,
-    /// Seconds that a stopped worker's stake stays locked.
+    /// Seconds for which a stopped worker's stake stays locked.
     pub cool_down_period_secs: u64,
-    /// Blocks that a benchmark takes.
+    /// Duration of a benchmark, in blocks.
     pub benchmark_blocks: u32,
-    /// Most workers of a pool, where the chain says (`PhalaStakePoolv2::MaxPoolWorkers`).
+    /// Maximum number of workers in a pool, if the chain has a limit (`PhalaStakePoolv2::MaxPoolWorkers`).
     pub max_pool_workers: Option<u32>,
-    /// A withdrawal that waited so many seconds lets anybody stop the pool's workers
+    /// Seconds after which a waiting withdrawal lets anybody stop the pool's workers
     /// (`PhalaStakePoolv2::GracePeriod`).
     pub withdrawal_grace_secs: Option<u64>,
-    /// The rules for stakes, where the chain says.
+    /// The stake limits, if the chain has them.
     pub stake_rules: Option<StakeRules>,
-    /// What the chain says of itself and cannot be read, by item: fields above that show a default instead of
-    /// the chain's value.
+    /// Chain-wide items that cannot be read: the corresponding fields above have a default instead of the
+    /// chain's value.
     pub unreadable: Vec<Unreadable>,
-    /// State by worker; a worker that the chain does not know has an empty entry.
+    /// State by worker; a worker unknown to the chain has an empty entry.
     pub workers: HashMap<WorkerKey, Reading<WorkerOnChain>>,
-    /// State by pool; `None` where the chain has no such pool.
+    /// State by pool; `None` if the chain has no such pool.
     pub pools: HashMap<PoolId, Reading<Option<PoolOnChain>>>,
     /// State by account.
     pub accounts: HashMap<AccountId, Reading<AccountOnChain>>,
-    /// Next message sequence that the chain takes, by sender (see [`Followed::senders`](super::Followed)).
+    /// The next message sequence that the chain accepts, by sender (see
+    /// [`Followed::senders`](super::Followed)).
     pub senders: HashMap<MessageOrigin, Reading<u64>>,
 }
 
 impl ChainView {
-    /// Drops what is not in the set: for readers whose set was replaced while they read.
+    /// Removes subjects that are not in the set: for readers whose set was replaced while they read.
     pub fn retain(&mut self, followed: &Followed) {
         self.workers.retain(|worker, _| followed.workers.contains(worker));
         self.pools.retain(|pool, _| followed.pools.contains(pool));

@@ -110,7 +110,7 @@ async fn one_jobs_refused_call_fails_no_other_job() {
     for handle in handles {
         fates.push(rig.fate(handle).await.map(|outcome| outcome.calls));
     }
-    assert!(fates[0].as_ref().unwrap_err().message.contains("refused by request"));
+    assert!(fates[0].as_ref().unwrap_err().message.contains("injected refusal"));
     assert_eq!(fates[1..], [Ok(vec![CallOutcome::Done]), Ok(vec![CallOutcome::Done])]);
     assert_eq!((trader.status().borrow().failed_batches, rig.chain.events().len()), (3, 2));
 }
@@ -141,7 +141,7 @@ async fn a_call_that_no_block_holds_fails_alone() {
     let _trader = rig.trader(Config::default());
     let handle = rig.submit(rig.job("//Alice", 1, 0, 3, 9)).await;
     let message = rig.fate(handle).await.unwrap_err().message;
-    assert!(message.contains("too much for a block"), "{message}");
+    assert!(message.contains("do not fit in a block"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,5 +207,5 @@ async fn settings_of_zero_are_refused() {
         accounts: Arc::new(MemoryAccounts::default()),
     };
     let error = Trader::start(Config { max_lanes: 0, ..Config::default() }, parts).unwrap_err();
-    assert_eq!(error.to_string(), "the trade engine's max_lanes must be more than zero");
+    assert_eq!(error.to_string(), "the trade engine's setting max_lanes must be greater than zero");
 }

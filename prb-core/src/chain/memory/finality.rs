@@ -1,4 +1,4 @@
-//! Blocks of a [`MemoryChain`](super::MemoryChain) that are not final yet.
+//! Tracks the blocks of a [`MemoryChain`](super::MemoryChain) that are not final yet.
 
 use std::collections::VecDeque;
 
@@ -7,34 +7,34 @@ use tokio::sync::oneshot;
 use super::{Fate, Model};
 use crate::primitives::AccountId;
 
-/// Outcomes and who is to learn them.
+/// Outcomes, with the submitters to notify.
 type Outcomes = Vec<(oneshot::Sender<Fate>, Fate)>;
 
 #[derive(Debug, Default)]
 pub(super) struct Finality {
     /// Oldest first.
     blocks: VecDeque<Unfinalised>,
-    /// The state at the newest final block, where that is not the newest block.
+    /// The state at the newest final block, if that is not the newest block.
     newest: Option<Model>,
 }
 
 #[derive(Debug)]
 struct Unfinalised {
     model: Model,
-    /// Whose transactions it holds.
+    /// The operators whose transactions it includes.
     operators: Vec<AccountId>,
     outcomes: Outcomes,
 }
 
 impl Finality {
-    /// Must be called before each block is made: what is there before the first one is final.
+    /// Must be called before each block is produced: the state before the first block is final.
     pub(super) fn begin(&mut self, model: &Model, depth: u32) {
         if depth > 0 && self.newest.is_none() {
             self.newest = Some(model.clone());
         }
     }
 
-    /// Adds a block, and finalises those that have `depth` blocks above them; gives their outcomes.
+    /// Adds a block, and finalises those with `depth` blocks above them; returns their outcomes.
     pub(super) fn advance(
         &mut self,
         model: &Model,
@@ -60,7 +60,7 @@ impl Finality {
         self.newest.as_ref()
     }
 
-    /// Whether a block that is not final holds a transaction of the account.
+    /// Whether a block that is not final includes a transaction of the account.
     pub(super) fn concerns(&self, account: AccountId) -> bool {
         self.blocks.iter().any(|block| block.operators.contains(&account))
     }

@@ -1,5 +1,5 @@
-//! The pallets, as far as a bridge meets them: registry and message queue, proxy, fees; pools and computation
-//! in the parts below.
+//! A model of the pallets, as far as a bridge uses them: registry, message queue, proxy and fees here; pools,
+//! computation and effects in the submodules.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -27,23 +27,23 @@ const SIGNATURE_BYTES: usize = 64;
 pub(super) struct Model {
     config: Config,
     pub(super) block: u32,
-    /// Seconds that the clock was set ahead.
+    /// Seconds by which the clock was advanced.
     pub(super) ahead_secs: u64,
     pub(super) workers: HashMap<WorkerKey, WorkerOnChain>,
     pub(super) pools: BTreeMap<PoolId, PoolState>,
     /// `(real, delegate)`.
     pub(super) proxies: HashSet<(AccountId, AccountId)>,
-    /// What accounts can pay fees from; one that is not here never pays.
+    /// Balances from which accounts pay fees; an account without an entry pays none.
     pub(super) funds: HashMap<AccountId, Balance>,
-    /// Next sequences of senders that are no workers.
+    /// Next sequences of senders other than workers.
     pub(super) ingress: HashMap<MessageOrigin, u64>,
     /// Signing time of the newest endpoints.
     endpoints: HashMap<WorkerKey, u64>,
-    /// Workers whose benchmark ends, by block.
+    /// Workers whose benchmark ends at a block, by block.
     benchmarks: BTreeMap<u32, Vec<WorkerKey>>,
-    /// Workers that a reader cannot read.
+    /// Workers whose state is unreadable.
     pub(super) unreadable_workers: HashMap<WorkerKey, Unreadable>,
-    /// Pools that a reader cannot read.
+    /// Pools whose state is unreadable.
     pub(super) unreadable_pools: HashMap<PoolId, Unreadable>,
 }
 
@@ -67,7 +67,7 @@ impl Model {
         Config::GENESIS_SECS + u64::from(self.block) * self.config.block_secs + self.ahead_secs
     }
 
-    /// Starts the next block: benchmarks that end with it give their scores.
+    /// Starts the next block: benchmarks that end at it set their scores.
     pub(super) fn begin_block(&mut self) {
         self.block += 1;
         let later = self.benchmarks.split_off(&(self.block + 1));
@@ -80,7 +80,8 @@ impl Model {
         }
     }
 
-    /// Runs a transaction: takes the fee, then `force_batch`, through `Proxy` where it names an account.
+    /// Executes a transaction: charges the fee, then runs `force_batch`, through `Proxy` if it names an
+    /// account.
     pub(super) fn execute(&mut self, batch: &CallBatch) -> Result<Vec<Dispatch>, DispatchError> {
         let operator = batch.operator();
         if let Some(funds) = self.funds.get_mut(&operator) {

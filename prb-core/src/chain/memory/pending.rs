@@ -1,4 +1,4 @@
-//! Transactions on their way into a block, and what may befall them.
+//! Pending transactions, and injected faults.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -29,7 +29,7 @@ impl State {
         Ok(BatchOutcome { extrinsic, block: block_hash(block.0), number: block, calls })
     }
 
-    /// Takes a batch into the pool of transactions, unless something is wrong with it or befalls it.
+    /// Accepts a batch into the transaction pool, unless it is invalid or a fault is injected.
     pub(super) fn accept(
         &mut self,
         batch: &CallBatch,
@@ -42,7 +42,7 @@ impl State {
         match fault {
             Some(Fault::Unavailable) => return Err(SubmitError::Unavailable("the node is away".into())),
             Some(Fault::Refused { retryable }) => {
-                return Err(SubmitError::Refused { reason: "refused by request".into(), retryable });
+                return Err(SubmitError::Refused { reason: "injected refusal".into(), retryable });
             }
             Some(Fault::Lost) => return Err(SubmitError::Lost { reason: "dropped".into() }),
             Some(Fault::UnknownDropped) => return Err(unknown("nothing was seen")),
@@ -51,10 +51,14 @@ impl State {
         self.check_fees(batch, config)?;
         if batch.calls.len() > config.max_batch_calls {
             let (calls, fits) = (batch.calls.len(), config.max_batch_calls);
-            return Err(SubmitError::TooLarge { calls, fits, reason: "the chain's settings".into() });
+            return Err(SubmitError::TooLarge {
+                calls,
+                fits,
+                reason: "the configured maximum of calls".into(),
+            });
         }
         if self.pending.len() >= config.max_pending {
-            let reason = "the pool of transactions is full".into();
+            let reason = "the transaction pool is full".into();
             return Err(SubmitError::Refused { reason, retryable: true });
         }
         self.transactions += 1;
@@ -67,7 +71,7 @@ impl State {
             submitter: known.then_some(submitter),
             progress,
         });
-        if known { Ok((extrinsic, fate)) } else { Err(unknown("sent, then the node went away")) }
+        if known { Ok((extrinsic, fate)) } else { Err(unknown("sent, then the connection was lost")) }
     }
 
     fn check_fees(&self, batch: &CallBatch, config: &Config) -> Result<(), SubmitError> {

@@ -1,4 +1,4 @@
-//! The views of a [`MemoryChain`](super::MemoryChain): when they show, and what.
+//! Publishes the views of a [`MemoryChain`](super::MemoryChain).
 
 use std::{collections::HashMap, hash::Hash, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl State {
-    /// Shows the newest final block, or an older one where views are late.
+    /// Publishes the view of the newest final block, or of an older one if views are delayed.
     pub(super) fn show(&mut self, config: &Config) {
         self.late.push_back(view(self.finalised(), &self.followed, config));
         let delay = config.view_delay_blocks as usize;
@@ -19,7 +19,7 @@ impl State {
             return;
         }
         let Some(mut view) = self.late.pop_front() else { return };
-        // What has left the set meanwhile is gone.
+        // Subjects that have left the set meanwhile are not shown.
         view.retain(&self.followed);
         if let Some(views) = &self.views {
             views.send_replace(Some(Arc::new(view)));
@@ -64,7 +64,7 @@ fn view(model: &Model, followed: &Followed, config: &Config) -> ChainView {
     }
 }
 
-/// Readings of the first `limit` subjects; the others show the limit.
+/// Reads the first `limit` subjects; the others are unreadable because of the limit.
 fn read<'f, K: Clone + Eq + Hash + 'f, T>(
     followed: impl IntoIterator<Item = &'f K>,
     limit: usize,

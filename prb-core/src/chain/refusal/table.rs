@@ -1,14 +1,14 @@
-//! The errors that the chain answers to the calls of a bridge.
+//! Table of the chain's errors for the calls of a bridge.
 
 use super::{
     KnownRefusal,
     RefusalClass::{AwaitState, AwaitTime, Retry, TellOperator},
 };
 
-/// A row: the error's name, when to send again, the cause and, below, the cure.
+/// A row: the error's name, its class, the cause and, below, the remedy.
 macro_rules! refusals {
     ($($name:ident $class:ident $cause:literal $cure:literal;)*) => {
-        /// Every known error, by its name without the pallet: errors move between pallets with runtime upgrades.
+        /// All known errors, by name without the pallet: errors move between pallets with runtime upgrades.
         pub const REFUSALS: &[KnownRefusal] = &[
             $(KnownRefusal { name: stringify!($name), class: $class, cause: $cause, cure: $cure },)*
         ];
@@ -19,19 +19,19 @@ refusals! {
     // Registration.
     WorkerNotRegistered AwaitState
         "the chain does not know the worker"
-        "nothing to do: the worker is registered first; if that fails, see its message";
+        "no action needed: the worker is registered first; if that fails, see its message";
     BenchmarkMissing AwaitState
         "the worker has no benchmark score yet"
-        "nothing to do: wait for the benchmark to end; if no score comes, check that the worker is in sync";
+        "no action needed: wait for the benchmark to end; if no score comes, check that the worker is in sync";
     BenchmarkTooLow TellOperator
         "the worker's score is below the chain's minimum"
         "use a faster machine, or free the machine of other load and register the worker again";
     WorkerReregisterNeeded AwaitState
         "the worker's registration is older than its session"
-        "nothing to do: the worker is registered again before it starts";
+        "no action needed: the worker is registered again before it starts";
     WorkerNotFound AwaitState
         "the registry does not know the worker"
-        "nothing to do: the worker is registered first";
+        "no action needed: the worker is registered first";
     InvalidRuntimeInfo TellOperator
         "the registration that pRuntime made does not fit this chain"
         "update pRuntime to a version made for this chain";
@@ -39,10 +39,10 @@ refusals! {
         "the attestation report is for another registration"
         "restart pRuntime so that it makes a new report";
     NoneAttestationDisabled TellOperator
-        "the chain takes no worker without attestation"
+        "the chain accepts no worker without attestation"
         "set up SGX attestation on the worker (IAS or DCAP)";
     IASAttestationDisabled TellOperator
-        "the chain takes no attestation by IAS any more"
+        "the chain no longer accepts attestation by IAS"
         "set up DCAP attestation on the worker";
     UnsupportedAttestationType TellOperator
         "the chain cannot check this kind of attestation report, such as a DCAP report without collateral"
@@ -67,7 +67,7 @@ refusals! {
         "update pRuntime";
     OutdatedIASReport Retry
         "the attestation report is too old"
-        "nothing to do: a new report is made; if it goes on, check the clock of the worker's machine";
+        "no action needed: a new report is made; if it persists, check the clock of the worker's machine";
     BadIASReport TellOperator
         "the attestation report cannot be read"
         "check the worker's attestation settings and its log";
@@ -98,7 +98,7 @@ refusals! {
 
     // Pools and their workers.
     UnauthorizedOperator TellOperator
-        "the worker is registered for another operator than the one who sends"
+        "the worker is registered for another operator than the sender"
         "set the pool's operator to the registered one, or register the worker again with this operator";
     UnauthorizedPoolOwner TellOperator
         "the account that sends does not own the pool"
@@ -111,7 +111,7 @@ refusals! {
         "use the number of a stake pool";
     WorkerExists AwaitState
         "the worker is in the pool already"
-        "nothing to do: the chain is read again";
+        "no action needed: the chain is read again";
     WorkersExceedLimit AwaitState
         "the pool has as many workers as the chain allows"
         "remove workers from the pool, or use another pool";
@@ -123,19 +123,19 @@ refusals! {
         "wait until the chain has released the worker from its earlier pool";
     WorkerDoesNotExist AwaitState
         "the worker is not in the pool"
-        "nothing to do: the worker is added first; if that fails, see its message";
+        "no action needed: the worker is added first; if that fails, see its message";
     WorkerInAnotherPool TellOperator
         "the worker is in another pool"
         "move the worker to that pool in the settings, or remove it from that pool on chain";
     WorkerNotBound AwaitState
         "the worker has no session"
-        "nothing to do: the worker is added to the pool first";
+        "no action needed: the worker is added to the pool first";
     SessionNotFound AwaitState
         "the worker has no session"
-        "nothing to do: the chain is read again; if it goes on, remove the worker from the pool and add it again";
+        "no action needed: the chain is read again; if it persists, remove the worker from the pool and add it again";
     SessionDoesNotExist AwaitState
         "the worker has no session"
-        "nothing to do: the chain is read again; if it goes on, the pool's owner must look at the worker on chain";
+        "no action needed: the chain is read again; if it persists, the pool's owner must check the worker on chain";
 
     // Computing and stake.
     InsufficientFreeStake AwaitState
@@ -148,29 +148,29 @@ refusals! {
         "the worker's stake is above the maximum for its score"
         "lower the worker's stake";
     CannotRestartWithLessStake TellOperator
-        "the new stake is not more than the one in use"
+        "the new stake does not exceed the current one"
         "set a larger stake, or stop the worker and wait for the cool-down to lower it";
     InternalErrorCannotStartWithExistingStake TellOperator
-        "the session holds stake though it does not compute"
+        "the session holds stake although it does not compute"
         "reclaim the worker's stake first";
     InternalErrorBadTokenomicParameters TellOperator
         "the chain's own stake rules cannot be used"
-        "ask those who run the chain";
+        "ask the operators of the chain";
     WorkerNotReady AwaitState
         "the worker's session is in use or cooling down"
-        "nothing to do: the chain is read again; a cool-down must end first";
+        "no action needed: the chain is read again; a cool-down must end first";
     WorkerIsNotReady AwaitState
         "the worker computes or cools down"
         "stop the worker and wait for the cool-down to end";
     WorkerNotComputing AwaitState
         "the worker does not compute"
-        "nothing to do: the chain is read again";
+        "no action needed: the chain is read again";
     WorkerAlreadyStopped AwaitState
         "the worker is stopped already"
-        "nothing to do: the chain is read again";
+        "no action needed: the chain is read again";
     WorkerIsNotCoolingDown AwaitState
         "the worker is not cooling down"
-        "nothing to do: the chain is read again";
+        "no action needed: the chain is read again";
     CoolDownNotReady AwaitTime
         "the cool-down is not over, or the worker is not cooling down"
         "wait for the end of the cool-down";
@@ -183,29 +183,29 @@ refusals! {
 
     // Messages and endpoints.
     BadSender TellOperator
-        "the chain does not take messages of this sender"
+        "the chain does not accept messages of this sender"
         "check that the worker is the one that is registered";
     BadDestination TellOperator
         "the message has no valid destination"
         "update pRuntime to a version made for this chain";
     BadSequence Retry
         "another message was expected, or this one is on chain already"
-        "nothing to do: the next expected message is sent";
+        "no action needed: the next expected message is sent";
     InvalidSignature TellOperator
         "the signature is not the worker's"
         "check that the worker kept its key, and that pRuntime fits this chain";
     InvalidSignatureLength TellOperator
-        "the signature is not one"
+        "the signature is malformed"
         "update pRuntime to a version made for this chain";
     MalformedSignature TellOperator
-        "the signature is not one"
+        "the signature is malformed"
         "update pRuntime to a version made for this chain";
     InvalidInput TellOperator
         "the announced endpoints cannot be read"
         "check the endpoints set for the worker";
     InvalidEndpointSigningTime Retry
         "the endpoints were signed too long ago, or in the future"
-        "nothing to do: they are signed again; if it goes on, check the clock of the worker's machine";
+        "no action needed: they are signed again; if it persists, check the clock of the worker's machine";
 
     // Accounts and proxies.
     NotProxy TellOperator
@@ -219,7 +219,7 @@ refusals! {
         "give the operator a proxy type that allows it";
     CallFiltered TellOperator
         "the chain or the proxy type does not allow this call"
-        "give the operator a proxy type that allows it; if it has one, the chain has switched the call off";
+        "give the operator a proxy type that allows it; if it has one, the chain has disabled the call";
     BadOrigin TellOperator
         "the account may not make this call"
         "check the pool's operator and proxied account";
@@ -270,80 +270,80 @@ refusals! {
         "use another account";
     UnknownAsset TellOperator
         "the chain does not know the asset"
-        "ask those who run the chain";
+        "ask the operators of the chain";
     Unsupported TellOperator
         "the chain does not support the operation"
-        "ask those who run the chain";
+        "ask the operators of the chain";
     ConsumerRemaining TellOperator
         "the account is still in use on chain"
-        "ask those who run the chain";
+        "ask the operators of the chain";
     NoProviders AwaitState
         "the account does not exist on chain"
         "send funds to the account";
     TooManyConsumers TellOperator
-        "the account has too many uses on chain"
+        "the account has too many references on chain"
         "use another operator account";
 
     // The runtime itself.
     TooManyCalls Retry
-        "the batch has more calls than the chain takes"
-        "nothing to do: a smaller batch is sent";
+        "the batch has more calls than the chain accepts"
+        "no action needed: a smaller batch is sent";
     LimitReached Retry
         "the calls are nested too deeply"
-        "nothing to do: they are sent again";
+        "no action needed: they are sent again";
     NoLayer Retry
-        "the runtime could not undo a part of the call"
-        "nothing to do: it is sent again";
+        "the runtime could not roll back part of the call"
+        "no action needed: it is sent again";
     Exhausted Retry
-        "the block had no room for the call"
-        "nothing to do: it is sent again";
+        "the block had no capacity for the call"
+        "no action needed: it is sent again";
     Unavailable Retry
         "the chain cannot do this now"
-        "nothing to do: it is sent again";
+        "no action needed: it is sent again";
     Underflow TellOperator
-        "a number of the call is too small"
+        "a number in the call is too small"
         "check the worker's stake";
     Overflow TellOperator
-        "a number of the call is too large"
+        "a number in the call is too large"
         "check the worker's stake";
     DivisionByZero TellOperator
         "the chain's own rules cannot be used"
-        "ask those who run the chain";
+        "ask the operators of the chain";
     Corruption TellOperator
         "the chain's state is damaged"
-        "ask those who run the chain";
+        "ask the operators of the chain";
     NotMigrationRoot TellOperator
-        "the chain has the call for its own migrations only"
-        "ask those who run the chain";
+        "the call is reserved for the chain's migrations"
+        "ask the operators of the chain";
     Other TellOperator
         "the chain gives no reason"
         "look at the transaction in a block explorer";
 
-    // Senders of messages that are no workers.
+    // Message senders other than workers.
     UnknownCluster AwaitState
         "the chain does not know the cluster that sent the message"
-        "nothing to do: its messages are carried once the chain knows it";
+        "no action needed: its messages are relayed once the chain knows it";
     UnknownContract AwaitState
         "the chain does not know the contract that sent the message"
-        "nothing to do: its messages are carried once the chain knows it";
+        "no action needed: its messages are relayed once the chain knows it";
     MasterKeyUninitialized AwaitState
         "the chain has no gatekeepers' key yet"
-        "nothing to do: gatekeepers' messages are carried once the chain has it";
+        "no action needed: gatekeepers' messages are relayed once the chain has it";
     // Attestation and sessions.
     InvalidDCAPQuote TellOperator
         "the worker's DCAP quote or its collateral does not verify on chain"
         "check that the PCCS serves current collateral, and update the machine's firmware and pRuntime";
     SessionNotBound AwaitState
         "the session is bound to no worker"
-        "nothing to do: the worker is added to its pool first";
+        "no action needed: the worker is added to its pool first";
     DuplicateBoundWorker AwaitState
         "the worker is bound to another session"
-        "wait until the other session's stake is free, or take the worker out of the other pool";
+        "wait until the other session's stake is free, or remove the worker from the other pool";
     FeatureNotEnabled TellOperator
-        "the chain has this call switched off"
-        "wait until the chain's governance switches it on";
+        "the chain has disabled this call"
+        "wait until the chain's governance enables it";
     NotImplemented TellOperator
-        "the chain has this call without a body"
+        "the chain does not implement this call"
         "update the bridge to a version made for this chain";
     VaultIsLocked AwaitState
         "the vault is locked until its withdrawals are paid"

@@ -1,4 +1,4 @@
-//! Which calls have had their effect.
+//! Determines which calls have taken effect.
 
 use super::Model;
 use crate::{
@@ -8,7 +8,8 @@ use crate::{
 };
 
 impl Model {
-    /// Whether the call's effect is there, as [`ChainSubmitter::effects`](crate::chain::ChainSubmitter) means.
+    /// Whether the call has taken effect, as defined by
+    /// [`ChainSubmitter::effects`](crate::chain::ChainSubmitter).
     pub(in crate::chain::memory) fn effect(&self, call: &Call) -> Effect {
         let of = |worker: &WorkerKey| self.workers.get(worker);
         let session = |pool: &PoolId, worker: &WorkerKey| {

@@ -1,4 +1,4 @@
-//! Pools and computation: each call checks what the pallets check, in their order, under their names.
+//! Pools and computation: each call makes the pallets' checks, in their order, with their error names.
 
 use super::{Dispatch, Model, ensure, fail};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     primitives::{AccountId, Balance, PoolId, WorkerKey},
 };
 
-/// A pool: what views show of it, and what its withdrawals wait for.
+/// A pool: its visible state, and the amounts that its withdrawals wait for.
 #[derive(Clone, Debug, Default)]
 pub(in crate::chain::memory) struct PoolState {
     pub(in crate::chain::memory) owner: AccountId,
@@ -15,12 +15,12 @@ pub(in crate::chain::memory) struct PoolState {
     pub(in crate::chain::memory) cap: Option<Balance>,
     workers: Vec<WorkerKey>,
     cooling_down: Vec<WorkerKey>,
-    /// Oldest first: since when, and how much is still to be paid.
+    /// Oldest first: the start time, and the amount still to be paid.
     withdrawals: Vec<(u64, Balance)>,
 }
 
 impl PoolState {
-    /// Adds free stake, of which waiting withdrawals take what they can.
+    /// Adds free stake, from which waiting withdrawals are paid first.
     pub(in crate::chain::memory) fn contribute(&mut self, units: Balance) {
         self.free_stake = self.free_stake.saturating_add(units);
         for (_, open) in &mut self.withdrawals {
@@ -152,7 +152,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether a worker may start with that stake; gives its score and initial value.
+    /// Checks whether a worker may start with that stake; returns its score and initial value.
     fn check_stake(&self, worker: WorkerKey, stake: Balance) -> Result<(u32, u128), DispatchError> {
         let config = &self.config;
         let registration = self.workers.get(&worker).and_then(|w| w.registration.as_ref());
@@ -175,7 +175,7 @@ impl Model {
         self.cool_down(pool, worker)
     }
 
-    /// Stops a worker, whoever may want that.
+    /// Stops a worker, regardless of the origin.
     pub(in crate::chain::memory) fn cool_down(&mut self, pool: PoolId, worker: WorkerKey) -> Dispatch {
         let now = self.now_secs();
         self.is_in_pool(pool, worker)?;
@@ -189,11 +189,11 @@ impl Model {
         Ok(())
     }
 
-    /// Stops all workers of a pool, as withdrawals that waited for too long let anybody do.
+    /// Stops all workers of a pool, as anybody may once a withdrawal is past the grace period.
     pub(in crate::chain::memory) fn force_stop(&mut self, pool: PoolId) {
         let workers = self.pools.get(&pool).map(|state| state.workers.clone()).unwrap_or_default();
         for worker in workers {
-            // One that does not compute has nothing to stop.
+            // A worker that does not compute needs no stop.
             let _ = self.cool_down(pool, worker);
         }
     }
@@ -211,7 +211,7 @@ impl Model {
         Ok(())
     }
 
-    /// Ends a cool-down; gives the stake that it held.
+    /// Ends a cool-down; returns the stake that it locked.
     fn release(&mut self, pool: PoolId, worker: WorkerKey) -> Result<Balance, DispatchError> {
         let session = self.session(pool, worker, "PhalaComputation::SessionNotFound")?;
         session.state = SessionState::Ready;
@@ -230,7 +230,7 @@ impl Model {
         let waiting = !self.stake_pool(pool)?.withdrawals.is_empty();
         ensure(!waiting, "PhalaStakePoolv2::WithdrawQueueNotEmpty")?;
         self.owned_pool(origin, pool)?;
-        // A call has all its effects or none.
+        // A call is atomic: all of its effects are rolled back on an error.
         let before = (self.pools.get(&pool).cloned(), self.workers.get(&worker).cloned());
         let result = self.stop_and_start(origin, pool, worker, stake);
         if result.is_err()
