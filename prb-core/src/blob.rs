@@ -1,11 +1,11 @@
-//! The seam [`BlobSource`]: verified chain data in the form that workers take as it is.
+//! The seam [`BlobSource`]: verified chain data, encoded as request bodies for workers.
 //!
-//! A source answers by *cursor*: the worker says what it wants next, the source gives the longest run that
-//! the worker's rules and the caller's byte limit allow. Answers are whole request bodies, so that a
-//! thousand workers at one cursor cost one fetch, one encoding, and a thousand sends.
+//! A source answers by *cursor*: the worker states what it needs next, and the source returns the longest run
+//! that the worker's rules and the caller's byte limit permit. Answers are complete request bodies, so that a
+//! thousand workers at the same cursor cost one fetch, one encoding, and a thousand sends.
 //!
-//! Not for: deciding what a worker needs (that is [`crate::sync`]), or for reading on-chain state
-//! ([`crate::chain`]).
+//! Not for: deciding what a worker needs (see [`crate::sync`]), or reading on-chain state
+//! (see [`crate::chain`]).
 
 use std::fmt;
 
@@ -20,15 +20,16 @@ pub mod cache;
 pub mod memory;
 pub mod range;
 
-/// How far a source has data, as the newest blocks it can give.
+/// The newest blocks that a source has data for.
 ///
-/// Both only grow while a source lives; those of a source that fetches from others fall where the best of them
-/// is lost, or did not have what it claimed.
+/// Both only grow while a source lives, with one exception: those of a source that fetches from others fall
+/// if the
+/// best of them is lost, or did not have what it claimed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heights {
     /// Newest relay block that a header batch can end at (a justified one).
     pub relay: Option<RelayNumber>,
-    /// Newest parachain block whose header such a batch carries and whose changes are held.
+    /// Newest parachain block whose header such a batch contains and whose changes are stored.
     pub para: Option<ParaNumber>,
     /// Newest finalised relay block that the source's chain node knows: the target of the sync.
     pub relay_target: Option<RelayNumber>,
@@ -36,14 +37,14 @@ pub struct Heights {
     pub para_target: Option<ParaNumber>,
 }
 
-/// What `InitRuntime` needs, and which chain this is.
+/// The data for `InitRuntime`, and the chain's identity.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Genesis {
     /// The parachain's id on the relay chain.
     pub para_id: u32,
-    /// The relay block that workers start after.
+    /// The relay block that workers are initialised with; the first header that they sync is its child.
     pub relay_number: RelayNumber,
-    /// Hash of that relay block; a worker shows it as `genesis_block_hash`.
+    /// Hash of that relay block; a worker reports it as `genesis_block_hash`.
     pub relay_hash: Hash,
     /// Hash of parachain block 1: the chain's identity among peers.
     pub chain_identity: Hash,
@@ -64,7 +65,7 @@ impl fmt::Debug for Genesis {
     }
 }
 
-/// The next headers that a worker wants.
+/// The next headers that a worker needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HeaderCursor {
     /// Next relay header.
@@ -73,16 +74,16 @@ pub struct HeaderCursor {
     pub para: ParaNumber,
 }
 
-/// The next blocks that a worker can take.
+/// The next blocks that a worker can accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockCursor {
     /// Next parachain block.
     pub from: ParaNumber,
-    /// Last one that the worker has the header of: no block after it is given.
+    /// The last block that the worker has the header of: no block after it is returned.
     pub to: ParaNumber,
 }
 
-/// An inclusive run of blocks.
+/// An inclusive range of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span<N> {
     /// First block.
@@ -91,51 +92,51 @@ pub struct Span<N> {
     pub last: N,
 }
 
-/// Relay headers up to a justified one, and the parachain headers that its state vouches for.
+/// Relay headers up to a justified one, and the parachain headers that its state proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderBatch {
-    /// The relay headers in it; starts at the cursor.
+    /// The relay headers contained; starts at the cursor.
     pub relay: Span<RelayNumber>,
-    /// The parachain headers in it; starts at the cursor. `None` where the parachain has not advanced.
+    /// The parachain headers contained; starts at the cursor. `None` if the parachain has not advanced.
     pub para: Option<Span<ParaNumber>>,
     /// Protobuf [`CombinedHeadersToSync`](crate::prpc::CombinedHeadersToSync): the request body.
     pub body: Bytes,
 }
 
-/// Parachain blocks in sequence.
+/// Consecutive parachain blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockBatch {
-    /// The blocks in it; starts at the cursor.
+    /// The blocks contained; starts at the cursor.
     pub blocks: Span<ParaNumber>,
     /// Protobuf [`Blocks`](crate::prpc::Blocks): the request body.
     pub body: Bytes,
 }
 
-/// Why a source has no answer.
+/// Why a source cannot answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing is known yet: no provider found, or the first blocks are still being fetched.
+    /// The source knows nothing yet: no provider was found, or the first blocks are still being fetched.
     #[error("the source has no data yet")]
     NotReady,
-    /// The cursor lies before the chain's start or names blocks that can never be given together.
+    /// The cursor is before the chain's start, or names blocks that can never be returned together.
     #[error("cursor {cursor} is not on this source's chain: {reason}")]
     BadCursor {
-        /// The cursor, for people.
+        /// The cursor, as text.
         cursor: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// The smallest possible answer is larger than the caller allows.
+    /// The smallest possible answer exceeds the caller's limit.
     #[error(
-        "the smallest batch at {cursor} has at least {size_bytes} bytes, more than the {limit_bytes} allowed"
+        "the smallest batch at {cursor} has at least {size_bytes} bytes, more than the limit of {limit_bytes}"
     )]
     TooLarge {
-        /// The cursor, for people.
+        /// The cursor, as text.
         cursor: String,
-        /// Size of that answer, at least.
+        /// Size of that answer, or a lower bound of it.
         size_bytes: usize,
-        /// What was allowed.
+        /// The caller's limit.
         limit_bytes: usize,
     },
     /// The source cannot be reached or did not answer in time.
@@ -147,72 +148,74 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same question may be answered later.
+    /// Whether the same request may succeed later.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::NotReady | Self::Unavailable(_) | Self::Storage(_))
     }
 }
 
-/// A worker's word that it could not use what a source gave it.
+/// A worker's report that it could not use data of a source.
 ///
-/// One worker may be wrong itself: what is refused is suspect, not yet found bad.
+/// A single worker may be at fault itself: refused data is suspect, not proven invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// A header batch, asked for at this cursor.
+    /// A header batch, requested at this cursor.
     Headers {
-        /// Where it was asked for.
+        /// The cursor of the request.
         cursor: HeaderCursor,
-        /// What the worker said.
+        /// The worker's error text.
         message: String,
     },
     /// Blocks.
     Blocks {
         /// The blocks that were sent.
         blocks: Span<ParaNumber>,
-        /// The one that could not be applied, where the worker says so (`StateRootMismatch block=N`).
+        /// The block that could not be applied, if the worker names it (`StateRootMismatch block=N`).
         at: Option<ParaNumber>,
-        /// What the worker said.
+        /// The worker's error text.
         message: String,
     },
 }
 
 /// Verified chain data for workers.
 ///
-/// Implementations must give only what pRuntime accepts: a header batch ends at a justified relay header
-/// of the cursor's authority set, crosses no change of set but at its last header, and carries the
-/// parachain headers from the cursor's up to the newest one that the last relay header's state names.
+/// Implementations must return only what pRuntime accepts: a header batch ends at a justified relay header
+/// of the cursor's authority set, crosses no change of set except at its last header, and contains the
+/// parachain headers from the cursor's up to the newest one in the last relay header's state.
 ///
-/// Every method may be cancelled by dropping its future; nothing is lost but the answer.
+/// Every method may be cancelled by dropping its future; only the answer is lost.
 #[async_trait]
 pub trait BlobSource: Send + Sync + fmt::Debug {
-    /// Heights now and whenever they grow.
+    /// The current heights, as a watch.
     fn heights(&self) -> watch::Receiver<Heights>;
 
-    /// What `InitRuntime` needs.
+    /// Returns the data for `InitRuntime`.
     ///
     /// # Errors
     /// [`Error::NotReady`] until the source knows its chain.
     async fn genesis(&self) -> Result<Genesis, Error>;
 
-    /// The largest header batch at the cursor whose body has at most `max_bytes`; `None` when no batch is
-    /// there yet (wait for [`heights`](Self::heights) to grow).
+    /// Returns the largest header batch at the cursor whose body has at most `max_bytes`; `None` if there is
+    /// no
+    /// batch yet (wait for [`heights`](Self::heights) to grow).
     ///
     /// # Errors
-    /// [`Error::BadCursor`] for relay blocks before the start, [`Error::TooLarge`] where even the smallest
-    /// batch does not fit.
+    /// [`Error::BadCursor`] for relay blocks before the start, [`Error::TooLarge`] if even the smallest
+    /// batch exceeds the limit.
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error>;
 
-    /// As many blocks from the cursor as fit into `max_bytes`, at least one; `None` when the first is not
-    /// there yet.
+    /// Returns as many blocks from the cursor as fit into `max_bytes`, at least one; `None` if the first is
+    /// not
+    /// available yet.
     ///
     /// # Errors
-    /// [`Error::BadCursor`] for block 0 (it is in the genesis state), [`Error::TooLarge`] where the first
-    /// block alone does not fit.
+    /// [`Error::BadCursor`] for block 0 (it is in the genesis state), [`Error::TooLarge`] if the first
+    /// block alone exceeds the limit.
     async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error>;
 
-    /// Hears that a worker refused what this source gave: a store looks at it again, a remote source suspects
-    /// the provider that it came from, a cache forgets it. Returns at once; does nothing by default.
+    /// Reports that a worker refused data of this source: a store verifies it again, a remote source suspects
+    /// the provider that it came from, a cache evicts it. Returns at once; does nothing by default.
     fn refused(&self, refusal: &Refusal) {
         let _ = refusal;
     }

@@ -1,10 +1,11 @@
-//! Cutting and writing batches: what every [`BlobSource`](super::BlobSource) with blocks of its own does.
+//! Assembly of batches from encoded pieces, shared by every [`BlobSource`](super::BlobSource) that stores
+//! blocks.
 //!
-//! A [`View`] gives already encoded pieces of a chain at one moment. [`headers`] and [`blocks`] choose the
-//! largest run that pRuntime's rules and the byte limit allow, and write the request body by copying each
+//! A [`View`] provides the encoded pieces of a chain at one moment. [`headers`] and [`blocks`] choose the
+//! largest run that pRuntime's rules and the byte limit permit, and write the request body by copying each
 //! piece once into one allocation.
 //!
-//! Not for: verifying; the pieces are taken as they are.
+//! Not for: verification; the pieces are trusted.
 
 use bytes::Bytes;
 use codec::{Compact, CompactLen, Decode, Encode};
@@ -25,64 +26,64 @@ pub struct Stop<'a> {
     pub justification: &'a [u8],
     /// The authority set that signed it.
     pub set_id: u64,
-    /// The newest parachain header that its state names.
+    /// The newest parachain header in its state.
     pub para_head: Option<ParaNumber>,
-    /// SCALE `Vec<Vec<u8>>`: trie nodes that prove that, and the authorities where the set changes.
+    /// SCALE `Vec<Vec<u8>>`: trie nodes that prove it, and the authorities if the set changes.
     pub proof: &'a [u8],
-    /// SCALE [`AuthoritySet`](crate::wire::AuthoritySet) that holds after it, where it changes the set.
+    /// SCALE [`AuthoritySet`](crate::wire::AuthoritySet) in force after it, if it changes the set.
     pub next_set: Option<&'a [u8]>,
 }
 
-/// A chain's pieces at one moment.
+/// The encoded pieces of a chain at one moment.
 ///
-/// Spans are given from their first block on and without gaps; they end where the view's blocks end.
+/// Spans are iterated from their first block on and without gaps; they end where the view's blocks end.
 pub trait View {
     /// Why a piece cannot be read.
     type Error: Into<Box<dyn std::error::Error + Send + Sync>>;
 
-    /// The first relay header that a worker wants.
+    /// The first relay header that a worker needs.
     fn first_relay(&self) -> RelayNumber;
 
-    /// Calls `take` with each stop from `from` on, in order, until it answers false.
+    /// Calls `take` with each stop from `from` on, in order, until it returns false.
     ///
     /// # Errors
-    /// When the pieces cannot be read.
+    /// If the pieces cannot be read.
     fn stops<'a>(
         &'a self,
         from: RelayNumber,
         take: &mut dyn FnMut(Stop<'a>) -> bool,
     ) -> Result<(), Self::Error>;
 
-    /// The newest stop before a relay block.
+    /// Returns the newest stop before a relay block.
     ///
     /// # Errors
-    /// When the pieces cannot be read.
+    /// If the pieces cannot be read.
     fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Self::Error>;
 
-    /// Calls `take` with each relay header of the span until it answers false.
+    /// Calls `take` with each relay header of the span until it returns false.
     ///
     /// # Errors
-    /// When the pieces cannot be read.
+    /// If the pieces cannot be read.
     fn relay_headers<'a>(
         &'a self,
         span: Span<RelayNumber>,
         take: &mut dyn FnMut(&'a [u8]) -> bool,
     ) -> Result<(), Self::Error>;
 
-    /// Calls `take` with each parachain header of the span until it answers false.
+    /// Calls `take` with each parachain header of the span until it returns false.
     ///
     /// # Errors
-    /// When the pieces cannot be read.
+    /// If the pieces cannot be read.
     fn para_headers<'a>(
         &'a self,
         span: Span<ParaNumber>,
         take: &mut dyn FnMut(&'a [u8]) -> bool,
     ) -> Result<(), Self::Error>;
 
-    /// Calls `take` with header and storage changes of each block of the span until it answers false.
+    /// Calls `take` with header and storage changes of each block of the span until it returns false.
     ///
     /// # Errors
-    /// When the pieces cannot be read.
+    /// If the pieces cannot be read.
     fn para_blocks<'a>(
         &'a self,
         span: Span<ParaNumber>,
@@ -90,7 +91,7 @@ pub trait View {
     ) -> Result<(), Self::Error>;
 }
 
-/// Encoded items in sequence, with the bytes up to each.
+/// Consecutive encoded items, with their cumulative sizes.
 struct Run<'a> {
     items: Vec<&'a [u8]>,
     ends: Vec<usize>,
@@ -102,7 +103,7 @@ impl<'a> Run<'a> {
         Self { items: Vec::new(), ends: Vec::new(), limit }
     }
 
-    /// Adds an item; false once the run has more bytes than its limit.
+    /// Adds an item; returns false once the run exceeds its byte limit.
     fn push(&mut self, item: &'a [u8]) -> bool {
         let end = self.bytes(self.items.len()) + item.len();
         self.items.push(item);
@@ -110,13 +111,13 @@ impl<'a> Run<'a> {
         end <= self.limit
     }
 
-    /// More bytes than the limit when the run ends before `count` items because of it.
+    /// If the run ended before `count` items because of the limit, returns its size, which exceeds the limit.
     fn cut_before(&self, count: usize) -> Option<usize> {
         let bytes = self.bytes(self.items.len());
         (count > self.items.len() && bytes > self.limit).then_some(bytes)
     }
 
-    /// Bytes of the first `count` items.
+    /// Size of the first `count` items, in bytes.
     fn bytes(&self, count: usize) -> usize {
         count.checked_sub(1).map_or(0, |last| self.ends[last])
     }
@@ -126,10 +127,10 @@ fn storage(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::Storage(e.into())
 }
 
-/// The largest header batch at the cursor: see [`BlobSource::headers`](super::BlobSource::headers).
+/// Returns the largest header batch at the cursor: see [`BlobSource::headers`](super::BlobSource::headers).
 ///
 /// # Errors
-/// As there.
+/// As for that method.
 pub fn headers<V: View>(
     view: &V,
     cursor: HeaderCursor,
@@ -138,10 +139,10 @@ pub fn headers<V: View>(
     headers_among(view, cursor, &stops_of_set(view, cursor.relay)?, max_bytes)
 }
 
-/// The header batch that ends at the first stop from `end` on: see
+/// Returns the header batch that ends at the first stop from `end` on: see
 /// [`RangeSource::headers_to`](super::range::RangeSource::headers_to).
 ///
-/// # Errors
+/// As for that method.
 /// As there.
 pub fn headers_to<V: View>(
     view: &V,
@@ -154,10 +155,11 @@ pub fn headers_to<V: View>(
     headers_among(view, cursor, stops.get(at..=at).unwrap_or_default(), max_bytes)
 }
 
-/// The ranges from a relay header on: see [`RangeSource::ranges`](super::range::RangeSource::ranges).
+/// Returns the ranges that begin at a relay header: see
+/// [`RangeSource::ranges`](super::range::RangeSource::ranges).
 ///
 /// # Errors
-/// As there.
+/// As for that method.
 pub fn ranges<V: View>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Error> {
     let stops = stops_of_set(view, from)?;
     let before = view.stop_before(from).map_err(storage)?;
@@ -170,7 +172,7 @@ pub fn ranges<V: View>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Er
     };
     for longest in stops.iter().rev() {
         if has_para_header(view, longest.para_head)? {
-            // What is there is there from the start on: if the last one can be given, so can the first.
+            // Headers are stored without gaps: if the last range is available, so is the first.
             return Ok(Some(Ranges { shortest: range(&stops[0]), longest: range(longest) }));
         }
     }
@@ -188,8 +190,8 @@ fn has_para_header<V: View>(view: &V, head: Option<ParaNumber>) -> Result<bool, 
     Ok(found)
 }
 
-/// The stops from a relay header on, up to the one that changes the set: one batch crosses no change but at
-/// its last header.
+/// Returns the stops from a relay header on, up to the one that changes the set: a batch must not cross a
+/// change except at its last header.
 fn stops_of_set<V: View>(view: &V, from: RelayNumber) -> Result<Vec<Stop<'_>>, Error> {
     if from < view.first_relay() {
         return Err(Error::BadCursor {
@@ -206,7 +208,7 @@ fn stops_of_set<V: View>(view: &V, from: RelayNumber) -> Result<Vec<Stop<'_>>, E
     Ok(stops)
 }
 
-/// The largest header batch at the cursor that ends at one of the stops.
+/// Returns the largest header batch at the cursor that ends at one of the stops.
 fn headers_among<V: View>(
     view: &V,
     cursor: HeaderCursor,
@@ -251,7 +253,7 @@ const fn too_large(cursor: String, size_bytes: usize, limit_bytes: usize) -> Err
     Error::TooLarge { cursor, size_bytes, limit_bytes }
 }
 
-/// A header batch before it is written.
+/// A header batch that is not written yet.
 struct HeaderPlan<'a> {
     cursor: HeaderCursor,
     stop: Stop<'a>,
@@ -259,16 +261,16 @@ struct HeaderPlan<'a> {
     relay_bytes: usize,
     para: &'a [&'a [u8]],
     para_bytes: usize,
-    /// The proof's trie nodes; none where no parachain header needs proving.
+    /// The proof's trie nodes; empty if no parachain header needs a proof.
     proof: Vec<&'a [u8]>,
 }
 
 /// Whether a batch can end at a stop.
 enum Planned<'a> {
     Plan(HeaderPlan<'a>),
-    /// Headers that it needs are not there yet.
+    /// Required headers are not available yet.
     Missing,
-    /// Its headers alone have at least this many bytes, more than the limit.
+    /// Its headers alone have at least this size in bytes, which exceeds the limit.
     TooLarge(usize),
 }
 
@@ -299,7 +301,8 @@ impl<'a> HeaderPlan<'a> {
         }))
     }
 
-    /// SCALE `Vec<HeaderToSync>`: each header and a byte for its justification, which the last one has.
+    /// Size of SCALE `Vec<HeaderToSync>`: each header is followed by an `Option` byte; the last one has its
+    /// justification.
     fn relay_len(&self) -> usize {
         let justification = self.stop.justification.len();
         vec_prefix_len(self.relay.len())
@@ -339,7 +342,8 @@ impl<'a> HeaderPlan<'a> {
             body.extend_from_slice(set);
             body.extend_from_slice(self.stop.proof);
         }
-        // An empty list is one byte, not an absent field: the worker decodes the field as SCALE.
+        // Always written: the worker decodes this field as SCALE, where an empty list is one byte, not an
+        // absent field.
         start_field(3, self.para_len(), &mut body);
         put_vec_prefix(self.para.len(), &mut body);
         self.para.iter().for_each(|header| body.extend_from_slice(header));
@@ -358,10 +362,10 @@ impl<'a> HeaderPlan<'a> {
     }
 }
 
-/// As many blocks from the cursor as fit: see [`BlobSource::blocks`](super::BlobSource::blocks).
+/// Returns as many blocks from the cursor as fit: see [`BlobSource::blocks`](super::BlobSource::blocks).
 ///
 /// # Errors
-/// As there.
+/// As for that method.
 pub fn blocks<V: View>(view: &V, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
     if cursor.from.0 == 0 {
         return Err(Error::BadCursor {
@@ -403,7 +407,7 @@ pub fn blocks<V: View>(view: &V, cursor: BlockCursor, max_bytes: usize) -> Resul
     Ok(Some(BlockBatch { blocks: Span { first: cursor.from, last }, body: Bytes::from(body) }))
 }
 
-/// Items of a SCALE `Vec<Vec<u8>>`, uncopied.
+/// Splits a SCALE `Vec<Vec<u8>>` into its items, without copying.
 fn split_vec(encoded: &[u8]) -> Result<Vec<&[u8]>, Error> {
     let mut rest = encoded;
     let mut items = Vec::new();
@@ -418,7 +422,7 @@ fn split_vec(encoded: &[u8]) -> Result<Vec<&[u8]>, Error> {
     Ok(items)
 }
 
-// Lengths here are those of batches in memory, limited by the caller to far below `u32::MAX`.
+// The casts cannot truncate: batches are in memory, and the caller limits them to far below `u32::MAX`.
 fn vec_prefix_len(count: usize) -> usize {
     Compact::<u32>::compact_len(&(count as u32))
 }

@@ -1,9 +1,10 @@
 //! A byte-bounded cache over a [`BlobSource`]: equal cursors share one fetch and one encoding.
 //!
-//! A fetch goes on as long as anybody waits for it, whoever asked first. Those who ask for what is kept touch it;
-//! what was not touched for the longest time goes first.
+//! A fetch continues as long as any caller waits for it, even if the one that started it is cancelled.
+//! Eviction is least recently used.
 //!
-//! What a worker refuses is forgotten, so that the next fetch shows whether the source has it better by then.
+//! Batches that a worker refuses are evicted, so that the next fetch shows whether the source has valid data
+//! by then.
 
 use std::{
     hash::Hash,
@@ -31,18 +32,18 @@ mod flights;
 
 use flights::Flights;
 
-/// Refusals that are remembered; while so many are recent, further ones make nothing be forgotten.
+/// Refusals remembered for rate limiting; while that many are recent, further ones evict nothing.
 const REFUSALS: usize = 1024;
 
 /// Limits of a [`CachedSource`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Bytes of bodies kept, of header batches and of block batches each.
+    /// Maximum size of the cached bodies, in bytes, of header batches and of block batches each.
     pub max_bytes: u64,
-    /// How long a body is kept.
+    /// Maximum age of a cached body.
     pub max_age: Duration,
-    /// What a worker refused is forgotten at most once in this time, so that a worker that is itself broken
-    /// does not take the cache from the others.
+    /// Minimum interval between evictions of refused data, so that a worker that is itself broken does not
+    /// disable the cache for the others.
     pub forget_every: Duration,
 }
 
@@ -56,35 +57,37 @@ impl Default for Config {
     }
 }
 
-/// What was fetched. Empty answers and failures reach those who waited for them, and nobody after.
+/// A fetched answer. Empty answers and failures are returned to the callers that wait for them, and not
+/// cached.
 struct Entry<B> {
     answer: Result<Option<B>, Arc<Error>>,
-    /// The batch ended where the source did, so that a longer one is there once the source has grown.
+    /// The batch ended at the source's tip, so that a longer one is available once the source has grown.
     ended_at_tip: bool,
-    /// A worker refused it: the next who asks gets a new one.
+    /// A worker refused it: the next caller gets a new one.
     forgotten: AtomicBool,
 }
 
-/// What was forgotten of late.
+/// Rate limits of evictions.
 struct Recent {
     headers: Cooldown<HeaderCursor>,
     /// Refused batches, by their first block.
     blocks: Cooldown<ParaNumber>,
-    /// Entries that hold blocks of a refused batch, which may be those of other workers.
+    /// Entries that overlap a refused batch, which may serve other workers.
     entries: Cooldown<(BlockCursor, usize)>,
 }
 
 type Kept<C, B> = Cache<(C, usize), Arc<Entry<B>>>;
 
-/// Bodies of one kind, and those that are being fetched.
+/// Cached bodies of one kind, and the fetches in flight.
 struct Entries<C: Hash + Eq, B, N: Hash + Eq> {
     kept: Kept<C, B>,
-    /// Also by the source's height: who has seen it grow must not be told what was so before.
+    /// Keyed by the source's height as well: a caller that has seen it grow must not get an answer from
+    /// before.
     flights: Flights<(C, usize, Option<N>), Arc<Entry<B>>>,
     kind: &'static str,
 }
 
-/// A [`BlobSource`] that remembers what another one answered.
+/// A [`BlobSource`] that caches the answers of another one.
 pub struct CachedSource<S: ?Sized> {
     headers: Entries<HeaderCursor, HeaderBatch, RelayNumber>,
     blocks: Entries<BlockCursor, BlockBatch, ParaNumber>,
@@ -101,7 +104,7 @@ impl<S: BlobSource + ?Sized> std::fmt::Debug for CachedSource<S> {
 }
 
 impl<S: BlobSource + ?Sized> CachedSource<S> {
-    /// A cache over `inner`.
+    /// Creates a cache over `inner`.
     pub fn new(inner: Arc<S>, config: Config) -> Self {
         Self {
             headers: Entries::new("headers", config, |batch: &HeaderBatch| batch.body.len()),
@@ -117,7 +120,7 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
         }
     }
 
-    /// Bytes of bodies kept now, with what is kept beside them.
+    /// Bytes of cached bodies, including the overhead of their entries.
     pub async fn held_bytes(&self) -> u64 {
         self.headers.kept.run_pending_tasks().await;
         self.blocks.kept.run_pending_tasks().await;
@@ -149,13 +152,13 @@ where
     N: Hash + Eq + Copy + Send + Sync + 'static,
 {
     fn new(kind: &'static str, config: Config, size: fn(&B) -> usize) -> Self {
-        /// Kept beside each body: key, map and pointers.
+        /// Per body: key, map entry and pointers.
         const OVERHEAD_BYTES: usize = 256;
         let kept = Cache::builder()
             .max_capacity(config.max_bytes)
             .time_to_live(config.max_age)
-            // A policy that admits by frequency would not keep what is new at the tip, where all ask for it now,
-            // while workers that catch up come back to what they asked for before.
+            // A frequency-based admission policy would reject new batches at the tip, which all workers
+            // request now, in favour of older ones that workers in catch-up request repeatedly.
             .eviction_policy(EvictionPolicy::lru())
             .weigher(move |_, entry: &Arc<Entry<B>>| {
                 let body = entry.answer.as_ref().ok().and_then(Option::as_ref).map_or(0, size);
@@ -165,7 +168,8 @@ where
         Self { kept, flights: Flights::new(), kind }
     }
 
-    /// What is kept, if it is not outdated, or what `fetch` gives: one fetch for all who wait.
+    /// Returns the cached answer, unless it is outdated, or that of `fetch`: one fetch for all concurrent
+    /// callers.
     async fn get(
         &self,
         key: (C, usize),
@@ -182,7 +186,7 @@ where
             None => {
                 let kept = self.kept.clone();
                 let fetch = async move {
-                    // One that was under way before may have ended in between.
+                    // A fetch that was in flight before may have ended in between.
                     if let Some(entry) = kept.get(&key).await.filter(|entry| !is_outdated(entry)) {
                         return entry;
                     }
@@ -234,7 +238,7 @@ impl Entry<BlockBatch> {
     }
 }
 
-/// Gives a shared failure to each who waited for it.
+/// Copies a shared error for each caller that waited for it.
 fn unshare(e: &Arc<Error>) -> Error {
     match &**e {
         Error::NotReady => Error::NotReady,
@@ -249,7 +253,7 @@ fn unshare(e: &Arc<Error>) -> Error {
     }
 }
 
-/// The source of a shared error.
+/// The source of a shared error, with its own sources.
 #[derive(Debug)]
 struct Shared(Arc<Error>);
 
@@ -283,7 +287,7 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for CachedSource<S> {
         let inner = Arc::clone(&self.inner);
         let fetch = async move {
             let answer = inner.headers(cursor, max_bytes).await.map_err(Arc::new);
-            // A batch that ends below the tip was cut by a change of set or by the limit: it cannot grow.
+            // A batch that ends below the tip was cut by a set change or by the limit: it cannot grow.
             let ended_at_tip = matches!(&answer, Ok(Some(batch)) if tip <= Some(batch.relay.last));
             Entry::new(answer, ended_at_tip)
         };

@@ -1,4 +1,4 @@
-//! A [`BlobSource`] in memory: for tests, examples, and programs with blocks from elsewhere.
+//! A [`BlobSource`] in memory: for tests, examples, and programs that get blocks from elsewhere.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
@@ -17,16 +17,16 @@ use crate::{
     wire::{AuthoritySet, GenesisBlockInfo, Header, StorageChanges},
 };
 
-/// What makes a relay block one that a batch can end at.
+/// The justification of a relay block, at which a header batch can end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Justified {
     /// Its GRANDPA justification.
     pub justification: Vec<u8>,
-    /// The newest parachain header that its state names.
+    /// The newest parachain header in the block's state.
     pub para_head: Option<ParaNumber>,
-    /// Trie nodes that prove that.
+    /// Trie nodes that prove it.
     pub proof: Vec<Vec<u8>>,
-    /// The authority set that holds after it, where it changes the set.
+    /// The authority set in force after it, if it changes the set.
     pub next_set: Option<AuthoritySet>,
 }
 
@@ -55,17 +55,17 @@ impl EncodedStop {
 #[derive(Default)]
 struct Chain {
     first_relay: RelayNumber,
-    /// The set that justifies what comes next.
+    /// The id of the set that justifies the next blocks.
     set_id: u64,
     relay: Vec<Vec<u8>>,
     stops: Vec<EncodedStop>,
-    /// From block 0 on.
+    /// From block 0.
     para: Vec<Vec<u8>>,
-    /// From block 1 on.
+    /// From block 1.
     changes: Vec<Vec<u8>>,
 }
 
-/// Blocks in memory, given by hand. Takes them as they are: verifies nothing but their sequence.
+/// Blocks in memory, pushed by the caller. Verifies nothing but their sequence.
 pub struct MemorySource {
     genesis: Genesis,
     chain: RwLock<Chain>,
@@ -79,8 +79,8 @@ impl std::fmt::Debug for MemorySource {
 }
 
 impl MemorySource {
-    /// A source that has nothing but the genesis. Its first authority set is that of the genesis info, or
-    /// set 0 where that is none.
+    /// Creates a source with only a genesis. The first authority set is that of the genesis info, or set 0 if
+    /// there is none.
     pub fn new(genesis: Genesis) -> Self {
         let info = GenesisBlockInfo::decode(&mut &*genesis.info).ok();
         let chain = Chain {
@@ -91,8 +91,8 @@ impl MemorySource {
         Self { genesis, chain: RwLock::new(chain), heights: watch::Sender::default() }
     }
 
-    /// A source of `count` relay and as many parachain blocks without content, for workers that are doubles
-    /// too (such as [`ScriptedWorker`](crate::pruntime::scripted::ScriptedWorker)).
+    /// Creates a source of `count` empty relay blocks and as many empty parachain blocks, for test doubles of
+    /// workers (such as [`ScriptedWorker`](crate::pruntime::scripted::ScriptedWorker)).
     pub fn of_empty_blocks(count: u32) -> Self {
         let source = Self::new(empty_genesis(RelayNumber(0)));
         let header = |number, parent_hash| Header {
@@ -120,7 +120,7 @@ impl MemorySource {
     /// Adds the next relay block, starting with the one after the genesis.
     ///
     /// # Panics
-    /// When the header's number is not the next.
+    /// If the header's number is not the next.
     pub fn push_relay(&self, header: &Header, justified: Option<Justified>) {
         self.change(|chain| {
             let next = chain.first_relay.0 + chain.relay.len() as u32;
@@ -144,7 +144,7 @@ impl MemorySource {
     /// Adds the next parachain header, starting with block 0.
     ///
     /// # Panics
-    /// When the header's number is not the next.
+    /// If the header's number is not the next.
     pub fn push_para_header(&self, header: &Header) {
         self.change(|chain| {
             assert_eq!(header.number as usize, chain.para.len(), "parachain headers come in sequence");
@@ -157,7 +157,7 @@ impl MemorySource {
         self.change(|chain| chain.changes.push(changes.encode()));
     }
 
-    /// Says how far the chains are, which is where the sync wants to get.
+    /// Sets the chains' newest finalised blocks, which are the targets of the sync.
     pub fn set_targets(&self, relay: RelayNumber, para: ParaNumber) {
         self.heights.send_modify(|heights| {
             heights.relay_target = Some(relay);
@@ -308,7 +308,7 @@ impl RangeSource for MemorySource {
     }
 }
 
-/// An empty genesis, for sources whose workers are doubles too.
+/// An empty genesis, for sources whose workers are test doubles.
 pub fn empty_genesis(relay_number: RelayNumber) -> Genesis {
     Genesis {
         para_id: 2004,

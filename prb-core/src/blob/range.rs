@@ -1,55 +1,56 @@
-//! The seam [`RangeSource`]: how a source's chain falls into ranges, for peers that ask by range.
+//! The seam [`RangeSource`]: the division of a source's chain into ranges, for peers that request by range.
 //!
-//! The original bridge's providers keep fixed ranges and name blobs after them; a source that can say where
-//! ranges end can answer those names from the blocks that it has once.
+//! Providers of the original bridge store fixed ranges and name blobs after them; a source that knows where
+//! ranges end can serve those names from blocks that it stores once.
 //!
-//! Not for: workers' batches. They are asked for by cursor ([`BlobSource`]).
+//! Not for: workers' batches, which are requested by cursor (see [`BlobSource`]).
 
 use async_trait::async_trait;
 
 use super::{BlobSource, Error, HeaderBatch, HeaderCursor, Span};
 use crate::primitives::{ParaNumber, RelayNumber};
 
-/// A run of relay headers that a worker can be given at once, and the parachain headers with it.
+/// A run of relay headers that a worker can be sent at once, and the parachain headers that belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The relay headers; the last one is justified.
     pub relay: Span<RelayNumber>,
-    /// The parachain headers that the last relay header vouches for, from the first one on that no justified
-    /// header before the range is known to vouch for. `None` where the parachain has not advanced.
+    /// The parachain headers that the last relay header proves, starting after those that a justified header
+    /// before the range is known to prove. `None` if the parachain has not advanced.
     ///
-    /// Sources forget justified headers of sets that are over, so that it may begin earlier than it did
-    /// once: pRuntime drops the headers that it has.
+    /// Sources drop justifications of past authority sets, so that the span may begin earlier than it once
+    /// did: pRuntime skips headers that it has.
     pub para: Option<Span<ParaNumber>>,
     /// The authority set that justifies the last header.
     pub set_id: u64,
-    /// Whether the next set takes over after the last header: a range that will never be longer.
+    /// Whether the next set takes over after the last header: the range will never be longer.
     pub ends_set: bool,
 }
 
 /// The ranges that begin at a relay header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ranges {
-    /// Up to the next justified header.
+    /// Ends at the next justified header.
     pub shortest: Range,
-    /// Up to the last header of the authority set, as far as the source has it: the longest batch there is.
+    /// Ends at the last header of the authority set, as far as the source has it: the longest batch
+    /// available.
     pub longest: Range,
 }
 
-/// A [`BlobSource`] that knows its ranges.
+/// A [`BlobSource`] that knows the ranges of its chain.
 #[async_trait]
 pub trait RangeSource: BlobSource {
-    /// The ranges from a relay header on; `None` when none is there yet.
+    /// Returns the ranges that begin at a relay header; `None` if there are none yet.
     ///
     /// # Errors
     /// [`Error::BadCursor`] for relay blocks before the start, [`Error::NotReady`] before the start is known.
     async fn ranges(&self, from: RelayNumber) -> Result<Option<Ranges>, Error>;
 
-    /// The header batch at the cursor that ends at this relay header, or at the next one that is justified
-    /// where the source has forgotten that it was. `None` where there is none in the cursor's authority set.
+    /// Returns the header batch at the cursor that ends at this relay header, or at the next justified one if
+    /// the source has dropped its justification. `None` if there is none in the cursor's authority set.
     ///
     /// # Errors
-    /// As [`BlobSource::headers`].
+    /// As for [`BlobSource::headers`].
     async fn headers_to(
         &self,
         cursor: HeaderCursor,

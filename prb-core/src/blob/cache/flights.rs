@@ -1,6 +1,7 @@
-//! One fetch for all who ask for the same at the same time.
+//! Request coalescing: concurrent callers with the same key share one fetch.
 //!
-//! Whoever waits drives the fetch, so that it goes on when others leave, and ends when all have left.
+//! Every waiting caller drives the fetch, so that it continues when others are cancelled, and is dropped with
+//! the last.
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ use futures::{
 
 type Known<K, V> = Mutex<HashMap<K, Weak<Flight<K, V>>>>;
 
-/// The fetches under way: at most one a caller.
+/// The fetches in flight: at most one per caller.
 pub(super) struct Flights<K: Hash + Eq, V: Clone>(Arc<Known<K, V>>);
 
 struct Flight<K: Hash + Eq, V: Clone> {
@@ -29,21 +30,22 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
         Self(Arc::new(Mutex::new(HashMap::new())))
     }
 
-    /// Waits for the fetch of `key` that is under way, or for a new one; gives whether it is new.
+    /// Waits for the fetch of `key` in flight, or for a new one; returns whether it is new.
     ///
     /// # Cancel safety
-    /// Safe; the fetch goes on for others who wait for it.
+    /// Safe; the fetch continues for the other callers that wait for it.
     pub(super) async fn join(&self, key: K, fetch: impl Future<Output = V> + Send + 'static) -> (V, bool) {
         let (flight, new) = self.flight(key, fetch);
         (flight.answer.clone().await, new)
     }
 
     fn flight(&self, key: K, fetch: impl Future<Output = V> + Send + 'static) -> (Arc<Flight<K, V>>, bool) {
-        // Declared first, so that it is dropped after the lock, which a flight's end takes.
+        // Declared before the guard so that it is dropped after it: dropping the last `Arc` takes the same
+        // lock.
         let ended;
         let mut known = lock(&self.0);
         if let Some(flight) = known.get(&key).and_then(Weak::upgrade) {
-            // Its answer is for those who waited, not for who comes after it.
+            // A completed answer belongs to the callers that waited for it, not to later ones.
             if flight.answer.peek().is_none() {
                 return (flight, false);
             }
@@ -60,7 +62,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
 impl<K: Hash + Eq, V: Clone> Drop for Flight<K, V> {
     fn drop(&mut self) {
         let mut known = lock(&self.known);
-        // A new one may have taken its place.
+        // A new fetch may have taken its place.
         if known.get(&self.key).is_some_and(|flight| flight.strong_count() == 0) {
             known.remove(&self.key);
         }
