@@ -1,11 +1,13 @@
-//! The seam [`CollateralSource`], and the check that a worker's registration passes before anybody pays for it.
+//! The seam [`CollateralSource`], and the validation of a worker's registration before its fee is paid.
 //!
-//! A worker attests that it runs in an enclave, and the chain verifies that when the worker registers. Workers
-//! with DCAP give a bare quote. The chain takes it only together with its *collateral*: certificates, revocation
-//! lists and Intel's statements about the platform, which a PCCS (Provisioning Certificate Caching Service)
-//! serves. [`registration`] asks the worker, checks what it answers, adds the collateral, and gives the call.
+//! A worker attests that it runs in an enclave, and the chain verifies the attestation when the worker
+//! registers. Workers that attest by DCAP return a bare quote. The chain accepts it only together with its
+//! *collateral*: certificates, revocation lists and Intel's statements about the platform, as served by a
+//! PCCS (Provisioning Certificate Caching Service). [`registration`] queries the worker, validates its
+//! answer, adds the collateral, and returns the call.
 //!
-//! Not for: deciding when to register (see [`crate::worker`]), or verifying the enclave's code: the chain does.
+//! Not for: deciding when to register (see [`crate::worker`]), or verifying the enclave's code: the chain
+//! does that.
 
 use std::fmt;
 
@@ -23,22 +25,22 @@ pub use registration::{Difference, Expected, RegistrationError, RegistrationRequ
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The worker's quote is none that collateral exists for.
+    /// The worker's quote cannot be read, or is of a kind without collateral.
     #[error("the worker's DCAP quote cannot be read: {reason}")]
     Quote {
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// No source gave collateral that the quote can be verified with.
-    #[error("no PCCS gave valid collateral for the worker's DCAP quote: {}", Attempts(.attempts))]
+    /// No source returned collateral that verifies the quote.
+    #[error("no PCCS returned valid collateral for the worker's DCAP quote: {}", Attempts(.attempts))]
     Unavailable {
-        /// Each source and why it was of no use.
+        /// Each source, and why it failed.
         attempts: Vec<(String, String)>,
     },
 }
 
 impl Error {
-    /// Whether the same quote may get its collateral later.
+    /// Whether collateral for the same quote may be available later.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
@@ -56,17 +58,17 @@ impl fmt::Display for Attempts<'_> {
     }
 }
 
-/// Gives the collateral of DCAP quotes.
+/// Provides the collateral of DCAP quotes.
 #[async_trait]
 pub trait CollateralSource: Send + Sync + fmt::Debug {
-    /// The collateral that `quote` is verified with, already checked against it.
+    /// Returns the collateral of `quote`, already verified against it.
     ///
-    /// Ends in bounded time: an implementation has time-outs of its own.
+    /// Returns in bounded time: an implementation has its own timeouts.
     ///
     /// # Errors
     /// See [`Error`].
     ///
     /// # Cancel safety
-    /// Nothing is left behind where the future is dropped.
+    /// Safe: a dropped future leaves nothing behind.
     async fn collateral(&self, quote: &[u8]) -> Result<Collateral, Error>;
 }

@@ -1,6 +1,6 @@
-//! Identifiers and quantities that every other module speaks in.
+//! Identifiers and quantities shared by all modules.
 //!
-//! Relay and parachain block numbers are types of their own, so that one cannot be used for the other.
+//! Relay and parachain block numbers are distinct types, so that they cannot be confused.
 
 use std::{fmt, str::FromStr};
 
@@ -23,7 +23,7 @@ macro_rules! block_number {
                 Self(self.0.saturating_add(1))
             }
 
-            /// The number before this one, `None` for block 0.
+            /// The number before this one; `None` for block 0.
             pub const fn prev(self) -> Option<Self> {
                 match self.0.checked_sub(1) {
                     Some(n) => Some(Self(n)),
@@ -90,7 +90,7 @@ macro_rules! bytes32 {
         impl FromStr for $name {
             type Err = ParseError;
 
-            /// Reads 64 hexadecimal digits, with or without `0x`.
+            /// Parses 64 hexadecimal digits, with or without `0x`.
             fn from_str(s: &str) -> Result<Self, ParseError> {
                 let mut bytes = [0; 32];
                 hex::decode_to_slice(s.strip_prefix("0x").unwrap_or(s), &mut bytes)
@@ -127,7 +127,7 @@ bytes32!(
 );
 
 impl Hash {
-    /// The blake2-256 hash of `data`.
+    /// Returns the blake2-256 hash of `data`.
     pub fn of(data: &[u8]) -> Self {
         Self(blake2_256(data))
     }
@@ -144,10 +144,10 @@ pub const PHA_DECIMALS: u32 = 12;
 pub type Balance = u128;
 
 impl AccountId {
-    /// The account's SS58 address under `prefix`, which must be below 64 (one prefix byte).
+    /// Returns the account's SS58 address under `prefix`, which must be below 64 (one prefix byte).
     ///
     /// # Panics
-    /// When `prefix` is 64 or more.
+    /// If `prefix` is 64 or more.
     pub fn to_ss58(&self, prefix: u16) -> String {
         assert!(prefix < 64, "two-byte SS58 prefixes are not in use here");
         let mut data = Vec::with_capacity(35);
@@ -158,10 +158,10 @@ impl AccountId {
         bs58::encode(data).into_string()
     }
 
-    /// Reads an SS58 address of any one-byte prefix, or 64 hexadecimal digits after `0x`.
+    /// Parses an SS58 address with any one-byte prefix, or 64 hexadecimal digits after `0x`.
     ///
     /// # Errors
-    /// [`ParseError::Address`] when the text is neither, or its checksum is wrong.
+    /// [`ParseError::Address`] if the text is neither, or its checksum is wrong.
     pub fn from_address(s: &str) -> Result<Self, ParseError> {
         if s.starts_with("0x") {
             return s.parse();
@@ -190,20 +190,20 @@ impl fmt::Display for PoolId {
     }
 }
 
-/// Why a text is not the identifier it should be.
+/// Why a text cannot be parsed as an identifier.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParseError {
     /// Not 32 bytes in hexadecimal.
     #[error("{what} must be 64 hexadecimal digits")]
     Hex32 {
-        /// The type that was wanted.
+        /// The expected type.
         what: &'static str,
     },
     /// Not an account address.
     #[error("{address:?} is not a valid SS58 address")]
     Address {
-        /// The text, cut to 64 characters.
+        /// The text, truncated to 64 characters.
         address: String,
     },
 }

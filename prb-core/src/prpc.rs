@@ -1,4 +1,4 @@
-//! Messages of pRuntime's API (`PhactoryAPI`), protobuf as pRuntime 2.x numbers its fields.
+//! Messages of pRuntime's API (`PhactoryAPI`), as protobuf with the field numbers of pRuntime 2.x.
 
 use prost::Message;
 
@@ -18,7 +18,7 @@ macro_rules! methods {
                 match self { $(Self::$name => stringify!($name)),* }
             }
 
-            /// The method of that name.
+            /// Returns the method with that name.
             pub fn from_name(name: &str) -> Option<Self> {
                 match name { $(stringify!($name) => Some(Self::$name),)* _ => None }
             }
@@ -41,28 +41,28 @@ methods!(
     SyncCombinedHeaders,
     /// Parachain blocks: [`Blocks`] to [`SyncedTo`].
     DispatchBlocks,
-    /// Messages for the chain: [`EgressMessages`].
+    /// Messages for the chain: returns [`EgressMessages`].
     GetEgressMessages,
     /// [`AddEndpointRequest`] to [`GetEndpointResponse`].
     AddEndpoint,
     /// [`SignEndpointsRequest`] to [`GetEndpointResponse`].
     SignEndpointInfo,
-    /// Answers [`GetEndpointResponse`].
+    /// Returns [`GetEndpointResponse`].
     GetEndpointInfo,
-    /// Answers [`GetEndpointResponse`].
+    /// Returns [`GetEndpointResponse`].
     RefreshEndpointSigningTime,
-    /// Fast sync: [`ChainState`], no answer.
+    /// Fast sync: [`ChainState`], empty answer.
     LoadChainState,
-    /// Answers [`SyncedTo`].
+    /// Returns [`SyncedTo`].
     TakeCheckpoint,
-    /// [`StopOptions`], no answer.
+    /// [`StopOptions`], empty answer.
     Stop,
-    /// [`EchoMessage`] both ways.
+    /// [`EchoMessage`] in both directions.
     Echo,
 );
 
 impl Method {
-    /// The largest request body that pRuntime takes, in bytes.
+    /// pRuntime's maximum size of the request body, in bytes.
     pub const fn body_limit_bytes(self) -> usize {
         const KIB: usize = 1024;
         const MIB: usize = 1024 * KIB;
@@ -78,10 +78,10 @@ impl Method {
     }
 }
 
-/// An error answer's body.
+/// The body of an error answer.
 #[derive(Clone, PartialEq, Message)]
 pub struct ServerError {
-    /// What went wrong.
+    /// The error text.
     #[prost(string, tag = "1")]
     pub message: String,
 }
@@ -89,10 +89,10 @@ pub struct ServerError {
 /// The worker's state.
 #[derive(Clone, PartialEq, Message, serde::Serialize)]
 pub struct PhactoryInfo {
-    /// `InitRuntime` has been called.
+    /// Whether `InitRuntime` has been called.
     #[prost(bool, tag = "1")]
     pub initialized: bool,
-    /// The worker has seen its registration in a dispatched block.
+    /// Whether the worker has seen its registration in a dispatched block.
     #[prost(bool, tag = "2")]
     pub registered: bool,
     /// Hash of the relay block that it was initialised with.
@@ -104,19 +104,19 @@ pub struct PhactoryInfo {
     /// Key for encrypted messages, hexadecimal.
     #[prost(string, optional, tag = "6")]
     pub ecdh_public_key: Option<String>,
-    /// Next relay header wanted.
+    /// Next relay header needed.
     #[prost(uint32, tag = "7")]
     pub headernum: u32,
-    /// Next parachain header wanted.
+    /// Next parachain header needed.
     #[prost(uint32, tag = "8")]
     pub para_headernum: u32,
-    /// Next parachain block wanted.
+    /// Next parachain block needed.
     #[prost(uint32, tag = "9")]
     pub blocknum: u32,
     /// Root of the worker's copy of the parachain's state.
     #[prost(string, tag = "10")]
     pub state_root: String,
-    /// Runs without an enclave.
+    /// Whether it runs without an enclave.
     #[prost(bool, tag = "11")]
     pub dev_mode: bool,
     /// Messages in the egress queue.
@@ -134,34 +134,34 @@ pub struct PhactoryInfo {
     /// Its git revision.
     #[prost(string, tag = "16")]
     pub git_revision: String,
-    /// Memory of the enclave.
+    /// Memory usage of the enclave.
     #[prost(message, optional, tag = "18")]
     pub memory_usage: Option<MemoryUsage>,
-    /// Relay headers were synced and parachain headers have not followed yet.
+    /// Whether relay headers were synced that parachain headers have not followed yet.
     #[prost(bool, tag = "21")]
     pub waiting_for_paraheaders: bool,
     /// State of the system component.
     #[prost(message, optional, tag = "23")]
     pub system: Option<SystemInfo>,
-    /// Nothing has been synced yet, so that `LoadChainState` is possible.
+    /// Whether nothing has been synced yet, so that `LoadChainState` is possible.
     #[prost(bool, tag = "24")]
     pub can_load_chain_state: bool,
-    /// Safe mode.
+    /// Safe mode level.
     #[prost(uint32, tag = "25")]
     pub safe_mode_level: u32,
-    /// Time of the last dispatched block, ms since the Unix epoch.
+    /// Time of the last dispatched block, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "26")]
     pub current_block_time: u64,
-    /// Newest contract runtime.
+    /// Newest supported version of the contract runtime.
     #[prost(string, tag = "27")]
     pub max_supported_pink_runtime_version: String,
-    /// `epid`, `dcap`, `none`…
+    /// Supported attestation methods: `epid`, `dcap`, `none`…
     #[prost(string, repeated, tag = "28")]
     pub supported_attestation_methods: Vec<String>,
-    /// Side programs alive.
+    /// Number of running SideVM instances.
     #[prost(uint32, tag = "29")]
     pub live_sidevm_instances: u32,
-    /// Time-out of contract queries, seconds.
+    /// Timeout of contract queries, in seconds.
     #[prost(uint32, tag = "30")]
     pub query_timeout: u32,
 }
@@ -169,7 +169,7 @@ pub struct PhactoryInfo {
 /// Gatekeeper state of a worker.
 #[derive(Clone, PartialEq, Message, serde::Serialize)]
 pub struct GatekeeperStatus {
-    /// None 0, dummy 1, active 2.
+    /// 0 for none, 1 for dummy, 2 for active.
     #[prost(int32, tag = "1")]
     pub role: i32,
     /// The gatekeepers' public key.
@@ -177,22 +177,22 @@ pub struct GatekeeperStatus {
     pub master_public_key: String,
 }
 
-/// Memory of the enclave, bytes.
+/// Memory usage of the enclave, in bytes.
 #[derive(Clone, PartialEq, Message, serde::Serialize)]
 pub struct MemoryUsage {
-    /// In use by Rust code.
+    /// Used by Rust code.
     #[prost(uint64, tag = "1")]
     pub rust_used: u64,
-    /// Its highest.
+    /// Peak of `rust_used`.
     #[prost(uint64, tag = "2")]
     pub rust_peak_used: u64,
-    /// Highest of all.
+    /// Peak of the total.
     #[prost(uint64, tag = "3")]
     pub total_peak_used: u64,
     /// Free.
     #[prost(uint64, tag = "4")]
     pub free: u64,
-    /// Highest within the last interval.
+    /// Peak of `rust_used` within the last interval.
     #[prost(uint64, tag = "5")]
     pub rust_spike: u64,
 }
@@ -200,7 +200,7 @@ pub struct MemoryUsage {
 /// State of the system component.
 #[derive(Clone, PartialEq, Message, serde::Serialize)]
 pub struct SystemInfo {
-    /// The worker has seen its registration.
+    /// Whether the worker has seen its registration.
     #[prost(bool, tag = "1")]
     pub registered: bool,
     /// Public key, hexadecimal.
@@ -212,30 +212,30 @@ pub struct SystemInfo {
     /// Gatekeeper state.
     #[prost(message, optional, tag = "4")]
     pub gatekeeper: Option<GatekeeperStatus>,
-    /// Clusters.
+    /// Number of clusters.
     #[prost(uint64, tag = "5")]
     pub number_of_clusters: u64,
-    /// Contracts.
+    /// Number of contracts.
     #[prost(uint64, tag = "6")]
     pub number_of_contracts: u64,
-    /// Newest consensus version.
+    /// Newest supported consensus version.
     #[prost(uint32, tag = "7")]
     pub max_supported_consensus_version: u32,
-    /// Relay block of the start.
+    /// Number of the relay block that it was initialised with.
     #[prost(uint32, tag = "8")]
     pub genesis_block: u32,
 }
 
-/// First start of a worker.
+/// Request of the first start of a worker.
 #[derive(Clone, PartialEq, Message)]
 pub struct InitRuntimeRequest {
-    /// No remote attestation.
+    /// Skip remote attestation.
     #[prost(bool, tag = "1")]
     pub skip_ra: bool,
     /// SCALE [`GenesisBlockInfo`](crate::wire::GenesisBlockInfo).
     #[prost(bytes = "bytes", tag = "2")]
     pub encoded_genesis_info: bytes::Bytes,
-    /// A fixed identity, for development.
+    /// A fixed identity key, for development.
     #[prost(bytes = "vec", optional, tag = "3")]
     pub debug_set_key: Option<Vec<u8>>,
     /// SCALE `Vec<(key, value)>`: the parachain's genesis state.
@@ -247,30 +247,30 @@ pub struct InitRuntimeRequest {
     /// Always true here.
     #[prost(bool, tag = "6")]
     pub is_parachain: bool,
-    /// SCALE of the bare [`AttestationProvider`](crate::wire::AttestationProvider); absent for none. An encoded
-    /// `Option` would be read as another provider.
+    /// SCALE of the bare [`AttestationProvider`](crate::wire::AttestationProvider); absent for none. pRuntime
+    /// would read an encoded `Option` as a different provider.
     #[prost(bytes = "vec", optional, tag = "7")]
     pub attestation_provider: Option<Vec<u8>>,
 }
 
-/// Asks for registration info.
+/// Request of registration info.
 #[derive(Clone, PartialEq, Message)]
 pub struct GetRuntimeInfoRequest {
-    /// Attest anew.
+    /// Force a new attestation.
     #[prost(bool, tag = "1")]
     pub force_refresh_ra: bool,
-    /// SCALE account of the operator, where it is to change.
+    /// SCALE account of the operator, if it must change.
     #[prost(bytes = "vec", optional, tag = "2")]
     pub encoded_operator: Option<Vec<u8>>,
 }
 
-/// Registration info and, once the state is validated, attestation.
+/// Registration info and, once the state is validated, the attestation.
 #[derive(Clone, PartialEq, Message)]
 pub struct InitRuntimeResponse {
     /// SCALE [`WorkerRegistrationInfoV2`](crate::wire::WorkerRegistrationInfoV2).
     #[prost(bytes = "vec", tag = "1")]
     pub encoded_runtime_info: Vec<u8>,
-    /// Relay block hash of the start.
+    /// Hash of the relay block that it was initialised with.
     #[prost(bytes = "vec", tag = "2")]
     pub encoded_genesis_block_hash: Vec<u8>,
     /// The worker's public key.
@@ -290,13 +290,14 @@ pub struct Attestation {
     /// Format version.
     #[prost(int32, tag = "1")]
     pub version: i32,
-    /// Who attested.
+    /// The attestation provider.
     #[prost(string, tag = "2")]
     pub provider: String,
-    /// IAS report; where present, the chain's v1 call is meant.
+    /// IAS report; if present, the chain's v1 call applies.
     #[prost(message, optional, tag = "3")]
     pub payload: Option<AttestationPayload>,
-    /// When, seconds since the Unix epoch. The worker hands the same attestation out for an hour.
+    /// Time of the attestation, in seconds since the Unix epoch. The worker returns the same attestation for
+    /// an hour.
     #[prost(uint64, tag = "4")]
     pub timestamp: u64,
     /// SCALE `Option<AttestationReport>`, for the v2 call.
@@ -307,7 +308,7 @@ pub struct Attestation {
 /// An IAS report (retired).
 #[derive(Clone, PartialEq, Message)]
 pub struct AttestationPayload {
-    /// The report, JSON.
+    /// The report, in JSON.
     #[prost(string, tag = "1")]
     pub report: String,
     /// Its signature.
@@ -365,21 +366,21 @@ pub struct Blocks {
     pub encoded_blocks: bytes::Bytes,
 }
 
-/// The last block taken.
+/// The last block accepted.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct SyncedTo {
-    /// Its number.
+    /// The block's number.
     #[prost(uint32, tag = "1")]
     pub synced_to: u32,
 }
 
-/// The last headers taken.
+/// The last headers accepted.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct HeadersSyncedTo {
-    /// Relay header.
+    /// Number of the relay header.
     #[prost(uint32, tag = "1")]
     pub relaychain_synced_to: u32,
-    /// Parachain header; 4294967295 before there was any.
+    /// Number of the parachain header; 4294967295 before the first one.
     #[prost(uint32, tag = "2")]
     pub parachain_synced_to: u32,
 }
@@ -395,7 +396,7 @@ pub struct EgressMessages {
 /// Adds an endpoint.
 #[derive(Clone, PartialEq, Message)]
 pub struct AddEndpointRequest {
-    /// SCALE type.
+    /// SCALE-encoded type of the endpoint.
     #[prost(bytes = "vec", tag = "1")]
     pub encoded_endpoint_type: Vec<u8>,
     /// URL.
@@ -417,15 +418,15 @@ pub struct GetEndpointResponse {
     /// SCALE [`WorkerEndpointPayload`](crate::wire::WorkerEndpointPayload).
     #[prost(bytes = "vec", optional, tag = "1")]
     pub encoded_endpoint_payload: Option<Vec<u8>>,
-    /// sr25519 signature.
+    /// The sr25519 signature.
     #[prost(bytes = "vec", optional, tag = "2")]
     pub signature: Option<Vec<u8>>,
 }
 
-/// A parachain state to start from.
+/// A parachain state to start from (fast sync).
 #[derive(Clone, PartialEq, Message)]
 pub struct ChainState {
-    /// Its block.
+    /// The number of its block.
     #[prost(uint32, tag = "1")]
     pub block_number: u32,
     /// SCALE `Vec<(key, value)>`.
@@ -433,15 +434,15 @@ pub struct ChainState {
     pub encoded_state: bytes::Bytes,
 }
 
-/// How to stop.
+/// Options of a stop.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct StopOptions {
-    /// Forget the checkpoints.
+    /// Whether to delete the checkpoints.
     #[prost(bool, tag = "1")]
     pub remove_checkpoints: bool,
 }
 
-/// Any bytes, there and back.
+/// Arbitrary bytes, returned unchanged.
 #[derive(Clone, PartialEq, Message)]
 pub struct EchoMessage {
     /// The bytes.

@@ -1,7 +1,8 @@
-//! The seam [`Signers`]: signs transactions for operators' accounts, wherever their keys are.
+//! The seam [`Signers`]: signs transactions for operators' accounts, regardless of where their keys are.
 //!
-//! A [`Signers`] gives the [`Signer`] of a job's operator. `prb_chain::signer::VaultSigners` opens the sealed
-//! key that the job carries and signs in this process. A program whose keys must not leave a key management
+//! A [`Signers`] returns the [`Signer`] of a job's operator. `prb_chain::signer::VaultSigners` opens the
+//! sealed
+//! key of the job and signs in this process. A program whose keys must not leave a key management
 //! service implements both traits itself, and leaves [`JobSigner::key`] empty:
 //!
 //! ```
@@ -43,7 +44,7 @@
 //!     }
 //! }
 //!
-//! /// One key of the service for each operator.
+//! One key of the service per operator.
 //! # #[derive(Debug)]
 //! struct RemoteKeys(Arc<Service>);
 //!
@@ -55,7 +56,7 @@
 //! }
 //! ```
 //!
-//! Not for: storing keys (see [`crate::vault`]), or building what is signed (see
+//! Not for: storing keys (see [`crate::vault`]), or building the signed payload (see
 //! [`ChainSubmitter`](crate::chain::ChainSubmitter)).
 
 use std::{fmt, sync::Arc};
@@ -73,40 +74,40 @@ pub mod memory;
 /// Length of an sr25519 signature.
 pub const SIGNATURE_BYTES: usize = 64;
 
-/// Why nothing was signed. Never carries any part of a secret.
+/// Why nothing was signed. Never contains any part of a secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The secret is no key, or another account's.
+    /// The secret is not a valid key, or is the key of another account.
     #[error("the key of {} is not usable: {reason}", address(account))]
     BadKey {
-        /// The account that was to sign.
+        /// The account that should have signed.
         account: AccountId,
-        /// What is wrong, without the key.
+        /// The problem, without the key.
         reason: String,
     },
-    /// The vault does not open the sealed key.
+    /// The vault cannot open the sealed key.
     #[error("the key of {} cannot be opened", address(account))]
     Vault {
-        /// The account that was to sign.
+        /// The account that should have signed.
         account: AccountId,
-        /// Why not.
+        /// The vault's error.
         source: vault::Error,
     },
-    /// What holds the key refuses to sign with it.
+    /// The backend that holds the key refuses to sign with it.
     #[error("the signer of {} refuses: {reason}", address(account))]
     Refused {
-        /// The account that was to sign.
+        /// The account that should have signed.
         account: AccountId,
-        /// Its words.
+        /// The backend's error text.
         reason: String,
     },
-    /// What holds the key does not answer now.
+    /// The backend that holds the key does not answer now.
     #[error("the signer of {} is unavailable", address(account))]
     Unavailable {
-        /// The account that was to sign.
+        /// The account that should have signed.
         account: AccountId,
-        /// Why not.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
@@ -142,13 +143,13 @@ pub trait Signer: Send + Sync + fmt::Debug {
     async fn sign(&self, payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Error>;
 }
 
-/// Gives the signers of jobs' operators.
+/// Provides the signers of jobs' operators.
 #[async_trait]
 pub trait Signers: Send + Sync + fmt::Debug {
-    /// The signer of `of.operator`. Its [`Signer::account`] is that operator: a key of another account is
-    /// [`Error::BadKey`].
+    /// Returns the signer of `of.operator`. Its [`Signer::account`] must be that operator: return
+    /// [`Error::BadKey`] for a key of another account.
     ///
-    /// The trade engine keeps what it was given while the operator's lane lives, one for each sealed key.
+    /// The trade engine caches signers while the operator's lane lives, one per sealed key.
     ///
     /// # Errors
     /// See [`Error`].

@@ -1,8 +1,8 @@
-//! Errors as one line of text.
+//! Formatting of errors with their causes.
 
 use std::{error::Error, fmt::Write};
 
-/// An error and its causes in one line.
+/// Formats an error and its causes in one line.
 pub(crate) fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -10,7 +10,7 @@ pub(crate) fn describe(error: &dyn Error) -> String {
         let next = error.to_string();
         // Transparent errors repeat their source.
         if !text.ends_with(&next) {
-            // Writing to a string does not fail.
+            // Writing to a `String` cannot fail.
             let _ = write!(text, ": {next}");
         }
         cause = error.source();

@@ -1,4 +1,4 @@
-//! The seam [`Vault`]: seals operators' keys for files, queues and stores, and opens them again.
+//! The seam [`Vault`]: seals operators' keys for storage and transport, and opens them again.
 
 use std::fmt;
 
@@ -19,29 +19,30 @@ impl fmt::Debug for Sealed {
     }
 }
 
-/// Why a vault cannot seal or open. Never carries the secret.
+/// Why a vault cannot seal or open. Never contains the secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Not sealed by this vault's key, or altered.
+    /// The secret was not sealed with this vault's key, or was altered.
     #[error("the secret was sealed with another key or has been altered")]
     WrongKey,
-    /// A format that this version does not know.
+    /// The format is unknown to this version.
     #[error("the sealed secret has an unknown format ({version})")]
     UnknownVersion {
         /// The first byte.
         version: u8,
     },
-    /// The secret is larger than a key can be.
-    #[error("a secret has at most {limit_bytes} bytes")]
+    /// The secret exceeds the maximum size.
+    #[error("the secret exceeds the maximum of {limit_bytes} bytes")]
     TooLarge {
-        /// The bound.
+        /// The maximum.
         limit_bytes: usize,
     },
     /// The cipher failed.
     #[error("the cipher failed")]
     Cipher,
-    /// What holds the vault's key does not answer now: a key management service, a hardware module.
+    /// The backend that holds the vault's key (a key management service, a hardware module) does not answer
+    /// now.
     #[error("the vault is unavailable")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -53,13 +54,13 @@ impl Error {
     }
 }
 
-/// The longest secret that a vault seals, in bytes.
+/// Maximum size of a secret, in bytes.
 pub const MAX_SECRET_BYTES: usize = 4096;
 
 /// Seals and opens operators' keys.
 #[async_trait]
 pub trait Vault: Send + Sync + fmt::Debug {
-    /// Seals a secret. Two seals of one secret differ.
+    /// Seals a secret. Sealing is randomised: the same secret yields different ciphertexts.
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::Cipher`], [`Error::Unavailable`].

@@ -1,8 +1,8 @@
-//! SCALE layouts that pRuntime and the Phala pallets speak.
+//! SCALE layouts used by pRuntime and the Phala pallets.
 //!
-//! Field order is the format: it is fixed by pRuntime 2.x and by the parachain's runtime. Batches are
-//! assembled from already encoded items, because a SCALE `Vec` is a compact length and its items: see
-//! [`encode_vec_from_parts`].
+//! The order of fields defines the format: it is fixed by pRuntime 2.x and by the parachain's runtime.
+//! Batches are assembled from already encoded items, because a SCALE `Vec` is a compact length followed by
+//! its items: see [`encode_vec_from_parts`].
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub struct Header {
     pub state_root: Hash,
     /// Root of the extrinsics' trie.
     pub extrinsics_root: Hash,
-    /// Consensus notes.
+    /// Digest items of the consensus engines and the runtime.
     pub digest: Vec<DigestItem>,
 }
 
@@ -35,7 +35,7 @@ impl Header {
         Hash::of(&self.encode())
     }
 
-    /// The authority set that this relay block schedules for its children, with its delay in blocks.
+    /// The authority set change that this relay block schedules, with its delay in blocks.
     pub fn scheduled_change(&self) -> Option<ScheduledChange> {
         self.digest.iter().find_map(|item| match item {
             DigestItem::Consensus(GRANDPA_ENGINE_ID, data) => match data.split_first() {
@@ -51,7 +51,7 @@ impl Header {
 /// An item of a header's digest.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum DigestItem {
-    /// Anything else.
+    /// Any other item.
     #[codec(index = 0)]
     Other(Vec<u8>),
     /// From the runtime to a consensus engine.
@@ -89,20 +89,20 @@ pub struct AuthoritySet {
     pub id: u64,
 }
 
-/// The next authority set with a storage proof of it; needed by old pRuntimes, ignored by current ones,
-/// which still decode it.
+/// The next authority set with a storage proof of it. Needed by old versions of pRuntime; current ones still
+/// decode it, but ignore it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct AuthoritySetChange {
-    /// The set that holds after the batch's last header.
+    /// The set in force after the batch's last header.
     pub authority_set: AuthoritySet,
     /// Trie nodes that prove it under that header's state root.
     pub authority_proof: Vec<Vec<u8>>,
 }
 
-/// What `InitRuntime` starts from: the relay block before the relay parent of parachain block 1.
+/// The starting point of `InitRuntime`: the relay block before the relay parent of parachain block 1.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct GenesisBlockInfo {
-    /// That relay block's header.
+    /// The relay block's header.
     pub block_header: Header,
     /// The authorities in its state.
     pub authority_set: AuthoritySet,
@@ -110,7 +110,7 @@ pub struct GenesisBlockInfo {
     pub proof: Vec<Vec<u8>>,
 }
 
-/// A relay header on its way to a worker.
+/// A relay header as sent to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct HeaderToSync {
     /// The header.
@@ -119,10 +119,10 @@ pub struct HeaderToSync {
     pub justification: Option<Vec<u8>>,
 }
 
-/// Keys and values of one trie, `None` where the key was removed.
+/// Keys and values of one trie; `None` if the key was removed.
 pub type KeyChanges = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
-/// Everything that one parachain block changed in its state.
+/// All state changes of one parachain block.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct StorageChanges {
     /// Changes of the main trie.
@@ -131,16 +131,16 @@ pub struct StorageChanges {
     pub child: Vec<(Vec<u8>, KeyChanges)>,
 }
 
-/// A parachain block on its way to a worker. Only the header's number is read by `DispatchBlocks`.
+/// A parachain block as sent to a worker. `DispatchBlocks` only reads the header's number.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct BlockHeaderWithChanges {
     /// The header.
     pub block_header: Header,
-    /// What the block changed.
+    /// The state changes of the block.
     pub storage_changes: StorageChanges,
 }
 
-/// Who sent a message through the message queue.
+/// The sender of a message in the message queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum MessageOrigin {
     /// A pallet, by name.
@@ -158,7 +158,7 @@ pub enum MessageOrigin {
     /// A location of another chain.
     #[codec(index = 4)]
     MultiLocation(Vec<u8>),
-    /// The gatekeepers, as one.
+    /// The gatekeepers, as one sender.
     #[codec(index = 5)]
     Gatekeeper,
     /// A cluster of contracts.
@@ -172,33 +172,33 @@ pub enum MessageOrigin {
 /// A message between chain and workers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Message {
-    /// Who sent it.
+    /// The sender.
     pub sender: MessageOrigin,
     /// Its topic.
     pub destination: Vec<u8>,
-    /// Its content, by topic.
+    /// The content; its layout depends on the topic.
     pub payload: Vec<u8>,
 }
 
-/// A worker's message, signed for its way through untrusted hands.
+/// A worker's message, signed so that untrusted parties can relay it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct SignedMessage {
     /// The message.
     pub message: Message,
-    /// Its place in the sender's sequence; the chain takes them strictly in order.
+    /// Its position in the sender's sequence; the chain accepts messages strictly in order.
     pub sequence: u64,
     /// 64 bytes of sr25519 over the encoded message and sequence.
     pub signature: Vec<u8>,
 }
 
-/// What `GetEgressMessages` answers: messages waiting for the chain, by sender.
+/// The answer of `GetEgressMessages`: messages for the chain, by sender.
 pub type EgressMessages = Vec<(MessageOrigin, Vec<SignedMessage>)>;
 
-/// Groups messages by the sender that signed them, each sender's in sequence order and without repetitions.
+/// Groups messages by the sender that signed them, each sender's in sequence order and without duplicates.
 ///
-/// A worker sends as itself and, where it is one, as the gatekeepers, a cluster or a contract. The chain counts
-/// each sender's messages separately. The sender inside a message counts, not the group that it came in: the
-/// chain checks the signature and the sequence of that one.
+/// A worker sends as itself and possibly as the gatekeepers, a cluster or a contract. The chain counts each
+/// sender's messages separately. The sender inside of a message decides, not the group that it was returned
+/// in: the chain verifies signature and sequence of the former.
 pub fn messages_by_sender(messages: EgressMessages) -> BTreeMap<MessageOrigin, Vec<SignedMessage>> {
     let mut by_sender = BTreeMap::<_, Vec<_>>::new();
     for message in messages.into_iter().flat_map(|(_, messages)| messages) {
@@ -211,7 +211,7 @@ pub fn messages_by_sender(messages: EgressMessages) -> BTreeMap<MessageOrigin, V
     by_sender
 }
 
-/// What a worker registers with.
+/// The registration data of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct WorkerRegistrationInfoV2 {
     /// pRuntime's version, packed.
@@ -230,11 +230,11 @@ pub struct WorkerRegistrationInfoV2 {
     pub operator: Option<AccountId>,
     /// The parachain's id.
     pub para_id: u32,
-    /// The newest consensus version that the worker speaks.
+    /// The newest consensus version that the worker supports.
     pub max_consensus_version: u32,
 }
 
-/// What a worker of the retired IAS registers with.
+/// The registration data of a worker that attests by the retired IAS.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct WorkerRegistrationInfo {
     /// pRuntime's version, packed.
@@ -269,13 +269,13 @@ impl From<WorkerRegistrationInfoV2> for WorkerRegistrationInfo {
     }
 }
 
-/// What vouches for a worker of the retired IAS.
+/// The attestation of a worker by the retired IAS.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Attestation {
     /// A report of Intel's attestation service.
     #[codec(index = 0)]
     SgxIas {
-        /// The report, JSON.
+        /// The report, in JSON.
         ra_report: Vec<u8>,
         /// Its signature.
         signature: Vec<u8>,
@@ -284,7 +284,7 @@ pub enum Attestation {
     },
 }
 
-/// Who vouched for a worker's enclave.
+/// The provider of an attestation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum AttestationProvider {
     /// The chain's root key.
@@ -298,13 +298,13 @@ pub enum AttestationProvider {
     Dcap,
 }
 
-/// What vouches for a worker's enclave, as `register_worker_v2` takes it.
+/// The attestation of a worker's enclave, as an argument of `register_worker_v2`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum AttestationReport {
     /// A report of Intel's attestation service (retired).
     #[codec(index = 0)]
     SgxIas {
-        /// The report, JSON.
+        /// The report, in JSON.
         ra_report: Vec<u8>,
         /// Its signature.
         signature: Vec<u8>,
@@ -316,12 +316,12 @@ pub enum AttestationReport {
     SgxDcap {
         /// The quote.
         quote: Vec<u8>,
-        /// What the quote is verified with. The chain takes no quote without it.
+        /// The collateral of the quote. The chain accepts no quote without it.
         collateral: Option<Collateral>,
     },
 }
 
-/// What a DCAP quote is verified with: certificates, revocation lists and Intel's signed statements.
+/// The collateral of a DCAP quote: certificates, revocation lists and Intel's signed statements.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Collateral {
     /// Version 3 of Intel's format.
@@ -332,21 +332,21 @@ pub enum Collateral {
 /// DCAP collateral, version 3 of Intel's format.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct SgxV30QuoteCollateral {
-    /// Issuers of `pck_crl`, PEM.
+    /// Issuer chain of `pck_crl`, PEM.
     pub pck_crl_issuer_chain: String,
-    /// Certificates that the root revoked, DER in hexadecimal.
+    /// Revocation list of the root CA, DER in hexadecimal.
     pub root_ca_crl: String,
-    /// Platform certificates that were revoked, DER in hexadecimal.
+    /// Revocation list of platform certificates, DER in hexadecimal.
     pub pck_crl: String,
-    /// Issuers of `tcb_info`, PEM.
+    /// Issuer chain of `tcb_info`, PEM.
     pub tcb_info_issuer_chain: String,
-    /// State of the platform's trusted computing base, JSON.
+    /// State of the platform's trusted computing base, in JSON.
     pub tcb_info: String,
     /// Its signature.
     pub tcb_info_signature: Vec<u8>,
-    /// Issuers of `qe_identity`, PEM.
+    /// Issuer chain of `qe_identity`, PEM.
     pub qe_identity_issuer_chain: String,
-    /// Identity of the quoting enclave, JSON.
+    /// Identity of the quoting enclave, in JSON.
     pub qe_identity: String,
     /// Its signature.
     pub qe_identity_signature: Vec<u8>,
@@ -359,13 +359,13 @@ pub struct WorkerEndpointPayload {
     pub pubkey: WorkerKey,
     /// Its endpoints.
     pub versioned_endpoints: VersionedWorkerEndpoints,
-    /// When it signed, in ms since the Unix epoch.
+    /// When it was signed, in milliseconds since the Unix epoch.
     pub signing_time: u64,
 }
 
 impl WorkerEndpointPayload {
-    /// What precedes the encoded payload in what the worker signs, so that the signature counts for nothing
-    /// else.
+    /// Domain separator: precedes the encoded payload in the signed bytes, so that the signature is valid for
+    /// nothing else.
     pub const SIGNED_PREFIX: [u8; 2] = [0xff, 0x02];
 
     /// The bytes that the worker signs with sr25519.
@@ -376,7 +376,7 @@ impl WorkerEndpointPayload {
     }
 }
 
-/// Endpoints by version of the format.
+/// Endpoints, by version of the format.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum VersionedWorkerEndpoints {
     /// A list of URLs.
@@ -384,7 +384,7 @@ pub enum VersionedWorkerEndpoints {
     V1(Vec<String>),
 }
 
-/// Encodes a SCALE `Vec` from items that are encoded already.
+/// Encodes a SCALE `Vec` from already encoded items.
 pub fn encode_vec_from_parts<'a>(count: u32, parts: impl IntoIterator<Item = &'a [u8]>, into: &mut Vec<u8>) {
     Compact(count).encode_to(into);
     for part in parts {

@@ -28,60 +28,62 @@ use crate::{
 
 /// Default of [`PccsConfig::timeout`].
 pub const TIMEOUT: Duration = Duration::from_secs(20);
-/// The largest quote that is looked at, in bytes.
+/// Maximum size of a quote, in bytes.
 const QUOTE_LIMIT_BYTES: usize = 64 * 1024;
-/// The largest answer of a PCCS that is read, in bytes.
+/// Maximum size of a PCCS's answer, in bytes.
 const ANSWER_LIMIT_BYTES: usize = 1024 * 1024;
-/// The most headers of an answer that are read.
+/// Maximum number of headers read from an answer.
 const HEADER_LIMIT: usize = 64;
-/// The longest reason that an error carries, in characters.
+/// Maximum length of a reason in an error, in characters.
 const REASON_LIMIT: usize = 300;
 
-/// Where collateral comes from.
+/// Configuration of a [`PccsSource`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PccsConfig {
-    /// PCCSs, asked in this order: `https://pccs.example.org` or `https://api.trustedservices.intel.com`.
+    /// PCCS servers, tried in this order: `https://pccs.example.org` or
+    /// `https://api.trustedservices.intel.com`.
     pub urls: Vec<String>,
-    /// Time that one PCCS may take for all of a quote's collateral.
+    /// Timeout of one PCCS for all of a quote's collateral.
     pub timeout: Duration,
-    /// PEM of certificates that vouch for HTTPS PCCSs besides the well-known ones.
+    /// PEM certificates trusted for HTTPS in addition to the well-known ones.
     pub root_certificates_pem: Vec<u8>,
 }
 
 impl PccsConfig {
-    /// Asks these PCCSs, in this order.
+    /// Creates a configuration that tries these servers in order.
     pub fn new(urls: impl IntoIterator<Item = String>) -> Self {
         Self { urls: urls.into_iter().collect(), timeout: TIMEOUT, root_certificates_pem: Vec::new() }
     }
 }
 
-/// Why no [`PccsSource`] can be made.
+/// Why a [`PccsSource`] cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// No URL.
-    #[error("a list of PCCSs needs at least one URL")]
+    /// The list of URLs is empty.
+    #[error("the list of PCCS URLs is empty: name at least one")]
     Empty,
-    /// Not a URL of a PCCS.
+    /// The text is not the URL of a PCCS.
     #[error("{url:?} is not a PCCS URL ({reason}): write it as https://pccs.example.org")]
     Url {
         /// The text.
         url: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// No HTTP client.
+    /// The HTTP client cannot be created.
     #[error(transparent)]
     Http(#[from] BuildError),
 }
 
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// Fetches collateral from the first PCCS that gives valid one.
+/// Fetches collateral from the first PCCS that returns valid one.
 ///
-/// What a PCCS gives is verified together with the quote before it is used: signatures up to Intel's root, and
-/// that it has not expired. The next PCCS is asked where one is away, slow, or serves what does not verify.
+/// Collateral is verified together with the quote before it is used: the signatures up to Intel's root, and
+/// that it has not expired. The next PCCS is tried if one is unreachable, slow, or returns collateral that
+/// does not verify.
 #[derive(Clone)]
 pub struct PccsSource {
     urls: Vec<String>,
@@ -100,7 +102,7 @@ impl fmt::Debug for PccsSource {
 }
 
 impl PccsSource {
-    /// A source over these PCCSs. Opens no connection yet.
+    /// Creates a source over these servers. Opens no connection yet.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -119,7 +121,7 @@ impl PccsSource {
         Ok(Self { urls, timeout: config.timeout, http: Http(client), clock: Arc::new(SystemTime::now) })
     }
 
-    /// The same source with another clock: collateral expires, and recorded collateral has expired.
+    /// Replaces the clock: for tests with recorded collateral, which has expired.
     #[must_use]
     pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);
@@ -150,7 +152,7 @@ impl CollateralSource for PccsSource {
                 Ok(collateral) => return Ok(collateral),
                 Err(reason) => {
                     let reason = short(&reason);
-                    warn!(pccs = %url, %reason, "a PCCS gave no collateral");
+                    warn!(pccs = %url, %reason, "a PCCS returned no valid collateral");
                     attempts.push((url.clone(), reason));
                 }
             }
@@ -159,10 +161,10 @@ impl CollateralSource for PccsSource {
     }
 }
 
-/// The URL of a PCCS as it is used, without a slash at its end.
+/// Validates and normalises the URL of a PCCS: no trailing slash.
 ///
 /// # Errors
-/// [`ConfigError::Url`] where `text` cannot be one.
+/// [`ConfigError::Url`] if `text` is not a valid one.
 pub fn check_url(text: &str) -> Result<String, ConfigError> {
     let bad = |reason: &str| ConfigError::Url { url: text.to_owned(), reason: reason.to_owned() };
     let url = Url::parse(text.trim()).map_err(|error| bad(&error.to_string()))?;
@@ -170,24 +172,25 @@ pub fn check_url(text: &str) -> Result<String, ConfigError> {
         "http" | "https" if url.query().is_none() && url.fragment().is_none() => {
             Ok(url.as_str().trim_end_matches('/').to_owned())
         }
-        "http" | "https" => Err(bad("it has something after ? or #")),
+        "http" | "https" => Err(bad("it has a query or fragment")),
         _ => Err(bad("its scheme is neither http nor https")),
     }
 }
 
-/// Whether collateral can exist for a quote at all.
+/// Checks whether collateral can exist for a quote at all.
 fn check_quote(quote: &[u8]) -> anyhow::Result<()> {
     if quote.len() > QUOTE_LIMIT_BYTES {
         bail!("it has {} bytes, more than {QUOTE_LIMIT_BYTES}", quote.len());
     }
     let quote = Quote::parse(quote)?;
     if !quote.header.is_sgx() {
-        bail!("it is not of an SGX enclave");
+        bail!("it is not from an SGX enclave");
     }
     Ok(())
 }
 
-/// The chain's pallet wants revocation lists in hexadecimal, and takes the platform's certificates from the quote.
+/// Converts to the pallet's layout: revocation lists in hexadecimal, and no platform certificates, which it
+/// takes from the quote.
 fn as_chain_takes_it(fetched: QuoteCollateralV3) -> SgxV30QuoteCollateral {
     SgxV30QuoteCollateral {
         pck_crl_issuer_chain: fetched.pck_crl_issuer_chain,
@@ -209,7 +212,7 @@ fn short(reason: &str) -> String {
     }
 }
 
-/// The HTTP client with bounded answers.
+/// An HTTP client with bounded answers.
 #[derive(Clone)]
 struct Http(Client);
 
@@ -222,7 +225,7 @@ impl HttpClient for Http {
             .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
             .collect();
         let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.context("the answer broke off")? {
+        while let Some(chunk) = answer.chunk().await.context("the answer was cut off")? {
             if body.len() + chunk.len() > ANSWER_LIMIT_BYTES {
                 bail!("an answer has more than {ANSWER_LIMIT_BYTES} bytes");
             }

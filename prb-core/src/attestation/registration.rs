@@ -1,4 +1,4 @@
-//! [`registration`]: from a worker's own word to a call that is worth its fee.
+//! [`registration`]: validates a worker's registration data and turns it into a call.
 
 use std::fmt;
 
@@ -13,30 +13,30 @@ use crate::{
     wire::{self, AttestationReport, WorkerRegistrationInfo, WorkerRegistrationInfoV2},
 };
 
-/// What a worker's registration must say. The chain would refuse anything else, or register the worker for
-/// somebody else, and the fee is paid either way.
+/// The expected registration data of a worker. The chain refuses anything else, or registers the worker for
+/// another party, and charges the fee in both cases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Expected {
-    /// The worker's public key, as its `GetInfo` shows it.
+    /// The worker's public key, as reported by `GetInfo`.
     pub worker: WorkerKey,
     /// The account that may add it to a pool.
     pub operator: AccountId,
-    /// Hash of the relay block that workers of this chain start after.
+    /// Hash of the relay block that workers of this chain are initialised with.
     pub relay_genesis: Hash,
     /// The parachain's id.
     pub para_id: u32,
-    /// The worker's key for encrypted messages, where its `GetInfo` shows one.
+    /// The worker's key for encrypted messages, if `GetInfo` reports one.
     pub ecdh_key: Option<[u8; 32]>,
 }
 
 impl Expected {
-    /// Expects any key for encrypted messages; see [`Expected::with_info`].
+    /// Creates expectations that accept any key for encrypted messages; see [`Expected::with_info`].
     pub const fn new(worker: WorkerKey, operator: AccountId, relay_genesis: Hash, para_id: u32) -> Self {
         Self { worker, operator, relay_genesis, para_id, ecdh_key: None }
     }
 
-    /// Expects the key for encrypted messages that the worker shows.
+    /// Adds the key for encrypted messages that the worker reports.
     #[must_use]
     pub fn with_info(mut self, info: &prpc::PhactoryInfo) -> Self {
         self.ecdh_key = info.ecdh_public_key.as_deref().and_then(|key| key.parse().ok().map(|Hash(key)| key));
@@ -44,41 +44,41 @@ impl Expected {
     }
 }
 
-/// Something that a registration would say and should not.
+/// A difference between the registration data and the expectation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Difference {
-    /// Another worker's public key.
+    /// The public key differs.
     Key {
         /// The key that was expected.
         expected: WorkerKey,
         /// The key in the answer.
         found: WorkerKey,
     },
-    /// Another operator.
+    /// The operator differs.
     Operator {
-        /// The account that was expected.
+        /// The expected account.
         expected: AccountId,
         /// The account in the answer.
         found: Option<AccountId>,
     },
-    /// Another start on the relay chain.
+    /// The relay chain block of the initialisation differs.
     RelayGenesis {
-        /// The hash that was expected.
+        /// The expected hash.
         expected: Hash,
         /// The hash in the answer.
         found: Hash,
     },
-    /// Another parachain.
+    /// The parachain differs.
     ParaId {
-        /// The id that was expected.
+        /// The expected id.
         expected: u32,
         /// The id in the answer.
         found: u32,
     },
-    /// Another key for encrypted messages.
+    /// The key for encrypted messages differs.
     EcdhKey {
-        /// The key that was expected.
+        /// The expected key.
         expected: Hash,
         /// The key in the answer.
         found: Hash,
@@ -124,35 +124,33 @@ pub enum RegistrationError {
     /// The worker did not answer, or refused.
     #[error(transparent)]
     Worker(#[from] pruntime::Error),
-    /// The worker has not validated its state yet, and attests nothing before.
-    #[error("the worker gives no attestation yet: it attests once it has dispatched a block")]
+    /// The worker has not validated its state yet, which it does before it attests.
+    #[error("the worker does not attest yet: it does once it has dispatched a block")]
     NotYet,
-    /// The worker's answer is not what it should be.
-    #[error(
-        "not registered: the worker's {what} cannot be read ({reason}); check that its version fits this chain"
-    )]
+    /// The worker's answer cannot be decoded.
+    #[error("the worker's {what} cannot be decoded ({reason}): check that its version fits this chain")]
     Unreadable {
         /// The part of the answer.
         what: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// The worker would register as something else than it should.
-    #[error("not registered: {}", List(.0))]
+    /// The registration data does not match the expectation.
+    #[error("the registration differs from the expected one: {}", List(.0))]
     Differs(Vec<Difference>),
-    /// The worker attests by DCAP, and nothing gives collateral.
+    /// The worker attests by DCAP, but no source of collateral is configured.
     #[error(
-        "not registered: the worker attests by DCAP, and the chain takes its quote only with collateral; set \
+        "the worker attests by DCAP, and the chain accepts its quote only with collateral; set \
          PRB_PCCS_URLS (--pccs-url) to one or more PCCS URLs"
     )]
     NoCollateralSource,
-    /// The quote's collateral is not to be had.
-    #[error("not registered")]
+    /// The quote's collateral is not available.
+    #[error("the worker's quote has no collateral")]
     Collateral(#[from] super::Error),
 }
 
 impl RegistrationError {
-    /// Whether the same attempt may succeed later without anybody doing anything.
+    /// Whether the same attempt may succeed later without intervention.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Worker(error) => error.is_retryable(),
@@ -180,11 +178,11 @@ impl fmt::Display for List<'_> {
     }
 }
 
-/// One request to register, over all attempts that it takes.
+/// A request to register, kept across all attempts that it takes.
 ///
-/// An attestation may take longer than a call is waited for. The worker finishes it all the same and keeps it for
-/// an hour, but forgets it when it is asked to refresh or told an operator again. So the operator is told and the
-/// refresh forced once; after a call that was given up on, the next attempt asks for what is there.
+/// An attestation may take longer than the call's timeout. The worker finishes it anyway and caches it for an
+/// hour, but discards it when a refresh is forced or an operator is passed again. So both are sent only once;
+/// after a call that timed out, the next attempt only asks for the cached result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RegistrationRequest {
     force: bool,
@@ -192,7 +190,7 @@ pub struct RegistrationRequest {
 }
 
 impl RegistrationRequest {
-    /// A new request; with `refresh_ra` the worker attests again even where its attestation is recent.
+    /// Creates a request; with `refresh_ra` the worker attests again even if its attestation is recent.
     pub const fn new(refresh_ra: bool) -> Self {
         Self { force: refresh_ra, under_way: false }
     }
@@ -206,7 +204,7 @@ impl RegistrationRequest {
             force_refresh_ra: self.force && !self.under_way,
             encoded_operator: (!self.under_way).then(|| operator.encode()),
         };
-        // Before the call: where its future is dropped, the worker attests as well.
+        // Set before the call: the worker attests even if this future is dropped.
         self.under_way = true;
         let answer = client.runtime_info(&request).await;
         self.under_way = matches!(answer, Err(pruntime::Error::TimedOut { .. }));
@@ -214,7 +212,7 @@ impl RegistrationRequest {
         answer
     }
 
-    /// The worker's answer; told the operator again where it does not know it.
+    /// Queries the worker; repeats the query with the operator if the worker does not know it.
     async fn answer(
         &mut self,
         client: &PRuntime,
@@ -226,14 +224,14 @@ impl RegistrationRequest {
         if !was_told || info.older().operator == Some(expected.operator) {
             return Ok((answer, info));
         }
-        // The call that was given up on never reached the worker.
+        // The call that timed out never reached the worker.
         let answer = self.ask(client, expected.operator).await?;
         let info = Info::decode(&answer.encoded_runtime_info)?;
         Ok((answer, info))
     }
 }
 
-/// Registration info in the format that the worker gave it in.
+/// Registration info, in the version that the worker returned.
 enum Info {
     V2(WorkerRegistrationInfoV2),
     V1(WorkerRegistrationInfo),
@@ -249,7 +247,7 @@ impl Info {
         }
     }
 
-    /// In the older format, whose fields are the first ones of the newer.
+    /// Converts to the older version, whose fields are the first ones of the newer.
     fn older(&self) -> WorkerRegistrationInfo {
         match self {
             Self::V2(info) => info.clone().into(),
@@ -289,16 +287,16 @@ fn unreadable(what: &'static str, reason: impl fmt::Display) -> RegistrationErro
     RegistrationError::Unreadable { what, reason: reason.to_string() }
 }
 
-/// The call that registers the worker behind `client`, checked against what is `expected` of it.
+/// Returns the call that registers the worker behind `client`, after validating the data against `expected`.
 ///
-/// `replaces` is `last_updated` of the registration that the chain has, `None` where it has none. `request` is
-/// kept over all attempts of one wish to register.
+/// `replaces` is `last_updated` of the existing registration on chain; `None` if there is none. `request` is
+/// kept across all attempts of one registration.
 ///
 /// # Errors
-/// See [`RegistrationError`]; nothing was sent on chain then.
+/// See [`RegistrationError`]; nothing was sent on chain in that case.
 ///
 /// # Cancel safety
-/// The worker may have attested; the next attempt with the same `request` takes up what it made.
+/// The worker may have attested; the next attempt with the same `request` uses that attestation.
 pub async fn registration(
     client: &PRuntime,
     expected: &Expected,
@@ -314,7 +312,8 @@ pub async fn registration(
     let attestation = answer.attestation.ok_or(RegistrationError::NotYet)?;
     let worker = expected.worker;
     if let Some(ias) = attestation.payload.filter(|_| attestation.encoded_report.is_empty()) {
-        // Workers of the retired IAS give their report unencoded; the chain takes it with its first call.
+        // Workers that attest by the retired IAS return their report unencoded; the chain accepts it in the
+        // v1 call.
         let attestation = wire::Attestation::SgxIas {
             ra_report: ias.report.into_bytes(),
             signature: ias.signature,
@@ -327,7 +326,7 @@ pub async fn registration(
     Ok(Call::RegisterWorker { worker, runtime_info: answer.encoded_runtime_info, attestation, replaces })
 }
 
-/// The report as the chain takes it: a DCAP quote with its collateral.
+/// Decodes the report and adds the collateral to a DCAP quote, as the chain requires.
 async fn report(
     encoded: &[u8],
     collateral: Option<&dyn CollateralSource>,

@@ -1,5 +1,5 @@
-//! [`MemorySigners`]: signers for [`MemoryChain`], which has no
-//! cryptography: anyone can compute its 'signatures'.
+//! [`MemorySigners`]: signers for [`MemoryChain`], which has no cryptography: anyone can compute its
+//! 'signatures'.
 
 use std::{fmt, sync::Arc};
 
@@ -11,15 +11,14 @@ use crate::{
     chain::memory::MemoryChain, primitives::AccountId, primitives::Hash, queue::JobSigner, vault::Vault,
 };
 
-/// Opens jobs' keys with a vault, and reads each as the secret of a
-/// [`MemoryChain`]'s account.
+/// Opens jobs' keys with a vault, and uses each as the secret of a [`MemoryChain`] account.
 #[derive(Clone, Debug)]
 pub struct MemorySigners {
     vault: Arc<dyn Vault>,
 }
 
 impl MemorySigners {
-    /// Signers whose keys `vault` has sealed.
+    /// Creates signers for keys sealed by `vault`.
     pub fn new(vault: Arc<dyn Vault>) -> Self {
         Self { vault }
     }
@@ -42,18 +41,18 @@ impl Signers for MemorySigners {
 #[derive(Clone, Copy)]
 pub struct MemorySigner {
     account: AccountId,
-    /// The account whose signatures it makes: another one's are not taken.
+    /// The account whose signatures it produces; differs from `account` in tests of invalid signatures.
     signs_as: AccountId,
 }
 
 impl MemorySigner {
-    /// The signer of [`MemoryChain::account_of`] this secret.
+    /// Creates the signer of [`MemoryChain::account_of`] this secret.
     pub fn new(secret: &str) -> Self {
         let account = MemoryChain::account_of(secret);
         Self { account, signs_as: account }
     }
 
-    /// A signer that claims to sign for `account` and has another account's key.
+    /// Makes the signer claim to be `account`, while it keeps the other account's key.
     #[must_use]
     pub const fn claiming(self, account: AccountId) -> Self {
         Self { account, ..self }
@@ -77,7 +76,7 @@ impl Signer for MemorySigner {
     }
 }
 
-/// What stands for a signature: the account, and a hash of account and payload.
+/// A stand-in for a signature: the account, and a hash of account and payload.
 pub(crate) fn signature(account: AccountId, payload: &[u8]) -> [u8; SIGNATURE_BYTES] {
     let mut signature = [0; SIGNATURE_BYTES];
     signature[..32].copy_from_slice(&account.0);

@@ -1,4 +1,4 @@
-//! [`MemoryVault`]: seals for as long as the process lives, for tests and for programs that keep operators'
+//! [`MemoryVault`]: a vault for the lifetime of the process, for tests and for programs that keep operators'
 //! keys elsewhere.
 
 use aes_gcm::{
@@ -12,17 +12,18 @@ use zeroize::Zeroizing;
 
 use super::{Error, MAX_SECRET_BYTES, Sealed, Vault};
 
-/// First byte of what a [`MemoryVault`] seals; then 12 bytes nonce, AES-256-GCM ciphertext, 16 bytes tag.
+/// First byte of the sealed format; followed by a 12-byte nonce, the AES-256-GCM ciphertext and a 16-byte
+/// tag.
 const VERSION: u8 = 0;
 const NONCE_BYTES: usize = 12;
 
-/// A vault whose random key exists only in this process: nothing that it sealed can be opened after it.
+/// A vault whose random key exists only in this process: what it sealed cannot be opened afterwards.
 pub struct MemoryVault {
     cipher: Aes256Gcm,
 }
 
 impl MemoryVault {
-    /// A vault with a key of its own.
+    /// Creates a vault with a new random key.
     pub fn new() -> Self {
         let mut key = Zeroizing::new([0; 32]);
         rand::rng().fill_bytes(&mut *key);
