@@ -1,6 +1,7 @@
-//! The seam [`PRuntimeClient`]: one worker's API, bytes in and bytes out, and the typed [`PRuntime`] above it.
+//! The seam [`PRuntimeClient`]: one worker's API as bytes, and the typed [`PRuntime`] on top of it.
 //!
-//! A worker takes one sync or dispatch at a time: callers must not send two (facts of pRuntime 2.x).
+//! A worker accepts one sync or dispatch call at a time: callers must not send two concurrently (pRuntime
+//! 2.x).
 //!
 //! Not for: deciding what to call (see [`crate::worker`]).
 
@@ -21,11 +22,11 @@ pub mod endpoints;
 pub mod http;
 pub mod scripted;
 
-/// Why a worker did not do as asked.
+/// Why a call to a worker failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nobody answers at the endpoint, or the connection broke.
+    /// Nothing answers at the endpoint, or the connection broke.
     #[error("worker unreachable at {endpoint}")]
     Unreachable {
         /// The worker's endpoint.
@@ -34,7 +35,7 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// No answer in time.
+    /// The call timed out.
     #[error("{method} took longer than {limit:?}")]
     TimedOut {
         /// The method called.
@@ -42,26 +43,26 @@ pub enum Error {
         /// The time allowed.
         limit: Duration,
     },
-    /// pRuntime answered an error; `message` is its text, unchanged but for its length.
+    /// pRuntime answered with an error; `message` is its text, truncated if necessary.
     #[error("{method} was refused ({status}): {message}")]
     Refused {
         /// The method called.
         method: &'static str,
-        /// HTTP status: 400 cannot decode, 404 no such method, 413 too large, 500 application error.
+        /// HTTP status: 400 undecodable request, 404 unknown method, 413 too large, 500 application error.
         status: u16,
-        /// pRuntime's text.
+        /// pRuntime's error text.
         message: String,
     },
-    /// The answer is not what the method answers.
-    #[error("{method} answered something else: {reason}")]
+    /// The answer does not match the method.
+    #[error("{method} returned an invalid answer: {reason}")]
     BadAnswer {
         /// The method called.
         method: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// The request is larger than pRuntime takes; it was not sent.
-    #[error("{method} takes at most {limit_bytes} bytes, not {size_bytes}")]
+    /// The request exceeds pRuntime's limit; it was not sent.
+    #[error("{method} accepts at most {limit_bytes} bytes, not {size_bytes}")]
     TooLarge {
         /// The method called.
         method: &'static str,
@@ -73,7 +74,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// pRuntime's own words, where it answered.
+    /// pRuntime's error text, if it answered with one.
     pub fn refusal(&self) -> Option<&str> {
         match self {
             Self::Refused { message, .. } => Some(message),
@@ -81,17 +82,17 @@ impl Error {
         }
     }
 
-    /// Whether the worker is only busy with another call and wants to be asked again soon.
+    /// Whether the worker is only busy with another call, and the call should be retried soon.
     pub fn is_busy(&self) -> bool {
         self.refusal().is_some_and(|m| m.starts_with("RCU in progress"))
     }
 
-    /// Whether the same call may succeed later without anything else changing.
+    /// Whether the same call may succeed later although nothing else changes.
     pub fn is_retryable(&self) -> bool {
         self.is_busy() || matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
     }
 
-    /// Whether the process may have lost or restarted its state, so that it must be observed anew.
+    /// Whether the process may have lost its state or restarted, so that it must be observed again.
     pub const fn is_connection(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. })
     }
@@ -100,10 +101,10 @@ impl Error {
 /// One worker's API, as bytes.
 ///
 /// # Cancel safety
-/// A dropped call may or may not have reached the worker: observe it again.
+/// A dropped call may or may not have reached the worker: observe it.
 #[async_trait]
 pub trait PRuntimeClient: Send + Sync + fmt::Debug {
-    /// Calls `method` with the protobuf `body` and gives the protobuf answer.
+    /// Calls `method` with the protobuf `body` and returns the protobuf answer.
     ///
     /// # Errors
     /// See [`Error`].
@@ -112,25 +113,25 @@ pub trait PRuntimeClient: Send + Sync + fmt::Debug {
     /// Makes the process exit; its supervisor starts it again.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] where no connection can be made, [`Error::Refused`] where something else than a
-    /// worker answers, [`Error::TimedOut`] where it neither answers nor exits. A connection that breaks after
-    /// the request was sent is the expected end.
+    /// [`Error::Unreachable`] if no connection can be made, [`Error::Refused`] if something other than a
+    /// worker answers, [`Error::TimedOut`] if it neither answers nor exits. A connection that breaks after
+    /// the request was sent counts as success.
     async fn kick(&self) -> Result<(), Error>;
 }
 
-/// Why there is no client for an endpoint.
+/// Why no client can be created for an endpoint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The text cannot be an endpoint: only another text helps.
+    /// The text is not a valid endpoint: it must be corrected.
     #[error("worker endpoint {endpoint:?} cannot be used: {reason}")]
     Endpoint {
         /// The text, without a password.
         endpoint: String,
-        /// What is wrong with it, and what to write instead.
+        /// The problem, and what to write instead.
         reason: String,
     },
-    /// The endpoint is well-formed, but the client cannot be made.
+    /// The endpoint is valid, but the client cannot be created.
     #[error("no client for the worker at {endpoint}")]
     Client {
         /// The worker's endpoint.
@@ -142,7 +143,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// An endpoint that cannot be one.
+    /// Creates the error for an invalid endpoint.
     pub fn endpoint(endpoint: &str, reason: impl Into<String>) -> Self {
         Self::Endpoint { endpoint: endpoint.chars().take(256).collect(), reason: reason.into() }
     }
@@ -153,9 +154,9 @@ impl ConnectError {
     }
 }
 
-/// Makes clients for endpoints; the fleet asks it once a worker.
+/// Creates clients for endpoints; called by the fleet once per worker.
 pub trait Connect: Send + Sync + fmt::Debug {
-    /// A client for the worker at `endpoint`. Opens no connection yet.
+    /// Creates a client for the worker at `endpoint`. Opens no connection yet.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -188,7 +189,7 @@ impl PRuntime {
     /// `InitRuntime`.
     ///
     /// # Errors
-    /// See [`Error`]; `Runtime already initialized` where it was called before.
+    /// See [`Error`]; `Runtime already initialized` if it was called before.
     pub async fn init(&self, request: &prpc::InitRuntimeRequest) -> Result<prpc::InitRuntimeResponse, Error> {
         self.typed(Method::InitRuntime, request.encode_to_vec().into()).await
     }
@@ -204,18 +205,18 @@ impl PRuntime {
         self.typed(Method::GetRuntimeInfo, request.encode_to_vec().into()).await
     }
 
-    /// `SyncCombinedHeaders` with a ready body ([`HeaderBatch::body`](crate::blob::HeaderBatch)).
+    /// `SyncCombinedHeaders` with an encoded body ([`HeaderBatch::body`](crate::blob::HeaderBatch)).
     ///
     /// # Errors
-    /// See [`Error`]. Not atomic: relay headers may be taken where parachain headers were refused.
+    /// See [`Error`]. Not atomic: relay headers may be accepted although parachain headers are refused.
     pub async fn sync_headers(&self, body: Bytes) -> Result<prpc::HeadersSyncedTo, Error> {
         self.typed(Method::SyncCombinedHeaders, body).await
     }
 
-    /// `DispatchBlocks` with a ready body ([`BlockBatch::body`](crate::blob::BlockBatch)).
+    /// `DispatchBlocks` with an encoded body ([`BlockBatch::body`](crate::blob::BlockBatch)).
     ///
     /// # Errors
-    /// See [`Error`]. Not atomic: blocks before a refused one stay.
+    /// See [`Error`]. Not atomic: blocks before a refused one stay dispatched.
     pub async fn dispatch_blocks(&self, body: Bytes) -> Result<prpc::SyncedTo, Error> {
         self.typed(Method::DispatchBlocks, body).await
     }
@@ -231,7 +232,7 @@ impl PRuntime {
             .map_err(|e| Error::BadAnswer { method: method.name(), reason: e.to_string() })
     }
 
-    /// `SignEndpointInfo`: has the worker sign the endpoints that it is reached at. `None` fields where it
+    /// `SignEndpointInfo`: makes the worker sign the endpoints that it announces. Fields are `None` if it
     /// signed nothing.
     ///
     /// # Errors
@@ -244,12 +245,12 @@ impl PRuntime {
     /// `LoadChainState`: starts from the parachain's state at a block, before anything was synced.
     ///
     /// # Errors
-    /// See [`Error`]; refused where the worker has synced before or is registered in that state.
+    /// See [`Error`]; refused if the worker has synced before or is registered in that state.
     pub async fn load_chain_state(&self, request: &prpc::ChainState) -> Result<(), Error> {
         self.typed(Method::LoadChainState, request.encode_to_vec().into()).await
     }
 
-    /// `TakeCheckpoint`: keeps the state on the worker's disk, so that a restart goes on from it.
+    /// `TakeCheckpoint`: writes the state to the worker's disk, so that a restart resumes from it.
     ///
     /// # Errors
     /// See [`Error`].

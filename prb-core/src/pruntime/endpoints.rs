@@ -1,6 +1,6 @@
-//! Announcing the endpoints that a worker is reached at: signed by the worker, kept by the chain.
+//! Announcement of the endpoints at which a worker can be reached: signed by the worker, stored on chain.
 //!
-//! Not for: the endpoint that this program reaches the worker at (see [`Connect`](super::Connect)).
+//! Not for: the endpoint at which this program reaches the worker (see [`Connect`](super::Connect)).
 
 use codec::DecodeAll;
 
@@ -11,39 +11,40 @@ use crate::{
     wire::{VersionedWorkerEndpoints, WorkerEndpointPayload},
 };
 
-/// The chain takes an announcement for that long after, or before, the worker signed it, in ms.
+/// Maximum difference between the time of the signature and the chain's time, in milliseconds, that the chain
+/// accepts.
 pub const MAX_SIGNATURE_AGE_MS: u64 = 4 * 60 * 60 * 1000;
-/// What sr25519 signatures are made for in Substrate.
+/// Substrate's sr25519 signing context.
 const SIGNING_CONTEXT: &[u8] = b"substrate";
 
-/// Why endpoints are not announced. Nothing was sent on chain.
+/// Why endpoints cannot be announced. Nothing was sent on chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The worker did not answer, or refused.
     #[error(transparent)]
     Worker(#[from] super::Error),
-    /// The worker's answer is not what it should be.
+    /// The worker's answer is invalid.
     #[error("endpoints not announced: {reason}")]
     Answer {
-        /// What is wrong with it, and what to do.
+        /// The problem, and what to do.
         reason: String,
     },
-    /// The worker's clock, which is the time of its last block, is too far from the chain's.
+    /// The worker's clock, which is the time of its last block, differs too much from the chain's.
     #[error(
-        "endpoints not announced: the worker signed at {signed_ms} ms, and the chain's time is {chain_ms} ms; it \
-         is tried again once the worker has caught up"
+        "endpoints not announced: the worker signed at {signed_ms} ms, but the chain's time is {chain_ms} ms; retried \
+         once the worker has caught up"
     )]
     Behind {
-        /// When the worker signed, ms since the Unix epoch.
+        /// When the worker signed, in milliseconds since the Unix epoch.
         signed_ms: u64,
-        /// The chain's time, ms since the Unix epoch.
+        /// The chain's time, in milliseconds since the Unix epoch.
         chain_ms: u64,
     },
 }
 
 impl Error {
-    /// Whether the same attempt may succeed later without anybody doing anything.
+    /// Whether the same attempt may succeed later without intervention.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Worker(error) => error.is_retryable(),
@@ -58,13 +59,13 @@ impl Error {
     }
 }
 
-/// Whether the chain has other endpoints of a worker than it should announce. An empty list announces nothing,
-/// and takes back nothing: the chain keeps what it has.
+/// Whether a worker's announced endpoints on chain differ from the configured ones. An empty list announces
+/// nothing and revokes nothing: the chain keeps the existing ones.
 pub fn differ(wanted: &[String], on_chain: &WorkerOnChain) -> bool {
     !wanted.is_empty() && wanted != on_chain.endpoints
 }
 
-/// The call that announces `endpoints` of `worker`, as the worker behind `client` signed them.
+/// Returns the call that announces `endpoints` of `worker`, signed by the worker behind `client`.
 ///
 /// `chain_time_ms` is the chain's time at its newest finalised block.
 ///
@@ -78,10 +79,10 @@ pub async fn announcement(
 ) -> Result<Call, Error> {
     let answer = client.sign_endpoints(endpoints).await?;
     let (Some(encoded), Some(signature)) = (answer.encoded_endpoint_payload, answer.signature) else {
-        return Err(wrong("the worker signed nothing; check that its version knows endpoints"));
+        return Err(wrong("the worker signed nothing; check that its version supports endpoints"));
     };
     let payload = WorkerEndpointPayload::decode_all(&mut &*encoded)
-        .map_err(|error| wrong(&format!("the worker's answer cannot be read ({error})")))?;
+        .map_err(|error| wrong(&format!("the worker's answer cannot be decoded ({error})")))?;
     if payload.pubkey != worker {
         return Err(wrong(&format!(
             "the worker signed as {}, not as {worker}; check that its endpoint leads to one worker only",

@@ -1,7 +1,8 @@
-//! [`PRuntimeClient`] over HTTP: `POST {endpoint}/prpc/PhactoryAPI.{Method}`, protobuf both ways.
+//! [`PRuntimeClient`] over HTTP: `POST {endpoint}/prpc/PhactoryAPI.{Method}`, with protobuf bodies.
 //!
 //! HTTPS endpoints are verified against Mozilla's root certificates, the system's, and those of
-//! [`HttpConfig::root_certificates_pem`]. TLS proves who answers; what a worker says is checked in any case.
+//! [`HttpConfig::root_certificates_pem`]. TLS only authenticates the endpoint; a worker's answers are
+//! validated in any case.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,41 +16,41 @@ use crate::prpc::{Method, ServerError};
 
 pub(crate) mod tls;
 
-/// Time that an ordinary call may take (`PHALA_PRPC_REQUEST_TIMEOUT`).
+/// Default timeout of an ordinary call (`PHALA_PRPC_REQUEST_TIMEOUT`).
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
-/// Time that a call with chain data may take (`PHALA_BLOB_REQUEST_TIMEOUT`).
+/// Default timeout of a call with chain data (`PHALA_BLOB_REQUEST_TIMEOUT`).
 pub const SYNC_TIMEOUT: Duration = Duration::from_secs(150);
-/// Time that `GetRuntimeInfo` may take: a fresh attestation asks Intel's services
+/// Default timeout of `GetRuntimeInfo`: a new attestation queries Intel's services
 /// (`PRB_ATTESTATION_TIMEOUT`).
 pub const ATTESTATION_TIMEOUT: Duration = Duration::from_secs(150);
-/// Time to open a connection.
+/// Default timeout for opening a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest answer that is read, in bytes.
+/// Default maximum size of an answer, in bytes.
 pub const ANSWER_LIMIT_BYTES: usize = 16 * 1024 * 1024;
-/// What a kick is called in errors.
+/// The name of a kick in errors.
 const KICK: &str = "kick";
-/// The longest error text that is kept, in bytes.
+/// Maximum length of an error text, in bytes; longer ones are truncated.
 const ERROR_TEXT_LIMIT_BYTES: usize = 1024;
-/// The largest error answer that is read, in bytes.
+/// Maximum size of an error answer, in bytes.
 const ERROR_ANSWER_LIMIT_BYTES: usize = 64 * 1024;
 
-/// How to talk to workers.
+/// Timeouts and limits of the workers' HTTP clients.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
-    /// Time that an ordinary call may take.
+    /// Timeout of an ordinary call.
     pub request_timeout: Duration,
-    /// Time that a call with chain data (sync, dispatch, init, load) may take.
+    /// Timeout of a call with chain data (sync, dispatch, init, load).
     pub sync_timeout: Duration,
-    /// Time that `GetRuntimeInfo` may take, which attests.
+    /// Timeout of `GetRuntimeInfo`, which may attest.
     pub attestation_timeout: Duration,
-    /// Time to open a connection; never longer than the call's own time.
+    /// Timeout for opening a connection; never longer than the call's own timeout.
     pub connect_timeout: Duration,
-    /// How long an idle connection is kept (`WORKER_KEEPALIVE_TIMEOUT`); `None` opens one for each call.
+    /// How long an idle connection is kept (`WORKER_KEEPALIVE_TIMEOUT`); `None` opens one per call.
     pub keep_alive: Option<Duration>,
-    /// The largest answer that is read, in bytes.
+    /// Maximum size of an answer, in bytes.
     pub answer_limit_bytes: usize,
-    /// PEM of certificates that vouch for HTTPS endpoints besides the well-known ones: workers behind an
-    /// authority of the operator's own.
+    /// PEM certificates trusted for HTTPS endpoints in addition to the well-known ones: for workers behind
+    /// the operator's own certificate authority.
     pub root_certificates_pem: Vec<u8>,
 }
 
@@ -67,19 +68,19 @@ impl Default for HttpConfig {
     }
 }
 
-/// Why no client can be made.
+/// Why the HTTP client cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The root certificates given are no PEM certificates.
+    /// The configured root certificates are not valid PEM certificates.
     #[error("the root certificates for HTTPS cannot be read: {0}")]
     Certificates(String),
-    /// The system refuses what a client needs.
+    /// The system does not provide what the client needs.
     #[error("the HTTP client cannot be built")]
     Client(#[source] reqwest::Error),
 }
 
-/// Makes [`HttpClient`]s that share one pool of connections.
+/// Creates [`HttpClient`]s that share one connection pool.
 #[derive(Clone, Debug)]
 pub struct HttpConnect {
     http: Client,
@@ -94,7 +95,8 @@ impl HttpConnect {
     pub fn new(config: HttpConfig) -> Result<Self, BuildError> {
         let http = Client::builder()
             .tls_backend_preconfigured(tls::client_config(&config.root_certificates_pem)?)
-            // Names are looked up as the system does, also where another crate switches reqwest's own resolver on.
+            // Uses the system's name resolution even if another crate enables reqwest's own resolver
+            // (features are additive).
             .no_hickory_dns()
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -107,20 +109,20 @@ impl HttpConnect {
         Ok(Self { http, config: Arc::new(config) })
     }
 
-    /// A client for the worker at `endpoint`.
+    /// Creates a client for the worker at `endpoint`.
     ///
     /// # Errors
-    /// [`ConnectError::Endpoint`] where `endpoint` is no `http` or `https` URL.
+    /// [`ConnectError::Endpoint`] if `endpoint` is not an `http` or `https` URL.
     pub fn client(&self, endpoint: &str) -> Result<HttpClient, ConnectError> {
         let text = endpoint.trim();
         let bad = |reason: String| ConnectError::endpoint(&without_password(text), reason);
         let url = Url::parse(text)
             .map_err(|e| bad(format!("it is not a URL ({e}): write it as http://10.0.0.1:8000")))?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(bad("only http and https are spoken with workers".to_owned()));
+            return Err(bad("its scheme must be http or https".to_owned()));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(bad("it must end with its path: leave out what follows ? or #".to_owned()));
+            return Err(bad("it must end with its path: remove the query or fragment".to_owned()));
         }
         Ok(HttpClient {
             http: self.http.clone(),
@@ -131,7 +133,7 @@ impl HttpConnect {
     }
 }
 
-/// An endpoint as it may be shown: a name and password before the host are left out.
+/// Removes user name and password from an endpoint, for display.
 fn without_password(endpoint: &str) -> String {
     let Some((scheme, rest)) = endpoint.split_once("://") else { return endpoint.to_owned() };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -152,9 +154,9 @@ impl Connect for HttpConnect {
 pub struct HttpClient {
     http: Client,
     config: Arc<HttpConfig>,
-    /// Without a slash at the end.
+    /// Without a trailing slash.
     endpoint: String,
-    /// The endpoint as errors show it.
+    /// The endpoint as shown in errors.
     shown: String,
 }
 
@@ -166,7 +168,7 @@ impl fmt::Debug for HttpClient {
 
 impl HttpClient {
     fn unreachable(&self, source: reqwest::Error) -> Error {
-        // The URL is named by the error itself.
+        // Without its URL: the error names the endpoint itself.
         Error::Unreachable { endpoint: self.shown.clone(), source: Box::new(source.without_url()) }
     }
 
@@ -214,7 +216,7 @@ impl HttpClient {
         }
     }
 
-    /// Reads at most `limit_bytes`, and says whether that was all.
+    /// Reads at most `limit_bytes`; returns whether the answer was complete.
     async fn read(&self, mut answer: Response, limit_bytes: usize) -> Result<(Bytes, bool), Error> {
         let mut body = BytesMut::new();
         while let Some(chunk) = answer.chunk().await.map_err(|e| self.unreachable(e))? {
@@ -263,7 +265,7 @@ const fn carries_chain_data(method: Method) -> bool {
     )
 }
 
-/// pRuntime's own words: protobuf for its errors, plain text from the layers before it.
+/// Extracts the error text: protobuf from pRuntime itself, plain text from the HTTP layers in front of it.
 fn error_text(status: StatusCode, body: &[u8]) -> String {
     let own = match status.as_u16() {
         400 | 404 | 500 => ServerError::decode(body).ok().map(|e| e.message).filter(|m| !m.is_empty()),

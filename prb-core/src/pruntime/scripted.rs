@@ -1,10 +1,10 @@
-//! A worker in the same process, for tests, benchmarks and examples of those who embed the engines.
+//! A test double of a worker, for tests, benchmarks and examples.
 //!
-//! [`ScriptedWorker`] keeps a real pRuntime's rules on block *numbers* (what it drops, takes and refuses,
-//! with the same error texts), follows the batches that it is given, and takes its time: a dispatch as long as
-//! its bytes need, during which other sync calls are refused, and an attestation as long as [`Pace`] says. A
-//! caller that stops waiting does not stop it. It verifies no header, proof or state root. Failures, delays and
-//! its life on chain are scripted.
+//! [`ScriptedWorker`] follows a real pRuntime's rules for block *numbers* (what it skips, accepts and
+//! refuses, with the same error texts), applies the batches that it is sent, and takes a realistic time: a
+//! dispatch takes time in proportion to its bytes, during which other sync calls are refused, and an
+//! attestation takes the time in [`Pace`]. Dropping a call does not stop its processing. It verifies no
+//! header, proof or state root. Failures, delays and its on-chain life cycle are scripted.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -33,15 +33,15 @@ mod state;
 pub use script::{Failure, Pace, Restart};
 pub use state::WorkerState;
 
-/// How many calls are remembered; older ones are forgotten.
+/// Number of calls recorded; older ones are dropped.
 const CALLS_KEPT: usize = 4096;
-/// A dispatch that goes on, whether or not its caller still waits.
+/// A dispatch in progress, whether or not its caller still waits.
 #[derive(Clone, Copy, Debug)]
 struct Dispatching {
     until: Instant,
-    /// The block wanted afterwards.
+    /// The next block needed afterwards.
     next_block: u32,
-    /// The process exits then.
+    /// Whether the process exits at its end.
     dies: bool,
 }
 
@@ -52,12 +52,12 @@ struct Inner {
     away_until: Option<Instant>,
     script: Script,
     record: Record,
-    /// Counts exits: calls that are being answered break off.
+    /// Incremented at each exit: calls being answered are aborted.
     lives: watch::Sender<u64>,
 }
 
 impl Inner {
-    /// Lets a dispatch that is over have its effect.
+    /// Applies a dispatch that has ended.
     fn settle(&mut self) {
         let Some(over) = self.dispatching.take_if(|d| d.until <= Instant::now()) else { return };
         if over.dies {
@@ -90,7 +90,7 @@ impl Inner {
     }
 }
 
-/// A worker in the same process. Clones share one worker.
+/// A test double of a worker. Clones share one worker.
 #[derive(Clone)]
 pub struct ScriptedWorker {
     identity: Identity,
@@ -104,7 +104,7 @@ impl fmt::Debug for ScriptedWorker {
 }
 
 impl ScriptedWorker {
-    /// A worker that was never initialised; its key follows from `seed`.
+    /// Creates an uninitialised worker; its key is derived from `seed`.
     pub fn new(seed: u32) -> Self {
         let inner = Inner {
             state: WorkerState::new(),
@@ -129,22 +129,22 @@ impl ScriptedWorker {
         self.identity.key()
     }
 
-    /// What it knows now.
+    /// Its current state.
     pub fn state(&self) -> WorkerState {
         self.lock().state.clone()
     }
 
-    /// The next parachain block that it wants.
+    /// The next parachain block that it needs.
     pub fn next_block(&self) -> u32 {
         self.lock().state.info.blocknum
     }
 
-    /// Changes what it knows.
+    /// Changes its state.
     pub fn edit(&self, edit: impl FnOnce(&mut WorkerState)) {
         edit(&mut self.lock().state);
     }
 
-    /// Forgets everything, as a worker that comes back on an empty disk. The key stays.
+    /// Discards all state, like a worker that restarts on an empty disk. The key is kept.
     pub fn lose_state(&self) {
         let mut inner = self.lock();
         inner.checkpoint = None;
@@ -152,37 +152,38 @@ impl ScriptedWorker {
         inner.state = inner.state.emptied();
     }
 
-    /// Runs after each dispatch that took a block: the place for a life on chain.
+    /// Sets a hook that runs after each dispatch that accepted a block, for example to change its on-chain
+    /// state.
     pub fn after_dispatch(&self, hook: impl FnMut(&mut WorkerState) + Send + 'static) {
         self.lock().script.after_dispatch = Some(Box::new(hook));
     }
 
-    /// Alters what it registers with: another operator, key or chain than it was told.
+    /// Sets a hook that alters its registration data: another operator, key or chain than configured.
     pub fn alter_registration(&self, alter: impl FnMut(&mut WorkerRegistrationInfoV2) + Send + 'static) {
         self.lock().script.alter_registration = Some(Box::new(alter));
     }
 
-    /// Sets how long it takes.
+    /// Sets the duration of its operations.
     pub fn set_pace(&self, pace: Pace) {
         self.lock().script.pace = pace;
     }
 
-    /// Exits whenever it dispatches this block, until `None`.
+    /// Makes the process exit whenever it dispatches this block; `None` disables it.
     pub fn set_dies_at(&self, block: Option<u32>) {
         self.lock().script.dies_at = block;
     }
 
-    /// Answers sync calls as if all were well, and takes nothing.
+    /// If set, sync calls are answered as successful, but change nothing.
     pub fn set_stuck(&self, stuck: bool) {
         self.lock().script.stuck = stuck;
     }
 
-    /// The next call of `method` that is not spoken for fails.
+    /// Makes the next call of `method` without a scripted failure fail.
     pub fn fail_next(&self, method: Method, failure: Failure) {
         self.lock().script.next.entry(method).or_default().push_back(failure);
     }
 
-    /// Every call of `method` fails, until `None`.
+    /// Makes every call of `method` fail; `None` disables it.
     pub fn fail_always(&self, method: Method, failure: Option<Failure>) {
         let always = &mut self.lock().script.always;
         match failure {
@@ -191,47 +192,47 @@ impl ScriptedWorker {
         };
     }
 
-    /// Answers `method` after a while.
+    /// Delays the answers of `method`.
     pub fn set_latency(&self, method: Method, latency: Duration) {
         self.lock().script.latency.insert(method.name(), latency);
     }
 
-    /// Goes away or comes back.
+    /// Makes it unreachable, or reachable again.
     pub fn set_down(&self, down: bool) {
         self.lock().script.down = down;
     }
 
-    /// Sets what it comes back with after its next exits.
+    /// Sets the state that it has after its next exits.
     pub fn set_restart(&self, restart: Restart) {
         self.lock().script.restart = restart;
     }
 
-    /// Whether an exit loses the state: [`Restart::Lost`], or else [`Restart::Kept`].
+    /// Whether an exit loses the state: [`Restart::Lost`], otherwise [`Restart::Kept`].
     pub fn set_lose_state_on_kick(&self, lose: bool) {
         self.set_restart(if lose { Restart::Lost } else { Restart::Kept });
     }
 
-    /// The last calls and the sizes of their bodies, oldest first.
+    /// The recorded calls with the sizes of their bodies, oldest first.
     pub fn calls(&self) -> Vec<(Method, usize)> {
         self.lock().record.calls.iter().copied().collect()
     }
 
-    /// How often `method` was called.
+    /// The number of calls of `method`.
     pub fn count(&self, method: Method) -> u64 {
         self.lock().record.count.get(&method).copied().unwrap_or_default()
     }
 
-    /// How often it was kicked.
+    /// The number of kicks.
     pub fn kicks(&self) -> u64 {
         self.lock().record.kicks
     }
 
-    /// How often it exited, for whatever reason.
+    /// The number of exits, for any reason.
     pub fn exits(&self) -> u64 {
         self.lock().record.exits
     }
 
-    /// How often a sync or dispatch call came while another was being answered: must stay 0.
+    /// The number of sync or dispatch calls received while another was being answered: must stay 0.
     pub fn overlaps(&self) -> u64 {
         self.lock().record.overlaps
     }
@@ -266,7 +267,7 @@ impl ScriptedWorker {
     }
 }
 
-/// Counts a sync call as ended, also where its future is dropped.
+/// Counts a sync call as ended, even if its future is dropped.
 struct Syncing<'a>(&'a ScriptedWorker);
 
 impl Drop for Syncing<'_> {
@@ -285,7 +286,7 @@ impl PRuntimeClient for ScriptedWorker {
         let mut lives = self.lock().lives.subscribe();
         tokio::select! {
             biased;
-            // The process is gone, and its connections with it. The sender lives as long as the worker.
+            // The process has exited, which breaks its connections. The sender lives as long as the worker.
             _ = lives.changed() => Err(self.unreachable()),
             answer = self.serve(method, body) => answer,
         }
@@ -309,7 +310,7 @@ impl PRuntimeClient for ScriptedWorker {
 pub struct ScriptedConnect(Arc<Mutex<HashMap<String, ScriptedWorker>>>);
 
 impl ScriptedConnect {
-    /// Puts a worker at an endpoint.
+    /// Adds a worker at an endpoint.
     pub fn add(&self, endpoint: &str, worker: ScriptedWorker) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(endpoint.to_owned(), worker);
     }

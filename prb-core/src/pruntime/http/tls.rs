@@ -1,4 +1,4 @@
-//! Provides the TLS settings of HTTP clients: which certificates vouch for a server.
+//! TLS configuration of HTTP clients: the trusted certificates.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use rustls::{
 
 use super::BuildError;
 
-/// Settings that trust Mozilla's root certificates, the system's, and those in `extra_pem`.
+/// Creates a configuration that trusts Mozilla's root certificates, the system's, and those in `extra_pem`.
 ///
-/// Both stores: a container often has no certificates of its own, and an operator's authority is often known to
-/// the system only. The cryptography is named, so that it does not depend on which providers other crates of
-/// the program switch on.
+/// Both stores are needed: a container often has no certificates of its own, and an operator's own authority
+/// is often known to the system only. The crypto provider is explicit, so that it does not depend on the
+/// providers that other crates of the program enable.
 pub(crate) fn client_config(extra_pem: &[u8]) -> Result<ClientConfig, BuildError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let system = rustls_native_certs::load_native_certs();

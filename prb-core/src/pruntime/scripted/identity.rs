@@ -1,4 +1,4 @@
-//! What a scripted worker says of itself and signs.
+//! The identity of a scripted worker: its key, registration info and signatures.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,10 +20,10 @@ use crate::{
     },
 };
 
-/// How long a worker hands the same attestation out.
+/// How long a worker returns the same attestation.
 const ATTESTATION_AGE: Duration = Duration::from_secs(3600);
 
-/// A worker's sr25519 key, which outlasts every loss of state.
+/// A worker's sr25519 key, which survives every loss of state.
 #[derive(Clone)]
 pub(super) struct Identity(Keypair);
 
@@ -31,7 +31,7 @@ impl Identity {
     #[allow(clippy::expect_used)]
     pub(super) fn new(seed: u32) -> Self {
         let secret = MiniSecretKey::from_bytes(&Hash::of(&seed.to_le_bytes()).0);
-        // A mini secret key is any 32 bytes.
+        // Cannot fail: any 32 bytes are a mini secret key.
         Self(secret.expect("32 bytes are a mini secret key").expand_to_keypair(ExpansionMode::Ed25519))
     }
 
@@ -63,7 +63,8 @@ impl Identity {
         Ok(())
     }
 
-    /// `GetRuntimeInfo`: takes the operator in and starts to attest where that is due; gives when it is finished.
+    /// `GetRuntimeInfo`: sets the operator and starts an attestation if one is due; returns when it is
+    /// finished.
     pub(super) fn attest(
         state: &mut WorkerState,
         body: Bytes,
@@ -126,7 +127,7 @@ impl Identity {
     }
 }
 
-/// The answer to `InitRuntime` and `GetRuntimeInfo`, for this registration info.
+/// Builds the answer to `InitRuntime` and `GetRuntimeInfo` from this registration info.
 pub(super) fn response(state: &WorkerState, info: &WorkerRegistrationInfoV2) -> prpc::InitRuntimeResponse {
     prpc::InitRuntimeResponse {
         encoded_runtime_info: info.encode(),
@@ -146,7 +147,7 @@ fn supports(state: &WorkerState, provider: AttestationProvider) -> bool {
     state.info.supported_attestation_methods.iter().any(|method| method == name)
 }
 
-/// Looks like a real one as far as a bridge reads it; it proves nothing.
+/// Builds an attestation with the layout of a real one; it proves nothing.
 fn attestation(provider: Option<AttestationProvider>, info: &WorkerRegistrationInfoV2) -> prpc::Attestation {
     let content = Hash::of(&info.encode()).0.to_vec();
     let report = match provider {

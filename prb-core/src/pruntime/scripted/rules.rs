@@ -1,4 +1,4 @@
-//! pRuntime's rules on block numbers: what is dropped, taken and refused, with its error texts.
+//! pRuntime's rules for block numbers: what is skipped, accepted and refused, with its error texts.
 
 use bytes::Bytes;
 use codec::Decode;
@@ -10,7 +10,7 @@ use crate::{
     prpc, wire,
 };
 
-/// HTTP status and text.
+/// HTTP status and error text.
 pub(super) type Refusal = (u16, String);
 
 pub(super) fn refusal(status: u16, message: &str) -> Refusal {
@@ -29,7 +29,7 @@ pub(super) fn decode<M: Message + Default>(body: Bytes) -> Result<M, Refusal> {
     M::decode(body).map_err(|e| refusal(400, &format!("DecodeError({e})")))
 }
 
-/// Decodes SCALE; bytes after it do not matter, as in pRuntime.
+/// Decodes SCALE; trailing bytes are ignored, as in pRuntime.
 pub(super) fn scale<T: Decode>(mut bytes: &[u8]) -> Result<T, Refusal> {
     T::decode(&mut bytes).map_err(|e| refusal(400, &format!("DecodeError({e})")))
 }
@@ -38,12 +38,12 @@ pub(super) fn operator(encoded: Option<Vec<u8>>) -> Result<Option<AccountId>, Re
     encoded.map(|bytes| scale(&bytes)).transpose()
 }
 
-/// Decodes a SCALE `Vec`; an absent field is an empty one.
+/// Decodes a SCALE `Vec`; an absent field is an empty list.
 fn items<T: Decode>(encoded: &Bytes) -> Result<Vec<T>, Refusal> {
     if encoded.is_empty() { Ok(Vec::new()) } else { scale(encoded) }
 }
 
-/// Number and hash of the relay block to start after; an empty genesis is block 0 of no chain.
+/// Number and hash of the initial relay block; an empty genesis stands for block 0 of no chain.
 pub(super) fn genesis_block(encoded: &Bytes) -> Result<(u32, Hash), Refusal> {
     if encoded.is_empty() {
         return Ok((0, Hash::default()));
@@ -52,7 +52,7 @@ pub(super) fn genesis_block(encoded: &Bytes) -> Result<(u32, Hash), Refusal> {
     Ok((genesis.block_header.number, genesis.block_header.hash()))
 }
 
-/// The numbers from `wanted` on, which must follow one another from it.
+/// Checks that the numbers from `wanted` on are consecutive; returns the next one after them.
 fn from_wanted(numbers: impl Iterator<Item = u32>, wanted: u32) -> Result<u32, Refusal> {
     let mut next = wanted;
     for number in numbers.skip_while(|n| *n < wanted) {
@@ -80,7 +80,7 @@ pub(super) fn sync_combined(state: &mut WorkerState, body: Bytes) -> Result<prpc
     let request: prpc::CombinedHeadersToSync = decode(body)?;
     let relay = items(&request.encoded_relaychain_headers)?;
     let para: Vec<wire::Header> = items(&request.encoded_parachain_headers)?;
-    // Not atomic: relay headers stay where the parachain's are refused.
+    // Not atomic: relay headers stay accepted even if parachain headers are refused.
     sync_relay(state, &relay)?;
     if !para.is_empty() {
         sync_para(state, &para)?;
@@ -124,8 +124,8 @@ fn sync_para(state: &mut WorkerState, headers: &[wire::Header]) -> Result<(), Re
     Ok(())
 }
 
-/// The block that is wanted after these were dispatched, also where one of them is refused: those before it
-/// stay.
+/// Returns the next block needed after these were dispatched. If one of them is refused, those before it stay
+/// dispatched.
 pub(super) fn dispatch(state: &WorkerState, body: Bytes) -> (u32, Result<(), Refusal>) {
     let mut next = state.info.blocknum;
     let result = dispatch_into(state, body, &mut next);

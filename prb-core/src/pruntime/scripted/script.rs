@@ -1,4 +1,4 @@
-//! What a scripted worker is told to do, and what it counts.
+//! The script of a scripted worker, and the record of its calls.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -8,55 +8,55 @@ use std::{
 use super::WorkerState;
 use crate::{prpc::Method, wire::WorkerRegistrationInfoV2};
 
-/// How long a caller waits before [`Failure::TimedOut`] and [`Failure::AnswerLost`] say so.
+/// The timeout reported by [`Failure::TimedOut`] and [`Failure::AnswerLost`].
 pub(super) const CALLERS_LIMIT: Duration = Duration::from_secs(8);
 
-/// How a scripted call fails.
+/// A scripted failure of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failure {
-    /// pRuntime answers this error.
+    /// pRuntime answers with this error.
     Refuse {
         /// HTTP status.
         status: u16,
-        /// pRuntime's text.
+        /// The error text.
         message: String,
     },
-    /// Nobody answers.
+    /// Nothing answers.
     Unreachable,
-    /// The client's time ran out; the worker has not done it.
+    /// The call times out; the worker has not executed it.
     TimedOut,
-    /// The worker does as asked, but its answer is lost.
+    /// The worker executes the call, but its answer is lost: the call times out.
     AnswerLost,
-    /// Never answers.
+    /// The call never returns.
     Hang,
 }
 
 impl Failure {
-    /// An application error (status 500).
+    /// Creates an application error (status 500).
     pub fn refuse(message: &str) -> Self {
         Self::Refuse { status: 500, message: message.to_owned() }
     }
 }
 
-/// How long a worker takes.
+/// The duration of a worker's operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pace {
-    /// Bytes of blocks that it dispatches in a second.
+    /// Bytes of blocks dispatched per second.
     pub dispatch_bytes_per_sec: u64,
-    /// How long it attests.
+    /// Duration of an attestation.
     pub attestation: Duration,
-    /// How long it is away after an exit.
+    /// Time until the process is back after an exit.
     pub restart: Duration,
 }
 
 impl Pace {
-    /// No time at all, for benchmarks of what is around the worker.
+    /// No delays, for benchmarks of the code around the worker.
     pub const INSTANT: Self =
         Self { dispatch_bytes_per_sec: u64::MAX, attestation: Duration::ZERO, restart: Duration::ZERO };
 
-    /// In whole milliseconds, the timer's own grain.
+    /// In whole milliseconds, the resolution of tokio's timer.
     pub(super) fn dispatch(&self, bytes: usize) -> Duration {
         let millis = (bytes as u64).saturating_mul(1000) / self.dispatch_bytes_per_sec.max(1);
         Duration::from_millis(millis)
@@ -73,15 +73,15 @@ impl Default for Pace {
     }
 }
 
-/// What a worker comes back with after an exit.
+/// The state of a worker after an exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restart {
-    /// What `TakeCheckpoint` kept; without one, nothing but its key.
+    /// The state at the last `TakeCheckpoint`; without one, only its key.
     #[default]
     Checkpoint,
-    /// Everything, as if a checkpoint had been taken at the last moment.
+    /// All of its state, as if a checkpoint had been taken at the last moment.
     Kept,
-    /// Nothing but its key.
+    /// Only its key.
     Lost,
 }
 

@@ -1,4 +1,4 @@
-//! How a scripted worker answers.
+//! Answers the calls to a scripted worker.
 
 use bytes::Bytes;
 use codec::Encode;
@@ -53,7 +53,7 @@ impl ScriptedWorker {
         })
     }
 
-    /// Calls that take no time worth mentioning.
+    /// Answers calls that take no time.
     fn at_once(&self, method: Method, body: Bytes) -> Result<Vec<u8>, Refusal> {
         let mut inner = self.lock();
         if inner.dispatching.is_some() && changes_state(method) {
@@ -62,7 +62,7 @@ impl ScriptedWorker {
         let stuck = inner.script.stuck && is_sync(method);
         let Inner { state, checkpoint, script, .. } = &mut *inner;
         let mut aside = stuck.then(|| state.clone());
-        // What a stuck worker takes is forgotten.
+        // Changes made by a stuck worker are discarded.
         let taker = aside.as_mut().unwrap_or(state);
         match method {
             Method::GetInfo => Ok(state.info.encode_to_vec()),
@@ -88,7 +88,7 @@ impl ScriptedWorker {
         }
     }
 
-    /// Answers when the blocks are dispatched. Without a caller that waits they are, all the same.
+    /// Answers once the blocks are dispatched. They are dispatched even if no caller waits.
     async fn dispatch(&self, body: Bytes) -> Result<Vec<u8>, Refusal> {
         let (until, dies, result) = {
             let mut inner = self.lock();
@@ -111,7 +111,7 @@ impl ScriptedWorker {
         }
         drop(self.lock());
         if dies {
-            // The connection breaks.
+            // Pending until the exit breaks the connection (see `lives`).
             std::future::pending::<()>().await;
         }
         result
@@ -140,7 +140,7 @@ impl ScriptedWorker {
     }
 }
 
-/// Whether a running dispatch, which works on a copy of the state, keeps the call out.
+/// Whether a dispatch in progress blocks the call: it works on a copy of the state.
 const fn changes_state(method: Method) -> bool {
     is_sync(method) || matches!(method, Method::InitRuntime | Method::LoadChainState)
 }

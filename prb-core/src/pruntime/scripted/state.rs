@@ -1,4 +1,4 @@
-//! What a scripted worker knows, and what it loses.
+//! The state of a scripted worker.
 
 use tokio::time::Instant;
 
@@ -8,20 +8,21 @@ use crate::{
     wire::{self, AttestationProvider, EgressMessages, MessageOrigin, SignedMessage},
 };
 
-/// What a worker knows.
+/// The state of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerState {
-    /// What `GetInfo` answers.
+    /// The answer of `GetInfo`.
     pub info: prpc::PhactoryInfo,
-    /// Its operator, as `InitRuntime` or `GetRuntimeInfo` set it.
+    /// Its operator, as set by `InitRuntime` or `GetRuntimeInfo`.
     pub operator: Option<AccountId>,
-    /// Messages waiting for the chain, of every sender that the worker speaks as.
+    /// Messages for the chain, of every sender that the worker speaks for.
     pub egress: Vec<SignedMessage>,
     /// The parachain's id.
     pub para_id: u32,
-    /// A relay header that no parachain header has followed yet.
+    /// Whether a relay header was accepted that no parachain header has followed yet.
     pub(super) relay_synced: bool,
-    /// The block after the one whose state the worker started from: it attests once it has dispatched it.
+    /// The block after the one whose state the worker started from: it attests once it has dispatched that
+    /// block.
     pub(super) first_block: u32,
     pub(super) provider: Option<AttestationProvider>,
     /// When the attestation is, or was, finished.
@@ -48,7 +49,7 @@ impl WorkerState {
         }
     }
 
-    /// The same machine and program with an empty disk.
+    /// The state of the same machine and program with an empty disk.
     pub(super) fn emptied(&self) -> Self {
         let mut empty = Self::new();
         empty.info.version.clone_from(&self.info.version);
@@ -56,12 +57,13 @@ impl WorkerState {
         empty
     }
 
-    /// Puts a message of the worker itself in the egress queue.
+    /// Adds a message of the worker itself to the egress queue.
     pub fn push_message(&mut self, key: WorkerKey, sequence: u64, payload: &[u8]) {
         self.push_message_of(MessageOrigin::Worker(key), sequence, payload);
     }
 
-    /// Puts a message of any sender in the egress queue: a worker may speak as gatekeeper, cluster or contract.
+    /// Adds a message of any sender to the egress queue: a worker may speak for gatekeepers, a cluster or a
+    /// contract.
     pub fn push_message_of(&mut self, sender: MessageOrigin, sequence: u64, payload: &[u8]) {
         let destination = b"phala/mining/report".to_vec();
         let message = wire::Message { sender, destination, payload: payload.to_vec() };
@@ -69,12 +71,12 @@ impl WorkerState {
         self.info.pending_messages = self.egress.len() as u64;
     }
 
-    /// Forgets messages of workers below `sequence`, as a worker does when it sees the chain's ingress counter.
+    /// Drops messages of workers below `sequence`, like a worker that sees the chain's ingress counter.
     pub fn drop_messages_below(&mut self, sequence: u64) {
         self.drop_messages(|sender| matches!(sender, MessageOrigin::Worker(_)), sequence);
     }
 
-    /// Forgets messages of `sender` below `sequence`.
+    /// Drops messages of `sender` below `sequence`.
     pub fn drop_messages_of(&mut self, sender: &MessageOrigin, sequence: u64) {
         self.drop_messages(|other| other == sender, sequence);
     }
@@ -84,7 +86,7 @@ impl WorkerState {
         self.info.pending_messages = self.egress.len() as u64;
     }
 
-    /// The messages by sender, in the order in which the senders first spoke.
+    /// The messages by sender, in the order of the senders' first messages.
     pub(super) fn egress(&self) -> EgressMessages {
         let mut groups = EgressMessages::new();
         for message in &self.egress {
