@@ -1,11 +1,12 @@
 //! The core of Phala Runtime Bridge: domain types, seams and engines for fleets of TEE workers.
 //!
 //! Phala Network's workers run `pRuntime` in an enclave that trusts nobody. It must be fed the relay chain's
-//! finalised headers, the parachain's headers and every storage change, all provable; its messages must be
-//! carried to the chain; and the pool's operator must register it, add it to a pool and start it computing.
-//! This crate does that for a fleet, over traits: it opens no connection to a chain or to peers, and knows no
-//! database and no queue server. `prb-chain`, `prb-queue` and `prb-walkie` implement the traits for the real
-//! world; a program may bring its own.
+//! finalised headers, the parachain's headers and every storage change, all with proofs; its messages must be
+//! relayed to the chain; and the pool's operator must register it, add it to a pool and start it computing.
+//! This crate does that for a fleet, over traits: it opens no connection to a chain or to peers, and depends
+//! on no
+//! database and no queue server. `prb-chain`, `prb-queue` and `prb-walkie` implement the traits for real
+//! deployments; a program may bring its own.
 //!
 //! ```text
 //!   BlobSource ──► sync ──► PRuntimeClient ◄── worker ◄── Inventory        (fleet: all workers,
@@ -21,37 +22,37 @@
 //!
 //! # Seams
 //!
-//! | trait | gives | here | elsewhere |
+//! | trait | provides | here | elsewhere |
 //! |---|---|---|---|
 //! | [`blob::BlobSource`] | heights, genesis, header and block batches by cursor | [`blob::memory`], decorator [`blob::cache`] | `prb_chain::source` |
 //! | [`pruntime::PRuntimeClient`] | one worker's calls | `pruntime::http`, [`pruntime::scripted`] | |
-//! | [`chain::ChainReader`] | the workers' on-chain state, block by block | [`chain::memory`] | `prb_chain::reader` |
-//! | [`chain::ChainSubmitter`] | sends batches, decides their fate | [`chain::memory`] | `prb_chain::submit` |
+//! | [`chain::ChainReader`] | the on-chain state of the workers, block by block | [`chain::memory`] | `prb_chain::reader` |
+//! | [`chain::ChainSubmitter`] | submits batches, reports the outcome of each call | [`chain::memory`] | `prb_chain::submit` |
 //! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | |
 //! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |
-//! | [`attestation::CollateralSource`] | what DCAP quotes are verified with | `attestation::pccs` | |
+//! | [`attestation::CollateralSource`] | collateral that DCAP quotes are verified with | `attestation::pccs` | |
 //! | [`vault::Vault`] | seals and opens operators' keys | [`vault::memory`] | `prb_walkie::vault` |
 //! | [`signer::Signers`] | signs for operators' accounts | [`signer::memory`] | `prb_chain::signer` |
-//! | [`trade::accounts::AccountLeases`] | which of several traders uses an account | [`trade::accounts`] | |
+//! | [`trade::accounts::AccountLeases`] | exclusive use of an account by one of several traders | [`trade::accounts`] | |
 //!
-//! Every seam is object-safe, has its error type beside it, and says what is safe to cancel. Suites in
-//! `conformance` (feature `conformance`) hold a backend to the seam's promises.
+//! Every seam is object-safe, has its error type beside it, and documents its cancel safety. The suites in
+//! `conformance` (feature `conformance`) check that a backend keeps the seam's contract.
 //!
 //! # Engines
 //!
-//! - [`sync`]: what a worker needs next (pure), and the loop that sends it.
-//! - [`worker`]: observe, decide, act. [`worker::decide`] is one pure function over what pRuntime, chain and
-//!   inventory say; nothing in it waits or fails.
-//! - [`fleet`]: all workers of an inventory, in runners; status, commands, stop.
+//! - [`sync`]: plans what a worker needs next (pure), and the loop that sends it.
+//! - [`worker`]: reconciles one worker. [`worker::decide`] is one pure function over what pRuntime, chain and
+//! inventory report; nothing in it waits or fails.
+//! - [`fleet`]: runs all workers of an inventory: runners, status, commands, shutdown.
 //! - [`trade`]: jobs to a lane per operator account, lanes to batches, batches to an outcome per call.
-//! - [`manage`]: what operators do to pools and workers, once for every protocol.
+//! - [`manage`]: edits and commands of operators, once for every protocol.
 //!
-//! State is rebuilt from chain and pRuntime, never trusted from memory after an error. No error is terminal: a
-//! failure is shown in the worker's message, and tried again with a growing, jittered pause.
+//! State is rebuilt from chain and pRuntime, never trusted from memory after an error. No error is terminal:
+//! a failure is shown in the worker's message, and retried with exponential, jittered backoff.
 //!
 //! # Example
 //!
-//! A worker from nothing to computing, on in-memory parts:
+//! A worker from registration to computing, on in-memory parts:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -102,8 +103,8 @@
 //! # Features
 //!
 //! - `http` (default): `pruntime::http`, the workers' API over HTTP.
-//! - `pccs`: `attestation::pccs`, collateral of DCAP quotes from PCCSs.
-//! - `conformance`: the seams' suites, for backends' tests.
+//! - `pccs`: `attestation::pccs`, collateral for DCAP quotes from PCCS servers.
+//! - `conformance`: the seams' suites, for the tests of backends.
 
 pub mod attestation;
 pub mod blob;

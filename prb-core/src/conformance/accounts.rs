@@ -1,4 +1,4 @@
-//! What every backend of [`AccountLeases`] does.
+//! Conformance suite of [`AccountLeases`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,17 +10,17 @@ use crate::{primitives::AccountId, trade::accounts::AccountLeases};
 
 const ALICE: AccountId = AccountId([0xa1; 32]);
 const BOB: AccountId = AccountId([0xb0; 32]);
-/// Runs out within no check.
+/// Does not expire within any check.
 const LONG: Duration = Duration::from_secs(600);
-/// Is waited for.
+/// Short enough to wait for.
 const SHORT: Duration = Duration::from_millis(400);
-/// A lease that has not run out by then never will.
+/// A lease that has not expired by then never will.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs all checks. `two` makes two traders that share their accounts with nobody else.
+/// Runs all checks. `two` creates two traders that share their accounts with no others.
 ///
 /// # Panics
-/// Where the backend breaks the seam's contract.
+/// If the backend violates the seam's contract.
 pub async fn all<L: AccountLeases>(two: impl AsyncFn() -> (L, L)) {
     let (one, other) = two().await;
     an_account_is_one_traders(&one, &other).await;

@@ -1,8 +1,8 @@
-//! Suite of the blob seam.
+//! Conformance suite of [`BlobSource`].
 //!
 //! A backend implements [`Backend`], which fills it with a [`Sample`], and calls [`run`] in a test.
-//! Justifications and proofs of a sample are mere bytes: what is checked is the cutting and the writing of
-//! batches, by decoding each body and by comparing with a slow search for the largest batch.
+//! Justifications and proofs of a sample are arbitrary bytes: the suite checks the selection and encoding of
+//! batches, by decoding each body and by comparing with an exhaustive search for the largest batch.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -31,7 +31,7 @@ const NO_LIMIT: usize = 64 << 20;
 pub struct RelayBlock {
     /// Its header.
     pub header: Header,
-    /// Set where a batch can end at it.
+    /// Set if a batch can end at it.
     pub justified: Option<Justified>,
 }
 
@@ -40,18 +40,18 @@ pub struct RelayBlock {
 pub struct Sample {
     /// The relay block before the first.
     pub genesis_number: RelayNumber,
-    /// The set that justifies the first blocks.
+    /// The id of the set that justifies the first blocks.
     pub genesis_set: AuthoritySet,
-    /// Relay blocks in sequence.
+    /// Consecutive relay blocks.
     pub relay: Vec<RelayBlock>,
-    /// Parachain headers from block 0 on.
+    /// Parachain headers from block 0.
     pub para: Vec<Header>,
-    /// Changes of each parachain block; those of block 0 are never given.
+    /// Changes of each parachain block; those of block 0 are never served.
     pub changes: Vec<StorageChanges>,
 }
 
 impl Sample {
-    /// A sample of so many relay blocks; equal seeds give equal samples.
+    /// Creates a sample with this number of relay blocks; equal seeds yield equal samples.
     pub fn generate(seed: u64, blocks: u32) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let genesis_number = RelayNumber(rng.random_range(1..50));
@@ -69,7 +69,7 @@ impl Sample {
         for i in 1..=blocks {
             let header = header(genesis_number.0 + i, parent, &mut rng);
             parent = header.hash();
-            // Half of the blocks advance the parachain; every third stretch of 16 is a pause.
+            // Half of the blocks advance the parachain; it pauses in every third stretch of 16.
             if (i / 16) % 3 != 2 && rng.random_bool(0.5) {
                 sample.extend_para(&mut rng);
                 head += 1;
@@ -98,7 +98,7 @@ impl Sample {
         self.changes.push(StorageChanges { main, child: Vec::new() });
     }
 
-    /// What `InitRuntime` would need: plausible, but proven by nothing.
+    /// A plausible genesis, without valid proofs.
     pub fn genesis(&self) -> Genesis {
         let block_header = Header {
             parent_hash: Hash::default(),
@@ -121,7 +121,7 @@ impl Sample {
         }
     }
 
-    /// The heights of a source that holds so many of the relay blocks and all of the parachain.
+    /// The heights of a source that has this number of relay blocks and the whole parachain.
     pub fn heights(&self, relay_blocks: usize) -> (Option<RelayNumber>, Option<ParaNumber>) {
         let last = self.relay[..relay_blocks].iter().rev().find(|block| block.justified.is_some());
         (
@@ -149,7 +149,7 @@ fn random_bytes(rng: &mut StdRng, len: std::ops::Range<usize>) -> Vec<u8> {
 /// A source under test.
 #[async_trait]
 pub trait Backend: Send {
-    /// An empty source for the sample's chain.
+    /// Creates an empty source for the sample's chain.
     async fn create(sample: &Sample) -> Self;
 
     /// Adds relay blocks to the source.
@@ -165,7 +165,7 @@ pub trait Backend: Send {
 /// Runs the suite.
 ///
 /// # Panics
-/// When the backend does not keep the seam's promises.
+/// If the backend violates the seam's contract.
 pub async fn run<B: Backend>() {
     for seed in 0..6 {
         grows::<B>(&Sample::generate(seed, 90)).await;
@@ -206,7 +206,7 @@ async fn grows<B: Backend>(sample: &Sample) {
     check_blocks(sample, &*source).await;
 }
 
-/// The newest parachain header that any state before the block names.
+/// The newest parachain header in the state of any relay block before this one.
 pub(super) fn head_before(sample: &Sample, relay: RelayNumber) -> Option<u32> {
     let stops = sample.relay.iter().filter(|block| block.header.number < relay.0);
     stops.filter_map(|block| block.justified.as_ref()?.para_head).next_back().map(|head| head.0)
@@ -222,7 +222,7 @@ async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNum
     };
     for wanted in [largest, &all[0], &all[all.len() / 2]] {
         let batch = source.headers(cursor, wanted.len()).await.unwrap().unwrap();
-        // Proofs and justifications differ in size, so that a later stop may fit where this one did.
+        // Proofs and justifications differ in size, so a later stop may fit although this one does not.
         let fitting = all.iter().rfind(|body| body.len() <= wanted.len()).unwrap();
         assert!(batch.body.len() <= wanted.len());
         assert_eq!(batch.body, *fitting, "the largest batch at {cursor:?} in {} bytes", wanted.len());
@@ -233,7 +233,7 @@ async fn check_headers(sample: &Sample, source: &dyn BlobSource, relay: RelayNum
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
 }
 
-/// Every batch that may be given at the cursor, by its stop: built the slow way.
+/// Builds every valid batch at the cursor, by stop, exhaustively.
 pub(super) fn possible_batches(sample: &Sample, cursor: HeaderCursor) -> Vec<Vec<u8>> {
     let mut headers = Vec::new();
     let mut bodies = Vec::new();
@@ -317,7 +317,7 @@ fn block(sample: &Sample, number: u32) -> BlockHeaderWithChanges {
     }
 }
 
-/// Relay headers whose state names parachain headers that are not there yet are not given.
+/// Relay headers whose state names parachain headers that are not available yet are not served.
 async fn headers_wait_for_the_parachain<B: Backend>(sample: &Sample) {
     let mut backend = B::create(sample).await;
     backend.push_relay(&sample.relay).await;

@@ -1,4 +1,4 @@
-//! Suite of [`Inventory`].
+//! Conformance suite of [`Inventory`].
 
 use std::{future::Future, sync::Arc};
 
@@ -13,10 +13,10 @@ use crate::{
     vault::Sealed,
 };
 
-/// Runs every check. Each call of `make` must give an empty inventory with the bounds asked for.
+/// Runs all checks. Each call of `make` must return an empty inventory with these limits.
 ///
 /// # Panics
-/// Where the backend breaks the seam's contract.
+/// If the backend violates the seam's contract.
 pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F) {
     keeps_what_was_put(&make(Limits::default()).await).await;
     replaces_and_removes(&make(Limits::default()).await).await;
@@ -32,7 +32,7 @@ pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F
     edits_at_once_are_all_kept(&make(Limits::default()).await).await;
 }
 
-/// A pool of that number.
+/// A pool with that number.
 pub fn pool(pid: u64) -> Pool {
     let operator = Operator { account: AccountId([pid as u8; 32]), key: Sealed(vec![1, 2, 3]) };
     Pool::new(Uuid::from_u128(u128::from(pid) + 1_000), PoolId(pid), format!("pool {pid}"))
@@ -110,7 +110,7 @@ async fn applies_all_or_nothing(inventory: &impl Inventory) {
     refused(inventory, edits, "the last edit is of an unknown worker").await;
 }
 
-/// State of a worker that its owner has stopped.
+/// The record of a worker that its owner has stopped.
 pub fn saved() -> Saved {
     let mut saved = Saved::default();
     (saved.key, saved.goal, saved.was_computing) = (Some(WorkerKey([7; 32])), Goal::StayStopped, true);
@@ -239,7 +239,7 @@ async fn refuses_unknown_ids(inventory: &impl Inventory) {
     assert!(matches!(error, Error::Unknown { what: "worker", .. }), "an unknown worker gave {error:?}");
 }
 
-/// With room for one pool and two workers.
+/// With limits of one pool and two workers.
 async fn keeps_its_bounds(inventory: &impl Inventory) {
     apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1)), Edit::PutWorker(worker(2))])
         .await;

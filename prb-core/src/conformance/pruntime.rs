@@ -1,4 +1,4 @@
-//! What every backend of [`PRuntimeClient`] does, as a real pRuntime does it.
+//! Conformance suite of [`PRuntimeClient`], after the behaviour of a real pRuntime.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -18,34 +18,34 @@ use crate::{
     wire::{HeaderToSync, WorkerRegistrationInfoV2},
 };
 
-/// Long enough for two calls to meet.
+/// Long enough for two calls to overlap.
 const SLOW: Duration = Duration::from_millis(600);
 /// Long enough for a call to have arrived, and much shorter than [`SLOW`].
 const SHORT: Duration = Duration::from_millis(150);
 /// A worker that is not back by then never will be.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The operator that the workers are told.
+/// The operator set on the workers.
 const OPERATOR: AccountId = AccountId([0x0b; 32]);
-/// Another one.
+/// Another operator.
 const OTHER: AccountId = AccountId([0x0c; 32]);
 
-/// A worker that was never initialised, and chain data that it takes.
+/// An uninitialised worker, and chain data that it accepts.
 ///
-/// After an exit it comes back by itself with what its last checkpoint kept.
+/// After an exit it restarts by itself from its last checkpoint.
 pub struct Subject {
     /// The client under test.
     pub client: Arc<dyn PRuntimeClient>,
-    /// What initialises it, without attestation. The suite adds the operator.
+    /// The `InitRuntime` request, without attestation. The suite adds the operator.
     pub init: prpc::InitRuntimeRequest,
-    /// At least two bodies of `SyncCombinedHeaders` that follow one another, each with parachain headers.
+    /// At least two consecutive bodies of `SyncCombinedHeaders`, each with parachain headers.
     pub headers: Vec<Bytes>,
-    /// As many bodies of `DispatchBlocks`: the blocks of those headers, but for block 0.
+    /// As many bodies of `DispatchBlocks`: the blocks of those headers, except for block 0.
     pub blocks: Vec<Bytes>,
     /// The parachain's id.
     pub para_id: u32,
     /// Makes every dispatch take about that long.
     pub slow_dispatch: Box<dyn Fn(Duration) + Send + Sync>,
-    /// Makes every fresh attestation take about that long.
+    /// Makes every new attestation take about that long.
     pub slow_attestation: Box<dyn Fn(Duration) + Send + Sync>,
 }
 
@@ -76,10 +76,10 @@ impl Subject {
     }
 }
 
-/// Runs all checks. `fresh` makes a worker that shares nothing with those before it.
+/// Runs all checks. `fresh` creates a worker that shares nothing with the previous ones.
 ///
 /// # Panics
-/// Where the backend breaks the seam's contract.
+/// If the backend violates the seam's contract.
 pub async fn all(fresh: impl AsyncFn() -> Subject) {
     requests_are_answered_or_refused(&fresh().await).await;
     a_worker_is_initialised_once(&fresh().await).await;
@@ -154,10 +154,10 @@ async fn numbers_are_taken_in_order(subject: &Subject) {
     let dispatched = worker.dispatch_blocks(subject.blocks[0].clone()).await.unwrap();
     let info = worker.info().await.unwrap();
     assert_eq!(info.blocknum, dispatched.synced_to + 1);
-    // Blocks whose headers are not there.
+    // Blocks whose headers are missing are refused.
     refused(worker.dispatch_blocks(subject.blocks[1].clone()).await, 500, "NoStateRoot");
 
-    // What is known already is taken without effect, and so is nothing at all.
+    // Known data is accepted without effect, and so is an empty batch.
     let empty = prpc::CombinedHeadersToSync {
         encoded_relaychain_headers: vec![0].into(),
         encoded_parachain_headers: vec![0].into(),
@@ -203,7 +203,7 @@ async fn registration_names_the_operator_that_was_told(subject: &Subject) {
     let worker = subject.initialised().await;
     let expects = expected(&worker, OPERATOR, subject.para_id).await;
     let mut request = RegistrationRequest::new(false);
-    // Nothing is attested before the state is validated.
+    // No attestation before the state is validated.
     let early = registration(&worker, &expects, &mut request, None, None).await;
     assert!(matches!(early, Err(RegistrationError::NotYet)), "{early:?}");
     worker.sync_headers(subject.headers[0].clone()).await.unwrap();
@@ -218,7 +218,7 @@ async fn registration_names_the_operator_that_was_told(subject: &Subject) {
         assert_eq!((info.pubkey, info.operator, key), (expects.worker, Some(operator), expects.worker));
         assert_eq!(attestation, [0], "it was initialised without attestation");
     }
-    // The last operator stays.
+    // The last operator is kept.
     let answer = worker.runtime_info(&prpc::GetRuntimeInfoRequest::default()).await.unwrap();
     let info = WorkerRegistrationInfoV2::decode(&mut &*answer.encoded_runtime_info).unwrap();
     assert_eq!(info.operator, Some(OTHER));
@@ -227,7 +227,7 @@ async fn registration_names_the_operator_that_was_told(subject: &Subject) {
     assert_eq!(answer.encoded_ecdh_public_key, info.ecdh_pubkey.encode());
 }
 
-/// Gives up on a call that cannot be over yet.
+/// Drops a call that cannot have ended yet.
 async fn give_up<T: fmt::Debug>(call: impl Future<Output = T>) {
     let answer = timeout(SHORT, call).await;
     assert!(answer.is_err(), "{answer:?} came too early");
@@ -240,7 +240,7 @@ async fn a_slow_attestation_is_kept(subject: &Subject) {
     let began = Instant::now();
     let mut request = RegistrationRequest::new(true);
     give_up(registration(&worker, &expects, &mut request, None, None)).await;
-    // The next attempt takes up what the first has begun.
+    // The next attempt uses the attestation that the first one started.
     registration(&worker, &expects, &mut request, None, None).await.unwrap();
     assert!(began.elapsed() >= SLOW && began.elapsed() < 2 * SLOW, "{:?}", began.elapsed());
     let began = Instant::now();
@@ -329,7 +329,7 @@ async fn an_exit_keeps_the_checkpoint_only(subject: &Subject) {
     );
     worker.sync_headers(subject.headers[1].clone()).await.unwrap();
 
-    // A call that is being answered breaks off with the process.
+    // A call being answered is aborted when the process exits.
     (subject.slow_dispatch)(SLOW);
     let dispatch = worker.dispatch_blocks(subject.blocks[1].clone());
     let kick = async {

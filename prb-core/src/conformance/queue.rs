@@ -1,7 +1,7 @@
-//! Suite of [`JobQueue`].
+//! Conformance suite of [`JobQueue`].
 //!
-//! Checks wait for what the queue does, not for the clock, so they run under paused time as well as against
-//! a backend that keeps its own.
+//! Checks wait for the queue's behaviour rather than for the clock, so they run under paused time as well as
+//! against a backend with its own clock.
 
 use std::{future::Future, time::Duration};
 
@@ -21,10 +21,10 @@ const LONG: Duration = Duration::from_secs(60);
 /// A lease or delay that a check waits for.
 const SHORT: Duration = Duration::from_millis(200);
 
-/// Runs every check. Each call of `make` must give an empty queue with room for that many jobs.
+/// Runs all checks. Each call of `make` must return an empty queue with this capacity, in jobs.
 ///
 /// # Panics
-/// Where the backend breaks the seam's contract.
+/// If the backend violates the seam's contract.
 pub async fn all<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) {
     const ROOM: usize = 256;
     tells_the_outcome(&make(ROOM).await).await;
@@ -47,7 +47,7 @@ pub async fn all<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) 
     keeps_its_bound(&make(3).await).await;
 }
 
-/// A job of one call, told apart by `n`.
+/// A job with one call, distinguished by `n`.
 pub fn job(n: u8, retries: u32) -> Job {
     let call = Call::AddWorker { pool: PoolId(n.into()), worker: WorkerKey([n; 32]) };
     let signer = JobSigner {
@@ -119,7 +119,7 @@ async fn tells_the_outcome(queue: &impl JobQueue) {
 }
 
 async fn tells_of_failure(queue: &impl JobQueue) {
-    // Retries left do not matter where the consumer sees no sense in one.
+    // Retries left do not matter if the consumer asks for none.
     let handle = submit(queue, job(1, 5)).await;
     let leased = lease(queue, LONG).await;
     ok(queue.fail(leased.id, leased.token, failure("no key"), None).await, "failing");
@@ -238,7 +238,7 @@ async fn takes_jobs_back_for_a_while(queue: &impl JobQueue) {
     end(queue, &again).await;
 }
 
-/// Twelve, so that an order by their digits is another one.
+/// Twelve jobs, so that an order of ids as text would differ from their order as numbers.
 async fn takes_jobs_back_in_order(queue: &impl JobQueue) {
     for n in 1..=12 {
         submit(queue, job(n, 0)).await;
@@ -307,7 +307,7 @@ async fn ends_a_job_once(queue: &impl JobQueue) {
 
 async fn loses_no_job_to_a_cancelled_lease(queue: &impl JobQueue) {
     for n in 0..8 {
-        // Polled while the queue is empty, then dropped when the job comes.
+        // Polled while the queue is empty, then dropped when the job arrives.
         let waiting = queue.lease(LONG);
         let submitted = async {
             tokio::task::yield_now().await;
@@ -366,14 +366,14 @@ async fn refuses_bad_jobs(queue: &impl JobQueue) {
     assert!(is_empty(queue).await, "a refused job is held");
 }
 
-/// With room for three.
+/// With a capacity of three.
 async fn keeps_its_bound(queue: &impl JobQueue) {
     for n in 0..3 {
         submit(queue, job(n, 1)).await;
     }
     let result = queue.submit(job(9, 0)).await;
     assert!(matches!(result, Err(Error::Full { limit: 3 })), "a fourth job gave {result:?}");
-    // A job handed out, or delayed, still has its place.
+    // A leased or delayed job still occupies its slot.
     let leased = lease(queue, LONG).await;
     assert!(queue.submit(job(9, 0)).await.is_err(), "a leased job's place was given away");
     ok(queue.fail(leased.id, leased.token, failure("x"), Some(LONG)).await, "failing");
@@ -383,11 +383,11 @@ async fn keeps_its_bound(queue: &impl JobQueue) {
     submit(queue, job(9, 0)).await;
 }
 
-/// Runs every check of [`QueueAdmin`]. Each call of `make` must give an empty queue with room for that many
+/// Runs all checks of [`QueueAdmin`]. Each call of `make` must return an empty queue with this capacity, in
 /// jobs.
 ///
 /// # Panics
-/// Where the backend breaks the seam's contract.
+/// If the backend violates the seam's contract.
 pub async fn admin<Q: JobQueue + QueueAdmin, F: Future<Output = Q>>(make: impl Fn(usize) -> F) {
     lists_jobs(&make(256).await).await;
     shows_a_job(&make(256).await).await;
@@ -401,7 +401,8 @@ async fn listed(queue: &impl QueueAdmin, filter: Filter, offset: usize, limit: u
     (page.total, page.jobs.iter().map(|job| job.id.0).collect())
 }
 
-/// Jobs 1 succeeded, 2 failed, 3 delayed, 4 active, 5 and 6 waiting; odd ones of pool 1, even ones of pool 2.
+/// Jobs 1 succeeded, 2 failed, 3 delayed, 4 active, 5 and 6 waiting; odd ones for pool 1, even ones for pool
+/// 2.
 async fn one_in_each_state<Q: JobQueue + QueueAdmin>(queue: &Q) -> Vec<JobHandle> {
     let mut handles = Vec::new();
     for n in 0..6 {
@@ -492,7 +493,7 @@ async fn shows_a_mixed_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     assert!(!data.contains("0405"), "the sealed key is shown");
 }
 
-/// With room for two.
+/// With a capacity of two.
 async fn retries_a_failed_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     submit(queue, job(1, 0)).await;
     let leased = lease(queue, LONG).await;

@@ -1,6 +1,6 @@
-//! Suite of the ranges' seam, on top of the blob seam's.
+//! Conformance suite of [`RangeSource`], in addition to that of the blob seam.
 //!
-//! A backend of the blob suite gives its source as a [`RangeSource`] too, and calls [`run`] in a test.
+//! A backend of the blob suite provides its source as a [`RangeSource`] too, and calls [`run`] in a test.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -23,10 +23,10 @@ pub trait RangeBackend: Backend {
     fn ranges(&self) -> Arc<dyn RangeSource>;
 }
 
-/// Runs the suite on a backend that forgets no justified header.
+/// Runs the suite on a backend that drops no justified header.
 ///
 /// # Panics
-/// When the backend does not keep the seam's promises.
+/// If the backend violates the seam's contract.
 pub async fn run<B: RangeBackend>() {
     for seed in 10..14 {
         let sample = Sample::generate(seed, 70);
@@ -49,7 +49,7 @@ async fn filled<B: RangeBackend>(sample: &Sample, para: usize) -> B {
     backend
 }
 
-/// The ranges, found the slow way.
+/// Computes the ranges exhaustively.
 fn expected(sample: &Sample, from: RelayNumber) -> Option<Ranges> {
     let first_para = head_before(sample, from).map_or(0, |head| head + 1);
     let mut set_id = sample.genesis_set.id;
@@ -91,7 +91,7 @@ async fn check_ranges(sample: &Sample, source: &dyn RangeSource, from: RelayNumb
     let (mut end, mut last_body) = (from, None);
     for (stop, body) in stops.zip(possible_batches(sample, cursor)) {
         let number = RelayNumber(stop.header.number);
-        // From the stop before on, each end gives the batch up to this stop.
+        // From the previous stop on, each end yields the batch up to this stop.
         while end <= number {
             let batch = source.headers_to(cursor, end, NO_LIMIT).await.unwrap().unwrap();
             assert_eq!((batch.relay.last, &batch.body[..]), (number, &body[..]), "{cursor:?} to {end}");
@@ -106,7 +106,7 @@ async fn check_ranges(sample: &Sample, source: &dyn RangeSource, from: RelayNumb
     assert_eq!(beyond, None, "no batch crosses a change of set, or the tip");
 }
 
-/// Ranges end where the parachain's headers do.
+/// Ranges end where the parachain's headers end.
 async fn ranges_wait_for_the_parachain<B: RangeBackend>(sample: &Sample) {
     let held = sample.para.len() / 2;
     let backend = filled::<B>(sample, held).await;

@@ -1,4 +1,4 @@
-//! Suite of [`ChainReader`].
+//! Conformance suite of [`ChainReader`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -18,11 +18,11 @@ use crate::{
     wire::MessageOrigin,
 };
 
-/// Workers that a backend's chain knows.
+/// Number of workers known to a backend's chain.
 pub const WORKERS: usize = 4;
-/// Blocks after which what did not show never will.
+/// Number of blocks after which something that has not appeared never will.
 const MAX_BLOCKS: usize = 50;
-/// How long a block's view is waited for before the next block is made.
+/// How long to wait for a block's view before the next block is produced.
 const VIEW_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A reader, and the chain that it reads, for one check.
@@ -31,26 +31,26 @@ pub trait Controls: Send + Sync + fmt::Debug {
     /// The reader. It follows at most [`WORKERS`] + 1 workers.
     fn reader(&self) -> &dyn ChainReader;
 
-    /// A worker that the chain has registered, `n` below [`WORKERS`]; keys grow with `n`.
+    /// A worker registered on the chain, `n` below [`WORKERS`]; keys ascend with `n`.
     fn worker(&self, n: usize) -> WorkerKey;
 
-    /// Makes a block and finalises it.
+    /// Produces a block and finalises it.
     async fn progress(&self);
 
     /// Raises the message sequence of a worker, in a block that is final when this returns.
     async fn change(&self, worker: WorkerKey);
 
-    /// Makes a worker's value one that cannot be read, or readable again.
+    /// Makes a worker's value unreadable, or readable again.
     async fn set_unreadable(&self, worker: WorkerKey, unreadable: bool);
 
     /// Stops the reader.
     async fn close(&self);
 }
 
-/// Runs every check, each with a reader of its own.
+/// Runs all checks, each with its own reader.
 ///
 /// # Panics
-/// Where the backend breaks the seam's contract.
+/// If the backend violates the seam's contract.
 pub async fn all<C: Controls>(make: impl AsyncFn() -> C) {
     what_joins_appears_and_what_leaves_goes(&make().await).await;
     what_the_chain_does_not_know_shows_empty(&make().await).await;
@@ -61,14 +61,14 @@ pub async fn all<C: Controls>(make: impl AsyncFn() -> C) {
     the_channel_closes_with_the_reader(&make().await).await;
 }
 
-/// Looks at one view after the other, and that they never go back.
+/// Follows the views, and checks that they never go back.
 struct Viewer<'c, C> {
     controls: &'c C,
     views: watch::Receiver<Option<Arc<ChainView>>>,
     last: Option<(ParaNumber, Hash)>,
-    /// A view has come that was not looked at.
+    /// Whether a view has arrived that was not examined yet.
     fresh: bool,
-    /// What no view may show that comes from now on.
+    /// Workers that no view may contain from now on.
     gone: Vec<WorkerKey>,
 }
 
@@ -92,7 +92,7 @@ impl<'c, C: Controls> Viewer<'c, C> {
         Some(view)
     }
 
-    /// Makes blocks until a view is as it should be.
+    /// Produces blocks until a view meets the condition.
     async fn until(&mut self, what: &str, is: impl Fn(&ChainView) -> bool) -> Arc<ChainView> {
         for _ in 0..MAX_BLOCKS {
             if let Some(view) = self.current().filter(|view| is(view)) {
@@ -103,17 +103,17 @@ impl<'c, C: Controls> Viewer<'c, C> {
         panic!("{what} did not show within {MAX_BLOCKS} blocks: {:?}", self.current());
     }
 
-    /// Makes a block, and gives the reader some time for it.
+    /// Produces a block, and gives the reader some time to process it.
     async fn block(&mut self) {
         self.controls.progress().await;
         self.fresh |= matches!(tokio::time::timeout(VIEW_PATIENCE, self.views.changed()).await, Ok(Ok(())));
     }
 
-    /// Replaces the set. No view that is sent after this shows what was in the set before and is not any more.
+    /// Replaces the set. No view sent after this may contain subjects that were removed from it.
     fn follow(&mut self, workers: &[WorkerKey]) {
         self.gone.clear();
         self.controls.reader().follow(of(workers));
-        // What was sent before this is seen, and does not count.
+        // Views sent before this are consumed, and do not count.
         self.current();
         let known = (0..WORKERS).map(|n| self.worker(n));
         self.gone = known.filter(|known| !workers.contains(known)).collect();
@@ -159,7 +159,7 @@ async fn what_joins_appears_and_what_leaves_goes<C: Controls>(controls: &C) {
         let view = viewer.current().unwrap();
         assert!(shows(&view, &[two]) && has_changed(&view), "{view:?}");
     }
-    // Once more, as if never seen.
+    // Once more, for a worker that was dropped and followed again.
     viewer.follow(&[one, two]);
     viewer.until("a worker that came back", |view| is_registered(view, &one)).await;
 }
@@ -181,7 +181,7 @@ async fn what_the_chain_does_not_know_shows_empty<C: Controls>(controls: &C) {
     assert!(is_registered(&view, &known));
     let empty = view.workers[&unknown].as_ref().expect("nothing is unreadable about it");
     assert_eq!((&empty.registration, empty.pool, &empty.session), (&None, None, &None));
-    // A chain without pools says so.
+    // A chain without pools reports them as missing.
     if let Ok(pool) = &view.pools[&PoolId(u64::MAX)] {
         assert_eq!(**pool, None);
     }
@@ -231,7 +231,7 @@ async fn what_is_beyond_the_bound_shows_as_that<C: Controls>(controls: &C) {
 async fn following_never_waits_and_the_last_set_holds<C: Controls>(controls: &C) {
     let mut viewer = Viewer::new(controls);
     let [one, two, three] = [0, 1, 2].map(|n| viewer.worker(n));
-    // No block is made, and nobody waits for anything.
+    // No block is produced, and no call waits.
     let began = Instant::now();
     for n in 0..1_000 {
         viewer.follow(&[two, if n % 2 == 0 { one } else { three }]);
@@ -254,7 +254,7 @@ async fn sets_replaced_while_views_are_read_leave_nothing_behind<C: Controls>(co
         viewer.follow(&[old]);
         let reading = controls.progress();
         tokio::pin!(reading);
-        // In the middle of a block, as far as one can tell from here.
+        // While a block is being processed, as far as can be arranged from here.
         let done = tokio::time::timeout(Duration::from_millis(round as u64), &mut reading).await.is_ok();
         viewer.follow(&[new]);
         if !done {
@@ -272,7 +272,7 @@ async fn the_channel_closes_with_the_reader<C: Controls>(controls: &C) {
     viewer.until("a worker", |view| is_registered(view, &worker)).await;
     controls.close().await;
     while viewer.views.changed().await.is_ok() {}
-    // Who still holds the reader is not harmed, and does not wait.
+    // Holders of the reader are neither harmed nor blocked.
     viewer.follow(&[]);
     assert!(controls.reader().views().has_changed().is_err());
 }

@@ -1,7 +1,7 @@
-//! Suite of [`ChainSubmitter`].
+//! Conformance suite of [`ChainSubmitter`].
 //!
-//! A backend implements [`Ground`]: a chain that the suite drives block by block. Checks wait for what the
-//! submitter does, so they run under paused time as well as against a chain of real nodes.
+//! A backend implements [`Ground`]: a chain that the suite drives block by block. Checks wait for the
+//! submitter's behaviour, so they run under paused time as well as against a chain of real nodes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -19,35 +19,35 @@ use crate::{
     signer::{Error, SIGNATURE_BYTES, Signer},
 };
 
-/// Time between two blocks while something is waited for.
+/// Time between two blocks while a check waits.
 const TICK: Duration = Duration::from_millis(20);
-/// How long a chain that makes no block is given to show what it shows.
+/// How long to wait for effects on a chain that produces no block.
 const SETTLE: Duration = Duration::from_millis(300);
-/// A check that is not done by then never will be.
+/// A check that has not ended by then never will.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A chain for the suite.
 pub trait Ground: Send + Sync {
-    /// A submitter that knows nothing of what was sent before, as a new process's.
+    /// Creates a submitter without knowledge of earlier transactions, like that of a new process.
     fn submitter(&self) -> Arc<dyn ChainSubmitter>;
     /// Signs for an operator that can pay.
     fn signer(&self) -> Arc<dyn Signer>;
-    /// Claims to sign for the same operator, with another key.
+    /// Claims to sign for the same operator, but uses another key.
     fn forged(&self) -> Arc<dyn Signer>;
-    /// Signs for an account that cannot pay for one call.
+    /// Signs for an account that cannot pay for a single call.
     fn poor(&self) -> Arc<dyn Signer>;
-    /// The `n`th of several calls that the chain carries out, each for another worker.
+    /// The `n`th of several calls that the chain executes, each for a different worker.
     fn call(&self, n: u32) -> Call;
-    /// Makes the next block, and finalises blocks as late as this chain does.
+    /// Produces the next block, and finalises blocks with this chain's delay.
     fn make_block(&self);
     /// The newest final block.
     fn finalised(&self) -> ParaNumber;
 }
 
-/// Runs every check.
+/// Runs all checks.
 ///
 /// # Panics
-/// Where the backend breaks the seam's contract.
+/// If the backend violates the seam's contract.
 pub async fn all<G: Ground>(ground: &G) {
     each_call_has_its_outcome_in_order(ground).await;
     effects_are_told_before_and_after(ground).await;
@@ -135,7 +135,7 @@ async fn effects_are_told_before_and_after<G: Ground>(ground: &G) {
     assert_eq!(effects(ground, &*ground.submitter(), &[]).await.0, []);
 }
 
-/// Block by block: what is in a block that is not final has no outcome yet.
+/// Block by block: a transaction in a block that is not final has no outcome yet.
 async fn outcomes_are_final<G: Ground>(ground: &G) {
     let submitter = ground.submitter();
     let (progress, mut reports) = mpsc::channel(8);
@@ -174,7 +174,7 @@ async fn a_cancelled_submission_is_waited_for<G: Ground>(ground: &G) {
             }
         }
     }
-    // Another process, and the same one once it was told that it may know too little.
+    // Another process, and the same one after it was told that its knowledge may be outdated.
     let second = ground.submitter();
     let account = ground.signer().account();
     first.forget(account);
@@ -183,7 +183,7 @@ async fn a_cancelled_submission_is_waited_for<G: Ground>(ground: &G) {
         assert!(asked.is_err(), "effects were told while a transaction is pending: {asked:?}");
     }
     assert_eq!(effects(ground, &*second, &batch.calls).await.0, [Effect::Present]);
-    // The nonce is the next one: neither the old transaction's nor one that is never reached.
+    // The nonce must be the next one: neither the old transaction's nor one beyond a gap.
     done(ground, &*second, 6).await;
     first.forget(account);
     done(ground, &*first, 7).await;
@@ -199,7 +199,7 @@ async fn forged_signatures_are_refused<G: Ground>(ground: &G) {
     done(ground, &*submitter, 8).await;
 }
 
-/// A signer that does not answer now.
+/// A signer that is unavailable.
 #[derive(Debug)]
 struct Away(AccountId);
 

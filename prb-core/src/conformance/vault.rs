@@ -1,4 +1,4 @@
-//! Suite of [`Vault`].
+//! Conformance suite of [`Vault`].
 
 use std::{collections::HashSet, future::Future};
 
@@ -6,10 +6,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::vault::{Error, MAX_SECRET_BYTES, Sealed, Vault};
 
-/// Runs every check. Each call of `make` must give a vault with a key of its own.
+/// Runs all checks. Each call of `make` must return a vault with its own key.
 ///
 /// # Panics
-/// Where the backend breaks the seam's contract.
+/// If the backend violates the seam's contract.
 pub async fn all<V: Vault, F: Future<Output = V>>(make: impl Fn() -> F) {
     let vault = make().await;
     gives_back_what_it_sealed(&vault).await;
@@ -64,7 +64,7 @@ async fn refuses_what_is_too_large(vault: &impl Vault) {
     );
 }
 
-/// Every cut, and every byte changed (of long envelopes a spread of them, so that RSA stays quick).
+/// Every truncation, and every byte changed (a sample of them for long envelopes, so that RSA stays fast).
 async fn refuses_altered_secrets(vault: &impl Vault) {
     let sealed = seal(vault, "//Alice").await.0;
     let step = sealed.len().div_ceil(64).max(1);
