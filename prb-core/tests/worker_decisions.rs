@@ -386,7 +386,12 @@ fn what_the_chain_would_refuse_is_told_and_not_sent() {
     );
     let mut observed = with_pool(ready(), Some(pool()));
     observed.grant = Grant::Short { free: 1_200_000_000_000_000, missing: 3_800_000_000_000_000, waiting: 7 };
-    let texts = ["Pool 1 has 1,200 PHA of free stake", "7 workers wait", "3,800 PHA are missing", "InsufficientFreeStake"];
+    let texts = [
+        "Pool 1 has 1,200 PHA of free stake",
+        "7 workers wait",
+        "3,800 PHA are missing",
+        "InsufficientFreeStake",
+    ];
     check(&observed, "free-stake-short", &texts);
     observed.grant = Grant::Undecided;
     let undecided = told(&observed);

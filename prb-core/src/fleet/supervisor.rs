@@ -213,12 +213,12 @@ impl Supervisor {
             warn!(limit, workers, "more workers than the fleet may run: the last ones added stay idle");
         }
         for slot in &wanted {
-            slot.refuse_room(None);
+            slot.set_capacity_limit(None);
             let worker = &slot.desired().worker;
-            self.ctx.stakes.enter(worker.pid, &worker.name, worker.id);
+            self.ctx.stakes.join(worker.pid, &worker.name, worker.id);
         }
         for slot in &refused {
-            slot.refuse_room(Some(limit));
+            slot.set_capacity_limit(Some(limit));
         }
         for slot in idle.iter().chain(&refused) {
             self.ctx.stakes.leave(slot.id());

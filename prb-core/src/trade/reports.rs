@@ -14,7 +14,7 @@ use tokio::{
 use crate::queue::{JobId, JobQueue, Lease, Progress};
 
 /// How long reports are batched.
-const COLLECT_FOR: Duration = Duration::from_millis(100);
+const BATCH_WINDOW: Duration = Duration::from_millis(100);
 /// Maximum waiting reports of a kind; further ones are dropped.
 const MAX_WAITING: usize = 16_384;
 /// Maximum jobs per call.
@@ -53,7 +53,7 @@ impl Reports {
     pub(super) async fn keep(&self) {
         loop {
             self.more.notified().await;
-            sleep(COLLECT_FOR).await;
+            sleep(BATCH_WINDOW).await;
             let waiting = mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             for (progress, leases) in KINDS.into_iter().zip(waiting) {
                 for leases in leases.chunks(MAX_TOLD) {

@@ -58,7 +58,7 @@ impl Operation {
 
     /// The record to persist until the operation's effect is observed, for operations whose late effect could
     /// be mistaken for an external one.
-    pub(super) const fn remembered(self) -> Option<SentOperation> {
+    pub(super) const fn recorded_as(self) -> Option<SentOperation> {
         match self {
             Self::Start(_) => Some(SentOperation::Start),
             Self::Stop => Some(SentOperation::Stop),

@@ -17,7 +17,7 @@ pub(super) const FAILURES_BEFORE_ERROR: u32 = 3;
 
 /// The assessment of a worker: its state, the reason, and the operation that would advance it.
 #[derive(Debug)]
-struct Standing {
+struct Assessment {
     state: State,
     reason: Reason,
     wanted: Option<Operation>,
@@ -27,7 +27,7 @@ struct Standing {
     syncs: bool,
 }
 
-impl Standing {
+impl Assessment {
     const fn new(state: State, reason: Reason) -> Self {
         Self { state, reason, wanted: None, relays: true, syncs: true }
     }
@@ -39,7 +39,7 @@ impl Standing {
     }
 
     /// Disables relaying of its messages.
-    const fn silent(mut self) -> Self {
+    const fn without_relay(mut self) -> Self {
         self.relays = false;
         self
     }
@@ -51,23 +51,23 @@ pub fn decide(desired: &Desired, settings: &Settings, observed: &Observed) -> De
         return decision(State::Idle, Action::Wait, reason);
     }
     let Some(info) = &observed.info else {
-        return unseen(observed);
+        return unobserved(observed);
     };
     if let Some(reason) = wrong_chain(info, observed.relay_genesis) {
-        return decision(State::Error, look(observed).unwrap_or(Action::Recheck), reason);
+        return decision(State::Error, observation(observed).unwrap_or(Action::Recheck), reason);
     }
     if !info.initialized {
         return uninitialised(observed);
     }
-    let standing = standing(desired, settings, observed, info);
-    let look = look(observed);
-    let action = look.unwrap_or_else(|| act(observed, &standing));
-    let sync = step(observed, &standing);
-    told(standing, action, sync, observed)
+    let assessment = assess(desired, settings, observed, info);
+    let observe = observation(observed);
+    let action = observe.unwrap_or_else(|| act(observed, &assessment));
+    let sync = step(observed, &assessment);
+    conclude(assessment, action, sync, observed)
 }
 
 /// Returns the action if the worker must be observed before anything else is done, or cannot be yet.
-fn look(observed: &Observed) -> Option<Action> {
+fn observation(observed: &Observed) -> Option<Action> {
     match &observed.failures.connection {
         Some(failure) if !failure.due => Some(Action::Wait),
         None if !observed.stale => None,
@@ -87,7 +87,7 @@ const fn is_due(failure: Option<&Failure>) -> bool {
     }
 }
 
-fn unseen(observed: &Observed) -> Decision {
+fn unobserved(observed: &Observed) -> Decision {
     let connection = observed.failures.connection.as_ref();
     let action = if is_due(connection) { Action::Observe } else { Action::Wait };
     match connection {
@@ -122,14 +122,14 @@ fn uninitialised(observed: &Observed) -> Decision {
         None => (State::Starting, Reason::Initialising),
     };
     let ready = observed.relay_genesis.is_some() && is_due(failure);
-    let action = look(observed).unwrap_or(if ready { Action::Init } else { Action::Wait });
+    let action = observation(observed).unwrap_or(if ready { Action::Init } else { Action::Wait });
     decision(state, action, reason)
 }
 
 /// Returns the first action besides syncing that may be taken now.
-fn act(observed: &Observed, standing: &Standing) -> Action {
+fn act(observed: &Observed, assessment: &Assessment) -> Action {
     let failures = &observed.failures;
-    if let Some(operation) = standing.wanted
+    if let Some(operation) = assessment.wanted
         && observed.job.is_none()
         && observed.settling.is_none()
         // The key and goal of the worker must be persisted before anything is staked for it: a crash would
@@ -140,16 +140,16 @@ fn act(observed: &Observed, standing: &Standing) -> Action {
     {
         return Action::Operate(operation);
     }
-    if standing.relays && observed.unsent_messages && is_due(failures.relay.as_ref()) {
+    if assessment.relays && observed.unsent_messages && is_due(failures.relay.as_ref()) {
         return Action::Relay;
     }
     // A worker that is not synced triggers no wake-up by itself.
-    if standing.syncs { Action::Wait } else { Action::Recheck }
+    if assessment.syncs { Action::Wait } else { Action::Recheck }
 }
 
 /// Returns the headers or blocks to send now. Independent of operations: neither blocks the other.
-fn step(observed: &Observed, standing: &Standing) -> Step {
-    let waits = observed.syncing || observed.stale || !standing.syncs;
+fn step(observed: &Observed, assessment: &Assessment) -> Step {
+    let waits = observed.syncing || observed.stale || !assessment.syncs;
     if waits || observed.failures.connection.is_some() || !is_due(observed.failures.sync.as_ref()) {
         return Step::Wait;
     }
@@ -161,8 +161,8 @@ fn refusal(observed: &Observed, operation: Operation) -> Option<&super::Refused>
 }
 
 /// Builds the decision. Failures take precedence over progress in the message.
-fn told(standing: Standing, action: Action, sync: Step, observed: &Observed) -> Decision {
-    let Standing { mut state, mut reason, wanted, .. } = standing;
+fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Observed) -> Decision {
+    let Assessment { mut state, mut reason, wanted, .. } = assessment;
     let failures = &observed.failures;
     if let Some(failure) = &failures.relay
         && wanted.is_none()
@@ -173,7 +173,7 @@ fn told(standing: Standing, action: Action, sync: Step, observed: &Observed) -> 
     if let Some(operation) = wanted
         && observed.job.is_none()
     {
-        let told = held_up(observed, operation);
+        let told = hold_reason(observed, operation);
         if let Some((told, is_error)) = told {
             reason = told;
             // A computing worker goes on computing, even if its stake cannot be changed.
@@ -193,7 +193,7 @@ fn told(standing: Standing, action: Action, sync: Step, observed: &Observed) -> 
 }
 
 /// Returns why a wanted operation is not submitted, and whether that is an error.
-fn held_up(observed: &Observed, operation: Operation) -> Option<(Reason, bool)> {
+fn hold_reason(observed: &Observed, operation: Operation) -> Option<(Reason, bool)> {
     if let Some(block) = observed.settling {
         return Some((Reason::AwaitingBlock { block }, false));
     }
@@ -207,15 +207,15 @@ fn held_up(observed: &Observed, operation: Operation) -> Option<(Reason, bool)> 
     Some((observed.failures.chain.as_ref()?.reason.clone(), true))
 }
 
-fn standing(desired: &Desired, settings: &Settings, observed: &Observed, info: &PhactoryInfo) -> Standing {
-    let on_chain = chain::standing(desired, settings, observed, info);
+fn assess(desired: &Desired, settings: &Settings, observed: &Observed, info: &PhactoryInfo) -> Assessment {
+    let on_chain = chain::assess(desired, settings, observed, info);
     if observed.caught_up || on_chain.state == State::Error {
         return on_chain;
     }
     // A stop must not wait: it is the operator's remedy for a worker that does not catch up.
     let wanted = on_chain.wanted.filter(|wanted| *wanted == Operation::Stop);
-    let Standing { relays, syncs, .. } = on_chain;
-    Standing { state: State::Synching, reason: Reason::Synching, wanted, relays, syncs }
+    let Assessment { relays, syncs, .. } = on_chain;
+    Assessment { state: State::Synching, reason: Reason::Synching, wanted, relays, syncs }
 }
 
 /// Returns the reason to show if the entry's last known key conflicts with the one that answers now.

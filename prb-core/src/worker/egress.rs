@@ -16,7 +16,7 @@ const MAX_BYTES: usize = MAX_JOB_BYTES / 2;
 /// Encoding overhead of a call beyond its message, in bytes.
 const CALL_BYTES: usize = 128;
 
-struct Flight {
+struct InFlight {
     ticket: u64,
     /// The sequence number after its last message.
     next: u64,
@@ -25,53 +25,53 @@ struct Flight {
 /// The sequences in flight. They are discarded on failure: the chain's counter then says where to resume.
 #[derive(Default)]
 pub(super) struct Egress {
-    flights: VecDeque<Flight>,
+    in_flight: VecDeque<InFlight>,
     /// A job is being submitted; the next one waits, because jobs must enter the queue in sequence order.
     submitting: bool,
     /// A job failed: those behind it will fail too (`BadSequence`), so nothing is submitted until all have
     /// ended.
     draining: bool,
     /// The sequence that the chain expects next, in views from that block on.
-    landed: Option<(u64, ParaNumber)>,
+    included: Option<(u64, ParaNumber)>,
     /// After a failure: only a view from this block on says where to resume.
-    hold: Option<ParaNumber>,
+    resume_from: Option<ParaNumber>,
     /// The worker was asked and had nothing more to submit.
-    asked: bool,
+    exhausted: bool,
 }
 
 impl Egress {
     /// Whether fetching messages from the worker can lead to a job.
-    pub(super) fn is_open(&self, view: ParaNumber) -> bool {
-        !self.asked && self.can_take(view)
+    pub(super) fn wants_messages(&self, view: ParaNumber) -> bool {
+        !self.exhausted && self.can_submit(view)
     }
 
     /// Whether another job may be submitted.
-    pub(super) fn can_take(&self, view: ParaNumber) -> bool {
+    pub(super) fn can_submit(&self, view: ParaNumber) -> bool {
         !self.submitting
             && !self.draining
-            && self.flights.len() < MAX_JOBS
-            && self.hold.is_none_or(|block| view >= block)
+            && self.in_flight.len() < MAX_JOBS
+            && self.resume_from.is_none_or(|block| view >= block)
     }
 
     /// Notes that none of the worker's messages can be submitted until it is asked again.
-    pub(super) const fn nothing_now(&mut self) {
-        self.asked = true;
+    pub(super) const fn set_exhausted(&mut self) {
+        self.exhausted = true;
     }
 
     /// Notes that there may be new messages.
-    pub(super) fn look_again(&mut self) {
-        self.asked = false;
+    pub(super) fn request_fetch(&mut self) {
+        self.exhausted = false;
     }
 
     /// Whether nothing is in flight.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
-        self.flights.is_empty()
+        self.in_flight.is_empty()
     }
 
     /// Selects the messages for one job: strictly in sequence, starting where the chain or the last job in
     /// flight ends. `ingress` is the chain's counter in the view at block `view`.
-    pub(super) fn pick(
+    pub(super) fn select(
         &mut self,
         ingress: u64,
         view: ParaNumber,
@@ -92,17 +92,17 @@ impl Egress {
             })
             .count();
         if run == messages.len() || run == 0 {
-            self.asked = true;
+            self.exhausted = true;
         }
         messages.truncate(run);
         messages
     }
 
     fn next(&self, ingress: u64, view: ParaNumber) -> u64 {
-        if let Some(last) = self.flights.back() {
+        if let Some(last) = self.in_flight.back() {
             return last.next;
         }
-        match self.landed {
+        match self.included {
             Some((next, block)) if view < block => next.max(ingress),
             _ => ingress,
         }
@@ -111,7 +111,7 @@ impl Egress {
     /// Notes that a job with the messages before `next` is being submitted, identified by `ticket`.
     pub(super) fn submitting(&mut self, ticket: u64, next: u64) {
         self.submitting = true;
-        self.flights.push_back(Flight { ticket, next });
+        self.in_flight.push_back(InFlight { ticket, next });
     }
 
     /// Notes that the job being submitted is in the queue.
@@ -138,17 +138,17 @@ impl Egress {
         let error = match result {
             Ok(outcome) => match outcome.calls.iter().find_map(|c| c.error()) {
                 Some(name) => {
-                    self.hold = self.hold.max(Some(outcome.block));
+                    self.resume_from = self.resume_from.max(Some(outcome.block));
                     Some(name.to_owned())
                 }
                 None => {
-                    self.landed = self.landed.max(Some((flight.next, outcome.block)));
+                    self.included = self.included.max(Some((flight.next, outcome.block)));
                     None
                 }
             },
             Err(failure) => {
                 // Its outcome is unknown: only a newer view shows whether it took effect.
-                self.hold = self.hold.max(Some(view.next()));
+                self.resume_from = self.resume_from.max(Some(view.next()));
                 Some(failure.message.clone())
             }
         };
@@ -158,15 +158,15 @@ impl Egress {
     }
 
     fn drain(&mut self) {
-        if self.flights.is_empty() {
+        if self.in_flight.is_empty() {
             self.draining = false;
         }
-        self.asked = false;
+        self.exhausted = false;
     }
 
-    fn forget(&mut self, ticket: u64) -> Option<Flight> {
-        let at = self.flights.iter().position(|f| f.ticket == ticket)?;
-        self.flights.remove(at)
+    fn forget(&mut self, ticket: u64) -> Option<InFlight> {
+        let at = self.in_flight.iter().position(|f| f.ticket == ticket)?;
+        self.in_flight.remove(at)
     }
 }
 
@@ -203,31 +203,31 @@ mod tests {
     #[test]
     fn sequences_go_out_once_and_in_order() {
         let mut egress = Egress::default();
-        let first = egress.pick(3, VIEW, waiting(0..5));
+        let first = egress.select(3, VIEW, waiting(0..5));
         assert_eq!(sequences(&first), [3, 4], "the chain has those below 3");
         egress.submitting(1, 5);
-        assert!(!egress.is_open(VIEW), "one job is added at a time");
+        assert!(!egress.wants_messages(VIEW), "one job is added at a time");
         egress.submitted();
-        assert!(egress.pick(3, VIEW, waiting(0..5)).is_empty(), "they are under way");
-        assert!(!egress.is_open(VIEW), "nothing more to ask for");
-        egress.look_again();
-        assert_eq!(sequences(&egress.pick(3, VIEW, waiting(0..7))), [5, 6]);
+        assert!(egress.select(3, VIEW, waiting(0..5)).is_empty(), "they are in flight");
+        assert!(!egress.wants_messages(VIEW), "nothing more to ask for");
+        egress.request_fetch();
+        assert_eq!(sequences(&egress.select(3, VIEW, waiting(0..7))), [5, 6]);
         egress.submitting(2, 7);
         egress.submitted();
         assert_eq!(egress.ended(1, &done(2, 12), VIEW), None);
         assert_eq!(egress.ended(2, &done(2, 13), VIEW), None);
-        assert!(egress.pick(3, VIEW, waiting(0..7)).is_empty(), "the old view does not know of them yet");
-        assert_eq!(sequences(&egress.pick(7, ParaNumber(13), waiting(5..8))), [7]);
+        assert!(egress.select(3, VIEW, waiting(0..7)).is_empty(), "the old view does not know of them yet");
+        assert_eq!(sequences(&egress.select(7, ParaNumber(13), waiting(5..8))), [7]);
     }
 
     #[test]
     fn a_failure_waits_for_those_behind_it_and_for_the_chain() {
         let mut egress = Egress::default();
-        egress.pick(0, VIEW, waiting(0..2));
+        egress.select(0, VIEW, waiting(0..2));
         egress.submitting(1, 2);
         egress.submitted();
-        egress.look_again();
-        egress.pick(0, VIEW, waiting(0..4));
+        egress.request_fetch();
+        egress.select(0, VIEW, waiting(0..4));
         egress.submitting(2, 4);
         egress.submitted();
         let failed = Ok(JobOutcome {
@@ -236,13 +236,13 @@ mod tests {
             extrinsic: None,
         });
         assert_eq!(egress.ended(1, &failed, VIEW).unwrap(), "PhalaMq::BadSequence");
-        assert!(!egress.is_open(ParaNumber(12)), "the second job is still under way");
+        assert!(!egress.wants_messages(ParaNumber(12)), "the second job is still in flight");
         assert!(egress.ended(2, &Err(JobFailure { message: "lost".into() }), VIEW).is_some());
-        assert!(!egress.is_open(VIEW), "the view is older than the failure");
-        assert!(egress.is_open(ParaNumber(12)));
+        assert!(!egress.wants_messages(VIEW), "the view is older than the failure");
+        assert!(egress.wants_messages(ParaNumber(12)));
         assert!(egress.is_idle());
-        // The first message landed, the chain says so.
-        assert_eq!(sequences(&egress.pick(1, ParaNumber(12), waiting(0..4))), [1, 2, 3]);
+        // The first message was included, as the chain shows.
+        assert_eq!(sequences(&egress.select(1, ParaNumber(12), waiting(0..4))), [1, 2, 3]);
     }
 
     #[test]
@@ -250,32 +250,32 @@ mod tests {
         let mut egress = Egress::default();
         let mut messages = waiting(0..3);
         messages.remove(1);
-        assert_eq!(sequences(&egress.pick(0, VIEW, messages)), [0]);
-        assert!(egress.pick(9, VIEW, waiting(10..12)).is_empty(), "the one in turn is missing");
-        egress.look_again();
-        let many = egress.pick(0, VIEW, waiting(0..250));
+        assert_eq!(sequences(&egress.select(0, VIEW, messages)), [0]);
+        assert!(egress.select(9, VIEW, waiting(10..12)).is_empty(), "the one in turn is missing");
+        egress.request_fetch();
+        let many = egress.select(0, VIEW, waiting(0..250));
         assert_eq!(many.len(), MAX_CALLS_PER_JOB);
-        assert!(egress.is_open(VIEW), "more are waiting");
+        assert!(egress.wants_messages(VIEW), "more are waiting");
         let mut large = waiting(0..3);
         for m in &mut large {
             m.message.payload = vec![0; MAX_BYTES / 2];
         }
-        assert_eq!(egress.pick(0, VIEW, large).len(), 1);
+        assert_eq!(egress.select(0, VIEW, large).len(), 1);
         for next in 0..MAX_JOBS as u64 {
             egress.submitting(next, next);
             egress.submitted();
         }
-        egress.look_again();
-        assert!(!egress.is_open(VIEW));
+        egress.request_fetch();
+        assert!(!egress.wants_messages(VIEW));
     }
 
     #[test]
     fn a_job_that_was_not_added_is_forgotten() {
         let mut egress = Egress::default();
-        egress.pick(0, VIEW, waiting(0..2));
+        egress.select(0, VIEW, waiting(0..2));
         egress.submitting(1, 2);
         egress.not_submitted(1);
-        assert!(egress.is_open(VIEW));
-        assert_eq!(sequences(&egress.pick(0, VIEW, waiting(0..2))), [0, 1]);
+        assert!(egress.wants_messages(VIEW));
+        assert_eq!(sequences(&egress.select(0, VIEW, waiting(0..2))), [0, 1]);
     }
 }

@@ -8,18 +8,18 @@ use crate::{
 
 /// Parachain blocks (a day at six seconds each) after which a submitted start or stop without an effect
 /// counts as lost. A start or stop observed later is treated as external.
-const SENT_COUNTS_FOR: u32 = 14_400;
+const SENT_EXPIRY_BLOCKS: u32 = 14_400;
 
 /// Whether `operation` is recorded as sent, recently enough that its effect will be recognised. The record is
-/// renewed after half of [`SENT_COUNTS_FOR`].
-pub(super) fn is_remembered(saved: &Saved, operation: SentOperation, block: ParaNumber) -> bool {
-    let renewed_after = |sent: Sent| sent.at.0.saturating_add(SENT_COUNTS_FOR / 2);
+/// renewed after half of [`SENT_EXPIRY_BLOCKS`].
+pub(super) fn is_recorded(saved: &Saved, operation: SentOperation, block: ParaNumber) -> bool {
+    let renewed_after = |sent: Sent| sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS / 2);
     saved.sent.is_some_and(|sent| sent.operation == operation && block.0 < renewed_after(sent))
 }
 
 /// The observation of a worker in one chain view.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen<'a> {
+pub(super) struct Observation<'a> {
     /// The key that answers.
     pub(super) key: WorkerKey,
     /// Its on-chain state.
@@ -35,7 +35,7 @@ pub(super) struct Seen<'a> {
 }
 
 /// Returns the record to persist after an observation.
-pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
+pub(super) fn saved_after(saved: Saved, seen: Observation<'_>) -> Saved {
     let mut saved = saved;
     match saved.key {
         Some(key) if key == seen.key => {}
@@ -47,7 +47,7 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
         // The last key has stake, or it is unknown: an operator has to decide.
         Some(_) => return saved,
     }
-    saved.sent = saved.sent.filter(|sent| seen.block.0 < sent.at.0.saturating_add(SENT_COUNTS_FOR));
+    saved.sent = saved.sent.filter(|sent| seen.block.0 < sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS));
     let sent = saved.sent.map(|sent| sent.operation);
     let starting = sent == Some(SentOperation::Start);
     let ours = seen.chain.pool == Some(seen.pool);
@@ -205,8 +205,14 @@ mod tests {
         for (goal, was_computing, word, after_stop, goal_after, was_after) in table {
             let saved = Saved { key: Some(KEY), goal, was_computing, sent: None };
             let chain = chain(word);
-            let seen =
-                Seen { key: KEY, chain: &chain, pool: POOL, after_stop, last_at_stake: None, block: NOW };
+            let seen = Observation {
+                key: KEY,
+                chain: &chain,
+                pool: POOL,
+                after_stop,
+                last_at_stake: None,
+                block: NOW,
+            };
             let after = saved_after(saved, seen);
             let case = format!("{goal:?} {was_computing} {word} {after_stop:?}");
             assert_eq!((after.goal, after.was_computing), (goal_after, was_after), "{case}");
@@ -219,7 +225,7 @@ mod tests {
         let (computes, cools, ready) = (chain("idle"), chain("cooling"), chain("ready"));
         let at = |saved: Saved, chain, block| {
             let after_stop = AfterStop::StayStopped;
-            let seen = Seen { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, block };
+            let seen = Observation { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, block };
             saved_after(saved, seen)
         };
         let after = |saved, chain| at(saved, chain, NOW);
@@ -232,7 +238,8 @@ mod tests {
         assert_eq!(after(landed, &cools), landed);
         let not_sent = Saved { sent: None, ..told_to_start };
         assert_eq!(after(not_sent, &cools).goal, Goal::StayStopped);
-        let (last, lost) = (ParaNumber(NOW.0 + SENT_COUNTS_FOR - 1), ParaNumber(NOW.0 + SENT_COUNTS_FOR));
+        let (last, lost) =
+            (ParaNumber(NOW.0 + SENT_EXPIRY_BLOCKS - 1), ParaNumber(NOW.0 + SENT_EXPIRY_BLOCKS));
         assert_eq!(at(told_to_start, &cools, last).goal, Goal::StartAgain);
         assert_eq!(at(told_to_start, &computes, lost), not_sent);
         assert_eq!(at(told_to_start, &cools, lost).goal, Goal::StayStopped);
@@ -254,10 +261,10 @@ mod tests {
     fn what_is_sent_again_is_remembered_for_longer() {
         let saved = Saved { sent: Some(Sent::new(SentOperation::Stop, NOW)), ..Saved::default() };
         let later = |blocks| ParaNumber(NOW.0 + blocks);
-        assert!(is_remembered(&saved, SentOperation::Stop, later(SENT_COUNTS_FOR / 2 - 1)));
-        assert!(!is_remembered(&saved, SentOperation::Stop, later(SENT_COUNTS_FOR / 2)));
-        assert!(!is_remembered(&saved, SentOperation::Start, NOW));
-        assert!(!is_remembered(&Saved::default(), SentOperation::Stop, NOW));
+        assert!(is_recorded(&saved, SentOperation::Stop, later(SENT_EXPIRY_BLOCKS / 2 - 1)));
+        assert!(!is_recorded(&saved, SentOperation::Stop, later(SENT_EXPIRY_BLOCKS / 2)));
+        assert!(!is_recorded(&saved, SentOperation::Start, NOW));
+        assert!(!is_recorded(&Saved::default(), SentOperation::Stop, NOW));
     }
 
     #[test]
@@ -265,7 +272,7 @@ mod tests {
         let sent = Some(Sent::new(SentOperation::Stop, NOW));
         let saved = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
         let chain = chain("none");
-        let seen = |last_at_stake| Seen {
+        let seen = |last_at_stake| Observation {
             key: OTHER,
             chain: &chain,
             pool: POOL,

@@ -19,7 +19,7 @@ use crate::{
 
 /// How long changes are batched before the reader is notified: a fleet that starts claims thousands of keys
 /// within moments, and each notification carries a copy of the whole set.
-const COLLECT_FOR: Duration = Duration::from_millis(20);
+const BATCH_WINDOW: Duration = Duration::from_millis(20);
 
 /// The fleet's public keys and message senders. Each belongs to the worker that claimed it first and still
 /// sees it.
@@ -107,7 +107,7 @@ impl Keys {
     }
 
     /// Returns the name of the worker that holds a key, unless that is `id`.
-    pub(crate) fn holder_but(&self, key: WorkerKey, id: Uuid) -> Option<Arc<str>> {
+    pub(crate) fn other_holder(&self, key: WorkerKey, id: Uuid) -> Option<Arc<str>> {
         let registry = self.registry();
         let holder = registry.keys.get(&key).filter(|holder| holder.id != id)?;
         Some(Arc::clone(&holder.name))
@@ -142,7 +142,7 @@ impl Keys {
             self.chain.follow(followed);
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(COLLECT_FOR) => {}
+                () = tokio::time::sleep(BATCH_WINDOW) => {}
             }
         }
     }
@@ -201,8 +201,8 @@ mod tests {
         assert!(first.is_some() && second.is_some(), "a worker may claim its key again");
         drop(first);
         assert_eq!(keys.claim(key, other, "other").err().as_deref(), Some("one"));
-        assert_eq!(keys.holder_but(key, other).as_deref(), Some("one"));
-        assert_eq!(keys.holder_but(key, one), None);
+        assert_eq!(keys.other_holder(key, other).as_deref(), Some("one"));
+        assert_eq!(keys.other_holder(key, one), None);
         drop(second);
         assert!(keys.claim(key, other, "other").is_ok());
     }

@@ -19,11 +19,11 @@ use crate::{
 
 /// How long changes are batched: a fleet that starts learns thousands of keys within moments, and each edit
 /// of an inventory is a transaction of its own.
-const COLLECT_FOR: Duration = Duration::from_millis(100);
+const BATCH_WINDOW: Duration = Duration::from_millis(100);
 /// Timeout of one write.
-const STORE_WITHIN: Duration = Duration::from_secs(30);
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout of the final write at shutdown.
-const LAST_STORE_WITHIN: Duration = Duration::from_secs(5);
+const FINAL_STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Backoff after failed writes.
 const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), max: Duration::from_secs(60) };
 
@@ -31,52 +31,52 @@ const BACKOFF: BackoffConfig = BackoffConfig { first: Duration::from_secs(1), ma
 #[derive(Debug)]
 pub(crate) struct Saver {
     inventory: Arc<dyn Inventory>,
-    waiting: Mutex<Waiting>,
+    pending: Mutex<Pending>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Pending {
     edits: HashMap<Uuid, Saved>,
     problem: Option<Arc<str>>,
 }
 
 impl Saver {
     pub(crate) fn new(inventory: Arc<dyn Inventory>) -> Self {
-        Self { inventory, waiting: Mutex::default(), changed: Notify::new() }
+        Self { inventory, pending: Mutex::default(), changed: Notify::new() }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues `wanted` for persisting if it differs from `stored`.
-    pub(crate) fn keep(&self, worker: Uuid, stored: Saved, wanted: Saved) {
-        let mut waiting = self.waiting();
+    pub(crate) fn enqueue(&self, worker: Uuid, stored: Saved, wanted: Saved) {
+        let mut pending = self.pending();
         // A queued record may differ from `stored` even if `wanted` does not: a change that was reverted
         // before it was written.
-        if stored == wanted && !waiting.edits.contains_key(&worker) {
+        if stored == wanted && !pending.edits.contains_key(&worker) {
             return;
         }
-        if waiting.edits.insert(worker, wanted) != Some(wanted) {
+        if pending.edits.insert(worker, wanted) != Some(wanted) {
             self.changed.notify_one();
         }
     }
 
     /// Returns the newest record of the worker: the queued one, else `stored`.
     pub(crate) fn newest(&self, worker: Uuid, stored: Saved) -> Saved {
-        self.waiting().edits.get(&worker).copied().unwrap_or(stored)
+        self.pending().edits.get(&worker).copied().unwrap_or(stored)
     }
 
     /// Returns why the last write failed, if it did.
     pub(crate) fn problem(&self) -> Option<Arc<str>> {
-        self.waiting().problem.clone()
+        self.pending().problem.clone()
     }
 
     /// Persists changes until cancelled, and then what is left.
     pub(crate) async fn run(&self, cancel: CancellationToken) {
         cancel.run_until_cancelled(self.store_changes()).await;
-        if let Err(error) = self.store_within(LAST_STORE_WITHIN).await {
+        if let Err(error) = self.store_within(FINAL_STORE_TIMEOUT).await {
             warn!(%error, "the latest goals and keys of workers could not be stored in the inventory");
         }
     }
@@ -85,18 +85,18 @@ impl Saver {
         let mut backoff = Backoff::new(BACKOFF);
         loop {
             self.changed.notified().await;
-            let wait = match self.store_within(STORE_WITHIN).await {
+            let wait = match self.store_within(STORE_TIMEOUT).await {
                 Ok(()) => {
                     backoff.reset();
-                    self.waiting().problem = None;
-                    COLLECT_FOR
+                    self.pending().problem = None;
+                    BATCH_WINDOW
                 }
                 Err(error) => {
                     let wait = backoff.fail();
                     if backoff.attempts() % 10 == 1 {
                         warn!(%error, "the inventory cannot store goals and keys of workers: their operations are held back");
                     }
-                    self.waiting().problem = Some(error.into());
+                    self.pending().problem = Some(error.into());
                     self.changed.notify_one();
                     wait
                 }
@@ -113,7 +113,7 @@ impl Saver {
     }
 
     async fn store(&self) -> Result<(), Error> {
-        let edits = self.waiting().edits.clone();
+        let edits = self.pending().edits.clone();
         if edits.is_empty() {
             return Ok(());
         }
@@ -129,7 +129,7 @@ impl Saver {
             Err(error) => Err(error),
             Ok(_) => {
                 // Records that changed again meanwhile are written in the next round.
-                self.waiting().edits.retain(|id, saved| edits.get(id) != Some(saved));
+                self.pending().edits.retain(|id, saved| edits.get(id) != Some(saved));
                 Ok(())
             }
         }

@@ -23,16 +23,16 @@ pub(crate) struct Slot {
     /// The record that the inventory has persisted.
     saved: Mutex<Saved>,
     /// The fleet's limit, if it leaves no capacity for this worker.
-    no_room: Mutex<Option<usize>>,
+    over_limit: Mutex<Option<usize>>,
     commands: Mutex<Vec<Command>>,
     woken: Notify,
-    shown: Mutex<Shown>,
+    published: Mutex<Published>,
     events: Mutex<Events>,
     changes: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
-struct Shown {
+struct Published {
     status: Arc<WorkerStatus>,
     /// The last known position. A worker that crashes and returns to the same position has not advanced.
     position: Option<Position>,
@@ -50,10 +50,14 @@ impl Slot {
             id: desired.worker.id,
             desired: watch::Sender::new(Arc::new(desired)),
             saved: Mutex::new(saved),
-            no_room: Mutex::default(),
+            over_limit: Mutex::default(),
             commands: Mutex::default(),
             woken: Notify::new(),
-            shown: Mutex::new(Shown { status: Arc::new(status), position: None, moved_at: Instant::now() }),
+            published: Mutex::new(Published {
+                status: Arc::new(status),
+                position: None,
+                moved_at: Instant::now(),
+            }),
             events: Mutex::default(),
             changes,
         }
@@ -87,14 +91,14 @@ impl Slot {
     }
 
     /// Denies the worker a place because the fleet runs its limit of workers; `None` admits it.
-    pub(crate) fn refuse_room(&self, limit: Option<usize>) {
-        *lock(&self.no_room) = limit;
+    pub(crate) fn set_capacity_limit(&self, limit: Option<usize>) {
+        *lock(&self.over_limit) = limit;
     }
 
     /// Returns why the worker must not run, if so.
     pub(crate) fn idle_reason(&self) -> Option<Reason> {
-        let no_room = || (*lock(&self.no_room)).map(|limit| Reason::FleetFull { limit });
-        self.desired().idle_reason().or_else(no_room)
+        let over_limit = || (*lock(&self.over_limit)).map(|limit| Reason::FleetFull { limit });
+        self.desired().idle_reason().or_else(over_limit)
     }
 
     /// The record that the inventory has persisted.
@@ -134,12 +138,12 @@ impl Slot {
     }
 
     pub(crate) fn status(&self) -> Arc<WorkerStatus> {
-        Arc::clone(&lock(&self.shown).status)
+        Arc::clone(&lock(&self.published).status)
     }
 
     /// When the worker last advanced.
     pub(crate) fn moved_at(&self) -> Instant {
-        lock(&self.shown).moved_at
+        lock(&self.published).moved_at
     }
 
     /// Records an event.
@@ -155,10 +159,10 @@ impl Slot {
     /// Changes the status and notifies watchers. Also updates the state metrics, events and the time of the
     /// last advance.
     pub(crate) fn update(&self, change: impl FnOnce(&mut WorkerStatus)) {
-        let mut guard = lock(&self.shown);
-        let shown = &mut *guard;
-        let before = Arc::clone(&shown.status);
-        let status = Arc::make_mut(&mut shown.status);
+        let mut guard = lock(&self.published);
+        let published = &mut *guard;
+        let before = Arc::clone(&published.status);
+        let status = Arc::make_mut(&mut published.status);
         change(status);
         if status.message != before.message || status.state != before.state {
             status.message_at = SystemTime::now();
@@ -173,10 +177,10 @@ impl Slot {
             reason: status.reason.code(),
             message: Arc::clone(&status.message),
         });
-        if status.position.is_some() && status.position != shown.position {
+        if status.position.is_some() && status.position != published.position {
             status.stalled = false;
-            shown.position = status.position;
-            shown.moved_at = Instant::now();
+            published.position = status.position;
+            published.moved_at = Instant::now();
         }
         drop(guard);
         if let Some(state) = state {

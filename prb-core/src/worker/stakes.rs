@@ -14,7 +14,7 @@ use super::Grant;
 use crate::primitives::{Balance, PoolId};
 
 /// How long a worker that has not reported its need holds up those behind it.
-const SPEAK_WITHIN: Duration = Duration::from_secs(120);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The free stake that a worker needs from its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,84 +28,84 @@ pub(crate) enum Need {
 }
 
 /// A position in the queue: by name, then by id.
-type Place = (String, Uuid);
+type QueueKey = (String, Uuid);
 
 #[derive(Debug)]
-struct Waiting {
+struct Entry {
     need: Need,
     since: Instant,
 }
 
 /// The queues of all pools.
 #[derive(Debug, Default)]
-pub(crate) struct StakeQueue(Mutex<Lines>);
+pub(crate) struct StakeQueue(Mutex<Queues>);
 
 #[derive(Debug, Default)]
-struct Lines {
-    pools: HashMap<PoolId, BTreeMap<Place, Waiting>>,
-    places: HashMap<Uuid, (PoolId, String)>,
+struct Queues {
+    pools: HashMap<PoolId, BTreeMap<QueueKey, Entry>>,
+    pool_of: HashMap<Uuid, (PoolId, String)>,
 }
 
 impl StakeQueue {
-    fn lines(&self) -> MutexGuard<'_, Lines> {
+    fn queues(&self) -> MutexGuard<'_, Queues> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a worker to its pool's queue, if it is not there yet.
-    pub(crate) fn enter(&self, pool: PoolId, name: &str, id: Uuid) {
-        let mut lines = self.lines();
-        if lines.places.get(&id).is_some_and(|(in_line, as_name)| *in_line == pool && as_name == name) {
+    pub(crate) fn join(&self, pool: PoolId, name: &str, id: Uuid) {
+        let mut queues = self.queues();
+        if queues.pool_of.get(&id).is_some_and(|(in_pool, as_name)| *in_pool == pool && as_name == name) {
             return;
         }
-        lines.leave(id);
-        lines.places.insert(id, (pool, name.to_owned()));
-        let waiting = Waiting { need: Need::Unknown, since: Instant::now() };
-        lines.pools.entry(pool).or_default().insert((name.to_owned(), id), waiting);
+        queues.leave(id);
+        queues.pool_of.insert(id, (pool, name.to_owned()));
+        let waiting = Entry { need: Need::Unknown, since: Instant::now() };
+        queues.pools.entry(pool).or_default().insert((name.to_owned(), id), waiting);
     }
 
     /// Removes a worker from its queue.
     pub(crate) fn leave(&self, id: Uuid) {
-        self.lines().leave(id);
+        self.queues().leave(id);
     }
 
     /// Records what a worker needs and returns whether its pool, with `free` stake, can grant it.
     ///
     /// The pool's stake is granted in queue order. A worker that needs more than is left is skipped, so that
     /// no stake lies idle for one that has to wait anyway.
-    pub(crate) fn ask(&self, id: Uuid, need: Need, free: Option<Balance>) -> Grant {
-        let mut lines = self.lines();
-        let Some((pool, name)) = lines.places.get(&id).cloned() else { return Grant::Granted };
-        let Some(line) = lines.pools.get_mut(&pool) else { return Grant::Granted };
-        let place = (name, id);
-        if let Some(waiting) = line.get_mut(&place) {
+    pub(crate) fn request(&self, id: Uuid, need: Need, free: Option<Balance>) -> Grant {
+        let mut queues = self.queues();
+        let Some((pool, name)) = queues.pool_of.get(&id).cloned() else { return Grant::Granted };
+        let Some(queue) = queues.pools.get_mut(&pool) else { return Grant::Granted };
+        let key = (name, id);
+        if let Some(waiting) = queue.get_mut(&key) {
             waiting.need = need;
         }
         let (Need::Stake(mine), Some(free)) = (need, free) else { return Grant::Granted };
         let now = Instant::now();
         let mut left = free;
-        for waiting in line.range(..&place).map(|(_, waiting)| waiting) {
+        for waiting in queue.range(..&key).map(|(_, waiting)| waiting) {
             match waiting.need {
                 Need::Stake(before) => left = left.checked_sub(before).unwrap_or(left),
-                Need::Unknown if now < waiting.since + SPEAK_WITHIN => return Grant::Undecided,
+                Need::Unknown if now < waiting.since + REPORT_TIMEOUT => return Grant::Undecided,
                 Need::Unknown | Need::Nothing => {}
             }
         }
         match mine.checked_sub(left) {
             None | Some(0) => Grant::Granted,
             Some(missing) => {
-                let waiting = line.values().filter(|w| matches!(w.need, Need::Stake(_))).count();
+                let waiting = queue.values().filter(|w| matches!(w.need, Need::Stake(_))).count();
                 Grant::Short { free, missing, waiting }
             }
         }
     }
 }
 
-impl Lines {
+impl Queues {
     fn leave(&mut self, id: Uuid) {
-        let Some((pool, name)) = self.places.remove(&id) else { return };
-        if let Some(line) = self.pools.get_mut(&pool) {
-            line.remove(&(name, id));
-            if line.is_empty() {
+        let Some((pool, name)) = self.pool_of.remove(&id) else { return };
+        if let Some(queue) = self.pools.get_mut(&pool) {
+            queue.remove(&(name, id));
+            if queue.is_empty() {
                 self.pools.remove(&pool);
             }
         }
@@ -123,50 +123,54 @@ mod tests {
     }
 
     /// Workers a, b, c …, entered from the last to the first.
-    fn line(count: u8) -> StakeQueue {
+    fn queue(count: u8) -> StakeQueue {
         let queue = StakeQueue::default();
         for n in (0..count).rev() {
-            queue.enter(POOL, &char::from(b'a' + n).to_string(), id(n));
+            queue.join(POOL, &char::from(b'a' + n).to_string(), id(n));
         }
         queue
     }
 
     #[tokio::test(start_paused = true)]
     async fn stake_goes_by_name_and_passes_over_who_needs_too_much() {
-        let queue = line(4);
+        let queue = queue(4);
         let needs = [50, 80, 40, 30];
         for (n, need) in needs.into_iter().enumerate() {
-            queue.ask(id(n as u8), Need::Stake(need), None);
+            queue.request(id(n as u8), Need::Stake(need), None);
         }
-        let ask = |n: u8| queue.ask(id(n), Need::Stake(needs[usize::from(n)]), Some(100));
-        assert_eq!(ask(0), Grant::Granted);
-        assert_eq!(ask(1), Grant::Short { free: 100, missing: 30, waiting: 4 });
-        assert_eq!(ask(2), Grant::Granted);
-        assert_eq!(ask(3), Grant::Short { free: 100, missing: 20, waiting: 4 });
+        let request = |n: u8| queue.request(id(n), Need::Stake(needs[usize::from(n)]), Some(100));
+        assert_eq!(request(0), Grant::Granted);
+        assert_eq!(request(1), Grant::Short { free: 100, missing: 30, waiting: 4 });
+        assert_eq!(request(2), Grant::Granted);
+        assert_eq!(request(3), Grant::Short { free: 100, missing: 20, waiting: 4 });
         // The first one computes: its stake is gone from the pool, and so is its need.
-        assert_eq!(queue.ask(id(0), Need::Nothing, Some(50)), Grant::Granted);
-        assert_eq!(queue.ask(id(2), Need::Stake(40), Some(50)), Grant::Granted);
+        assert_eq!(queue.request(id(0), Need::Nothing, Some(50)), Grant::Granted);
+        assert_eq!(queue.request(id(2), Need::Stake(40), Some(50)), Grant::Granted);
         assert_eq!(
-            queue.ask(id(3), Need::Stake(30), Some(50)),
+            queue.request(id(3), Need::Stake(30), Some(50)),
             Grant::Short { free: 50, missing: 20, waiting: 3 }
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_overtakes_one_who_has_not_spoken_yet_for_a_while() {
-        let queue = line(2);
-        assert_eq!(queue.ask(id(1), Need::Stake(10), Some(10)), Grant::Undecided);
-        assert_eq!(queue.ask(id(0), Need::Stake(10), Some(10)), Grant::Granted, "behind it does not count");
-        queue.ask(id(0), Need::Unknown, None);
-        tokio::time::advance(SPEAK_WITHIN).await;
-        assert_eq!(queue.ask(id(1), Need::Stake(10), Some(10)), Grant::Granted);
+        let queue = queue(2);
+        assert_eq!(queue.request(id(1), Need::Stake(10), Some(10)), Grant::Undecided);
+        assert_eq!(
+            queue.request(id(0), Need::Stake(10), Some(10)),
+            Grant::Granted,
+            "behind it does not count"
+        );
+        queue.request(id(0), Need::Unknown, None);
+        tokio::time::advance(REPORT_TIMEOUT).await;
+        assert_eq!(queue.request(id(1), Need::Stake(10), Some(10)), Grant::Granted);
         // Gone from the line, or in another one.
-        queue.ask(id(0), Need::Stake(10), None);
-        assert!(matches!(queue.ask(id(1), Need::Stake(10), Some(10)), Grant::Short { .. }));
-        queue.enter(PoolId(2), "a", id(0));
-        assert_eq!(queue.ask(id(1), Need::Stake(10), Some(10)), Grant::Granted);
+        queue.request(id(0), Need::Stake(10), None);
+        assert!(matches!(queue.request(id(1), Need::Stake(10), Some(10)), Grant::Short { .. }));
+        queue.join(PoolId(2), "a", id(0));
+        assert_eq!(queue.request(id(1), Need::Stake(10), Some(10)), Grant::Granted);
         queue.leave(id(0));
         queue.leave(id(1));
-        assert!(queue.lines().pools.is_empty() && queue.lines().places.is_empty());
+        assert!(queue.queues().pools.is_empty() && queue.queues().pool_of.is_empty());
     }
 }

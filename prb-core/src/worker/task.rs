@@ -25,10 +25,10 @@ use crate::{
 };
 
 mod calls;
+mod connection;
 mod failures;
 mod identity;
 mod jobs;
-mod link;
 mod observe;
 mod on_chain;
 mod operations;
@@ -36,10 +36,10 @@ mod relay;
 mod syncing;
 
 use calls::Call;
+use connection::Connection;
 use failures::FailureTracker;
 use identity::Identity;
 use jobs::Jobs;
-use link::Link;
 use on_chain::OnChain;
 use operations::Prepared;
 use relay::Relay;
@@ -72,7 +72,7 @@ pub(crate) struct Task {
     views: watch::Receiver<Option<Arc<ChainView>>>,
     genesis: watch::Receiver<Option<Arc<Genesis>>>,
 
-    link: Link,
+    connection: Connection,
     identity: Identity,
     sync: Syncing,
     init_failures: FailureTracker,
@@ -114,7 +114,7 @@ impl Task {
             heights: ctx.driver.heights(),
             views: ctx.views.clone(),
             genesis: ctx.genesis.clone(),
-            link: Link::new(&ctx, &desired),
+            connection: Connection::new(&ctx, &desired),
             identity: Identity::default(),
             sync: Syncing::new(ctx.driver.clone(), tuning),
             init_failures: FailureTracker::new(tuning.connection_backoff),
@@ -149,7 +149,7 @@ impl Task {
                     self.commanded(command);
                 }
             }
-            self.turn();
+            self.reconcile();
             let until = self.wakes_at();
             let wake = tokio::select! {
                 // In this order: cancellation and commands take precedence over everything else.
@@ -159,7 +159,7 @@ impl Task {
                 Ok(()) = edits.changed() => Wake::Edited,
                 answer = calls::next(&mut self.call) => Wake::Call(answer),
                 stepped = self.sync.next() => Wake::Sync(Box::new(stepped)),
-                made = prepared(&mut self.preparing) => Wake::Prepared(Box::new(made)),
+                prepared = prepared(&mut self.preparing) => Wake::Prepared(Box::new(prepared)),
                 event = self.jobs.next() => Wake::Job(event),
                 () = changed(&mut self.heights) => Wake::Changed,
                 () = changed(&mut self.views) => Wake::Changed,
@@ -178,11 +178,11 @@ impl Task {
     }
 
     /// One iteration: applies changes, decides, updates the status, and starts the action.
-    fn turn(&mut self) {
+    fn reconcile(&mut self) {
         let now = Instant::now();
         self.start_commanded();
-        let seen = self.look_at_chain();
-        self.link.age(now, &self.ctx.tuning, self.sync.caught_up);
+        let seen = self.apply_view();
+        self.connection.expire_info(now, &self.ctx.tuning, self.sync.caught_up);
         let mut observed = self.observe(now);
         let mut decision = decide(&self.desired, &self.ctx.settings, &observed);
         if seen && self.confirm(decision.wanted) {
@@ -191,11 +191,11 @@ impl Task {
         }
         self.show(&decision, &observed);
         if decision.action != Action::Recheck && !observed.stale {
-            self.link.stop_rechecking();
+            self.connection.stop_rechecking();
         }
         self.start(decision.action, now);
         if decision.sync != Step::Wait
-            && let Ok(client) = self.link.client()
+            && let Ok(client) = self.connection.client()
         {
             self.sync.start(client, decision.sync, observed.heights, &self.ctx.tuning);
         }
@@ -204,13 +204,13 @@ impl Task {
     fn start(&mut self, action: Action, now: Instant) {
         match action {
             Action::Wait => {}
-            Action::Recheck => self.link.recheck_later(now),
-            Action::Operate(operation) => self.operate(operation),
+            Action::Recheck => self.connection.recheck_later(now),
+            Action::Operate(operation) => self.start_operation(operation),
             // One call at a time, besides syncing: the next iteration after it ends decides again.
             _ if self.call.is_some() => {}
             Action::Observe => self.get_info(),
             Action::Init => self.init(),
-            Action::Relay => self.ask_for_messages(),
+            Action::Relay => self.fetch_messages(),
         }
     }
 
@@ -231,13 +231,13 @@ impl Task {
         }
         self.on_chain.forget_failures();
         self.relay.forget_failures();
-        self.relay.look_again();
+        self.relay.request_fetch();
     }
 
     fn commanded(&mut self, given: Command) {
         info!(worker = %self.desired.worker.name, command = %given, "worker was commanded");
         self.slot.event(EventKind::Commanded(given));
-        self.keep(command::saved_after(given, self.saved, &self.slot.status()));
+        self.set_saved(command::saved_after(given, self.saved, &self.slot.status()));
         match given {
             Command::Kick => self.kick_asked = true,
             Command::Checkpoint => self.checkpoint_asked = true,
@@ -257,23 +257,23 @@ impl Task {
         self.reconnect();
         self.forget_jobs();
         self.relay.forget_failures();
-        self.relay.look_again();
+        self.relay.request_fetch();
     }
 
     fn reconnect(&mut self) {
-        self.link.reset(&self.ctx, &self.desired);
+        self.connection.reset(&self.ctx, &self.desired);
         self.sync.reset(&self.ctx.tuning);
         self.init_failures.reset();
-        self.lose_sight();
+        self.disconnect();
     }
 
     /// Discards what the worker reported. Jobs stay in flight: they concern its key, not the connection.
-    fn lose_sight(&mut self) {
+    fn disconnect(&mut self) {
         self.call = None;
-        self.link.lose_sight();
-        self.identity.lose_sight();
-        self.sync.lose_sight();
-        self.relay.lose_sight();
+        self.connection.discard_info();
+        self.identity.release();
+        self.sync.cancel();
+        self.relay.release_claims();
     }
 
     /// Another key answers: discards everything that concerns the last one.
@@ -297,7 +297,7 @@ impl Task {
     }
 
     /// Sets the record to persist for the worker.
-    fn keep(&mut self, saved: Saved) {
+    fn set_saved(&mut self, saved: Saved) {
         if saved == self.saved {
             return;
         }
@@ -313,14 +313,14 @@ impl Task {
     }
 
     fn store_saved(&self) {
-        self.ctx.saver.keep(self.slot.id(), self.slot.saved(), self.saved);
+        self.ctx.saver.enqueue(self.slot.id(), self.slot.saved(), self.saved);
     }
 
     fn wakes_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let tuning = &self.ctx.tuning;
         [
-            self.link.wakes_at(now, tuning, self.sync.caught_up),
+            self.connection.wakes_at(now, tuning, self.sync.caught_up),
             self.sync.wakes_at(&self.heights.borrow(), now),
             self.init_failures.wakes_at(now),
             self.on_chain.failures.wakes_at(now),
@@ -346,9 +346,9 @@ fn interest(desired: &Desired, saved: &Saved) -> Interest {
 /// Waits for the transaction being prepared; pending forever if there is none.
 async fn prepared<T>(preparing: &mut Option<BoxFuture<'static, T>>) -> T {
     let Some(future) = preparing else { return std::future::pending().await };
-    let made = future.await;
+    let prepared = future.await;
     *preparing = None;
-    made
+    prepared
 }
 
 /// Waits for a change; pending forever once the sender is gone.

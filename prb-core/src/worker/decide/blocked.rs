@@ -41,21 +41,21 @@ pub(super) fn reason(
         return Some(Reason::NotPoolOwner { pool: id, owner: pool.owner, ours });
     }
     match operation {
-        Operation::AddToPool => full(desired, observed, pool),
+        Operation::AddToPool => pool_full(desired, observed, pool),
         Operation::Start(stake) => withdrawals(desired, observed, pool, false)
-            .or_else(|| short(desired, observed, stake))
+            .or_else(|| lacks_stake(desired, observed, stake))
             .or_else(|| out_of_bounds(observed, registration, stake)),
         Operation::RaiseStake(stake) => {
             let has = session.and_then(|s| s.stake).unwrap_or(0);
             withdrawals(desired, observed, pool, true)
-                .or_else(|| short(desired, observed, stake.saturating_sub(has)))
+                .or_else(|| lacks_stake(desired, observed, stake.saturating_sub(has)))
                 .or_else(|| out_of_bounds(observed, registration, stake))
         }
         _ => None,
     }
 }
 
-fn full(desired: &Desired, observed: &Observed, pool: &PoolOnChain) -> Option<Reason> {
+fn pool_full(desired: &Desired, observed: &Observed, pool: &PoolOnChain) -> Option<Reason> {
     let limit = observed.rules.max_pool_workers?;
     (pool.workers.len() >= limit as usize).then_some(Reason::PoolFull { pool: desired.worker.pid, limit })
 }
@@ -71,7 +71,7 @@ fn withdrawals(desired: &Desired, observed: &Observed, pool: &PoolOnChain, raise
     (raises || forced).then_some(Reason::WithdrawalsQueued { pool: desired.worker.pid, forced })
 }
 
-fn short(desired: &Desired, observed: &Observed, needed: Balance) -> Option<Reason> {
+fn lacks_stake(desired: &Desired, observed: &Observed, needed: Balance) -> Option<Reason> {
     match observed.grant {
         Grant::Granted => None,
         Grant::Undecided => Some(Reason::AwaitingTurn { pool: desired.worker.pid }),

@@ -1,6 +1,6 @@
 //! Assesses a worker by its on-chain state, as if it were at the tip.
 
-use super::{Standing, blocked, key_changed};
+use super::{Assessment, blocked, key_changed};
 use crate::{
     chain::{Registration, Session, SessionState, WorkerOnChain},
     inventory::Goal,
@@ -9,49 +9,51 @@ use crate::{
     worker::{Desired, Observed, Operation, Reason, Settings, State, reason::AfterCoolDown},
 };
 
-pub(super) fn standing(
+pub(super) fn assess(
     desired: &Desired,
     settings: &Settings,
     observed: &Observed,
     info: &PhactoryInfo,
-) -> Standing {
+) -> Assessment {
     if let Some(holder) = &observed.key_holder {
         // One pRuntime accepts one sync at a time, and the other entry syncs it.
-        let mut twin = Standing::new(State::Error, Reason::KeyInUse { holder: holder.clone() }).silent();
-        twin.syncs = false;
-        return twin;
+        let mut duplicate =
+            Assessment::new(State::Error, Reason::KeyInUse { holder: holder.clone() }).without_relay();
+        duplicate.syncs = false;
+        return duplicate;
     }
     if settings.sync_only || desired.sync_only() {
-        return Standing::new(State::Synched, Reason::SyncOnly).silent();
+        return Assessment::new(State::Synched, Reason::SyncOnly).without_relay();
     }
     let pool = desired.worker.pid;
     let Some(operator) = desired.operator() else {
-        return Standing::new(State::Synched, Reason::NoOperator { pool }).silent();
+        return Assessment::new(State::Synched, Reason::NoOperator { pool }).without_relay();
     };
     let chain = match &observed.chain {
         Some(Ok(chain)) => chain,
         Some(Err(problem)) => {
             let reason = Reason::ChainStateUnreadable { reason: problem.reason.clone() };
-            return Standing::new(State::Error, reason).silent();
+            return Assessment::new(State::Error, reason).without_relay();
         }
-        None => return Standing::new(State::Synched, Reason::AwaitingChainState).silent(),
+        None => return Assessment::new(State::Synched, Reason::AwaitingChainState).without_relay(),
     };
     let computing = chain.session.as_ref().is_some_and(|s| s.state.is_computing());
     if let Some(reason) = observed.last_key.as_ref().and_then(|last| key_changed(observed, last)) {
-        let standing = Standing::new(State::Error, reason);
+        let assessment = Assessment::new(State::Error, reason);
         // Its messages are relayed if it computes: without heartbeats the new key would be slashed as well.
-        return if computing { standing } else { standing.silent() };
+        return if computing { assessment } else { assessment.without_relay() };
     }
     match chain.pool {
         Some(on_chain) if on_chain != pool => {
-            Standing::new(State::Error, Reason::InOtherPool { on_chain, ours: pool }).silent()
+            Assessment::new(State::Error, Reason::InOtherPool { on_chain, ours: pool }).without_relay()
         }
         None if chain.session.as_ref().is_some_and(|s| s.state != SessionState::Ready) => {
             let state = if computing { State::Active } else { State::Synched };
-            Standing::new(state, Reason::AssignmentGone { computing })
+            Assessment::new(state, Reason::AssignmentGone { computing })
         }
-        in_pool => Candidate { desired, settings, observed, info, chain, operator, ours: in_pool.is_some() }
-            .standing(),
+        in_pool => {
+            Candidate { desired, settings, observed, info, chain, operator, ours: in_pool.is_some() }.assess()
+        }
     }
 }
 
@@ -67,7 +69,7 @@ struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    fn standing(&self) -> Standing {
+    fn assess(&self) -> Assessment {
         let session = self.chain.session.as_ref().filter(|_| self.ours);
         let goal = self.observed.saved.goal;
         match session {
@@ -75,7 +77,7 @@ impl Candidate<'_> {
                 return self.cooling_down(session);
             }
             Some(session) if session.state.is_computing() && goal == Goal::Stop => {
-                return Standing::new(State::Active, Reason::Stopping).wants(Operation::Stop);
+                return Assessment::new(State::Active, Reason::Stopping).wants(Operation::Stop);
             }
             _ => {}
         }
@@ -83,28 +85,30 @@ impl Candidate<'_> {
             return stopped;
         }
         let Some(registration) = &self.chain.registration else {
-            return Standing::new(State::PreActive, Reason::Registering).wants(Operation::Register).silent();
+            return Assessment::new(State::PreActive, Reason::Registering)
+                .wants(Operation::Register)
+                .without_relay();
         };
         if let Some(reason) = self.outdated(registration) {
             // Registering again does not end a session, so the worker goes on computing.
             let computing = session.is_some_and(|s| s.state.is_computing());
             let state = if computing { State::Active } else { State::PreActive };
-            return Standing::new(state, reason).wants(Operation::Register);
+            return Assessment::new(state, reason).wants(Operation::Register);
         }
-        let settled = match session.filter(|s| s.state.is_computing()) {
+        let assessment = match session.filter(|s| s.state.is_computing()) {
             Some(session) => self.computing(session, registration),
             None if self.desired.worker.gatekeeper => self.gatekeeper(),
-            None => return self.on_its_way(session, registration),
+            None => return self.starting(session, registration),
         };
-        if settled.wanted.is_none() && self.announces() {
-            let state = settled.state;
-            return Standing::new(state, Reason::AnnouncingEndpoints).wants(Operation::AnnounceEndpoints);
+        if assessment.wanted.is_none() && self.announces() {
+            let state = assessment.state;
+            return Assessment::new(state, Reason::AnnouncingEndpoints).wants(Operation::AnnounceEndpoints);
         }
-        settled
+        assessment
     }
 
     /// Assesses a worker that must not compute, and does not.
-    fn stopped(&self, session: Option<&Session>) -> Option<Standing> {
+    fn stopped(&self, session: Option<&Session>) -> Option<Assessment> {
         if session.is_some_and(|s| s.state.is_computing()) {
             return None;
         }
@@ -112,10 +116,10 @@ impl Candidate<'_> {
             Goal::Compute | Goal::StartAgain => None,
             Goal::LeavePool if self.ours => {
                 let pool = self.desired.worker.pid;
-                let leaving = Standing::new(State::Synched, Reason::LeavingPool { pool });
+                let leaving = Assessment::new(State::Synched, Reason::LeavingPool { pool });
                 Some(leaving.wants(Operation::LeavePool))
             }
-            _ => Some(Standing::new(State::Synched, Reason::Stopped { in_pool: self.ours })),
+            _ => Some(Assessment::new(State::Synched, Reason::Stopped { in_pool: self.ours })),
         }
     }
 
@@ -126,13 +130,13 @@ impl Candidate<'_> {
         self.observed.refresh_ra.then_some(Reason::RegisteringAgain)
     }
 
-    fn gatekeeper(&self) -> Standing {
+    fn gatekeeper(&self) -> Assessment {
         /// `GatekeeperRole::Active` of pRuntime.
         const ACTIVE: i32 = 2;
         let role = self.info.gatekeeper.as_ref().map_or(0, |gatekeeper| gatekeeper.role);
         let active = role == ACTIVE;
         let state = if active { State::Active } else { State::Synched };
-        Standing::new(state, Reason::Gatekeeper { active })
+        Assessment::new(state, Reason::Gatekeeper { active })
     }
 
     fn announces(&self) -> bool {
@@ -144,44 +148,44 @@ impl Candidate<'_> {
     }
 
     /// Assesses a worker that shall compute and does not yet.
-    fn on_its_way(&self, session: Option<&Session>, registration: &Registration) -> Standing {
+    fn starting(&self, session: Option<&Session>, registration: &Registration) -> Assessment {
         if let Some(waits) = self.unscored(registration) {
             return waits;
         }
         let pool = self.desired.worker.pid;
         let (reason, operation) = match session {
             _ if !self.ours => (Reason::AddingToPool { pool }, Operation::AddToPool),
-            None => return Standing::new(State::PreActive, Reason::AwaitingSession),
+            None => return Assessment::new(State::PreActive, Reason::AwaitingSession),
             Some(_) => (Reason::StartingComputing, Operation::Start(self.desired.worker.stake)),
         };
-        self.unless_blocked(Standing::new(State::PreActive, reason), operation, registration)
+        self.unless_blocked(Assessment::new(State::PreActive, reason), operation, registration)
     }
 
     fn unless_blocked(
         &self,
-        standing: Standing,
+        assessment: Assessment,
         operation: Operation,
         registration: &Registration,
-    ) -> Standing {
+    ) -> Assessment {
         let session = self.chain.session.as_ref();
         let blocked = blocked::reason(self.desired, self.observed, operation, registration, session);
         match blocked {
-            None => standing.wants(operation),
+            None => assessment.wants(operation),
             Some(reason) => {
                 let state = match reason {
                     // Not an error: workers before it are served first.
-                    Reason::AwaitingTurn { .. } => standing.state,
+                    Reason::AwaitingTurn { .. } => assessment.state,
                     // A computing worker goes on computing with its current stake.
-                    _ if standing.state == State::Active => State::Active,
+                    _ if assessment.state == State::Active => State::Active,
                     _ => State::Error,
                 };
-                Standing { state, reason, ..standing }
+                Assessment { state, reason, ..assessment }
             }
         }
     }
 
     /// Assesses a worker without a sufficient score; `None` if its score suffices.
-    fn unscored(&self, registration: &Registration) -> Option<Standing> {
+    fn unscored(&self, registration: &Registration) -> Option<Assessment> {
         let (settings, score) = (self.settings, registration.initial_score.unwrap_or(0));
         let min = if settings.enforce_min_bench_score { settings.min_bench_score.max(1) } else { 1 };
         if score >= min {
@@ -191,12 +195,12 @@ impl Candidate<'_> {
             0 => Reason::AwaitingScore,
             _ => Reason::ScoreTooLow { score, min },
         };
-        let waits = Standing::new(State::PreActive, reason);
+        let waits = Assessment::new(State::PreActive, reason);
         let again = settings.enforce_min_bench_score && !self.observed.benchmark_running;
         Some(if again { waits.wants(Operation::Register) } else { waits })
     }
 
-    fn cooling_down(&self, session: &Session) -> Standing {
+    fn cooling_down(&self, session: &Session) -> Assessment {
         let rules = &self.observed.rules;
         // The chain's clock; if unknown, the worker's as of the last block that it dispatched.
         let now_secs = match rules.now_secs {
@@ -214,13 +218,13 @@ impl Candidate<'_> {
                 Goal::LeavePool => AfterCoolDown::LeavesPool,
                 _ => AfterCoolDown::StaysStopped,
             };
-            return Standing::new(State::Synched, Reason::CoolingDown { left_secs, then, forced });
+            return Assessment::new(State::Synched, Reason::CoolingDown { left_secs, then, forced });
         }
         match goal {
             Goal::StartAgain | Goal::Reclaim | Goal::LeavePool => {
-                Standing::new(State::Synched, Reason::Reclaiming).wants(Operation::Reclaim)
+                Assessment::new(State::Synched, Reason::Reclaiming).wants(Operation::Reclaim)
             }
-            _ => Standing::new(State::Synched, Reason::CooledDown { forced }),
+            _ => Assessment::new(State::Synched, Reason::CooledDown { forced }),
         }
     }
 
@@ -235,18 +239,19 @@ impl Candidate<'_> {
         oldest.is_some_and(|w| w.start_time.saturating_add(grace) <= session.cool_down_start)
     }
 
-    fn computing(&self, session: &Session, registration: &Registration) -> Standing {
+    fn computing(&self, session: &Session, registration: &Registration) -> Assessment {
         if session.state == SessionState::WorkerUnresponsive {
             // Its stake is not changed before it responds again: a restart would hide why it does not.
-            return Standing::new(State::Active, Reason::Unresponsive);
+            return Assessment::new(State::Active, Reason::Unresponsive);
         }
         let wanted = self.desired.worker.stake;
         match session.stake {
             Some(stake) if stake < wanted => {
-                let standing = Standing::new(State::Active, Reason::RaisingStake { from: stake, to: wanted });
-                self.unless_blocked(standing, Operation::RaiseStake(wanted), registration)
+                let assessment =
+                    Assessment::new(State::Active, Reason::RaisingStake { from: stake, to: wanted });
+                self.unless_blocked(assessment, Operation::RaiseStake(wanted), registration)
             }
-            _ => Standing::new(State::Active, Reason::Computing),
+            _ => Assessment::new(State::Active, Reason::Computing),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     sync::{Lane, Outcome, Step, Stepped},
     text::describe,
     wire::EgressMessages,
-    worker::{Checkpoint, EventKind, Reason, operate},
+    worker::{Checkpoint, EventKind, Reason, requests},
 };
 
 /// A call in flight.
@@ -66,7 +66,7 @@ impl Task {
         // A checkpoint waits for the batch in flight: pRuntime holds its lock while it processes one.
         if self.checkpoint_asked && !self.sync.is_running() {
             self.checkpoint_asked = false;
-            let client = self.link.client();
+            let client = self.connection.client();
             self.call(true, async move {
                 Answer::Checkpoint(match client {
                     Ok(client) => client.take_checkpoint().await,
@@ -76,8 +76,8 @@ impl Task {
         } else if self.kick_asked && !self.checkpoint_asked {
             self.kick_asked = false;
             // A batch in flight is dropped, not awaited: a kick is the remedy for a worker that hangs.
-            self.sync.lose_sight();
-            let client = self.link.client();
+            self.sync.cancel();
+            let client = self.connection.client();
             self.call(true, async move {
                 Answer::Kick(match client {
                     Ok(client) => client.kick().await.map_err(|e| describe(&e).into()),
@@ -93,7 +93,7 @@ impl Task {
     }
 
     pub(super) fn get_info(&mut self) {
-        let client = self.link.client();
+        let client = self.connection.client();
         self.call(false, async move {
             Answer::Info(match client {
                 Ok(client) => client.info().await.map(Box::new).map_err(|e| describe(&e).into()),
@@ -103,12 +103,13 @@ impl Task {
     }
 
     pub(super) fn init(&mut self) {
-        let (Some(genesis), Some(info)) = (self.genesis.borrow().clone(), self.link.info.clone()) else {
+        let (Some(genesis), Some(info)) = (self.genesis.borrow().clone(), self.connection.info.clone())
+        else {
             return;
         };
         let request =
-            operate::init_request(&info, &genesis, self.desired.operator(), self.ctx.settings.dev_skip_ra);
-        let client = self.link.client();
+            requests::init_request(&info, &genesis, self.desired.operator(), self.ctx.settings.dev_skip_ra);
+        let client = self.connection.client();
         let budget = self.ctx.driver.budget().clone();
         self.call(false, async move {
             let _in_flight = budget.reserve(Lane::CatchUp, request.encoded_len()).await;
@@ -119,51 +120,51 @@ impl Task {
         });
     }
 
-    pub(super) fn ask_for_messages(&mut self) {
-        let Ok(client) = self.link.client() else { return };
+    pub(super) fn fetch_messages(&mut self) {
+        let Ok(client) = self.connection.client() else { return };
         self.call(false, async move { Answer::Messages(client.egress_messages().await) });
     }
 
     pub(super) fn call_ended(&mut self, answer: Answer) {
         match answer {
-            Answer::Info(Ok(info)) => self.saw(*info),
-            Answer::Info(Err(error)) => self.not_reached(error),
+            Answer::Info(Ok(info)) => self.info_received(*info),
+            Answer::Info(Err(error)) => self.call_failed(error),
             Answer::Init(result) => self.init_ended(result),
-            Answer::Messages(result) => self.got_messages(result),
+            Answer::Messages(result) => self.messages_received(result),
             Answer::Kick(result) => self.kick_ended(result),
             Answer::Checkpoint(result) => self.checkpoint_ended(result),
         }
     }
 
-    fn saw(&mut self, info: PhactoryInfo) {
+    fn info_received(&mut self, info: PhactoryInfo) {
         let worker = Arc::clone(&self.desired.worker);
-        if self.link.is_initialised() && !info.initialized {
+        if self.connection.is_initialised() && !info.initialized {
             warn!(worker = %worker.name, "worker has lost its state");
             self.slot.event(EventKind::LostState);
-            self.sync.lose_sight();
+            self.sync.cancel();
         }
-        self.sync.saw(&info, tokio::time::Instant::now());
-        if self.identity.saw(&info) {
+        self.sync.info_received(&info, tokio::time::Instant::now());
+        if self.identity.update(&info) {
             self.key_changed();
         }
-        self.link.saw(info);
+        self.connection.info_received(info);
         self.identity.claim(&self.ctx.keys, &worker);
-        self.relay.look_again();
+        self.relay.request_fetch();
     }
 
-    fn not_reached(&mut self, error: Arc<str>) {
-        let lost = self.link.not_reached(Arc::clone(&error));
-        if self.link.failures.is_worth_a_warning() {
+    fn call_failed(&mut self, error: Arc<str>) {
+        let lost = self.connection.call_failed(Arc::clone(&error));
+        if self.connection.failures.should_warn() {
             warn!(worker = %self.desired.worker.name, %error, "worker does not answer");
         }
         if lost {
-            self.lose_sight();
+            self.disconnect();
         }
     }
 
     fn init_ended(&mut self, result: Result<(), Error>) {
         // Whether it succeeded or not, the worker's own info decides.
-        self.link.stale = true;
+        self.connection.stale = true;
         match result {
             Ok(()) => {
                 info!(worker = %self.desired.worker.name, "worker was initialised");
@@ -173,7 +174,7 @@ impl Task {
             Err(error) => {
                 let error: Arc<str> = describe(&error).into();
                 self.init_failures.fail(Reason::InitFailed { error: Arc::clone(&error) });
-                if self.init_failures.is_worth_a_warning() {
+                if self.init_failures.should_warn() {
                     warn!(worker = %self.desired.worker.name, %error, "worker cannot be initialised");
                 }
             }
@@ -181,14 +182,14 @@ impl Task {
     }
 
     fn kick_ended(&mut self, result: Result<(), Arc<str>>) {
-        self.lose_sight();
-        self.link.kicked = result.is_ok();
+        self.disconnect();
+        self.connection.kicked = result.is_ok();
         match result {
             // Its HTTP server may answer once more before the process exits.
-            Ok(()) => self.link.failures.defer(Reason::Kicked, Duration::from_secs(1)),
+            Ok(()) => self.connection.failures.defer(Reason::Kicked, Duration::from_secs(1)),
             Err(error) => {
                 warn!(worker = %self.desired.worker.name, %error, "worker was not kicked");
-                self.link.failures.fail(Reason::Unreachable { error });
+                self.connection.failures.fail(Reason::Unreachable { error });
             }
         }
     }
@@ -201,7 +202,7 @@ impl Task {
                 Ok(ParaNumber(to.synced_to))
             }
             Err(error) => {
-                self.link.stale |= error.is_connection();
+                self.connection.stale |= error.is_connection();
                 let error = describe(&error);
                 warn!(%worker, %error, "worker has not taken a checkpoint");
                 Err(error.into())
@@ -214,11 +215,11 @@ impl Task {
     pub(super) fn sync_ended(&mut self, stepped: &Stepped) {
         let alerted = self.sync.health.problem().is_some_and(|problem| problem.cause.is_alert());
         let advice = self.sync.ended(stepped, tokio::time::Instant::now());
-        self.link.stale |= advice.observe;
+        self.connection.stale |= advice.observe;
         if let Ok(Outcome::Advanced { position, .. }) = stepped.result {
             let heights = *self.heights.borrow();
             // At the tip: the info shows what the block brought (messages, registration).
-            self.link.stale |= matches!(stepped.planned.step, Step::Blocks(_))
+            self.connection.stale |= matches!(stepped.planned.step, Step::Blocks(_))
                 && !matches!(self.sync.next_step(&heights, &self.ctx.tuning), Step::Blocks(_))
                 && position.lag(&heights).is_some_and(|lag| lag <= self.ctx.tuning.caught_up_within);
         }

@@ -44,7 +44,7 @@ impl FailureTracker {
     }
 
     /// Whether to log a warning: for the first of several consecutive failures, and every tenth.
-    pub(super) const fn is_worth_a_warning(&self) -> bool {
+    pub(super) const fn should_warn(&self) -> bool {
         self.backoff.attempts() % 10 == 1
     }
 

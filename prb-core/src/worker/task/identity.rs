@@ -26,7 +26,7 @@ pub(super) struct Identity {
 impl Identity {
     /// Applies the worker's info; returns whether the key differs from the last one that answered, however
     /// long ago that was.
-    pub(super) fn saw(&mut self, info: &PhactoryInfo) -> bool {
+    pub(super) fn update(&mut self, info: &PhactoryInfo) -> bool {
         let key = public_key(info);
         if self.key == key {
             return false;
@@ -37,7 +37,7 @@ impl Identity {
     }
 
     /// Releases the key of an unreachable worker: the same machine may answer at another entry now.
-    pub(super) fn lose_sight(&mut self) {
+    pub(super) fn release(&mut self) {
         *self = Self { last: self.last, ..Self::default() };
     }
 

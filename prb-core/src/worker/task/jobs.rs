@@ -22,20 +22,20 @@ pub(super) enum Ticket {
 }
 
 pub(super) enum JobEvent {
-    Added(Ticket, Result<JobHandle, queue::Error>),
+    Submitted(Ticket, Result<JobHandle, queue::Error>),
     Ended(Ticket, Result<JobOutcome, JobFailure>),
 }
 
 /// Jobs being submitted or awaited.
 pub(super) struct Jobs {
     queue: Arc<dyn JobQueue>,
-    patience: Duration,
+    timeout_after: Duration,
     set: JoinSet<JobEvent>,
 }
 
 impl Jobs {
-    pub(super) fn new(queue: Arc<dyn JobQueue>, patience: Duration) -> Self {
-        Self { queue, patience, set: JoinSet::new() }
+    pub(super) fn new(queue: Arc<dyn JobQueue>, timeout_after: Duration) -> Self {
+        Self { queue, timeout_after, set: JoinSet::new() }
     }
 
     /// Stops waiting for all of them. They may still be executed: the chain shows their effect.
@@ -43,23 +43,24 @@ impl Jobs {
         self.set = JoinSet::new();
     }
 
-    pub(super) fn add(&mut self, ticket: Ticket, job: Job) {
+    pub(super) fn submit(&mut self, ticket: Ticket, job: Job) {
         let queue = Arc::clone(&self.queue);
-        let patience = self.patience;
+        let timeout_after = self.timeout_after;
         self.set.spawn(async move {
-            let added = timeout(patience, queue.submit(job)).await;
-            let added = added.unwrap_or_else(|_| Err(queue::Error::Unavailable(no_answer(patience).into())));
-            JobEvent::Added(ticket, added)
+            let submitted = timeout(timeout_after, queue.submit(job)).await;
+            let submitted = submitted
+                .unwrap_or_else(|_| Err(queue::Error::Unavailable(timeout_message(timeout_after).into())));
+            JobEvent::Submitted(ticket, submitted)
         });
     }
 
     /// Waits for the outcome of a submitted job.
     pub(super) fn await_outcome(&mut self, ticket: Ticket, handle: JobHandle) {
-        let patience = self.patience;
+        let timeout_after = self.timeout_after;
         self.set.spawn(async move {
             // Bounded: a lost outcome would block the worker forever.
-            let ended = timeout(patience, handle.outcome()).await;
-            let ended = ended.unwrap_or_else(|_| Err(JobFailure { message: no_answer(patience) }));
+            let ended = timeout(timeout_after, handle.outcome()).await;
+            let ended = ended.unwrap_or_else(|_| Err(JobFailure { message: timeout_message(timeout_after) }));
             JobEvent::Ended(ticket, ended)
         });
     }
@@ -76,6 +77,6 @@ impl Jobs {
     }
 }
 
-fn no_answer(patience: Duration) -> String {
-    format!("the queue has not answered within {} minutes", patience.as_secs() / 60)
+fn timeout_message(timeout_after: Duration) -> String {
+    format!("the queue has not answered within {} minutes", timeout_after.as_secs() / 60)
 }

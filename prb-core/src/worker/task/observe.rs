@@ -16,7 +16,7 @@ use crate::{
     worker::{
         Decision, Failure, Failures, LastKey, Reason,
         decide::{FAILURES_BEFORE_ERROR, stake_needed},
-        goal::{self, Seen},
+        goal::{self, Observation},
         stakes::Need,
     },
 };
@@ -24,7 +24,7 @@ use crate::{
 impl Task {
     /// Applies the newest view to the on-chain state and the persisted record; returns whether the worker's
     /// on-chain state could be evaluated.
-    pub(super) fn look_at_chain(&mut self) -> bool {
+    pub(super) fn apply_view(&mut self) -> bool {
         self.identity.claim(&self.ctx.keys, &self.desired.worker);
         let view = self.views.borrow_and_update().clone();
         let mut seen = false;
@@ -32,8 +32,8 @@ impl Task {
             // An unreachable worker still has its on-chain state, under its last known key.
             let key =
                 self.identity.claimed().or_else(|| self.saved.key.filter(|_| self.identity.key().is_none()));
-            self.on_chain.look(view, key);
-            seen = self.follow_goal(view);
+            self.on_chain.update(view, key);
+            seen = self.update_goal(view);
         }
         self.ctx.keys.set_interest(self.slot.id(), Some(interest(&self.desired, &self.saved)));
         self.store_saved();
@@ -41,7 +41,7 @@ impl Task {
     }
 
     /// Updates the goal; returns whether the worker's on-chain state could be evaluated.
-    fn follow_goal(&mut self, view: &ChainView) -> bool {
+    fn update_goal(&mut self, view: &ChainView) -> bool {
         let (Some(key), Some(Ok(chain)), None) =
             (self.identity.claimed(), &self.on_chain.worker, self.on_chain.settling)
         else {
@@ -51,16 +51,16 @@ impl Task {
         let after_stop = self.desired.after_stop(self.ctx.settings.after_stop);
         let pool = self.desired.worker.pid;
         let block = self.on_chain.block;
-        let seen = Seen { key, chain, pool, after_stop, last_at_stake, block };
+        let seen = Observation { key, chain, pool, after_stop, last_at_stake, block };
         let saved = goal::saved_after(self.saved, seen);
-        self.keep(saved);
+        self.set_saved(saved);
         true
     }
 
     /// The last known key, if it differs from the one that answers.
     fn last_key(&self, view: &ChainView) -> Option<LastKey> {
         let key = self.saved.key.filter(|last| self.identity.key() != Some(*last))?;
-        let holder = self.ctx.keys.holder_but(key, self.slot.id());
+        let holder = self.ctx.keys.other_holder(key, self.slot.id());
         let chain = view.workers.get(&key).cloned();
         // While no key answers, the last key only matters if it answers elsewhere.
         (self.identity.key().is_some() || holder.is_some()).then_some(LastKey { key, chain, holder })
@@ -68,7 +68,7 @@ impl Task {
 
     pub(super) fn observe(&mut self, now: Instant) -> Observed {
         let heights = *self.heights.borrow_and_update();
-        if self.link.is_initialised() {
+        if self.connection.is_initialised() {
             self.sync.note_lag(&heights, &self.ctx.tuning);
         }
         let relay_genesis = self.genesis.borrow_and_update().as_ref().map(|genesis| genesis.relay_hash);
@@ -76,8 +76,8 @@ impl Task {
         let pool = view.as_ref().and_then(|view| pool_in(view, self.desired.worker.pid));
         let claimed = self.identity.claimed().is_some();
         let mut observed = Observed {
-            info: self.link.info.clone(),
-            stale: self.link.stale,
+            info: self.connection.info.clone(),
+            stale: self.connection.stale,
             position: self.sync.position,
             heights,
             relay_genesis,
@@ -88,14 +88,14 @@ impl Task {
             payer: view.as_ref().and_then(|view| account_in(view, self.desired.payer())),
             rules: self.on_chain.rules,
             settling: self.on_chain.settling,
-            benchmark_running: self.on_chain.benchmark_runs(),
+            benchmark_running: self.on_chain.is_benchmark_running(),
             job: self.operation,
             refused: self.on_chain.refused(pool.as_ref()),
             pool,
             grant: Grant::Granted,
             unsent_messages: self.has_messages(now),
             refresh_ra: self.refresh_ra,
-            kicked: self.link.kicked,
+            kicked: self.connection.kicked,
             key_holder: self.identity.holder.clone(),
             last_key: view.as_ref().and_then(|view| self.last_key(view)),
             saved: self.saved,
@@ -107,9 +107,12 @@ impl Task {
     }
 
     fn has_messages(&self, now: Instant) -> bool {
-        let pending = self.link.info.as_ref().is_some_and(|info| info.pending_messages > 0);
+        let pending = self.connection.info.as_ref().is_some_and(|info| info.pending_messages > 0);
         let known = matches!(self.on_chain.worker, Some(Ok(_)));
-        pending && known && self.identity.claimed().is_some() && self.relay.is_open(now, self.on_chain.block)
+        pending
+            && known
+            && self.identity.claimed().is_some()
+            && self.relay.wants_messages(now, self.on_chain.block)
     }
 
     fn failures(&self, now: Instant) -> Failures {
@@ -125,7 +128,7 @@ impl Task {
             due: false,
         });
         Failures {
-            connection: self.link.failures.failure(now),
+            connection: self.connection.failures.failure(now),
             sync: self.init_failures.failure(now).or(problem),
             chain: self.on_chain.failures.failure(now),
             relay: self.relay.failure(now),
@@ -135,7 +138,7 @@ impl Task {
 
     /// Reports the worker's need of its pool's free stake, and returns whether that is granted.
     fn grant(&self, observed: &Observed) -> Grant {
-        let unreachable = self.link.failures.attempts() >= FAILURES_BEFORE_ERROR;
+        let unreachable = self.connection.failures.attempts() >= FAILURES_BEFORE_ERROR;
         let waits_for_chain = observed.caught_up && observed.chain.is_none() && observed.key_holder.is_none();
         let need = match stake_needed(&self.desired, observed) {
             Some(stake) => Need::Stake(stake),
@@ -146,7 +149,7 @@ impl Task {
             Some(Ok(pool)) => pool.as_ref().as_ref().map(|pool| pool.free_stake),
             _ => None,
         };
-        self.ctx.stakes.ask(self.slot.id(), need, free)
+        self.ctx.stakes.request(self.slot.id(), need, free)
     }
 
     /// Checks that an operation that was included is no longer wanted at its block; returns whether that
@@ -167,14 +170,14 @@ impl Task {
 
     pub(super) fn show(&self, decision: &Decision, observed: &Observed) {
         let before = self.slot.status();
-        let checkpoint = self.must_finish_call() && !self.link.kicked;
+        let checkpoint = self.must_finish_call() && !self.connection.kicked;
         let (reason, message) = if checkpoint {
             (Reason::TakingCheckpoint, Reason::TakingCheckpoint.to_string().into())
         } else {
             (decision.reason.clone(), Arc::clone(&decision.message))
         };
-        let position = self.link.info.is_some().then_some(self.sync.position);
-        let info = self.link.info.as_ref().or(before.info.as_ref());
+        let position = self.connection.info.is_some().then_some(self.sync.position);
+        let info = self.connection.info.as_ref().or(before.info.as_ref());
         let failures = observed.failures.connection.as_ref().map_or(0, |failure| failure.attempts);
         let failures = failures.max(observed.failures.sync.as_ref().map_or(0, |failure| failure.attempts));
         let lag = position.and_then(|position| position.lag(&observed.heights));

@@ -25,7 +25,7 @@ pub(super) struct OnChain {
     pub(super) confirming: Option<(Operation, ParaNumber)>,
     benchmark_since: Option<ParaNumber>,
     pub(super) failures: FailureTracker,
-    refused: Option<RefusedWhen>,
+    refused: Option<RefusalRecord>,
 }
 
 /// A refused operation is retried after this long even if nothing has changed: its cause may be one that
@@ -35,17 +35,17 @@ const RETRY_REFUSED_AFTER: Duration = Duration::from_secs(6 * 3600);
 const RETRY_TIMED_AFTER: Duration = Duration::from_secs(600);
 
 /// A refusal, with the state that it was based on.
-struct RefusedWhen {
+struct RefusalRecord {
     operation: Operation,
     error: Arc<str>,
-    cause: Cause,
+    cause: RefusalState,
     /// When the operation is retried although nothing has changed.
     until: Instant,
 }
 
 /// The state that a refusal depends on: while it is unchanged, the same operation would be refused again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Cause {
+struct RefusalState {
     worker: Option<Reading<WorkerOnChain>>,
     pool: Option<Reading<Option<PoolOnChain>>>,
     rules: Rules,
@@ -79,7 +79,7 @@ impl OnChain {
     }
 
     /// Applies a view's state of `key`.
-    pub(super) fn look(&mut self, view: &ChainView, key: Option<WorkerKey>) {
+    pub(super) fn update(&mut self, view: &ChainView, key: Option<WorkerKey>) {
         if self.key != key {
             self.reset();
             self.key = key;
@@ -91,7 +91,7 @@ impl OnChain {
         }
         let Some(found) = key.and_then(|key| view.workers.get(&key)) else { return };
         if let (Some(Ok(before)), Ok(after)) = (&self.worker, found)
-            && has_moved(before, after)
+            && state_changed(before, after)
         {
             // The situation changed: an operation that failed before may succeed now.
             self.failures.reset();
@@ -116,7 +116,7 @@ impl OnChain {
         self.benchmark_since = Some(block);
     }
 
-    pub(super) fn benchmark_runs(&self) -> bool {
+    pub(super) fn is_benchmark_running(&self) -> bool {
         /// Blocks for the report to reach the chain, and for the score to come back.
         const ON_THE_WAY: u32 = 20;
         let wait = self.rules.benchmark_blocks.saturating_mul(2).saturating_add(ON_THE_WAY);
@@ -138,14 +138,14 @@ impl OnChain {
             RefusalClass::AwaitTime => RETRY_TIMED_AFTER,
             _ => RETRY_REFUSED_AFTER,
         };
-        let cause = Cause { worker: self.worker.clone(), pool, rules: self.rules };
+        let cause = RefusalState { worker: self.worker.clone(), pool, rules: self.rules };
         let until = Instant::now() + wait;
-        self.refused = Some(RefusedWhen { operation, error: error.into(), cause, until });
+        self.refused = Some(RefusalRecord { operation, error: error.into(), cause, until });
     }
 
     /// The current refusal, as input of decisions.
     pub(super) fn refused(&self, pool: Option<&Reading<Option<PoolOnChain>>>) -> Option<Refused> {
-        let RefusedWhen { operation, error, cause, until } = self.refused.as_ref()?;
+        let RefusalRecord { operation, error, cause, until } = self.refused.as_ref()?;
         let changed = self.has_changed(cause, pool, *operation, error);
         let holds = self.settling.is_some() || !(changed || Instant::now() >= *until);
         let cure = refusal(error).cure.into();
@@ -154,13 +154,13 @@ impl OnChain {
 
     fn has_changed(
         &self,
-        cause: &Cause,
+        cause: &RefusalState,
         pool: Option<&Reading<Option<PoolOnChain>>>,
         operation: Operation,
         error: &str,
     ) -> bool {
         let worker_moved = match (&cause.worker, &self.worker) {
-            (Some(Ok(before)), Some(Ok(after))) => has_moved(before, after),
+            (Some(Ok(before)), Some(Ok(after))) => state_changed(before, after),
             (before, after) => before.is_some() != after.is_some(),
         };
         let rules_changed = Rules { now_secs: 0, ..cause.rules } != Rules { now_secs: 0, ..self.rules };
@@ -198,7 +198,7 @@ fn pool_changed(
 
 /// Whether the worker's on-chain state has changed in anything that operations depend on; its message
 /// sequence and its rewards do not count.
-fn has_moved(before: &Arc<WorkerOnChain>, after: &Arc<WorkerOnChain>) -> bool {
+fn state_changed(before: &Arc<WorkerOnChain>, after: &Arc<WorkerOnChain>) -> bool {
     if Arc::ptr_eq(before, after) {
         return false;
     }

@@ -20,15 +20,15 @@ use crate::{
     queue::{JobFailure, JobOutcome},
     text::describe,
     wire::EgressMessages,
-    worker::{EventKind, Reason, goal, operate},
+    worker::{EventKind, Reason, goal, requests},
 };
 
 /// The result of preparing a transaction with data from the worker.
 pub(super) struct Prepared {
     operation: Operation,
-    made: Result<Call, Reason>,
+    call: Result<Call, Reason>,
     /// Whether the connection failed, so that the worker's process may have restarted.
-    lost: bool,
+    connection_lost: bool,
     /// The registration request, for the next attempt.
     request: Option<RegistrationRequest>,
 }
@@ -36,17 +36,17 @@ pub(super) struct Prepared {
 impl Task {
     /// Starts an operation. Data that the worker must provide is requested concurrently: an attestation may
     /// take minutes, and heartbeats must not wait for it.
-    pub(super) fn operate(&mut self, operation: Operation) {
+    pub(super) fn start_operation(&mut self, operation: Operation) {
         if self.operation.is_some() {
             return;
         }
         let Some(key) = self.identity.claimed() else { return };
-        if let Some(sent) = operation.remembered()
-            && !goal::is_remembered(&self.saved, sent, self.on_chain.block)
+        if let Some(sent) = operation.recorded_as()
+            && !goal::is_recorded(&self.saved, sent, self.on_chain.block)
         {
             // Persisted first: its effect must be recognised as ours even if this process crashes after
             // sending it.
-            self.keep(Saved { sent: Some(Sent::new(sent, self.on_chain.block)), ..self.saved });
+            self.set_saved(Saved { sent: Some(Sent::new(sent, self.on_chain.block)), ..self.saved });
             return self.store_saved();
         }
         self.operation = Some(operation);
@@ -54,18 +54,18 @@ impl Task {
             Operation::Register => self.registration(key).boxed(),
             Operation::AnnounceEndpoints => self.announcement(key).boxed(),
             _ => {
-                let made = operate::call(operation, &self.desired, key)
+                let call = requests::call(operation, &self.desired, key)
                     .ok_or_else(|| failed(operation, "it has no call"));
-                ready(Prepared { operation, made, lost: false, request: None }).boxed()
+                ready(Prepared { operation, call, connection_lost: false, request: None }).boxed()
             }
         });
     }
 
     fn registration(&self, key: WorkerKey) -> impl Future<Output = Prepared> + Send + use<> {
         let operation = Operation::Register;
-        let (client, operator) = (self.link.client(), self.desired.operator());
+        let (client, operator) = (self.connection.client(), self.desired.operator());
         let genesis = self.genesis.borrow().clone();
-        let info = self.link.info.clone();
+        let info = self.connection.info.clone();
         let collateral = self.ctx.collateral.clone();
         let replaces = match &self.on_chain.worker {
             Some(Ok(chain)) => chain.registration.as_ref().map(|registration| registration.last_updated),
@@ -73,17 +73,17 @@ impl Task {
         };
         let mut request = self.registration.unwrap_or_else(|| RegistrationRequest::new(self.refresh_ra));
         async move {
-            let (made, lost) = match (client, operator, genesis) {
+            let (call, connection_lost) = match (client, operator, genesis) {
                 (Ok(client), Some(operator), Some(genesis)) => {
                     let mut expected = Expected::new(key, operator, genesis.relay_hash, genesis.para_id);
                     if let Some(info) = &info {
                         expected = expected.with_info(info);
                     }
                     let collateral = collateral.as_deref();
-                    let made = registration(&client, &expected, &mut request, replaces, collateral).await;
-                    let lost = made.as_ref().is_err_and(RegistrationError::is_connection);
+                    let call = registration(&client, &expected, &mut request, replaces, collateral).await;
+                    let connection_lost = call.as_ref().is_err_and(RegistrationError::is_connection);
                     let rejected = |error| Reason::RegistrationRejected { error: describe(&error).into() };
-                    (made.map_err(rejected), lost)
+                    (call.map_err(rejected), connection_lost)
                 }
                 (Err(error), ..) => (Err(failed(operation, &error)), false),
                 // Removed in between: the next decision takes that into account.
@@ -92,37 +92,37 @@ impl Task {
                     false,
                 ),
             };
-            Prepared { operation, made, lost, request: Some(request) }
+            Prepared { operation, call, connection_lost, request: Some(request) }
         }
     }
 
     fn announcement(&self, key: WorkerKey) -> impl Future<Output = Prepared> + Send + use<> {
         let operation = Operation::AnnounceEndpoints;
-        let client = self.link.client();
+        let client = self.connection.client();
         let endpoints = self.desired.worker.endpoints.clone();
         let chain_time_ms = self.on_chain.rules.now_secs.saturating_mul(1000);
         async move {
-            let (made, lost) = match client {
+            let (call, connection_lost) = match client {
                 Ok(client) => {
-                    let made = endpoints::announcement(&client, key, &endpoints, chain_time_ms).await;
-                    let lost = made.as_ref().is_err_and(endpoints::Error::is_connection);
-                    (made.map_err(|error| failed(operation, &describe(&error))), lost)
+                    let call = endpoints::announcement(&client, key, &endpoints, chain_time_ms).await;
+                    let connection_lost = call.as_ref().is_err_and(endpoints::Error::is_connection);
+                    (call.map_err(|error| failed(operation, &describe(&error))), connection_lost)
                 }
                 Err(error) => (Err(failed(operation, &error)), false),
             };
-            Prepared { operation, made, lost, request: None }
+            Prepared { operation, call, connection_lost, request: None }
         }
     }
 
     pub(super) fn operation_prepared(&mut self, prepared: Prepared) {
-        let Prepared { operation, made, lost, request } = prepared;
+        let Prepared { operation, call, connection_lost, request } = prepared;
         self.registration = request.or(self.registration);
-        self.link.stale |= lost;
-        match made.map(|call| operate::operation_job(&self.desired, call)) {
+        self.connection.stale |= connection_lost;
+        match call.map(|call| requests::operation_job(&self.desired, call)) {
             Ok(Some(job)) => {
                 info!(worker = %self.desired.worker.name, operation = operation.name(), "sending on chain");
                 self.slot.event(EventKind::OperationSent { operation: operation.name() });
-                self.jobs.add(Ticket::Operation(operation), job);
+                self.jobs.submit(Ticket::Operation(operation), job);
             }
             // The operator was removed in between: the next decision takes that into account.
             Ok(None) => self.operation = None,
@@ -135,18 +135,18 @@ impl Task {
 
     pub(super) fn job_event(&mut self, event: Result<JobEvent, JoinError>) {
         match event {
-            Ok(JobEvent::Added(ticket, Ok(handle))) => {
+            Ok(JobEvent::Submitted(ticket, Ok(handle))) => {
                 if let Ticket::Messages(sender, _) = &ticket {
                     self.relay.submitted(sender);
                 }
                 debug!(worker = %self.desired.worker.name, job = %handle.id, ?ticket, "job added");
                 self.jobs.await_outcome(ticket, handle);
             }
-            Ok(JobEvent::Added(Ticket::Messages(sender, ticket), Err(error))) => {
+            Ok(JobEvent::Submitted(Ticket::Messages(sender, ticket), Err(error))) => {
                 let worker = &self.desired.worker.name;
                 self.relay.not_submitted(&sender, ticket, &describe(&error), worker);
             }
-            Ok(JobEvent::Added(Ticket::Operation(operation), Err(error))) => {
+            Ok(JobEvent::Submitted(Ticket::Operation(operation), Err(error))) => {
                 self.operation = None;
                 // A queue that does not answer may still have accepted the job.
                 self.on_chain.settling = Some(self.on_chain.block.next());
@@ -203,9 +203,9 @@ impl Task {
     }
 
     fn operation_refused(&mut self, operation: Operation, error: &str) {
-        if operation.remembered().is_some() {
+        if operation.recorded_as().is_some() {
             // It was included without effect, so no late effect has to be recognised.
-            self.keep(Saved { sent: None, ..self.saved });
+            self.set_saved(Saved { sent: None, ..self.saved });
         }
         let pool = self.views.borrow().as_ref().and_then(|v| v.pools.get(&self.desired.worker.pid).cloned());
         self.on_chain.refuse(operation, error, pool);
@@ -224,20 +224,20 @@ impl Task {
         self.slot.event(failed);
         let (worker, attempts) = (&self.desired.worker.name, self.on_chain.failures.attempts());
         let operation = operation.name();
-        if self.on_chain.failures.is_worth_a_warning() {
+        if self.on_chain.failures.should_warn() {
             warn!(%worker, operation, attempts, %error, "an operation on chain failed");
         } else {
             debug!(%worker, operation, attempts, %error, "an operation on chain failed");
         }
     }
 
-    pub(super) fn got_messages(&mut self, result: Result<EgressMessages, Error>) {
+    pub(super) fn messages_received(&mut self, result: Result<EgressMessages, Error>) {
         let messages = match result {
             Ok(messages) => messages,
             Err(error) => {
-                self.link.stale |= error.is_connection();
+                self.connection.stale |= error.is_connection();
                 let error = describe(&error).into();
-                return self.relay.asking_failed(error, &self.desired.worker.name);
+                return self.relay.fetch_failed(error, &self.desired.worker.name);
             }
         };
         let view = self.views.borrow().clone();
@@ -247,9 +247,9 @@ impl Task {
             return;
         };
         let by = (&self.ctx.keys, &*self.desired.worker);
-        for (sender, ticket, run) in self.relay.take_in(messages, key, &on_chain, &view, by) {
-            match operate::message_job(&self.desired, run) {
-                Some(job) => self.jobs.add(Ticket::Messages(sender, ticket), job),
+        for (sender, ticket, run) in self.relay.select(messages, key, &on_chain, &view, by) {
+            match requests::message_job(&self.desired, run) {
+                Some(job) => self.jobs.submit(Ticket::Messages(sender, ticket), job),
                 None => self.relay.not_submitted(
                     &sender,
                     ticket,

@@ -25,7 +25,7 @@ pub(super) struct Relay {
     backoff: BackoffConfig,
     senders: BTreeMap<MessageOrigin, Sender>,
     /// Failures to fetch the worker's messages.
-    asking: FailureTracker,
+    fetching: FailureTracker,
     tickets: u64,
 }
 
@@ -39,7 +39,7 @@ struct Sender {
 
 impl Relay {
     pub(super) fn new(backoff: BackoffConfig) -> Self {
-        Self { backoff, senders: BTreeMap::new(), asking: FailureTracker::new(backoff), tickets: 0 }
+        Self { backoff, senders: BTreeMap::new(), fetching: FailureTracker::new(backoff), tickets: 0 }
     }
 
     /// Discards all state: the messages are another worker's from now on. Jobs in flight are not awaited.
@@ -48,54 +48,54 @@ impl Relay {
     }
 
     /// Releases the claims on shared senders, so that other workers can relay for them.
-    pub(super) fn lose_sight(&mut self) {
+    pub(super) fn release_claims(&mut self) {
         for sender in self.senders.values_mut() {
             sender.claim = None;
         }
     }
 
     /// Notes that there may be new messages.
-    pub(super) fn look_again(&mut self) {
-        self.senders.values_mut().for_each(|sender| sender.egress.look_again());
+    pub(super) fn request_fetch(&mut self) {
+        self.senders.values_mut().for_each(|sender| sender.egress.request_fetch());
     }
 
     pub(super) fn forget_failures(&mut self) {
-        self.asking.reset();
+        self.fetching.reset();
         self.senders.values_mut().for_each(|sender| sender.failures.reset());
     }
 
     /// Whether fetching messages from the worker can lead to a job.
-    pub(super) fn is_open(&self, now: Instant, view: ParaNumber) -> bool {
+    pub(super) fn wants_messages(&self, now: Instant, view: ParaNumber) -> bool {
         let due = |tracker: &FailureTracker| tracker.failure(now).is_none_or(|failure| failure.due);
-        let open = |sender: &Sender| sender.egress.is_open(view) && due(&sender.failures);
-        due(&self.asking) && (self.senders.is_empty() || self.senders.values().any(open))
+        let open = |sender: &Sender| sender.egress.wants_messages(view) && due(&sender.failures);
+        due(&self.fetching) && (self.senders.is_empty() || self.senders.values().any(open))
     }
 
     /// The current failure, of the worker's own messages first. Marked as due because each sender has its own
-    /// backoff: see [`Self::is_open`].
+    /// backoff: see [`Self::wants_messages`].
     pub(super) fn failure(&self, now: Instant) -> Option<Failure> {
         let senders = || self.senders.iter();
         let own = senders().filter(|(origin, _)| matches!(origin, MessageOrigin::Worker(_)));
         let others = senders().filter(|(origin, _)| !matches!(origin, MessageOrigin::Worker(_)));
         let mut failing = own.chain(others).filter_map(|(_, sender)| sender.failures.failure(now));
-        let failure = self.asking.failure(now).or_else(|| failing.next())?;
+        let failure = self.fetching.failure(now).or_else(|| failing.next())?;
         Some(Failure { due: true, ..failure })
     }
 
     pub(super) fn wakes_at(&self, now: Instant) -> Option<Instant> {
         let senders = self.senders.values().filter_map(|sender| sender.failures.wakes_at(now));
-        senders.chain(self.asking.wakes_at(now)).min()
+        senders.chain(self.fetching.wakes_at(now)).min()
     }
 
-    pub(super) fn asking_failed(&mut self, error: Arc<str>, worker: &str) {
-        self.asking.fail(Reason::RelayFailing { error: Arc::clone(&error) });
-        if self.asking.is_worth_a_warning() {
+    pub(super) fn fetch_failed(&mut self, error: Arc<str>, worker: &str) {
+        self.fetching.fail(Reason::RelayFailing { error: Arc::clone(&error) });
+        if self.fetching.should_warn() {
             warn!(%worker, %error, "messages of a worker cannot be fetched");
         }
     }
 
     /// Selects the messages to submit from those that the worker holds: one run per sender, with its ticket.
-    pub(super) fn take_in(
+    pub(super) fn select(
         &mut self,
         messages: EgressMessages,
         key: WorkerKey,
@@ -103,7 +103,7 @@ impl Relay {
         view: &ChainView,
         (keys, worker): (&Arc<Keys>, &inventory::Worker),
     ) -> Vec<(MessageOrigin, u64, Vec<SignedMessage>)> {
-        self.asking.reset();
+        self.fetching.reset();
         let own = MessageOrigin::Worker(key);
         let mut by_sender: BTreeMap<MessageOrigin, Vec<SignedMessage>> = BTreeMap::new();
         for (sender, messages) in messages {
@@ -129,11 +129,11 @@ impl Relay {
                 sender.claim.as_ref().and_then(|_| Some(**view.senders.get(&origin)?.as_ref().ok()?))
             };
             let due = sender.failures.failure(now).is_none_or(|failure| failure.due);
-            let (Some(next), true) = (next, due && sender.egress.can_take(view.block)) else {
-                sender.egress.nothing_now();
+            let (Some(next), true) = (next, due && sender.egress.can_submit(view.block)) else {
+                sender.egress.set_exhausted();
                 continue;
             };
-            let run = sender.egress.pick(next, view.block, messages);
+            let run = sender.egress.select(next, view.block, messages);
             if let Some(last) = run.last() {
                 self.tickets += 1;
                 sender.egress.submitting(self.tickets, last.sequence + 1);
@@ -192,7 +192,7 @@ impl Sender {
 
     fn failed(&mut self, origin: &MessageOrigin, error: &str, worker: &str) {
         self.failures.fail(Reason::RelayFailing { error: error.into() });
-        if self.failures.is_worth_a_warning() {
+        if self.failures.should_warn() {
             warn!(%worker, ?origin, %error, "messages did not reach the chain");
         }
     }

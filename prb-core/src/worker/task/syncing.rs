@@ -45,7 +45,7 @@ impl Syncing {
     }
 
     /// Drops the step in flight: the worker is unreachable, and its position is read again when it answers.
-    pub(super) fn lose_sight(&mut self) {
+    pub(super) fn cancel(&mut self) {
         self.running = None;
         self.empty = None;
         self.caught_up = false;
@@ -56,7 +56,7 @@ impl Syncing {
     }
 
     /// Applies the position that the worker reports.
-    pub(super) fn saw(&mut self, info: &PhactoryInfo, now: Instant) {
+    pub(super) fn info_received(&mut self, info: &PhactoryInfo, now: Instant) {
         self.health.observed(info, now);
         self.empty = None;
         if self.running.is_none() {

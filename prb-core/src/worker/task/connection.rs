@@ -1,4 +1,4 @@
-//! [`Link`]: the connection to one worker, and its last info.
+//! [`Connection`]: the connection to one worker, and its last info.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use crate::{
 };
 
 /// The client, the last `GetInfo`, and when to refresh it.
-pub(super) struct Link {
+pub(super) struct Connection {
     /// The client, or why none could be created for the endpoint.
     pub(super) client: Result<PRuntime, Arc<str>>,
     pub(super) info: Option<Arc<PhactoryInfo>>,
-    seen_at: Instant,
+    answered_at: Instant,
     /// Whether `info` must be refreshed.
     pub(super) stale: bool,
     pub(super) kicked: bool,
@@ -26,12 +26,12 @@ pub(super) struct Link {
     recheck_at: Option<Instant>,
 }
 
-impl Link {
+impl Connection {
     pub(super) fn new(ctx: &Context, desired: &Desired) -> Self {
         Self {
             client: connect(ctx, desired),
             info: None,
-            seen_at: Instant::now(),
+            answered_at: Instant::now(),
             stale: false,
             kicked: false,
             failures: FailureTracker::new(ctx.tuning.connection_backoff),
@@ -43,12 +43,12 @@ impl Link {
     /// Connects again and discards the worker's info.
     pub(super) fn reset(&mut self, ctx: &Context, desired: &Desired) {
         self.client = connect(ctx, desired);
-        self.lose_sight();
+        self.discard_info();
         self.failures.reset();
     }
 
     /// Discards the worker's info.
-    pub(super) fn lose_sight(&mut self) {
+    pub(super) fn discard_info(&mut self) {
         self.info = None;
         self.stale = false;
     }
@@ -58,16 +58,16 @@ impl Link {
     }
 
     /// Records an answer of the worker.
-    pub(super) fn saw(&mut self, info: PhactoryInfo) {
+    pub(super) fn info_received(&mut self, info: PhactoryInfo) {
         self.failures.reset();
         self.kicked = false;
         self.stale = false;
-        self.seen_at = Instant::now();
+        self.answered_at = Instant::now();
         self.info = Some(Arc::new(info));
     }
 
     /// Records a failed call; returns whether the worker counts as unreachable from now on.
-    pub(super) fn not_reached(&mut self, error: Arc<str>) -> bool {
+    pub(super) fn call_failed(&mut self, error: Arc<str>) -> bool {
         self.failures.fail(Reason::Unreachable { error });
         let lost = self.failures.attempts() >= FAILURES_BEFORE_ERROR;
         if lost {
@@ -80,13 +80,13 @@ impl Link {
         self.info.as_ref().is_some_and(|info| info.initialized)
     }
 
-    fn ask_again_at(&self, tuning: &Tuning, caught_up: bool) -> Instant {
-        self.seen_at + if caught_up { tuning.max_silence } else { tuning.observe_interval }
+    fn expires_at(&self, tuning: &Tuning, caught_up: bool) -> Instant {
+        self.answered_at + if caught_up { tuning.max_silence } else { tuning.observe_interval }
     }
 
     /// Marks the info as stale once it has expired.
-    pub(super) fn age(&mut self, now: Instant, tuning: &Tuning, caught_up: bool) {
-        self.stale |= self.info.is_some() && now >= self.ask_again_at(tuning, caught_up);
+    pub(super) fn expire_info(&mut self, now: Instant, tuning: &Tuning, caught_up: bool) {
+        self.stale |= self.info.is_some() && now >= self.expires_at(tuning, caught_up);
         if self.recheck_at.is_some_and(|at| at <= now) {
             self.recheck_at = None;
             self.stale = true;
@@ -108,7 +108,7 @@ impl Link {
 
     /// When the passing of time alone changes something.
     pub(super) fn wakes_at(&self, now: Instant, tuning: &Tuning, caught_up: bool) -> Option<Instant> {
-        let ask_again = self.info.is_some().then(|| self.ask_again_at(tuning, caught_up));
+        let ask_again = self.info.is_some().then(|| self.expires_at(tuning, caught_up));
         [ask_again, self.recheck_at, self.failures.wakes_at(now)]
             .into_iter()
             .flatten()
