@@ -166,7 +166,7 @@ impl FleetStatus {
 
 /// The slots, in the inventory's order and by id.
 #[derive(Debug, Default)]
-struct Roster {
+struct Registry {
     slots: Vec<Arc<Slot>>,
     by_id: HashMap<Uuid, Arc<Slot>>,
     runners: usize,
@@ -174,7 +174,7 @@ struct Roster {
 
 #[derive(Debug)]
 struct Shared {
-    roster: RwLock<Arc<Roster>>,
+    registry: RwLock<Arc<Registry>>,
     changes: watch::Sender<u64>,
     cancel: CancellationToken,
     tasks: TaskTracker,
@@ -194,7 +194,7 @@ impl Fleet {
         describe_metrics();
         let cancel = CancellationToken::new();
         let shared = Arc::new(Shared {
-            roster: RwLock::default(),
+            registry: RwLock::default(),
             changes: watch::Sender::new(0),
             cancel: cancel.clone(),
             tasks: TaskTracker::new(),
@@ -227,17 +227,17 @@ impl Fleet {
     pub fn status(&self) -> FleetStatus {
         // The revision is read first: a change in between is reported again rather than missed.
         let revision = *self.shared.changes.borrow();
-        let roster = self.shared.roster();
+        let registry = self.shared.registry();
         FleetStatus {
             revision,
-            workers: roster.slots.iter().map(|slot| slot.status()).collect(),
-            runners: roster.runners,
+            workers: registry.slots.iter().map(|slot| slot.status()).collect(),
+            runners: registry.runners,
         }
     }
 
     /// Returns the status of one worker.
     pub fn worker(&self, id: Uuid) -> Option<Arc<WorkerStatus>> {
-        Some(self.shared.roster().by_id.get(&id)?.status())
+        Some(self.shared.registry().by_id.get(&id)?.status())
     }
 
     /// A revision number that increases with every change of any worker's status.
@@ -256,8 +256,8 @@ impl Fleet {
         if self.shared.cancel.is_cancelled() {
             return Err(CommandError::Stopped);
         }
-        let roster = self.shared.roster();
-        let slot = roster.by_id.get(&id).ok_or(CommandError::Unknown { id })?;
+        let registry = self.shared.registry();
+        let slot = registry.by_id.get(&id).ok_or(CommandError::Unknown { id })?;
         let desired = slot.desired();
         if let Some(reason) = slot.idle_reason() {
             let (name, reason) = (desired.worker.name.clone(), reason.to_string());
@@ -278,8 +278,8 @@ impl Fleet {
     /// # Errors
     /// As [`command`](Self::command).
     pub fn preview(&self, id: Uuid, command: Command) -> Result<String, CommandError> {
-        let roster = self.shared.roster();
-        let slot = roster.by_id.get(&id).ok_or(CommandError::Unknown { id })?;
+        let registry = self.shared.registry();
+        let slot = registry.by_id.get(&id).ok_or(CommandError::Unknown { id })?;
         let name = slot.desired().worker.name.clone();
         if let Some(reason) = slot.idle_reason() {
             return Err(CommandError::NotRunning { name, reason: reason.to_string() });
@@ -290,7 +290,7 @@ impl Fleet {
     /// Returns the events of a worker, oldest first: at most the last
     /// [`MAX_EVENTS`](crate::worker::MAX_EVENTS) since the fleet started. `None` if there is no such worker.
     pub fn events(&self, id: Uuid) -> Option<Vec<Event>> {
-        Some(self.shared.roster().by_id.get(&id)?.events())
+        Some(self.shared.registry().by_id.get(&id)?.events())
     }
 
     /// Resolves when the fleet has ended: because it was stopped, or because the supervisor failed.
@@ -311,12 +311,12 @@ impl Fleet {
 }
 
 impl Shared {
-    fn roster(&self) -> Arc<Roster> {
-        Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
+    fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set_roster(&self, roster: Roster) {
-        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
+    fn set_registry(&self, registry: Registry) {
+        *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(registry);
         self.changes.send_modify(|revision| *revision += 1);
     }
 }

@@ -21,9 +21,9 @@ mod command;
 mod condition;
 mod edit;
 mod error;
+mod inventory_error;
 mod keys;
 pub mod memory;
-mod refusal;
 mod values;
 
 pub use command::{Commanded, Preview};

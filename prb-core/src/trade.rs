@@ -40,7 +40,7 @@ use tokio::{
 use self::accounts::AccountLeases;
 use crate::{chain::ChainSubmitter, queue::JobQueue, signer::Signers};
 
-mod account_keeper;
+mod account_lease_manager;
 pub mod accounts;
 mod batch;
 mod call_limits;
@@ -48,9 +48,9 @@ mod dispatch;
 mod inbox;
 mod job_leases;
 mod lane;
-mod order;
+mod progress;
 mod recently_sent;
-mod reports;
+mod released_jobs;
 mod status;
 mod verdict;
 
@@ -247,7 +247,7 @@ impl Trader {
     pub fn start(config: Config, parts: Parts) -> Result<Self, Error> {
         config.check()?;
         status::describe_metrics();
-        let (board, status) = status::Board::new();
+        let (board, status) = status::StatusBoard::new();
         let (stop, stopped) = oneshot::channel();
         let mut dispatcher = JoinSet::new();
         dispatcher.spawn(dispatch::run(config, parts, board, stopped));

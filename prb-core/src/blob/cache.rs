@@ -28,9 +28,9 @@ use crate::{
     sync::Cooldown,
 };
 
-mod flights;
+mod single_flight;
 
-use flights::Flights;
+use single_flight::SingleFlight;
 
 /// Refusals remembered for rate limiting; while that many are recent, further ones evict nothing.
 const REFUSALS: usize = 1024;
@@ -64,11 +64,11 @@ struct Entry<B> {
     /// The batch ended at the source's tip, so that a longer one is available once the source has grown.
     ended_at_tip: bool,
     /// A worker refused it: the next caller gets a new one.
-    forgotten: AtomicBool,
+    evicted: AtomicBool,
 }
 
 /// Rate limits of evictions.
-struct Recent {
+struct EvictionLimits {
     headers: Cooldown<HeaderCursor>,
     /// Refused batches, by their first block.
     blocks: Cooldown<ParaNumber>,
@@ -76,14 +76,14 @@ struct Recent {
     entries: Cooldown<(BlockCursor, usize)>,
 }
 
-type Kept<C, B> = Cache<(C, usize), Arc<Entry<B>>>;
+type Cached<C, B> = Cache<(C, usize), Arc<Entry<B>>>;
 
 /// Cached bodies of one kind, and the fetches in flight.
 struct Entries<C: Hash + Eq, B, N: Hash + Eq> {
-    kept: Kept<C, B>,
+    cached: Cached<C, B>,
     /// Keyed by the source's height as well: a caller that has seen it grow must not get an answer from
     /// before.
-    flights: Flights<(C, usize, Option<N>), Arc<Entry<B>>>,
+    single_flight: SingleFlight<(C, usize, Option<N>), Arc<Entry<B>>>,
     kind: &'static str,
 }
 
@@ -93,7 +93,7 @@ pub struct CachedSource<S: ?Sized> {
     blocks: Entries<BlockCursor, BlockBatch, ParaNumber>,
     genesis: OnceCell<Genesis>,
     heights: watch::Receiver<Heights>,
-    recent: Mutex<Recent>,
+    eviction_limits: Mutex<EvictionLimits>,
     inner: Arc<S>,
 }
 
@@ -111,7 +111,7 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
             blocks: Entries::new("blocks", config, |batch: &BlockBatch| batch.body.len()),
             genesis: OnceCell::new(),
             heights: inner.heights(),
-            recent: Mutex::new(Recent {
+            eviction_limits: Mutex::new(EvictionLimits {
                 headers: Cooldown::new(config.forget_every, REFUSALS),
                 blocks: Cooldown::new(config.forget_every, REFUSALS),
                 entries: Cooldown::new(config.forget_every, REFUSALS),
@@ -122,23 +122,23 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
 
     /// Bytes of cached bodies, including the overhead of their entries.
     pub async fn held_bytes(&self) -> u64 {
-        self.headers.kept.run_pending_tasks().await;
-        self.blocks.kept.run_pending_tasks().await;
-        self.headers.kept.weighted_size() + self.blocks.kept.weighted_size()
+        self.headers.cached.run_pending_tasks().await;
+        self.blocks.cached.run_pending_tasks().await;
+        self.headers.cached.weighted_size() + self.blocks.cached.weighted_size()
     }
 
-    fn forget(&self, refusal: &Refusal) {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+    fn evict(&self, refusal: &Refusal) {
+        let mut eviction_limits = self.eviction_limits.lock().unwrap_or_else(PoisonError::into_inner);
         match refusal {
-            Refusal::Headers { cursor, .. } if recent.headers.admit(*cursor) => {
-                let touched = self.headers.kept.iter().filter(|(key, _)| key.0 == *cursor);
-                touched.for_each(|(_, entry)| entry.forget("headers"));
+            Refusal::Headers { cursor, .. } if eviction_limits.headers.admit(*cursor) => {
+                let touched = self.headers.cached.iter().filter(|(key, _)| key.0 == *cursor);
+                touched.for_each(|(_, entry)| entry.evict("headers"));
             }
-            Refusal::Blocks { blocks, at, .. } if recent.blocks.admit(blocks.first) => {
+            Refusal::Blocks { blocks, at, .. } if eviction_limits.blocks.admit(blocks.first) => {
                 let suspect = at.map_or(*blocks, |at| Span { first: at, last: at });
-                let touched = self.blocks.kept.iter().filter(|(_, entry)| entry.holds(suspect));
-                let now = touched.filter(|(key, _)| recent.entries.admit(**key));
-                now.for_each(|(_, entry)| entry.forget("blocks"));
+                let touched = self.blocks.cached.iter().filter(|(_, entry)| entry.holds(suspect));
+                let now = touched.filter(|(key, _)| eviction_limits.entries.admit(**key));
+                now.for_each(|(_, entry)| entry.evict("blocks"));
             }
             Refusal::Headers { .. } | Refusal::Blocks { .. } => {}
         }
@@ -154,7 +154,7 @@ where
     fn new(kind: &'static str, config: Config, size: fn(&B) -> usize) -> Self {
         /// Per body: key, map entry and pointers.
         const OVERHEAD_BYTES: usize = 256;
-        let kept = Cache::builder()
+        let cached = Cache::builder()
             .max_capacity(config.max_bytes)
             .time_to_live(config.max_age)
             // A frequency-based admission policy would reject new batches at the tip, which all workers
@@ -165,7 +165,7 @@ where
                 u32::try_from(body + OVERHEAD_BYTES).unwrap_or(u32::MAX)
             })
             .build();
-        Self { kept, flights: Flights::new(), kind }
+        Self { cached, single_flight: SingleFlight::new(), kind }
     }
 
     /// Returns the cached answer, unless it is outdated, or that of `fetch`: one fetch for all concurrent
@@ -177,26 +177,26 @@ where
         is_outdated: impl Fn(&Entry<B>) -> bool + Send + 'static,
         fetch: impl Future<Output = Entry<B>> + Send + 'static,
     ) -> Result<Option<B>, Error> {
-        let kept = self.kept.get(&key).await.filter(|entry| !is_outdated(entry));
-        let entry = match kept {
+        let cached = self.cached.get(&key).await.filter(|entry| !is_outdated(entry));
+        let entry = match cached {
             Some(entry) => {
                 self.count(true);
                 entry
             }
             None => {
-                let kept = self.kept.clone();
+                let cached = self.cached.clone();
                 let fetch = async move {
                     // A fetch that was in flight before may have ended in between.
-                    if let Some(entry) = kept.get(&key).await.filter(|entry| !is_outdated(entry)) {
+                    if let Some(entry) = cached.get(&key).await.filter(|entry| !is_outdated(entry)) {
                         return entry;
                     }
                     let entry = Arc::new(fetch.await);
                     if matches!(entry.answer, Ok(Some(_))) {
-                        kept.insert(key, Arc::clone(&entry)).await;
+                        cached.insert(key, Arc::clone(&entry)).await;
                     }
                     entry
                 };
-                let (entry, new) = self.flights.join((key.0, key.1, tip), fetch).await;
+                let (entry, new) = self.single_flight.join((key.0, key.1, tip), fetch).await;
                 self.count(!new);
                 entry
             }
@@ -212,20 +212,20 @@ where
 
 impl<B> Entry<B> {
     fn new(answer: Result<Option<B>, Arc<Error>>, ended_at_tip: bool) -> Self {
-        Self { answer, ended_at_tip, forgotten: AtomicBool::new(false) }
+        Self { answer, ended_at_tip, evicted: AtomicBool::new(false) }
     }
 
     fn is_outdated(&self, source_grew: impl Fn(&B) -> bool) -> bool {
         match &self.answer {
             Ok(Some(batch)) => {
-                self.forgotten.load(Ordering::Relaxed) || self.ended_at_tip && source_grew(batch)
+                self.evicted.load(Ordering::Relaxed) || self.ended_at_tip && source_grew(batch)
             }
             Ok(None) | Err(_) => true,
         }
     }
 
-    fn forget(&self, kind: &'static str) {
-        if !self.forgotten.swap(true, Ordering::Relaxed) {
+    fn evict(&self, kind: &'static str) {
+        if !self.evicted.swap(true, Ordering::Relaxed) {
             counter!("prb_blob_cache_forgotten_total", "kind" => kind).increment(1);
         }
     }
@@ -311,7 +311,7 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for CachedSource<S> {
     }
 
     fn refused(&self, refusal: &Refusal) {
-        self.forget(refusal);
+        self.evict(refusal);
         self.inner.refused(refusal);
     }
 }

@@ -161,7 +161,7 @@ struct State {
     /// `None` once the reader has stopped.
     views: Option<watch::Sender<Option<Arc<ChainView>>>>,
     /// Views that are not published yet, oldest first.
-    late: VecDeque<ChainView>,
+    delayed: VecDeque<ChainView>,
     pending: VecDeque<Pending>,
     faults: HashMap<AccountId, VecDeque<Fault>>,
     hung: HashSet<AccountId>,
@@ -169,14 +169,14 @@ struct State {
     transactions: u64,
 }
 
-type Fate = Result<BatchOutcome, SubmitError>;
+type SubmitResult = Result<BatchOutcome, SubmitError>;
 
 #[derive(Debug)]
 struct Pending {
     batch: CallBatch,
     extrinsic: Hash,
     /// `None` if the submitter must not be notified.
-    submitter: Option<oneshot::Sender<Fate>>,
+    submitter: Option<oneshot::Sender<SubmitResult>>,
     progress: mpsc::Sender<SubmitProgress>,
 }
 
@@ -205,22 +205,22 @@ impl MemoryChain {
         let number = ParaNumber(state.model.block);
         let pending = std::mem::take(&mut state.pending);
         let operators: Vec<_> = pending.iter().map(|pending| pending.batch.operator()).collect();
-        let mut fates = Vec::with_capacity(pending.len());
+        let mut results = Vec::with_capacity(pending.len());
         for Pending { batch, extrinsic, submitter, progress } in pending {
-            let fate = state.include(&batch, extrinsic, self.0.config.max_events);
+            let result = state.include(&batch, extrinsic, self.0.config.max_events);
             // A full channel only loses progress.
             let _ = progress.try_send(SubmitProgress::InBlock { block: block_hash(number.0) });
-            fates.extend(submitter.map(|s| (s, fate)));
+            results.extend(submitter.map(|s| (s, result)));
         }
         let State { finality, model, .. } = &mut *state;
-        let fates = finality.advance(model, self.0.config.finality_blocks, operators, fates);
+        let results = finality.advance(model, self.0.config.finality_blocks, operators, results);
         // The view is published first: a submitter that is notified of an outcome finds it there, unless
         // views are delayed.
         state.show(&self.0.config);
         drop(state);
-        for (submitter, fate) in fates {
+        for (submitter, result) in results {
             // A submitter that was cancelled reads the effects later.
-            let _ = submitter.send(fate);
+            let _ = submitter.send(result);
         }
         self.0.changed.notify_waiters();
         number
@@ -249,7 +249,7 @@ impl MemoryChain {
     }
 
     /// Waits until no transaction of `account` is pending, then reads the state.
-    async fn settled<T>(&self, account: AccountId, look: impl FnOnce(&mut State) -> T + Send) -> T {
+    async fn when_settled<T>(&self, account: AccountId, look: impl FnOnce(&mut State) -> T + Send) -> T {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
@@ -290,14 +290,14 @@ impl ChainReader for MemoryChain {
 
 #[async_trait]
 impl ChainSubmitter for MemoryChain {
-    async fn submit(&self, batch: &CallBatch, progress: mpsc::Sender<SubmitProgress>) -> Fate {
+    async fn submit(&self, batch: &CallBatch, progress: mpsc::Sender<SubmitProgress>) -> SubmitResult {
         let config = &self.0.config;
         check_signature(batch).await?;
         let accept = |state: &mut State| state.accept(batch, config, progress.clone());
-        let (extrinsic, fate) = self.settled(batch.operator(), accept).await?;
+        let (extrinsic, result) = self.when_settled(batch.operator(), accept).await?;
         // A full channel only loses progress.
         let _ = progress.try_send(SubmitProgress::Submitted { extrinsic });
-        fate.await.unwrap_or_else(|_| Err(SubmitError::Lost { reason: "the chain was dropped".into() }))
+        result.await.unwrap_or_else(|_| Err(SubmitError::Lost { reason: "the chain was dropped".into() }))
     }
 
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
@@ -308,7 +308,7 @@ impl ChainSubmitter for MemoryChain {
                 calls: calls.iter().map(|call| model.effect(call)).collect(),
             }
         };
-        Ok(self.settled(account, look).await)
+        Ok(self.when_settled(account, look).await)
     }
 
     /// Nothing to forget: every call checks for pending transactions.

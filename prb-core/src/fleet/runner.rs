@@ -26,7 +26,7 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(600);
 /// The slots assigned to a runner.
 pub(super) type Assignment = Arc<Vec<Arc<Slot>>>;
 
-struct Run {
+struct RunningTask {
     slot: Arc<Slot>,
     task: Id,
     cancel: CancellationToken,
@@ -38,7 +38,7 @@ pub(super) struct Runner {
     ctx: Arc<Context>,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
-    running: HashMap<Uuid, Run>,
+    running: HashMap<Uuid, RunningTask>,
     panics: HashMap<Uuid, Backoff>,
 }
 
@@ -83,7 +83,7 @@ impl Runner {
         let cancel = self.cancel.child_token();
         let task = run(Arc::clone(&self.ctx), Arc::clone(&slot), self.index, wait, cancel.clone());
         let task = self.tasks.spawn(task).id();
-        self.running.insert(slot.id(), Run { slot, task, cancel, started: Instant::now() });
+        self.running.insert(slot.id(), RunningTask { slot, task, cancel, started: Instant::now() });
     }
 
     fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {

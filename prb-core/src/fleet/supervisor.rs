@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    Config, Roster, Shared, genesis,
+    Config, Registry, Shared, genesis,
     runner::{Assignment, Runner},
     watchdog,
 };
@@ -105,13 +105,13 @@ impl Supervisor {
         let handle = match child {
             Child::Genesis => {
                 let genesis = self.genesis.clone();
-                self.children.spawn(after(wait, genesis::fetch(ctx, genesis, cancel)))
+                self.children.spawn(delayed(wait, genesis::fetch(ctx, genesis, cancel)))
             }
-            Child::Keys => self.children.spawn(after(wait, async move { ctx.keys.run(cancel).await })),
-            Child::Saver => self.children.spawn(after(wait, async move { ctx.saver.run(cancel).await })),
+            Child::Keys => self.children.spawn(delayed(wait, async move { ctx.keys.run(cancel).await })),
+            Child::Saver => self.children.spawn(delayed(wait, async move { ctx.saver.run(cancel).await })),
             Child::Runner(index) => {
                 let assignments = self.shards[index].subscribe();
-                self.children.spawn(after(wait, Runner::new(index, ctx, cancel).run(assignments)))
+                self.children.spawn(delayed(wait, Runner::new(index, ctx, cancel).run(assignments)))
             }
         };
         self.names.insert(handle.id(), child);
@@ -138,7 +138,7 @@ impl Supervisor {
 
     /// Updates slots and shards to an inventory snapshot.
     fn apply(&mut self, snapshot: &Snapshot) {
-        let before = self.shared.roster();
+        let before = self.shared.registry();
         let mut edited = before.slots.len() != snapshot.workers.len();
         let mut slots = Vec::with_capacity(snapshot.workers.len());
         for (i, worker) in snapshot.workers.iter().enumerate() {
@@ -168,7 +168,7 @@ impl Supervisor {
             self.ctx.stakes.leave(gone.id());
         }
         let by_id = slots.iter().map(|slot| (slot.id(), Arc::clone(slot))).collect();
-        self.shared.set_roster(Roster { slots, by_id, runners: self.shards.len() });
+        self.shared.set_registry(Registry { slots, by_id, runners: self.shards.len() });
     }
 
     /// Assigns a runner to each worker that must run, and notifies the runners whose assignment changed.
@@ -177,22 +177,22 @@ impl Supervisor {
         let ids: HashSet<Uuid> = admitted.iter().map(|slot| slot.id()).collect();
         self.runner_of.retain(|id, _| ids.contains(id));
         let mut assignments: Vec<Vec<Arc<Slot>>> = vec![Vec::new(); self.shards.len()];
-        let room = self.config.max_workers_per_runner.max(1);
+        let capacity = self.config.max_workers_per_runner.max(1);
         // Running workers keep their runner, and count before new ones are placed.
-        let (settled, new): (Vec<_>, Vec<_>) =
+        let (placed, new): (Vec<_>, Vec<_>) =
             admitted.into_iter().partition(|slot| self.runner_of.contains_key(&slot.id()));
-        for slot in settled {
+        for slot in placed {
             assignments[self.runner_of[&slot.id()]].push(slot);
         }
         for slot in new {
-            let runner = assignments.iter().position(|slots| slots.len() < room).unwrap_or_else(|| {
+            let runner = assignments.iter().position(|slots| slots.len() < capacity).unwrap_or_else(|| {
                 assignments.push(Vec::new());
                 assignments.len() - 1
             });
             self.runner_of.insert(slot.id(), runner);
             assignments[runner].push(slot);
         }
-        self.tell(assignments);
+        self.publish(assignments);
         for slot in slots.iter().filter(|slot| slot.status().runner.is_none()) {
             if let Some(reason) = slot.idle_reason() {
                 slot.show_idle(reason);
@@ -226,7 +226,7 @@ impl Supervisor {
         wanted
     }
 
-    fn tell(&mut self, assignments: Vec<Vec<Arc<Slot>>>) {
+    fn publish(&mut self, assignments: Vec<Vec<Arc<Slot>>>) {
         for (index, assignment) in assignments.into_iter().enumerate() {
             let assignment: Assignment = Arc::new(assignment);
             match self.shards.get(index) {
@@ -248,7 +248,7 @@ impl Supervisor {
     }
 }
 
-async fn after(wait: Duration, task: impl Future<Output = ()>) {
+async fn delayed(wait: Duration, task: impl Future<Output = ()>) {
     if !wait.is_zero() {
         tokio::time::sleep(wait).await;
     }

@@ -20,7 +20,7 @@ pub(super) fn check(shared: &Shared, ctx: &Context, config: &Config) {
     let now = Instant::now();
     let mut stalled = 0u32;
     let mut new = Vec::new();
-    for slot in &shared.roster().slots {
+    for slot in &shared.registry().slots {
         let status = slot.status();
         let behind = status.runner.is_some()
             && status.position.is_none_or(|at| plan(at, &heights, &limits) != Step::Wait);

@@ -95,7 +95,7 @@ impl Snapshot {
         let mut workers: BTreeMap<Uuid, Arc<Worker>> =
             self.workers.iter().map(|w| (w.id, w.clone())).collect();
         let mut saved = self.saved.clone();
-        let mut put = Once::default();
+        let mut put = UniqueIds::default();
         for edit in edits {
             match edit {
                 Edit::PutPool(pool) => {
@@ -139,9 +139,9 @@ impl Snapshot {
 
 /// The ids that a transaction has put so far.
 #[derive(Default)]
-struct Once(HashSet<(&'static str, Uuid)>);
+struct UniqueIds(HashSet<(&'static str, Uuid)>);
 
-impl Once {
+impl UniqueIds {
     fn check(&mut self, what: &'static str, id: Uuid) -> Result<(), Error> {
         if self.0.insert((what, id)) { Ok(()) } else { Err(Error::PutTwice { what, id }) }
     }

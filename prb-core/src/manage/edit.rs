@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Change, Error, KeyError, MAX_ENTRIES, Manager, PoolValue, Selector, WorkerValue,
-    refusal::{placed, refused},
+    inventory_error::{locate, map_error},
     values::Entry,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// An edit with the entry of the call that requested it.
-pub(super) type Asked = (Entry, Edit);
+pub(super) type RequestedEdit = (Entry, Edit);
 
 /// A validated pool value with its sealed secret.
 struct PoolDraft {
@@ -37,7 +37,7 @@ impl PoolDraft {
         if self.operator.is_some() {
             pool.operator.clone_from(&self.operator);
         }
-        pool.check().map_err(|error| refused(entry, error))?;
+        pool.check().map_err(|error| map_error(entry, error))?;
         Ok(Edit::PutPool(pool))
     }
 }
@@ -94,11 +94,11 @@ impl Manager {
         let _editing = self.editing.lock().await;
         let snapshot = self.snapshot();
         let lookup = Index::new(&snapshot);
-        let mut once = Once::default();
+        let mut unique = UniqueIds::default();
         let mut asked = Vec::with_capacity(drafts.len());
         for (selector, entry, draft) in drafts {
             let old = lookup.pool(&entry, &selector)?;
-            once.check(&entry, old.id)?;
+            unique.check(&entry, old.id)?;
             let edit = match draft {
                 Some(draft) => draft.put(&entry, Pool::clone(old))?,
                 None => Edit::RemovePool(old.id),
@@ -145,13 +145,13 @@ impl Manager {
         let _editing = self.editing.lock().await;
         let snapshot = self.snapshot();
         let lookup = Index::new(&snapshot);
-        let mut once = Once::default();
+        let mut unique = UniqueIds::default();
         let mut asked = Vec::with_capacity(items.len());
         for (index, (selector, change)) in items.into_iter().enumerate() {
             let name = if let Change::Put(value) = &change { value.name.as_str() } else { "" };
             let entry = Entry::new("items", index, name);
             let old = lookup.worker(&entry, &selector)?;
-            once.check(&entry, old.id)?;
+            unique.check(&entry, old.id)?;
             let edit = match change {
                 Change::Put(value) => {
                     if value.pid != old.pid {
@@ -197,17 +197,17 @@ impl Manager {
     }
 
     /// Applies the edits as one transaction; returns the entries that were put.
-    async fn commit(&self, asked: Vec<Asked>) -> Result<Done, Error> {
+    async fn commit(&self, asked: Vec<RequestedEdit>) -> Result<Applied, Error> {
         let before = self.snapshot();
         if !self.condition.holds(&before) {
             return Err(Error::Changed);
         }
         let edits = asked.iter().map(|(_, edit)| edit.clone()).collect();
         let applied = self.parts.inventory.apply(edits).await;
-        let snapshot = applied.map_err(|error| placed(&before, &asked, error))?;
+        let snapshot = applied.map_err(|error| locate(&before, &asked, error))?;
         info!(edits = asked.len(), revision = snapshot.revision, "pools or workers were edited");
         let index = Index::new(&snapshot);
-        let mut done = Done::default();
+        let mut done = Applied::default();
         for (_, edit) in asked {
             match edit {
                 Edit::PutPool(pool) => done.pools.extend(index.pools.get(&pool.id).copied().cloned()),
@@ -222,7 +222,7 @@ impl Manager {
 }
 
 #[derive(Default)]
-struct Done {
+struct Applied {
     pools: Vec<Arc<Pool>>,
     workers: Vec<Arc<Worker>>,
 }
@@ -270,9 +270,9 @@ impl<'a> Index<'a> {
 
 /// Rejects calls that name an entry twice: one of the two changes would be lost.
 #[derive(Default)]
-struct Once(HashSet<Uuid>);
+struct UniqueIds(HashSet<Uuid>);
 
-impl Once {
+impl UniqueIds {
     fn check(&mut self, entry: &Entry, id: Uuid) -> Result<(), Error> {
         if self.0.insert(id) {
             return Ok(());
@@ -304,7 +304,7 @@ fn new_worker() -> Worker {
 
 fn put_worker(entry: &Entry, mut worker: Worker, value: &WorkerValue) -> Result<Edit, Error> {
     value.write_to(&mut worker, entry)?;
-    worker.check().map_err(|error| refused(entry, error))?;
+    worker.check().map_err(|error| map_error(entry, error))?;
     Ok(Edit::PutWorker(worker))
 }
 

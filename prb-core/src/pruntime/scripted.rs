@@ -34,7 +34,7 @@ pub use script::{Failure, Pace, Restart};
 pub use state::WorkerState;
 
 /// Number of calls recorded; older ones are dropped.
-const CALLS_KEPT: usize = 4096;
+const MAX_RECORDED_CALLS: usize = 4096;
 /// A dispatch in progress, whether or not its caller still waits.
 #[derive(Clone, Copy, Debug)]
 struct Dispatching {
@@ -53,7 +53,7 @@ struct Inner {
     script: Script,
     record: Record,
     /// Incremented at each exit: calls being answered are aborted.
-    lives: watch::Sender<u64>,
+    exit_signal: watch::Sender<u64>,
 }
 
 impl Inner {
@@ -72,7 +72,7 @@ impl Inner {
 
     fn exit(&mut self, how: Restart) {
         self.record.exits += 1;
-        self.lives.send_modify(|lives| *lives += 1);
+        self.exit_signal.send_modify(|exits| *exits += 1);
         self.dispatching = None;
         self.away_until = Some(Instant::now() + self.script.pace.restart);
         self.state = match how {
@@ -113,7 +113,7 @@ impl ScriptedWorker {
             away_until: None,
             script: Script::default(),
             record: Record::default(),
-            lives: watch::Sender::new(0),
+            exit_signal: watch::Sender::new(0),
         };
         Self { identity: Identity::new(seed), inner: Arc::new(Mutex::new(inner)) }
     }
@@ -241,7 +241,7 @@ impl ScriptedWorker {
         let mut inner = self.lock();
         let is_away = inner.is_away();
         let Inner { script, record, .. } = &mut *inner;
-        if record.calls.len() == CALLS_KEPT {
+        if record.calls.len() == MAX_RECORDED_CALLS {
             record.calls.pop_front();
         }
         record.calls.push_back((method, size));
@@ -283,11 +283,11 @@ impl PRuntimeClient for ScriptedWorker {
         if body.len() > limit_bytes {
             return Err(Error::TooLarge { method: method.name(), size_bytes: body.len(), limit_bytes });
         }
-        let mut lives = self.lock().lives.subscribe();
+        let mut exit_signal = self.lock().exit_signal.subscribe();
         tokio::select! {
             biased;
             // The process has exited, which breaks its connections. The sender lives as long as the worker.
-            _ = lives.changed() => Err(self.unreachable()),
+            _ = exit_signal.changed() => Err(self.unreachable()),
             answer = self.serve(method, body) => answer,
         }
     }

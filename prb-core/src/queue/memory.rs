@@ -66,32 +66,32 @@ struct Shared {
     changed: Notify,
 }
 
-type Fate = Result<JobOutcome, JobFailure>;
+type JobResult = Result<JobOutcome, JobFailure>;
 
 #[derive(Debug)]
 struct Entry {
     job: Job,
     /// `None` if an operator retried the job: its submitter has already received the failure.
-    submitter: Option<oneshot::Sender<Fate>>,
+    submitter: Option<oneshot::Sender<JobResult>>,
     size_bytes: usize,
     /// The current lease's token; 0 if there is none.
     token: u64,
     hand_outs: u32,
     retries_left: u32,
     phase: Phase,
-    story: Story,
+    log: JobLog,
 }
 
 /// Data of a job that only operators need.
 #[derive(Clone, Debug, Default)]
-struct Story {
+struct JobLog {
     created_ms: u64,
     error: Option<String>,
     progress: Option<Progress>,
     history: Vec<Step>,
 }
 
-impl Story {
+impl JobLog {
     fn step(&mut self, state: JobState, note: Option<String>) {
         push_step(&mut self.history, Step { state, at_ms: now_ms(), note });
     }
@@ -105,7 +105,7 @@ struct Ended {
     size_bytes: usize,
     hand_outs: u32,
     outcome: Option<JobOutcome>,
-    story: Story,
+    log: JobLog,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +203,7 @@ impl State {
 
     fn note(&mut self, id: JobId, state: JobState, note: Option<String>) {
         if let Some(entry) = self.jobs.get_mut(&id) {
-            entry.story.step(state, note);
+            entry.log.step(state, note);
         }
     }
 
@@ -216,8 +216,8 @@ impl State {
         let attempt = entry.hand_outs;
         entry.hand_outs = attempt.saturating_add(1);
         let retries_left = entry.retries_left;
-        entry.story.progress = None;
-        entry.story.step(JobState::Active, None);
+        entry.log.progress = None;
+        entry.log.step(JobState::Active, None);
         Some(Lease { id, token: entry.token, attempt, retries_left, job: entry.job.clone() })
     }
 
@@ -230,26 +230,26 @@ impl State {
             .ok_or(Error::LeaseLost { id })
     }
 
-    fn end(&mut self, id: JobId, fate: Fate) {
+    fn end(&mut self, id: JobId, result: JobResult) {
         let Some(mut entry) = self.drop_entry(id) else { return };
-        let outcome = match &fate {
+        let outcome = match &result {
             Ok(outcome) => {
                 self.succeeded += 1;
-                entry.story.step(JobState::Succeeded, None);
+                entry.log.step(JobState::Succeeded, None);
                 Some(outcome.clone())
             }
             Err(failure) => {
                 self.failed += 1;
-                entry.story.step(JobState::Failed, None);
-                entry.story.error = Some(failure.message.clone());
+                entry.log.step(JobState::Failed, None);
+                entry.log.error = Some(failure.message.clone());
                 None
             }
         };
-        let Entry { job, submitter, size_bytes, hand_outs, story, .. } = entry;
-        self.keep(Ended { id, job, size_bytes, hand_outs, outcome, story });
+        let Entry { job, submitter, size_bytes, hand_outs, log, .. } = entry;
+        self.keep(Ended { id, job, size_bytes, hand_outs, outcome, log });
         if let Some(submitter) = submitter {
             // The submitter may have stopped listening; the statistics include the job nevertheless.
-            let _ = submitter.send(fate);
+            let _ = submitter.send(result);
         }
     }
 
@@ -305,11 +305,11 @@ impl JobQueue for MemoryQueue {
         state.last_id += 1;
         let id = JobId(state.last_id);
         let retries_left = job.retries;
-        let mut story = Story { created_ms: now_ms(), ..Story::default() };
-        story.step(JobState::Waiting, None);
+        let mut log = JobLog { created_ms: now_ms(), ..JobLog::default() };
+        log.step(JobState::Waiting, None);
         let submitter = Some(submitter);
         let phase = Phase::Waiting;
-        let entry = Entry { job, submitter, size_bytes, token: 0, hand_outs: 0, retries_left, phase, story };
+        let entry = Entry { job, submitter, size_bytes, token: 0, hand_outs: 0, retries_left, phase, log };
         state.add(id, entry);
         drop(state);
         self.0.changed.notify_one();
@@ -382,7 +382,7 @@ impl JobQueue for MemoryQueue {
         let mut state = self.state();
         for &(id, token) in leases {
             if let Ok(entry) = state.leased(id, token) {
-                entry.story.progress = Some(progress);
+                entry.log.progress = Some(progress);
             }
         }
         Ok(())
@@ -409,8 +409,8 @@ impl JobQueue for MemoryQueue {
             Some(delay) if entry.retries_left > 0 => {
                 entry.retries_left -= 1;
                 entry.token = 0;
-                entry.story.error = Some(failure.message.clone());
-                entry.story.step(JobState::Delayed, Some(failure.message));
+                entry.log.error = Some(failure.message.clone());
+                entry.log.step(JobState::Delayed, Some(failure.message));
                 state.set_phase(id, Phase::Delayed { due: Instant::now() + delay });
             }
             _ => state.end(id, Err(failure)),

@@ -215,11 +215,11 @@ impl Run {
         let size = &mut self.sizes.headers;
         let permit = budget.fetch_permit(self.planned.lane).await;
         let mut fetched = source.headers(cursor, size.bytes()).await;
-        if makes_room(size, Method::SyncCombinedHeaders, &fetched) {
+        if grows_to_fit(size, Method::SyncCombinedHeaders, &fetched) {
             fetched = source.headers(cursor, size.bytes()).await;
         }
         let Some(batch) = fetched.map_err(Error::Source)? else {
-            return Ok(self.nothing());
+            return Ok(self.not_yet());
         };
         check_headers(&batch, cursor)?;
         let _in_flight = self.charge(permit, &batch.body).await;
@@ -234,7 +234,7 @@ impl Run {
         self.sizes.headers.succeeded();
         let mut position = self.planned.position;
         let moved = position.headers_synced(synced);
-        moved_on(moved, position, bytes, Method::SyncCombinedHeaders)
+        advanced(moved, position, bytes, Method::SyncCombinedHeaders)
     }
 
     async fn blocks(&mut self, cursor: BlockCursor) -> Result<Outcome, Error> {
@@ -242,11 +242,11 @@ impl Run {
         let size = &mut self.sizes.blocks;
         let permit = budget.fetch_permit(self.planned.lane).await;
         let mut fetched = source.blocks(cursor, size.bytes()).await;
-        if makes_room(size, Method::DispatchBlocks, &fetched) {
+        if grows_to_fit(size, Method::DispatchBlocks, &fetched) {
             fetched = source.blocks(cursor, size.bytes()).await;
         }
         let Some(batch) = fetched.map_err(Error::Source)? else {
-            return Ok(self.nothing());
+            return Ok(self.not_yet());
         };
         check_blocks(&batch, cursor)?;
         let _in_flight = self.charge(permit, &batch.body).await;
@@ -261,7 +261,7 @@ impl Run {
         self.sizes.blocks.succeeded();
         let mut position = self.planned.position;
         let moved = position.blocks_synced(synced);
-        moved_on(moved, position, bytes, Method::DispatchBlocks)
+        advanced(moved, position, bytes, Method::DispatchBlocks)
     }
 
     /// Charges the fetched body to the budget, and only then releases the permit for another fetch.
@@ -271,12 +271,12 @@ impl Run {
         in_flight
     }
 
-    const fn nothing(&self) -> Outcome {
+    const fn not_yet(&self) -> Outcome {
         Outcome::NotYet { heights: self.planned.heights }
     }
 }
 
-fn moved_on(moved: bool, position: Position, bytes: usize, method: Method) -> Result<Outcome, Error> {
+fn advanced(moved: bool, position: Position, bytes: usize, method: Method) -> Result<Outcome, Error> {
     if moved {
         return Ok(Outcome::Advanced { position, bytes });
     }
@@ -303,7 +303,7 @@ fn check_blocks(batch: &BlockBatch, cursor: BlockCursor) -> Result<(), Error> {
 
 /// Raises the size if the smallest batch is larger than requested but within the worker's limit, so that it
 /// can be requested again. Returns whether it was raised.
-fn makes_room<T>(size: &mut BatchSize, method: Method, fetched: &Result<T, blob::Error>) -> bool {
+fn grows_to_fit<T>(size: &mut BatchSize, method: Method, fetched: &Result<T, blob::Error>) -> bool {
     match fetched {
         Err(blob::Error::TooLarge { size_bytes, .. }) => {
             size.make_room(*size_bytes, method.body_limit_bytes())

@@ -26,7 +26,7 @@ mod problem;
 #[cfg(test)]
 mod tests;
 
-use crash::Crashes;
+use crash::CrashTracker;
 pub use problem::{Cause, HealthConfig, Problem};
 
 /// What the result of a step requires.
@@ -53,7 +53,7 @@ pub struct Health {
     failed_at: Heights,
     /// The worker's position when it failed, if it may have advanced without an answer reaching us.
     may_move_from: Option<Position>,
-    crashes: Crashes,
+    crashes: CrashTracker,
     stuck: Stuck,
     version: Arc<str>,
     memory_bytes: Option<u64>,
@@ -92,7 +92,7 @@ impl Health {
             source_failures: 0,
             failed_at: Heights::default(),
             may_move_from: None,
-            crashes: Crashes::default(),
+            crashes: CrashTracker::default(),
             stuck: Stuck::default(),
             version: "".into(),
             memory_bytes: None,
@@ -131,30 +131,30 @@ impl Health {
             self.version = info.version.as_str().into();
         }
         self.memory_bytes = info.memory_usage.as_ref().map(|memory| memory.rust_used);
-        self.crashes.runs(&self.version);
+        self.crashes.set_version(&self.version);
         if info.initialized {
-            self.at(Position::of(info), now);
+            self.position_observed(Position::of(info), now);
         } else {
             self.stuck = Stuck::default();
             self.may_move_from = None;
         }
     }
 
-    fn at(&mut self, position: Position, now: Instant) {
+    fn position_observed(&mut self, position: Position, now: Instant) {
         // Kept while the position is unchanged: a long dispatch ends only after several observations.
-        let went_on = self.may_move_from.is_some_and(|from| is_ahead(position, from));
+        let advanced = self.may_move_from.is_some_and(|from| is_ahead(position, from));
         self.crashes.passed(position);
-        let stays = self.stuck.shown == Some(position);
+        let unchanged = self.stuck.shown == Some(position);
         let answered = std::mem::take(&mut self.stuck.answered);
         self.stuck.shown = Some(position);
-        if stays && answered {
+        if unchanged && answered {
             self.no_progress("what it was sent", position, now);
-        } else if !stays && self.stuck.count > 0 {
+        } else if !unchanged && self.stuck.count > 0 {
             self.stuck.count = 0;
-            self.heal(now);
-        } else if went_on {
+            self.recover(now);
+        } else if advanced {
             // It was slow, or its answer was lost: what it was sent has taken effect.
-            self.heal(now);
+            self.recover(now);
         }
     }
 
@@ -169,7 +169,7 @@ impl Health {
                 count_bytes(stepped.sent, *bytes);
                 self.stuck.answered = true;
                 self.crashes.passed(*position);
-                self.heal(now);
+                self.recover(now);
                 Advice::default()
             }
             Ok(Outcome::NotYet { .. }) if stepped.planned.step == Step::Wait => Advice::default(),
@@ -195,7 +195,7 @@ impl Health {
 
     /// Records the success of such a call: ends the backoff. Suspected crash blocks are kept.
     pub fn recovered(&mut self, now: Instant) {
-        self.heal(now);
+        self.recover(now);
     }
 
     /// Discards everything: on an operator's command, or because another worker answers.
@@ -204,13 +204,13 @@ impl Health {
     }
 
     /// Ends the backoff after a success. A known recurring problem is still shown.
-    fn heal(&mut self, now: Instant) {
+    fn recover(&mut self, now: Instant) {
         self.failures = 0;
         self.busy = 0;
         self.may_move_from = None;
         self.worker = None;
         if let Some(cause) = self.crashes.found() {
-            self.set_found(cause, now);
+            self.set_crash(cause, now);
         } else if let Some(at) = self.stuck.shown.filter(|_| self.stuck.count > 0) {
             let message = self.stuck_message("what it was sent", at);
             self.set(self.stuck_cause(at), self.stuck.count, message, now);
@@ -265,9 +265,9 @@ impl Health {
         self.busy = 0;
         let mut message = describe(error);
         if let (Kind::ConnectionLost, Some(Sent::Blocks(blocks))) = (kind, stepped.sent) {
-            let count = self.crashes.broke(blocks, &self.version);
+            let count = self.crashes.connection_broke(blocks, &self.version);
             if let Some(cause) = self.crashes.found() {
-                self.set_found(cause, now + pause(self.config.crashing, count - 1));
+                self.set_crash(cause, now + pause(self.config.crashing, count - 1));
                 return Advice { observe: true };
             }
             // Writing to a `String` cannot fail.
@@ -309,7 +309,7 @@ impl Health {
         .into()
     }
 
-    fn set_found(&mut self, cause: Cause, due: Instant) {
+    fn set_crash(&mut self, cause: Cause, due: Instant) {
         let Cause::DiesAt { block, count, .. } = &cause else { return };
         let memory = match self.memory_bytes {
             Some(bytes) => format!("; it used {} MiB before", bytes >> 20),

@@ -215,7 +215,7 @@ impl Gate {
         }
     }
 
-    fn take_now(&self, units: u32) -> Option<OwnedSemaphorePermit> {
+    fn try_take(&self, units: u32) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.units).try_acquire_many_owned(units).ok()
     }
 }
@@ -231,12 +231,12 @@ impl Lanes {
     async fn acquire(&self, lane: Lane, units: u32) -> Charge {
         // A tip body that exceeds the tip's share may use free units of catch-up, but never waits for them.
         if lane == Lane::Tip
-            && let Some(permit) = self.tip.take_now(units)
+            && let Some(permit) = self.tip.try_take(units)
         {
             return Charge::new(Some(permit), Lane::Tip);
         }
         if lane == Lane::Tip
-            && let Some(permit) = self.catch_up.take_now(units)
+            && let Some(permit) = self.catch_up.try_take(units)
         {
             return Charge::new(Some(permit), Lane::CatchUp);
         }
@@ -253,16 +253,16 @@ impl Lanes {
     fn body(self: &Arc<Self>, lane: Lane, bytes: &Bytes) -> Arc<Body> {
         // Declared before the guard so that it is dropped after it: dropping the last `Arc<Body>` takes the
         // same lock.
-        let in_line: Option<Arc<Body>>;
+        let queued: Option<Arc<Body>>;
         let mut bodies = self.bodies();
         let known = |lane| bodies.get(&key(lane, bytes)).and_then(Weak::upgrade);
         if let Some(body) = known(lane) {
             return body;
         }
         if lane == Lane::Tip {
-            in_line = known(Lane::CatchUp);
+            queued = known(Lane::CatchUp);
             // A body still queued in catch-up is of no use: the tip must not wait for it.
-            if let Some(body) = in_line.as_ref().filter(|body| body.granted.peek().is_some()) {
+            if let Some(body) = queued.as_ref().filter(|body| body.granted.peek().is_some()) {
                 return Arc::clone(body);
             }
         }

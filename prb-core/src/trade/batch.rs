@@ -133,7 +133,7 @@ pub(super) fn take(pending: &mut VecDeque<Queued>, config: &Config, before: Opti
 
 /// A batch in flight: its jobs, their calls without duplicates, and the outcome of each.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(super) struct PendingBatch {
     pub(super) jobs: Vec<Queued>,
     calls: Vec<Call>,
     outcomes: Vec<Option<CallOutcome>>,
@@ -144,10 +144,10 @@ pub(super) struct Work {
     /// The transactions sent, with their blocks.
     sent: Vec<(Hash, ParaNumber)>,
     /// By call, the index of the last transaction that contained it.
-    held_by: Vec<Option<usize>>,
+    included_in: Vec<Option<usize>>,
 }
 
-impl Work {
+impl PendingBatch {
     pub(super) fn new(jobs: Vec<Queued>) -> Self {
         let mut calls: Vec<Call> = Vec::new();
         let mut known: HashMap<&Call, usize> = HashMap::new();
@@ -158,8 +158,8 @@ impl Work {
             })
         };
         let places = jobs.iter().map(|job| job.calls().iter().map(&mut place).collect()).collect();
-        let (outcomes, held_by) = (vec![None; calls.len()], vec![None; calls.len()]);
-        Self { jobs, calls, outcomes, places, seen: ParaNumber(0), sent: Vec::new(), held_by }
+        let (outcomes, included_in) = (vec![None; calls.len()], vec![None; calls.len()]);
+        Self { jobs, calls, outcomes, places, seen: ParaNumber(0), sent: Vec::new(), included_in }
     }
 
     /// Returns its jobs for another attempt. If some calls have outcomes, the chain is asked for their
@@ -196,7 +196,7 @@ impl Work {
     ) {
         for (place, outcome) in results {
             self.outcomes[place] = Some(outcome);
-            self.held_by[place] = Some(self.sent.len());
+            self.included_in[place] = Some(self.sent.len());
         }
         self.sent.push((extrinsic, block));
     }
@@ -209,11 +209,11 @@ impl Work {
 
     /// Returns the jobs with their outcomes; `None` for a job with calls that have none.
     pub(super) fn finish(self) -> Vec<(Queued, Option<JobOutcome>)> {
-        let Self { jobs, outcomes, places, seen, sent, held_by, .. } = self;
+        let Self { jobs, outcomes, places, seen, sent, included_in, .. } = self;
         let outcome = |places: &[usize]| {
             let calls: Vec<_> = places.iter().map(|&place| outcomes[place].clone()).collect::<Option<_>>()?;
             // Blocks are in order: the state of the last one includes the effects of all before it.
-            let sent = places.iter().filter_map(|&place| held_by[place]).max().map(|last| sent[last]);
+            let sent = places.iter().filter_map(|&place| included_in[place]).max().map(|last| sent[last]);
             let already = calls.contains(&CallOutcome::AlreadyDone);
             let block = sent.map_or(seen, |(_, block)| if already { seen.max(block) } else { block });
             Some(JobOutcome { calls, block, extrinsic: sent.map(|(extrinsic, _)| extrinsic) })

@@ -25,7 +25,7 @@ impl CallLimits {
         Self { cap, payable: usize::MAX }
     }
 
-    pub(super) fn most(self) -> usize {
+    pub(super) fn max_calls(self) -> usize {
         self.cap.min(self.payable)
     }
 
@@ -54,9 +54,9 @@ impl CallLimits {
 
 /// The accounts' caps, kept while the trader runs: lanes are short-lived.
 #[derive(Debug, Default)]
-pub(super) struct Caps(Mutex<HashMap<AccountId, usize>>);
+pub(super) struct CallCaps(Mutex<HashMap<AccountId, usize>>);
 
-impl Caps {
+impl CallCaps {
     pub(super) fn limits(&self, account: AccountId, config: &Config) -> CallLimits {
         let caps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = config.first_calls.min(config.max_calls);

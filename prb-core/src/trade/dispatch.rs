@@ -11,21 +11,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Error, Parts, StopReport, Trader,
-    account_keeper::AccountKeeper,
-    call_limits::Caps,
+    account_lease_manager::AccountLeaseManager,
+    call_limits::CallCaps,
     inbox::{Inbox, Refusal},
-    job_leases::{JobLeases, Return},
+    job_leases::{JobLeases, Release},
     lane::{Context, Lane},
-    order::{BEHIND_OLDER, Order},
-    reports::Reports,
-    status::Board,
+    progress::ProgressReporter,
+    released_jobs::{BEHIND_OLDER, ReleasedJobs},
+    status::StatusBoard,
 };
 use crate::{primitives::AccountId, queue::Lease};
 
 /// Delay of a job for which its lane had no capacity.
-const NO_ROOM_FOR: Duration = Duration::from_secs(5);
+const FULL_LANE_DELAY: Duration = Duration::from_secs(5);
 /// Maximum jobs waiting to be released; beyond it nothing is leased.
-const MAX_RETURNS: usize = 1_024;
+const MAX_PENDING_RELEASES: usize = 1_024;
 /// Pause after too many jobs were released.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How long lanes may continue after the queue was closed: their outcomes cannot be reported any more.
@@ -41,29 +41,29 @@ struct Dispatcher {
 pub(super) async fn run(
     config: Config,
     parts: Parts,
-    board: Board,
+    board: StatusBoard,
     mut stop: oneshot::Receiver<Instant>,
 ) -> Result<StopReport, Error> {
     let Parts { queue, submitter, signers, accounts } = parts;
-    let reports = Arc::new(Reports::new(queue.clone()));
+    let progress = Arc::new(ProgressReporter::new(queue.clone()));
     let leases = Arc::new(JobLeases::new(queue, &config));
-    let accounts = Arc::new(AccountKeeper::new(accounts, config.account_ttl));
-    let (returns, to_return) = mpsc::channel(MAX_RETURNS);
-    let mut keepers = keepers(&leases, &accounts, &reports, to_return);
+    let accounts = Arc::new(AccountLeaseManager::new(accounts, config.account_ttl));
+    let (releases, to_release) = mpsc::channel(MAX_PENDING_RELEASES);
+    let mut background_tasks = background_tasks(&leases, &accounts, &progress, to_release);
     let shared = Arc::new(Context {
         config,
         submitter,
         signers,
         leases: leases.clone(),
         accounts: accounts.clone(),
-        order: Order::default(),
-        caps: Caps::default(),
-        reports,
+        released: ReleasedJobs::default(),
+        caps: CallCaps::default(),
+        progress,
         board,
         stopping: CancellationToken::new(),
     });
     let mut dispatcher = Dispatcher { shared, inboxes: HashMap::new(), lanes: JoinSet::new() };
-    let mut spare = accounts.spare();
+    let mut standby = accounts.standby_changes();
     let (deadline, result) = loop {
         let pause = dispatcher.pause_until();
         // No branch may block: `stop` must be noticed at any time.
@@ -71,13 +71,13 @@ pub(super) async fn run(
             // An error means that the trader was dropped, and this task with it.
             at = &mut stop => break (at.unwrap_or_else(|_| Instant::now()), Ok(())),
             () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {}
-            _ = spare.changed() => {}
-            next = next(&leases, &returns), if pause.is_none() => match next {
+            _ = standby.changed() => {}
+            next = next(&leases, &releases), if pause.is_none() => match next {
                 Some((lease, place)) => dispatcher.route(lease, place),
                 None => break (Instant::now() + CLOSED_GRACE, Ok(())),
             },
             Some(ended) = dispatcher.lanes.join_next_with_id() => dispatcher.reap(ended),
-            Some(ended) = keepers.join_next() => {
+            Some(ended) = background_tasks.join_next() => {
                 let message = ended.err().map_or_else(|| "a task ended unexpectedly".into(), panic_text);
                 tracing::error!(message, "a background task of the trade engine ended: its leases are not renewed any more");
                 break (Instant::now(), Err(Error::Panicked { message }));
@@ -85,33 +85,33 @@ pub(super) async fn run(
         }
     };
     dispatcher.drain(deadline).await;
-    let report = give_all_back(&leases, &accounts, deadline).await;
+    let report = release_everything(&leases, &accounts, deadline).await;
     result.map(|()| report)
 }
 
 /// Spawns the background tasks: heartbeats, account renewals, releases of jobs, progress reports.
-fn keepers(
+fn background_tasks(
     leases: &Arc<JobLeases>,
-    accounts: &Arc<AccountKeeper>,
-    reports: &Arc<Reports>,
-    to_return: mpsc::Receiver<Return>,
+    accounts: &Arc<AccountLeaseManager>,
+    progress: &Arc<ProgressReporter>,
+    to_release: mpsc::Receiver<Release>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn({
         let leases = leases.clone();
-        async move { leases.keep().await }
+        async move { leases.run_heartbeats().await }
     });
     tasks.spawn({
         let leases = leases.clone();
-        async move { leases.keep_giving_back(to_return).await }
+        async move { leases.run_releases(to_release).await }
     });
     tasks.spawn({
         let accounts = accounts.clone();
-        async move { accounts.keep().await }
+        async move { accounts.run().await }
     });
     tasks.spawn({
-        let reports = reports.clone();
-        async move { reports.keep().await }
+        let progress = progress.clone();
+        async move { progress.run().await }
     });
     tasks
 }
@@ -122,9 +122,9 @@ fn keepers(
 /// Safe: a cancelled call leases nothing.
 async fn next(
     leases: &JobLeases,
-    returns: &mpsc::Sender<Return>,
-) -> Option<(Lease, mpsc::OwnedPermit<Return>)> {
-    match returns.clone().reserve_owned().await {
+    releases: &mpsc::Sender<Release>,
+) -> Option<(Lease, mpsc::OwnedPermit<Release>)> {
+    match releases.clone().reserve_owned().await {
         Ok(place) => Some((leases.next().await?, place)),
         // The channel's receiver has ended, which ends the dispatcher as well.
         Err(_) => std::future::pending().await,
@@ -132,12 +132,16 @@ async fn next(
 }
 
 /// Releases everything that the trader still holds, until shortly after the deadline.
-async fn give_all_back(leases: &JobLeases, accounts: &AccountKeeper, deadline: Instant) -> StopReport {
+async fn release_everything(
+    leases: &JobLeases,
+    accounts: &AccountLeaseManager,
+    deadline: Instant,
+) -> StopReport {
     let (jobs, held_accounts) = (leases.count(), accounts.count());
     let end = deadline.max(Instant::now()) + Trader::STOP_GRACE;
     // Concurrently: a backend that does not answer must not hold up the other.
     let (jobs_back, accounts_back) =
-        tokio::join!(timeout_at(end, leases.give_back_all()), timeout_at(end, accounts.release_all()),);
+        tokio::join!(timeout_at(end, leases.release_all()), timeout_at(end, accounts.release_all()),);
     let count = |all: usize, back: bool| if back { (all, 0) } else { (0, all) };
     let (handed_back, jobs_left) = count(jobs, jobs_back.unwrap_or(false));
     let (_, accounts_left) = count(held_accounts, accounts_back.unwrap_or(false));
@@ -154,29 +158,29 @@ async fn give_all_back(leases: &JobLeases, accounts: &AccountKeeper, deadline: I
 impl Dispatcher {
     /// Until when nothing is leased.
     fn pause_until(&self) -> Option<Instant> {
-        let full = self.shared.order.is_full().then(|| Instant::now() + FULL_PAUSE);
-        full.max(self.shared.accounts.spare_until())
+        let full = self.shared.released.is_full().then(|| Instant::now() + FULL_PAUSE);
+        full.max(self.shared.accounts.standby_until())
     }
 
-    fn route(&mut self, lease: Lease, place: mpsc::OwnedPermit<Return>) {
+    fn route(&mut self, lease: Lease, place: mpsc::OwnedPermit<Release>) {
         let (operator, shared) = (lease.job.signer.operator, self.shared.clone());
-        shared.order.come_back(operator, lease.id);
-        if let Some(older) = shared.order.oldest(operator).filter(|older| older.id < lease.id) {
+        shared.released.returned(operator, lease.id);
+        if let Some(older) = shared.released.oldest(operator).filter(|older| older.id < lease.id) {
             let wait = older.due.saturating_duration_since(Instant::now()) + BEHIND_OLDER;
-            return self.put_off(&lease, wait, place);
+            return self.release_later(&lease, wait, place);
         }
         let config = &shared.config;
         let lease = match self.inboxes.get(&operator) {
             Some((_, inbox)) => match inbox.push(lease, config).map_err(|refusal| *refusal) {
                 Ok(()) => return,
-                Err(Refusal::Full(lease)) => return self.put_off(&lease, NO_ROOM_FOR, place),
+                Err(Refusal::Full(lease)) => return self.release_later(&lease, FULL_LANE_DELAY, place),
                 Err(Refusal::Closed(lease)) => lease,
             },
             None => lease,
         };
         // A lane that has ended but was not reaped yet is replaced and needs no additional capacity.
         if !self.inboxes.contains_key(&operator) && self.inboxes.len() >= config.max_lanes {
-            return self.put_off(&lease, NO_ROOM_FOR, place);
+            return self.release_later(&lease, FULL_LANE_DELAY, place);
         }
         let inbox = Arc::new(Inbox::default());
         // An empty lane accepts any job.
@@ -187,12 +191,12 @@ impl Dispatcher {
     }
 
     /// Releases a job for a while. Until it is leased again, no younger one of its operator is accepted.
-    fn put_off(&self, lease: &Lease, after: Duration, place: mpsc::OwnedPermit<Return>) {
+    fn release_later(&self, lease: &Lease, after: Duration, place: mpsc::OwnedPermit<Release>) {
         tracing::debug!(job = %lease.id, ?after, "the lane cannot take the job now; it is released for a while");
         let due = Instant::now() + after;
         let until = due + self.shared.config.lease_ttl;
-        self.shared.order.leave(lease.job.signer.operator, [lease.id], due, until);
-        place.send(Return { id: lease.id, token: lease.token, after });
+        self.shared.released.track(lease.job.signer.operator, [lease.id], due, until);
+        place.send(Release { id: lease.id, token: lease.token, after });
     }
 
     fn reap(&mut self, ended: Result<(Id, ()), JoinError>) {
@@ -214,7 +218,7 @@ impl Dispatcher {
             );
             let due = Instant::now() + self.shared.config.lease_ttl;
             let jobs = self.shared.leases.abandon(operator);
-            self.shared.order.leave(operator, jobs, due, due + self.shared.config.lease_ttl);
+            self.shared.released.track(operator, jobs, due, due + self.shared.config.lease_ttl);
         }
     }
 

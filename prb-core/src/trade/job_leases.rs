@@ -23,34 +23,34 @@ use crate::{
 const HEARTBEATS: u32 = 3;
 /// Attempts to report a job's end while the queue is unreachable. After that the lease expires, and the job's
 /// effects are found on chain.
-const END_ATTEMPTS: u32 = 6;
+const MAX_END_ATTEMPTS: u32 = 6;
 /// Pause after the first failed call to the queue; doubles up to [`QUEUE_RETRY_MAX`].
 const QUEUE_RETRY_MIN: Duration = Duration::from_millis(200);
 const QUEUE_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Maximum jobs released in one call to the queue.
-const MAX_RETURNED: usize = 1_024;
+const MAX_RELEASED_PER_CALL: usize = 1_024;
 /// Timeout of such a call; after it the leases expire.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Delays of released jobs are rounded up to this, so that one call releases many.
-const RETURN_TICK: Duration = Duration::from_millis(100);
+const RELEASE_DELAY_STEP: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct JobLeases {
     queue: Arc<dyn JobQueue>,
     ttl: Duration,
-    held: Mutex<HashMap<JobId, Held>>,
+    held: Mutex<HashMap<JobId, HeldLease>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct HeldLease {
     token: u64,
     operator: AccountId,
 }
 
 /// A job being released to the queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Return {
+pub(super) struct Release {
     pub(super) id: JobId,
     pub(super) token: u64,
     pub(super) after: Duration,
@@ -65,7 +65,7 @@ impl JobLeases {
         Self { queue, ttl: config.lease_ttl, held: Mutex::default() }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<JobId, Held>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<JobId, HeldLease>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -78,7 +78,7 @@ impl JobLeases {
         loop {
             match self.queue.lease(self.ttl).await {
                 Ok(lease) => {
-                    let held = Held { token: lease.token, operator: lease.job.signer.operator };
+                    let held = HeldLease { token: lease.token, operator: lease.job.signer.operator };
                     self.held().insert(lease.id, held);
                     return Some(lease);
                 }
@@ -95,7 +95,7 @@ impl JobLeases {
     }
 
     /// Renews all leases. Never returns.
-    pub(super) async fn keep(&self) {
+    pub(super) async fn run_heartbeats(&self) {
         let period = self.ttl / HEARTBEATS;
         let mut ticks = interval_at(Instant::now() + period, period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -145,14 +145,14 @@ impl JobLeases {
     }
 
     async fn end<F: Future<Output = Result<(), Error>>>(&self, lease: &Lease, call: impl Fn() -> F) {
-        for attempt in 0..END_ATTEMPTS {
+        for attempt in 0..MAX_END_ATTEMPTS {
             match call().await {
                 Ok(()) => break,
                 Err(Error::LeaseLost { .. }) => {
                     tracing::warn!(job = %lease.id, "the job's lease was lost before its end could be reported");
                     break;
                 }
-                Err(e) if attempt + 1 == END_ATTEMPTS || !e.is_retryable() => {
+                Err(e) if attempt + 1 == MAX_END_ATTEMPTS || !e.is_retryable() => {
                     tracing::error!(job = %lease.id, error = %describe(&e), "the job's end could not be reported");
                 }
                 Err(_) => sleep(pause(attempt)).await,
@@ -162,7 +162,7 @@ impl JobLeases {
     }
 
     /// Releases jobs so that they are leased again `after` a delay; returns whether the queue accepted that.
-    pub(super) async fn give_back(&self, leases: &[(JobId, u64)], after: Duration) -> bool {
+    pub(super) async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> bool {
         self.forget(leases.iter().copied());
         if leases.is_empty() {
             return true;
@@ -175,19 +175,19 @@ impl JobLeases {
     }
 
     /// Releases the jobs received through the channel. Never returns while the channel is open.
-    pub(super) async fn keep_giving_back(&self, mut returns: mpsc::Receiver<Return>) {
+    pub(super) async fn run_releases(&self, mut returns: mpsc::Receiver<Release>) {
         let mut jobs = Vec::new();
-        while returns.recv_many(&mut jobs, MAX_RETURNED).await > 0 {
+        while returns.recv_many(&mut jobs, MAX_RELEASED_PER_CALL).await > 0 {
             let mut by_delay: BTreeMap<u128, Vec<(JobId, u64)>> = BTreeMap::new();
-            for Return { id, token, after } in jobs.drain(..) {
-                let ticks = after.as_millis().div_ceil(RETURN_TICK.as_millis());
+            for Release { id, token, after } in jobs.drain(..) {
+                let ticks = after.as_millis().div_ceil(RELEASE_DELAY_STEP.as_millis());
                 by_delay.entry(ticks).or_default().push((id, token));
             }
             for (ticks, mut leases) in by_delay {
                 // Delays are seconds, far from this bound.
-                let after = RETURN_TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+                let after = RELEASE_DELAY_STEP.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
                 leases.sort_unstable();
-                if timeout(RETURN_TIMEOUT, self.give_back(&leases, after)).await.is_err() {
+                if timeout(RELEASE_TIMEOUT, self.release(&leases, after)).await.is_err() {
                     let jobs = leases.len();
                     tracing::warn!(jobs, "the queue takes too long to release jobs; their leases expire");
                 }
@@ -206,10 +206,10 @@ impl JobLeases {
     }
 
     /// Releases all held jobs; returns whether the queue accepted that.
-    pub(super) async fn give_back_all(&self) -> bool {
+    pub(super) async fn release_all(&self) -> bool {
         let mut all: Vec<_> = self.held().iter().map(|(id, held)| (*id, held.token)).collect();
         all.sort_unstable();
-        self.give_back(&all, Duration::ZERO).await
+        self.release(&all, Duration::ZERO).await
     }
 
     /// Lets the leases of an operator's jobs expire; returns the jobs.

@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Phase,
-    account_keeper::{AccountKeeper, AccountLease},
-    batch::{self, Queued, Work},
-    call_limits::{CallLimits, Caps},
+    account_lease_manager::{AccountLease, AccountLeaseManager},
+    batch::{self, PendingBatch, Queued},
+    call_limits::{CallCaps, CallLimits},
     inbox::Inbox,
     job_leases::JobLeases,
-    order::Order,
+    progress::ProgressReporter,
     recently_sent::RecentlySent,
-    reports::Reports,
-    status::Board,
+    released_jobs::ReleasedJobs,
+    status::StatusBoard,
 };
 use crate::{
     chain::ChainSubmitter,
@@ -39,11 +39,11 @@ pub(super) struct Context {
     pub(super) submitter: Arc<dyn ChainSubmitter>,
     pub(super) signers: Arc<dyn Signers>,
     pub(super) leases: Arc<JobLeases>,
-    pub(super) accounts: Arc<AccountKeeper>,
-    pub(super) order: Order,
-    pub(super) caps: Caps,
-    pub(super) reports: Arc<Reports>,
-    pub(super) board: Board,
+    pub(super) accounts: Arc<AccountLeaseManager>,
+    pub(super) released: ReleasedJobs,
+    pub(super) caps: CallCaps,
+    pub(super) progress: Arc<ProgressReporter>,
+    pub(super) board: StatusBoard,
     /// No batch is started after cancellation.
     pub(super) stopping: CancellationToken,
 }
@@ -94,13 +94,13 @@ impl Lane {
         let shared = self.shared.clone();
         let Context { config, stopping, .. } = &*shared;
         while !stopping.is_cancelled() {
-            self.take_in();
+            self.receive_jobs();
             // Before jobs wait for further ones: another trader may be waiting for them.
             let has_account = self.account.as_ref().is_some_and(AccountLease::is_held);
             if !has_account && !self.pending.is_empty() && !self.acquire_account().await {
                 continue;
             }
-            self.make_room().await;
+            self.release_for_older().await;
             let wake = match self.due() {
                 Some(at) if at <= Instant::now() => {
                     self.send().await;
@@ -124,25 +124,25 @@ impl Lane {
     /// The limits of a batch.
     fn batch_limits(&self) -> Config {
         let config = &self.shared.config;
-        Config { max_calls: config.max_calls.min(self.limits.most()), ..config.clone() }
+        Config { max_calls: config.max_calls.min(self.limits.max_calls()), ..config.clone() }
     }
 
     /// When the next batch is due; `None` without jobs.
     fn due(&self) -> Option<Instant> {
         self.pending.front()?;
-        let away = self.shared.order.oldest(self.operator);
-        let due = batch::due(&self.pending, &self.batch_limits(), away.map(|away| away.id));
+        let released = self.shared.released.oldest(self.operator);
+        let due = batch::due(&self.pending, &self.batch_limits(), released.map(|released| released.id));
         // All jobs may wait for one that was released: it comes back through the inbox, or is given up at
         // `until`.
-        let due = due.or(away.map(|away| away.until))?;
+        let due = due.or(released.map(|released| released.until))?;
         Some(self.paused_until.map_or(due, |until| until.max(due)))
     }
 
     /// Removes the next batch from the lane.
     fn take_batch(&mut self) -> Vec<Queued> {
-        let away = self.shared.order.oldest(self.operator).map(|away| away.id);
+        let released = self.shared.released.oldest(self.operator).map(|released| released.id);
         let limits = self.batch_limits();
-        batch::take(&mut self.pending, &limits, away)
+        batch::take(&mut self.pending, &limits, released)
     }
 
     /// Returns jobs to the lane.
@@ -161,9 +161,9 @@ impl Lane {
         }
         let jobs = self.take_batch();
         let Some((jobs, signer)) = self.with_signer(jobs).await else { return };
-        let Some(jobs) = self.still_ours(jobs).await else { return };
-        if let Some(work) = self.leave_out_what_is_done(Work::new(jobs)).await {
-            self.shared.reports.tell(Progress::Prepared, work.jobs.iter().map(|job| &job.lease));
+        let Some(jobs) = self.renew_leases(jobs).await else { return };
+        if let Some(work) = self.omit_done_calls(PendingBatch::new(jobs)).await {
+            self.shared.progress.report(Progress::Prepared, work.jobs.iter().map(|job| &job.lease));
             self.submit(work, &signer).await;
         }
         if self.account.is_some() {

@@ -81,9 +81,9 @@ pub enum Phase {
 
 /// The status board that lanes write to.
 #[derive(Clone, Debug)]
-pub(super) struct Board(Arc<watch::Sender<Status>>);
+pub(super) struct StatusBoard(Arc<watch::Sender<Status>>);
 
-impl Board {
+impl StatusBoard {
     pub(super) fn new() -> (Self, watch::Receiver<Status>) {
         let (sender, receiver) = watch::channel(Status::default());
         (Self(Arc::new(sender)), receiver)

@@ -53,7 +53,7 @@ pub(super) enum Next {
     /// End the jobs, or retry them later.
     End { retry: bool },
     /// Leave the jobs to the trader that now holds the account.
-    GiveWay,
+    YieldAccount,
 }
 
 /// Decides what follows from a transaction's `ending`. `max_calls` is the maximum of the cap.
@@ -66,7 +66,7 @@ pub(super) fn decide(limits: CallLimits, max_calls: usize, sent: Sent, ending: E
     let error = match ending {
         Ending::Included => return verdict(limits.included(calls, max_calls), Next::Record),
         Ending::AccountLost => {
-            return Verdict { unresolved: true, ..verdict(limits, Next::GiveWay) };
+            return Verdict { unresolved: true, ..verdict(limits, Next::YieldAccount) };
         }
         Ending::Failed(error) => error,
     };
@@ -198,7 +198,7 @@ mod tests {
             for calls in 1..4 {
                 let sent = Sent { calls, jobs: 1 };
                 let verdict = decide(CallLimits { cap: 1, payable: 1 }, MAX, sent, Ending::Failed(error));
-                assert!(verdict.limits.most() >= 1, "{error}");
+                assert!(verdict.limits.max_calls() >= 1, "{error}");
             }
         }
     }
@@ -207,7 +207,7 @@ mod tests {
     fn a_lost_account_leaves_the_transaction_unresolved() {
         let limits = CallLimits { cap: 100, payable: 50 };
         let verdict = decide(limits, MAX, Sent { calls: 9, jobs: 3 }, Ending::AccountLost);
-        let expected = Verdict { limits, maybe_sent: true, unresolved: true, next: Next::GiveWay };
+        let expected = Verdict { limits, maybe_sent: true, unresolved: true, next: Next::YieldAccount };
         assert_eq!(verdict, expected);
     }
 }

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 
 use tokio::sync::oneshot;
 
-use super::{Fate, Model};
+use super::{Model, SubmitResult};
 use crate::primitives::AccountId;
 
 /// Outcomes, with the submitters to notify.
-type Outcomes = Vec<(oneshot::Sender<Fate>, Fate)>;
+type Outcomes = Vec<(oneshot::Sender<SubmitResult>, SubmitResult)>;
 
 #[derive(Debug, Default)]
 pub(super) struct Finality {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use codec::Encode;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Config, Event, Fate, Fault, Pending, State, block_hash, model::Model};
+use super::{Config, Event, Fault, Pending, State, SubmitResult, block_hash, model::Model};
 use crate::{
     chain::{BatchOutcome, CallBatch, SubmitError, SubmitProgress},
     primitives::{Balance, Hash, ParaNumber},
@@ -17,7 +17,7 @@ impl State {
         self.finality.newest().unwrap_or(&self.model)
     }
 
-    pub(super) fn include(&mut self, batch: &CallBatch, extrinsic: Hash, max_events: usize) -> Fate {
+    pub(super) fn include(&mut self, batch: &CallBatch, extrinsic: Hash, max_events: usize) -> SubmitResult {
         let calls = self.model.execute(batch).map_err(SubmitError::Dispatch)?;
         let block = ParaNumber(self.model.block);
         for (call, result) in batch.calls.iter().cloned().zip(calls.iter().cloned()) {
@@ -35,7 +35,7 @@ impl State {
         batch: &CallBatch,
         config: &Config,
         progress: mpsc::Sender<SubmitProgress>,
-    ) -> Result<(Hash, oneshot::Receiver<Fate>), SubmitError> {
+    ) -> Result<(Hash, oneshot::Receiver<SubmitResult>), SubmitError> {
         let account = batch.operator();
         let unknown = |reason: &str| SubmitError::Unknown { waited: Duration::ZERO, reason: reason.into() };
         let fault = self.faults.get_mut(&account).and_then(VecDeque::pop_front);
@@ -63,7 +63,7 @@ impl State {
         }
         self.transactions += 1;
         let extrinsic = Hash::of(&(account, self.transactions).encode());
-        let (submitter, fate) = oneshot::channel();
+        let (submitter, result) = oneshot::channel();
         let known = fault.is_none();
         self.pending.push_back(Pending {
             batch: batch.clone(),
@@ -71,7 +71,7 @@ impl State {
             submitter: known.then_some(submitter),
             progress,
         });
-        if known { Ok((extrinsic, fate)) } else { Err(unknown("sent, then the connection was lost")) }
+        if known { Ok((extrinsic, result)) } else { Err(unknown("sent, then the connection was lost")) }
     }
 
     fn check_fees(&self, batch: &CallBatch, config: &Config) -> Result<(), SubmitError> {

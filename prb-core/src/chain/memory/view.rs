@@ -12,13 +12,13 @@ use crate::{
 impl State {
     /// Publishes the view of the newest final block, or of an older one if views are delayed.
     pub(super) fn show(&mut self, config: &Config) {
-        self.late.push_back(view(self.finalised(), &self.followed, config));
+        self.delayed.push_back(view(self.finalised(), &self.followed, config));
         let delay = config.view_delay_blocks as usize;
         let is_first = self.views.as_ref().is_some_and(|views| views.borrow().is_none());
-        if !is_first && self.late.len() <= delay {
+        if !is_first && self.delayed.len() <= delay {
             return;
         }
-        let Some(mut view) = self.late.pop_front() else { return };
+        let Some(mut view) = self.delayed.pop_front() else { return };
         // Subjects that have left the set meanwhile are not shown.
         view.retain(&self.followed);
         if let Some(views) = &self.views {

@@ -9,7 +9,7 @@ use super::WorkerState;
 use crate::{prpc::Method, wire::WorkerRegistrationInfoV2};
 
 /// The timeout reported by [`Failure::TimedOut`] and [`Failure::AnswerLost`].
-pub(super) const CALLERS_LIMIT: Duration = Duration::from_secs(8);
+pub(super) const CALLER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A scripted failure of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]

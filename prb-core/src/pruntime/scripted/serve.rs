@@ -10,7 +10,7 @@ use super::{
     identity::{self, Identity},
     is_sync,
     rules::{self, Refusal, busy, refusal},
-    script::{CALLERS_LIMIT, Script},
+    script::{CALLER_TIMEOUT, Script},
 };
 use crate::{
     prpc::{self, Method},
@@ -24,7 +24,7 @@ impl ScriptedWorker {
         if let Some(latency) = latency {
             sleep(latency).await;
         }
-        let timed_out = Error::TimedOut { method: method.name(), limit: CALLERS_LIMIT };
+        let timed_out = Error::TimedOut { method: method.name(), limit: CALLER_TIMEOUT };
         match failure {
             None => self.answer(method, body).await,
             Some(Failure::Refuse { status, message }) => {
@@ -111,7 +111,7 @@ impl ScriptedWorker {
         }
         drop(self.lock());
         if dies {
-            // Pending until the exit breaks the connection (see `lives`).
+            // Pending until the exit breaks the connection (see `exit_signal`).
             std::future::pending::<()>().await;
         }
         result

@@ -85,14 +85,14 @@ impl Entry {
             pool: Some(self.job.pool),
             action: action(&self.job),
             workers: workers(&self.job.calls),
-            created_ms: self.story.created_ms,
+            created_ms: self.log.created_ms,
             ended_ms: None,
             hand_outs: self.hand_outs,
             retries_left: self.retries_left,
-            progress: self.story.progress.map(|progress| word(progress).to_owned()),
-            error: self.story.error.clone(),
+            progress: self.log.progress.map(|progress| word(progress).to_owned()),
+            error: self.log.error.clone(),
             outcome: None,
-            history: self.story.history.clone(),
+            history: self.log.history.clone(),
         }
     }
 }
@@ -109,26 +109,26 @@ impl Ended {
             pool: Some(self.job.pool),
             action: action(&self.job),
             workers: workers(&self.job.calls),
-            created_ms: self.story.created_ms,
-            ended_ms: self.story.history.last().map(|step| step.at_ms),
+            created_ms: self.log.created_ms,
+            ended_ms: self.log.history.last().map(|step| step.at_ms),
             hand_outs: self.hand_outs,
             retries_left: 0,
-            progress: self.story.progress.map(|progress| word(progress).to_owned()),
-            error: self.story.error.clone(),
+            progress: self.log.progress.map(|progress| word(progress).to_owned()),
+            error: self.log.error.clone(),
             outcome: self.outcome.clone(),
-            history: self.story.history.clone(),
+            history: self.log.history.clone(),
         }
     }
 }
 
 /// An open or ended job.
 #[derive(Clone, Copy)]
-enum One<'a> {
+enum JobRef<'a> {
     Open(&'a Entry),
     Ended(&'a Ended),
 }
 
-impl One<'_> {
+impl JobRef<'_> {
     fn record(self, id: JobId) -> JobRecord {
         match self {
             Self::Open(entry) => entry.record(id),
@@ -151,19 +151,20 @@ impl QueueAdmin for MemoryQueue {
         let earliest = state.next_timer();
         state.promote(Instant::now());
         let open =
-            state.jobs.iter().map(|(id, entry)| (*id, entry.state(), entry.job.pool, One::Open(entry)));
-        let ended = state.ended.iter().map(|e| (e.id, e.state(), e.job.pool, One::Ended(e)));
+            state.jobs.iter().map(|(id, entry)| (*id, entry.state(), entry.job.pool, JobRef::Open(entry)));
+        let ended = state.ended.iter().map(|e| (e.id, e.state(), e.job.pool, JobRef::Ended(e)));
         let mut jobs: Vec<_> = open
             .chain(ended)
             .filter(|(_, state, pool, _)| {
                 filter.state.is_none_or(|wanted| wanted == *state)
                     && filter.pool.is_none_or(|wanted| wanted == *pool)
             })
-            .map(|(id, .., one)| (id, one))
+            .map(|(id, .., job_ref)| (id, job_ref))
             .collect();
         jobs.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
         let total = jobs.len();
-        let jobs = jobs.into_iter().skip(offset).take(limit).map(|(id, one)| one.record(id)).collect();
+        let jobs =
+            jobs.into_iter().skip(offset).take(limit).map(|(id, job_ref)| job_ref.record(id)).collect();
         self.wake(earliest, state);
         Ok(Page { total, jobs })
     }
@@ -182,13 +183,13 @@ impl QueueAdmin for MemoryQueue {
         let Some(place) = state.ended.iter().position(failed) else { return Ok(false) };
         let size_bytes = state.ended.get(place).map(|ended| ended.size_bytes).unwrap_or_default();
         state.admit(self.0.config, size_bytes)?;
-        let Some(Ended { job, hand_outs, mut story, .. }) = state.ended.remove(place) else {
+        let Some(Ended { job, hand_outs, mut log, .. }) = state.ended.remove(place) else {
             return Ok(false);
         };
         state.ended_bytes -= size_bytes;
-        story.step(JobState::Waiting, None);
+        log.step(JobState::Waiting, None);
         let (submitter, retries_left, phase) = (None, 0, Phase::Waiting);
-        state.add(id, Entry { job, submitter, size_bytes, token: 0, hand_outs, retries_left, phase, story });
+        state.add(id, Entry { job, submitter, size_bytes, token: 0, hand_outs, retries_left, phase, log });
         drop(state);
         self.0.changed.notify_one();
         Ok(true)

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Failures among the same blocks before they count as the cause: a single one may be an accident.
-pub(super) const SURE_AFTER: u32 = 2;
+pub(super) const MIN_CRASHES: u32 = 2;
 
 /// Tracks connections that broke while blocks were dispatched.
 ///
@@ -17,7 +17,7 @@ pub(super) const SURE_AFTER: u32 = 2;
 /// by one until it breaks at one of them or the worker is past them all. The suspicion survives a worker that
 /// restarts from an earlier state and succeeds on the way back.
 #[derive(Debug, Default)]
-pub(super) struct Crashes {
+pub(super) struct CrashTracker {
     suspect: Option<Suspect>,
 }
 
@@ -29,10 +29,10 @@ struct Suspect {
     version: Arc<str>,
 }
 
-impl Crashes {
+impl CrashTracker {
     /// Records that the connection broke while `blocks` were dispatched; returns how often it broke among
     /// them.
-    pub(super) fn broke(&mut self, blocks: Span<ParaNumber>, version: &Arc<str>) -> u32 {
+    pub(super) fn connection_broke(&mut self, blocks: Span<ParaNumber>, version: &Arc<str>) -> u32 {
         if let Some(suspect) = self.suspect.as_mut().filter(|suspect| suspect.version == *version)
             && let Some(common) = overlap(suspect.blocks, blocks)
         {
@@ -55,7 +55,7 @@ impl Crashes {
     }
 
     /// Clears the suspicion if the version changed: another version may get past the block.
-    pub(super) fn runs(&mut self, version: &Arc<str>) {
+    pub(super) fn set_version(&mut self, version: &Arc<str>) {
         if self.suspect.as_ref().is_some_and(|suspect| suspect.version != *version) {
             self.suspect = None;
         }
@@ -63,7 +63,7 @@ impl Crashes {
 
     /// The block, once it is isolated.
     pub(super) fn found(&self) -> Option<Cause> {
-        let suspect = self.sure().filter(|suspect| suspect.blocks.first == suspect.blocks.last)?;
+        let suspect = self.confirmed().filter(|suspect| suspect.blocks.first == suspect.blocks.last)?;
         Some(Cause::DiesAt {
             block: suspect.blocks.first,
             count: suspect.count,
@@ -73,7 +73,7 @@ impl Crashes {
 
     /// Limits a step that would send several blocks among which one breaks the connection.
     pub(super) fn narrow(&self, step: Step) -> Step {
-        let (Step::Blocks(cursor), Some(suspect)) = (step, self.sure()) else { return step };
+        let (Step::Blocks(cursor), Some(suspect)) = (step, self.confirmed()) else { return step };
         let Span { first, last } = suspect.blocks;
         if cursor.to < first || cursor.from > last {
             return step;
@@ -83,8 +83,8 @@ impl Crashes {
         Step::Blocks(BlockCursor { from: cursor.from, to })
     }
 
-    fn sure(&self) -> Option<&Suspect> {
-        self.suspect.as_ref().filter(|suspect| suspect.count >= SURE_AFTER)
+    fn confirmed(&self) -> Option<&Suspect> {
+        self.suspect.as_ref().filter(|suspect| suspect.count >= MIN_CRASHES)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::crash::SURE_AFTER;
+use super::crash::MIN_CRASHES;
 use crate::{primitives::ParaNumber, sync::BackoffConfig};
 
 /// Backoffs after sync failures.
@@ -93,7 +93,7 @@ impl Cause {
     pub const fn is_alert(&self) -> bool {
         match self {
             Self::DiesAt { .. } => true,
-            Self::NoProgress { count, .. } => *count >= SURE_AFTER,
+            Self::NoProgress { count, .. } => *count >= MIN_CRASHES,
             Self::Busy | Self::Failing | Self::NoData | Self::SourceFailing => false,
         }
     }

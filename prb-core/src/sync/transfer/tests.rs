@@ -55,9 +55,9 @@ async fn the_tip_waits_for_nothing_that_catch_up_holds_or_waits_for() {
     let (large, waiting) = (body(14), body(14));
     let _fetching = budget.fetch_permit(Lane::CatchUp).await;
     let _sending = budget.charge(Lane::CatchUp, &large).await;
-    let in_line = budget.charge(Lane::CatchUp, &waiting);
-    tokio::pin!(in_line);
-    assert!(poll!(in_line.as_mut()).is_pending());
+    let queued = budget.charge(Lane::CatchUp, &waiting);
+    tokio::pin!(queued);
+    assert!(poll!(queued.as_mut()).is_pending());
     assert!(budget.fetch_permit(Lane::CatchUp).now_or_never().is_none());
 
     let _permit = budget.fetch_permit(Lane::Tip).now_or_never().unwrap();

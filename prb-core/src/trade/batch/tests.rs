@@ -155,7 +155,7 @@ fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
     // Jobs 0 and 1 of pool 5 ask for the same.
     let mut jobs = vec![queued(5, 2, None, at), queued(5, 1, None, at), queued(6, 1, None, at)];
     jobs.push(queued(7, 1, None, at));
-    let mut work = Work::new(jobs);
+    let mut work = PendingBatch::new(jobs);
     let (places, calls) = work.select(|outcome| outcome.is_none());
     assert_eq!((places, calls.len()), (vec![0, 1, 2, 3], 4));
     work.already_done([2], ParaNumber(9));

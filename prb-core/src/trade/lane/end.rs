@@ -7,7 +7,7 @@ use rand::Rng;
 use tokio::time::Instant;
 
 use super::{
-    super::{Config, batch::Work},
+    super::{Config, batch::PendingBatch},
     Lane, Queued,
 };
 use crate::{
@@ -22,23 +22,23 @@ const ENDS_AT_ONCE: usize = 64;
 
 impl Lane {
     /// Ends the jobs of a batch that failed, or schedules their retry.
-    pub(super) async fn end_failed(&self, work: Work, error: &SubmitError, retry: bool) {
+    pub(super) async fn end_failed(&self, work: PendingBatch, error: &SubmitError, retry: bool) {
         let message = self.note_failure(&work, error);
         let attempt = work.jobs.iter().map(|job| job.lease.attempt).max().unwrap_or_default();
         // One delay for all, which keeps their order.
         let retry_after = retry.then(|| retry_delay(attempt, &self.shared.config));
-        self.tell(work, &message, retry_after).await;
+        self.report_outcomes(work, &message, retry_after).await;
     }
 
     /// Returns the jobs to the lane, to be sent in halves until the one that causes the failure is isolated.
-    pub(super) fn halve(&mut self, work: Work, error: &SubmitError) {
+    pub(super) fn halve(&mut self, work: PendingBatch, error: &SubmitError) {
         self.note_failure(&work, error);
         let most = work.jobs.len().div_ceil(2);
         let jobs = work.unsent().into_iter().map(|job| Queued { most, ..job }).collect();
         self.put_back(jobs);
     }
 
-    fn note_failure(&self, work: &Work, error: &SubmitError) -> String {
+    fn note_failure(&self, work: &PendingBatch, error: &SubmitError) -> String {
         let message = describe(error);
         tracing::warn!(
             operator = %self.operator.to_ss58(PHALA_SS58_PREFIX), jobs = work.jobs.len(), error = message,
@@ -48,12 +48,12 @@ impl Lane {
         message
     }
 
-    pub(super) async fn finish(&self, work: Work) {
-        self.tell(work, "the submitter returned no result for a call", None).await;
+    pub(super) async fn finish(&self, work: PendingBatch) {
+        self.report_outcomes(work, "the submitter returned no result for a call", None).await;
     }
 
     /// Reports the outcomes; a job without one has failed.
-    async fn tell(&self, work: Work, message: &str, retry_after: Option<Duration>) {
+    async fn report_outcomes(&self, work: PendingBatch, message: &str, retry_after: Option<Duration>) {
         let finished = work.finish();
         if let Some(retry_after) = retry_after {
             let comes_again = |(job, outcome): &(Queued, Option<JobOutcome>)| {
@@ -61,7 +61,7 @@ impl Lane {
             };
             let due = Instant::now() + retry_after;
             let ids = finished.iter().filter_map(comes_again);
-            self.shared.order.leave(self.operator, ids, due, due + self.shared.config.lease_ttl);
+            self.shared.released.track(self.operator, ids, due, due + self.shared.config.lease_ttl);
         }
         let ends = finished.into_iter().map(|(job, outcome)| async move {
             match outcome {

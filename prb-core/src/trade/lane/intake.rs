@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    super::{Phase, account_keeper::Acquired, batch, inbox::Arrival, order::BEHIND_OLDER},
+    super::{Phase, account_lease_manager::Acquired, batch, inbox::Arrival, released_jobs::BEHIND_OLDER},
     Lane, Queued, end, ids,
 };
 use crate::{
@@ -20,18 +20,18 @@ const MAX_SIGNERS: usize = 16;
 /// Timeout for getting a signer, after which it counts as unavailable.
 const SIGNER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Delay of jobs that are left to the trader that holds the account.
-const GIVE_WAY_FOR: Duration = Duration::from_millis(250);
+const YIELD_DELAY: Duration = Duration::from_millis(250);
 /// How much longer younger jobs wait for one that was left to another trader, which may well have ended it.
-const GIVE_WAY_GRACE: Duration = Duration::from_secs(5);
+const YIELD_GRACE: Duration = Duration::from_secs(5);
 
 impl Lane {
     /// Moves jobs from the inbox to the lane.
-    pub(super) fn take_in(&mut self) {
+    pub(super) fn receive_jobs(&mut self) {
         let arrivals = self.inbox.take();
         if arrivals.is_empty() {
             return;
         }
-        self.shared.reports.tell(Progress::Taken, arrivals.iter().map(|Arrival { lease, .. }| lease));
+        self.shared.progress.report(Progress::Taken, arrivals.iter().map(|Arrival { lease, .. }| lease));
         for Arrival { lease, at } in arrivals {
             // The previous lease expired, or the queue lost its data and reuses ids.
             if let Some(stale) = batch::insert(&mut self.pending, Queued::new(lease, at)) {
@@ -57,7 +57,7 @@ impl Lane {
             Ok(Acquired::Elsewhere) => {
                 shared.board.phase(self.operator, Phase::Elsewhere);
                 let jobs = self.pending.drain(..).collect();
-                self.give_way(jobs).await;
+                self.yield_jobs(jobs).await;
                 false
             }
             Err(e) => {
@@ -70,39 +70,40 @@ impl Lane {
     }
 
     /// Leaves jobs to the trader that holds the account.
-    pub(super) async fn give_way(&mut self, jobs: Vec<Queued>) {
+    pub(super) async fn yield_jobs(&mut self, jobs: Vec<Queued>) {
         self.account = None;
-        let due = Instant::now() + GIVE_WAY_FOR;
-        self.shared.order.leave(self.operator, jobs.iter().map(Queued::id), due, due + GIVE_WAY_GRACE);
-        self.shared.leases.give_back(&ids(&jobs), GIVE_WAY_FOR).await;
+        let due = Instant::now() + YIELD_DELAY;
+        self.shared.released.track(self.operator, jobs.iter().map(Queued::id), due, due + YIELD_GRACE);
+        self.shared.leases.release(&ids(&jobs), YIELD_DELAY).await;
         jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
     }
 
     /// Releases all jobs if they wait for an older one for which the full lane had no capacity: it must come
     /// first, and they return behind it.
-    pub(super) async fn make_room(&mut self) {
+    pub(super) async fn release_for_older(&mut self) {
         if !self.inbox.take_refused() {
             return;
         }
-        let (Some(first), Some(away)) = (self.pending.front(), self.shared.order.oldest(self.operator))
+        let (Some(first), Some(released)) =
+            (self.pending.front(), self.shared.released.oldest(self.operator))
         else {
             return;
         };
-        if first.id() < away.id {
+        if first.id() < released.id {
             return;
         }
-        let after = away.due.saturating_duration_since(Instant::now()) + BEHIND_OLDER;
+        let after = released.due.saturating_duration_since(Instant::now()) + BEHIND_OLDER;
         let due = Instant::now() + after;
         let jobs: Vec<_> = self.pending.drain(..).collect();
         let until = due + self.shared.config.lease_ttl;
-        self.shared.order.leave(self.operator, jobs.iter().map(Queued::id), due, until);
-        self.shared.leases.give_back(&ids(&jobs), after).await;
+        self.shared.released.track(self.operator, jobs.iter().map(Queued::id), due, until);
+        self.shared.leases.release(&ids(&jobs), after).await;
         jobs.iter().for_each(|job| self.inbox.release(job.lease.job.size_bytes()));
     }
 
     /// Renews the jobs' leases before anything is sent for them, and drops jobs whose leases are lost. `None`
     /// if no job may be sent now.
-    pub(super) async fn still_ours(&mut self, mut jobs: Vec<Queued>) -> Option<Vec<Queued>> {
+    pub(super) async fn renew_leases(&mut self, mut jobs: Vec<Queued>) -> Option<Vec<Queued>> {
         let shared = self.shared.clone();
         let leases = ids(&jobs);
         match shared.leases.renew(&leases).await {
@@ -111,7 +112,7 @@ impl Lane {
                 for job in jobs.extract_if(.., |job| lost.contains(&job.id())) {
                     self.inbox.release(job.lease.job.size_bytes());
                 }
-                self.wait_for(&lost);
+                self.track_lost(&lost);
                 // No younger job is sent before those that are leased again.
                 self.put_back(jobs.extract_if(.., |job| job.id() > oldest_lost).collect());
                 (!jobs.is_empty()).then_some(jobs)
@@ -126,13 +127,13 @@ impl Lane {
     }
 
     /// Makes younger jobs wait for those whose leases were lost, unless they are leased again already.
-    fn wait_for(&self, lost: &[JobId]) {
-        let (order, now) = (&self.shared.order, Instant::now());
+    fn track_lost(&self, lost: &[JobId]) {
+        let (released, now) = (&self.shared.released, Instant::now());
         let until = now + self.shared.config.lease_ttl;
-        order.leave(self.operator, lost.iter().copied(), now, until);
+        released.track(self.operator, lost.iter().copied(), now, until);
         // The dispatcher may have leased one in the meantime: it is here, so nothing must wait for it.
         for &id in lost.iter().filter(|id| self.shared.leases.has(**id)) {
-            order.come_back(self.operator, id);
+            released.returned(self.operator, id);
         }
     }
 

@@ -7,8 +7,8 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     super::{
         Phase,
-        account_keeper::AccountLease,
-        batch::Work,
+        account_lease_manager::AccountLease,
+        batch::PendingBatch,
         verdict::{self, Ending, Next, Sent, Verdict},
     },
     Lane, Queued,
@@ -26,7 +26,7 @@ const PROGRESS_SLOTS: usize = 4;
 impl Lane {
     /// Asks the chain which calls have taken effect already, if something may have been sent before. `None`
     /// if the batch does not continue.
-    pub(super) async fn leave_out_what_is_done(&mut self, mut work: Work) -> Option<Work> {
+    pub(super) async fn omit_done_calls(&mut self, mut work: PendingBatch) -> Option<PendingBatch> {
         let shared = self.shared.clone();
         let may_be_done = |job: &Queued| job.ask || self.recently_sent.has_any(&job.lease.job.calls);
         if !self.unresolved && !work.jobs.iter().any(may_be_done) {
@@ -56,7 +56,7 @@ impl Lane {
     /// Reads the effects of the calls whose outcome matches `is`, and records those that are present.
     pub(super) async fn ask(
         &self,
-        work: &mut Work,
+        work: &mut PendingBatch,
         is: impl Fn(Option<&CallOutcome>) -> bool,
     ) -> Result<(), SubmitError> {
         let (places, calls) = work.select(is);
@@ -83,7 +83,7 @@ impl Lane {
     }
 
     /// Submits the calls without an outcome: in one transaction, or several for a large job.
-    pub(super) async fn submit(&mut self, mut work: Work, signer: &Arc<dyn Signer>) {
+    pub(super) async fn submit(&mut self, mut work: PendingBatch, signer: &Arc<dyn Signer>) {
         loop {
             let (mut places, mut calls) = work.select(|outcome| outcome.is_none());
             if calls.is_empty() {
@@ -92,11 +92,11 @@ impl Lane {
             if self.shared.stopping.is_cancelled() {
                 return self.put_back(work.jobs);
             }
-            places.truncate(self.limits.most());
-            calls.truncate(self.limits.most());
+            places.truncate(self.limits.max_calls());
+            calls.truncate(self.limits.max_calls());
             let batch = work.transaction(signer.clone(), calls);
             let sent = Sent { calls: batch.calls.len(), jobs: work.jobs.len() };
-            let result = self.carry_out(&batch, &work).await;
+            let result = self.submit_batch(&batch, &work).await;
             let ending = match &result {
                 None => Ending::AccountLost,
                 Some(Ok(_)) => Ending::Included,
@@ -112,7 +112,7 @@ impl Lane {
                 },
                 None => {
                     self.shared.board.phase(self.operator, Phase::Elsewhere);
-                    return self.give_way(work.jobs).await;
+                    return self.yield_jobs(work.jobs).await;
                 }
             }
         }
@@ -133,7 +133,7 @@ impl Lane {
     }
 
     /// Applies the verdict on a failed transaction to its jobs.
-    async fn after_failure(&mut self, mut work: Work, sent: Sent, next: Next, error: &SubmitError) {
+    async fn after_failure(&mut self, mut work: PendingBatch, sent: Sent, next: Next, error: &SubmitError) {
         match next {
             Next::SendFewer => {
                 tracing::info!(operator = %self.operator, calls = sent.calls, %error, "a batch is reduced and sent in parts");
@@ -145,7 +145,7 @@ impl Lane {
                 let jobs = self.take_batch();
                 let calls = jobs.iter().map(|job| job.lease.job.calls.len()).sum();
                 self.shared.board.batch(calls, "refused");
-                self.end_failed(Work::new(jobs), error, false).await;
+                self.end_failed(PendingBatch::new(jobs), error, false).await;
             }
             Next::Halve => {
                 self.shared.board.batch(sent.calls, "refused");
@@ -159,11 +159,11 @@ impl Lane {
                 self.end_failed(work, error, retry).await;
             }
             // Handled in `submit`.
-            Next::Record | Next::SendInParts | Next::GiveWay => self.put_back(work.unsent()),
+            Next::Record | Next::SendInParts | Next::YieldAccount => self.put_back(work.unsent()),
         }
     }
 
-    fn record(&mut self, work: &mut Work, outcome: BatchOutcome, places: Vec<usize>) {
+    fn record(&mut self, work: &mut PendingBatch, outcome: BatchOutcome, places: Vec<usize>) {
         self.shared.board.batch(places.len(), "included");
         self.shared.board.lane(self.operator, |lane| lane.last_error = None);
         let results = outcome.calls.into_iter().map(|result| match result {
@@ -173,7 +173,7 @@ impl Lane {
         work.sent(outcome.extrinsic, outcome.number, places.into_iter().zip(results));
     }
 
-    async fn end(&self, mut work: Work) {
+    async fn end(&self, mut work: PendingBatch) {
         // A call also fails if another party has achieved its effect in the meantime.
         if let Err(e) = self.ask(&mut work, |o| matches!(o, Some(CallOutcome::Failed(_)))).await {
             tracing::warn!(operator = %self.operator, error = %e, "the effects of failed calls could not be read");
@@ -182,23 +182,27 @@ impl Lane {
     }
 
     /// Submits a batch; `None` if the account's lease was lost.
-    async fn carry_out(&self, batch: &CallBatch, work: &Work) -> Option<Result<BatchOutcome, SubmitError>> {
+    async fn submit_batch(
+        &self,
+        batch: &CallBatch,
+        work: &PendingBatch,
+    ) -> Option<Result<BatchOutcome, SubmitError>> {
         self.shared.board.phase(self.operator, Phase::Sending);
         let account = self.account.clone()?;
-        let result = self.watched(batch, work, account).await?;
+        let result = self.submit_and_watch(batch, work, account).await?;
         Some(result.and_then(|outcome| matching(outcome, batch.calls.len())))
     }
 
     /// Submits a batch and publishes the transaction's progress. `None` if the account's lease was lost:
     /// nothing is sent after that.
-    async fn watched(
+    async fn submit_and_watch(
         &self,
         batch: &CallBatch,
-        work: &Work,
+        work: &PendingBatch,
         mut account: AccountLease,
     ) -> Option<Result<BatchOutcome, SubmitError>> {
-        let (progress, mut reports) = mpsc::channel(PROGRESS_SLOTS);
-        let submitted = self.within_limit(self.shared.submitter.submit(batch, progress));
+        let (sender, mut updates) = mpsc::channel(PROGRESS_SLOTS);
+        let submitted = self.within_limit(self.shared.submitter.submit(batch, sender));
         tokio::pin!(submitted);
         loop {
             tokio::select! {
@@ -206,11 +210,11 @@ impl Lane {
                 // First, so that a process that was suspended for a while sends nothing more.
                 () = account.lost() => return None,
                 result = &mut submitted => return Some(result),
-                Some(report) = reports.recv() => {
-                    let phase = match report {
+                Some(update) = updates.recv() => {
+                    let phase = match update {
                         SubmitProgress::Submitted { extrinsic } => {
                             let leases = work.jobs.iter().map(|job| &job.lease);
-                            self.shared.reports.tell(Progress::Sent, leases);
+                            self.shared.progress.report(Progress::Sent, leases);
                             Phase::Sent { extrinsic }
                         }
                         SubmitProgress::InBlock { block } => Phase::InBlock { block },

@@ -14,11 +14,11 @@ use crate::{primitives::AccountId, queue::JobId};
 /// How much later than an older job a younger one is leased again.
 pub(super) const BEHIND_OLDER: Duration = Duration::from_millis(100);
 /// Maximum number of tracked jobs of all operators. Beyond it nothing is leased.
-const MAX_AWAY: usize = 100_000;
+const MAX_RELEASED: usize = 100_000;
 
 /// A job that was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Away {
+pub(super) struct ReleasedJob {
     pub(super) id: JobId,
     /// When the queue hands it out again.
     pub(super) due: Instant,
@@ -27,22 +27,22 @@ pub(super) struct Away {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Order(Mutex<State>);
+pub(super) struct ReleasedJobs(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    away: HashMap<AccountId, BTreeMap<JobId, (Instant, Instant)>>,
+    released: HashMap<AccountId, BTreeMap<JobId, (Instant, Instant)>>,
     count: usize,
 }
 
-impl Order {
+impl ReleasedJobs {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tracks jobs that are being released. Must be called before the queue is, so that none returns before
     /// it is tracked.
-    pub(super) fn leave(
+    pub(super) fn track(
         &self,
         operator: AccountId,
         ids: impl IntoIterator<Item = JobId>,
@@ -51,45 +51,45 @@ impl Order {
     ) {
         let mut state = self.state();
         for id in ids {
-            if state.count >= MAX_AWAY {
+            if state.count >= MAX_RELEASED {
                 tracing::warn!(%operator, "too many released jobs: their order is not kept");
                 return;
             }
-            if state.away.entry(operator).or_default().insert(id, (due, until)).is_none() {
+            if state.released.entry(operator).or_default().insert(id, (due, until)).is_none() {
                 state.count += 1;
             }
         }
     }
 
     /// Stops tracking a job that was leased again.
-    pub(super) fn come_back(&self, operator: AccountId, id: JobId) {
+    pub(super) fn returned(&self, operator: AccountId, id: JobId) {
         let mut state = self.state();
-        let Some(jobs) = state.away.get_mut(&operator) else { return };
+        let Some(jobs) = state.released.get_mut(&operator) else { return };
         let removed = jobs.remove(&id).is_some();
         if jobs.is_empty() {
-            state.away.remove(&operator);
+            state.released.remove(&operator);
         }
         state.count -= usize::from(removed);
     }
 
     /// The operator's oldest released job that is still waited for.
-    pub(super) fn oldest(&self, operator: AccountId) -> Option<Away> {
+    pub(super) fn oldest(&self, operator: AccountId) -> Option<ReleasedJob> {
         let now = Instant::now();
         let mut state = self.state();
         let mut forgotten = 0;
         let mut oldest = None;
-        let jobs = state.away.get_mut(&operator)?;
+        let jobs = state.released.get_mut(&operator)?;
         while let Some(first) = jobs.first_entry() {
             let (due, until) = *first.get();
             if until > now {
-                oldest = Some(Away { id: *first.key(), due, until });
+                oldest = Some(ReleasedJob { id: *first.key(), due, until });
                 break;
             }
             first.remove();
             forgotten += 1;
         }
         if oldest.is_none() {
-            state.away.remove(&operator);
+            state.released.remove(&operator);
         }
         state.count -= forgotten;
         oldest
@@ -99,15 +99,15 @@ impl Order {
     pub(super) fn is_full(&self) -> bool {
         let operators: Vec<_> = {
             let state = self.state();
-            if state.count < MAX_AWAY {
+            if state.count < MAX_RELEASED {
                 return false;
             }
-            state.away.keys().copied().collect()
+            state.released.keys().copied().collect()
         };
         for operator in operators {
             let _ = self.oldest(operator);
         }
-        self.state().count >= MAX_AWAY
+        self.state().count >= MAX_RELEASED
     }
 }
 
@@ -120,29 +120,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_is_waited_for_until_it_is_back_or_given_up() {
-        let (order, now, second) = (Order::default(), Instant::now(), Duration::from_secs(1));
-        order.leave(OPERATOR, [JobId(7), JobId(9)], now + second, now + 2 * second);
-        order.leave(OPERATOR, [JobId(8)], now + second, now + 4 * second);
-        assert_eq!(order.oldest(OPERATOR).unwrap().id, JobId(7));
-        assert_eq!(order.oldest(AccountId([2; 32])), None);
-        order.come_back(OPERATOR, JobId(7));
-        order.come_back(OPERATOR, JobId(7));
-        assert_eq!(order.oldest(OPERATOR).unwrap().id, JobId(8));
+        let (released, now, second) = (ReleasedJobs::default(), Instant::now(), Duration::from_secs(1));
+        released.track(OPERATOR, [JobId(7), JobId(9)], now + second, now + 2 * second);
+        released.track(OPERATOR, [JobId(8)], now + second, now + 4 * second);
+        assert_eq!(released.oldest(OPERATOR).unwrap().id, JobId(7));
+        assert_eq!(released.oldest(AccountId([2; 32])), None);
+        released.returned(OPERATOR, JobId(7));
+        released.returned(OPERATOR, JobId(7));
+        assert_eq!(released.oldest(OPERATOR).unwrap().id, JobId(8));
         tokio::time::advance(3 * second).await;
-        order.come_back(OPERATOR, JobId(8));
-        assert_eq!(order.oldest(OPERATOR), None, "9 is given up");
-        let state = order.state();
-        assert_eq!((state.count, state.away.len()), (0, 0));
+        released.returned(OPERATOR, JobId(8));
+        assert_eq!(released.oldest(OPERATOR), None, "9 is given up");
+        let state = released.state();
+        assert_eq!((state.count, state.released.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn its_bound_is_kept() {
-        let (order, now, second) = (Order::default(), Instant::now(), Duration::from_secs(1));
-        let ids = (0..=MAX_AWAY as u64).map(JobId);
-        order.leave(OPERATOR, ids, now + second, now + second);
-        assert!(order.is_full());
-        assert_eq!(order.state().count, MAX_AWAY);
+        let (released, now, second) = (ReleasedJobs::default(), Instant::now(), Duration::from_secs(1));
+        let ids = (0..=MAX_RELEASED as u64).map(JobId);
+        released.track(OPERATOR, ids, now + second, now + second);
+        assert!(released.is_full());
+        assert_eq!(released.state().count, MAX_RELEASED);
         tokio::time::advance(second).await;
-        assert!(!order.is_full());
+        assert!(!released.is_full());
     }
 }

@@ -19,7 +19,7 @@ use crate::text::describe;
 /// Renewals per TTL.
 const RENEWALS: u32 = 4;
 /// How long a trader without any account leaves jobs to others after it found one leased to another trader.
-const SPARE_PAUSE: Duration = Duration::from_secs(3);
+const STANDBY_PAUSE: Duration = Duration::from_secs(3);
 
 /// An account leased to this trader, as its lane sees it.
 #[derive(Clone, Debug)]
@@ -61,26 +61,26 @@ pub(super) enum Acquired {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct HeldLease {
     token: u64,
     until: watch::Sender<Instant>,
 }
 
 #[derive(Debug)]
-pub(super) struct AccountKeeper {
+pub(super) struct AccountLeaseManager {
     leases: Arc<dyn AccountLeases>,
     ttl: Duration,
-    kept: Mutex<HashMap<AccountId, Kept>>,
-    spare_until: watch::Sender<Instant>,
+    held: Mutex<HashMap<AccountId, HeldLease>>,
+    standby_until: watch::Sender<Instant>,
 }
 
-impl AccountKeeper {
+impl AccountLeaseManager {
     pub(super) fn new(leases: Arc<dyn AccountLeases>, ttl: Duration) -> Self {
-        Self { leases, ttl, kept: Mutex::default(), spare_until: watch::Sender::new(Instant::now()) }
+        Self { leases, ttl, held: Mutex::default(), standby_until: watch::Sender::new(Instant::now()) }
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<AccountId, Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, HashMap<AccountId, HeldLease>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The local expiry of a lease requested at `asked`: before the backend's, so that no other trader can
@@ -94,22 +94,22 @@ impl AccountKeeper {
     /// # Errors
     /// Returns the backend's error.
     pub(super) async fn acquire(&self, account: AccountId) -> Result<Acquired, Error> {
-        let known = self.kept().get(&account).map(|kept| AccountLease(kept.until.subscribe()));
+        let known = self.held().get(&account).map(|held| AccountLease(held.until.subscribe()));
         if let Some(lease) = known.filter(AccountLease::is_held) {
             return Ok(Acquired::Ours { lease, new: false });
         }
         let asked = Instant::now();
         let Some(token) = self.leases.acquire(account, self.ttl).await? else {
-            self.spare_until.send_replace(Instant::now() + SPARE_PAUSE);
+            self.standby_until.send_replace(Instant::now() + STANDBY_PAUSE);
             return Ok(Acquired::Elsewhere);
         };
         let (until, lease) = watch::channel(self.end(asked));
-        self.kept().insert(account, Kept { token, until });
+        self.held().insert(account, HeldLease { token, until });
         Ok(Acquired::Ours { lease: AccountLease(lease), new: true })
     }
 
     /// Renews the leases that lanes use and releases the others. Never returns.
-    pub(super) async fn keep(&self) {
+    pub(super) async fn run(&self) {
         let period = self.ttl / RENEWALS;
         let mut ticks = interval_at(Instant::now() + period, period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,16 +121,16 @@ impl AccountKeeper {
     }
 
     async fn renew(&self) {
-        let all: Vec<_> = self.kept().iter().map(|(account, kept)| (*account, kept.token)).collect();
+        let all: Vec<_> = self.held().iter().map(|(account, held)| (*account, held.token)).collect();
         if all.is_empty() {
             return;
         }
         let asked = Instant::now();
         match self.leases.renew(&all, self.ttl).await {
             Ok(lost) => {
-                let mut kept = self.kept();
+                let mut held = self.held();
                 for (account, token) in all {
-                    let Some(ours) = kept.get(&account).filter(|ours| ours.token == token) else { continue };
+                    let Some(ours) = held.get(&account).filter(|ours| ours.token == token) else { continue };
                     if !lost.contains(&account) {
                         ours.until.send_replace(self.end(asked));
                         continue;
@@ -141,7 +141,7 @@ impl AccountKeeper {
                         "the lease of an account was lost: its lane sends nothing more"
                     );
                     ours.until.send_replace(asked);
-                    kept.remove(&account);
+                    held.remove(&account);
                 }
             }
             Err(e) => {
@@ -152,21 +152,21 @@ impl AccountKeeper {
 
     async fn release_unused(&self) {
         let unused: Vec<_> = self
-            .kept()
-            .extract_if(|_, kept| kept.until.receiver_count() == 0)
-            .map(|(account, kept)| (account, kept.token))
+            .held()
+            .extract_if(|_, held| held.until.receiver_count() == 0)
+            .map(|(account, held)| (account, held.token))
             .collect();
         self.release(&unused).await;
     }
 
     /// The number of accounts leased to this trader.
     pub(super) fn count(&self) -> usize {
-        self.kept().len()
+        self.held().len()
     }
 
     /// Releases all accounts; returns whether the backend accepted that. Nothing may be sent afterwards.
     pub(super) async fn release_all(&self) -> bool {
-        let all: Vec<_> = self.kept().drain().map(|(account, kept)| (account, kept.token)).collect();
+        let all: Vec<_> = self.held().drain().map(|(account, held)| (account, held.token)).collect();
         self.release(&all).await
     }
 
@@ -182,13 +182,13 @@ impl AccountKeeper {
     }
 
     /// Until when this trader, without any account, leaves jobs to the traders that hold theirs.
-    pub(super) fn spare_until(&self) -> Option<Instant> {
-        let until = *self.spare_until.borrow();
-        (until > Instant::now() && self.kept().is_empty()).then_some(until)
+    pub(super) fn standby_until(&self) -> Option<Instant> {
+        let until = *self.standby_until.borrow();
+        (until > Instant::now() && self.held().is_empty()).then_some(until)
     }
 
-    /// A watch on changes of [`spare_until`](Self::spare_until).
-    pub(super) fn spare(&self) -> watch::Receiver<Instant> {
-        self.spare_until.subscribe()
+    /// A watch on changes of [`standby_until`](Self::standby_until).
+    pub(super) fn standby_changes(&self) -> watch::Receiver<Instant> {
+        self.standby_until.subscribe()
     }
 }

@@ -14,18 +14,18 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 
-type Known<K, V> = Mutex<HashMap<K, Weak<Flight<K, V>>>>;
+type Known<K, V> = Mutex<HashMap<K, Weak<Fetch<K, V>>>>;
 
 /// The fetches in flight: at most one per caller.
-pub(super) struct Flights<K: Hash + Eq, V: Clone>(Arc<Known<K, V>>);
+pub(super) struct SingleFlight<K: Hash + Eq, V: Clone>(Arc<Known<K, V>>);
 
-struct Flight<K: Hash + Eq, V: Clone> {
+struct Fetch<K: Hash + Eq, V: Clone> {
     key: K,
     answer: Shared<BoxFuture<'static, V>>,
     known: Arc<Known<K, V>>,
 }
 
-impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
+impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(HashMap::new())))
     }
@@ -39,7 +39,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
         (flight.answer.clone().await, new)
     }
 
-    fn flight(&self, key: K, fetch: impl Future<Output = V> + Send + 'static) -> (Arc<Flight<K, V>>, bool) {
+    fn flight(&self, key: K, fetch: impl Future<Output = V> + Send + 'static) -> (Arc<Fetch<K, V>>, bool) {
         // Declared before the guard so that it is dropped after it: dropping the last `Arc` takes the same
         // lock.
         let ended;
@@ -53,13 +53,13 @@ impl<K: Hash + Eq + Clone, V: Clone> Flights<K, V> {
             debug_assert!(ended.answer.peek().is_some());
         }
         let answer = fetch.boxed().shared();
-        let flight = Arc::new(Flight { key: key.clone(), answer, known: Arc::clone(&self.0) });
+        let flight = Arc::new(Fetch { key: key.clone(), answer, known: Arc::clone(&self.0) });
         known.insert(key, Arc::downgrade(&flight));
         (flight, true)
     }
 }
 
-impl<K: Hash + Eq, V: Clone> Drop for Flight<K, V> {
+impl<K: Hash + Eq, V: Clone> Drop for Fetch<K, V> {
     fn drop(&mut self) {
         let mut known = lock(&self.known);
         // A new fetch may have taken its place.
@@ -69,6 +69,6 @@ impl<K: Hash + Eq, V: Clone> Drop for Flight<K, V> {
     }
 }
 
-fn lock<K: Hash + Eq, V: Clone>(known: &Known<K, V>) -> MutexGuard<'_, HashMap<K, Weak<Flight<K, V>>>> {
+fn lock<K: Hash + Eq, V: Clone>(known: &Known<K, V>) -> MutexGuard<'_, HashMap<K, Weak<Fetch<K, V>>>> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::{Error, edit::Asked, values::Entry};
+use super::{Error, edit::RequestedEdit, values::Entry};
 use crate::inventory::{self, Edit, Pool, Snapshot, Worker, normal_endpoint};
 
 /// Maps the inventory's error to the given entry.
-pub(super) fn refused(entry: &Entry, error: inventory::Error) -> Error {
+pub(super) fn map_error(entry: &Entry, error: inventory::Error) -> Error {
     let entry = entry.to_string();
     match error {
         inventory::Error::Duplicate { what: field, value, holder } => {
@@ -25,7 +25,7 @@ pub(super) fn refused(entry: &Entry, error: inventory::Error) -> Error {
 }
 
 /// Maps the inventory's error to the entry at fault, which it looks up.
-pub(super) fn placed(before: &Snapshot, asked: &[Asked], error: inventory::Error) -> Error {
+pub(super) fn locate(before: &Snapshot, asked: &[RequestedEdit], error: inventory::Error) -> Error {
     let (at_fault, error) = match error {
         inventory::Error::Duplicate { what, value, holder } => {
             let at_fault = asked.iter().rposition(|(_, edit)| value_of(edit, what).as_ref() == Some(&value));
@@ -39,14 +39,14 @@ pub(super) fn placed(before: &Snapshot, asked: &[Asked], error: inventory::Error
         error => (None, error),
     };
     let entry = at_fault.map_or_else(|| Entry::new("call", 0, ""), |at| asked[at].0.clone());
-    refused(&entry, error)
+    map_error(&entry, error)
 }
 
 /// Returns the name of another entry with that value: one of the call's, else one that the call does not
 /// touch.
 fn other_holder(
     before: &Snapshot,
-    asked: &[Asked],
+    asked: &[RequestedEdit],
     at_fault: Option<usize>,
     what: &str,
     value: &str,

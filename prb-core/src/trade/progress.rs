@@ -18,27 +18,27 @@ const BATCH_WINDOW: Duration = Duration::from_millis(100);
 /// Maximum waiting reports of a kind; further ones are dropped.
 const MAX_WAITING: usize = 16_384;
 /// Maximum jobs per call.
-const MAX_TOLD: usize = 1_024;
+const MAX_JOBS_PER_CALL: usize = 1_024;
 /// Timeout of a call to the queue.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// In the order of a job's life cycle.
 const KINDS: [Progress; 3] = [Progress::Taken, Progress::Prepared, Progress::Sent];
 
 #[derive(Debug)]
-pub(super) struct Reports {
+pub(super) struct ProgressReporter {
     queue: Arc<dyn JobQueue>,
     /// By kind.
     waiting: Mutex<[Vec<(JobId, u64)>; KINDS.len()]>,
     more: Notify,
 }
 
-impl Reports {
+impl ProgressReporter {
     pub(super) fn new(queue: Arc<dyn JobQueue>) -> Self {
         Self { queue, waiting: Mutex::default(), more: Notify::new() }
     }
 
     /// Queues a progress report of jobs.
-    pub(super) fn tell<'a>(&self, progress: Progress, leases: impl Iterator<Item = &'a Lease>) {
+    pub(super) fn report<'a>(&self, progress: Progress, leases: impl Iterator<Item = &'a Lease>) {
         let Some(kind) = KINDS.iter().position(|kind| *kind == progress) else { return };
         let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = &mut all[kind];
@@ -50,14 +50,14 @@ impl Reports {
     }
 
     /// Sends the reports to the queue. Never returns.
-    pub(super) async fn keep(&self) {
+    pub(super) async fn run(&self) {
         loop {
             self.more.notified().await;
             sleep(BATCH_WINDOW).await;
             let waiting = mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             for (progress, leases) in KINDS.into_iter().zip(waiting) {
-                for leases in leases.chunks(MAX_TOLD) {
-                    match timeout(PATIENCE, self.queue.progress(leases, progress)).await {
+                for leases in leases.chunks(MAX_JOBS_PER_CALL) {
+                    match timeout(REPORT_TIMEOUT, self.queue.progress(leases, progress)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(e)) => tracing::debug!(error = %e, ?progress, "progress was not reported"),
                         Err(_) => tracing::debug!(?progress, "reporting progress to the queue timed out"),
