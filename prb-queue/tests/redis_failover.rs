@@ -115,7 +115,7 @@ async fn a_redis_without_blmove_is_named() {
 async fn a_wrong_password_is_named_with_the_server_and_without_the_password() {
     let server = Server::with_arguments(&["--requirepass", "swordfish"]);
     for (url, cure) in
-        [(server.url(), "wants a password"), (server.url().replace("//", "//:crayfish@"), "password")]
+        [(server.url(), "requires a password"), (server.url().replace("//", "//:crayfish@"), "password")]
     {
         let queue = RedisQueue::start(Config { url, ..quick(&server) }).unwrap();
         let error = text(&queue.stats().await.unwrap_err());

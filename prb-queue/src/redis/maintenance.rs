@@ -1,43 +1,44 @@
-//! Housekeeping: leases kept alive in the original's eyes, stalled and due jobs, retention, books.
+//! Housekeeping: keep-alives of leases for the original's stall check, stalled and due jobs, retention,
+//! accounting.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Shared, dispense::millis};
+use super::{Shared, leasing::millis};
 
-/// Rounds of keeping leases alive in a stall interval: the original's own workers make two.
-const KEEPS: u32 = 4;
-/// Most leases, or ids, in one script.
+/// Keep-alives per stall interval: the original's own workers send two.
+const KEEP_ALIVES: u32 = 4;
+/// Maximum number of leases, or ids, in one script.
 const MAX_CHUNK: usize = 256;
-/// Most jobs that one script forgets, and most scripts in a row.
+/// Maximum number of jobs removed by one script, and maximum number of consecutive scripts.
 const TRIM_CHUNK: usize = 128;
 const MAX_TRIMS: usize = 100;
-/// How long each ended job is kept in any case: submitters may still ask for it.
+/// Minimum retention of an ended job, in poll intervals: submitters may still ask for it.
 const GRACE_POLLS: u32 = 4;
 
-/// Until its queue is dropped.
+/// Runs until its queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
     let config = &shared.config;
-    let mut ticks = interval((config.stall_interval / KEEPS).max(Duration::from_millis(1)));
+    let mut ticks = interval((config.stall_interval / KEEP_ALIVES).max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut swept = Instant::now();
+    let mut swept_at = Instant::now();
     let mut settled = None;
     let (mut leases, mut order) =
         (Part::new("leases are not renewed"), Part::new("the queue is not in order"));
     loop {
         ticks.tick().await;
-        leases.tell(&shared, keep_leases(&shared).await);
-        if swept.elapsed() >= config.stall_interval {
-            swept = Instant::now();
-            order.tell(&shared, sweep(&shared, &mut settled).await.map(Some));
+        leases.log(&shared, keep_leases_alive(&shared).await);
+        if swept_at.elapsed() >= config.stall_interval {
+            swept_at = Instant::now();
+            order.log(&shared, sweep(&shared, &mut settled).await.map(Some));
         }
     }
 }
 
-/// A part of the housekeeping whose failures are told once: each for itself, or one that works would hide one
-/// that does not.
+/// A part of the housekeeping whose failures are logged once. Each part is tracked on its own: one that works
+/// must not hide one that does not.
 struct Part {
     what: &'static str,
     failing: bool,
@@ -48,34 +49,34 @@ impl Part {
         Self { what, failing: false }
     }
 
-    /// `None` where there was nothing to ask Redis for: that says nothing.
-    fn tell(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
+    /// Logs a change between failing and working. `None` if Redis was not asked: no information.
+    fn log(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
         match result {
             Err(error) if !self.failing => {
                 self.failing = true;
-                tracing::warn!(error = %shared.link.trouble(error), "{}, trying again", self.what);
+                tracing::warn!(error = %shared.connection.server_error(error), "{}, retrying", self.what);
             }
             Ok(Some(())) if self.failing => {
                 self.failing = false;
-                tracing::info!("it is over that {}", self.what);
+                tracing::info!("recovered: {} no longer holds", self.what);
             }
             _ => {}
         }
     }
 }
 
-async fn keep_leases(shared: &Shared) -> RedisResult<Option<()>> {
-    let leases = shared.held.all();
+async fn keep_leases_alive(shared: &Shared) -> RedisResult<Option<()>> {
+    let leases = shared.leases.all();
     for leases in leases.chunks(MAX_CHUNK) {
-        let mut script = shared.link.scripts.keep.call();
+        let mut script = shared.connection.scripts.keep_alive.call();
         for (id, token) in leases {
             script.arg(id.0).arg(token);
         }
-        let lost: Vec<u64> = shared.link.run(&script).await?;
+        let lost: Vec<u64> = shared.connection.run(&script).await?;
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(&id.0)) {
-            // A job that has ended meanwhile is none that was lost.
-            if shared.held.forget(*id, *token) {
-                tracing::warn!(job = %id, "a lease is lost");
+            // A job that has ended meanwhile was not lost.
+            if shared.leases.forget(*id, *token) {
+                tracing::warn!(job = %id, "a job's lease is lost");
             }
         }
     }
@@ -83,13 +84,13 @@ async fn keep_leases(shared: &Shared) -> RedisResult<Option<()>> {
 }
 
 async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()> {
-    let mut script = shared.link.scripts.stalled.call();
+    let mut script = shared.connection.scripts.stalled.call();
     script.arg(millis(shared.config.stall_interval));
-    let stalled: Vec<String> = shared.link.run(&script).await?;
+    let stalled: Vec<String> = shared.connection.run(&script).await?;
     if !stalled.is_empty() {
         tracing::warn!(
             jobs = stalled.join(","),
-            "a worker of another program left its jobs; they are in line again"
+            "a worker of another program abandoned its jobs; they are available again"
         );
     }
     let counts = Counts::read(shared).await?;
@@ -105,10 +106,10 @@ async fn trim(shared: &Shared) -> RedisResult<()> {
     let millis =
         |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 12).min(u64::MAX >> 12);
     for _ in 0..MAX_TRIMS {
-        let mut script = shared.link.scripts.trim.call();
+        let mut script = shared.connection.scripts.trim.call();
         script.arg(millis(config.keep_age)).arg(config.keep_jobs).arg(config.keep_bytes);
         script.arg(millis(config.poll_interval * GRACE_POLLS)).arg(TRIM_CHUNK);
-        let trimmed: usize = shared.link.run(&script).await?;
+        let trimmed: usize = shared.connection.run(&script).await?;
         if trimmed < TRIM_CHUNK {
             break;
         }
@@ -116,7 +117,7 @@ async fn trim(shared: &Shared) -> RedisResult<()> {
     Ok(())
 }
 
-/// How many entries the books and the lists have.
+/// The numbers of entries in the accounting and in the lists.
 #[derive(Debug, PartialEq, Eq)]
 struct Counts {
     jobs: usize,
@@ -128,39 +129,39 @@ struct Counts {
 
 impl Counts {
     async fn read(shared: &Shared) -> RedisResult<Self> {
-        let key = |name| shared.link.key(name);
+        let key = |name| shared.connection.key(name);
         let mut pipe = redis::pipe();
         pipe.hlen(key("jobs"))
             .hlen(key("prb:books"))
             .zcard(key("prb:ended"))
             .scard(key("succeeded"))
             .scard(key("failed"));
-        let (jobs, books, ended, succeeded, failed) = shared.link.query(&pipe).await?;
+        let (jobs, books, ended, succeeded, failed) = shared.connection.query(&pipe).await?;
         Ok(Self { jobs, books, ended, succeeded, failed })
     }
 
-    /// They do not where another program added, ended or removed jobs.
+    /// They differ if another program added, ended or removed jobs.
     const fn agree(&self) -> bool {
         self.jobs == self.books && self.ended == self.succeeded + self.failed
     }
 }
 
-/// Puts the books right for every job that any list names.
+/// Corrects the accounting of every job in any list.
 async fn account_all(shared: &Shared) -> RedisResult<()> {
-    let key = |name| shared.link.key(name);
+    let key = |name| shared.connection.key(name);
     let mut pipe = redis::pipe();
     pipe.hkeys(key("jobs"))
         .hkeys(key("prb:books"))
         .smembers(key("succeeded"))
         .smembers(key("failed"))
         .zrange(key("prb:ended"), 0, -1);
-    let lists: Vec<Vec<String>> = shared.link.query(&pipe).await?;
+    let lists: Vec<Vec<String>> = shared.connection.query(&pipe).await?;
     let ids: HashSet<_> = lists.into_iter().flatten().collect();
     let ids: Vec<_> = ids.into_iter().collect();
     for ids in ids.chunks(MAX_CHUNK) {
-        let mut script = shared.link.scripts.account.call();
+        let mut script = shared.connection.scripts.account.call();
         script.arg(ids);
-        let _: usize = shared.link.run(&script).await?;
+        let _: usize = shared.connection.run(&script).await?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The connections to Redis.
+//! Connections to Redis: retries, failover and dedicated connections.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,20 +15,20 @@ use tokio::{
 use super::{
     config::{Config, StartError, without_password},
     scripts::{self, Scripts},
-    trouble::Trouble,
+    server_error::ServerError,
 };
 
-/// How long connecting may take.
+/// Timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
 const REPEAT_MIN: Duration = Duration::from_millis(20);
 const REPEAT_MAX: Duration = Duration::from_secs(1);
-/// Time between two words about a server that is a replica.
+/// Minimum interval between two warnings about a server that is a replica.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// One Redis, for commands over one connection that mends itself, and for connections of one's own.
+/// One Redis server: a shared, self-healing connection for commands, and dedicated connections.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(super) struct Connection {
     client: Client,
     shared: Arc<watch::Sender<Current>>,
     endpoint: Arc<str>,
@@ -37,12 +37,12 @@ pub(super) struct Link {
     call_timeout: Duration,
 }
 
-/// The connection for commands.
+/// The shared connection for commands.
 struct Current {
-    /// How often it was given up for a new one.
+    /// How often it was replaced.
     generation: u64,
     manager: ConnectionManager,
-    /// When that was last said.
+    /// When the last warning was logged.
     said: Option<Instant>,
 }
 
@@ -58,15 +58,15 @@ fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionMan
     )
 }
 
-impl Link {
+impl Connection {
     pub(super) fn new(config: &Config) -> Result<Self, StartError> {
         let bad_url = |e: RedisError| StartError::BadUrl {
             url: without_password(&config.url),
-            // Its details may hold the URL.
+            // The error's details may contain the URL, and with it the password.
             reason: format!("{:?}", e.kind()),
         };
         if config.url.starts_with("rediss://") {
-            // The client takes the process's provider of cryptography; where nobody has chosen one, it is ours.
+            // The client uses the process's default crypto provider; if none is installed, ring is.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let client = Client::open(config.url.as_str()).map_err(bad_url)?;
@@ -78,26 +78,27 @@ impl Link {
         Ok(Self { client, shared, endpoint, prefix, scripts, call_timeout: config.call_timeout })
     }
 
-    /// The seam's error for one of Redis's: with the server's address, and what to do where that is known.
+    /// Converts an error of Redis to the seam's: with the server's address, and a remedy if one is known.
     pub(super) fn unavailable(&self, error: RedisError) -> queue::Error {
-        queue::Error::Unavailable(Box::new(self.trouble(error)))
+        queue::Error::Unavailable(Box::new(self.server_error(error)))
     }
 
-    /// The error with the server's address.
-    pub(super) fn trouble(&self, error: RedisError) -> Trouble {
-        Trouble::new(Arc::clone(&self.endpoint), error)
+    /// Adds the server's address to the error.
+    pub(super) fn server_error(&self, error: RedisError) -> ServerError {
+        ServerError::new(Arc::clone(&self.endpoint), error)
     }
 
-    /// Completes when the server turned out to be another one's replica: whoever has a connection of their own
-    /// to it makes a new one then.
+    /// Completes when the server turned out to be a replica: owners of dedicated connections must reconnect
+    /// then.
     pub(super) async fn replaced(&self) {
         let mut shared = self.shared.subscribe();
-        // The sender lives as long as this.
+        // The sender lives as long as this value.
         let _ = shared.changed().await;
     }
 
-    /// Gives up the shared connection, unless somebody else has done so since `generation`. After a failover the
-    /// old server may keep its connections and refuse every write on them; its name may lead elsewhere by now.
+    /// Replaces the shared connection, unless that was done since `generation`. After a failover the old
+    /// server may keep its connections and refuse every write on them, while its name may resolve to another
+    /// server by now.
     fn replace(&self, generation: u64) {
         let Ok(fresh) = manager(&self.client, self.call_timeout) else { return };
         self.shared.send_if_modified(|current| {
@@ -107,7 +108,7 @@ impl Link {
             if current.said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
                 current.said = Some(Instant::now());
                 let endpoint = &self.endpoint;
-                tracing::warn!(%endpoint, "Redis takes no writes, it is a replica now: connecting again");
+                tracing::warn!(%endpoint, "Redis refuses writes because it is a replica now: reconnecting");
             }
             current.generation += 1;
             current.manager = fresh;
@@ -119,17 +120,17 @@ impl Link {
         format!("{}{name}", self.prefix)
     }
 
-    /// Runs a script that may be repeated, as often as it takes to get an answer in time.
+    /// Runs an idempotent script, repeated until it is answered or times out.
     pub(super) async fn run<T: FromRedisValue>(&self, script: &scripts::Call<'_>) -> RedisResult<T> {
         self.run_until(self.deadline(), script).await
     }
 
-    /// When a call that begins now is given up.
+    /// The deadline of a call that begins now.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.call_timeout
     }
 
-    /// Like [`Link::run`], with a time-out that began earlier.
+    /// Like [`Connection::run`], with a deadline that began earlier.
     pub(super) async fn run_until<T: FromRedisValue>(
         &self,
         deadline: Instant,
@@ -138,12 +139,12 @@ impl Link {
         self.settle(deadline, Call::Script(script)).await
     }
 
-    /// Runs commands that change nothing, or only what may be changed again.
+    /// Runs commands that change nothing, or that are idempotent.
     pub(super) async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
         self.settle(self.deadline(), Call::Commands(commands)).await
     }
 
-    /// The same within a time of its own.
+    /// Like [`Connection::query`], with its own timeout.
     pub(super) async fn query_within<T: FromRedisValue>(
         &self,
         limit: Duration,
@@ -155,7 +156,7 @@ impl Link {
     async fn settle<T: FromRedisValue>(&self, deadline: Instant, call: Call<'_>) -> RedisResult<T> {
         let mut pause = REPEAT_MIN;
         loop {
-            // A lost connection is seen by the call that comes next, and made anew for the one after.
+            // A lost connection is detected by the next call, and re-established for the one after it.
             let (generation, manager) = {
                 let current = self.shared.borrow();
                 (current.generation, current.manager.clone())
@@ -168,7 +169,7 @@ impl Link {
             if is_demoted(&error) {
                 self.replace(generation);
             }
-            if !may_pass(&error) || Instant::now() + pause >= deadline {
+            if !is_transient(&error) || Instant::now() + pause >= deadline {
                 return Err(error);
             }
             sleep(pause).await;
@@ -176,7 +177,7 @@ impl Link {
         }
     }
 
-    /// A connection of one's own, for commands that block for up to `longest`.
+    /// Opens a dedicated connection, for commands that block for up to `longest`.
     pub(super) async fn blocking(&self, longest: Duration) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -184,7 +185,7 @@ impl Link {
         self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// A connection of one's own, for subscriptions.
+    /// Opens a dedicated connection, for subscriptions.
     pub(super) async fn subscriptions(&self) -> RedisResult<PubSub> {
         match timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub()).await {
             Ok(result) => result,
@@ -209,7 +210,7 @@ impl Call<'_> {
 }
 
 /// Whether the same call may succeed on another connection, or a little later.
-fn may_pass(error: &RedisError) -> bool {
+fn is_transient(error: &RedisError) -> bool {
     const PASSING: [&str; 5] = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "UNBLOCKED"];
     error.is_io_error()
         || error.is_unrecoverable_error()
@@ -219,7 +220,7 @@ fn may_pass(error: &RedisError) -> bool {
 
 /// Whether the server has become a replica, which keeps its connections and refuses writes.
 pub(super) fn is_demoted(error: &RedisError) -> bool {
-    // Within a script the code stands in the text.
+    // Within a script the code is part of the text.
     error.code() == Some("READONLY") || error.detail().is_some_and(|text| text.contains("READONLY"))
 }
 
