@@ -195,7 +195,7 @@ async fn nothing_is_staked_for_a_new_key_until_the_operator_confirms_it() {
     rig.start();
     rig.until_worker(0, "the new key", |w| w.reason.code() == "key-changed").await;
     let answer = rig.fleet().command(rig.ids[0], Command::ConfirmKey).unwrap();
-    assert!(answer.contains("takes the place of") && answer.contains("100 PHA"), "{answer}");
+    assert!(answer.contains("replaces") && answer.contains("100 PHA"), "{answer}");
     rig.until_all(State::Active).await;
     assert_eq!(rig.chain.worker(other.key()).pool, Some(POOL));
     let events = rig.fleet().events(rig.ids[0]).unwrap();

@@ -79,7 +79,7 @@ pub(super) async fn run(
             Some(ended) = dispatcher.lanes.join_next_with_id() => dispatcher.reap(ended),
             Some(ended) = background_tasks.join_next() => {
                 let message = ended.err().map_or_else(|| "a task ended unexpectedly".into(), panic_text);
-                tracing::error!(message, "a background task of the trade engine ended: its leases are not renewed any more");
+                tracing::error!(message, "a background task of the trade engine ended: leases expire");
                 break (Instant::now(), Err(Error::Panicked { message }));
             }
         }

@@ -105,48 +105,48 @@ pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String,
     let stake = status.chain.as_ref().map_or(0, |chain| chain.at_stake());
     let computing = session.is_some_and(SessionState::is_computing);
     match command {
-        Command::Restart => Ok("forgets what failed and looks at the worker again".into()),
+        Command::Restart => Ok("clears recorded failures and observes the worker again".into()),
         Command::RegisterAgain => Ok("registers again with a fresh attestation".into()),
         Command::Kick => Ok("pRuntime exits; its supervisor starts it again".into()),
         Command::Checkpoint => Ok("pRuntime writes its state to its disk".into()),
         Command::ConfirmKey => confirm_key(status),
-        _ if on_chain_off(status) => Err("nothing is sent on chain for it: it only syncs".into()),
+        _ if on_chain_off(status) => Err("it only syncs: nothing is sent on chain for it".into()),
         Command::Reclaim | Command::LeavePool if status.chain.is_none() => {
-            Err("what it does on chain is not known yet: try again in a moment".into())
+            Err("its on-chain state is not known yet: try again in a moment".into())
         }
         Command::Stop if status.chain.is_none() => {
-            Ok("what it does on chain is not known yet: it stops computing if it does, and stays stopped".into())
+            Ok("its on-chain state is not known yet: if it computes, it stops; it stays stopped".into())
         }
         Command::Start => Ok(match session {
             _ if computing => {
-                "computes already; a stop that was commanded is taken back, or where it is on its way already, it \
-                 starts again after the cool-down"
+                "already computes; a commanded stop is cancelled or, if it was submitted already, the worker starts \
+                 again after the cool-down"
                     .into()
             }
             Some(SessionState::WorkerCoolingDown) => format!(
-                "cools down; then {} are reclaimed, and it starts again with {}",
+                "is cooling down; then {} are reclaimed, and it starts again with {}",
                 Pha(stake),
                 Pha(status.worker.stake)
             ),
             _ => format!("starts computing with {}", Pha(status.worker.stake)),
         }),
         Command::Stop if computing => Ok(format!(
-            "stops computing; {} stay locked for the cool-down, and it stays stopped after that",
+            "stops computing; {} stay locked for the cool-down, after which it stays stopped",
             Pha(stake)
         )),
         Command::Stop => Ok("does not compute; it stays stopped".into()),
-        Command::Reclaim | Command::LeavePool if computing => Err("it computes: stop it first".into()),
+        Command::Reclaim | Command::LeavePool if computing => Err("it is computing: stop it first".into()),
         Command::Reclaim => Ok(reclaim(session, stake)),
         Command::LeavePool => Ok(match (&status.chain, session) {
             (_, Some(SessionState::WorkerCoolingDown)) => {
                 format!(
-                    "cools down; then {} are reclaimed, and it leaves pool {}",
+                    "is cooling down; then {} are reclaimed, and it leaves pool {}",
                     Pha(stake),
                     status.worker.pid
                 )
             }
-            (Some(chain), _) if chain.pool.is_none() => "is in no pool, and stays out".into(),
-            _ => format!("leaves pool {} and stays out", status.worker.pid),
+            (Some(chain), _) if chain.pool.is_none() => "is in no pool, and is not added to one".into(),
+            _ => format!("leaves pool {} and is not added again", status.worker.pid),
         }),
     }
 }
@@ -154,18 +154,18 @@ pub(crate) fn preview(command: Command, status: &WorkerStatus) -> Result<String,
 fn reclaim(session: Option<SessionState>, stake: Balance) -> String {
     match session {
         Some(SessionState::WorkerCoolingDown) => {
-            format!("{} are reclaimed when the cool-down is over; it stays stopped", Pha(stake))
+            format!("{} are reclaimed at the end of the cool-down; it stays stopped", Pha(stake))
         }
         _ => "has nothing to reclaim; it stays stopped".into(),
     }
 }
 
 fn confirm_key(status: &WorkerStatus) -> Result<String, String> {
-    let Some(now) = status.public_key else { return Err("no key was seen at its endpoint yet".into()) };
+    let Some(now) = status.public_key else { return Err("no key has answered at its endpoint yet".into()) };
     match &status.reason {
         Reason::KeyChanged { last, at_stake, .. } => Ok(format!(
-            "{now} takes the place of {last}, whose {} at stake are left to the chain; the new key is \
-             registered, added and started with {}",
+            "{now} replaces {last}, whose {} at stake stay on chain; the new key is registered, added and \
+             started with {}",
             Pha(*at_stake),
             Pha(status.worker.stake)
         )),

@@ -94,7 +94,7 @@ impl Saver {
                 Err(error) => {
                     let wait = backoff.fail();
                     if backoff.attempts() % 10 == 1 {
-                        warn!(%error, "the inventory cannot store goals and keys of workers: their operations are held back");
+                        warn!(%error, "cannot store goals and keys of workers: operations wait");
                     }
                     self.pending().problem = Some(error.into());
                     self.changed.notify_one();

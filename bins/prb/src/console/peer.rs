@@ -209,7 +209,7 @@ impl Backend for Peer {
 
 const fn effect(command: Command) -> &'static str {
     match command {
-        Command::Restart => "forgets what failed and looks at the worker again",
+        Command::Restart => "clears recorded failures and observes the worker again",
         Command::RegisterAgain => "registers again with a fresh attestation",
         _ => "pRuntime exits; its supervisor starts it again",
     }
