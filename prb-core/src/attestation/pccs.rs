@@ -113,6 +113,7 @@ impl PccsSource {
         let urls = config.urls.iter().map(|url| check_url(url)).collect::<Result<_, _>>()?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls::client_config(&config.root_certificates_pem)?)
+            // Uses the system's name resolution even if another crate enables reqwest's own resolver.
             .no_hickory_dns()
             .redirect(redirect::Policy::limited(2))
             .connect_timeout(config.timeout)

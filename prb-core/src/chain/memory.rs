@@ -253,6 +253,7 @@ impl MemoryChain {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
+            // Registered before the state is read, so that no change between the two is missed.
             changed.as_mut().enable();
             {
                 let mut state = self.state();

@@ -73,6 +73,7 @@ impl Supervisor {
         self.spawn(Child::Genesis, None);
         self.spawn(Child::Keys, None);
         self.spawn(Child::Saver, None);
+        // `interval` panics at zero.
         let mut watchdog = interval(self.config.watchdog_interval.max(Duration::from_millis(1)));
         watchdog.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut edits = true;

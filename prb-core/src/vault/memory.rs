@@ -51,6 +51,7 @@ impl Vault for MemoryVault {
             return Err(Error::TooLarge { limit_bytes: MAX_SECRET_BYTES });
         }
         let nonce = Nonce::generate();
+        // The version is authenticated, so that it cannot be altered without failing to open.
         let payload = Payload { msg: secret, aad: &[VERSION] };
         let ciphertext = self.cipher.encrypt(&nonce, payload).map_err(|_| Error::Cipher)?;
         Ok(Sealed([&[VERSION], nonce.as_slice(), &ciphertext].concat()))

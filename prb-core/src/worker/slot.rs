@@ -182,6 +182,7 @@ impl Slot {
             published.position = status.position;
             published.moved_at = Instant::now();
         }
+        // Released before watchers are notified: they read the status.
         drop(guard);
         if let Some(state) = state {
             self.event(state);

@@ -334,6 +334,7 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
+        // In `drop`, so that it happens after a panic as well.
         self.ctx.keys.set_interest(self.slot.id(), None);
     }
 }
