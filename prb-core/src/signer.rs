@@ -44,7 +44,7 @@
 //!     }
 //! }
 //!
-//! One key of the service per operator.
+//! /// One key of the service per operator.
 //! # #[derive(Debug)]
 //! struct RemoteKeys(Arc<Service>);
 //!

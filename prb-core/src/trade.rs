@@ -51,6 +51,7 @@ mod lane;
 mod progress;
 mod recently_sent;
 mod released_jobs;
+mod sequences;
 mod status;
 mod verdict;
 

@@ -21,7 +21,7 @@ const PHA: Balance = 10_u128.pow(PHA_DECIMALS);
 /// let rules = StakeRules::new(50 * one, 30_000 * one, one + one / 2, 0, 0);
 /// // 50 × √1600 PHA.
 /// assert_eq!(rules.min_stake(1_600), 2_000_000_000_000_000);
-/// A factor of 1.5, and at most 30,000.
+/// // A factor of 1.5, and at most 30,000.
 /// assert_eq!(rules.max_stake(1_600, 1), 20_000_000_000_000_000);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! [`ChainSubmitter`]: submits batches of calls and watches each until its outcome is known.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use super::Call;
 use crate::{
     primitives::{AccountId, Balance, Hash, ParaNumber},
     signer::{self, Signer},
+    wire::{MessageOrigin, SignedMessage},
 };
 
 /// Calls for one transaction, sent as `Utility::force_batch` (even a single call), inside `Proxy::proxy` if
@@ -178,6 +179,35 @@ pub enum Effect {
     Missing,
     /// On chain: sending the call again would fail, or apply it twice.
     Present,
+    /// Not on chain, and the chain would refuse it now: an earlier message of its sender is neither on chain nor
+    /// among the calls asked about.
+    OutOfOrder,
+}
+
+/// Determines the effects of messages, which the chain accepts from each sender without a gap: for backends of
+/// [`ChainSubmitter::effects`].
+#[derive(Debug, Default)]
+pub struct MessageEffects {
+    /// By sender, the sequence after the messages examined so far.
+    next: HashMap<MessageOrigin, u64>,
+}
+
+impl MessageEffects {
+    /// Returns the effect of the next message asked about. `ingress` is the next sequence that the chain accepts
+    /// from its sender, by `PhalaMq::OffchainIngress`.
+    pub fn effect(&mut self, signed: &SignedMessage, ingress: u64) -> Effect {
+        let next = self.next.entry(signed.message.sender.clone()).or_insert(ingress);
+        match signed.sequence.cmp(next) {
+            Ordering::Greater => Effect::OutOfOrder,
+            Ordering::Equal => {
+                *next += 1;
+                Effect::Missing
+            }
+            Ordering::Less if signed.sequence < ingress => Effect::Present,
+            // A repetition of the message, or another one with its sequence.
+            Ordering::Less => Effect::Missing,
+        }
+    }
 }
 
 /// The result of [`ChainSubmitter::effects`].

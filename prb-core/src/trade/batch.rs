@@ -169,6 +169,11 @@ impl PendingBatch {
         self.jobs.into_iter().map(|job| Queued { ask: job.ask || known, ..job }).collect()
     }
 
+    /// All calls, without duplicates.
+    pub(super) fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
     /// The calls without an outcome, or whose outcome matches `is`, with their indices.
     pub(super) fn select(&self, is: impl Fn(Option<&CallOutcome>) -> bool) -> (Vec<usize>, Vec<Call>) {
         self.calls
@@ -184,6 +189,19 @@ impl PendingBatch {
         self.seen = self.seen.max(block);
         for place in places {
             self.outcomes[place] = Some(CallOutcome::AlreadyDone);
+        }
+    }
+
+    /// Records calls that are not sent because the chain would refuse them with `error` in the state of `block`.
+    pub(super) fn not_sent(
+        &mut self,
+        places: impl IntoIterator<Item = usize>,
+        error: &str,
+        block: ParaNumber,
+    ) {
+        self.seen = self.seen.max(block);
+        for place in places {
+            self.outcomes[place] = Some(CallOutcome::Failed(error.to_owned()));
         }
     }
 

@@ -19,6 +19,7 @@ use super::{
     progress::ProgressReporter,
     recently_sent::RecentlySent,
     released_jobs::ReleasedJobs,
+    sequences::Sequences,
     status::StatusBoard,
 };
 use crate::{
@@ -63,6 +64,7 @@ pub(super) struct Lane {
     /// Something may have been sent whose outcome this lane does not know; at the start, by its predecessor.
     unresolved: bool,
     recently_sent: RecentlySent,
+    sequences: Sequences,
     /// Nothing is sent before.
     paused_until: Option<Instant>,
     /// Consecutive failures to get a signature.
@@ -71,7 +73,7 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(shared: Arc<Context>, operator: AccountId, inbox: Arc<Inbox>) -> Self {
-        let (pending, signers, recently_sent) = Default::default();
+        let (pending, signers, recently_sent, sequences) = Default::default();
         let limits = shared.caps.limits(operator, &shared.config);
         Self {
             shared,
@@ -83,6 +85,7 @@ impl Lane {
             limits,
             unresolved: true,
             recently_sent,
+            sequences,
             paused_until: None,
             sign_failures: 0,
         }
@@ -162,7 +165,7 @@ impl Lane {
         let jobs = self.take_batch();
         let Some((jobs, signer)) = self.with_signer(jobs).await else { return };
         let Some(jobs) = self.renew_leases(jobs).await else { return };
-        if let Some(work) = self.omit_done_calls(PendingBatch::new(jobs)).await {
+        if let Some(work) = self.omit_futile_calls(PendingBatch::new(jobs)).await {
             self.shared.progress.report(Progress::Prepared, work.jobs.iter().map(|job| &job.lease));
             self.submit(work, &signer).await;
         }

@@ -117,7 +117,7 @@ impl Relay {
         let mut runs = Vec::new();
         for (origin, messages) in by_sender {
             if !self.senders.contains_key(&origin) && self.senders.len() >= MAX_SENDERS {
-                warn!(worker = %worker.name, ?origin, limit = MAX_SENDERS, "too many senders: messages are not relayed");
+                warn!(worker = %worker.name, %origin, limit = MAX_SENDERS, "too many senders: messages are not relayed");
                 continue;
             }
             let backoff = self.backoff;
@@ -184,7 +184,7 @@ impl Sender {
             match keys.claim_sender(origin.clone(), worker.id, &worker.name) {
                 Ok(claim) => self.claim = Some(claim),
                 Err(holder) => {
-                    debug!(worker = %worker.name, ?origin, %holder, "another worker relays these messages");
+                    debug!(worker = %worker.name, %origin, %holder, "another worker relays these messages");
                 }
             }
         }
@@ -193,7 +193,7 @@ impl Sender {
     fn failed(&mut self, origin: &MessageOrigin, error: &str, worker: &str) {
         self.failures.fail(Reason::RelayFailing { error: error.into() });
         if self.failures.should_warn() {
-            warn!(%worker, ?origin, %error, "messages did not reach the chain");
+            warn!(%worker, %origin, %error, "messages did not reach the chain");
         }
     }
 }
