@@ -42,7 +42,7 @@
 //!
 //! - [`sync`]: plans what a worker needs next (pure), and the loop that sends it.
 //! - [`worker`]: reconciles one worker. [`worker::decide`] is one pure function over what pRuntime, chain and
-//! inventory report; nothing in it waits or fails.
+//!   inventory report; nothing in it waits or fails.
 //! - [`fleet`]: runs all workers of an inventory: runners, status, commands, shutdown.
 //! - [`trade`]: jobs to a lane per operator account, lanes to batches, batches to an outcome per call.
 //! - [`manage`]: edits and commands of operators, once for every protocol.

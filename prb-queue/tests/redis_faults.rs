@@ -186,7 +186,7 @@ async fn flushed_jobs_and_leases_are_told() {
     let _: () = server.command("FLUSHALL").await;
     for handle in [waiting, held] {
         let failure = fate(handle).await.unwrap_err();
-        assert!(failure.message.contains("look at the chain and submit again"), "{failure}");
+        assert!(failure.message.contains("check the chain and submit again"), "{failure}");
     }
     let pair = [(leased.id, leased.token)];
     assert_eq!(queue.heartbeat(&pair, TTL).await.unwrap(), [leased.id]);

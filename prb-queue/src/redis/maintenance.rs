@@ -25,14 +25,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept_at = Instant::now();
     let mut settled = None;
-    let (mut leases, mut order) =
-        (Part::new("leases are not renewed"), Part::new("the queue is not in order"));
+    let (mut leases, mut upkeep) = (Part::new("lease renewal"), Part::new("queue maintenance"));
     loop {
         ticks.tick().await;
         leases.log(&shared, keep_leases_alive(&shared).await);
         if swept_at.elapsed() >= config.stall_interval {
             swept_at = Instant::now();
-            order.log(&shared, sweep(&shared, &mut settled).await.map(Some));
+            upkeep.log(&shared, sweep(&shared, &mut settled).await.map(Some));
         }
     }
 }
@@ -54,11 +53,11 @@ impl Part {
         match result {
             Err(error) if !self.failing => {
                 self.failing = true;
-                tracing::warn!(error = %shared.connection.server_error(error), "{}, retrying", self.what);
+                tracing::warn!(error = %shared.connection.server_error(error), "{} failed, retrying", self.what);
             }
             Ok(Some(())) if self.failing => {
                 self.failing = false;
-                tracing::info!("recovered: {} no longer holds", self.what);
+                tracing::info!("{} recovered", self.what);
             }
             _ => {}
         }
