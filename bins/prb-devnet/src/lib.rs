@@ -43,7 +43,7 @@ pub mod worker;
 
 pub use self::{
     accounts::Pool,
-    config::{Config, DEFAULT_EPOCH_MS, Epoch},
+    config::{Config, DEFAULT_EPOCH_MS, Epoch, JustificationOddities},
     devnet::{Devnet, TickReport},
     error::Error,
     node::{Faults, Node, PoolError, ProofFault, ProofLimit, Retracted, TransactionFault},
