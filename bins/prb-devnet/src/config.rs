@@ -92,6 +92,9 @@ pub struct Config {
     pub burst_every: u32,
     /// Bytes of such a block's changed values.
     pub burst_bytes: u32,
+    /// At every so many-th tick of the timer, parachain blocks that no relay block includes lose their place; 0: at
+    /// none.
+    pub fork_every: u32,
 }
 
 /// What justifications may have besides what they need.
@@ -141,6 +144,7 @@ impl Default for Config {
             heads_per_relay_block: 1,
             burst_every: 0,
             burst_bytes: 20_000_000,
+            fork_every: 0,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use codec::Encode;
@@ -33,6 +33,7 @@ use crate::{
 mod burst;
 mod finality;
 mod fork;
+mod timers;
 
 use burst::Burst;
 
@@ -232,8 +233,7 @@ impl Devnet {
         self.author_relay(&mut moving, number)?;
         let lag = self.0.finality_lag.load(Ordering::Relaxed);
         self.finalize_up_to(&mut moving, (number - 1).saturating_sub(lag))?;
-        let paused =
-            self.0.para_paused.load(Ordering::Relaxed) || self.0.offboarded.load(Ordering::Relaxed);
+        let paused = self.0.para_paused.load(Ordering::Relaxed) || self.0.offboarded.load(Ordering::Relaxed);
         let mut para = None;
         if number.is_multiple_of(PARA_EVERY) && !paused {
             for place in 0..self.0.config.heads_per_relay_block.max(1) {
@@ -313,29 +313,6 @@ impl Devnet {
         record: Option<PathBuf>,
     ) -> Result<Vec<WorkerHandle>, worker::Error> {
         worker::spawn_all(self.0.config.seed.to_string(), count, base_port, record).await
-    }
-
-    /// Starts a timer that ticks at the block time until the devnet is shut down.
-    pub async fn spawn_ticker(&self) {
-        let devnet = self.clone();
-        let period = Duration::from_millis(self.0.config.block_ms.max(1));
-        self.0.tasks.lock().await.spawn(async move {
-            let mut timer = tokio::time::interval(period);
-            timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            timer.tick().await;
-            loop {
-                tokio::select! {
-                    () = devnet.0.stop.cancelled() => return,
-                    _ = timer.tick() => {}
-                }
-                let ticking = devnet.clone();
-                match tokio::task::spawn_blocking(move || ticking.tick()).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => tracing::error!(%error, "tick failed"),
-                    Err(error) => tracing::error!(%error, "tick failed"),
-                }
-            }
-        });
     }
 
     /// Stops the timer and the RPC servers.

@@ -71,41 +71,49 @@ async fn advance(chains: &Chains, config: &Config, in_full: bool) -> Result<Step
         let last = number.0.min(from.saturating_add(config.headers_per_batch - 1));
         headers.extend(window(&node, from, last).await?);
     }
-    let mut checked = verify::chain(parent, first, headers).map_err(wrong(&node))?;
-    if checked.last().is_some_and(|last| last.hash != hash) {
-        by_hash(&node, parent, hash, &mut checked).await?;
-    }
+    let checked = match verify::chain(parent, first, headers.clone()) {
+        Ok(checked) if checked.last().is_some_and(|last| last.hash == hash) => checked,
+        // What breaks may be an honest node's answer.
+        _ => by_hash(&node, parent, hash, first, headers).await?,
+    };
     let headers: Vec<_> = checked.into_iter().map(|header| header.encoded).collect();
     write(&chains.store, move |store| store.append_para_headers(ParaNumber(first), &headers)).await?;
     Ok(Step::Stored)
 }
 
-/// Replaces the last headers by those of the branch that ends with `hash`.
+/// The headers of the branch that ends with `hash`, of which some may be among these.
 ///
-/// A node's best chain may still be another branch: it answers a question by number honestly with a header
-/// that the relay chain does not vouch for.
-async fn by_hash(node: &Node, parent: Hash, hash: Hash, checked: &mut Vec<Checked>) -> Result<(), Error> {
-    let (mut branch, mut wanted) = (Vec::new(), hash);
-    while let Some(other) = checked.pop() {
-        if other.hash == wanted {
-            checked.push(other);
-            break;
-        }
-        if branch.len() == MAX_FORK {
-            let Checked { number, hash: actual, .. } = other;
-            return Err(wrong(node)(verify::Error::HeaderHash { number, expected: wanted, actual }));
-        }
-        let number = other.number;
-        let header: Option<json::Header> = node.request("chain_getHeader", [wanted]).await?;
-        let header = header.ok_or_else(|| absent(node, format!("parachain header {number} ({wanted})")))?;
-        let header = verify::header(wanted, number, header.encode()).map_err(wrong(node))?;
+/// A node's best chain may still be another branch, or may have changed between two questions: it answers
+/// questions by number honestly with headers that the relay chain does not vouch for.
+async fn by_hash(
+    node: &Node,
+    parent: Hash,
+    hash: Hash,
+    first: u32,
+    headers: Vec<Vec<u8>>,
+) -> Result<Vec<Checked>, Error> {
+    let (mut branch, mut wanted, mut replaced) = (Vec::with_capacity(headers.len()), hash, 0);
+    for (number, encoded) in (first..).zip(headers).collect::<Vec<_>>().into_iter().rev() {
+        let header = match Hash::of(&encoded) == wanted {
+            true => Checked::new(number, encoded).map_err(wrong(node))?,
+            false if replaced == MAX_FORK => {
+                let actual = Hash::of(&encoded);
+                return Err(wrong(node)(verify::Error::HeaderHash { number, expected: wanted, actual }));
+            }
+            false => {
+                replaced += 1;
+                let header = node.request_some("chain_getHeader", &[[wanted]]).await?.pop().flatten();
+                let header: json::Header =
+                    header.ok_or_else(|| absent(node, format!("parachain header {number} ({wanted})")))?;
+                verify::header(wanted, number, header.encode()).map_err(wrong(node))?
+            }
+        };
         wanted = header.parent();
         branch.push(header);
     }
-    if checked.is_empty() && wanted != parent {
-        let number = branch.last().map_or(0, |first| first.number);
-        return Err(wrong(node)(verify::Error::Parent { number }));
+    if wanted != parent {
+        return Err(wrong(node)(verify::Error::Parent { number: first }));
     }
-    checked.extend(branch.into_iter().rev());
-    Ok(())
+    branch.reverse();
+    Ok(branch)
 }

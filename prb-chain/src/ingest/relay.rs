@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use self::walk::Found;
 use super::{Chains, Config, Error, Pause, absent, write, wrong};
 use crate::{
-    rpc::{self, Capability, Node, Refusal, json},
+    rpc::{self, ASK_AGAIN, Capability, Node, Refusal, json},
     store::{self, NewStop, ParaHead, RelayBatch, Store},
     verify::{self, Checked, grandpa, state},
 };
@@ -210,12 +210,11 @@ fn start_ends_set(genesis: &Genesis) -> bool {
 /// Encoded headers of a span.
 pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec<u8>>, Error> {
     let numbers: Vec<u32> = (first..=last).collect();
-    let hashes: Vec<Option<Hash>> = node.request("chain_getBlockHash", [&numbers]).await?;
-    let known: Vec<[Hash; 1]> = hashes.into_iter().map_while(|hash| Some([hash?])).collect();
+    let known = hashes(node, &numbers).await?;
     if known.len() != numbers.len() {
         return Err(absent(node, format!("block {}", first as usize + known.len())));
     }
-    let headers: Vec<Option<json::Header>> = node.request_many("chain_getHeader", &known).await?;
+    let headers: Vec<Option<json::Header>> = node.request_some("chain_getHeader", &known).await?;
     headers
         .into_iter()
         .zip(numbers)
@@ -223,6 +222,20 @@ pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec
             header.map(|h| h.encode()).ok_or_else(|| absent(node, format!("header of block {number}")))
         })
         .collect()
+}
+
+/// The hashes of blocks, up to the first that the node does not have; asked for again where there is one, as
+/// [`Node::request_some`] does.
+async fn hashes(node: &Node, numbers: &[u32]) -> Result<Vec<[Hash; 1]>, Error> {
+    let mut known: Vec<[Hash; 1]> = Vec::new();
+    for _ in 0..=ASK_AGAIN {
+        let hashes: Vec<Option<Hash>> = node.request("chain_getBlockHash", [numbers]).await?;
+        known = hashes.into_iter().map_while(|hash| Some([hash?])).collect();
+        if known.len() == numbers.len() {
+            break;
+        }
+    }
+    Ok(known)
 }
 
 /// Checks the justifications and reads, by proof, what the state at each justified block says.

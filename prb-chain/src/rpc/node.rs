@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
 use jsonrpsee::{
     core::{
         client::{ClientT, Error as RpcError, Subscription, SubscriptionClientT},
@@ -22,11 +21,14 @@ use tokio::time::Instant;
 use super::{
     Capability, Config, Counters, Error, Health, Refusal,
     link::{Lane, Link, MAX_TIMEOUTS},
+    many,
     pins::Pins,
     raw_params,
     standing::Standing,
 };
 
+/// How often what a node does not have is asked for again.
+pub(crate) const ASK_AGAIN: usize = 3;
 /// What a request has around its parameters, at most.
 const ENVELOPE_BYTES: usize = 256;
 
@@ -37,7 +39,7 @@ pub struct Node {
     name: Arc<str>,
     pub(super) url: String,
     pub(super) config: Config,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
     pub(super) links: [Link; 3],
     pub(super) pins: Arc<Pins>,
     state: Mutex<Standing>,
@@ -101,10 +103,11 @@ impl Node {
     /// Marks the node as one that was proven to answer wrongly. For a while, which doubles each time that it
     /// happens, it is asked only when no other is left, and only for what is verified.
     pub fn demote(&self, reason: &str) {
-        let term = self.state().demote(&self.config, reason);
-        tracing::warn!(chain = self.chain, node = %self.name, reason, ?term, "node answered wrongly, demoted");
         counter!("prb_rpc_node_demotions_total", "chain" => self.chain, "node" => self.name.to_string())
             .increment(1);
+        if let Some(term) = self.state().demote(&self.config, reason) {
+            tracing::warn!(chain = self.chain, node = %self.name, reason, ?term, "node answered wrongly, demoted");
+        }
     }
 
     /// Lets other nodes go first for a while: this one is slow, or lacks what it was asked for. The while
@@ -202,6 +205,9 @@ impl Node {
 
     /// Asks the same method with several parameters at once. Answers keep the order.
     ///
+    /// A node that limits the rate of requests is deferred; where it is asked all the same, because no other is
+    /// better, it is asked as fast as it answers.
+    ///
     /// They are single requests, [`Config::pipelined_requests`] under way at a time, and no JSON-RPC batch: a
     /// batch that a node refuses, or whose answer is too large, is answered by an error without an id,
     /// on which the client's connection ends with all that waits on it.
@@ -213,19 +219,34 @@ impl Node {
         method: &str,
         params: &[impl Serialize],
     ) -> Result<Vec<T>, Error> {
-        if params.is_empty() {
-            return Ok(Vec::new());
-        }
         let encoded: Vec<_> = params.iter().map(|one| raw_params(method, one)).collect::<Result<_, _>>()?;
-        self.counters.record(method, encoded.len() as u64);
-        let asked = encoded.into_iter().map(|params| async move {
-            let raw = self.ask(Lane::Ask, method, Some(params)).await?;
-            self.read(method, &raw)
-        });
-        stream::iter(asked).buffered(self.config.pipelined_requests.max(1)).try_collect().await
+        many::Many::new(self, method, encoded).answers().await
     }
 
-    async fn ask(
+    /// As [`Node::request_many`], for what a node may not have: what it answers with null is asked for again a few
+    /// times. Behind one address may be several nodes, of which some are behind the others.
+    ///
+    /// # Errors
+    /// As [`Node::request`].
+    pub async fn request_some<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &[impl Serialize],
+    ) -> Result<Vec<Option<T>>, Error> {
+        let mut answers: Vec<Option<T>> = self.request_many(method, params).await?;
+        for _ in 0..ASK_AGAIN {
+            let missing: Vec<usize> = (0..params.len()).filter(|at| answers[*at].is_none()).collect();
+            if missing.is_empty() {
+                break;
+            }
+            let again: Vec<_> = missing.iter().map(|at| &params[*at]).collect();
+            let found: Vec<Option<T>> = self.request_many(method, &again).await?;
+            missing.into_iter().zip(found).for_each(|(at, answer)| answers[at] = answer);
+        }
+        Ok(answers)
+    }
+
+    pub(super) async fn ask(
         &self,
         lane: Lane,
         method: &str,
