@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+#[path = "matrix/chains.rs"]
+mod chains;
 #[path = "matrix/endless.rs"]
 mod endless;
 #[path = "matrix/log.rs"]

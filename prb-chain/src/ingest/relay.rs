@@ -18,7 +18,7 @@ use self::walk::Found;
 use super::{Chains, Config, Error, Pause, absent, write, wrong};
 use crate::{
     rpc::{self, ASK_AGAIN, Capability, Node, Refusal, json},
-    store::{self, NewStop, ParaHead, RelayBatch, Store},
+    store::{NewStop, ParaHead, RelayBatch},
     verify::{self, Checked, grandpa, state},
 };
 
@@ -135,30 +135,23 @@ async fn advance(
     };
     node.has_offered(Capability::States);
     let para_id = genesis.para_id;
-    write(&chains.store, move |store| {
-        notice_missing_head(store, para_id, &batch)?;
-        store.append_relay(&batch)
+    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
+    let named_head = write(&chains.store, move |store| {
+        let named_head = store.tip_names_head()?;
+        store.append_relay(&batch)?;
+        Ok(named_head)
     })
     .await?;
-    Ok(true)
-}
-
-/// Says so where the relay chain names no head of the parachain any more: it was offboarded.
-fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
-    let Some(last) = store.tips().borrow().proven.map(|head| head.number) else { return Ok(()) };
-    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none());
-    if let Some(stop) = gone
-        && store.tip_names_head()?
-    {
-        let (relay, last) = (stop.number.0, last.0);
+    let last = chains.store.tips().borrow().proven.map(|head| head.number.0);
+    if let (Some(relay), Some(last), true) = (gone, last, named_head) {
         tracing::warn!(
-            relay,
+            relay = relay.0,
             para_id,
             last,
             "the relay chain names no head of the parachain: its last block stays the newest"
         );
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Sees whether the node has old states, before hundreds of headers are fetched that would be of no use

@@ -13,7 +13,7 @@ use prb_core::primitives::Hash;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Error, NO_PARAMS, Node, NodePool, json, node::ASK_AGAIN};
+use super::{Error, NO_PARAMS, Node, NodePool, Refusal, json, node::ASK_AGAIN};
 
 /// A finalised head, as a node tells it: not verified.
 #[derive(Clone, Debug)]
@@ -241,7 +241,9 @@ impl FinalizedHeads {
             // Nothing moves, and who told the last head cannot be asked about it any more.
             let teller = self.last.as_ref().map(|told| Arc::clone(&told.node));
             if let Some(teller) = teller.filter(|teller| !is_current(teller))
-                && poll(&teller).await.is_err()
+                && let Err(error) = poll(&teller).await
+                // One that is asked too often is still there.
+                && error.refusal() != Some(Refusal::Limited)
             {
                 self.forget("its node does not answer any more, and no other has such a block");
                 self.source = None;

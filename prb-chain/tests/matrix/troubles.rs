@@ -30,7 +30,7 @@ pub(crate) enum Alone {
 pub(crate) struct Trouble {
     pub(crate) what: What,
     pub(crate) alone: Alone,
-    /// What the log says where the node is the only one; nothing where the fault costs nothing.
+    /// What the log says where the node is the only one, or one of these; nothing where the fault costs nothing.
     pub(crate) log: &'static str,
 }
 
@@ -97,5 +97,5 @@ pub(crate) const ALL: &[Trouble] = &[
     para("oversize=pha_getStorageChanges:4000000", Waits, "connection to node lost"),
     Trouble { what: What::OtherGenesis, alone: Never, log: "serves another chain" },
     Trouble { what: What::Endless, alone: Never, log: "connection to node lost" },
-    Trouble { what: What::Restarts, alone: GoesOn, log: "cannot use node" },
+    Trouble { what: What::Restarts, alone: GoesOn, log: "cannot use node|connection to node lost" },
 ];

@@ -1,11 +1,6 @@
 //! Counts requests, and refuses or delays them where the node is told to.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use jsonrpsee::{
     MethodResponse, ResponsePayload,
@@ -23,8 +18,6 @@ const UNSAFE_TEXT: &str = "RPC call is unsafe to be called externally";
 /// The code and text with which real nodes refuse requests beyond `--rpc-rate-limit`.
 const RATE_CODE: i32 = -32999;
 const RATE_TEXT: &str = "RPC rate limit exceeded";
-/// What the devnet's limits are counted over.
-const RATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Counts requests, and refuses or delays them where the node is told to.
 #[derive(Clone)]
@@ -38,23 +31,24 @@ pub(super) struct Guard<S> {
 #[derive(Default)]
 struct Requests {
     count: u64,
-    /// When those of the last second came.
-    recent: VecDeque<Instant>,
+    /// How much of a second's allowance is used up, and when that was so.
+    used: Option<(f64, Instant)>,
 }
 
 impl Requests {
     /// Counts a request; tells whether it is within the limit, and whether it is every other one.
+    ///
+    /// As at real nodes, the allowance comes back bit by bit.
     fn admit(&mut self, limit: Option<u32>) -> (bool, bool) {
         self.count += 1;
         let is_other = self.count.is_multiple_of(2);
-        let Some(limit) = limit else { return (true, is_other) };
-        while self.recent.front().is_some_and(|at| at.elapsed() >= RATE_WINDOW) {
-            self.recent.pop_front();
-        }
-        let is_admitted = self.recent.len() < limit as usize;
-        if is_admitted {
-            self.recent.push_back(Instant::now());
-        }
+        let Some(limit) = limit.map(f64::from) else { return (true, is_other) };
+        let now = Instant::now();
+        let used = self
+            .used
+            .map_or(0.0, |(used, at)| (used - limit * now.duration_since(at).as_secs_f64()).max(0.0));
+        let is_admitted = used + 1.0 <= limit;
+        self.used = Some((if is_admitted { used + 1.0 } else { used }, now));
         (is_admitted, is_other)
     }
 }
