@@ -6,9 +6,10 @@ use tokio::{
     task::JoinSet,
 };
 
-/// A WebSocket text frame that others of its message follow, 1 KiB of blanks.
-const FIRST: [u8; 4] = [0x01, 126, 4, 0];
-const NEXT: [u8; 4] = [0x00, 126, 4, 0];
+/// Bytes of a frame, and the headers of a text message's first one and of those that follow.
+const FRAME: usize = 0x8000;
+const FIRST: [u8; 4] = [0x01, 126, 0x80, 0];
+const NEXT: [u8; 4] = [0x00, 126, 0x80, 0];
 
 #[derive(Debug)]
 pub(crate) struct Endless {
@@ -53,7 +54,7 @@ async fn serve(mut client: TcpStream, node: &str) -> std::io::Result<()> {
     if asked == 0 {
         return Ok(());
     }
-    let blanks = [b' '; 1024];
+    let blanks = [b' '; FRAME];
     client.write_all(&FIRST).await?;
     client.write_all(&blanks).await?;
     loop {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Cases at a time: they wait more than they work.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 4;
 /// Most lines of one text, however long a case takes: a line that comes with every try comes ever less often.
 const MOST_LINES: usize = 25;
 /// Relay blocks made in one go while the ingest runs.
@@ -150,7 +150,7 @@ impl Fetching {
         let store = Arc::new(Store::open(dir.path(), store::Config::default()).unwrap());
         let config = ingest::Config {
             retry_min: Duration::from_millis(20),
-            retry_max: Duration::from_millis(200),
+            retry_max: Duration::from_millis(100),
             batch_wait: Duration::from_millis(100),
             answer_time: Duration::from_millis(50),
             ..ingest::Config::default()
@@ -329,8 +329,9 @@ fn quick(endpoints: Vec<String>) -> rpc::Config {
         max_response_bytes: 2 * 1024 * 1024,
         reconnect_min: Duration::from_millis(20),
         reconnect_max: Duration::from_millis(100),
-        demotion: ANSWER * 2,
-        demotion_max: ANSWER * 8,
+        // In proportion to the defaults: longer than what is tried meanwhile takes.
+        demotion: ANSWER * 5,
+        demotion_max: ANSWER * 10,
         stall_after: ANSWER,
         poll_interval: ANSWER / 4,
         ..rpc::Config::new(endpoints)
