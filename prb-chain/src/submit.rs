@@ -330,3 +330,22 @@ impl ChainSubmitter for Submitter {
         self.inner.forget(account);
     }
 }
+
+/// A batch's transaction with nonce 5, for a runtime of which there is no chain.
+#[cfg(test)]
+pub(crate) async fn sign_for_test(
+    runtime: &Arc<crate::metadata::Runtime>,
+    batch: &CallBatch,
+) -> Result<Vec<u8>, SubmitError> {
+    let header = prb_core::wire::Header {
+        parent_hash: Default::default(),
+        number: 100,
+        state_root: Default::default(),
+        extrinsics_root: Default::default(),
+        digest: Vec::new(),
+    };
+    let head = ask::Head { hash: Default::default(), header };
+    let (mortality, patience, ss58_prefix) = (64, Duration::from_secs(1), PHALA_SS58_PREFIX);
+    let terms = sign::Terms { nonce: 5, head: &head, mortality, patience, ss58_prefix };
+    Ok(sign::sign(runtime, batch, terms).await?.extrinsic)
+}

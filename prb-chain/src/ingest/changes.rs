@@ -261,7 +261,7 @@ pub(super) async fn fetch_from(
     let hashes =
         move |store: &Store| Ok((store.para_hash(ParaNumber(first))?, store.para_hash(ParaNumber(last))?));
     let (from, to) = write(store, hashes).await?;
-    let answer = node.request_bulk::<Vec<json::StorageChanges>>("pha_getStorageChanges", (from, to)).await;
+    let answer = node.request_bulk::<Vec<json::ScaleChanges>>("pha_getStorageChanges", (from, to)).await;
     let changes = match answer {
         Ok(changes) => changes,
         // One block is too large for the node's answers: SCALE has less around each value than JSON.
@@ -281,5 +281,5 @@ pub(super) async fn fetch_from(
     if changes.len() != (last - first + 1) as usize {
         return Err(absent(node, format!("storage changes of blocks {first} to {last}")));
     }
-    Ok(changes.iter().map(json::StorageChanges::encode).collect())
+    Ok(changes.into_iter().map(|changes| changes.0).collect())
 }

@@ -27,6 +27,8 @@ use super::{
     standing::Standing,
 };
 
+/// Bytes of an answer that is not read on a thread that other tasks wait for.
+const LARGE_ANSWER: usize = 256 * 1024;
 /// How often what a node does not have is asked for again.
 pub(crate) const ASK_AGAIN: usize = 3;
 /// What a request has around its parameters, at most.
@@ -179,7 +181,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::request`].
-    pub async fn request_bulk<T: DeserializeOwned>(
+    pub async fn request_bulk<T: DeserializeOwned + Send + 'static>(
         &self,
         method: &str,
         params: impl Serialize,
@@ -187,7 +189,15 @@ impl Node {
         let params = Some(raw_params(method, &params)?);
         self.counters.record(method, 1);
         let raw = self.ask(Lane::Bulk, method, params).await?;
-        self.read(method, &raw)
+        if raw.get().len() < LARGE_ANSWER {
+            return self.read(method, &raw);
+        }
+        // Other tasks of this thread should not wait for tens of megabytes to be read.
+        let read = tokio::task::spawn_blocking(move || serde_json::from_str::<T>(raw.get())).await;
+        match read {
+            Ok(answer) => answer.map_err(|e| self.unreadable(method, e)),
+            Err(e) => Err(self.unreadable(method, e)),
+        }
     }
 
     /// Asks one question; gives the answer's JSON.
@@ -286,11 +296,11 @@ impl Node {
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, method: &str, raw: &RawValue) -> Result<T, Error> {
-        serde_json::from_str(raw.get()).map_err(|e| Error::BadAnswer {
-            node: Arc::clone(&self.name),
-            method: method.into(),
-            source: Box::new(e),
-        })
+        serde_json::from_str(raw.get()).map_err(|e| self.unreadable(method, e))
+    }
+
+    fn unreadable(&self, method: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::BadAnswer { node: Arc::clone(&self.name), method: method.into(), source: cause.into() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, Standing> {
