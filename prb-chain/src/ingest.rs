@@ -29,6 +29,7 @@ mod pace;
 mod para;
 mod recheck;
 mod relay;
+mod spread;
 mod start;
 mod suspects;
 

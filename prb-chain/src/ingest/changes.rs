@@ -22,6 +22,8 @@ use crate::{
     verify,
 };
 
+/// Blocks in the first question to a node: nodes execute each of them again.
+const FIRST: u32 = 4;
 /// Bytes that may wait for blocks before them to come.
 const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 /// What a node must offer.
@@ -32,7 +34,7 @@ const BUFFERED_ANSWERS: usize = 64;
 /// Follows the parachain's storage changes.
 pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     let mut pause = Pause::new(config);
-    let mut pace = Pace::new(config.changes_per_call, config.answer_time);
+    let mut pace = Pace::new(FIRST, config.changes_per_call, config.answer_time);
     let mut tips = chains.store.tips();
     let mut in_full = true;
     loop {

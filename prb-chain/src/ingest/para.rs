@@ -2,13 +2,17 @@
 
 use prb_core::primitives::{Hash, ParaNumber};
 
-use super::{Chains, Config, Error, Pause, absent, relay::window, write, wrong};
+use super::{Chains, Config, Error, Pause, absent, pace::Pace, spread::para_headers, write, wrong};
 use crate::{
     rpc::{Node, json},
     store::ParaHead,
     verify::{self, Checked},
 };
 
+/// This part's name in logs and metrics.
+const PART: &str = "parachain headers";
+/// Headers in the first question to a node.
+const FIRST: u32 = 64;
 /// Most blocks of a branch that a node's best chain does not have.
 const MAX_FORK: usize = 256;
 
@@ -17,9 +21,10 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     let mut pause = Pause::new(config);
     let mut tips = chains.store.tips();
     let mut in_full = true;
+    let mut pace = Pace::new(FIRST, config.headers_per_batch, config.answer_time);
     loop {
         tips.mark_unchanged();
-        match advance(chains, config, in_full).await {
+        match advance(chains, config, &mut pace, in_full).await {
             Ok(Step::Stored) => {
                 pause.reset();
                 in_full = true;
@@ -34,7 +39,7 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
                 pause.reset();
                 in_full = tokio::time::timeout(config.batch_wait, tips.changed()).await.is_ok();
             }
-            Err(e) => pause.after(chains, "parachain headers", e).await?,
+            Err(e) => pause.after(chains, PART, e).await?,
         }
     }
 }
@@ -50,7 +55,7 @@ enum Step {
 
 /// Stores the headers up to the next head that a relay block vouches for; `in_full` leaves few headers for
 /// later while there are more to come.
-async fn advance(chains: &Chains, config: &Config, in_full: bool) -> Result<Step, Error> {
+async fn advance(chains: &Chains, config: &Config, pace: &mut Pace, in_full: bool) -> Result<Step, Error> {
     let limit = config.headers_per_batch;
     let head = write(&chains.store, move |store| store.next_head(limit)).await?;
     let Some(ParaHead { number, hash }) = head else { return Ok(Step::UpToDate) };
@@ -64,17 +69,11 @@ async fn advance(chains: &Chains, config: &Config, in_full: bool) -> Result<Step
         // Nothing comes before the genesis header.
         None => (0, Hash::default()),
     };
-    let node = chains.para.pick();
-    let mut headers = Vec::new();
-    while first + headers.len() as u32 <= number.0 {
-        let from = first + headers.len() as u32;
-        let last = number.0.min(from.saturating_add(config.headers_per_batch - 1));
-        headers.extend(window(&node, from, last).await?);
-    }
+    let headers = para_headers(chains, pace, first, number.0, PART).await?;
     let checked = match verify::chain(parent, first, headers.clone()) {
         Ok(checked) if checked.last().is_some_and(|last| last.hash == hash) => checked,
         // What breaks may be an honest node's answer.
-        _ => by_hash(&node, parent, hash, first, headers).await?,
+        _ => by_hash(&chains.para.pick(), parent, hash, first, headers).await?,
     };
     let headers: Vec<_> = checked.into_iter().map(|header| header.encoded).collect();
     write(&chains.store, move |store| store.append_para_headers(ParaNumber(first), &headers)).await?;

@@ -208,11 +208,12 @@ pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec
         return Err(absent(node, format!("block {}", first as usize + known.len())));
     }
     let headers: Vec<Option<json::Header>> = node.request_some("chain_getHeader", &known).await?;
-    headers
-        .into_iter()
-        .zip(numbers)
-        .map(|(header, number)| {
-            header.map(|h| h.encode()).ok_or_else(|| absent(node, format!("header of block {number}")))
+    let asked = numbers.into_iter().zip(known);
+    asked
+        .zip(headers)
+        .map(|((number, [hash]), header)| {
+            let header = header.ok_or_else(|| absent(node, format!("header of block {number}")))?;
+            Ok(verify::header(hash, number, header.encode()).map_err(wrong(node))?.encoded)
         })
         .collect()
 }
