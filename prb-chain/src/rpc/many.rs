@@ -71,7 +71,7 @@ impl<'a> Many<'a> {
         answers: &mut [Option<T>],
     ) -> Result<Round, Error> {
         let is_limited = &AtomicBool::new(false);
-        let asked = open.to_vec().into_iter().map(|at| async move {
+        let asked = open.iter().copied().map(|at| async move {
             if is_limited.load(Ordering::Relaxed) {
                 return (at, None);
             }
