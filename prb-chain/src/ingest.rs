@@ -29,6 +29,7 @@ mod pace;
 mod para;
 mod recheck;
 mod relay;
+mod spread;
 mod start;
 mod suspects;
 
@@ -278,6 +279,9 @@ struct Pause {
     config: ExponentialBuilder,
     max: Duration,
     pauses: ExponentialBackoff,
+    failures: u32,
+    /// The failure that was shown last.
+    shown: String,
 }
 
 impl Pause {
@@ -287,11 +291,13 @@ impl Pause {
             .with_max_delay(config.retry_max)
             .with_jitter()
             .without_max_times();
-        Self { config: builder, max: config.retry_max, pauses: builder.build() }
+        let (failures, shown) = Default::default();
+        Self { config: builder, max: config.retry_max, pauses: builder.build(), failures, shown }
     }
 
     fn reset(&mut self) {
         self.pauses = self.config.build();
+        (self.failures, self.shown) = Default::default();
     }
 
     /// How long to wait now; longer the next time.
@@ -307,8 +313,15 @@ impl Pause {
         counter!("prb_ingest_failures_total", "part" => what).increment(1);
         chains.hold_against(what, &error);
         let pause = self.next();
-        // The first failure may be a hitch; a repeated one is an outage that somebody must see.
-        tracing::warn!(part = what, retry_in = ?pause, "ingest: {}", chain_of(&error));
+        self.failures = self.failures.saturating_add(1);
+        let (text, failures) = (chain_of(&error), self.failures);
+        // What goes on for hours is shown ever less often; the metric counts each.
+        if self.shown != text || failures.is_power_of_two() {
+            tracing::warn!(part = what, retry_in = ?pause, failures, "ingest: {text}");
+            self.shown = text;
+        } else {
+            tracing::debug!(part = what, retry_in = ?pause, failures, "ingest: {text}");
+        }
         tokio::time::sleep(pause).await;
         Ok(())
     }

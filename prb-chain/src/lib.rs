@@ -2,7 +2,7 @@
 //!
 //! What a fleet of TEE workers needs of the relay chain and the parachain, over ordinary nodes' JSON-RPC:
 //! blocks that are checked before they are stored and stored once, batches that workers take as they are,
-//! the workers' state on chain at a constant number of calls a block, and transactions whose fate is decided.
+//! the workers' state on chain at a constant number of calls a block, and transactions that are followed to their end.
 //! It implements the seams of [`prb_core`] and knows neither peers nor queues.
 //!
 //! ```text

@@ -26,6 +26,8 @@ mod cache;
 mod call;
 mod limits;
 mod outcome;
+#[cfg(test)]
+pub(crate) mod real;
 
 pub(crate) use cache::FetchError;
 pub use cache::Runtimes;

@@ -25,6 +25,7 @@ mod counters;
 mod heads;
 pub mod json;
 mod link;
+mod many;
 mod node;
 mod pins;
 mod problems;
@@ -33,6 +34,7 @@ mod standing;
 
 pub use counters::{Counters, Snapshot};
 pub use heads::{FinalizedHead, FinalizedHeads, HeadFloor};
+pub(crate) use node::ASK_AGAIN;
 pub use node::Node;
 pub use problems::Problem;
 pub use refusal::Refusal;

@@ -1,8 +1,8 @@
 //! [`ChainSubmitter`] over a pool of parachain nodes.
 //!
-//! A batch becomes one signed, mortal transaction, and its fate is decided: the watch at the node tells it in
+//! A batch becomes one signed, mortal transaction, which is followed to its end: the watch at the node tells it in
 //! the ordinary case, and where the watch is lost, falls silent or tells of a loss, the finalised blocks of
-//! the transaction's lifetime are searched for it. It is sent again as it is meanwhile (its nonce lets it
+//! the transaction's lifetime are searched for it. What is done next is decided by one pure function. It is sent again as it is meanwhile (its nonce lets it
 //! take effect once at most), and counts as lost only when no block can hold it any more. Nodes may lag or
 //! disagree: the one that is furthest is believed, and no state older than one seen before.
 //!
@@ -36,12 +36,14 @@ mod account;
 mod ask;
 mod budget;
 mod effects;
-mod fate;
 mod floors;
 mod gap;
 mod prepare;
 mod refusal;
 mod sign;
+mod status;
+mod tracker;
+mod watcher;
 
 /// How long an account that has sent is taken to send again soon.
 const SHARED_FOR: Duration = Duration::from_secs(60);
@@ -49,7 +51,8 @@ const SHARED_FOR: Duration = Duration::from_secs(60);
 /// How a [`Submitter`] sends.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Blocks that a transaction lives, counted from the finalised head: a power of two from 4 to 4,096.
+    /// Blocks that a transaction lives, counted from the finalised head: a power of two from 4 to 4,096. Where
+    /// finality lags by more than half of it, transactions live longer by the lag.
     pub mortality_blocks: u32,
     /// How often the finalised chain is asked while no watch tells of a transaction, or while an account has
     /// transactions pending.
@@ -58,7 +61,7 @@ pub struct Config {
     pub watch_patience: Duration,
     /// How long nodes may be unreachable before a batch that was not sent is given back.
     pub unavailable_after: Duration,
-    /// How long nodes may be unreachable before a sent transaction's fate counts as unknown.
+    /// How long nodes may be unreachable before it counts as unknown what became of a sent transaction.
     pub unknown_after: Duration,
     /// How much of what a block has for ordinary transactions one batch may take, in percent, from 1 to 100,
     /// while other accounts send as well: with halves, two of them fill a block.
@@ -73,6 +76,9 @@ pub struct Config {
     pub lone_block_percent: u8,
     /// How long the signer may take over a signature, before it counts as unavailable.
     pub sign_timeout: Duration,
+    /// Whether nonces that are missing before a transaction are filled with empty batches, which cost fees.
+    /// Otherwise it waits: until somebody sends them, or until it expires and is built anew.
+    pub fill_nonce_gaps: bool,
     /// Address prefix in messages, and in questions to nodes.
     pub ss58_prefix: u16,
     /// Accounts remembered at most. A forgotten one costs a few questions when it sends again.
@@ -91,6 +97,7 @@ impl Default for Config {
             max_block_percent: 50,
             lone_block_percent: 85,
             sign_timeout: Duration::from_secs(30),
+            fill_nonce_gaps: false,
             ss58_prefix: PHALA_SS58_PREFIX,
             max_accounts: 1_000,
         }
@@ -322,4 +329,23 @@ impl ChainSubmitter for Submitter {
     fn forget(&self, account: AccountId) {
         self.inner.forget(account);
     }
+}
+
+/// A batch's transaction with nonce 5, for a runtime of which there is no chain.
+#[cfg(test)]
+pub(crate) async fn sign_for_test(
+    runtime: &Arc<crate::metadata::Runtime>,
+    batch: &CallBatch,
+) -> Result<Vec<u8>, SubmitError> {
+    let header = prb_core::wire::Header {
+        parent_hash: Default::default(),
+        number: 100,
+        state_root: Default::default(),
+        extrinsics_root: Default::default(),
+        digest: Vec::new(),
+    };
+    let head = ask::Head { hash: Default::default(), header };
+    let (mortality, patience, ss58_prefix) = (64, Duration::from_secs(1), PHALA_SS58_PREFIX);
+    let terms = sign::Terms { nonce: 5, head: &head, mortality, patience, ss58_prefix };
+    Ok(sign::sign(runtime, batch, terms).await?.extrinsic)
 }

@@ -8,6 +8,8 @@ use prb_devnet_runtime::{PHA, pallets::computation, types::TokenomicParameters};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+mod unkind;
+
 /// A relay chain, a parachain and verifying workers in one process, on 127.0.0.1.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -122,6 +124,8 @@ pub(crate) struct Run {
     /// Authors no parachain blocks after the history: the heads do not advance
     #[arg(long)]
     pause_para: bool,
+    #[command(flatten)]
+    unkind: unkind::Unkind,
     /// Where to write each worker's requests, one line each: method and body in hex
     #[arg(long)]
     record: Option<PathBuf>,
@@ -147,7 +151,7 @@ impl Run {
             "now" => Epoch::HistoryEndsNow,
             text => Epoch::Fixed(text.parse()?),
         };
-        Ok(Config {
+        Ok(self.unkind.config(Config {
             relay_port: self.relay_port,
             para_port: self.para_port,
             seed: self.seed,
@@ -181,13 +185,14 @@ impl Run {
             },
             cool_down_secs: self.cool_down,
             ..Config::default()
-        })
+        }))
     }
 
     pub(crate) async fn start(self) -> anyhow::Result<Running> {
         let devnet = Devnet::start(self.config()?).await?;
         devnet.pause_para(self.pause_para);
         let workers = devnet.spawn_workers(self.workers, self.worker_base_port, self.record).await?;
+        self.unkind.start(&devnet).await?;
         devnet.spawn_ticker().await;
         Ok(Running { devnet, workers })
     }

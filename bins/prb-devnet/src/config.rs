@@ -80,6 +80,30 @@ pub struct Config {
     pub proof_limit: Option<ProofLimit>,
     /// Most transactions in a pool.
     pub max_pool_transactions: usize,
+    /// The relay block that forces a change of authorities; 0: none does.
+    pub forced_change_at: u32,
+    /// Relay blocks that finality stays behind its usual place, one block behind the newest.
+    pub finality_lag: u32,
+    /// What is odd about justifications, and valid all the same.
+    pub justifications: JustificationOddities,
+    /// Parachain blocks of one relay parent; the relay chain takes them with one head.
+    pub heads_per_relay_block: u32,
+    /// Every so many-th parachain block changes much; 0: none does.
+    pub burst_every: u32,
+    /// Bytes of such a block's changed values.
+    pub burst_bytes: u32,
+    /// At every so many-th tick of the timer, parachain blocks that no relay block includes lose their place; 0: at
+    /// none.
+    pub fork_every: u32,
+}
+
+/// What justifications may have besides what they need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JustificationOddities {
+    /// An authority votes twice, for the block and for its child.
+    pub equivocation: bool,
+    /// A header of the votes' ancestry is there twice.
+    pub repeated_header: bool,
 }
 
 impl Default for Config {
@@ -114,6 +138,13 @@ impl Default for Config {
             weigh_calls: true,
             proof_limit: None,
             max_pool_transactions: 8192,
+            forced_change_at: 0,
+            finality_lag: 0,
+            justifications: JustificationOddities::default(),
+            heads_per_relay_block: 1,
+            burst_every: 0,
+            burst_bytes: 20_000_000,
+            fork_every: 0,
         }
     }
 }

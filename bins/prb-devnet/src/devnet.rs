@@ -5,16 +5,16 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use codec::Encode;
 use parking_lot::Mutex;
 use prb_devnet_runtime::{
     SS58_PREFIX,
-    pallets::{actions::Action, load, parachain_system, paras},
+    pallets::{actions::Action, parachain_system, paras},
     para, relay,
     types::{AccountId, PersistedValidationData},
 };
@@ -26,11 +26,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Epoch, Error, Pool, accounts,
-    node::{ChainKind, Node, finality, runtime},
+    node::{ChainKind, Node, runtime},
     worker::{self, WorkerHandle},
 };
 
+mod burst;
+mod finality;
 mod fork;
+mod timers;
+
+use burst::Burst;
 
 /// Every so many-th relay block has a parachain block.
 const PARA_EVERY: u32 = 2;
@@ -58,6 +63,9 @@ struct Inner {
     moving: Mutex<Moving>,
     para_paused: AtomicBool,
     para_held: AtomicBool,
+    offboarded: AtomicBool,
+    finality_lag: AtomicU32,
+    burst: Mutex<Burst>,
     upgrade: AtomicBool,
     actions: Mutex<Vec<Action>>,
     stop: CancellationToken,
@@ -71,8 +79,15 @@ struct Moving {
     included: Vec<(u32, u32)>,
     /// The newest parachain block that a relay block includes.
     para_included: u32,
-    /// The relay parents of the parachain blocks after that.
-    para_parents: Vec<u32>,
+    /// The places of the parachain blocks after that.
+    para_parents: Vec<Slot>,
+}
+
+/// A parachain block's relay parent, and how many others of the same one come before it.
+#[derive(Clone, Copy)]
+struct Slot {
+    relay_parent: u32,
+    place: u32,
 }
 
 /// A relay chain and a parachain that move together. Cheap to clone.
@@ -114,6 +129,7 @@ impl Devnet {
             candidates: authorities.iter().map(|(id, _)| id.clone()).collect(),
             set_size: config.set_size,
             set_length: config.set_length,
+            forced_change_at: config.forced_change_at,
             heads: vec![(config.para_id, head)],
         })
         .map_err(Error::Genesis)?;
@@ -128,6 +144,9 @@ impl Devnet {
             moving: Mutex::default(),
             para_paused: AtomicBool::new(false),
             para_held: AtomicBool::new(false),
+            offboarded: AtomicBool::new(false),
+            finality_lag: AtomicU32::new(config.finality_lag),
+            burst: Mutex::default(),
             upgrade: AtomicBool::new(false),
             actions: Mutex::default(),
             stop: CancellationToken::new(),
@@ -204,7 +223,7 @@ impl Devnet {
     }
 
     /// Authors a relay block, with a parachain block after every second one, and makes the relay
-    /// block before it final.
+    /// block before it final, or an earlier one where finality lags.
     ///
     /// # Errors
     /// [`Error::Runtime`], [`Error::State`].
@@ -212,23 +231,26 @@ impl Devnet {
         let mut moving = self.0.moving.lock();
         let number = self.0.relay.best_number() + 1;
         self.author_relay(&mut moving, number)?;
-        if number > 1 {
-            self.finalize(&mut moving, number - 1)?;
+        let lag = self.0.finality_lag.load(Ordering::Relaxed);
+        self.finalize_up_to(&mut moving, (number - 1).saturating_sub(lag))?;
+        let paused = self.0.para_paused.load(Ordering::Relaxed) || self.0.offboarded.load(Ordering::Relaxed);
+        let mut para = None;
+        if number.is_multiple_of(PARA_EVERY) && !paused {
+            for place in 0..self.0.config.heads_per_relay_block.max(1) {
+                let slot = Slot { relay_parent: number, place };
+                moving.para_parents.push(slot);
+                para = Some(self.author_para(slot)?);
+            }
         }
-        let paused = self.0.para_paused.load(Ordering::Relaxed);
-        let para = if number.is_multiple_of(PARA_EVERY) && !paused {
-            moving.para_parents.push(number);
-            Some(self.author_para(number)?)
-        } else {
-            None
-        };
         Ok(TickReport { relay: number, para })
     }
 
     fn author_relay(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
-        let mut inherents = self.inherents(number)?;
+        let mut inherents = self.inherents(self.timestamp(number))?;
         let best = self.0.para.best_number();
-        if best > moving.para_included && !self.0.para_held.load(Ordering::Relaxed) {
+        if self.0.offboarded.load(Ordering::Relaxed) {
+            put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), Vec::<u8>::new())])?;
+        } else if best > moving.para_included && !self.0.para_held.load(Ordering::Relaxed) {
             let head = self.0.para.header(best).map(|header| header.encode()).unwrap_or_default();
             put(&mut inherents, paras::INHERENT_IDENTIFIER, &vec![(self.para_id(), head)])?;
             moving.para_included = best;
@@ -239,30 +261,13 @@ impl Devnet {
         Ok(())
     }
 
-    fn finalize(&self, moving: &mut Moving, number: u32) -> Result<(), Error> {
-        let relay = &self.0.relay;
-        let unknown = || Error::UnknownBlock(number.to_string());
-        let target = relay.header(number).ok_or_else(unknown)?;
-        let child = relay.header(number + 1);
-        let set = finality::authority_set(&relay.state_at(target.parent_hash)?)?;
-        let justification = finality::justify(&self.0.authorities, &set, &target, child.as_ref());
-        let period = self.0.config.justification_period;
-        let keep = period != 0 && number.is_multiple_of(period);
-        relay.justify(number, justification, keep, finality::ends_set(&target));
-        let done = moving.included.iter().take_while(|(included, _)| *included <= number).count();
-        if let Some((_, head)) = moving.included.drain(..done).next_back() {
-            self.0.para.finalize(head);
-        }
-        Ok(())
-    }
-
-    fn author_para(&self, relay_parent: u32) -> Result<u32, Error> {
-        let inherents = self.para_inherents(relay_parent)?;
+    fn author_para(&self, slot: Slot) -> Result<u32, Error> {
+        let inherents = self.para_inherents(slot)?;
         Ok(self.0.para.author(inherents)?.number)
     }
 
     /// What the next parachain block is told, with this relay parent.
-    fn para_inherents(&self, relay_parent: u32) -> Result<InherentData, Error> {
+    fn para_inherents(&self, Slot { relay_parent, place }: Slot) -> Result<InherentData, Error> {
         let (relay, para) = (&self.0.relay, &self.0.para);
         let unknown = || Error::UnknownBlock(relay_parent.to_string());
         let relay_header = relay.header(relay_parent).ok_or_else(unknown)?;
@@ -272,6 +277,8 @@ impl Devnet {
         let worker_genesis = (parent == 0).then_some(relay_header.parent_hash);
         let upgrade = self.0.upgrade.swap(false, Ordering::Relaxed);
         let newest = runtime::PARA.last().map(|runtime| runtime.code.to_vec());
+        let mut actions = std::mem::take(&mut *self.0.actions.lock());
+        actions.extend(self.load_change(parent + 1));
         let data = parachain_system::DevnetInherent {
             validation_data: PersistedValidationData {
                 parent_head,
@@ -281,16 +288,16 @@ impl Devnet {
             },
             worker_genesis,
             code: newest.filter(|_| upgrade),
-            actions: std::mem::take(&mut *self.0.actions.lock()),
+            actions,
         };
-        let mut inherents = self.inherents(relay_parent)?;
+        let mut inherents = self.inherents(self.timestamp(relay_parent) + u64::from(place))?;
         put(&mut inherents, parachain_system::INHERENT_IDENTIFIER, &data)?;
         Ok(inherents)
     }
 
-    fn inherents(&self, relay_number: u32) -> Result<InherentData, Error> {
+    fn inherents(&self, timestamp: u64) -> Result<InherentData, Error> {
         let mut inherents = InherentData::new();
-        put(&mut inherents, *b"timstap0", &self.timestamp(relay_number))?;
+        put(&mut inherents, *b"timstap0", &timestamp)?;
         Ok(inherents)
     }
 
@@ -306,29 +313,6 @@ impl Devnet {
         record: Option<PathBuf>,
     ) -> Result<Vec<WorkerHandle>, worker::Error> {
         worker::spawn_all(self.0.config.seed.to_string(), count, base_port, record).await
-    }
-
-    /// Starts a timer that ticks at the block time until the devnet is shut down.
-    pub async fn spawn_ticker(&self) {
-        let devnet = self.clone();
-        let period = Duration::from_millis(self.0.config.block_ms.max(1));
-        self.0.tasks.lock().await.spawn(async move {
-            let mut timer = tokio::time::interval(period);
-            timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            timer.tick().await;
-            loop {
-                tokio::select! {
-                    () = devnet.0.stop.cancelled() => return,
-                    _ = timer.tick() => {}
-                }
-                let ticking = devnet.clone();
-                match tokio::task::spawn_blocking(move || ticking.tick()).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(error)) => tracing::error!(%error, "tick failed"),
-                    Err(error) => tracing::error!(%error, "tick failed"),
-                }
-            }
-        });
     }
 
     /// Stops the timer and the RPC servers.
@@ -379,11 +363,7 @@ fn para_genesis(config: &Config, pools: &[Pool]) -> para::Genesis {
         minimum_pruntime_version: config.minimum_pruntime_version,
         computation: config.computation,
         cool_down_period: config.cool_down_secs,
-        load: load::pallet::Amount {
-            changes_per_block: config.changes_per_block,
-            change_bytes: config.change_bytes,
-            seed: config.seed,
-        },
+        load: burst::usual_load(config),
     }
 }
 

@@ -16,7 +16,10 @@
 //! - [`Node`] reads a chain without RPC, stops and starts its RPC, counts calls.
 //! - [`Devnet::act`] lets something happen from elsewhere in the next parachain block: what other accounts,
 //!   gatekeepers, governance or a migration do (see [`Action`]).
-//! - [`Faults`] makes a node's RPC lie, refuse, hang or forget.
+//! - [`Faults`] makes a node's RPC lie, refuse, hang or forget; a [`Fault`] is one of these as text, for flags and
+//!   for the `devnet_inject` and `devnet_heal` calls of a running node.
+//! - [`Devnet::lag_finality`], [`Devnet::offboard_para`], [`Devnet::burst`], [`Devnet::reorganise_para`] and
+//!   [`Config`] make the chains themselves unkind.
 //!
 //! The same [`Config`] gives the same chain, byte for byte, until somebody sends a transaction.
 //!
@@ -43,10 +46,10 @@ pub mod worker;
 
 pub use self::{
     accounts::Pool,
-    config::{Config, DEFAULT_EPOCH_MS, Epoch},
+    config::{Config, DEFAULT_EPOCH_MS, Epoch, JustificationOddities},
     devnet::{Devnet, TickReport},
     error::Error,
-    node::{Faults, Node, PoolError, ProofFault, ProofLimit, Retracted, TransactionFault},
+    node::{Fault, Faults, Node, PoolError, ProofFault, ProofLimit, Retracted, TransactionFault},
     rpc::RpcLimits,
 };
 pub use prb_devnet_runtime as runtime;

@@ -1,6 +1,7 @@
 //! One chain: its blocks, states, transaction pool and RPC server.
 
 mod author;
+mod fault;
 mod faults;
 pub(crate) mod finality;
 mod fork;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::{
     author::ProofLimit,
+    fault::Fault,
     faults::{Faults, ProofFault, TransactionFault},
     finality::FinalityProof,
     fork::Retracted,

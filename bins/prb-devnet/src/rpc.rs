@@ -2,6 +2,7 @@
 
 mod author;
 mod chain;
+mod devnet;
 mod middleware;
 mod pha;
 mod state;
@@ -130,6 +131,12 @@ impl Node {
         *self.server.limits.lock() = limits;
     }
 
+    /// Returns what the RPC server takes and gives.
+    #[must_use]
+    pub fn rpc_limits(&self) -> RpcLimits {
+        *self.server.limits.lock()
+    }
+
     /// Starts the RPC server, on the port that it had before if any. Does nothing while it runs.
     ///
     /// # Errors
@@ -212,6 +219,7 @@ fn module(node: Arc<Node>) -> Result<Module, RegisterMethodError> {
     author::register(&mut module)?;
     system::register(&mut module)?;
     pha::register(&mut module, kind)?;
+    devnet::register(&mut module)?;
     let mut methods: Vec<&'static str> = module.method_names().collect();
     methods.push("rpc_methods");
     methods.sort_unstable();
@@ -227,7 +235,9 @@ fn method<T>(
 where
     T: Serialize + Clone + Send + 'static,
 {
-    module.register_blocking_method(name, move |params, node, _| answer(params, &View::new(&node)))?;
+    module.register_blocking_method(name, move |params, node, extensions| {
+        answer(params, &View::of(&node, &extensions))
+    })?;
     Ok(())
 }
 

@@ -67,7 +67,7 @@ impl Blocks {
                 relay.check("relay", now.relay_target.map(|n| n.0)),
                 para.check("para", now.para_target.map(|n| n.0)),
             ];
-            let nodes = nodes.iter().filter_map(NodeWatch::reason);
+            let nodes = nodes.iter().flat_map(NodeWatch::reasons);
             nodes.chain(stalled.into_iter().flatten()).chain(readiness::provider(&now)).collect()
         }
     }

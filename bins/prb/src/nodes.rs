@@ -1,4 +1,5 @@
-//! Whether a chain's nodes answer, asked by itself: a connection tells of its loss only to whoever uses it.
+//! Whether a chain's nodes answer, and offer what is needed. It asks by itself: a connection tells of its loss only to
+//! whoever uses it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ const MAX_FAILURES: u32 = 2;
 /// How the nodes of one chain are doing.
 #[derive(Clone, Debug)]
 pub(crate) struct NodeWatch {
-    chain: &'static str,
+    pool: NodePool,
     code: Code,
     /// Why none answers; `None` where one does.
     trouble: watch::Receiver<Option<Arc<str>>>,
@@ -40,21 +41,34 @@ impl NodeWatch {
 
     fn of(pool: NodePool, code: Code, background: &mut Background) -> Self {
         let (tell, trouble) = watch::channel(Some("none has answered yet".into()));
-        let chain = pool.chain();
+        let (chain, watched) = (pool.chain(), pool.clone());
         background.spawn(|stop| async move {
-            stop.run_until_cancelled(ask(pool, tell)).await;
+            stop.run_until_cancelled(ask(watched, tell)).await;
             anyhow::anyhow!("the watch over the {chain} chain's nodes has ended")
         });
-        Self { chain, code, trouble }
+        Self { pool, code, trouble }
     }
 
-    /// Why the nodes do not do, if so.
-    pub(crate) fn reason(&self) -> Option<Reason> {
+    /// Why the nodes do not do, if so: what none of them offers, or that none answers.
+    pub(crate) fn reasons(&self) -> Vec<Reason> {
+        let problems = self.pool.problems();
+        let blocking = problems.into_iter().filter(|problem| problem.is_blocking);
+        let mut reasons: Vec<_> =
+            blocking.filter_map(|problem| Some(Reason::new(code(problem.code)?, problem.message))).collect();
         let trouble = self.trouble.borrow();
-        trouble
-            .as_ref()
-            .map(|why| Reason::new(self.code, format!("no node of the {} chain answers: {why}", self.chain)))
+        // Where all are of another chain, or lied, that is why none answers.
+        if let Some(why) = trouble.as_ref().filter(|_| reasons.is_empty()) {
+            let text = format!("no node of the {} chain answers: {why}", self.pool.chain());
+            reasons.push(Reason::new(self.code, text));
+        }
+        reasons
     }
+}
+
+/// The code of a pool's problem.
+fn code(problem: &str) -> Option<Code> {
+    let codes = [Code::StatesMissing, Code::StorageChangesMissing, Code::OtherChain, Code::NoTrustedNode];
+    codes.into_iter().find(|code| code.as_str() == problem)
 }
 
 async fn ask(pool: NodePool, tell: watch::Sender<Option<Arc<str>>>) {
@@ -77,5 +91,40 @@ async fn ask(pool: NodePool, tell: watch::Sender<Option<Arc<str>>>) {
         if failures >= MAX_FAILURES || tell.borrow().is_some() {
             tell.send_replace(Some(why.into()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use prb_chain::rpc::{Capability, Config};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_no_node_offers_is_a_reason_with_its_code() {
+        let pool = NodePool::new("para", Config::new(["ws://127.0.0.1:1", "ws://127.0.0.1:2"])).unwrap();
+        let mut background = Background::default();
+        let watch = NodeWatch::para(pool.clone(), &mut background);
+        let codes = || watch.reasons().iter().map(|reason| reason.code).collect::<Vec<_>>();
+        assert_eq!(codes(), ["no_para_node"], "none has answered yet");
+        for (capability, code) in
+            [(Capability::States, "states_missing"), (Capability::StorageChanges, "storage_changes_missing")]
+        {
+            let [one, other] = [0, 1].map(|at| &pool.nodes()[at]);
+            one.lacks(capability, "it said no");
+            assert_eq!(codes(), ["no_para_node"], "the other one may offer it");
+            other.lacks(capability, "it said no");
+            assert_eq!(codes(), [code]);
+            let message = watch.reasons().remove(0).message;
+            assert!(message.contains("it said no") && message.contains("add a"), "{message}");
+            one.has_offered(capability);
+            other.has_offered(capability);
+        }
+        // It costs time, and nothing else.
+        pool.nodes().iter().for_each(|node| node.lacks(Capability::FinalityProofs, "null"));
+        assert_eq!(codes(), ["no_para_node"]);
+        pool.nodes().iter().for_each(|node| node.demote("a wrong header"));
+        assert_eq!(codes(), ["no_trusted_node"]);
     }
 }

@@ -60,6 +60,14 @@ codes! {
     NoRelayNode = "no_relay_node",
     /// No node of the parachain answers.
     NoParaNode = "no_para_node",
+    /// All nodes have thrown away states that are needed.
+    StatesMissing = "states_missing",
+    /// No node offers storage changes.
+    StorageChangesMissing = "storage_changes_missing",
+    /// All nodes serve another chain.
+    OtherChain = "other_chain",
+    /// All nodes were proven to answer wrongly.
+    NoTrustedNode = "no_trusted_node",
     /// The parachain's state has not been read yet.
     NoChainView = "no_chain_view",
     /// No data provider of this chain is connected.

@@ -68,7 +68,7 @@ impl Daemon for TraderDaemon {
 
     fn probe(&self) -> Probe {
         let (nodes, queue) = (self.nodes.clone(), self.desk.watch());
-        Arc::new(move || nodes.reason().into_iter().chain(desk::readiness(&queue)).collect())
+        Arc::new(move || nodes.reasons().into_iter().chain(desk::readiness(&queue)).collect())
     }
 
     async fn view(&self) -> View {

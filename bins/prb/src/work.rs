@@ -104,9 +104,9 @@ impl Work {
         let (nodes, views) = (self.chain.nodes.clone(), self.chain_views());
         let (fleet, queue) = (self.fleet.clone(), self.desk.watch());
         move || {
-            let surroundings = [nodes.reason(), readiness::chain_view(&views), desk::readiness(&queue)];
+            let surroundings = [readiness::chain_view(&views), desk::readiness(&queue)];
             let workers = readiness::workers(&fleet.status());
-            surroundings.into_iter().flatten().chain(workers).collect()
+            nodes.reasons().into_iter().chain(surroundings.into_iter().flatten()).chain(workers).collect()
         }
     }
 

@@ -22,6 +22,8 @@ use crate::{
     verify,
 };
 
+/// Blocks in the first question to a node: nodes execute each of them again.
+const FIRST: u32 = 4;
 /// Bytes that may wait for blocks before them to come.
 const BUFFERED_BYTES: usize = 64 * 1024 * 1024;
 /// What a node must offer.
@@ -32,7 +34,7 @@ const BUFFERED_ANSWERS: usize = 64;
 /// Follows the parachain's storage changes.
 pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     let mut pause = Pause::new(config);
-    let mut pace = Pace::new(config.changes_per_call, config.answer_time);
+    let mut pace = Pace::new(FIRST, config.changes_per_call, config.answer_time);
     let mut tips = chains.store.tips();
     let mut in_full = true;
     loop {
@@ -261,7 +263,7 @@ pub(super) async fn fetch_from(
     let hashes =
         move |store: &Store| Ok((store.para_hash(ParaNumber(first))?, store.para_hash(ParaNumber(last))?));
     let (from, to) = write(store, hashes).await?;
-    let answer = node.request_bulk::<Vec<json::StorageChanges>>("pha_getStorageChanges", (from, to)).await;
+    let answer = node.request_bulk::<Vec<json::ScaleChanges>>("pha_getStorageChanges", (from, to)).await;
     let changes = match answer {
         Ok(changes) => changes,
         // One block is too large for the node's answers: SCALE has less around each value than JSON.
@@ -281,5 +283,5 @@ pub(super) async fn fetch_from(
     if changes.len() != (last - first + 1) as usize {
         return Err(absent(node, format!("storage changes of blocks {first} to {last}")));
     }
-    Ok(changes.iter().map(json::StorageChanges::encode).collect())
+    Ok(changes.into_iter().map(|changes| changes.0).collect())
 }

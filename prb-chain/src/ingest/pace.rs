@@ -4,26 +4,24 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::rpc::Node;
 
-/// Blocks in the first question to a node: nodes execute each of them again.
-const FIRST: u32 = 4;
-
 /// The spans' sizes, node by node.
 #[derive(Debug)]
 pub(super) struct Pace {
+    first: u32,
     most: u32,
     answer_time: Duration,
     sizes: HashMap<Arc<str>, u32>,
 }
 
 impl Pace {
-    /// Spans of at most `most` blocks, grown until an answer takes about `answer_time`.
-    pub(super) fn new(most: u32, answer_time: Duration) -> Self {
-        Self { most: most.max(1), answer_time, sizes: HashMap::new() }
+    /// Spans of `first` blocks, and of at most `most`, grown until an answer takes about `answer_time`.
+    pub(super) fn new(first: u32, most: u32, answer_time: Duration) -> Self {
+        Self { first, most: most.max(1), answer_time, sizes: HashMap::new() }
     }
 
     /// Blocks to ask the node for.
     pub(super) fn of(&self, node: &Node) -> u32 {
-        self.sizes.get(node.name()).copied().unwrap_or(FIRST).min(self.most)
+        self.sizes.get(node.name()).copied().unwrap_or(self.first).min(self.most)
     }
 
     /// The node answered for so many blocks.

@@ -2,13 +2,17 @@
 
 use prb_core::primitives::{Hash, ParaNumber};
 
-use super::{Chains, Config, Error, Pause, absent, relay::window, write, wrong};
+use super::{Chains, Config, Error, Pause, absent, pace::Pace, spread::para_headers, write, wrong};
 use crate::{
     rpc::{Node, json},
     store::ParaHead,
     verify::{self, Checked},
 };
 
+/// This part's name in logs and metrics.
+const PART: &str = "parachain headers";
+/// Headers in the first question to a node.
+const FIRST: u32 = 64;
 /// Most blocks of a branch that a node's best chain does not have.
 const MAX_FORK: usize = 256;
 
@@ -17,9 +21,10 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     let mut pause = Pause::new(config);
     let mut tips = chains.store.tips();
     let mut in_full = true;
+    let mut pace = Pace::new(FIRST, config.headers_per_batch, config.answer_time);
     loop {
         tips.mark_unchanged();
-        match advance(chains, config, in_full).await {
+        match advance(chains, config, &mut pace, in_full).await {
             Ok(Step::Stored) => {
                 pause.reset();
                 in_full = true;
@@ -34,7 +39,7 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
                 pause.reset();
                 in_full = tokio::time::timeout(config.batch_wait, tips.changed()).await.is_ok();
             }
-            Err(e) => pause.after(chains, "parachain headers", e).await?,
+            Err(e) => pause.after(chains, PART, e).await?,
         }
     }
 }
@@ -50,7 +55,7 @@ enum Step {
 
 /// Stores the headers up to the next head that a relay block vouches for; `in_full` leaves few headers for
 /// later while there are more to come.
-async fn advance(chains: &Chains, config: &Config, in_full: bool) -> Result<Step, Error> {
+async fn advance(chains: &Chains, config: &Config, pace: &mut Pace, in_full: bool) -> Result<Step, Error> {
     let limit = config.headers_per_batch;
     let head = write(&chains.store, move |store| store.next_head(limit)).await?;
     let Some(ParaHead { number, hash }) = head else { return Ok(Step::UpToDate) };
@@ -64,48 +69,50 @@ async fn advance(chains: &Chains, config: &Config, in_full: bool) -> Result<Step
         // Nothing comes before the genesis header.
         None => (0, Hash::default()),
     };
-    let node = chains.para.pick();
-    let mut headers = Vec::new();
-    while first + headers.len() as u32 <= number.0 {
-        let from = first + headers.len() as u32;
-        let last = number.0.min(from.saturating_add(config.headers_per_batch - 1));
-        headers.extend(window(&node, from, last).await?);
-    }
-    let mut checked = verify::chain(parent, first, headers).map_err(wrong(&node))?;
-    if checked.last().is_some_and(|last| last.hash != hash) {
-        by_hash(&node, parent, hash, &mut checked).await?;
-    }
+    let headers = para_headers(chains, pace, first, number.0, PART).await?;
+    let checked = match verify::chain(parent, first, headers.clone()) {
+        Ok(checked) if checked.last().is_some_and(|last| last.hash == hash) => checked,
+        // What breaks may be an honest node's answer.
+        _ => by_hash(&chains.para.pick(), parent, hash, first, headers).await?,
+    };
     let headers: Vec<_> = checked.into_iter().map(|header| header.encoded).collect();
     write(&chains.store, move |store| store.append_para_headers(ParaNumber(first), &headers)).await?;
     Ok(Step::Stored)
 }
 
-/// Replaces the last headers by those of the branch that ends with `hash`.
+/// The headers of the branch that ends with `hash`, of which some may be among these.
 ///
-/// A node's best chain may still be another branch: it answers a question by number honestly with a header
-/// that the relay chain does not vouch for.
-async fn by_hash(node: &Node, parent: Hash, hash: Hash, checked: &mut Vec<Checked>) -> Result<(), Error> {
-    let (mut branch, mut wanted) = (Vec::new(), hash);
-    while let Some(other) = checked.pop() {
-        if other.hash == wanted {
-            checked.push(other);
-            break;
-        }
-        if branch.len() == MAX_FORK {
-            let Checked { number, hash: actual, .. } = other;
-            return Err(wrong(node)(verify::Error::HeaderHash { number, expected: wanted, actual }));
-        }
-        let number = other.number;
-        let header: Option<json::Header> = node.request("chain_getHeader", [wanted]).await?;
-        let header = header.ok_or_else(|| absent(node, format!("parachain header {number} ({wanted})")))?;
-        let header = verify::header(wanted, number, header.encode()).map_err(wrong(node))?;
+/// A node's best chain may still be another branch, or may have changed between two questions: it answers
+/// questions by number honestly with headers that the relay chain does not vouch for.
+async fn by_hash(
+    node: &Node,
+    parent: Hash,
+    hash: Hash,
+    first: u32,
+    headers: Vec<Vec<u8>>,
+) -> Result<Vec<Checked>, Error> {
+    let (mut branch, mut wanted, mut replaced) = (Vec::with_capacity(headers.len()), hash, 0);
+    for (number, encoded) in (first..).zip(headers).collect::<Vec<_>>().into_iter().rev() {
+        let header = match Hash::of(&encoded) == wanted {
+            true => Checked::new(number, encoded).map_err(wrong(node))?,
+            false if replaced == MAX_FORK => {
+                let actual = Hash::of(&encoded);
+                return Err(wrong(node)(verify::Error::HeaderHash { number, expected: wanted, actual }));
+            }
+            false => {
+                replaced += 1;
+                let header = node.request_some("chain_getHeader", &[[wanted]]).await?.pop().flatten();
+                let header: json::Header =
+                    header.ok_or_else(|| absent(node, format!("parachain header {number} ({wanted})")))?;
+                verify::header(wanted, number, header.encode()).map_err(wrong(node))?
+            }
+        };
         wanted = header.parent();
         branch.push(header);
     }
-    if checked.is_empty() && wanted != parent {
-        let number = branch.last().map_or(0, |first| first.number);
-        return Err(wrong(node)(verify::Error::Parent { number }));
+    if wanted != parent {
+        return Err(wrong(node)(verify::Error::Parent { number: first }));
     }
-    checked.extend(branch.into_iter().rev());
-    Ok(())
+    branch.reverse();
+    Ok(branch)
 }

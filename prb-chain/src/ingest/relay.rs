@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use self::walk::Found;
 use super::{Chains, Config, Error, Pause, absent, write, wrong};
 use crate::{
-    rpc::{self, Capability, Node, Refusal, json},
-    store::{self, NewStop, ParaHead, RelayBatch, Store},
+    rpc::{self, ASK_AGAIN, Capability, Node, Refusal, json},
+    store::{NewStop, ParaHead, RelayBatch},
     verify::{self, Checked, grandpa, state},
 };
 
@@ -135,30 +135,23 @@ async fn advance(
     };
     node.has_offered(Capability::States);
     let para_id = genesis.para_id;
-    write(&chains.store, move |store| {
-        notice_missing_head(store, para_id, &batch)?;
-        store.append_relay(&batch)
+    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
+    let named_head = write(&chains.store, move |store| {
+        let named_head = store.tip_names_head()?;
+        store.append_relay(&batch)?;
+        Ok(named_head)
     })
     .await?;
-    Ok(true)
-}
-
-/// Says so where the relay chain names no head of the parachain any more: it was offboarded.
-fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
-    let Some(last) = store.tips().borrow().proven.map(|head| head.number) else { return Ok(()) };
-    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none());
-    if let Some(stop) = gone
-        && store.tip_names_head()?
-    {
-        let (relay, last) = (stop.number.0, last.0);
+    let last = chains.store.tips().borrow().proven.map(|head| head.number.0);
+    if let (Some(relay), Some(last), true) = (gone, last, named_head) {
         tracing::warn!(
-            relay,
+            relay = relay.0,
             para_id,
             last,
             "the relay chain names no head of the parachain: its last block stays the newest"
         );
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Sees whether the node has old states, before hundreds of headers are fetched that would be of no use
@@ -210,19 +203,33 @@ fn start_ends_set(genesis: &Genesis) -> bool {
 /// Encoded headers of a span.
 pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec<u8>>, Error> {
     let numbers: Vec<u32> = (first..=last).collect();
-    let hashes: Vec<Option<Hash>> = node.request("chain_getBlockHash", [&numbers]).await?;
-    let known: Vec<[Hash; 1]> = hashes.into_iter().map_while(|hash| Some([hash?])).collect();
+    let known = hashes(node, &numbers).await?;
     if known.len() != numbers.len() {
         return Err(absent(node, format!("block {}", first as usize + known.len())));
     }
-    let headers: Vec<Option<json::Header>> = node.request_many("chain_getHeader", &known).await?;
-    headers
-        .into_iter()
-        .zip(numbers)
-        .map(|(header, number)| {
-            header.map(|h| h.encode()).ok_or_else(|| absent(node, format!("header of block {number}")))
+    let headers: Vec<Option<json::Header>> = node.request_some("chain_getHeader", &known).await?;
+    let asked = numbers.into_iter().zip(known);
+    asked
+        .zip(headers)
+        .map(|((number, [hash]), header)| {
+            let header = header.ok_or_else(|| absent(node, format!("header of block {number}")))?;
+            Ok(verify::header(hash, number, header.encode()).map_err(wrong(node))?.encoded)
         })
         .collect()
+}
+
+/// The hashes of blocks, up to the first that the node does not have; asked for again where there is one, as
+/// [`Node::request_some`] does.
+async fn hashes(node: &Node, numbers: &[u32]) -> Result<Vec<[Hash; 1]>, Error> {
+    let mut known: Vec<[Hash; 1]> = Vec::new();
+    for _ in 0..=ASK_AGAIN {
+        let hashes: Vec<Option<Hash>> = node.request("chain_getBlockHash", [numbers]).await?;
+        known = hashes.into_iter().map_while(|hash| Some([hash?])).collect();
+        if known.len() == numbers.len() {
+            break;
+        }
+    }
+    Ok(known)
 }
 
 /// Checks the justifications and reads, by proof, what the state at each justified block says.

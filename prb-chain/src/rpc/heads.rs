@@ -13,7 +13,7 @@ use prb_core::primitives::Hash;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::{Error, NO_PARAMS, Node, NodePool, json};
+use super::{Error, NO_PARAMS, Node, NodePool, Refusal, json, node::ASK_AGAIN};
 
 /// A finalised head, as a node tells it: not verified.
 #[derive(Clone, Debug)]
@@ -51,6 +51,8 @@ pub struct FinalizedHeads {
     /// Where other nodes were when the followed one was last found without progress.
     others: HashMap<Arc<str>, u32>,
     progress: Instant,
+    /// Looks around in a row that found no progress anywhere.
+    stalls: u32,
     pauses: ExponentialBackoff,
     retry_at: Option<Instant>,
     poll_at: Instant,
@@ -87,6 +89,7 @@ impl FinalizedHeads {
             fell: false,
             others: HashMap::new(),
             progress: now,
+            stalls: 0,
             retry_at: None,
             poll_at: now,
         }
@@ -106,7 +109,7 @@ impl FinalizedHeads {
                 Ok(Some(head)) => {
                     self.last = Some(Told { number: head.number, node: Arc::clone(&head.node) });
                     (self.fell, self.others) = (false, HashMap::new());
-                    self.progress = Instant::now();
+                    (self.progress, self.stalls) = (Instant::now(), 0);
                     self.pauses = pauses(&self.pool);
                     gauge!("prb_chain_finalized", "chain" => self.pool.chain()).set(head.number);
                     return head;
@@ -230,11 +233,17 @@ impl FinalizedHeads {
             }
         }
         let Some((node, number, is_ahead)) = moving else {
-            tracing::warn!(chain = self.pool.chain(), last, "no new finalised block for a while");
+            self.stalls = self.stalls.saturating_add(1);
+            // A chain that stands still for hours is told of ever less often.
+            if self.stalls.is_power_of_two() {
+                tracing::warn!(chain = self.pool.chain(), last, "no new finalised block for a while");
+            }
             // Nothing moves, and who told the last head cannot be asked about it any more.
             let teller = self.last.as_ref().map(|told| Arc::clone(&told.node));
             if let Some(teller) = teller.filter(|teller| !is_current(teller))
-                && poll(&teller).await.is_err()
+                && let Err(error) = poll(&teller).await
+                // One that is asked too often is still there.
+                && error.refusal() != Some(Refusal::Limited)
             {
                 self.forget("its node does not answer any more, and no other has such a block");
                 self.source = None;
@@ -316,6 +325,12 @@ async fn next_event(source: &mut Source, poll_at: Instant) -> Event {
 
 async fn poll(node: &Node) -> Result<json::Header, Error> {
     let hash: Hash = node.request("chain_getFinalizedHead", NO_PARAMS).await?;
+    // The header may be asked of a node that is behind the one that told the hash.
+    for _ in 0..ASK_AGAIN {
+        if let Some(header) = node.request("chain_getHeader", [hash]).await? {
+            return Ok(header);
+        }
+    }
     node.request("chain_getHeader", [hash]).await
 }
 

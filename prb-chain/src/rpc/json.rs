@@ -6,6 +6,10 @@ use codec::{Compact, Encode};
 use prb_core::primitives::Hash;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+mod changes;
+
+pub use changes::ScaleChanges;
+
 /// Bytes as `0x` and hexadecimal digits; a missing `0x` is taken as well.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct HexBytes(pub Vec<u8>);
@@ -169,12 +173,11 @@ impl ReadProof {
 
 type Changes = Vec<(HexBytes, Option<HexBytes>)>;
 
-/// One block's changes, as `pha_getStorageChanges` gives them.
+/// One block's changes of the main trie, as `pha_getStorageChanges` gives them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageChanges {
     main_storage_changes: Changes,
-    child_storage_changes: Vec<(HexBytes, Changes)>,
 }
 
 impl StorageChanges {
@@ -182,45 +185,6 @@ impl StorageChanges {
     pub fn into_main(self) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
         self.main_storage_changes.into_iter().map(|(key, value)| (key.0, value.map(|v| v.0)))
     }
-
-    /// The SCALE encoding that workers take.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.size_hint());
-        encode_changes(&self.main_storage_changes, &mut out);
-        Compact(len_u32(self.child_storage_changes.len())).encode_to(&mut out);
-        for (child, changes) in &self.child_storage_changes {
-            child.0.encode_to(&mut out);
-            encode_changes(changes, &mut out);
-        }
-        out
-    }
-
-    fn size_hint(&self) -> usize {
-        let of = |changes: &[(HexBytes, Option<HexBytes>)]| {
-            changes.iter().map(|(k, v)| k.0.len() + 9 + v.as_ref().map_or(0, |v| v.0.len())).sum::<usize>()
-        };
-        let child: usize = self.child_storage_changes.iter().map(|(k, c)| k.0.len() + 8 + of(c)).sum();
-        16 + of(&self.main_storage_changes) + child
-    }
-}
-
-fn encode_changes(changes: &[(HexBytes, Option<HexBytes>)], out: &mut Vec<u8>) {
-    Compact(len_u32(changes.len())).encode_to(out);
-    for (key, value) in changes {
-        key.0.encode_to(out);
-        match value {
-            None => out.push(0),
-            Some(value) => {
-                out.push(1);
-                value.0.encode_to(out);
-            }
-        }
-    }
-}
-
-// Answers are limited to far less than `u32::MAX` bytes.
-fn len_u32(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(u32::MAX)
 }
 
 /// Reads an answer.
@@ -234,7 +198,6 @@ pub fn parse<T: de::DeserializeOwned>(json: &str) -> Result<T, io::Error> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use codec::Decode;
     use prb_core::wire;
 
     use super::*;
@@ -259,18 +222,6 @@ mod tests {
         let read: Header = parse(&json.to_string()).unwrap();
         assert_eq!(read.number(), 70_000);
         assert_eq!(Hash::of(&read.encode()), header.hash());
-    }
-
-    #[test]
-    fn storage_changes_in_json_are_those_in_scale() {
-        let json = r#"{"mainStorageChanges":[["0x01","0x0203"],["0x04",null],["0x05","0x"]],
-            "childStorageChanges":[["0x06",[["0x07",null]]]]}"#;
-        let read: StorageChanges = parse(json).unwrap();
-        let expected = wire::StorageChanges {
-            main: vec![(vec![1], Some(vec![2, 3])), (vec![4], None), (vec![5], Some(vec![]))],
-            child: vec![(vec![6], vec![(vec![7], None)])],
-        };
-        assert_eq!(wire::StorageChanges::decode(&mut &*read.encode()).unwrap(), expected);
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
 use jsonrpsee::{
     core::{
         client::{ClientT, Error as RpcError, Subscription, SubscriptionClientT},
@@ -22,11 +21,16 @@ use tokio::time::Instant;
 use super::{
     Capability, Config, Counters, Error, Health, Refusal,
     link::{Lane, Link, MAX_TIMEOUTS},
+    many,
     pins::Pins,
     raw_params,
     standing::Standing,
 };
 
+/// Bytes of an answer that is not read on a thread that other tasks wait for.
+const LARGE_ANSWER: usize = 256 * 1024;
+/// How often what a node does not have is asked for again.
+pub(crate) const ASK_AGAIN: usize = 3;
 /// What a request has around its parameters, at most.
 const ENVELOPE_BYTES: usize = 256;
 
@@ -37,7 +41,7 @@ pub struct Node {
     name: Arc<str>,
     pub(super) url: String,
     pub(super) config: Config,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
     pub(super) links: [Link; 3],
     pub(super) pins: Arc<Pins>,
     state: Mutex<Standing>,
@@ -101,10 +105,11 @@ impl Node {
     /// Marks the node as one that was proven to answer wrongly. For a while, which doubles each time that it
     /// happens, it is asked only when no other is left, and only for what is verified.
     pub fn demote(&self, reason: &str) {
-        let term = self.state().demote(&self.config, reason);
-        tracing::warn!(chain = self.chain, node = %self.name, reason, ?term, "node answered wrongly, demoted");
         counter!("prb_rpc_node_demotions_total", "chain" => self.chain, "node" => self.name.to_string())
             .increment(1);
+        if let Some(term) = self.state().demote(&self.config, reason) {
+            tracing::warn!(chain = self.chain, node = %self.name, reason, ?term, "node answered wrongly, demoted");
+        }
     }
 
     /// Lets other nodes go first for a while: this one is slow, or lacks what it was asked for. The while
@@ -176,7 +181,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::request`].
-    pub async fn request_bulk<T: DeserializeOwned>(
+    pub async fn request_bulk<T: DeserializeOwned + Send + 'static>(
         &self,
         method: &str,
         params: impl Serialize,
@@ -184,7 +189,15 @@ impl Node {
         let params = Some(raw_params(method, &params)?);
         self.counters.record(method, 1);
         let raw = self.ask(Lane::Bulk, method, params).await?;
-        self.read(method, &raw)
+        if raw.get().len() < LARGE_ANSWER {
+            return self.read(method, &raw);
+        }
+        // Other tasks of this thread should not wait for tens of megabytes to be read.
+        let read = tokio::task::spawn_blocking(move || serde_json::from_str::<T>(raw.get())).await;
+        match read {
+            Ok(answer) => answer.map_err(|e| self.unreadable(method, e)),
+            Err(e) => Err(self.unreadable(method, e)),
+        }
     }
 
     /// Asks one question; gives the answer's JSON.
@@ -202,6 +215,9 @@ impl Node {
 
     /// Asks the same method with several parameters at once. Answers keep the order.
     ///
+    /// A node that limits the rate of requests is deferred; where it is asked all the same, because no other is
+    /// better, it is asked as fast as it answers.
+    ///
     /// They are single requests, [`Config::pipelined_requests`] under way at a time, and no JSON-RPC batch: a
     /// batch that a node refuses, or whose answer is too large, is answered by an error without an id,
     /// on which the client's connection ends with all that waits on it.
@@ -213,19 +229,34 @@ impl Node {
         method: &str,
         params: &[impl Serialize],
     ) -> Result<Vec<T>, Error> {
-        if params.is_empty() {
-            return Ok(Vec::new());
-        }
         let encoded: Vec<_> = params.iter().map(|one| raw_params(method, one)).collect::<Result<_, _>>()?;
-        self.counters.record(method, encoded.len() as u64);
-        let asked = encoded.into_iter().map(|params| async move {
-            let raw = self.ask(Lane::Ask, method, Some(params)).await?;
-            self.read(method, &raw)
-        });
-        stream::iter(asked).buffered(self.config.pipelined_requests.max(1)).try_collect().await
+        many::Many::new(self, method, encoded).answers().await
     }
 
-    async fn ask(
+    /// As [`Node::request_many`], for what a node may not have: what it answers with null is asked for again a few
+    /// times. Behind one address may be several nodes, of which some are behind the others.
+    ///
+    /// # Errors
+    /// As [`Node::request`].
+    pub async fn request_some<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &[impl Serialize],
+    ) -> Result<Vec<Option<T>>, Error> {
+        let mut answers: Vec<Option<T>> = self.request_many(method, params).await?;
+        for _ in 0..ASK_AGAIN {
+            let missing: Vec<usize> = (0..params.len()).filter(|at| answers[*at].is_none()).collect();
+            if missing.is_empty() {
+                break;
+            }
+            let again: Vec<_> = missing.iter().map(|at| &params[*at]).collect();
+            let found: Vec<Option<T>> = self.request_many(method, &again).await?;
+            missing.into_iter().zip(found).for_each(|(at, answer)| answers[at] = answer);
+        }
+        Ok(answers)
+    }
+
+    pub(super) async fn ask(
         &self,
         lane: Lane,
         method: &str,
@@ -265,11 +296,11 @@ impl Node {
     }
 
     pub(super) fn read<T: DeserializeOwned>(&self, method: &str, raw: &RawValue) -> Result<T, Error> {
-        serde_json::from_str(raw.get()).map_err(|e| Error::BadAnswer {
-            node: Arc::clone(&self.name),
-            method: method.into(),
-            source: Box::new(e),
-        })
+        serde_json::from_str(raw.get()).map_err(|e| self.unreadable(method, e))
+    }
+
+    fn unreadable(&self, method: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::BadAnswer { node: Arc::clone(&self.name), method: method.into(), source: cause.into() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, Standing> {

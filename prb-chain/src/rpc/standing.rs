@@ -117,19 +117,18 @@ impl Standing {
     }
 
     /// Notes a proven wrong answer. The term doubles with each one for as long as the process runs: who lied
-    /// twice is not trusted soon.
-    pub(super) fn demote(&mut self, config: &Config, reason: &str) -> Duration {
+    /// twice is not trusted soon. Gives the term where it is a new one.
+    pub(super) fn demote(&mut self, config: &Config, reason: &str) -> Option<Duration> {
         let now = Instant::now();
         // Answers that were under way together are one offence.
-        if self.demoted_until.is_none_or(|until| until <= now) {
-            self.demotions = self.demotions.saturating_add(1);
-        }
+        let is_new = self.demoted_until.is_none_or(|until| until <= now);
+        self.demotions = self.demotions.saturating_add(u32::from(is_new));
         let doublings = self.demotions.saturating_sub(1).min(16);
         let term = config.demotion.saturating_mul(1 << doublings).min(config.demotion_max);
         let term = term.max(config.demotion);
         self.demoted_until = Some(now + term);
         self.last_error = Some(reason.to_owned());
-        term
+        is_new.then_some(term)
     }
 
     /// Notes that the node does not offer something; tells whether that is news.
@@ -159,6 +158,10 @@ impl Standing {
         self.other_chain = false;
         let now = Instant::now();
         self.lacks.values_mut().for_each(|absence| absence.until = now);
+    }
+
+    pub(super) fn is_deferred(&self) -> bool {
+        self.deferred_until.is_some_and(|until| until > Instant::now())
     }
 
     pub(super) fn is_demoted(&self) -> bool {
@@ -194,7 +197,7 @@ impl Standing {
             name,
             connected,
             demoted: self.is_demoted(),
-            deferred: self.deferred_until.is_some_and(|until| until > now),
+            deferred: self.is_deferred(),
             backing_off: self.retry_at.is_some_and(|at| at > now),
             other_chain: self.other_chain,
             lacks: self.all_lacks(),
@@ -212,8 +215,8 @@ mod tests {
         let config = Config::default();
         let mut standing = Standing::default();
         for doublings in 0..4 {
-            assert_eq!(standing.demote(&config, "lie"), config.demotion * (1 << doublings));
-            standing.demote(&config, "the same lie");
+            assert_eq!(standing.demote(&config, "lie"), Some(config.demotion * (1 << doublings)));
+            assert_eq!(standing.demote(&config, "the same lie"), None);
             tokio::time::advance(config.demotion * (1 << doublings)).await;
             assert!(!standing.is_demoted());
         }
@@ -221,7 +224,7 @@ mod tests {
             standing.demote(&config, "lie");
             tokio::time::advance(config.demotion_max).await;
         }
-        assert_eq!(standing.demote(&config, "lie"), config.demotion_max);
+        assert_eq!(standing.demote(&config, "lie"), Some(config.demotion_max));
     }
 
     #[tokio::test(start_paused = true)]

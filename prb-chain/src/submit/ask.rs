@@ -170,6 +170,12 @@ pub(super) async fn finalised_head(node: &Node) -> Result<Head, Error> {
     Ok(Head { hash, header: checked(node, hash, &header)? })
 }
 
+/// The newest block's number, final or not.
+pub(super) async fn best_number(node: &Node) -> Result<u32, Error> {
+    let header: json::Header = node.request("chain_getHeader", NO_PARAMS).await?;
+    Ok(header.number())
+}
+
 /// The blocks with these hashes.
 pub(super) async fn blocks(node: &Node, hashes: &[Hash]) -> Result<Vec<Block>, Error> {
     let calls: Vec<_> = hashes.iter().map(|hash| [hash]).collect();

@@ -1,44 +1,60 @@
-//! Nonces that nobody uses: a transaction behind them waits in its node's pool until it expires.
+//! Nonces that nobody uses: a transaction behind them waits in its node's pool until it expires, or until they are
+//! filled where [`Config::fill_nonce_gaps`](super::Config::fill_nonce_gaps) says so.
 
-use super::{Inner, fate::Way};
+use prb_core::chain::CallBatch;
+
+use super::{ask, sign::sign, watcher::Watcher};
 
 /// Most nonces filled in one go: more are no accident.
 const MAX_GAP: u64 = 16;
 
-impl Inner {
-    /// Sends empty batches with the nonces before the transaction's that no node knows a transaction for. Sending
-    /// the same calls with such a nonce instead could make them happen twice.
-    pub(super) async fn fill_gap(&self, way: &Way<'_>) {
-        let prepared = way.prepared;
-        let Some(next) = self.next_nonce(prepared.account).await else { return };
-        let next = next.max(self.account(prepared.account).next_nonce);
+impl Watcher<'_> {
+    /// Sends empty batches with the nonces before the transaction's that no node knows a transaction for, and
+    /// follows them. Sending the same calls with such a nonce instead could make them happen twice.
+    pub(super) async fn fill_gap(&mut self) {
+        // Those under way are given up after some time, and then the nonces are looked at again.
+        if !self.fillers.is_empty() {
+            return;
+        }
+        let (inner, prepared) = (self.inner, self.prepared);
+        let Some(next) = inner.next_nonce(prepared.account).await else { return };
+        let next = next.max(inner.account(prepared.account).next_nonce);
         let missing = next..prepared.nonce.min(next.saturating_add(MAX_GAP));
         if missing.is_empty() {
             return;
         }
-        let account = self.address(prepared.account);
+        let account = inner.address(prepared.account);
         tracing::warn!(account, ?missing, "nonces are missing before a transaction, filling them");
         for nonce in missing {
-            if let Err(reason) = self.fill(way, nonce).await {
+            if let Err(reason) = self.fill(nonce).await {
                 tracing::warn!(account, nonce, reason, "a missing nonce was not filled");
                 return;
             }
         }
     }
 
-    async fn fill(&self, way: &Way<'_>, nonce: u64) -> Result<(), String> {
-        let heads = super::ask::heads(&self.pool).await.map_err(|e| e.to_string())?;
+    async fn fill(&mut self, nonce: u64) -> Result<(), String> {
+        let inner = self.inner;
+        let batch = CallBatch::new(std::sync::Arc::clone(self.signer), Vec::new());
         let mut last = "no node answers".to_owned();
-        for (node, head) in heads {
-            let filler = match self.filler(&node, &head, way, nonce).await {
+        for (node, head) in ask::heads(&inner.pool).await.map_err(|e| e.to_string())? {
+            let filler = async {
+                let runtime = inner.runtimes.at(&node, None).await.map_err(|e| e.to_string())?;
+                let terms = inner.terms(&node, nonce, &head).await.map_err(|e| e.to_string())?;
+                sign(&runtime, &batch, terms).await.map_err(|e| e.to_string())
+            };
+            let filler = match filler.await {
                 Ok(filler) => filler,
                 Err(reason) => {
                     last = reason;
                     continue;
                 }
             };
-            match self.submit_to(&node, &filler).await {
-                Ok(_) => return Ok(()),
+            match inner.submit_to(&node, &filler).await {
+                Ok(watch) => {
+                    self.track_filler(filler, watch);
+                    return Ok(());
+                }
                 Err(refusal) => last = format!("{}: {refusal:?}", node.name()),
             }
         }

@@ -13,7 +13,6 @@ use super::{
     Inner,
     ask::{self, Head},
     budget,
-    fate::Way,
     sign::{Terms, sign},
 };
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
     rpc::{Node, json::HexBytes},
 };
 
-/// A signed transaction, and what its fate is decided with.
+/// A signed transaction, and what it takes to tell whether a block can still hold it.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub(super) extrinsic: Vec<u8>,
@@ -101,7 +100,8 @@ impl Inner {
         let limits = runtime.block_limits();
         let most = runtime.constant::<u32>("Utility", "batched_calls_limit").ok();
         budget::check_calls(&batch.calls, most, &limits, share).map_err(Failure::Batch)?;
-        let prepared = sign(&runtime, batch, self.terms(nonce, head)).await.map_err(Failure::Batch)?;
+        let prepared =
+            sign(&runtime, batch, self.terms(node, nonce, head).await?).await.map_err(Failure::Batch)?;
         // What is too long might end the connection instead of being refused.
         budget::check_bytes(&prepared, limits.bytes(share)).map_err(Failure::Batch)?;
         let Some(cost) = cost(node, &prepared.extrinsic).await? else { return Ok(prepared) };
@@ -112,27 +112,29 @@ impl Inner {
         }
     }
 
-    /// An empty batch with another nonce of the account.
-    pub(super) async fn filler(
+    /// How a transaction with this nonce is signed. It lives from the finalised head on, which no fork takes away,
+    /// and longer where finality lags: blocks that are made already count.
+    pub(super) async fn terms<'a>(
         &self,
         node: &Node,
-        head: &Head,
-        way: &Way<'_>,
         nonce: u64,
-    ) -> Result<Prepared, String> {
-        let runtime = self.runtimes.at(node, None).await.map_err(|e| e.to_string())?;
-        let batch = CallBatch::new(Arc::clone(way.signer), Vec::new());
-        sign(&runtime, &batch, self.terms(nonce, head)).await.map_err(|e| e.to_string())
-    }
-
-    const fn terms<'a>(&self, nonce: u64, head: &'a Head) -> Terms<'a> {
-        Terms {
+        head: &'a Head,
+    ) -> Result<Terms<'a>, ask::Error> {
+        let best = ask::best_number(node).await?;
+        let lag = best.saturating_sub(head.header.number);
+        let mortality = mortality(lag, self.config.mortality_blocks).ok_or_else(|| {
+            ask::Error::wrong(
+                node,
+                format!("finality is {lag} blocks behind, more than a transaction can live"),
+            )
+        })?;
+        Ok(Terms {
             nonce,
             head,
-            mortality: self.config.mortality_blocks,
+            mortality,
             patience: self.config.sign_timeout,
             ss58_prefix: self.config.ss58_prefix,
-        }
+        })
     }
 
     /// [`SubmitError::InsufficientFees`] where the operator cannot pay the transaction.
@@ -163,6 +165,18 @@ impl Inner {
     }
 }
 
+/// The longest life that still starts at every block.
+const MAX_MORTALITY: u32 = 4096;
+
+/// Blocks that a transaction lives from the finalised head on, a power of two, so that about `wanted` are left after
+/// the newest block; none where that is too long.
+fn mortality(lag: u32, wanted: u32) -> Option<u32> {
+    if lag <= wanted / 2 {
+        return Some(wanted);
+    }
+    lag.checked_add(wanted)?.checked_next_power_of_two().filter(|blocks| *blocks <= MAX_MORTALITY)
+}
+
 /// What a transaction takes.
 struct Cost {
     /// Time in picoseconds, and bytes of proof.
@@ -186,6 +200,28 @@ async fn cost(node: &Node, extrinsic: &[u8]) -> Result<Option<Cost>, crate::rpc:
         Err(e) => {
             tracing::debug!(node = %node.name(), error = %e, "cannot learn the fee");
             Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mortality;
+
+    #[test]
+    fn a_life_outlasts_the_lag_of_finality() {
+        for (lag, wanted, blocks) in [
+            (0, 64, Some(64)),
+            (32, 64, Some(64)),
+            (33, 64, Some(128)),
+            (64, 64, Some(128)),
+            (65, 64, Some(256)),
+            (300, 64, Some(512)),
+            (4_032, 64, Some(4_096)),
+            (4_033, 64, None),
+            (u32::MAX, 64, None),
+        ] {
+            assert_eq!(mortality(lag, wanted), blocks, "{lag} {wanted}");
         }
     }
 }

@@ -14,7 +14,32 @@ async fn all_fit_nodes_share_the_work() {
     let fetching = Fetching::start(&devnets.each_ref());
     fetching.has_all_of(&devnets[2]).await;
     assert!(devnets.iter().all(|devnet| asked(devnet) > 1), "{:?}", devnets.each_ref().map(asked));
+    let headers = devnets.each_ref().map(|net| net.para().rpc_counters().get("chain_getHeader").copied());
+    assert!(headers.iter().all(|count| *count > Some(16)), "{headers:?}");
     fetching.stop().await;
+}
+
+/// How long a history takes from nodes that are this far away.
+async fn time_of_history(devnets: &[&Devnet]) -> Duration {
+    devnets.iter().for_each(|devnet| devnet.para().faults().slow(Duration::from_millis(40)));
+    let start = std::time::Instant::now();
+    let (relay, para) = (relay_pool(devnets), para_pool(devnets));
+    let small = |config| ingest::Config { changes_per_call: 2, ..config };
+    let fetching = Fetching::with(relay, para, TempDir::new().unwrap(), small);
+    fetching.reaches(devnets[0].relay().finalized_number(), devnets[0].para().finalized_number()).await;
+    let took = start.elapsed();
+    fetching.stop().await;
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_give_a_history_faster_than_one() {
+    let devnets = devnets::<3>(Config { history: 400, set_length: 200, ..config() }).await;
+    let [one, two, three] = devnets.each_ref();
+    let (alone, together) = (time_of_history(&[one]).await, time_of_history(&[one, two, three]).await);
+    let ratio = alone.as_secs_f64() / together.as_secs_f64();
+    println!("one node {alone:?}, three {together:?}: {ratio:.2}");
+    assert!(ratio > 1.3, "one node {alone:?}, three {together:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod fill;
+mod gaps;
 mod metadata;
 mod net;
 mod outside;

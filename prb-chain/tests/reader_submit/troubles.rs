@@ -14,13 +14,13 @@ use crate::{
     outside::remark,
 };
 
-const SUBMIT: &str = "author_submitAndWatchExtrinsic";
+pub(crate) const SUBMIT: &str = "author_submitAndWatchExtrinsic";
 
 fn is_submitted(progress: &SubmitProgress) -> bool {
     matches!(progress, SubmitProgress::Submitted { .. })
 }
 
-async fn in_block(progress: &mut mpsc::Receiver<SubmitProgress>) -> [u8; 32] {
+pub(crate) async fn in_block(progress: &mut mpsc::Receiver<SubmitProgress>) -> [u8; 32] {
     loop {
         if let SubmitProgress::InBlock { block } = progress.recv().await.expect("the submission ended") {
             return block.0;
@@ -33,12 +33,12 @@ fn long_lived() -> submit::Config {
     submit::Config { mortality_blocks: 1024, ..config() }
 }
 
-fn submitter(net: &Net, config: submit::Config) -> Submitter {
+pub(crate) fn submitter(net: &Net, config: submit::Config) -> Submitter {
     Submitter::new(net.pool.clone(), config).unwrap()
 }
 
 /// Waits until a method was asked for that often.
-async fn asked(devnet: &Devnet, method: &str, times: u64) {
+pub(crate) async fn asked(devnet: &Devnet, method: &str, times: u64) {
     while devnet.para().rpc_counters().get(method).copied().unwrap_or_default() < times {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -316,75 +316,6 @@ async fn nothing_is_left_behind_anothers_transaction_by_a_crash() {
     net.done(&next, batch.calls.clone()).await;
     net.finalise(para.best_number() + 4);
     assert_eq!(net.transactions(), 2, "the registration was sent twice");
-    net.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_gap_before_the_nonce_is_filled() {
-    let net = Net::start(Config::default()).await;
-    // Others are waited for during eight blocks, so that blocks come slowly while ours is on its way.
-    let brief =
-        submit::Config { mortality_blocks: 8, unavailable_after: Duration::from_secs(50), ..config() };
-    let (worker, submitter) = (Worker::new(1), submitter(&net, brief));
-    let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
-    let batch = net.batch([worker.register(&net)]);
-    let operator = batch.operator();
-    // Another program uses the account all the time, from before ours looks, so that nothing is gained by waiting.
-    para.submit(remark(&net, 0, 0).await).unwrap();
-    let busy = async {
-        loop {
-            let nonce = para.next_nonce(&operator.0).unwrap();
-            let remark = remark(&net, nonce.into(), 0).await;
-            // Ours may have come meanwhile.
-            if para.next_nonce(&operator.0).unwrap() == nonce {
-                para.submit(remark).unwrap();
-            }
-            // Before the next one is final, another one is in the pool.
-            net.tick();
-        }
-    };
-    let (sender, _progress) = mpsc::channel(8);
-    // On a slow machine the other program's blocks may outrun ours: then once more.
-    let registered = async {
-        loop {
-            match submitter.submit(&batch, sender.clone()).await {
-                Ok(outcome) => return outcome,
-                Err(error) => eprintln!("registering again: {error}"),
-            }
-        }
-    };
-    let outcome = net.still(async {
-        tokio::select! { outcome = registered => outcome, () = busy => unreachable!() }
-    });
-    assert_eq!(outcome.await.calls, [Ok(())]);
-    net.finalise(para.best_number() + 2);
-    let before = net.transactions();
-    // Its transaction is counted when ours gets its nonce, and dropped before ours is sent.
-    let nonce = para.next_nonce(&operator.0).unwrap();
-    para.submit(remark(&net, nonce.into(), 0).await).unwrap();
-    para.reset_rpc_counters();
-    faults.hold(SUBMIT);
-    let batch = net.batch([worker.bench_report(&net, 0)]);
-    let (sender, _progress) = mpsc::channel(8);
-    let dropped = async {
-        asked(&net.devnet, SUBMIT, 1).await;
-        faults.transactions(TransactionFault::Dropped);
-        net.tick();
-        net.tick();
-        assert!(para.pending_extrinsics().is_empty());
-        faults.transactions(TransactionFault::None);
-        faults.release(SUBMIT);
-        loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            net.tick();
-        }
-    };
-    let outcome = net.still(async {
-        tokio::select! { outcome = submitter.submit(&batch, sender) => outcome, () = dropped => unreachable!() }
-    });
-    assert_eq!(outcome.await.unwrap().calls, [Ok(())]);
-    // The filler and ours.
-    assert_eq!((net.transactions() - before, net.ingress(&worker)), (2, 1));
     net.stop().await;
 }
 

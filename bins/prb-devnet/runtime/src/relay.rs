@@ -95,6 +95,8 @@ pub struct Genesis {
     pub set_size: u32,
     /// Blocks of a set; 0 keeps the first for ever.
     pub set_length: u32,
+    /// The block that forces a change of authorities; 0 forces none.
+    pub forced_change_at: u32,
     /// The parachains' genesis headers, SCALE.
     pub heads: Vec<(u32, Vec<u8>)>,
 }
@@ -109,6 +111,7 @@ pub fn genesis(genesis: Genesis) -> Result<Storage, String> {
             candidates: genesis.candidates,
             set_size: genesis.set_size,
             set_length: genesis.set_length,
+            forced_at: genesis.forced_change_at,
             ..Default::default()
         },
         paras: pallet_paras::GenesisConfig { heads: genesis.heads, ..Default::default() },

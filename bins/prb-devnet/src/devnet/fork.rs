@@ -24,8 +24,8 @@ impl Devnet {
         let para = self.para();
         para.retract(moving.para_included, fate);
         let mut replaced = 0;
-        for relay_parent in &moving.para_parents {
-            let inherents = self.para_inherents(*relay_parent)?;
+        for slot in &moving.para_parents {
+            let inherents = self.para_inherents(*slot)?;
             para.author_empty(inherents)?;
             replaced += 1;
         }

@@ -94,6 +94,11 @@ impl Node {
         self.announce_finalized(number);
     }
 
+    /// Ends the current authority set with the newest justified block.
+    pub(crate) fn end_set(&self) {
+        self.ledger.write().end_set();
+    }
+
     fn announce_finalized(&self, number: u32) {
         self.pool.lock().finalized(number, |number| self.block_hash(number));
         self.finalized.send_replace(number);

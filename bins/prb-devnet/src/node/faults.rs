@@ -1,6 +1,9 @@
 //! Faults that a node can be told to have.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -54,6 +57,11 @@ struct Inner {
     transactions: TransactionFault,
     refusals: VecDeque<pool::Error>,
     finality_timeout: Option<u32>,
+    delay: Duration,
+    rate_limit: Option<u32>,
+    kept_states: Option<u32>,
+    alternate: Option<u32>,
+    oversize: HashMap<String, usize>,
 }
 
 /// Faults that a node can be told to have, as its RPC shows them; its chain stays whole.
@@ -71,7 +79,7 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Refuses a method from now on.
+    /// Refuses a method from now on; with `*` at its end, all whose names start so.
     pub fn refuse(&self, method: &str) {
         self.inner.lock().refused.insert(method.to_owned());
     }
@@ -99,6 +107,33 @@ impl Faults {
     /// Shows a block as the best and final one, whatever comes after it; none ends that.
     pub fn freeze_at(&self, number: Option<u32>) {
         self.inner.lock().frozen_at = number;
+    }
+
+    /// Keeps the states of so many newest blocks, and throws the older ones away as the chain grows; none keeps
+    /// all.
+    pub fn keep_states(&self, blocks: Option<u32>) {
+        self.inner.lock().kept_states = blocks;
+    }
+
+    /// Answers every request so much later.
+    pub fn slow(&self, delay: Duration) {
+        self.inner.lock().delay = delay;
+    }
+
+    /// Answers so many requests a second on each connection, and refuses more; none answers all.
+    pub fn limit_rate(&self, requests: Option<u32>) {
+        self.inner.lock().rate_limit = requests;
+    }
+
+    /// Answers every other request as a node does that is so many blocks behind: two nodes behind one address.
+    /// None ends that.
+    pub fn alternate(&self, blocks_behind: Option<u32>) {
+        self.inner.lock().alternate = blocks_behind;
+    }
+
+    /// Answers a method with a text of so many bytes.
+    pub fn oversize(&self, method: &str, bytes: usize) {
+        self.inner.lock().oversize.insert(method.to_owned(), bytes);
     }
 
     /// Sets how finality proofs are answered.
@@ -165,7 +200,10 @@ impl Faults {
     }
 
     pub(crate) fn is_refused(&self, method: &str) -> bool {
-        self.inner.lock().refused.contains(method)
+        let inner = self.inner.lock();
+        let starts_so =
+            |refused: &String| refused.strip_suffix('*').is_some_and(|start| method.starts_with(start));
+        inner.refused.contains(method) || inner.refused.iter().any(starts_so)
     }
 
     pub(crate) fn proof_fault(&self) -> ProofFault {
@@ -180,8 +218,26 @@ impl Faults {
         self.inner.lock().forked_at
     }
 
-    pub(crate) fn has_pruned(&self, number: u32) -> bool {
-        number < self.inner.lock().pruned_below
+    pub(crate) fn has_pruned(&self, number: u32, best: u32) -> bool {
+        let inner = self.inner.lock();
+        let oldest = inner.kept_states.map_or(0, |kept| best.saturating_add(1).saturating_sub(kept));
+        number < inner.pruned_below.max(oldest)
+    }
+
+    pub(crate) fn delay(&self) -> Duration {
+        self.inner.lock().delay
+    }
+
+    pub(crate) fn rate_limit(&self) -> Option<u32> {
+        self.inner.lock().rate_limit
+    }
+
+    pub(crate) fn alternates(&self) -> Option<u32> {
+        self.inner.lock().alternate
+    }
+
+    pub(crate) fn oversize_of(&self, method: &str) -> Option<usize> {
+        self.inner.lock().oversize.get(method).copied()
     }
 
     pub(crate) fn has_corrupt_header(&self, number: u32) -> bool {

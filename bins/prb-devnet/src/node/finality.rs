@@ -1,5 +1,7 @@
 //! GRANDPA justifications and finality proofs.
 
+use std::collections::HashMap;
+
 use codec::{Decode, Encode};
 use finality_grandpa::{Commit, Message, Precommit, SignedPrecommit};
 use prb_devnet_runtime::Header;
@@ -10,7 +12,7 @@ use sp_consensus_grandpa::{
 use sp_core::{H256, Pair as _, ed25519};
 
 use super::{ledger::Ledger, state};
-use crate::Error;
+use crate::{Error, JustificationOddities};
 
 /// Most headers in a finality proof, as real nodes have it.
 const MAX_UNKNOWN_HEADERS: usize = 100_000;
@@ -43,6 +45,14 @@ pub(crate) fn ends_set(header: &Header) -> bool {
     })
 }
 
+/// Tells whether a header forces a change of authorities.
+pub(crate) fn forces_change(header: &Header) -> bool {
+    header.digest.logs.iter().filter_map(|log| log.as_consensus()).any(|(engine, data)| {
+        engine == GRANDPA_ENGINE_ID
+            && matches!(ConsensusLog::<u32>::decode(&mut &data[..]), Ok(ConsensusLog::ForcedChange(..)))
+    })
+}
+
 /// Reads an authority set of a state.
 pub(crate) fn authority_set(state: &state::State) -> Result<(SetId, AuthorityList), Error> {
     let read = |item| state::read(state, &key(item)).map(Option::unwrap_or_default);
@@ -52,33 +62,43 @@ pub(crate) fn authority_set(state: &state::State) -> Result<(SetId, AuthorityLis
     Ok((id, list))
 }
 
-/// Signs a justification of `target` by the set of its parent's state. Where the set does not end
-/// with the block, some vote for its child, so that the justification carries an ancestry.
+/// Signs a justification of `target` by a set. Where the set does not end with the block, some vote for its
+/// child, so that the justification carries an ancestry.
 pub(crate) fn justify(
     keys: &[(AuthorityId, ed25519::Pair)],
     (set_id, list): &(SetId, AuthorityList),
     target: &Header,
     child: Option<&Header>,
+    oddities: JustificationOddities,
 ) -> Vec<u8> {
     let round = u64::from(target.number);
-    let child = child.filter(|_| !ends_set(target));
-    let mut votes_ancestries = Vec::new();
+    let pairs: HashMap<_, _> = keys.iter().map(|(id, pair)| (id, pair)).collect();
+    let sign = |id: &AuthorityId, voted: &Header| {
+        let precommit = Precommit { target_hash: voted.hash(), target_number: voted.number };
+        let message = Message::Precommit(precommit.clone());
+        let signature = pairs.get(id)?.sign(&localized_payload(round, *set_id, &message));
+        Some(SignedPrecommit { precommit, signature: AuthoritySignature::from(signature), id: id.clone() })
+    };
+    let voters_child = child.filter(|_| !ends_set(target));
+    let mut ancestry = Vec::new();
     let mut precommits = Vec::with_capacity(list.len());
     for (index, (id, _)) in list.iter().enumerate() {
         let votes_child = index % CHILD_VOTER_STRIDE == CHILD_VOTER_STRIDE - 1;
-        let voted = child.filter(|_| votes_child).unwrap_or(target);
-        if voted.number != target.number && votes_ancestries.is_empty() {
-            votes_ancestries.push(voted.clone());
-        }
-        let Some((_, pair)) = keys.iter().find(|(key, _)| key == id) else { continue };
-        let precommit = Precommit { target_hash: voted.hash(), target_number: voted.number };
-        let message = Message::Precommit(precommit.clone());
-        let signature = pair.sign(&localized_payload(round, *set_id, &message));
-        let signature = AuthoritySignature::from(signature);
-        precommits.push(SignedPrecommit { precommit, signature, id: id.clone() });
+        let voted = voters_child.filter(|_| votes_child);
+        ancestry.extend(voted.filter(|_| ancestry.is_empty()).cloned());
+        precommits.extend(sign(id, voted.unwrap_or(target)));
+    }
+    if oddities.equivocation
+        && let (Some((id, _)), Some(child)) = (list.first(), child)
+    {
+        precommits.extend(sign(id, child));
+        ancestry.extend(ancestry.is_empty().then(|| child.clone()));
+    }
+    if oddities.repeated_header {
+        ancestry.extend(ancestry.first().cloned());
     }
     let commit = Commit { target_hash: target.hash(), target_number: target.number, precommits };
-    GrandpaJustification::<Header> { round, commit, votes_ancestries }.encode()
+    GrandpaJustification::<Header> { round, commit, votes_ancestries: ancestry }.encode()
 }
 
 /// Proves a block final, as real nodes do: by the justification of its set's last block, or, in

@@ -108,6 +108,14 @@ impl Ledger {
         self.finalize(number);
     }
 
+    /// Ends the current set with the newest justified block: the next one forces a change of authorities.
+    pub(crate) fn end_set(&mut self) {
+        if let Some((number, justification)) = self.best_justification.clone() {
+            self.set_ends.push(number);
+            self.justifications.insert(number, justification);
+        }
+    }
+
     pub(crate) fn justification(&self, number: u32) -> Option<Vec<u8>> {
         self.justifications.get(&number).cloned()
     }

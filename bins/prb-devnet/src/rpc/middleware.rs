@@ -1,29 +1,93 @@
 //! Counts requests, and refuses or delays them where the node is told to.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use jsonrpsee::{
-    MethodResponse,
+    MethodResponse, ResponsePayload,
     core::middleware::{Batch, BatchEntry, BatchEntryErr, Notification, RpcServiceT},
     types::{ErrorObject, ErrorObjectOwned, Request},
 };
+use parking_lot::Mutex;
 
+use super::{devnet, view::Behind};
 use crate::node::Node;
 
 /// The code and text with which real nodes refuse a method that is not for the public.
 const UNSAFE_CODE: i32 = -32601;
 const UNSAFE_TEXT: &str = "RPC call is unsafe to be called externally";
+/// The code and text with which real nodes refuse requests beyond `--rpc-rate-limit`.
+const RATE_CODE: i32 = -32999;
+const RATE_TEXT: &str = "RPC rate limit exceeded";
 
 /// Counts requests, and refuses or delays them where the node is told to.
 #[derive(Clone)]
 pub(super) struct Guard<S> {
     inner: S,
     node: Arc<Node>,
+    requests: Arc<Mutex<Requests>>,
+}
+
+/// The requests of one connection.
+#[derive(Default)]
+struct Requests {
+    count: u64,
+    /// How much of a second's allowance is used up, and when that was so.
+    used: Option<(f64, Instant)>,
+}
+
+impl Requests {
+    /// Counts a request; tells whether it is within the limit, and whether it is every other one.
+    ///
+    /// As at real nodes, the allowance comes back bit by bit.
+    fn admit(&mut self, limit: Option<u32>) -> (bool, bool) {
+        self.count += 1;
+        let is_other = self.count.is_multiple_of(2);
+        let Some(limit) = limit.map(f64::from) else { return (true, is_other) };
+        let now = Instant::now();
+        let used = self
+            .used
+            .map_or(0.0, |(used, at)| (used - limit * now.duration_since(at).as_secs_f64()).max(0.0));
+        let is_admitted = used + 1.0 <= limit;
+        self.used = Some((if is_admitted { used + 1.0 } else { used }, now));
+        (is_admitted, is_other)
+    }
 }
 
 impl<S> Guard<S> {
     pub(super) fn new(inner: S, node: Arc<Node>) -> Self {
-        Self { inner, node }
+        Self { inner, node, requests: Arc::default() }
+    }
+}
+
+impl<S> Guard<S> {
+    /// Waits as the faults want it; gives the answer where that is not the chain's.
+    async fn afflict(&self, request: &mut Request<'_>) -> Option<MethodResponse> {
+        let (faults, method) = (self.node.faults(), request.method_name().to_owned());
+        if method.starts_with(devnet::PREFIX) {
+            return None;
+        }
+        faults.until_answering().await;
+        faults.until_released(&method).await;
+        let delay = faults.delay();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let (is_admitted, is_other) = self.requests.lock().admit(faults.rate_limit());
+        if !is_admitted {
+            let limited = ErrorObject::owned(RATE_CODE, RATE_TEXT, None::<()>);
+            return Some(MethodResponse::error(request.id.clone(), limited));
+        }
+        if let Some(behind) = faults.alternates().filter(|_| is_other) {
+            request.extensions_mut().insert(Behind(behind));
+        }
+        if faults.is_refused(&method) {
+            return Some(MethodResponse::error(request.id.clone(), refusal()));
+        }
+        faults.oversize_of(&method).map(|bytes| {
+            let limit = self.node.rpc_limits().answer_bytes as usize;
+            let text = ResponsePayload::success("0".repeat(bytes));
+            MethodResponse::response(request.id.clone(), text, limit)
+        })
     }
 }
 
@@ -46,22 +110,20 @@ where
     type NotificationResponse = MethodResponse;
     type BatchResponse = MethodResponse;
 
-    fn call<'a>(&self, request: Request<'a>) -> impl Future<Output = Self::MethodResponse> + Send + 'a {
-        let Self { inner, node } = self.clone();
+    fn call<'a>(&self, mut request: Request<'a>) -> impl Future<Output = Self::MethodResponse> + Send + 'a {
+        let guard = self.clone();
         async move {
-            node.count_request();
-            node.count_method(request.method_name());
-            node.faults().until_answering().await;
-            node.faults().until_released(request.method_name()).await;
-            if node.faults().is_refused(request.method_name()) {
-                return MethodResponse::error(request.id, refusal());
+            guard.node.count_request();
+            guard.node.count_method(request.method_name());
+            match guard.afflict(&mut request).await {
+                Some(answer) => answer,
+                None => guard.inner.call(request).await,
             }
-            inner.call(request).await
         }
     }
 
     fn batch<'a>(&self, requests: Batch<'a>) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
-        let Self { inner, node } = self.clone();
+        let Self { inner, node, .. } = self.clone();
         async move {
             node.count_request();
             node.faults().until_answering().await;

@@ -95,7 +95,7 @@ fn range<T>(
         return Err(error(PHA_ERROR, "InvalidBlockRange: from is after to"));
     }
     // Nodes execute the blocks again, on the state before the first one.
-    if view.node.faults().has_pruned(first.saturating_sub(1)) {
+    if view.node.faults().has_pruned(first.saturating_sub(1), view.best()) {
         return Err(error(PHA_ERROR, format!("UnknownBlock: State already discarded for {from:?}")));
     }
     if last - first > MAX_BLOCKS {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::{Extensions, types::ErrorObjectOwned};
 use prb_devnet_runtime::Header;
 use sp_consensus_grandpa::GRANDPA_ENGINE_ID;
 use sp_core::H256;
@@ -20,14 +20,26 @@ const STATE_ERROR: i32 = 4003;
 /// The chain as the node's RPC shows it.
 pub(super) struct View<'a> {
     pub(super) node: &'a Arc<Node>,
+    /// How many blocks the backend that answers is behind.
+    behind: u32,
 }
+
+/// How many blocks behind a request is answered.
+#[derive(Clone, Copy)]
+pub(super) struct Behind(pub(super) u32);
 
 impl<'a> View<'a> {
     pub(super) fn new(node: &'a Arc<Node>) -> Self {
-        Self { node }
+        Self { node, behind: 0 }
+    }
+
+    /// As the backend shows it that a request was given to.
+    pub(super) fn of(node: &'a Arc<Node>, extensions: &Extensions) -> Self {
+        Self { node, behind: extensions.get::<Behind>().map_or(0, |behind| behind.0) }
     }
 
     fn cap(&self, number: u32) -> u32 {
+        let number = number.saturating_sub(self.behind);
         self.node.faults().frozen_at().map_or(number, |frozen| frozen.min(number))
     }
 
@@ -65,7 +77,7 @@ impl<'a> View<'a> {
 
     /// Refuses a block whose state the node has thrown away.
     pub(super) fn unpruned(&self, block: &Block) -> Answer<()> {
-        if self.node.faults().has_pruned(block.header.number) {
+        if self.node.faults().has_pruned(block.header.number, self.best()) {
             let text = format!(
                 "Client error: Api called for an unknown Block: State already discarded for {:?}",
                 block.hash

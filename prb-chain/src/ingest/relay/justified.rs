@@ -74,8 +74,16 @@ async fn at_change(node: &Node, headers: Vec<Checked>, set: &AuthoritySet) -> Re
         |number: u32| absent(node, format!("justification of block {number}, which changes the authorities"));
     let last = headers.last().ok_or_else(|| lack(0))?;
     let justification = justification(node, last.hash).await?.ok_or_else(|| lack(last.number))?;
-    grandpa::check(&justification, set, last.number, last.hash).map_err(wrong(node))?;
+    if let Err(e) = grandpa::check(&justification, set, last.number, last.hash) {
+        return Err(wrong(node)(forced_change(&headers).unwrap_or(e)));
+    }
     Ok(Proven { headers, justification })
+}
+
+/// That a header among these forces a change: what comes from there on is signed by a set that none announces.
+fn forced_change(headers: &[Checked]) -> Option<verify::Error> {
+    let forced = headers.iter().find(|header| header.forces_change)?;
+    Some(verify::Error::ForcedChange { number: forced.number })
 }
 
 /// Blocks that may be justified, newest first: some at the end, and those that nodes keep.
@@ -94,7 +102,7 @@ async fn newest(
     set: &AuthoritySet,
 ) -> Result<Option<Proven>, Error> {
     let candidates: Vec<usize> = candidates(&headers, from, newest).collect();
-    let mut bad = None;
+    let (mut bad, mut forced) = (None, None);
     for at in candidates {
         let Checked { number, hash, .. } = headers[at];
         let Some(justification) = justification(node, hash).await? else { continue };
@@ -107,14 +115,13 @@ async fn newest(
                 }
                 return Ok(Some(Proven { headers, justification }));
             }
-            Err(e) => {
-                bad.get_or_insert(e);
-            }
+            Err(e) => match forced_change(&headers[..=at]) {
+                Some(change) => drop(forced.get_or_insert(change)),
+                None => drop(bad.get_or_insert(e)),
+            },
         }
     }
-    let forced = headers.iter().find(|header| header.forces_change);
-    let forced = forced.map(|header| verify::Error::ForcedChange { number: header.number });
-    bad.map_or(Ok(None), |e| Err(wrong(node)(forced.unwrap_or(e))))
+    forced.or(bad).map_or(Ok(None), |e| Err(wrong(node)(e)))
 }
 
 async fn justification(node: &Node, hash: Hash) -> Result<Option<Vec<u8>>, Error> {

@@ -86,7 +86,7 @@ pub(super) async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) ->
         (pieces, _) => pieces,
     };
     let missing: Vec<[Hash; 1]> = pieces.iter().filter_map(|piece| Some([piece.missing?])).collect();
-    let first: Vec<Option<json::Header>> = node.request_many("chain_getHeader", &missing).await?;
+    let first: Vec<Option<json::Header>> = node.request_some("chain_getHeader", &missing).await?;
     let mut first = first.into_iter();
 
     let mut parent = tip.hash;

@@ -5,7 +5,7 @@ use codec::{Compact, Encode};
 use prb_core::chain::{SessionState, StakeRules, Withdrawal, session_account};
 
 use super::*;
-use crate::metadata::Runtime;
+use crate::metadata::{Runtime, real::runtime};
 
 const PHA: u128 = 1_000_000_000_000;
 const POOL: PoolId = PoolId(7);
@@ -14,17 +14,6 @@ const POOL_ACCOUNT: [u8; 32] = [4; 32];
 const ONE: WorkerKey = WorkerKey([1; 32]);
 const TWO: WorkerKey = WorkerKey([2; 32]);
 const BOUNDS: Bounds = Bounds { workers: 3, pools: 3, accounts: 3, senders: 3 };
-
-/// A real chain's runtime, which is kept beside the checkout or the checkouts.
-fn runtime(file: &str) -> Option<Runtime> {
-    let shared = ["../../shared/data", "../../../shared/data"];
-    let paths = shared.map(|dir| format!("{}/{dir}/{file}", env!("CARGO_MANIFEST_DIR")));
-    let Some(metadata) = paths.iter().find_map(|path| std::fs::read(path).ok()) else {
-        eprintln!("skipped: {file} is not at {paths:?}");
-        return None;
-    };
-    Some(Runtime::new(Hash([0; 32]), 1, 1, &metadata).unwrap())
-}
 
 fn khala() -> Option<Runtime> {
     runtime("khala-metadata-v14.scale")

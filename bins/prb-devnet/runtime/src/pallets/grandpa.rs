@@ -12,7 +12,10 @@ pub mod pallet {
     use sp_consensus_grandpa::{
         AuthorityId, AuthorityList, ConsensusLog, GRANDPA_ENGINE_ID, ScheduledChange, SetId,
     };
-    use sp_runtime::{DigestItem, traits::Zero};
+    use sp_runtime::{
+        DigestItem,
+        traits::{One, Saturating, Zero},
+    };
 
     /// Configuration.
     #[pallet::config]
@@ -43,6 +46,10 @@ pub mod pallet {
     #[pallet::storage]
     pub type SetLength<T> = StorageValue<_, u32, ValueQuery>;
 
+    /// The block that forces a change of authorities, as governance does where finality is lost; none without.
+    #[pallet::storage]
+    pub type ForcedAt<T> = StorageValue<_, u32>;
+
     /// Genesis.
     #[pallet::genesis_config]
     #[derive(frame_support::DefaultNoBound)]
@@ -53,6 +60,8 @@ pub mod pallet {
         pub set_size: u32,
         /// Blocks of a set; 0 keeps the first for ever.
         pub set_length: u32,
+        /// The block that forces a change of authorities; 0 forces none.
+        pub forced_at: u32,
         #[doc(hidden)]
         #[serde(skip)]
         pub _marker: PhantomData<T>,
@@ -64,6 +73,9 @@ pub mod pallet {
             Candidates::<T>::put(&self.candidates);
             SetSize::<T>::put(self.set_size);
             SetLength::<T>::put(self.set_length);
+            if self.forced_at > 0 {
+                ForcedAt::<T>::put(self.forced_at);
+            }
             // In the trie from genesis on: workers prove it there.
             CurrentSetId::<T>::put(0);
             Authorities::<T>::put(Pallet::<T>::set(0));
@@ -74,15 +86,20 @@ pub mod pallet {
     impl<T: Config> Hooks<BlockNumberFor<T>> for Pallet<T> {
         fn on_finalize(number: BlockNumberFor<T>) {
             let length = BlockNumberFor::<T>::from(SetLength::<T>::get());
-            if length.is_zero() || !(number % length).is_zero() {
+            let forced = ForcedAt::<T>::get().is_some_and(|at| BlockNumberFor::<T>::from(at) == number);
+            if !forced && (length.is_zero() || !(number % length).is_zero()) {
                 return;
             }
             let id = CurrentSetId::<T>::get().saturating_add(1);
             let next_authorities = Self::set(id);
             CurrentSetId::<T>::put(id);
             Authorities::<T>::put(&next_authorities);
-            let delay = BlockNumberFor::<T>::zero();
-            let log = ConsensusLog::ScheduledChange(ScheduledChange { next_authorities, delay });
+            let change = ScheduledChange { next_authorities, delay: BlockNumberFor::<T>::zero() };
+            let log = match forced {
+                // The newest block that the old set finalised.
+                true => ConsensusLog::ForcedChange(number.saturating_sub(One::one()), change),
+                false => ConsensusLog::ScheduledChange(change),
+            };
             let digest = DigestItem::Consensus(GRANDPA_ENGINE_ID, log.encode());
             frame_system::Pallet::<T>::deposit_log(digest);
         }

@@ -1,6 +1,9 @@
 //! `PhalaMq`: the message queue between chain and workers.
 
+mod sequence;
+
 pub use pallet::*;
+pub use sequence::CheckMqSequence;
 
 /// Receives the messages that came from off the chain.
 pub trait OnMessage {

@@ -47,13 +47,17 @@ pub mod pallet {
 
     #[pallet::call]
     impl<T: Config> Pallet<T> {
-        /// Includes parachain heads, by the author.
+        /// Includes parachain heads, by the author; an empty one offboards its parachain.
         #[pallet::call_index(0)]
         #[pallet::weight((Weight::zero(), DispatchClass::Mandatory))]
         pub fn include_heads(origin: OriginFor<T>, heads: Vec<(u32, Vec<u8>)>) -> DispatchResult {
             ensure_none(origin)?;
             for (id, head) in heads {
-                Heads::<T>::insert(id, head);
+                match head.is_empty() {
+                    // The parachain is offboarded.
+                    true => Heads::<T>::remove(id),
+                    false => Heads::<T>::insert(id, head),
+                }
             }
             Ok(())
         }

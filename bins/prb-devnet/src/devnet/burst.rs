@@ -1,0 +1,61 @@
+//! Parachain blocks that change much more than the others.
+
+use codec::Encode;
+use prb_devnet_runtime::pallets::{actions::Action, load::pallet::Amount};
+
+use super::Devnet;
+use crate::Config;
+
+/// Bytes of one value of such a block.
+const VALUE_BYTES: u32 = 100_000;
+
+/// Where a burst is.
+#[derive(Debug, Default)]
+pub(super) enum Burst {
+    #[default]
+    None,
+    /// The next block asks for so many bytes of changes; the one after makes them.
+    Wanted(u32),
+    /// The block that makes them goes back to the usual load.
+    Asked,
+}
+
+/// What a block usually writes.
+pub(super) const fn usual_load(config: &Config) -> Amount {
+    Amount {
+        changes_per_block: config.changes_per_block,
+        change_bytes: config.change_bytes,
+        seed: config.seed,
+    }
+}
+
+impl Devnet {
+    /// Lets one of the next parachain blocks, the second, change so many bytes of values.
+    pub fn burst(&self, bytes: u32) {
+        *self.0.burst.lock() = Burst::Wanted(bytes);
+    }
+
+    /// What block `number` does to the load of the block after it.
+    pub(super) fn load_change(&self, number: u32) -> Option<Action> {
+        let config = &self.0.config;
+        let mut burst = self.0.burst.lock();
+        if config.burst_every != 0 && (number + 1).is_multiple_of(config.burst_every) {
+            *burst = Burst::Wanted(config.burst_bytes);
+        }
+        let amount = match *burst {
+            Burst::None => return None,
+            Burst::Wanted(bytes) => {
+                *burst = Burst::Asked;
+                let changes_per_block = bytes.div_ceil(VALUE_BYTES);
+                Amount { changes_per_block, change_bytes: bytes.min(VALUE_BYTES), seed: config.seed }
+            }
+            Burst::Asked => {
+                *burst = Burst::None;
+                usual_load(config)
+            }
+        };
+        let mut key = sp_io::hashing::twox_128(b"Load").to_vec();
+        key.extend(sp_io::hashing::twox_128(b"Settings"));
+        Some(Action::SetStorage { key, value: Some(amount.encode()) })
+    }
+}

@@ -1,0 +1,65 @@
+//! What a devnet does by itself as time goes by.
+
+use std::time::Duration;
+
+use super::Devnet;
+use crate::{Error, node::Retracted};
+
+/// How long a node that is started again is away.
+const AWAY: Duration = Duration::from_secs(1);
+
+impl Devnet {
+    /// Starts a timer that ticks at the block time until the devnet is shut down.
+    pub async fn spawn_ticker(&self) {
+        let devnet = self.clone();
+        let period = Duration::from_millis(self.0.config.block_ms.max(1));
+        self.0.tasks.lock().await.spawn(async move {
+            let mut timer = tokio::time::interval(period);
+            timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            timer.tick().await;
+            loop {
+                tokio::select! {
+                    () = devnet.0.stop.cancelled() => return,
+                    _ = timer.tick() => {}
+                }
+                let ticking = devnet.clone();
+                match tokio::task::spawn_blocking(move || ticking.tick_and_fork()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "tick failed"),
+                    Err(error) => tracing::error!(%error, "tick failed"),
+                }
+            }
+        });
+    }
+
+    fn tick_and_fork(&self) -> Result<(), Error> {
+        let relay = self.tick()?.relay;
+        let every = self.0.config.fork_every;
+        if every != 0 && relay.is_multiple_of(every) {
+            let blocks = self.reorganise_para(Retracted::Pooled)?;
+            tracing::info!(relay, blocks, "parachain blocks lost their place");
+        }
+        Ok(())
+    }
+
+    /// Starts a timer at which both nodes' servers go away for a second, until the devnet is shut down.
+    pub async fn spawn_restarts(&self, period: Duration) {
+        let devnet = self.clone();
+        self.0.tasks.lock().await.spawn(async move {
+            let stop = devnet.0.stop.clone();
+            while stop.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+                for node in [devnet.relay(), devnet.para()] {
+                    node.stop_rpc().await;
+                }
+                if stop.run_until_cancelled(tokio::time::sleep(AWAY)).await.is_none() {
+                    return;
+                }
+                for node in [devnet.relay(), devnet.para()] {
+                    if let Err(error) = node.start_rpc().await {
+                        tracing::error!(%error, "cannot start a node's server again");
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,80 @@
+//! Headers of a span of blocks, from all fit nodes at once: each is given as many as it answers in reasonable time.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::time::Instant;
+
+use super::{Chains, Error, pace::Pace, relay::window};
+use crate::rpc::{Node, NodePool};
+
+/// Nodes that nothing is held against, else the first of the others.
+fn fit(pool: &NodePool) -> Vec<Arc<Node>> {
+    let mut nodes = pool.candidates();
+    let fit = nodes.iter().filter(|node| node.is_fit_for(&[])).count();
+    nodes.truncate(fit.max(1));
+    nodes
+}
+
+/// Encoded headers of the parachain's blocks from `first` to `last`. They may be of several branches: nodes are asked
+/// by number. What one node does not give comes from another; how nodes fail is held against them.
+pub(super) async fn para_headers(
+    chains: &Chains,
+    pace: &mut Pace,
+    first: u32,
+    last: u32,
+    part: &'static str,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let mut idle: VecDeque<Arc<Node>> = fit(&chains.para).into();
+    let (mut open, mut next) = (Vec::<(u32, u32)>::new(), first);
+    let mut got = BTreeMap::<u32, Vec<Vec<u8>>>::new();
+    let mut failure: Option<Error> = None;
+    let mut asked = FuturesUnordered::new();
+    loop {
+        while let Some(node) = idle.pop_front() {
+            let size = pace.of(&node);
+            let (from, to) = match open.pop() {
+                Some((from, to)) if to - from >= size => {
+                    open.push((from + size, to));
+                    (from, from + size - 1)
+                }
+                Some(span) => span,
+                None if next > last => break,
+                None => {
+                    let from = next;
+                    next = last.min(from.saturating_add(size - 1)) + 1;
+                    (from, next - 1)
+                }
+            };
+            asked.push(async move {
+                let start = Instant::now();
+                let headers = window(&node, from, to).await;
+                (node, from, to, start.elapsed(), headers)
+            });
+        }
+        let Some((node, from, to, took, headers)) = asked.next().await else { break };
+        match headers {
+            Ok(headers) => {
+                pace.answered(&node, to - from + 1, took);
+                got.insert(from, headers);
+                idle.push_back(node);
+            }
+            Err(error) => {
+                open.push((from, to));
+                if let Some(earlier) = failure.replace(error) {
+                    chains.hold_against(part, &earlier);
+                }
+            }
+        }
+    }
+    let count: usize = got.values().map(Vec::len).sum();
+    match failure {
+        Some(failure) if count < (last - first + 1) as usize => return Err(failure),
+        Some(failure) => chains.hold_against(part, &failure),
+        None => {}
+    }
+    Ok(got.into_values().flatten().collect())
+}

@@ -1,0 +1,245 @@
+//! Decides what is done about a sent transaction: pure, from what is known of it and what was just observed.
+//!
+//! `watcher` carries the actions out and brings the next observation. Nothing here asks a node or waits.
+
+use prb_core::primitives::Hash;
+use tokio::time::Instant;
+
+use super::{Config, status::Status};
+
+#[cfg(test)]
+mod tests;
+
+/// The pause before a transaction is sent again doubles up to so many times [`Config::poll_interval`].
+const MAX_RESEND_PAUSE: u32 = 16;
+
+/// What is known of a sent transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    /// A node tells us about it.
+    watched: bool,
+    place: Place,
+    /// What a watch said last, for messages.
+    seen: &'static str,
+    watch_lost: bool,
+    /// The next finalised block to search.
+    next_block: u32,
+    /// It is sent again from then on, while it is in no block.
+    resend_at: Instant,
+    resend_pause: std::time::Duration,
+    resends: usize,
+    /// Since when one node says that no block can hold it while others have not come so far.
+    disputed_since: Option<Instant>,
+    /// When a node last told anything.
+    heard_at: Instant,
+}
+
+/// Where the transaction is, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Unknown,
+    /// In a node's pool.
+    Pool,
+    /// In a node's pool, behind a nonce that nobody has sent.
+    BehindGap,
+    /// In a block that keeps its place.
+    Block,
+}
+
+/// Something that was observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Observation {
+    /// It was sent; a node watches it, or none does.
+    Sent { watched: bool },
+    /// A watch told.
+    Told(Status),
+    /// The watch ended, or says what cannot be read.
+    WatchEnded,
+    /// Nothing was told for as long as is waited.
+    Quiet,
+    /// The missing nonces before it were sent, or could not be.
+    GapFilled,
+    /// A search of the finalised chain.
+    Searched(Search),
+}
+
+/// What the finalised chain shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// It is in a block, and what came of its calls was read.
+    Included,
+    /// It is in this block, and nobody tells what came of its calls.
+    Unread { block: u32, error: String },
+    /// No block can hold it any more.
+    Excluded { reason: String },
+    /// One node says so; others that answer have not come so far.
+    Disputed { reason: String },
+    /// It is not in the blocks before this one.
+    NotYet { next_block: u32 },
+    /// No node tells.
+    Failed { error: String },
+}
+
+/// What is done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Wait for the watch, until then.
+    Listen { until: Instant },
+    /// Search the finalised chain from a block on; look into this one first.
+    Search { from: u32, first: Option<Hash> },
+    /// Send what is missing before it.
+    FillGap,
+    /// Send it again, for the so many-th time; to another node than the one that watches it.
+    Resend { attempt: usize },
+    /// It is decided.
+    End(End),
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Included,
+    Lost { reason: String },
+    Unknown { reason: String },
+}
+
+impl State {
+    /// A transaction that is about to be sent. Blocks from `first_block` on may hold it.
+    pub(super) const fn new(first_block: u32, now: Instant, config: &Config) -> Self {
+        Self {
+            watched: false,
+            place: Place::Unknown,
+            seen: "sent",
+            watch_lost: false,
+            next_block: first_block,
+            resend_at: now,
+            resend_pause: config.poll_interval,
+            resends: 0,
+            disputed_since: None,
+            heard_at: now,
+        }
+    }
+
+    pub(super) const fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// What is known, for messages.
+    pub(super) fn describe(&self) -> String {
+        let lost = if self.watch_lost { ", then the watch was lost" } else { "" };
+        format!("{}{lost}", self.seen)
+    }
+
+    fn unwatched(&mut self) {
+        (self.watched, self.place) = (false, Place::Unknown);
+    }
+
+    const fn search(&self, first: Option<Hash>) -> Action {
+        Action::Search { from: self.next_block, first }
+    }
+
+    fn listen(&self, now: Instant, config: &Config) -> Action {
+        let patience = if self.watched { config.watch_patience } else { config.poll_interval };
+        Action::Listen { until: now + patience }
+    }
+
+    fn lost(&self, reason: &str) -> Action {
+        Action::End(End::Lost { reason: format!("{reason} (last seen: {})", self.describe()) })
+    }
+}
+
+/// What an observation changes, and what is done then.
+pub(super) fn decide(
+    mut state: State,
+    observation: Observation,
+    now: Instant,
+    config: &Config,
+) -> (State, Action) {
+    let action = match observation {
+        Observation::Sent { watched } => {
+            if watched {
+                (state.watched, state.place) = (true, Place::Pool);
+            }
+            state.listen(now, config)
+        }
+        Observation::Told(status) => told(&mut state, status, now, config),
+        Observation::WatchEnded => {
+            state.unwatched();
+            state.watch_lost = true;
+            state.search(None)
+        }
+        Observation::Quiet => state.search(None),
+        Observation::GapFilled => resend(&mut state, now, config),
+        Observation::Searched(search) => searched(&mut state, search, now, config),
+    };
+    (state, action)
+}
+
+fn told(state: &mut State, status: Status, now: Instant, config: &Config) -> Action {
+    (state.heard_at, state.seen, state.watch_lost) = (now, status.name(), false);
+    match status {
+        Status::Future => state.place = Place::BehindGap,
+        // Its node puts a retracted one back into its pool, or not: then it is sent again.
+        Status::Ready | Status::Broadcast(_) | Status::Retracted(_) => state.place = Place::Pool,
+        Status::InBlock(_) => state.place = Place::Block,
+        Status::Finalized(block) => {
+            state.watched = false;
+            return state.search(Some(block));
+        }
+        // The pool has forgotten it, a block may hold it all the same.
+        Status::FinalityTimeout(_) | Status::Usurped(_) | Status::Dropped | Status::Invalid => {
+            state.unwatched();
+            return state.search(None);
+        }
+    }
+    state.listen(now, config)
+}
+
+fn searched(state: &mut State, search: Search, now: Instant, config: &Config) -> Action {
+    let error = match search {
+        Search::Included => return Action::End(End::Included),
+        Search::Excluded { reason } => return state.lost(&reason),
+        Search::Disputed { reason } => {
+            let since = *state.disputed_since.get_or_insert(now);
+            if now.duration_since(since) >= config.watch_patience {
+                return state.lost(&reason);
+            }
+            state.heard_at = now;
+            return send_or_listen(state, now, config);
+        }
+        Search::NotYet { next_block } => {
+            (state.next_block, state.heard_at) = (next_block, now);
+            return send_or_listen(state, now, config);
+        }
+        Search::Unread { block, error } => {
+            state.next_block = block;
+            error
+        }
+        Search::Failed { error } => error,
+    };
+    if now.duration_since(state.heard_at) >= config.unknown_after {
+        let reason = format!("{error} (last seen: {})", state.describe());
+        return Action::End(End::Unknown { reason });
+    }
+    send_or_listen(state, now, config)
+}
+
+/// While it is in no block, it is sent again now and then: its nonce lets it take effect once at most.
+fn send_or_listen(state: &mut State, now: Instant, config: &Config) -> Action {
+    if state.place == Place::Block || state.resend_at > now {
+        return state.listen(now, config);
+    }
+    if state.place == Place::BehindGap && config.fill_nonce_gaps {
+        return Action::FillGap;
+    }
+    resend(state, now, config)
+}
+
+fn resend(state: &mut State, now: Instant, config: &Config) -> Action {
+    let attempt = state.resends;
+    state.resends += 1;
+    state.resend_at = now + state.resend_pause;
+    let longest = config.poll_interval.saturating_mul(MAX_RESEND_PAUSE);
+    state.resend_pause = state.resend_pause.saturating_mul(2).min(longest);
+    Action::Resend { attempt }
+}

@@ -1,0 +1,158 @@
+#![allow(clippy::unwrap_used)]
+use std::time::Duration;
+
+use super::*;
+
+const HASH: Hash = Hash([7; 32]);
+
+fn config() -> Config {
+    Config {
+        poll_interval: Duration::from_secs(1),
+        watch_patience: Duration::from_secs(10),
+        unknown_after: Duration::from_secs(100),
+        fill_nonce_gaps: true,
+        ..Config::default()
+    }
+}
+
+/// Sent to a node that watches it, a second ago.
+fn watched(start: Instant) -> State {
+    let state = State::new(5, start, &config());
+    decide(state, Observation::Sent { watched: true }, start, &config()).0
+}
+
+/// In a state where it was told that.
+fn told(start: Instant, status: Status) -> State {
+    decide(watched(start), Observation::Told(status), start, &config()).0
+}
+
+fn not_yet() -> Observation {
+    Observation::Searched(Search::NotYet { next_block: 9 })
+}
+
+fn failed() -> Observation {
+    Observation::Searched(Search::Failed { error: "away".into() })
+}
+
+fn lost(reason: &str) -> Action {
+    Action::End(End::Lost { reason: reason.into() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_state_and_observation_has_its_action() {
+    let start = Instant::now();
+    let after = |secs| start + Duration::from_secs(secs);
+    let search = |first| Action::Search { from: 5, first };
+    let quick = Action::Listen { until: after(2) };
+    let patient = Action::Listen { until: after(11) };
+    let resend = Action::Resend { attempt: 0 };
+    let unwatched = || State::new(5, start, &config());
+    let excluded = || Observation::Searched(Search::Excluded { reason: "it expired".into() });
+    let disputed = || Observation::Searched(Search::Disputed { reason: "it expired".into() });
+    let status = |status| Observation::Told(status);
+    let cases = [
+        // A second after it was sent.
+        ("no watch", unwatched(), Observation::Sent { watched: false }, quick.clone()),
+        ("a watch", unwatched(), Observation::Sent { watched: true }, patient.clone()),
+        ("ready", watched(start), status(Status::Ready), patient.clone()),
+        ("broadcast", watched(start), status(Status::Broadcast(vec![])), patient.clone()),
+        ("future", watched(start), status(Status::Future), patient.clone()),
+        ("in a block", watched(start), status(Status::InBlock(HASH)), patient.clone()),
+        ("retracted", watched(start), status(Status::Retracted(HASH)), patient.clone()),
+        ("final", watched(start), status(Status::Finalized(HASH)), search(Some(HASH))),
+        ("not final in time", watched(start), status(Status::FinalityTimeout(HASH)), search(None)),
+        ("usurped", watched(start), status(Status::Usurped(HASH)), search(None)),
+        ("dropped", watched(start), status(Status::Dropped), search(None)),
+        ("invalid", watched(start), status(Status::Invalid), search(None)),
+        ("watch ended", watched(start), Observation::WatchEnded, search(None)),
+        ("quiet", watched(start), Observation::Quiet, search(None)),
+        ("quiet, unwatched", unwatched(), Observation::Quiet, search(None)),
+        ("not yet, unwatched", unwatched(), not_yet(), resend.clone()),
+        ("not yet, in the pool", told(start, Status::Ready), not_yet(), resend.clone()),
+        ("not yet, behind a gap", told(start, Status::Future), not_yet(), Action::FillGap),
+        ("gap filled", told(start, Status::Future), Observation::GapFilled, resend.clone()),
+        ("not yet, in a block", told(start, Status::InBlock(HASH)), not_yet(), patient.clone()),
+        ("not yet, retracted", told(start, Status::Retracted(HASH)), not_yet(), resend.clone()),
+        ("nodes are away", unwatched(), failed(), resend),
+        ("nodes are away, in a block", told(start, Status::InBlock(HASH)), failed(), patient),
+        ("included", watched(start), Observation::Searched(Search::Included), Action::End(End::Included)),
+        ("excluded", watched(start), excluded(), lost("it expired (last seen: sent)")),
+        (
+            "excluded, dropped",
+            told(start, Status::Dropped),
+            excluded(),
+            lost("it expired (last seen: dropped)"),
+        ),
+        ("disputed", unwatched(), disputed(), Action::Resend { attempt: 0 }),
+    ];
+    for (name, state, observation, action) in cases {
+        assert_eq!(decide(state, observation, after(1), &config()).1, action, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_left_alone_unless_it_is_to_be_filled() {
+    let start = Instant::now();
+    let config = Config { fill_nonce_gaps: false, ..config() };
+    let (_, action) = decide(told(start, Status::Future), not_yet(), start, &config);
+    assert_eq!(action, Action::Resend { attempt: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_sent_again_ever_less_often() {
+    let start = Instant::now();
+    let (mut state, mut now, mut pauses) = (watched(start), start, Vec::new());
+    for attempt in 0..8 {
+        let before = now;
+        loop {
+            let (next, action) = decide(state, not_yet(), now, &config());
+            state = next;
+            match action {
+                Action::Resend { attempt: which } => {
+                    assert_eq!(which, attempt);
+                    break;
+                }
+                Action::Listen { .. } => now += Duration::from_secs(1),
+                other => panic!("{other:?}"),
+            }
+        }
+        pauses.push((now - before).as_secs());
+    }
+    assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 16, 16]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_some_nodes_deny_is_believed_after_a_while() {
+    let start = Instant::now();
+    let disputed = || Observation::Searched(Search::Disputed { reason: "it expired".into() });
+    let (state, _) = decide(watched(start), disputed(), start, &config());
+    let (state, action) = decide(state, disputed(), start + Duration::from_secs(9), &config());
+    assert!(!matches!(action, Action::End(_)), "{action:?}");
+    let (_, action) = decide(state, disputed(), start + Duration::from_secs(10), &config());
+    assert_eq!(action, lost("it expired (last seen: sent)"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_are_away_for_too_long_leave_it_unknown_and_any_word_of_them_starts_that_again() {
+    let start = Instant::now();
+    let after = |secs| start + Duration::from_secs(secs);
+    let (state, _) = decide(watched(start), Observation::WatchEnded, start, &config());
+    let (state, _) = decide(state, not_yet(), after(50), &config());
+    let (state, action) = decide(state, failed(), after(149), &config());
+    assert!(!matches!(action, Action::End(_)), "{action:?}");
+    let (_, action) = decide(state, failed(), after(150), &config());
+    let reason = "away (last seen: sent, then the watch was lost)".into();
+    assert_eq!(action, Action::End(End::Unknown { reason }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_goes_on_where_the_last_one_ended() {
+    let start = Instant::now();
+    let (state, _) = decide(watched(start), not_yet(), start, &config());
+    let (state, action) = decide(state, Observation::Quiet, start, &config());
+    assert_eq!(action, Action::Search { from: 9, first: None });
+    let unread = Search::Unread { block: 7, error: "no events".into() };
+    let (state, _) = decide(state, Observation::Searched(unread), start, &config());
+    let (_, action) = decide(state, Observation::Quiet, start, &config());
+    assert_eq!(action, Action::Search { from: 7, first: None });
+}

@@ -1,0 +1,355 @@
+//! Watches a submitted transaction until it is finalised or can no longer be included.
+//!
+//! What is done next is decided by `tracker`; this module carries it out.
+
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, future::OptionFuture, stream::FuturesUnordered};
+use prb_core::{
+    chain::{BatchOutcome, SubmitError, SubmitProgress},
+    primitives::{Hash, ParaNumber},
+    signer::Signer,
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    Inner,
+    ask::{self, Block, Head},
+    prepare::Prepared,
+    refusal::Watch,
+    status::Status,
+    tracker::{self, Action, End, Observation, Search, State},
+};
+use crate::{
+    metadata::{ExtrinsicOutcome, Runtime},
+    rpc::{Node, json::HexBytes},
+};
+
+/// Blocks searched in one go.
+const SEARCH_BATCH: u32 = 16;
+
+/// What one node's finalised chain shows.
+enum Found {
+    In(Block, u32),
+    /// It cannot get into a block any more.
+    Gone(String),
+    /// Not in the blocks below this one.
+    NotYet {
+        cursor: u32,
+    },
+}
+
+/// A filler transaction's nonce, and how it ended.
+pub(super) type Filled = (u64, Result<BatchOutcome, SubmitError>);
+
+/// A transaction on its way.
+pub(super) struct Watcher<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) prepared: &'a Prepared,
+    /// What signed it.
+    pub(super) signer: &'a Arc<dyn Signer>,
+    progress: &'a mpsc::Sender<SubmitProgress>,
+    watch: Option<Watch>,
+    is_reported: bool,
+    outcome: Option<Result<BatchOutcome, SubmitError>>,
+    /// Transactions that fill nonces before this one.
+    pub(super) fillers: FuturesUnordered<BoxFuture<'a, Filled>>,
+}
+
+impl Inner {
+    /// Follows a transaction until it is final, lost, or nodes have been away for too long.
+    pub(super) async fn follow(
+        &self,
+        prepared: &Prepared,
+        signer: &Arc<dyn Signer>,
+        watch: Option<Watch>,
+        progress: &mpsc::Sender<SubmitProgress>,
+    ) -> Result<BatchOutcome, SubmitError> {
+        let started = Instant::now();
+        let mut watcher = Watcher {
+            inner: self,
+            prepared,
+            signer,
+            progress,
+            watch: None,
+            is_reported: false,
+            outcome: None,
+            fillers: FuturesUnordered::new(),
+        };
+        let mut observation = watcher.sent(watch);
+        let mut state = State::new(prepared.birth.saturating_add(1), started, &self.config);
+        loop {
+            let (next, action) = tracker::decide(state, observation, Instant::now(), &self.config);
+            state = next;
+            if !state.is_watched() {
+                watcher.watch = None;
+            }
+            observation = match action {
+                Action::Listen { until } => watcher.listen(until).await,
+                Action::Search { from, first } => Observation::Searched(watcher.search(from, first).await),
+                Action::FillGap => {
+                    watcher.fill_gap().await;
+                    Observation::GapFilled
+                }
+                Action::Resend { attempt } => watcher.resend(attempt).await,
+                Action::End(end) => return watcher.end(end, started),
+            };
+        }
+    }
+}
+
+impl<'a> Watcher<'a> {
+    fn sent(&mut self, watch: Option<Watch>) -> Observation {
+        let watched = watch.is_some();
+        if watched {
+            self.watch = watch;
+            if !std::mem::replace(&mut self.is_reported, true) {
+                // A full channel loses progress, by contract.
+                let _ = self.progress.try_send(SubmitProgress::Submitted { extrinsic: self.prepared.hash });
+            }
+        }
+        Observation::Sent { watched }
+    }
+
+    async fn listen(&mut self, until: Instant) -> Observation {
+        loop {
+            let told = OptionFuture::from(self.watch.as_mut().map(Watch::next));
+            tokio::select! {
+                Some(told) = told => {
+                    let Some(status) = Status::read(told) else { return Observation::WatchEnded };
+                    self.report(&status);
+                    return Observation::Told(status);
+                }
+                Some((nonce, ended)) = self.fillers.next() => self.filler_ended(nonce, &ended),
+                () = tokio::time::sleep_until(until) => return Observation::Quiet,
+            }
+        }
+    }
+
+    fn report(&self, status: &Status) {
+        if let Status::InBlock(block) = status {
+            let _ = self.progress.try_send(SubmitProgress::InBlock { block: *block });
+        }
+        if *status == Status::Future && !self.inner.config.fill_nonce_gaps {
+            let account = self.inner.address(self.prepared.account);
+            let (nonce, until) = (self.prepared.nonce, self.prepared.last);
+            tracing::warn!(
+                account,
+                nonce,
+                until,
+                "the transaction waits for a nonce before its own that nobody sends"
+            );
+        }
+    }
+
+    fn end(&mut self, end: End, started: Instant) -> Result<BatchOutcome, SubmitError> {
+        let account = self.prepared.account;
+        match end {
+            End::Included => {
+                let next = self.prepared.nonce + 1;
+                self.inner.remember(account, |known| known.next_nonce = next);
+                let unread = || SubmitError::Unknown {
+                    waited: started.elapsed(),
+                    reason: "its outcome was not read".into(),
+                };
+                self.outcome.take().unwrap_or_else(|| Err(unread()))
+            }
+            End::Lost { reason } => {
+                self.inner.remember(account, |known| known.next_nonce = 0);
+                Err(SubmitError::Lost { reason })
+            }
+            End::Unknown { reason } => Err(SubmitError::Unknown { waited: started.elapsed(), reason }),
+        }
+    }
+
+    /// Searches the finalised blocks from one on, after the block that a watch called final.
+    async fn search(&mut self, from: u32, first: Option<Hash>) -> Search {
+        let found = match first {
+            Some(block) => self.inner.find_in(self.prepared, block).await,
+            None => None,
+        };
+        let (block, index) = match found {
+            Some(found) => found,
+            None => match self.inner.search(self.prepared, from).await {
+                Ok((block, index)) => (block, index),
+                Err(search) => return search,
+            },
+        };
+        match self.inner.outcome(self.prepared, &block, index).await {
+            Ok(outcome) => {
+                // Effects are not asked of a state that does not show the block.
+                self.inner.finalised.raise(None, block.header.number);
+                self.outcome = Some(outcome);
+                Search::Included
+            }
+            Err(e) => Search::Unread { block: block.header.number, error: self.untold(&e) },
+        }
+    }
+
+    fn untold(&self, error: &ask::Error) -> String {
+        tracing::debug!(extrinsic = %self.prepared.hash, %error, "cannot learn what became of the transaction yet");
+        error.to_string()
+    }
+
+    /// Sends the same transaction again: to the node that is asked first, or to the next one where a node has
+    /// it and is silent.
+    async fn resend(&mut self, attempt: usize) -> Observation {
+        let nodes = self.inner.pool.trusted();
+        let place = attempt + usize::from(self.watch.is_some());
+        let Some(node) = nodes.get(place % nodes.len().max(1)) else {
+            return Observation::Sent { watched: false };
+        };
+        match self.inner.submit_to(node, self.prepared).await {
+            Ok(watch) => {
+                if watch.is_some() {
+                    tracing::info!(node = %node.name(), extrinsic = %self.prepared.hash, "sent the transaction again");
+                }
+                // Without one, it is known there, or the node is away.
+                self.sent(watch)
+            }
+            // Perhaps it is in a block already: the search tells.
+            Err(refusal) => {
+                tracing::debug!(node = %node.name(), ?refusal, "node does not take the transaction again");
+                Observation::Sent { watched: false }
+            }
+        }
+    }
+
+    /// Follows a transaction that fills a nonce, beside this one.
+    pub(super) fn track_filler(&self, filler: Prepared, watch: Option<Watch>) {
+        let (inner, signer) = (self.inner, self.signer);
+        let followed = async move {
+            let (progress, _) = mpsc::channel(1);
+            let nonce = filler.nonce;
+            (nonce, inner.follow(&filler, signer, watch, &progress).await)
+        };
+        self.fillers.push(followed.boxed());
+    }
+
+    fn filler_ended(&self, nonce: u64, ended: &Result<BatchOutcome, SubmitError>) {
+        let account = self.inner.address(self.prepared.account);
+        match ended {
+            Ok(outcome) => {
+                tracing::info!(account, nonce, block = outcome.number.0, "a missing nonce was filled")
+            }
+            Err(error) => tracing::warn!(account, nonce, %error, "a missing nonce was not filled"),
+        }
+    }
+}
+
+impl Inner {
+    /// Searches the finalised blocks that can hold the transaction and were not searched yet. That no block
+    /// can hold it is certain once all nodes that answer say so.
+    async fn search(&self, prepared: &Prepared, from: u32) -> Result<(Block, u32), Search> {
+        let failed = |e: ask::Error| Search::Failed { error: e.to_string() };
+        let (mut gone, mut not_yet, mut last) = (None, None, None);
+        for (node, head) in ask::heads(&self.pool).await.map_err(failed)? {
+            match self.search_with(&node, &head, prepared, from).await {
+                Ok(Found::In(block, index)) => return Ok((block, index)),
+                Ok(Found::Gone(why)) => drop(gone.get_or_insert(why)),
+                Ok(Found::NotYet { cursor }) => {
+                    not_yet = not_yet.max(Some(cursor));
+                    // Others are not further.
+                    if gone.is_none() {
+                        break;
+                    }
+                }
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(match (gone, not_yet, last) {
+            (Some(reason), None, _) => Search::Excluded { reason },
+            (Some(reason), Some(_), _) => Search::Disputed { reason },
+            (None, Some(next_block), _) => Search::NotYet { next_block },
+            (None, None, Some(e)) => failed(e),
+            (None, None, None) => Search::NotYet { next_block: from },
+        })
+    }
+
+    async fn search_with(
+        &self,
+        node: &Node,
+        head: &Head,
+        prepared: &Prepared,
+        from: u32,
+    ) -> Result<Found, ask::Error> {
+        let number = head.header.number;
+        let end = number.min(prepared.last);
+        let mut cursor = from;
+        while cursor <= end {
+            let last = end.min(cursor + (SEARCH_BATCH - 1));
+            for block in ask::blocks_by_number(node, cursor..=last).await? {
+                if let Some(index) = position(&block, prepared.hash) {
+                    return Ok(Found::In(block, index));
+                }
+            }
+            cursor = last + 1;
+        }
+        if number >= prepared.last {
+            let (birth, last) = (prepared.birth, prepared.last);
+            return Ok(Found::Gone(format!("it expired: blocks {} to {last} do not hold it", birth + 1)));
+        }
+        // A node behind the last one searched tells nothing about the blocks in between.
+        if number + 1 < from {
+            return Ok(Found::NotYet { cursor: from });
+        }
+        let runtime = self.runtimes.at(node, Some(head.hash)).await?;
+        // It may have been signed for a runtime that is in the best block only: that is a later one.
+        if runtime.spec_version() > prepared.runtime.spec_version() {
+            return Ok(Found::Gone("the runtime was upgraded".into()));
+        }
+        let nonce = ask::funds(node, &runtime, prepared.account, Some(head.hash)).await?.nonce;
+        if nonce > prepared.nonce {
+            return Ok(Found::Gone("another transaction of the account took its nonce".into()));
+        }
+        Ok(Found::NotYet { cursor })
+    }
+
+    /// Looks into the block that a watch called final.
+    async fn find_in(&self, prepared: &Prepared, hash: Hash) -> Option<(Block, u32)> {
+        let block = ask::any(&self.pool, |node| async move {
+            ask::blocks(&node, &[hash]).await?.pop().ok_or_else(|| ask::Error::wrong(&node, "no block"))
+        })
+        .await
+        .ok()?;
+        let index = position(&block, prepared.hash)?;
+        Some((block, index))
+    }
+
+    /// Reads what became of the calls from the block's events. The inner error is a node's.
+    async fn outcome(
+        &self,
+        prepared: &Prepared,
+        block: &Block,
+        index: u32,
+    ) -> Result<Result<BatchOutcome, SubmitError>, ask::Error> {
+        let outcome = ask::any(&self.pool, |node| async move {
+            // The code in the parent's state wrote the events.
+            let runtime = self.runtimes.at(&node, Some(block.header.parent_hash)).await?;
+            let events = events(&node, &runtime, block.hash).await?;
+            Ok(runtime.batch_outcome(events, index, prepared.calls)?)
+        })
+        .await?;
+        Ok(match outcome {
+            ExtrinsicOutcome::Ran(calls) => Ok(BatchOutcome {
+                extrinsic: prepared.hash,
+                block: block.hash,
+                number: ParaNumber(block.header.number),
+                calls,
+            }),
+            ExtrinsicOutcome::Failed(error) => Err(SubmitError::Dispatch(error)),
+        })
+    }
+}
+
+fn position(block: &Block, extrinsic: Hash) -> Option<u32> {
+    let index = block.extrinsics.iter().position(|bytes| Hash::of(bytes) == extrinsic)?;
+    u32::try_from(index).ok()
+}
+
+async fn events(node: &Node, runtime: &Runtime, block: Hash) -> Result<Vec<u8>, ask::Error> {
+    let key = HexBytes(runtime.item("System", "Events")?.key(&[]));
+    let events: Option<HexBytes> = node.request("state_getStorage", (key, block)).await?;
+    // Every block has the events of its inherents at least.
+    events.map(|bytes| bytes.0).ok_or_else(|| ask::Error::wrong(node, format!("block {block} has no events")))
+}

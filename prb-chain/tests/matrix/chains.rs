@@ -1,0 +1,174 @@
+//! What chains do, with nodes that do nothing wrong: workers that verify everything take what is stored.
+
+use std::{sync::Arc, time::Duration};
+
+use prb_chain::{rpc::NodePool, source::StoreSource};
+use prb_core::{
+    blob::{BlobSource, BlockCursor, HeaderCursor},
+    primitives::{ParaNumber, RelayNumber},
+    prpc::InitRuntimeRequest,
+    pruntime::{
+        Connect, PRuntime,
+        http::{HttpConfig, HttpConnect},
+    },
+};
+use prb_devnet::{
+    Config, Devnet, JustificationOddities, ProofFault,
+    worker::{Worker, WorkerConfig},
+};
+use tokio::time::timeout;
+
+use crate::rig::Fetching;
+
+/// More bytes than any batch here has.
+const ENOUGH: usize = 1 << 26;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn config() -> Config {
+    Config { history: 60, set_length: 20, ..Config::default() }
+}
+
+/// Fetches all, and syncs a worker with it, up to what the chain has.
+async fn workers_follow(devnet: &Devnet) -> Fetching {
+    let fetching = Fetching::start(&[devnet]);
+    workers_follow_on(devnet, &fetching).await;
+    fetching
+}
+
+async fn workers_follow_on(devnet: &Devnet, fetching: &Fetching) {
+    fetching.has_all_of(devnet).await;
+    let source = StoreSource::new(Arc::clone(&fetching.store));
+    let worker = Worker::spawn(WorkerConfig::new("chains", 0)).await.unwrap();
+    let connect = HttpConnect::new(HttpConfig::default()).unwrap();
+    let api = PRuntime::new(connect.connect(&worker.endpoint()).unwrap());
+    let genesis = source.genesis().await.unwrap();
+    let init = InitRuntimeRequest {
+        skip_ra: true,
+        encoded_genesis_info: genesis.info,
+        encoded_genesis_state: genesis.state,
+        is_parachain: true,
+        ..Default::default()
+    };
+    api.init(&init).await.unwrap();
+    loop {
+        let info = api.info().await.unwrap();
+        let cursor = HeaderCursor { relay: info.headernum.into(), para: info.para_headernum.into() };
+        if let Some(batch) = source.headers(cursor, ENOUGH).await.unwrap() {
+            api.sync_headers(batch.body).await.unwrap();
+            continue;
+        }
+        if info.para_headernum == info.blocknum {
+            break;
+        }
+        let cursor = BlockCursor { from: info.blocknum.into(), to: (info.para_headernum - 1).into() };
+        let batch = source.blocks(cursor, ENOUGH).await.unwrap().unwrap();
+        api.dispatch_blocks(batch.body).await.unwrap();
+    }
+    let info = api.info().await.unwrap();
+    assert_eq!(info.headernum, devnet.relay().finalized_number() + 1);
+    assert_eq!(info.blocknum, devnet.para().finalized_number() + 1);
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equivocations_and_repeated_headers_are_taken_as_workers_take_them() {
+    let justifications = JustificationOddities { equivocation: true, repeated_header: true };
+    let devnet = Devnet::start(Config { justifications, ..config() }).await.unwrap();
+    workers_follow(&devnet).await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_of_a_thousand_is_taken() {
+    let large = Config { set_size: 1_000, history: 12, set_length: 5, justification_period: 0, ..config() };
+    let devnet = Devnet::start(large).await.unwrap();
+    workers_follow(&devnet).await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_parachain_blocks_of_one_relay_parent_are_taken() {
+    let devnet = Devnet::start(Config { heads_per_relay_block: 3, ..config() }).await.unwrap();
+    assert!(devnet.para().finalized_number() > devnet.relay().finalized_number());
+    workers_follow(&devnet).await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_changes_much_is_taken() {
+    let burst_bytes = match std::env::var("PRB_TEST_PAIRS").is_ok() {
+        true => 20_000_000,
+        false => 2_000_000,
+    };
+    let devnet = Devnet::start(Config { burst_every: 11, burst_bytes, ..config() }).await.unwrap();
+    let changes = devnet.para().storage_changes(11).unwrap();
+    let bytes: usize = changes.main.iter().filter_map(|(_, value)| Some(value.as_ref()?.len())).sum();
+    assert!(bytes >= burst_bytes as usize && devnet.para().storage_changes(12).unwrap().main.len() < 100);
+    workers_follow(&devnet).await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finality_that_lags_by_hundreds_of_blocks_is_caught_up_at_once() {
+    let devnet = Devnet::start(config()).await.unwrap();
+    let fetching = workers_follow(&devnet).await;
+    devnet.lag_finality(300);
+    let before = devnet.relay().finalized_number();
+    for _ in 0..250 {
+        devnet.tick().unwrap();
+    }
+    assert_eq!(devnet.relay().finalized_number(), before);
+    fetching.has_all_of(&devnet).await;
+    devnet.lag_finality(0);
+    devnet.tick().unwrap();
+    assert_eq!(devnet.relay().finalized_number(), before + 251);
+    workers_follow_on(&devnet, &fetching).await;
+    fetching.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offboarded_parachain_is_served_to_its_last_block() {
+    let devnet = Devnet::start(config()).await.unwrap();
+    let fetching = workers_follow(&devnet).await;
+    let last = devnet.para().best_number();
+    devnet.offboard_para();
+    for _ in 0..30 {
+        devnet.tick().unwrap();
+    }
+    // The last head was included by no relay block.
+    assert_eq!((devnet.para().best_number(), devnet.para().finalized_number()), (last, last - 1));
+    workers_follow_on(&devnet, &fetching).await;
+    assert_eq!(fetching.store.heights().borrow().para, Some(ParaNumber(last - 1)));
+    let lines = fetching.log.lines();
+    let told = lines.iter().filter(|line| line.contains("names no head of the parachain"));
+    assert_eq!(told.count(), 1, "{lines:?}");
+    fetching.stop().await;
+}
+
+/// A change that workers cannot take is named, and nothing after it is stored; the node is not blamed.
+async fn a_forced_change_is_named(fault: ProofFault, history: u32) {
+    let devnet = Devnet::start(Config { forced_change_at: 31, history, ..config() }).await.unwrap();
+    devnet.relay().faults().proofs(fault);
+    let fetching = Fetching::start(&[&devnet]);
+    let named = async {
+        loop {
+            let lines = fetching.log.lines();
+            if lines.iter().any(|line| line.contains("relay block 31 forces a change of authorities")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let is_named = timeout(PATIENCE, named).await;
+    assert!(is_named.is_ok(), "{:?} {:?}", *fetching.store.heights().borrow(), fetching.log.lines());
+    assert!(fetching.store.heights().borrow().relay < Some(RelayNumber(31)));
+    let health = |pool: &NodePool| pool.nodes()[0].health();
+    assert!(!health(&fetching.relay).demoted, "{:?}", fetching.log.lines());
+    fetching.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forced_changes_are_named_whatever_the_proofs() {
+    // The newest blocks, the next scheduled change, and far beyond.
+    for history in [34, 60, 120] {
+        for fault in [ProofFault::None, ProofFault::Null] {
+            a_forced_change_is_named(fault, history).await;
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! One case: nodes with faults, an ingest, and what it stored and said.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use codec::Encode;
+use prb_chain::{
+    ingest::{self, Ingest},
+    rpc::{self, NodePool},
+    store::{self, Store},
+};
+use prb_core::primitives::{ParaNumber, RelayNumber};
+use prb_devnet::{Config, Devnet, Fault, Node, RpcLimits};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::instrument::WithSubscriber;
+
+use crate::{
+    ANSWER, BOUND,
+    endless::Endless,
+    log::Log,
+    troubles::{Alone, Trouble, What},
+};
+
+/// Cases at a time: they wait more than they work.
+const AT_ONCE: usize = 4;
+/// Most lines of one text, however long a case takes: a line that comes with every try comes ever less often.
+const MOST_LINES: usize = 25;
+/// Relay blocks made in one go while the ingest runs.
+const LIVE: u32 = 8;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    troubles: Vec<&'static Trouble>,
+    has_good_node: bool,
+}
+
+impl Case {
+    pub(crate) fn beside_a_good_node(troubles: &[&'static Trouble]) -> Self {
+        Self { troubles: troubles.to_vec(), has_good_node: true }
+    }
+
+    pub(crate) fn of_the_only_node(trouble: &'static Trouble) -> Self {
+        Self { troubles: vec![trouble], has_good_node: false }
+    }
+
+    fn has(&self, what: What) -> bool {
+        self.troubles.iter().any(|trouble| trouble.what == what)
+    }
+}
+
+/// Runs the cases, each in a runtime of its own; fails with all that went wrong.
+pub(crate) fn run_all(cases: Vec<Case>) {
+    let queue = Mutex::new(VecDeque::from(cases));
+    let (failures, slowest) = (Mutex::new(Vec::new()), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(case) = { queue.lock().unwrap().pop_front() } {
+                    let whats: Vec<_> = case.troubles.iter().map(|trouble| trouble.what).collect();
+                    let start = Instant::now();
+                    let outcome = run(&case);
+                    slowest.lock().unwrap().insert(start.elapsed(), format!("{whats:?}"));
+                    if let Err(failure) = outcome {
+                        failures.lock().unwrap().push(format!("{whats:?}: {failure}"));
+                    }
+                }
+            });
+        }
+    });
+    let slowest = slowest.into_inner().unwrap();
+    for (time, case) in slowest.iter().rev().take(5) {
+        println!("{time:?} {case}");
+    }
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{}\n{}", failures.len(), failures.join("\n"));
+}
+
+fn run(case: &Case) -> Result<(), String> {
+    let log = Log::default();
+    let dispatch = log.dispatch();
+    let of_thread = dispatch.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // What blocks logs as well; the threads end with the runtime.
+        .on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&of_thread)))
+        .build()
+        .unwrap();
+    let _default = tracing::dispatcher::set_default(&dispatch);
+    let outcome = runtime.block_on(async {
+        let scene = Scene::set(case, log.clone()).await;
+        let outcome = scene.play(case).await;
+        scene.end().await;
+        outcome
+    });
+    runtime.shutdown_background();
+    let lines = log.lines();
+    outcome
+        .and_then(|()| judge(case, &lines))
+        .map_err(|failure| format!("{failure}\n  {}", lines.join("\n  ")))
+}
+
+/// Whether the log says what is wrong, and not too often.
+fn judge(case: &Case, lines: &[String]) -> Result<(), String> {
+    if let ([trouble], false) = (&case.troubles[..], case.has_good_node)
+        && !(trouble.log.is_empty()
+            || trouble.log.split('|').any(|text| lines.iter().any(|line| line.contains(text))))
+    {
+        return Err(format!("no line says {:?}", trouble.log));
+    }
+    let mut counts = BTreeMap::<String, usize>::new();
+    for line in lines {
+        let words: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
+        *counts.entry(words).or_default() += 1;
+    }
+    match counts.into_iter().find(|(_, count)| *count > MOST_LINES) {
+        Some((line, count)) => Err(format!("{count} lines: {line}")),
+        None => Ok(()),
+    }
+}
+
+/// An ingest at work, and what it logs on this thread.
+pub(crate) struct Fetching {
+    pub(crate) relay: NodePool,
+    pub(crate) store: Arc<Store>,
+    pub(crate) log: Log,
+    cancel: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), ingest::Error>>,
+    _dir: TempDir,
+}
+
+impl Fetching {
+    /// Of the nodes, in this order, as tasks that log for themselves.
+    pub(crate) fn start(devnets: &[&Devnet]) -> Self {
+        let urls = |of: fn(&Devnet) -> String| devnets.iter().map(|devnet| of(devnet)).collect();
+        // A block of 20 MB of changes takes 40 MB.
+        let quick =
+            |urls| rpc::Config { max_response_bytes: 64 << 20, request_timeout: BOUND, ..quick(urls) };
+        let relay = NodePool::new("relay", quick(urls(|net| net.relay().url()))).unwrap();
+        let para = NodePool::new("para", quick(urls(|net| net.para().url()))).unwrap();
+        Self::between(relay, para, Log::default())
+    }
+
+    fn between(relay: NodePool, para: NodePool, log: Log) -> Self {
+        let dir = TempDir::new().unwrap();
+        let store = Arc::new(Store::open(dir.path(), store::Config::default()).unwrap());
+        let config = ingest::Config {
+            retry_min: Duration::from_millis(20),
+            retry_max: Duration::from_millis(100),
+            batch_wait: Duration::from_millis(100),
+            answer_time: Duration::from_millis(50),
+            ..ingest::Config::default()
+        };
+        let ingest = Ingest::new(relay.clone(), para, Arc::clone(&store), config);
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(ingest.run(cancel.clone()).with_subscriber(log.dispatch()));
+        Self { relay, store, log, cancel, task, _dir: dir }
+    }
+
+    /// Waits until all that is final is stored, and compares it with the truth.
+    pub(crate) async fn has_all_of(&self, truth: &Devnet) {
+        if let Err(failure) = async { self.stored(truth).await.and_then(|()| self.compare(truth)) }.await {
+            panic!("{failure}\n  {}", self.log.lines().join("\n  "));
+        }
+    }
+
+    async fn stored(&self, truth: &Devnet) -> Result<(), String> {
+        timeout(BOUND, self.reaches(truth)).await.map_err(|_| {
+            let (relay, para) = (truth.relay().finalized_number(), truth.para().finalized_number());
+            format!("wanted {relay} and {para}, got {:?}", *self.store.heights().borrow())
+        })
+    }
+
+    async fn reaches(&self, truth: &Devnet) {
+        let relay = RelayNumber(truth.relay().finalized_number());
+        let para = ParaNumber(truth.para().finalized_number());
+        let mut heights = self.store.heights();
+        // The store outlives this.
+        let _ = heights.wait_for(|h| h.relay >= Some(relay) && h.para >= Some(para)).await;
+    }
+
+    /// Whether all that is stored is what the chain has.
+    fn compare(&self, truth: &Devnet) -> Result<(), String> {
+        let view = self.store.view().map_err(|e| e.to_string())?;
+        for n in 2..=truth.relay().finalized_number() {
+            let header = truth.relay().header(n).unwrap().encode();
+            if view.relay_header(RelayNumber(n)).unwrap() != Some(&*header) {
+                return Err(format!("relay header {n} is wrong"));
+            }
+        }
+        for n in 1..=truth.para().finalized_number() {
+            let header = truth.para().header(n).unwrap().encode();
+            let changes = truth.para().storage_changes(n).unwrap().encode();
+            if view.para_header(ParaNumber(n)).unwrap() != Some(&*header) {
+                return Err(format!("parachain header {n} is wrong"));
+            }
+            if view.changes(ParaNumber(n)).unwrap() != Some(&*changes) {
+                return Err(format!("storage changes of {n} are wrong"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        // How it ended shows in what was stored.
+        let _ = self.task.await;
+    }
+}
+
+struct Scene {
+    bad: Devnet,
+    good: Option<Devnet>,
+    fetching: Fetching,
+    _endless: Option<[Endless; 2]>,
+}
+
+impl Scene {
+    async fn set(case: &Case, log: Log) -> Self {
+        let config = Config { history: 60, set_length: 20, ..Config::default() };
+        let other = Config { seed: 7, ..config.clone() };
+        let bad = if case.has(What::OtherGenesis) { other } else { config.clone() };
+        let bad = Devnet::start(bad).await.unwrap();
+        let good = match case.has_good_node {
+            true => Some(Devnet::start(config).await.unwrap()),
+            false => None,
+        };
+        for trouble in &case.troubles {
+            afflict(&bad, trouble.what).await;
+        }
+        let endless = match case.has(What::Endless) {
+            true => Some([Endless::start(&bad.relay().url()).await, Endless::start(&bad.para().url()).await]),
+            false => None,
+        };
+        let [bad_relay, bad_para] = match &endless {
+            Some(proxies) => proxies.each_ref().map(Endless::url),
+            None => [bad.relay().url(), bad.para().url()],
+        };
+        let urls = |bad: String, of: fn(&Devnet) -> String| {
+            std::iter::once(bad).chain(good.as_ref().map(of)).collect::<Vec<_>>()
+        };
+        let relay = NodePool::new("relay", quick(urls(bad_relay, |net| net.relay().url()))).unwrap();
+        let para = NodePool::new("para", quick(urls(bad_para, |net| net.para().url()))).unwrap();
+        if case.has(What::OtherGenesis) {
+            // Whoever is first names the chain: an operator's list, or the store, has the right one first.
+            let first = good.as_ref().unwrap();
+            relay.pin(0, prb_core::primitives::Hash(first.relay().block_hash(0).unwrap().0));
+            para.pin(0, prb_core::primitives::Hash(first.para().block_hash(0).unwrap().0));
+        }
+        Self { bad, good, fetching: Fetching::between(relay, para, log), _endless: endless }
+    }
+
+    async fn play(&self, case: &Case) -> Result<(), String> {
+        let truth = self.good.as_ref().unwrap_or(&self.bad);
+        let waits = self.good.is_none() && case.troubles.iter().any(|trouble| trouble.alone == Alone::Waits);
+        if waits {
+            // Time for the fault to show, and to be named.
+            for _ in 0..LIVE {
+                self.bad.tick().map_err(|e| e.to_string())?;
+            }
+            if timeout(ANSWER * 8, self.fetching.reaches(truth)).await.is_ok() {
+                return Err("it goes on with the fault".into());
+            }
+            self.heal().await;
+        }
+        self.fetching.stored(truth).await?;
+        if case.has(What::Restarts) {
+            for node in [self.bad.relay(), self.bad.para()] {
+                node.stop_rpc().await;
+            }
+        }
+        for _ in 0..LIVE {
+            for net in [Some(&self.bad), self.good.as_ref()].into_iter().flatten() {
+                net.tick().map_err(|e| e.to_string())?;
+            }
+        }
+        if case.has(What::Restarts) && self.good.is_none() {
+            for node in [self.bad.relay(), self.bad.para()] {
+                node.start_rpc().await.map_err(|e| e.to_string())?;
+            }
+        }
+        self.fetching.stored(truth).await?;
+        self.fetching.compare(truth)
+    }
+
+    async fn heal(&self) {
+        for node in [self.bad.relay(), self.bad.para()] {
+            node.faults().heal();
+            if node.rpc_limits() != RpcLimits::default() {
+                node.set_rpc_limits(RpcLimits::default());
+                restart(node).await;
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.fetching.stop().await;
+        self.bad.relay().faults().heal();
+        self.bad.para().faults().heal();
+    }
+}
+
+async fn restart(node: &Arc<Node>) {
+    node.stop_rpc().await;
+    node.start_rpc().await.unwrap();
+}
+
+async fn afflict(net: &Devnet, what: What) {
+    let (node, fault) = match what {
+        What::Relay(fault) => (net.relay(), fault),
+        What::Para(fault) => (net.para(), fault),
+        What::OtherGenesis | What::Endless | What::Restarts => return,
+    };
+    let fault: Fault = fault.parse().unwrap();
+    node.inject(&fault);
+    if fault.is_of_server() {
+        restart(node).await;
+    }
+}
+
+fn quick(endpoints: Vec<String>) -> rpc::Config {
+    rpc::Config {
+        request_timeout: ANSWER,
+        connect_timeout: ANSWER,
+        max_response_bytes: 2 * 1024 * 1024,
+        reconnect_min: Duration::from_millis(20),
+        reconnect_max: Duration::from_millis(100),
+        // In proportion to the defaults: longer than what is tried meanwhile takes.
+        demotion: ANSWER * 5,
+        demotion_max: ANSWER * 10,
+        stall_after: ANSWER,
+        poll_interval: ANSWER / 4,
+        ..rpc::Config::new(endpoints)
+    }
+}

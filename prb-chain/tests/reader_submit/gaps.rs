@@ -1,0 +1,129 @@
+//! Transactions behind nonces that nobody sends, and behind finality that lags.
+
+use std::time::Duration;
+
+use prb_chain::submit;
+use prb_core::chain::{ChainSubmitter, SubmitError};
+use prb_devnet::{Config, TransactionFault};
+use tokio::sync::mpsc;
+
+use crate::{
+    net::{MORTALITY, Net, Worker, config},
+    outside::remark,
+    troubles::{SUBMIT, asked, in_block, submitter},
+};
+
+/// A transaction behind a nonce whose transaction was dropped, and what comes of it.
+async fn behind_a_gap(fill_nonce_gaps: bool) {
+    let net = Net::start(Config::default()).await;
+    // Others are waited for during eight blocks, so that blocks come slowly while ours is on its way.
+    let brief = submit::Config {
+        mortality_blocks: 8,
+        unavailable_after: Duration::from_secs(50),
+        fill_nonce_gaps,
+        ..config()
+    };
+    let (worker, submitter) = (Worker::new(1), submitter(&net, brief));
+    let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
+    let batch = net.batch([worker.register(&net)]);
+    let operator = batch.operator();
+    // Another program uses the account all the time, from before ours looks, so that nothing is gained by waiting.
+    para.submit(remark(&net, 0, 0).await).unwrap();
+    let busy = async {
+        loop {
+            let nonce = para.next_nonce(&operator.0).unwrap();
+            let remark = remark(&net, nonce.into(), 0).await;
+            // Ours may have come meanwhile.
+            if para.next_nonce(&operator.0).unwrap() == nonce {
+                para.submit(remark).unwrap();
+            }
+            // Before the next one is final, another one is in the pool.
+            net.tick();
+        }
+    };
+    let (sender, _progress) = mpsc::channel(8);
+    // On a slow machine the other program's blocks may outrun ours: then once more.
+    let registered = async {
+        loop {
+            match submitter.submit(&batch, sender.clone()).await {
+                Ok(outcome) => return outcome,
+                Err(error) => eprintln!("registering again: {error}"),
+            }
+        }
+    };
+    let outcome = net.still(async {
+        tokio::select! { outcome = registered => outcome, () = busy => unreachable!() }
+    });
+    assert_eq!(outcome.await.calls, [Ok(())]);
+    net.finalise(para.best_number() + 2);
+    let before = net.transactions();
+    // Its transaction is counted when ours gets its nonce, and dropped before ours is sent.
+    let nonce = para.next_nonce(&operator.0).unwrap();
+    para.submit(remark(&net, nonce.into(), 0).await).unwrap();
+    para.reset_rpc_counters();
+    faults.hold(SUBMIT);
+    let batch = net.batch([worker.bench_report(&net, 0)]);
+    let (sender, _progress) = mpsc::channel(8);
+    let dropped = async {
+        asked(&net.devnet, SUBMIT, 1).await;
+        faults.transactions(TransactionFault::Dropped);
+        net.tick();
+        net.tick();
+        assert!(para.pending_extrinsics().is_empty());
+        faults.transactions(TransactionFault::None);
+        faults.release(SUBMIT);
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            net.tick();
+        }
+    };
+    let outcome = net.still(async {
+        tokio::select! { outcome = submitter.submit(&batch, sender) => outcome, () = dropped => unreachable!() }
+    });
+    match outcome.await {
+        Ok(outcome) if fill_nonce_gaps => {
+            assert_eq!(outcome.calls, [Ok(())]);
+            // The filler and ours.
+            assert_eq!((net.transactions() - before, net.ingress(&worker)), (2, 1));
+        }
+        Err(SubmitError::Lost { reason }) if !fill_nonce_gaps => {
+            assert!(reason.contains("it expired"), "{reason}");
+            assert_eq!((net.transactions() - before, net.ingress(&worker)), (0, 0), "nothing was paid for");
+            net.done(&submitter, batch.calls.clone()).await;
+            assert_eq!((net.transactions() - before, net.ingress(&worker)), (1, 1));
+        }
+        other => panic!("{other:?}"),
+    }
+    net.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_before_the_nonce_is_filled_where_that_is_wanted() {
+    behind_a_gap(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_before_the_nonce_is_waited_out_for_nothing() {
+    behind_a_gap(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finality_that_lags_by_more_than_a_transaction_lives_does_not_keep_it_out() {
+    let net = Net::start(Config::default()).await;
+    let (worker, submitter) = (Worker::new(1), net.submitter());
+    let para = net.devnet.para();
+    net.devnet.hold_para(true);
+    while para.best_number() < para.finalized_number() + 2 * MORTALITY {
+        net.tick();
+    }
+    let (sender, mut progress) = mpsc::channel(8);
+    let batch = net.batch([worker.register(&net)]);
+    let resumed = async {
+        in_block(&mut progress).await;
+        net.devnet.hold_para(false);
+    };
+    let (outcome, ()) = net.ticking(async { tokio::join!(submitter.submit(&batch, sender), resumed) }).await;
+    assert_eq!(outcome.unwrap().calls, [Ok(())]);
+    assert_eq!(net.transactions(), 1);
+    net.stop().await;
+}
