@@ -17,6 +17,7 @@ use crate::primitives::{Hash, ParaNumber, RelayNumber};
 
 pub mod assemble;
 pub mod cache;
+#[cfg(feature = "testing")]
 pub mod memory;
 pub mod range;
 

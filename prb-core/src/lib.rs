@@ -108,6 +108,7 @@
 pub mod attestation;
 pub mod blob;
 pub mod chain;
+mod encoding;
 pub mod fleet;
 pub mod inventory;
 pub mod manage;

@@ -19,6 +19,7 @@ use crate::{
 pub mod endpoints;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "testing")]
 pub mod scripted;
 
 /// Why a worker did not do as asked.

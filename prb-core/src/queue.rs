@@ -43,7 +43,11 @@ pub struct JobSigner {
 }
 
 /// Calls of one pool to be sent; the unit that succeeds or fails.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its serde form is stable (see [`Call`]), and so are those of [`Lease`], [`JobOutcome`] and [`JobFailure`]: a
+/// queue can store them as they are, and a later version reads them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Job {
     /// The pool that it is for.
     pub pool: PoolId,
@@ -147,7 +151,7 @@ impl CallOutcome {
 }
 
 /// Why a job was given up before it was carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("job failed: {message}")]
 pub struct JobFailure {
     /// What went wrong, for people.
@@ -180,7 +184,7 @@ impl JobHandle {
 }
 
 /// A job handed out, to be ended by [`JobQueue::complete`] or [`JobQueue::fail`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The job's number.
     pub id: JobId,
@@ -196,7 +200,7 @@ pub struct Lease {
 }
 
 /// Jobs by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// In line.
     pub waiting: usize,

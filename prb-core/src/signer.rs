@@ -68,6 +68,7 @@ use crate::{
     vault,
 };
 
+#[cfg(feature = "testing")]
 pub mod memory;
 
 /// Length of an sr25519 signature.

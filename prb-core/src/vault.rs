@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+mod discard;
+#[cfg(feature = "testing")]
 pub mod memory;
+
+pub use discard::DiscardVault;
 
 /// A sealed secret: ciphertext that only its [`Vault`] opens. Hexadecimal in JSON and TOML.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

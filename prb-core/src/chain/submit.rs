@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Call;
 use crate::{
@@ -43,7 +43,7 @@ impl CallBatch {
 }
 
 /// A chain error by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DispatchError {
     /// `Pallet::Error`, such as `PhalaMq::BadSequence`, or the runtime's name for errors of no pallet
     /// (`BadOrigin`, `Token::FundsUnavailable`).
@@ -57,7 +57,7 @@ impl fmt::Display for DispatchError {
 }
 
 /// A batch that is in a finalised block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchOutcome {
     /// The transaction.
     pub extrinsic: Hash,
@@ -70,7 +70,8 @@ pub struct BatchOutcome {
 }
 
 /// A transaction's way, for those who watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SubmitProgress {
     /// Signed, sent, taken into the node's pool.
@@ -171,7 +172,8 @@ impl SubmitError {
 }
 
 /// Whether a call's effect is on chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Effect {
     /// Not there: sending the call makes sense.
@@ -181,7 +183,7 @@ pub enum Effect {
 }
 
 /// What [`ChainSubmitter::effects`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effects {
     /// The finalised parachain block whose state was asked.
     pub block: ParaNumber,

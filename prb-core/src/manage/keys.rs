@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use crate::primitives::AccountId;
 
 /// Says whose key a secret is. The core knows no signature scheme; `prb_chain::keys` knows the chain's, and
-/// [`MemoryKeys`](super::memory::MemoryKeys) stands in for it in tests.
+/// `manage::memory::MemoryKeys` (feature `testing`) stands in for it in tests.
 pub trait OperatorKeys: Send + Sync + fmt::Debug {
     /// The account that a mnemonic or secret URI signs for. May block for some milliseconds.
     ///
