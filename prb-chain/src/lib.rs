@@ -71,6 +71,9 @@
 //! # }
 //! ```
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod ingest;
 pub mod inventory;
 pub mod keys;
@@ -82,3 +85,7 @@ pub mod source;
 pub mod store;
 pub mod submit;
 pub mod verify;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -105,6 +105,9 @@
 //! - `pccs`: `attestation::pccs`, collateral of DCAP quotes from PCCSs.
 //! - `conformance`: the seams' suites, for backends' tests.
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod attestation;
 pub mod blob;
 pub mod chain;
@@ -126,3 +129,7 @@ pub mod worker;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -95,6 +95,13 @@
 //!
 //! None.
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod redis;
 
 pub use prb_core::queue::memory;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

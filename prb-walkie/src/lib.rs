@@ -92,15 +92,30 @@
 //!
 //! # Features
 //!
-//! None.
+//! - `node` (default): the libp2p node, its calls and their management handlers ([`node`], [`rpc`], [`manage`]);
+//!   includes `blob`.
+//! - `blob`: blobs by key over TCP ([`blob`]), without libp2p.
+//!
+//! With neither, the crate is [`identity`], [`vault`] and [`proto`].
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "blob")]
 pub mod blob;
-#[cfg(fuzzing)]
+#[cfg(all(fuzzing, feature = "node"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;
+#[cfg(feature = "node")]
 pub mod manage;
+#[cfg(feature = "node")]
 pub mod node;
 pub mod proto;
+#[cfg(feature = "node")]
 pub mod rpc;
 pub mod vault;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

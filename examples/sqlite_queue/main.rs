@@ -1,0 +1,76 @@
+//! A queue backend of one's own: jobs in SQLite, where they outlive the process.
+//!
+//! Why: prb-queue keeps jobs in memory or in Redis. A program with a database of its own can keep them there,
+//! beside its other records, by the seven methods of `JobQueue` (backend.rs). Jobs are serde values of a stable
+//! form, so the table needs no mirror types (table.rs). `prb_core::conformance::queue` says whether a backend keeps
+//! what the seam promises, and is run here. Submitters learn a job's end within their process; after a restart the
+//! workers read from the chain what became of their jobs.
+mod backend;
+mod table;
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use prb_core::{
+    conformance,
+    queue::{Error, JobFailure, JobId, JobOutcome, JobQueue, Stats},
+};
+use table::Table;
+use tokio::sync::Notify;
+
+#[derive(Debug)]
+struct SqliteQueue {
+    table: Table,
+    max_jobs: usize,
+    ended: Mutex<Stats>,
+    changed: Notify,
+}
+
+impl SqliteQueue {
+    fn open(path: &Path, max_jobs: usize) -> Result<Self, Error> {
+        let (ended, changed) = (Mutex::default(), Notify::new());
+        Ok(Self { table: Table::open(path)?, max_jobs, ended, changed })
+    }
+
+    /// Changes a job that is leased under the token; false where it is not.
+    fn change(&self, change: &str, lease: (JobId, u64), due: Duration) -> Result<bool, Error> {
+        let changed = self.table.change(&format!("UPDATE jobs {change}"), lease, due)?;
+        self.changed.notify_waiters();
+        Ok(changed)
+    }
+
+    fn end(&self, lease: (JobId, u64), end: Result<JobOutcome, JobFailure>) -> Result<(), Error> {
+        if !self.table.change("DELETE FROM jobs WHERE", lease, Duration::ZERO)? {
+            return Err(Error::LeaseLost { id: lease.0 });
+        }
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *(if end.is_ok() { &mut ended.succeeded } else { &mut ended.failed }) += 1;
+        self.table.tell(lease.0, end);
+        Ok(())
+    }
+
+    fn ended(&self) -> Stats {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    conformance::queue::all(async |room| match SqliteQueue::open(Path::new(":memory:"), room) {
+        Ok(queue) => queue,
+        Err(error) => panic!("{error}"),
+    })
+    .await;
+    println!("the queue keeps what the seam promises");
+
+    let folder = tempfile::tempdir()?;
+    let (path, job) = (folder.path().join("jobs.sqlite"), conformance::queue::job(1, 3));
+    SqliteQueue::open(&path, 10)?.submit(job.clone()).await?;
+    let lease = SqliteQueue::open(&path, 10)?.lease(Duration::from_secs(30)).await?;
+    anyhow::ensure!(lease.job == job, "the job came back otherwise: {lease:?}");
+    println!("job {} outlived its queue", lease.id);
+    Ok(())
+}

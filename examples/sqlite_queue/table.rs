@@ -1,0 +1,91 @@
+//! One SQLite table of jobs. A row is due when its job can be handed out: now, after a delay, or as a lease ends.
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, Lease};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use tokio::sync::oneshot;
+
+/// The table, and who waits in this process for the end of a job.
+#[derive(Debug)]
+pub(crate) struct Table {
+    db: Mutex<Connection>,
+    submitters: Mutex<HashMap<u64, oneshot::Sender<Result<JobOutcome, JobFailure>>>>,
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Milliseconds since the Unix epoch `after` now: leases outlive the process, so they end by the wall clock.
+fn time(after: Duration) -> i64 {
+    (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + after).as_millis() as i64
+}
+
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Unavailable(Box::new(error))
+}
+
+impl Table {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let db = Connection::open(path).map_err(unavailable)?;
+        let sql = "CREATE TABLE IF NOT EXISTS jobs (id INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, \
+                   due INTEGER NOT NULL, leased INTEGER NOT NULL DEFAULT 0, token INTEGER NOT NULL DEFAULT 0, \
+                   retries INTEGER NOT NULL)";
+        db.execute(sql, ()).map_err(unavailable)?;
+        Ok(Self { db: Mutex::new(db), submitters: Mutex::default() })
+    }
+
+    // Statements are short. One that may wait for a slow disk belongs on a thread of its own, and a lease whose
+    // caller was cancelled meanwhile must then be given back.
+    pub(crate) fn change(&self, sql: &str, lease: (JobId, u64), due: Duration) -> Result<bool, Error> {
+        let sql = format!("{sql} id = ?1 AND token = ?2 AND leased AND ?3 > 0");
+        let params = [lease.0.0 as i64, lease.1 as i64, time(due)];
+        Ok(lock(&self.db).execute(&sql, params).map_err(unavailable)? > 0)
+    }
+    fn row<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, Error> {
+        lock(&self.db).query_row(sql, params, read).optional().map_err(unavailable)
+    }
+
+    pub(crate) fn add(&self, job: &Job) -> Result<JobHandle, Error> {
+        let (text, now) = (serde_json::to_string(job).map_err(unavailable)?, time(Duration::ZERO));
+        let sql = "INSERT INTO jobs (job, due, retries) VALUES (?1, ?2, ?3) RETURNING id";
+        let id = self.row(sql, params![text, now, job.retries], |row| row.get::<_, i64>(0))?;
+        let (id, (tell, outcome)) = (id.unwrap_or_default() as u64, oneshot::channel());
+        lock(&self.submitters).insert(id, tell);
+        Ok(JobHandle::new(JobId(id), outcome))
+    }
+    /// Leases the oldest job that is due. Each hand-out has the next token, so the token counts them too.
+    pub(crate) fn take(&self, ttl: Duration) -> Result<Option<Lease>, Error> {
+        let sql = "UPDATE jobs SET leased = 1, token = token + 1, due = ?2 WHERE id = \
+                   (SELECT min(id) FROM jobs WHERE due <= ?1) RETURNING id, token, retries, job";
+        let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        let row = self.row(sql, [time(Duration::ZERO), time(ttl)], read)?;
+        let Some((id, token, retries_left, job)): Option<(i64, u32, u32, String)> = row else {
+            return Ok(None);
+        };
+        let (id, job) = (JobId(id as u64), serde_json::from_str(&job).map_err(unavailable)?);
+        Ok(Some(Lease { id, token: token.into(), attempt: token - 1, retries_left, job }))
+    }
+    /// Jobs that wait, that are delayed, and that are leased.
+    pub(crate) fn counts(&self) -> Result<(usize, usize, usize), Error> {
+        let sql = "SELECT count(*) FILTER (WHERE due <= ?1), count(*) FILTER (WHERE due > ?1 AND NOT leased), \
+                   count(*) FILTER (WHERE due > ?1 AND leased) FROM jobs";
+        let count = |row: &Row<'_>, n| row.get::<_, i64>(n).map(|count| count as usize);
+        let read = |row: &Row<'_>| Ok((count(row, 0)?, count(row, 1)?, count(row, 2)?));
+        Ok(self.row(sql, [time(Duration::ZERO)], read)?.unwrap_or_default())
+    }
+    pub(crate) fn tell(&self, id: JobId, end: Result<JobOutcome, JobFailure>) {
+        // A submitter that left does not matter.
+        let _ = lock(&self.submitters).remove(&id.0).map(|submitter| submitter.send(end));
+    }
+}
