@@ -30,7 +30,8 @@ async fn run(program: &str, args: &[impl AsRef<OsStr>], variables: &[(&str, &str
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("not done in time").unwrap();
+    let output =
+        tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("not done in time").unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{program}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
@@ -74,7 +75,7 @@ async fn walkie_client() {
     let info = Info { para_id: 2004, para_processed_height: 77, ..Info::default() };
     let handlers = Handlers::new().on(calls::GetDataProviderInfo, move |_, _| {
         let info = info.clone();
-        async { Ok(info) }
+        async move { Ok(info) }
     });
     let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
     let provider = Node::start(node::Config {
@@ -112,7 +113,8 @@ async fn real_nodes() {
 async fn own_signer() {
     let devnet = devnet().await;
     let mnemonic = devnet.pools()[0].mnemonic.clone();
-    let text = run(env!("CARGO_BIN_EXE_own_signer"), &[devnet.para().url()], &[("OPERATOR", &mnemonic)]).await;
+    let text =
+        run(env!("CARGO_BIN_EXE_own_signer"), &[devnet.para().url()], &[("OPERATOR", &mnemonic)]).await;
     // A node that does not take the signature puts nothing into a block.
     assert!(text.starts_with("final in block ") && text.contains("WorkerNotRegistered"), "{text}");
     devnet.shutdown().await;

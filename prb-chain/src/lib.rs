@@ -44,6 +44,21 @@
 //! are taken from the node: checking them takes the whole state. A worker notices a wrong one at once, and
 //! [`ingest::recheck`] then asks all nodes.
 //!
+//! # Seams
+//!
+//! | trait of prb-core | implemented by |
+//! |---|---|
+//! | [`BlobSource`](prb_core::blob::BlobSource), [`RangeSource`](prb_core::blob::range::RangeSource) | [`source::StoreSource`] |
+//! | [`ChainReader`](prb_core::chain::ChainReader) | [`reader::Reader`] |
+//! | [`ChainSubmitter`](prb_core::chain::ChainSubmitter) | [`submit::Submitter`] |
+//! | [`Signers`](prb_core::signer::Signers) | [`signer::VaultSigners`] |
+//! | [`OperatorKeys`](prb_core::manage::OperatorKeys) | [`keys::Sr25519Keys`] |
+//! | [`Inventory`](prb_core::inventory::Inventory) | [`inventory::HeedInventory`] |
+//!
+//! # Features
+//!
+//! None.
+//!
 //! # Example
 //!
 //! Follow both chains into a store and serve workers from it:

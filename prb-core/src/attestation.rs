@@ -57,6 +57,22 @@ impl fmt::Display for Attempts<'_> {
 }
 
 /// Gives the collateral of DCAP quotes.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::{attestation::{CollateralSource, Error}, wire::Collateral};
+///
+/// /// For workers without network access to Intel's services, of one platform: what somebody has fetched by hand.
+/// #[derive(Debug)]
+/// struct Prefetched(Collateral);
+///
+/// #[async_trait]
+/// impl CollateralSource for Prefetched {
+///     async fn collateral(&self, _quote: &[u8]) -> Result<Collateral, Error> {
+///         Ok(self.0.clone())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait CollateralSource: Send + Sync + fmt::Debug {
     /// The collateral that `quote` is verified with, already checked against it.

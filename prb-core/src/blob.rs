@@ -185,6 +185,41 @@ pub enum Refusal {
 /// parachain headers from the cursor's up to the newest one that the last relay header's state names.
 ///
 /// Every method may be cancelled by dropping its future; nothing is lost but the answer.
+///
+/// A source with encoded blocks of its own leaves the cutting to [`assemble`]; see [`RangeSource`](range::RangeSource)
+/// for one. The least that a source is:
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::blob::{BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights};
+/// use tokio::sync::watch;
+///
+/// /// Knows its chain, and has no block yet.
+/// #[derive(Debug)]
+/// struct Empty {
+///     genesis: Genesis,
+///     heights: watch::Sender<Heights>,
+/// }
+///
+/// #[async_trait]
+/// impl BlobSource for Empty {
+///     fn heights(&self) -> watch::Receiver<Heights> {
+///         self.heights.subscribe()
+///     }
+///
+///     async fn genesis(&self) -> Result<Genesis, Error> {
+///         Ok(self.genesis.clone())
+///     }
+///
+///     async fn headers(&self, _: HeaderCursor, _max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+///         Ok(None)
+///     }
+///
+///     async fn blocks(&self, _: BlockCursor, _max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+///         Ok(None)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait BlobSource: Send + Sync + fmt::Debug {
     /// Heights now and whenever they grow.

@@ -335,6 +335,46 @@ pub enum Error {
 }
 
 /// Pools and workers, with transactional edits and a feed of them.
+///
+/// A backend checks edits with [`Snapshot::edited`], which keeps every rule, and stores the result:
+///
+/// ```
+/// use std::sync::Arc;
+/// use async_trait::async_trait;
+/// use prb_core::inventory::{Edit, Error, Inventory, Limits, Snapshot};
+/// use tokio::sync::{Mutex, watch};
+///
+/// /// Writes each snapshot somewhere before it counts.
+/// #[derive(Debug)]
+/// struct Stored {
+///     snapshots: watch::Sender<Arc<Snapshot>>,
+///     /// Edits come one after the other.
+///     editing: Mutex<()>,
+/// }
+///
+/// impl Stored {
+///     async fn write(&self, _snapshot: &Snapshot) -> std::io::Result<()> {
+///         // To a database of yours.
+///         Ok(())
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Inventory for Stored {
+///     fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+///         self.snapshots.subscribe()
+///     }
+///
+///     async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, Error> {
+///         let _editing = self.editing.lock().await;
+///         let now = self.snapshots.borrow().clone();
+///         let next = Arc::new(now.edited(edits, &Limits::default())?);
+///         self.write(&next).await.map_err(|error| Error::Storage(Box::new(error)))?;
+///         self.snapshots.send_replace(next.clone());
+///         Ok(next)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Inventory: Send + Sync + fmt::Debug {
     /// The pools and workers, now and after every edit.

@@ -23,19 +23,26 @@
 //!
 //! | trait | gives | here | elsewhere |
 //! |---|---|---|---|
-//! | [`blob::BlobSource`] | heights, genesis, header and block batches by cursor | [`blob::memory`], decorator [`blob::cache`] | `prb_chain::source` |
-//! | [`pruntime::PRuntimeClient`] | one worker's calls | `pruntime::http`, [`pruntime::scripted`] | |
-//! | [`chain::ChainReader`] | the workers' on-chain state, block by block | [`chain::memory`] | `prb_chain::reader` |
-//! | [`chain::ChainSubmitter`] | sends batches, decides their fate | [`chain::memory`] | `prb_chain::submit` |
-//! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | |
+//! | [`blob::BlobSource`] | heights, genesis, header and block batches by cursor | decorator [`blob::cache`]; `blob::memory` † | `prb_chain::source`, `prb_walkie::blob::remote` |
+//! | [`blob::range::RangeSource`] | the same by range, for peers that ask so | `blob::memory` † | `prb_chain::source` |
+//! | [`pruntime::PRuntimeClient`], [`pruntime::Connect`] | one worker's calls; its client by endpoint | `pruntime::http`; `pruntime::scripted` † | |
+//! | [`chain::ChainReader`] | the workers' on-chain state, block by block | `chain::memory` † | `prb_chain::reader` |
+//! | [`chain::ChainSubmitter`] | sends batches, decides their fate | `chain::memory` † | `prb_chain::submit` |
+//! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | `prb_queue::redis` |
+//! | [`queue::admin::QueueAdmin`] | a queue's jobs, for its operator | [`queue::memory`] | `prb_queue::redis` |
 //! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |
 //! | [`attestation::CollateralSource`] | what DCAP quotes are verified with | `attestation::pccs` | |
-//! | [`vault::Vault`] | seals and opens operators' keys | [`vault::memory`] | `prb_walkie::vault` |
-//! | [`signer::Signers`] | signs for operators' accounts | [`signer::memory`] | `prb_chain::signer` |
-//! | [`trade::accounts::AccountLeases`] | which of several traders uses an account | [`trade::accounts`] | |
+//! | [`vault::Vault`] | seals and opens operators' keys | [`vault::DiscardVault`]; `vault::memory` † | `prb_walkie::vault` |
+//! | [`signer::Signers`] | signs for operators' accounts | `signer::memory` † | `prb_chain::signer` |
+//! | [`manage::OperatorKeys`] | the account of an operator's secret | `manage::memory` † | `prb_chain::keys` |
+//! | [`trade::accounts::AccountLeases`] | which of several traders uses an account | [`trade::accounts::MemoryAccounts`] | `prb_queue::redis` |
 //!
-//! Every seam is object-safe, has its error type beside it, and says what is safe to cancel. Suites in
-//! `conformance` (feature `conformance`) hold a backend to the seam's promises.
+//! † A double for tests, behind the feature `testing`.
+//!
+//! Every seam is object-safe, has its error type beside it, shows an implementation in its documentation, and says
+//! what is safe to cancel. Traits with `async fn` are `#[async_trait]`: rustdoc shows what that expands to, the
+//! examples show what one writes. Suites in `conformance` (feature `conformance`) hold a backend to the seam's
+//! promises.
 //!
 //! # Engines
 //!
@@ -103,7 +110,24 @@
 //!
 //! - `http` (default): `pruntime::http`, the workers' API over HTTP.
 //! - `pccs`: `attestation::pccs`, collateral of DCAP quotes from PCCSs.
-//! - `conformance`: the seams' suites, for backends' tests.
+//! - `testing`: doubles of the seams, for tests: `blob::memory`, `chain::memory`, `manage::memory`,
+//!   `pruntime::scripted`, `signer::memory`, `vault::memory`.
+//! - `conformance`: the seams' suites, for backends' tests; includes `testing`.
+//!
+//! Jobs and what ends them are serde types in every build: a queue outside of the process needs them, and serde is
+//! needed for the inventory anyway.
+//!
+//! # Development builds
+//!
+//! Unoptimised cryptography is ten and more times slower. Profiles apply to the workspace that is built, so those of
+//! this one do not reach a program that uses it: give its manifest `[profile.dev.package.schnorrkel]` and
+//! `[profile.dev.package.curve25519-dalek]` with `opt-level = 3`, and with `prb-chain` those of the tries and
+//! codecs too (the workspace's `Cargo.toml` has the list).
+//!
+//! # Metrics
+//!
+//! Engines record to the [`metrics`](https://docs.rs/metrics) facade under `prb_…` names and describe each; a program
+//! that installs a recorder sees them. docs/metrics.md in the repository lists all.
 
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -102,6 +102,29 @@ impl Error {
 ///
 /// # Cancel safety
 /// A dropped call may or may not have reached the worker: observe it again.
+///
+/// ```
+/// use std::time::Duration;
+/// use async_trait::async_trait;
+/// use bytes::Bytes;
+/// use prb_core::{prpc::Method, pruntime::{Error, PRuntimeClient}};
+///
+/// /// Another client's calls, with a pause before each.
+/// #[derive(Debug)]
+/// struct Paced<C>(C, Duration);
+///
+/// #[async_trait]
+/// impl<C: PRuntimeClient> PRuntimeClient for Paced<C> {
+///     async fn call(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
+///         tokio::time::sleep(self.1).await;
+///         self.0.call(method, body).await
+///     }
+///
+///     async fn kick(&self) -> Result<(), Error> {
+///         self.0.kick().await
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait PRuntimeClient: Send + Sync + fmt::Debug {
     /// Calls `method` with the protobuf `body` and gives the protobuf answer.
@@ -155,6 +178,22 @@ impl ConnectError {
 }
 
 /// Makes clients for endpoints; the fleet asks it once a worker.
+///
+/// ```
+/// use std::{collections::HashMap, sync::Arc};
+/// use prb_core::pruntime::{Connect, ConnectError, PRuntimeClient};
+///
+/// /// Workers that are reached in a way of their own, by name.
+/// #[derive(Debug)]
+/// struct Known(HashMap<String, Arc<dyn PRuntimeClient>>);
+///
+/// impl Connect for Known {
+///     fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
+///         let unknown = || ConnectError::Endpoint { endpoint: endpoint.into(), reason: "nobody has this name".into() };
+///         self.0.get(endpoint).cloned().ok_or_else(unknown)
+///     }
+/// }
+/// ```
 pub trait Connect: Send + Sync + fmt::Debug {
     /// A client for the worker at `endpoint`. Opens no connection yet.
     ///

@@ -264,6 +264,56 @@ impl Error {
 }
 
 /// A queue of jobs between lifecycle managers and traders.
+///
+/// `examples/sqlite_queue` in the repository is a whole backend. The shape of one, here over another:
+///
+/// ```
+/// use std::time::Duration;
+/// use async_trait::async_trait;
+/// use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats};
+///
+/// /// Writes down every job that is submitted.
+/// #[derive(Debug)]
+/// struct Audited<Q>(Q);
+///
+/// #[async_trait]
+/// impl<Q: JobQueue> JobQueue for Audited<Q> {
+///     async fn submit(&self, job: Job) -> Result<JobHandle, Error> {
+///         println!("{}", serde_json::to_string(&job.calls).unwrap_or_default());
+///         self.0.submit(job).await
+///     }
+///
+///     async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {
+///         self.0.lease(ttl).await
+///     }
+///
+///     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error> {
+///         self.0.heartbeat(leases, ttl).await
+///     }
+///
+///     async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error> {
+///         self.0.release(leases, after).await
+///     }
+///
+///     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error> {
+///         self.0.complete(id, token, outcome).await
+///     }
+///
+///     async fn fail(
+///         &self,
+///         id: JobId,
+///         token: u64,
+///         failure: JobFailure,
+///         retry_after: Option<Duration>,
+///     ) -> Result<(), Error> {
+///         self.0.fail(id, token, failure, retry_after).await
+///     }
+///
+///     async fn stats(&self) -> Result<Stats, Error> {
+///         self.0.stats().await
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait JobQueue: Send + Sync + fmt::Debug {
     /// Adds a job. Its place in line is behind all that were added before.

@@ -91,6 +91,13 @@
 //! # }
 //! ```
 //!
+//! # Seams
+//!
+//! | trait | in memory | in Redis |
+//! |---|---|---|
+//! | [`JobQueue`](prb_core::queue::JobQueue), [`QueueAdmin`](prb_core::queue::admin::QueueAdmin) | [`memory::MemoryQueue`] | [`redis::RedisQueue`] |
+//! | [`AccountLeases`](prb_core::trade::accounts::AccountLeases) | [`MemoryAccounts`](prb_core::trade::accounts::MemoryAccounts) | [`redis::RedisAccounts`] |
+//!
 //! # Features
 //!
 //! None.

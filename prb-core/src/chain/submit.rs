@@ -192,6 +192,39 @@ pub struct Effects {
 }
 
 /// Sends batches and decides their fate.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::{
+///     chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effects, SubmitError, SubmitProgress},
+///     primitives::AccountId,
+/// };
+/// use tokio::sync::mpsc;
+///
+/// /// Asks the chain, and sends nothing: for a rehearsal beside another bridge.
+/// #[derive(Debug)]
+/// struct ReadOnly<S>(S);
+///
+/// #[async_trait]
+/// impl<S: ChainSubmitter> ChainSubmitter for ReadOnly<S> {
+///     async fn submit(
+///         &self,
+///         batch: &CallBatch,
+///         _progress: mpsc::Sender<SubmitProgress>,
+///     ) -> Result<BatchOutcome, SubmitError> {
+///         let reason = format!("{} calls are not sent: this is a rehearsal", batch.calls.len());
+///         Err(SubmitError::Refused { reason, retryable: false })
+///     }
+///
+///     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
+///         self.0.effects(account, calls).await
+///     }
+///
+///     fn forget(&self, account: AccountId) {
+///         self.0.forget(account);
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait ChainSubmitter: Send + Sync + fmt::Debug {
     /// Signs, sends and watches one batch until it is final.

@@ -46,6 +46,15 @@ pub trait Ground: Send + Sync {
 
 /// Runs every check.
 ///
+/// ```
+/// use prb_core::conformance::submitter::{self, Ground};
+///
+/// /// `Own` is a chain that the suite can drive.
+/// async fn conforms<Own: Ground>(chain: &Own) {
+///     submitter::all(chain).await;
+/// }
+/// ```
+///
 /// # Panics
 /// Where the backend breaks the seam's contract.
 pub async fn all<G: Ground>(ground: &G) {

@@ -8,6 +8,21 @@ use crate::primitives::AccountId;
 
 /// Says whose key a secret is. The core knows no signature scheme; `prb_chain::keys` knows the chain's, and
 /// `manage::memory::MemoryKeys` (feature `testing`) stands in for it in tests.
+///
+/// ```
+/// use prb_core::{manage::{KeyError, OperatorKeys}, primitives::AccountId};
+/// use secrecy::{ExposeSecret, SecretString};
+///
+/// /// Operators are named by the addresses of keys in a key service.
+/// #[derive(Debug)]
+/// struct Named;
+///
+/// impl OperatorKeys for Named {
+///     fn account(&self, secret: &SecretString) -> Result<AccountId, KeyError> {
+///         AccountId::from_address(secret.expose_secret()).map_err(|e| KeyError::Invalid(Box::new(e)))
+///     }
+/// }
+/// ```
 pub trait OperatorKeys: Send + Sync + fmt::Debug {
     /// The account that a mnemonic or secret URI signs for. May block for some milliseconds.
     ///

@@ -210,7 +210,7 @@ impl Dispatcher {
         {
             let message = panic_text(e);
             tracing::error!(
-                %operator, message, "a lane panicked; its jobs come again when their leases run out"
+                operator = %operator.address(), message, "a lane panicked; its jobs come again when their leases run out"
             );
             let due = Instant::now() + self.shared.config.lease_ttl;
             let jobs = self.shared.leases.abandon(operator);

@@ -52,7 +52,9 @@ impl Order {
         let mut state = self.state();
         for id in ids {
             if state.count >= MAX_AWAY {
-                tracing::warn!(%operator, "too many jobs were given back: their order is not kept");
+                tracing::warn!(
+                    operator = %operator.address(), "too many jobs were given back: their order is not kept"
+                );
                 return;
             }
             if state.away.entry(operator).or_default().insert(id, (due, until)).is_none() {

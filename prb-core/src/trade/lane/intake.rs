@@ -62,7 +62,7 @@ impl Lane {
             }
             Err(e) => {
                 let error = describe(&e);
-                tracing::warn!(operator = %self.operator, error, "a batch waits for its account");
+                tracing::warn!(operator = %self.operator.address(), error, "a batch waits for its account");
                 self.pause(shared.config.retry_min).await;
                 false
             }
@@ -117,7 +117,7 @@ impl Lane {
                 (!jobs.is_empty()).then_some(jobs)
             }
             Err(e) => {
-                tracing::warn!(operator = %self.operator, error = %describe(&e), "a batch waits for the queue");
+                tracing::warn!(operator = %self.operator.address(), error = %describe(&e), "a batch waits for the queue");
                 self.put_back(jobs);
                 self.pause(shared.config.retry_min).await;
                 None

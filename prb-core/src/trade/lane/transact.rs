@@ -136,7 +136,7 @@ impl Lane {
     async fn after_failure(&mut self, mut work: Work, sent: Sent, next: Next, error: &SubmitError) {
         match next {
             Next::SendFewer => {
-                tracing::info!(operator = %self.operator, calls = sent.calls, %error, "a batch is sent in part");
+                tracing::info!(operator = %self.operator.address(), calls = sent.calls, %error, "a batch is sent in part");
                 self.put_back(work.unsent());
             }
             Next::Pause => self.pause_for_signer(work.unsent(), &describe(error)),
@@ -176,7 +176,7 @@ impl Lane {
     async fn end(&self, mut work: Work) {
         // A call also fails because somebody else has done it in the meantime.
         if let Err(e) = self.ask(&mut work, |o| matches!(o, Some(CallOutcome::Failed(_)))).await {
-            tracing::warn!(operator = %self.operator, error = %e, "failed calls were not looked up");
+            tracing::warn!(operator = %self.operator.address(), error = %e, "failed calls were not looked up");
         }
         self.finish(work).await;
     }
