@@ -9,11 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use prb_chain::{
-    keys::OperatorKey,
-    rpc::{self, NodePool},
-    submit::{self, Submitter},
-};
+use prb_chain::{keys::OperatorKey, rpc, submit};
 use prb_core::{
     chain::{Call, CallBatch, ChainSubmitter},
     primitives::{AccountId, PoolId, WorkerKey},
@@ -72,8 +68,8 @@ async fn main() -> anyhow::Result<()> {
     let keys = KeyService(requests);
     let signer = keys.signer(&JobSigner { operator, key: Sealed(Vec::new()), proxied: None }).await?;
     let calls = vec![Call::AddWorker { pool: PoolId(1), worker: WorkerKey([7; 32]) }];
-    let nodes = NodePool::new("para", rpc::Config::new([endpoint]))?;
-    let submitter = Submitter::new(nodes, submit::Config::default())?;
+    let nodes = rpc::NodePool::new("para", rpc::Config::new([endpoint]))?;
+    let submitter = submit::Submitter::new(nodes, submit::Config::default())?;
     let outcome = submitter.submit(&CallBatch::new(signer, calls), mpsc::channel(8).0).await?;
     println!("final in block {}; a worker that nobody knows: {:?}", outcome.number, outcome.calls);
     drop(keys);

@@ -11,14 +11,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use prb_chain::{
-    ingest::{self, Ingest},
-    keys::OperatorKey,
-    reader::{self, Reader},
-    rpc::{self, NodePool},
-    signer::VaultSigners,
-    source::StoreSource,
-    store::{self, Store},
-    submit::{self, Submitter},
+    ingest, keys::OperatorKey, reader, rpc, signer::VaultSigners, source::StoreSource, store, submit,
 };
 use prb_core::{
     blob::cache::{self, CachedSource},
@@ -31,10 +24,7 @@ use prb_core::{
     vault::Vault,
     worker::State,
 };
-use prb_walkie::{
-    identity::{Identity, Role},
-    vault::RsaVault,
-};
+use prb_walkie::{identity, vault::RsaVault};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -44,17 +34,18 @@ async fn main() -> anyhow::Result<()> {
     let (data, stop) = (Path::new(data), CancellationToken::new());
 
     let (relay, para) = (rpc::Config::new([relay]), rpc::Config::new([para]));
-    let (relay, para) = (NodePool::new("relay", relay)?, NodePool::new("para", para)?);
-    let store = Arc::new(Store::open(&data.join("blocks"), store::Config::default())?);
-    let ingest = Ingest::new(relay, para.clone(), Arc::clone(&store), ingest::Config::default());
+    let (relay, para) = (rpc::NodePool::new("relay", relay)?, rpc::NodePool::new("para", para)?);
+    let store = Arc::new(store::Store::open(&data.join("blocks"), store::Config::default())?);
+    let ingest = ingest::Ingest::new(relay, para.clone(), Arc::clone(&store), ingest::Config::default());
     let source = Arc::new(StoreSource::new(store).with_suspects(ingest.suspects()));
     let source = Arc::new(CachedSource::new(source, cache::Config::default()));
-    let (reader, reading) = Reader::new(para.clone(), reader::Config::default());
+    let (reader, reading) = reader::Reader::new(para.clone(), reader::Config::default());
     let (ingesting, reading) =
         (tokio::spawn(ingest.run(stop.clone())), tokio::spawn(reading.run(stop.clone())));
 
     let secret = std::env::var("OPERATOR").context("OPERATOR is not set")?.into();
-    let vault = RsaVault::new(&Identity::load_or_generate(&data.join("id"), Role::Lifecycle).await?);
+    let identity = identity::Identity::load_or_generate(&data.join("id"), identity::Role::Lifecycle).await?;
+    let vault = RsaVault::new(&identity);
     let account = OperatorKey::from_secret(&secret)?.account();
     let operator = Operator { account, key: vault.seal(&secret).await? };
     let (pid, inventory) = (PoolId(pid.parse()?), Arc::new(MemoryInventory::default()));
@@ -63,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     inventory.apply(vec![Edit::PutPool(pool), Edit::PutWorker(worker)]).await?;
 
     let queue = Arc::new(MemoryQueue::default());
-    let submitter = Arc::new(Submitter::new(para, submit::Config::default())?);
+    let submitter = Arc::new(submit::Submitter::new(para, submit::Config::default())?);
     let (signers, accounts) =
         (Arc::new(VaultSigners::new(Arc::new(vault))), Arc::new(MemoryAccounts::default()));
     let parts = trade::Parts { queue: queue.clone(), submitter, signers, accounts };
@@ -74,11 +65,9 @@ async fn main() -> anyhow::Result<()> {
     let mut changes = fleet.changes();
     while fleet.status().count(State::Active) == 0 {
         tokio::time::timeout(Duration::from_secs(60), changes.changed()).await??;
-        fleet
-            .status()
-            .workers
-            .iter()
-            .for_each(|worker| println!("{}: {}", worker.state.as_str(), worker.message));
+        for worker in fleet.status().workers {
+            println!("{}: {}", worker.state.as_str(), worker.message);
+        }
     }
     // In this order: no new jobs, then batches under way, then what they read.
     fleet.stop().await;

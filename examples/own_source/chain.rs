@@ -1,13 +1,9 @@
 //! Blocks that another system has exported, as prb-core cuts batches from them.
 use std::{convert::Infallible, ops::RangeInclusive};
 
-use prb_core::{
-    blob::{
-        Span,
-        assemble::{Stop, View},
-    },
-    primitives::{ParaNumber, RelayNumber},
-};
+use prb_core::blob::Span;
+use prb_core::blob::assemble::{Stop, View};
+use prb_core::primitives::{ParaNumber, RelayNumber};
 
 /// A justified relay block: see the fields of [`Stop`], which borrows them.
 pub(crate) struct Justified {

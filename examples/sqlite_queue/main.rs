@@ -8,11 +8,9 @@
 mod backend;
 mod table;
 
-use std::{
-    path::Path,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prb_core::{
     conformance,
@@ -55,6 +53,11 @@ impl SqliteQueue {
     fn ended(&self) -> Stats {
         *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Milliseconds since the Unix epoch `after` now: leases outlive the process, so they end by the wall clock.
+fn time(after: Duration) -> i64 {
+    (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + after).as_millis() as i64
 }
 
 #[tokio::main]

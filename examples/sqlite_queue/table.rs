@@ -1,14 +1,12 @@
 //! One SQLite table of jobs. A row is due when its job can be handed out: now, after a delay, or as a lease ends.
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, Lease};
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use tokio::sync::oneshot;
+
+use crate::time;
 
 /// The table, and who waits in this process for the end of a job.
 #[derive(Debug)]
@@ -17,13 +15,10 @@ pub(crate) struct Table {
     submitters: Mutex<HashMap<u64, oneshot::Sender<Result<JobOutcome, JobFailure>>>>,
 }
 
+type Read<T> = fn(&Row<'_>) -> rusqlite::Result<T>;
+
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Milliseconds since the Unix epoch `after` now: leases outlive the process, so they end by the wall clock.
-fn time(after: Duration) -> i64 {
-    (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + after).as_millis() as i64
 }
 
 fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -47,12 +42,7 @@ impl Table {
         let params = [lease.0.0 as i64, lease.1 as i64, time(due)];
         Ok(lock(&self.db).execute(&sql, params).map_err(unavailable)? > 0)
     }
-    fn row<T>(
-        &self,
-        sql: &str,
-        params: impl Params,
-        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Option<T>, Error> {
+    fn row<T>(&self, sql: &str, params: impl Params, read: Read<T>) -> Result<Option<T>, Error> {
         lock(&self.db).query_row(sql, params, read).optional().map_err(unavailable)
     }
 
@@ -68,11 +58,9 @@ impl Table {
     pub(crate) fn take(&self, ttl: Duration) -> Result<Option<Lease>, Error> {
         let sql = "UPDATE jobs SET leased = 1, token = token + 1, due = ?2 WHERE id = \
                    (SELECT min(id) FROM jobs WHERE due <= ?1) RETURNING id, token, retries, job";
-        let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+        let read: Read<(i64, u32, u32, String)> = |row| row.try_into();
         let row = self.row(sql, [time(Duration::ZERO), time(ttl)], read)?;
-        let Some((id, token, retries_left, job)): Option<(i64, u32, u32, String)> = row else {
-            return Ok(None);
-        };
+        let Some((id, token, retries_left, job)) = row else { return Ok(None) };
         let (id, job) = (JobId(id as u64), serde_json::from_str(&job).map_err(unavailable)?);
         Ok(Some(Lease { id, token: token.into(), attempt: token - 1, retries_left, job }))
     }
@@ -80,9 +68,9 @@ impl Table {
     pub(crate) fn counts(&self) -> Result<(usize, usize, usize), Error> {
         let sql = "SELECT count(*) FILTER (WHERE due <= ?1), count(*) FILTER (WHERE due > ?1 AND NOT leased), \
                    count(*) FILTER (WHERE due > ?1 AND leased) FROM jobs";
-        let count = |row: &Row<'_>, n| row.get::<_, i64>(n).map(|count| count as usize);
-        let read = |row: &Row<'_>| Ok((count(row, 0)?, count(row, 1)?, count(row, 2)?));
-        Ok(self.row(sql, [time(Duration::ZERO)], read)?.unwrap_or_default())
+        let read: Read<[i64; 3]> = |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]);
+        let [waiting, delayed, leased] = self.row(sql, [time(Duration::ZERO)], read)?.unwrap_or_default();
+        Ok((waiting as usize, delayed as usize, leased as usize))
     }
     pub(crate) fn tell(&self, id: JobId, end: Result<JobOutcome, JobFailure>) {
         // A submitter that left does not matter.
