@@ -1,5 +1,5 @@
 //! Runs each example as its reader would, and looks at what it prints.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{ffi::OsStr, process::Stdio, time::Duration};
 
@@ -73,10 +73,7 @@ async fn own_source() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn walkie_client() {
     let info = Info { para_id: 2004, para_processed_height: 77, ..Info::default() };
-    let handlers = Handlers::new().on(calls::GetDataProviderInfo, move |_, _| {
-        let info = info.clone();
-        async move { Ok(info) }
-    });
+    let handlers = Handlers::new().on(calls::GetDataProviderInfo, move |_, _| async move { Ok(info) });
     let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
     let provider = Node::start(node::Config {
         listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
