@@ -28,6 +28,10 @@
 //! | [`manage`] | handlers of the management methods | |
 //! | [`blob`] | blobs by key: server, client, and a source for workers' data | frames over TCP, keys |
 //!
+//! Of prb-core's traits, [`vault::RsaVault`] is a [`Vault`](prb_core::vault::Vault), and
+//! [`blob::remote::RemoteBlobSource`] a [`BlobSource`](prb_core::blob::BlobSource); a
+//! [`RangeSource`](prb_core::blob::range::RangeSource) is what [`blob::keyspace::KeySpace`] serves.
+//!
 //! # What it is not
 //!
 //! - It knows no chain: which data there is comes from a [`blob::Lookup`], what a chain's identity is from who
