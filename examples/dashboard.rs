@@ -1,18 +1,18 @@
 //! A custom dashboard over the management API of `prb all` or `prb lifecycle`.
 //!
-//! Why: the console shows what most operators want; a wall screen, a chat bot or a spreadsheet wants something else.
-//! Everything that the console and the command line do goes through `/api/v1`, whose OpenAPI document is at
-//! `/api/v1/openapi.json`: any language will do. Reads on the daemon's own machine need no token; elsewhere it goes
-//! into `PRB_API_TOKEN`. Lists come in pages: ask with `offset` until `total` is reached.
+//! Why: the console covers common needs; a wall display, a chat bot or a spreadsheet has others. The API offers all
+//! that the command line does, to any language: its OpenAPI document is at `/api/v1/openapi.json`. Reads from the
+//! daemon's own machine need no token; for others, set `PRB_API_TOKEN`. Lists are paged: increase `offset` until
+//! `total` is reached.
 //!
-//! `cargo run --package prb-examples --bin dashboard -- http://127.0.0.1:3001 [seconds between looks]`
+//! `cargo run --package prb-examples --bin dashboard -- http://127.0.0.1:3001 [seconds between updates]`
 use std::{fmt::Write, time::Duration};
 
 use anyhow::Context;
 use reqwest::Client;
 use serde::{Deserialize, de::DeserializeOwned};
 
-/// The fields that this dashboard shows; others are left alone, so that new ones break nothing.
+/// The fields shown; serde ignores the others, so new ones break nothing.
 #[derive(Deserialize)]
 struct Worker {
     name: String,
@@ -37,7 +37,7 @@ async fn get<T: DeserializeOwned>(http: &Client, url: String) -> anyhow::Result<
     Ok(answer.error_for_status()?.json().await?)
 }
 
-/// All workers, those that need somebody first.
+/// All workers, those that need attention first.
 async fn screen(http: &Client, base: &str) -> anyhow::Result<String> {
     let mut workers = Vec::new();
     loop {
@@ -60,7 +60,7 @@ async fn screen(http: &Client, base: &str) -> anyhow::Result<String> {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // For addresses behind a proxy with TLS.
+    // reqwest is built without a default TLS provider; needed for https URLs.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut args = std::env::args().skip(1);
     let base = args.next().unwrap_or_else(|| "http://127.0.0.1:3001".into());

@@ -1,9 +1,8 @@
-//! A decorator over a seam: no worker is started with more stake than a limit, whatever the inventory says.
+//! A decorator over a seam: refuses to start a worker with more stake than a limit, whatever the inventory says.
 //!
-//! Why: a stake with a zero too many costs an operator a cool-down of a week. Every seam is an object-safe trait, so
-//! limits, audit logs, metrics and fail-over wrap what is there instead of changing it: prb-core's own cache of
-//! batches (`blob::cache`) is such a decorator. This one stands between the trader and whatever sends its batches,
-//! where nothing can go around it.
+//! Why: one zero too many in a stake locks an operator's money for the cool-down of a week. Every seam is an
+//! object-safe trait, so limits, audit logs, metrics and fail-over are decorators over it; prb-core's own cache of
+//! batches (`blob::cache`) is one too. This one wraps the submitter, which every transaction passes through.
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;

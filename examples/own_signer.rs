@@ -1,8 +1,8 @@
-//! A signer of one's own: operators' keys stay in a key service, and a real node takes what it signs.
+//! A custom signer: operators' keys stay in a key service, and a real node accepts its signatures.
 //!
-//! Why: an operator's key moves all of a pool's stake. Where policy keeps keys in a KMS or HSM, jobs carry no sealed
-//! key; the trader asks the service for each signature, and waits while the service is away (`Unavailable`). The
-//! service here is a task with a channel; the two traits stay the same over gRPC or PKCS#11.
+//! Why: an operator's key controls all of a pool's stake. Where keys must stay in a KMS or HSM, jobs carry no sealed
+//! key; the trader requests each signature from the service, and waits while it is unavailable. The service here is a
+//! task behind a channel; over gRPC or PKCS#11 the two traits are implemented in the same way.
 //!
 //! `OPERATOR='mnemonic' cargo run --package prb-examples --bin own_signer -- ws://para-node:9944`
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use tokio::sync::{mpsc, oneshot};
 
 type Signature = [u8; SIGNATURE_BYTES];
 
-/// The way to the service: a payload, and where its signature goes.
+/// Sends payloads to the service, each with a channel for its signature.
 #[derive(Clone, Debug)]
 struct KeyService(mpsc::Sender<(Vec<u8>, oneshot::Sender<Signature>)>);
 
-/// One account's key in the service.
+/// The key of one account in the service.
 #[derive(Debug)]
 struct ServiceKey(KeyService, AccountId);
 
@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     let (requests, mut asked) = mpsc::channel::<(Vec<u8>, oneshot::Sender<Signature>)>(8);
     let service = tokio::spawn(async move {
         while let Some((payload, answer)) = asked.recv().await {
-            // Who asked may have given up.
+            // The caller may have given up.
             let _ = key.sign(&payload).await.map(|signature| answer.send(signature));
         }
     });

@@ -1,9 +1,9 @@
-//! A fleet on real nodes: verified ingest, a worker's sync and operations, and the trader, in one process.
+//! A fleet on real nodes: verified ingest, worker management and the trader in one process.
 //!
-//! Why: this is what `prb all` does without its files, API and console. A program with an inventory, metrics or
-//! schedule of its own starts from this wiring and puts its parts in place of these. Three things are easy to miss:
-//! `with_suspects` has blocks fetched again that a worker cannot apply; the cache makes a thousand workers at the
-//! tip cost one batch; and the key travels sealed, only the trader's signers open it.
+//! Why: this is `prb all` without its files, API and console. A program with its own inventory, metrics or scheduler
+//! starts from this wiring and replaces parts of it. Three details are easy to miss: `with_suspects` makes the ingest
+//! fetch blocks again that a worker cannot apply; the cache lets a thousand workers at the tip share one batch; and
+//! operators' keys are sealed everywhere but in the trader's signers.
 //!
 //! `OPERATOR='mnemonic' cargo run --package prb-examples --bin real_nodes -- \
 //!     ws://relay-node:9945 ws://para-node:9944 12 http://worker:8000 /var/lib/mine`
@@ -69,7 +69,7 @@ async fn main() -> anyhow::Result<()> {
             println!("{}: {}", worker.state.as_str(), worker.message);
         }
     }
-    // In this order: no new jobs, then batches under way, then what they read.
+    // In this order: stop new jobs, finish batches in flight, then stop reading the chains.
     fleet.stop().await;
     trader.stop(Duration::from_secs(2)).await?;
     stop.cancel();

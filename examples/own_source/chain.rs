@@ -1,11 +1,11 @@
-//! Blocks that another system has exported, as prb-core cuts batches from them.
+//! The exported blocks, as a `View` that batches are assembled from.
 use std::{convert::Infallible, ops::RangeInclusive};
 
 use prb_core::blob::Span;
 use prb_core::blob::assemble::{Stop, View};
 use prb_core::primitives::{ParaNumber, RelayNumber};
 
-/// A justified relay block: see the fields of [`Stop`], which borrows them.
+/// A justified relay block; the fields are those of [`Stop`].
 pub(crate) struct Justified {
     pub(crate) number: u32,
     pub(crate) justification: Vec<u8>,
@@ -15,7 +15,7 @@ pub(crate) struct Justified {
     pub(crate) next_set: Option<Vec<u8>>,
 }
 
-/// Everything is SCALE as the nodes gave it, verified, and without gaps.
+/// SCALE-encoded as nodes serve it, already verified, and without gaps.
 pub(crate) struct Chain {
     pub(crate) first_relay: u32,
     pub(crate) relay: Vec<Vec<u8>>,

@@ -1,10 +1,10 @@
-//! A data provider of one's own chain data.
+//! A data provider for chain data from another system.
 //!
-//! Why: who has the blocks already (an archive, an indexer, a chain that has ended) need not fetch them from nodes
-//! again. A `View` of encoded pieces is all that is asked for (chain.rs): prb-core cuts the batches by pRuntime's
-//! rules (source.rs), a fleet takes the source as it is, and prb-walkie serves it to lifecycle managers, the
-//! original's included. `prb_core::conformance::{blob, range}` hold such a source to the seam's promises. Of
-//! prb-walkie only the feature `blob` is needed, which has no libp2p.
+//! Why: with the blocks at hand (an archive, an indexer, a chain that has ended) there is no need to fetch them from
+//! nodes again. Implement `View` over the encoded parts (chain.rs), and prb-core assembles batches by pRuntime's rules
+//! (source.rs). A fleet can use the source directly, and prb-walkie serves it to lifecycle managers, including those of
+//! the original bridge. Test such a source with `prb_core::conformance::{blob, range}`. Only prb-walkie's feature
+//! `blob` is needed, without libp2p.
 mod chain;
 mod source;
 
@@ -31,7 +31,7 @@ async fn main() -> anyhow::Result<()> {
     let (address, stop) = (server.local_addr(), CancellationToken::new());
     let serving = tokio::spawn(server.run(stop.clone()));
 
-    // What a lifecycle manager does with the address.
+    // What a lifecycle manager does with the address of a provider.
     let chain_identity = Some(genesis.chain_identity);
     let candidate = remote::Candidate { id: "ours".into(), address, chain_identity, announced: None };
     let (_candidates, found) = watch::channel(vec![candidate]);
@@ -39,13 +39,13 @@ async fn main() -> anyhow::Result<()> {
     fetched.heights().wait_for(|heights| heights.relay.is_some()).await?;
     let start = HeaderCursor { relay: genesis.relay_number.next(), para: ParaNumber(0) };
     let batch = fetched.headers(start, 1 << 20).await?;
-    anyhow::ensure!(batch == source.headers(start, 1 << 20).await?, "the batch has changed on its way");
-    println!("a lifecycle manager got {:?}", batch.map(|batch| batch.relay));
+    anyhow::ensure!(batch == source.headers(start, 1 << 20).await?, "the fetched batch differs");
+    println!("a lifecycle manager fetched {:?}", batch.map(|batch| batch.relay));
     stop.cancel();
     Ok(serving.await?)
 }
 
-/// Stands for a query of the other system: a made-up chain.
+/// Stands in for the export of another system: a generated chain.
 fn exported() -> OwnSource {
     let sample = Sample::generate(1, 60);
     let (relay, para) = sample.heights(sample.relay.len());

@@ -1,4 +1,4 @@
-//! The chain as a source of batches, for workers and for peers.
+//! A source of batches over the exported chain.
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ pub(crate) struct OwnSource {
 }
 
 impl OwnSource {
-    /// A chain that does not grow; of one that does, send new heights once its blocks are there.
+    /// A source of a finished chain. For one that grows, send new heights after adding blocks.
     pub(crate) fn new(chain: Chain, genesis: Genesis, heights: Heights) -> Self {
         Self { chain: Arc::new(chain), genesis, heights: watch::Sender::new(heights) }
     }

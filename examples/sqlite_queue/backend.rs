@@ -1,4 +1,4 @@
-//! The seven methods of the seam.
+//! `JobQueue` over the table.
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,12 +21,12 @@ impl JobQueue for SqliteQueue {
 
     async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {
         loop {
-            // Before the look, so that a job that comes after it is not missed.
+            // Created before the query, so that a job added after it is not missed.
             let changed = self.changed.notified();
             if let Some(lease) = self.table.take(ttl)? {
                 return Ok(lease);
             }
-            // Delays and leases end, and other processes add jobs, without a word.
+            // Nothing signals the end of a delay or a lease, or a job added by another process.
             let _ = tokio::time::timeout(Duration::from_millis(50), changed).await;
         }
     }

@@ -1,10 +1,10 @@
-//! A queue backend of one's own: jobs in SQLite, where they outlive the process.
+//! A custom queue backend: jobs in SQLite, where they survive a restart.
 //!
-//! Why: prb-queue keeps jobs in memory or in Redis. A program with a database of its own can keep them there,
-//! beside its other records, by the seven methods of `JobQueue` (backend.rs). Jobs are serde values of a stable
-//! form, so the table needs no mirror types (table.rs). `prb_core::conformance::queue` says whether a backend keeps
-//! what the seam promises, and is run here. Submitters learn a job's end within their process; after a restart the
-//! workers read from the chain what became of their jobs.
+//! Why: prb-queue keeps jobs in memory or in Redis. A program that has a database can keep them there, next to its
+//! other records, by implementing the seven methods of `JobQueue` (backend.rs). Jobs have a stable serde
+//! representation, so the table needs no mirror types (table.rs). The suite `prb_core::conformance::queue`, run here,
+//! checks the contract. Outcomes reach submitters of the same process only; after a restart, workers read from the
+//! chain which operations took effect.
 mod backend;
 mod table;
 
@@ -67,13 +67,13 @@ async fn main() -> anyhow::Result<()> {
         Err(error) => panic!("{error}"),
     })
     .await;
-    println!("the queue keeps what the seam promises");
+    println!("the queue conforms");
 
     let folder = tempfile::tempdir()?;
     let (path, job) = (folder.path().join("jobs.sqlite"), conformance::queue::job(1, 3));
     SqliteQueue::open(&path, 10)?.submit(job.clone()).await?;
     let lease = SqliteQueue::open(&path, 10)?.lease(Duration::from_secs(30)).await?;
-    anyhow::ensure!(lease.job == job, "the job came back otherwise: {lease:?}");
-    println!("job {} outlived its queue", lease.id);
+    anyhow::ensure!(lease.job == job, "another job came back: {lease:?}");
+    println!("job {} survived a restart", lease.id);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! One SQLite table of jobs. A row is due when its job can be handed out: now, after a delay, or as a lease ends.
+//! One SQLite table of jobs. `due` is when a job can be leased: now, after a delay, or when its lease expires.
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::time;
 
-/// The table, and who waits in this process for the end of a job.
+/// The table, and the submitters of this process.
 #[derive(Debug)]
 pub(crate) struct Table {
     db: Mutex<Connection>,
@@ -35,8 +35,8 @@ impl Table {
         Ok(Self { db: Mutex::new(db), submitters: Mutex::default() })
     }
 
-    // Statements are short. One that may wait for a slow disk belongs on a thread of its own, and a lease whose
-    // caller was cancelled meanwhile must then be given back.
+    // These statements are short enough for an async task. On a slow disk use `spawn_blocking`, and release the
+    // lease if the caller was cancelled in the meantime.
     pub(crate) fn change(&self, sql: &str, lease: (JobId, u64), due: Duration) -> Result<bool, Error> {
         let sql = format!("{sql} id = ?1 AND token = ?2 AND leased AND ?3 > 0");
         let params = [lease.0.0 as i64, lease.1 as i64, time(due)];
@@ -54,7 +54,7 @@ impl Table {
         lock(&self.submitters).insert(id, tell);
         Ok(JobHandle::new(JobId(id), outcome))
     }
-    /// Leases the oldest job that is due. Each hand-out has the next token, so the token counts them too.
+    /// Leases the oldest job that is due. The token increases with each lease, so it also counts them.
     pub(crate) fn take(&self, ttl: Duration) -> Result<Option<Lease>, Error> {
         let sql = "UPDATE jobs SET leased = 1, token = token + 1, due = ?2 WHERE id = \
                    (SELECT min(id) FROM jobs WHERE due <= ?1) RETURNING id, token, retries, job";
@@ -64,7 +64,7 @@ impl Table {
         let (id, job) = (JobId(id as u64), serde_json::from_str(&job).map_err(unavailable)?);
         Ok(Some(Lease { id, token: token.into(), attempt: token - 1, retries_left, job }))
     }
-    /// Jobs that wait, that are delayed, and that are leased.
+    /// Numbers of waiting, delayed and leased jobs.
     pub(crate) fn counts(&self) -> Result<(usize, usize, usize), Error> {
         let sql = "SELECT count(*) FILTER (WHERE due <= ?1), count(*) FILTER (WHERE due > ?1 AND NOT leased), \
                    count(*) FILTER (WHERE due > ?1 AND leased) FROM jobs";
@@ -73,7 +73,7 @@ impl Table {
         Ok((waiting as usize, delayed as usize, leased as usize))
     }
     pub(crate) fn tell(&self, id: JobId, end: Result<JobOutcome, JobFailure>) {
-        // A submitter that left does not matter.
+        // The submitter may be gone.
         let _ = lock(&self.submitters).remove(&id.0).map(|submitter| submitter.send(end));
     }
 }

@@ -1,4 +1,4 @@
-//! Runs each example as its reader would, and looks at what it prints.
+//! Runs each example as a program and checks its output.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{ffi::OsStr, process::Stdio, time::Duration};
@@ -16,7 +16,7 @@ use prb_walkie::{
     rpc::{Handlers, calls},
 };
 
-/// A program that is not done by then never will be.
+/// Longest run of an example.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a program to its end and gives what it printed.
@@ -61,13 +61,13 @@ async fn decorator() {
 #[tokio::test]
 async fn sqlite_queue() {
     let text = run(env!("CARGO_BIN_EXE_sqlite_queue"), &NO_ARGS, &[]).await;
-    assert_eq!(text, "the queue keeps what the seam promises\njob 1 outlived its queue\n");
+    assert_eq!(text, "the queue conforms\njob 1 survived a restart\n");
 }
 
 #[tokio::test]
 async fn own_source() {
     let text = run(env!("CARGO_BIN_EXE_own_source"), &NO_ARGS, &[]).await;
-    assert!(text.starts_with("a lifecycle manager got Some(Span { first: RelayNumber("), "{text}");
+    assert!(text.starts_with("a lifecycle manager fetched Some(Span { first: RelayNumber("), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,7 +112,7 @@ async fn own_signer() {
     let mnemonic = devnet.pools()[0].mnemonic.clone();
     let text =
         run(env!("CARGO_BIN_EXE_own_signer"), &[devnet.para().url()], &[("OPERATOR", &mnemonic)]).await;
-    // A node that does not take the signature puts nothing into a block.
+    // With a bad signature, nothing would be in a block.
     assert!(text.starts_with("final in block ") && text.contains("WorkerNotRegistered"), "{text}");
     devnet.shutdown().await;
 }

@@ -62,7 +62,7 @@ impl fmt::Display for Attempts<'_> {
 /// use async_trait::async_trait;
 /// use prb_core::{attestation::{CollateralSource, Error}, wire::Collateral};
 ///
-/// /// For workers without network access to Intel's services, of one platform: what somebody has fetched by hand.
+/// /// Collateral of one platform, fetched beforehand: for machines without access to a PCCS.
 /// #[derive(Debug)]
 /// struct Prefetched(Collateral);
 ///

@@ -186,15 +186,15 @@ pub enum Refusal {
 ///
 /// Every method may be cancelled by dropping its future; nothing is lost but the answer.
 ///
-/// A source with encoded blocks of its own leaves the cutting to [`assemble`]; see [`RangeSource`](range::RangeSource)
-/// for one. The least that a source is:
+/// A source with its own encoded blocks builds batches with [`assemble`]: see [`RangeSource`](range::RangeSource)
+/// for an example. A minimal implementation:
 ///
 /// ```
 /// use async_trait::async_trait;
 /// use prb_core::blob::{BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights};
 /// use tokio::sync::watch;
 ///
-/// /// Knows its chain, and has no block yet.
+/// /// Knows the genesis, but has no blocks yet.
 /// #[derive(Debug)]
 /// struct Empty {
 ///     genesis: Genesis,

@@ -1,4 +1,4 @@
-//! Serde forms of values that have no portable one of their own.
+//! Serde helpers for values without a portable representation.
 
 /// SCALE values as hexadecimal text.
 pub(crate) mod scale_hex {

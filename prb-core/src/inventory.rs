@@ -336,7 +336,7 @@ pub enum Error {
 
 /// Pools and workers, with transactional edits and a feed of them.
 ///
-/// A backend checks edits with [`Snapshot::edited`], which keeps every rule, and stores the result:
+/// A backend validates edits with [`Snapshot::edited`] and stores the result:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -344,17 +344,17 @@ pub enum Error {
 /// use prb_core::inventory::{Edit, Error, Inventory, Limits, Snapshot};
 /// use tokio::sync::{Mutex, watch};
 ///
-/// /// Writes each snapshot somewhere before it counts.
+/// /// Writes each snapshot to a database before publishing it.
 /// #[derive(Debug)]
 /// struct Stored {
 ///     snapshots: watch::Sender<Arc<Snapshot>>,
-///     /// Edits come one after the other.
+///     /// Serialises edits.
 ///     editing: Mutex<()>,
 /// }
 ///
 /// impl Stored {
 ///     async fn write(&self, _snapshot: &Snapshot) -> std::io::Result<()> {
-///         // To a database of yours.
+///         // To your database.
 ///         Ok(())
 ///     }
 /// }

@@ -114,20 +114,19 @@
 //!   `pruntime::scripted`, `signer::memory`, `vault::memory`.
 //! - `conformance`: the seams' suites, for backends' tests; includes `testing`.
 //!
-//! Jobs and what ends them are serde types in every build: a queue outside of the process needs them, and serde is
-//! needed for the inventory anyway.
+//! Jobs and their outcomes implement serde's traits in every build: persistent queues need them, and the crate
+//! depends on serde anyway.
 //!
 //! # Development builds
 //!
-//! Unoptimised cryptography is ten and more times slower. Profiles apply to the workspace that is built, so those of
-//! this one do not reach a program that uses it: give its manifest `[profile.dev.package.schnorrkel]` and
-//! `[profile.dev.package.curve25519-dalek]` with `opt-level = 3`, and with `prb-chain` those of the tries and
-//! codecs too (the workspace's `Cargo.toml` has the list).
+//! Cryptography without optimisation is at least ten times slower, and Cargo ignores the profiles of dependencies.
+//! Set `opt-level = 3` in `[profile.dev.package.schnorrkel]` and `[profile.dev.package.curve25519-dalek]` of your own
+//! workspace, and with `prb-chain` also for the trie and codec crates that this workspace's `Cargo.toml` lists.
 //!
 //! # Metrics
 //!
-//! Engines record to the [`metrics`](https://docs.rs/metrics) facade under `prb_…` names and describe each; a program
-//! that installs a recorder sees them. docs/metrics.md in the repository lists all.
+//! The engines record metrics named `prb_…` through the [`metrics`](https://docs.rs/metrics) facade and describe each;
+//! install a recorder to export them. docs/metrics.md in the repository lists all of them.
 
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

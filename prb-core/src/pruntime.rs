@@ -109,7 +109,7 @@ impl Error {
 /// use bytes::Bytes;
 /// use prb_core::{prpc::Method, pruntime::{Error, PRuntimeClient}};
 ///
-/// /// Another client's calls, with a pause before each.
+/// /// Delays each call to another client.
 /// #[derive(Debug)]
 /// struct Paced<C>(C, Duration);
 ///
@@ -183,13 +183,13 @@ impl ConnectError {
 /// use std::{collections::HashMap, sync::Arc};
 /// use prb_core::pruntime::{Connect, ConnectError, PRuntimeClient};
 ///
-/// /// Workers that are reached in a way of their own, by name.
+/// /// Looks up clients by name, for workers behind a custom transport.
 /// #[derive(Debug)]
 /// struct Known(HashMap<String, Arc<dyn PRuntimeClient>>);
 ///
 /// impl Connect for Known {
 ///     fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
-///         let unknown = || ConnectError::Endpoint { endpoint: endpoint.into(), reason: "nobody has this name".into() };
+///         let unknown = || ConnectError::Endpoint { endpoint: endpoint.into(), reason: "no such worker".into() };
 ///         self.0.get(endpoint).cloned().ok_or_else(unknown)
 ///     }
 /// }

@@ -44,8 +44,8 @@ pub struct JobSigner {
 
 /// Calls of one pool to be sent; the unit that succeeds or fails.
 ///
-/// Its serde form is stable (see [`Call`]), and so are those of [`Lease`], [`JobOutcome`] and [`JobFailure`]: a
-/// queue can store them as they are, and a later version reads them.
+/// Its serde representation is stable (see [`Call`]), and so are those of [`Lease`], [`JobOutcome`] and
+/// [`JobFailure`]: a queue can store them directly, and later versions read them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
@@ -265,14 +265,14 @@ impl Error {
 
 /// A queue of jobs between lifecycle managers and traders.
 ///
-/// `examples/sqlite_queue` in the repository is a whole backend. The shape of one, here over another:
+/// `examples/sqlite_queue` in the repository is a complete backend. A decorator, which shows all methods:
 ///
 /// ```
 /// use std::time::Duration;
 /// use async_trait::async_trait;
 /// use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats};
 ///
-/// /// Writes down every job that is submitted.
+/// /// Logs every submitted job.
 /// #[derive(Debug)]
 /// struct Audited<Q>(Q);
 ///

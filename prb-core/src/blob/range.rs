@@ -38,7 +38,7 @@ pub struct Ranges {
 
 /// A [`BlobSource`] that knows its ranges.
 ///
-/// Over encoded blocks of one's own, [`assemble`](super::assemble) answers all of it:
+/// A source with its own encoded blocks implements both traits with [`assemble`](super::assemble):
 ///
 /// ```
 /// use std::sync::Arc;

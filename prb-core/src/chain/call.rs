@@ -13,11 +13,10 @@ use crate::{
 ///
 /// # Stored calls
 ///
-/// The serde form is stable, for queues that outlive the process: variants and fields keep their names, new
-/// fields have a default, and a stored call is read by every later version. A variant or field that this
-/// version does not know is an error, so that a call of a newer version is never carried out in part. Bytes
-/// are hexadecimal, amounts are decimal strings, and what a worker signed is hexadecimal SCALE, which pRuntime
-/// fixes.
+/// The serde representation is stable, for queues that outlive the process: variants and fields keep their
+/// names, new fields have a default, and every later version reads a stored call. An unknown variant or field is
+/// an error, so that a call stored by a newer version is never executed in part. Bytes are hexadecimal, amounts
+/// are decimal strings, and payloads signed by a worker are hexadecimal SCALE, whose layout pRuntime fixes.
 ///
 /// ```
 /// use prb_core::{chain::Call, primitives::{PoolId, WorkerKey}};

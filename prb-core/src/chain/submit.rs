@@ -201,7 +201,7 @@ pub struct Effects {
 /// };
 /// use tokio::sync::mpsc;
 ///
-/// /// Asks the chain, and sends nothing: for a rehearsal beside another bridge.
+/// /// Queries the chain but sends nothing: for a dry run beside another bridge.
 /// #[derive(Debug)]
 /// struct ReadOnly<S>(S);
 ///
@@ -212,7 +212,7 @@ pub struct Effects {
 ///         batch: &CallBatch,
 ///         _progress: mpsc::Sender<SubmitProgress>,
 ///     ) -> Result<BatchOutcome, SubmitError> {
-///         let reason = format!("{} calls are not sent: this is a rehearsal", batch.calls.len());
+///         let reason = format!("{} calls are not sent: this is a dry run", batch.calls.len());
 ///         Err(SubmitError::Refused { reason, retryable: false })
 ///     }
 ///

@@ -1,4 +1,4 @@
-//! [`Manager::dry_run`]: tries edits without making them.
+//! [`Manager::dry_run`]: validates edits without applying them.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     vault::DiscardVault,
 };
 
-/// Gives every secret one made-up account.
+/// Maps every secret to the same placeholder account.
 #[derive(Clone, Copy, Debug)]
 struct AnyKey;
 
@@ -22,11 +22,14 @@ impl OperatorKeys for AnyKey {
 }
 
 impl Manager {
-    /// A manager of a copy of the inventory, without a fleet: it refuses what this one would and changes
-    /// nothing. It takes any secret: whether one is an operator's, [`OperatorKeys`] says, and that takes long.
+    /// A manager of a copy of the inventory, without a fleet. It refuses the edits that this one would refuse,
+    /// and its edits change the copy only.
+    ///
+    /// Secrets are accepted unread and discarded: checking one takes thousands of hashes, so a caller that wants
+    /// it asks [`OperatorKeys`] itself.
     ///
     /// # Errors
-    /// [`Error::Storage`], where the copy does not hold the inventory's entries.
+    /// [`Error::Storage`], when the entries cannot be copied.
     pub async fn dry_run(&self) -> Result<Self, Error> {
         let snapshot = self.snapshot();
         let inventory = MemoryInventory::default();

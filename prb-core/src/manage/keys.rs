@@ -13,7 +13,7 @@ use crate::primitives::AccountId;
 /// use prb_core::{manage::{KeyError, OperatorKeys}, primitives::AccountId};
 /// use secrecy::{ExposeSecret, SecretString};
 ///
-/// /// Operators are named by the addresses of keys in a key service.
+/// /// Operators are given as addresses of keys in a key service, not as secrets.
 /// #[derive(Debug)]
 /// struct Named;
 ///

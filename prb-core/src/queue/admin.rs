@@ -94,7 +94,7 @@ pub struct JobDetail {
 /// use async_trait::async_trait;
 /// use prb_core::queue::{Error, JobId, admin::{Filter, JobDetail, Page, QueueAdmin}};
 ///
-/// /// Shows another queue, and changes nothing in it.
+/// /// Read-only access to another queue.
 /// #[derive(Debug)]
 /// struct ReadOnly<Q>(Q);
 ///

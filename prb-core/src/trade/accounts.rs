@@ -33,7 +33,7 @@ pub enum Error {
 /// use async_trait::async_trait;
 /// use prb_core::{primitives::AccountId, trade::accounts::{AccountLeases, Error}};
 ///
-/// /// For a deployment that never has more than one trader at a time.
+/// /// For deployments that never run more than one trader at a time.
 /// #[derive(Debug, Default)]
 /// struct OnlyTrader(AtomicU64);
 ///

@@ -5,9 +5,9 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{Error, MAX_SECRET_BYTES, Sealed, Vault};
 
-/// Takes secrets and keeps nothing of them, for edits that are checked and then dropped.
+/// Accepts secrets and discards them. For edits that are validated but not applied.
 ///
-/// What it seals is empty and can never be opened: an inventory that anybody runs needs another vault.
+/// Sealed secrets are empty and can never be opened: never use it for an inventory that a fleet runs.
 ///
 /// ```
 /// use prb_core::vault::{DiscardVault, Error, MAX_SECRET_BYTES, Vault};
