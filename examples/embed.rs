@@ -1,4 +1,8 @@
 //! The worker management on in-memory parts: a scripted worker goes from nothing to computing.
+//!
+//! Why: the engines depend on traits only. A program that replaces a part (the queue, the store, the chain) can test
+//! it against these doubles (prb-core's feature `testing`), which need no network, no enclave and no real clock: under
+//! Tokio's paused time the whole run takes milliseconds. Start here, then replace one part at a time.
 use std::{sync::Arc, time::Duration};
 
 use prb_core::{

@@ -1,5 +1,9 @@
 //! Lists the peers that can be found, and asks the data providers how far they are.
 //!
+//! Why: daemons discover and call each other over Walkie, and a script or a custom monitor can join them. A node with
+//! the role `Client` serves nothing and needs no trust to see the other peers; calls that change anything need
+//! authorisation (`prb_walkie::rpc::auth`).
+//!
 //! `cargo run --package prb-examples --bin walkie_client [/ip4/10.0.0.1/tcp/28888,…]`
 use std::time::Duration;
 

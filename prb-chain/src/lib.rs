@@ -44,6 +44,21 @@
 //! are taken from the node: checking them takes the whole state. A worker notices a wrong one at once, and
 //! [`ingest::recheck`] then asks all nodes.
 //!
+//! # Seams
+//!
+//! | trait of prb-core | implemented by |
+//! |---|---|
+//! | [`BlobSource`](prb_core::blob::BlobSource), [`RangeSource`](prb_core::blob::range::RangeSource) | [`source::StoreSource`] |
+//! | [`ChainReader`](prb_core::chain::ChainReader) | [`reader::Reader`] |
+//! | [`ChainSubmitter`](prb_core::chain::ChainSubmitter) | [`submit::Submitter`] |
+//! | [`Signers`](prb_core::signer::Signers) | [`signer::VaultSigners`] |
+//! | [`OperatorKeys`](prb_core::manage::OperatorKeys) | [`keys::Sr25519Keys`] |
+//! | [`Inventory`](prb_core::inventory::Inventory) | [`inventory::HeedInventory`] |
+//!
+//! # Features
+//!
+//! None.
+//!
 //! # Example
 //!
 //! Follow both chains into a store and serve workers from it:
@@ -71,6 +86,9 @@
 //! # }
 //! ```
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod ingest;
 pub mod inventory;
 pub mod keys;
@@ -82,3 +100,7 @@ pub mod source;
 pub mod store;
 pub mod submit;
 pub mod verify;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

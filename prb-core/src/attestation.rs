@@ -59,6 +59,22 @@ impl fmt::Display for Attempts<'_> {
 }
 
 /// Provides the collateral of DCAP quotes.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::{attestation::{CollateralSource, Error}, wire::Collateral};
+///
+/// /// Collateral of one platform, fetched beforehand: for machines without access to a PCCS.
+/// #[derive(Debug)]
+/// struct Prefetched(Collateral);
+///
+/// #[async_trait]
+/// impl CollateralSource for Prefetched {
+///     async fn collateral(&self, _quote: &[u8]) -> Result<Collateral, Error> {
+///         Ok(self.0.clone())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait CollateralSource: Send + Sync + fmt::Debug {
     /// Returns the collateral of `quote`, already verified against it.

@@ -17,6 +17,7 @@ use crate::primitives::{Hash, ParaNumber, RelayNumber};
 
 pub mod assemble;
 pub mod cache;
+#[cfg(feature = "testing")]
 pub mod memory;
 pub mod range;
 
@@ -185,6 +186,41 @@ pub enum Refusal {
 /// parachain headers from the cursor's up to the newest one in the last relay header's state.
 ///
 /// Every method may be cancelled by dropping its future; only the answer is lost.
+///
+/// A source with its own encoded blocks builds batches with [`assemble`]: see [`RangeSource`](range::RangeSource)
+/// for an example. A minimal implementation:
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::blob::{BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights};
+/// use tokio::sync::watch;
+///
+/// /// Knows the genesis, but has no blocks yet.
+/// #[derive(Debug)]
+/// struct Empty {
+///     genesis: Genesis,
+///     heights: watch::Sender<Heights>,
+/// }
+///
+/// #[async_trait]
+/// impl BlobSource for Empty {
+///     fn heights(&self) -> watch::Receiver<Heights> {
+///         self.heights.subscribe()
+///     }
+///
+///     async fn genesis(&self) -> Result<Genesis, Error> {
+///         Ok(self.genesis.clone())
+///     }
+///
+///     async fn headers(&self, _: HeaderCursor, _max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+///         Ok(None)
+///     }
+///
+///     async fn blocks(&self, _: BlockCursor, _max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+///         Ok(None)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait BlobSource: Send + Sync + fmt::Debug {
     /// The current heights, as a watch.

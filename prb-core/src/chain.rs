@@ -13,6 +13,7 @@ use crate::{
 };
 
 mod call;
+#[cfg(feature = "testing")]
 pub mod memory;
 mod refusal;
 mod stake;

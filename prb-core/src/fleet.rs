@@ -189,7 +189,10 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts a fleet. Must be called within a tokio runtime.
+    /// Starts a fleet.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime: its tasks run on the one that it is started in.
     pub fn start(parts: Parts, config: Config) -> Self {
         describe_metrics();
         let cancel = CancellationToken::new();

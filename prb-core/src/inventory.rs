@@ -336,6 +336,46 @@ pub enum Error {
 }
 
 /// Pools and workers with transactional edits and a watch on changes.
+///
+/// A backend validates edits with [`Snapshot::edited`] and stores the result:
+///
+/// ```
+/// use std::sync::Arc;
+/// use async_trait::async_trait;
+/// use prb_core::inventory::{Edit, Error, Inventory, Limits, Snapshot};
+/// use tokio::sync::{Mutex, watch};
+///
+/// /// Writes each snapshot to a database before publishing it.
+/// #[derive(Debug)]
+/// struct Stored {
+///     snapshots: watch::Sender<Arc<Snapshot>>,
+///     /// Serialises edits.
+///     editing: Mutex<()>,
+/// }
+///
+/// impl Stored {
+///     async fn write(&self, _snapshot: &Snapshot) -> std::io::Result<()> {
+///         // To your database.
+///         Ok(())
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Inventory for Stored {
+///     fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+///         self.snapshots.subscribe()
+///     }
+///
+///     async fn apply(&self, edits: Vec<Edit>) -> Result<Arc<Snapshot>, Error> {
+///         let _editing = self.editing.lock().await;
+///         let now = self.snapshots.borrow().clone();
+///         let next = Arc::new(now.edited(edits, &Limits::default())?);
+///         self.write(&next).await.map_err(|error| Error::Storage(Box::new(error)))?;
+///         self.snapshots.send_replace(next.clone());
+///         Ok(next)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Inventory: Send + Sync + fmt::Debug {
     /// The pools and workers, as a watch.

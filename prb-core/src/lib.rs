@@ -24,19 +24,26 @@
 //!
 //! | trait | provides | here | elsewhere |
 //! |---|---|---|---|
-//! | [`blob::BlobSource`] | heights, genesis, header and block batches by cursor | [`blob::memory`], decorator [`blob::cache`] | `prb_chain::source` |
-//! | [`pruntime::PRuntimeClient`] | one worker's calls | `pruntime::http`, [`pruntime::scripted`] | |
-//! | [`chain::ChainReader`] | the on-chain state of the workers, block by block | [`chain::memory`] | `prb_chain::reader` |
-//! | [`chain::ChainSubmitter`] | submits batches, reports the outcome of each call | [`chain::memory`] | `prb_chain::submit` |
-//! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | |
+//! | [`blob::BlobSource`] | heights, genesis, header and block batches by cursor | decorator [`blob::cache`]; `blob::memory` † | `prb_chain::source`, `prb_walkie::blob::remote` |
+//! | [`blob::range::RangeSource`] | the same by range, for peers that ask so | `blob::memory` † | `prb_chain::source` |
+//! | [`pruntime::PRuntimeClient`], [`pruntime::Connect`] | one worker's calls; its client by endpoint | `pruntime::http`; `pruntime::scripted` † | |
+//! | [`chain::ChainReader`] | the workers' on-chain state, block by block | `chain::memory` † | `prb_chain::reader` |
+//! | [`chain::ChainSubmitter`] | sends batches, decides their fate | `chain::memory` † | `prb_chain::submit` |
+//! | [`queue::JobQueue`] | jobs from lifecycle managers to traders | [`queue::memory`] | `prb_queue::redis` |
+//! | [`queue::admin::QueueAdmin`] | a queue's jobs, for its operator | [`queue::memory`] | `prb_queue::redis` |
 //! | [`inventory::Inventory`] | pools and workers, edited while running | [`inventory::memory`] | `prb_chain::inventory` |
-//! | [`attestation::CollateralSource`] | collateral that DCAP quotes are verified with | `attestation::pccs` | |
-//! | [`vault::Vault`] | seals and opens operators' keys | [`vault::memory`] | `prb_walkie::vault` |
-//! | [`signer::Signers`] | signs for operators' accounts | [`signer::memory`] | `prb_chain::signer` |
-//! | [`trade::accounts::AccountLeases`] | exclusive use of an account by one of several traders | [`trade::accounts`] | |
+//! | [`attestation::CollateralSource`] | what DCAP quotes are verified with | `attestation::pccs` | |
+//! | [`vault::Vault`] | seals and opens operators' keys | [`vault::DiscardVault`]; `vault::memory` † | `prb_walkie::vault` |
+//! | [`signer::Signers`] | signs for operators' accounts | `signer::memory` † | `prb_chain::signer` |
+//! | [`manage::OperatorKeys`] | the account of an operator's secret | `manage::memory` † | `prb_chain::keys` |
+//! | [`trade::accounts::AccountLeases`] | which of several traders uses an account | [`trade::accounts::MemoryAccounts`] | `prb_queue::redis` |
 //!
-//! Every seam is object-safe, has its error type beside it, and documents its cancel safety. The suites in
-//! `conformance` (feature `conformance`) check that a backend keeps the seam's contract.
+//! † A double for tests, behind the feature `testing`.
+//!
+//! Every seam is object-safe, has its error type beside it, shows an implementation in its documentation, and says
+//! what is safe to cancel. Traits with `async fn` are `#[async_trait]`: rustdoc shows what that expands to, the
+//! examples show what one writes. Suites in `conformance` (feature `conformance`) hold a backend to the seam's
+//! promises.
 //!
 //! # Engines
 //!
@@ -103,12 +110,32 @@
 //! # Features
 //!
 //! - `http` (default): `pruntime::http`, the workers' API over HTTP.
-//! - `pccs`: `attestation::pccs`, collateral for DCAP quotes from PCCS servers.
-//! - `conformance`: the seams' suites, for the tests of backends.
+//! - `pccs`: `attestation::pccs`, collateral of DCAP quotes from PCCSs.
+//! - `testing`: doubles of the seams, for tests: `blob::memory`, `chain::memory`, `manage::memory`,
+//!   `pruntime::scripted`, `signer::memory`, `vault::memory`.
+//! - `conformance`: the seams' suites, for backends' tests; includes `testing`.
+//!
+//! Jobs and their outcomes implement serde's traits in every build: persistent queues need them, and the crate
+//! depends on serde anyway.
+//!
+//! # Development builds
+//!
+//! Cryptography without optimisation is at least ten times slower, and Cargo ignores the profiles of dependencies.
+//! Set `opt-level = 3` in `[profile.dev.package.schnorrkel]` and `[profile.dev.package.curve25519-dalek]` of your own
+//! workspace, and with `prb-chain` also for the trie and codec crates that this workspace's `Cargo.toml` lists.
+//!
+//! # Metrics
+//!
+//! The engines record metrics named `prb_…` through the [`metrics`](https://docs.rs/metrics) facade and describe each;
+//! install a recorder to export them. docs/metrics.md in the repository lists all of them.
+
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod attestation;
 pub mod blob;
 pub mod chain;
+mod encoding;
 pub mod fleet;
 pub mod inventory;
 pub mod manage;
@@ -126,3 +153,7 @@ pub mod worker;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -19,10 +19,12 @@ use crate::{
 
 mod command;
 mod condition;
+mod dry_run;
 mod edit;
 mod error;
 mod inventory_error;
 mod keys;
+#[cfg(feature = "testing")]
 pub mod memory;
 mod values;
 
@@ -91,6 +93,8 @@ pub struct Manager {
     editing: Arc<Mutex<()>>,
     condition: condition::Condition,
     since: SystemTime,
+    /// Edits are of a copy, which nobody runs.
+    dry_run: bool,
 }
 
 impl Manager {
@@ -101,6 +105,7 @@ impl Manager {
             editing: Arc::default(),
             condition: condition::Condition::default(),
             since: SystemTime::now(),
+            dry_run: false,
         }
     }
 

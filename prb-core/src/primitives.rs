@@ -122,7 +122,8 @@ bytes32!(
     WorkerKey
 );
 bytes32!(
-    /// An account's public key. Shown in SS58 by [`AccountId::to_ss58`]; `Display` is hexadecimal.
+    /// An account's public key. Operators know it by its [address](AccountId::address); `Display` and serde are
+    /// hexadecimal, as stored files and jobs have it.
     AccountId
 );
 
@@ -144,7 +145,21 @@ pub const PHA_DECIMALS: u32 = 12;
 pub type Balance = u128;
 
 impl AccountId {
-    /// Returns the account's SS58 address under `prefix`, which must be below 64 (one prefix byte).
+    /// The account's address on Phala and Khala, for people: SS58 with their prefix.
+    ///
+    /// ```
+    /// use prb_core::primitives::AccountId;
+    ///
+    /// let alice: AccountId = "0xd43593c715fdd31c61141abd04a99fd6822c8558854ccde39a5684e7a56da27d".parse()?;
+    /// assert_eq!(alice.address(), alice.to_ss58(30));
+    /// assert_eq!(AccountId::from_address(&alice.address())?, alice);
+    /// # Ok::<(), prb_core::primitives::ParseError>(())
+    /// ```
+    pub fn address(&self) -> String {
+        self.to_ss58(PHALA_SS58_PREFIX)
+    }
+
+    /// The account's SS58 address under `prefix`, which must be below 64 (one prefix byte).
     ///
     /// # Panics
     /// If `prefix` is 64 or more.

@@ -20,6 +20,7 @@ use crate::{
 pub mod endpoints;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "testing")]
 pub mod scripted;
 
 /// Why a call to a worker failed.
@@ -102,6 +103,29 @@ impl Error {
 ///
 /// # Cancel safety
 /// A dropped call may or may not have reached the worker: observe it.
+///
+/// ```
+/// use std::time::Duration;
+/// use async_trait::async_trait;
+/// use bytes::Bytes;
+/// use prb_core::{prpc::Method, pruntime::{Error, PRuntimeClient}};
+///
+/// /// Delays each call to another client.
+/// #[derive(Debug)]
+/// struct Paced<C>(C, Duration);
+///
+/// #[async_trait]
+/// impl<C: PRuntimeClient> PRuntimeClient for Paced<C> {
+///     async fn call(&self, method: Method, body: Bytes) -> Result<Bytes, Error> {
+///         tokio::time::sleep(self.1).await;
+///         self.0.call(method, body).await
+///     }
+///
+///     async fn kick(&self) -> Result<(), Error> {
+///         self.0.kick().await
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait PRuntimeClient: Send + Sync + fmt::Debug {
     /// Calls `method` with the protobuf `body` and returns the protobuf answer.
@@ -155,6 +179,22 @@ impl ConnectError {
 }
 
 /// Creates clients for endpoints; called by the fleet once per worker.
+///
+/// ```
+/// use std::{collections::HashMap, sync::Arc};
+/// use prb_core::pruntime::{Connect, ConnectError, PRuntimeClient};
+///
+/// /// Looks up clients by name, for workers behind a custom transport.
+/// #[derive(Debug)]
+/// struct Known(HashMap<String, Arc<dyn PRuntimeClient>>);
+///
+/// impl Connect for Known {
+///     fn connect(&self, endpoint: &str) -> Result<Arc<dyn PRuntimeClient>, ConnectError> {
+///         let unknown = || ConnectError::Endpoint { endpoint: endpoint.into(), reason: "no such worker".into() };
+///         self.0.get(endpoint).cloned().ok_or_else(unknown)
+///     }
+/// }
+/// ```
 pub trait Connect: Send + Sync + fmt::Debug {
     /// Creates a client for the worker at `endpoint`. Opens no connection yet.
     ///

@@ -43,7 +43,11 @@ pub struct JobSigner {
 }
 
 /// Calls for one pool; the unit that succeeds or fails.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its serde representation is stable (see [`Call`]), and so are those of [`Lease`], [`JobOutcome`] and
+/// [`JobFailure`]: a queue can store them directly, and later versions read them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Job {
     /// The pool that the calls are for.
     pub pool: PoolId,
@@ -148,7 +152,7 @@ impl CallOutcome {
 }
 
 /// Why a job failed before it was executed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("job failed: {message}")]
 pub struct JobFailure {
     /// What went wrong, for operators.
@@ -181,7 +185,7 @@ impl JobHandle {
 }
 
 /// A leased job, ended by [`JobQueue::complete`] or [`JobQueue::fail`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The job's id.
     pub id: JobId,
@@ -198,7 +202,7 @@ pub struct Lease {
 }
 
 /// Numbers of jobs by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Waiting to be leased.
     pub waiting: usize,
@@ -262,6 +266,56 @@ impl Error {
 }
 
 /// A queue of jobs between lifecycle managers and traders.
+///
+/// `examples/sqlite_queue` in the repository is a complete backend. A decorator, which shows all methods:
+///
+/// ```
+/// use std::time::Duration;
+/// use async_trait::async_trait;
+/// use prb_core::queue::{Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, Lease, Stats};
+///
+/// /// Logs every submitted job.
+/// #[derive(Debug)]
+/// struct Audited<Q>(Q);
+///
+/// #[async_trait]
+/// impl<Q: JobQueue> JobQueue for Audited<Q> {
+///     async fn submit(&self, job: Job) -> Result<JobHandle, Error> {
+///         println!("{}", serde_json::to_string(&job.calls).unwrap_or_default());
+///         self.0.submit(job).await
+///     }
+///
+///     async fn lease(&self, ttl: Duration) -> Result<Lease, Error> {
+///         self.0.lease(ttl).await
+///     }
+///
+///     async fn heartbeat(&self, leases: &[(JobId, u64)], ttl: Duration) -> Result<Vec<JobId>, Error> {
+///         self.0.heartbeat(leases, ttl).await
+///     }
+///
+///     async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error> {
+///         self.0.release(leases, after).await
+///     }
+///
+///     async fn complete(&self, id: JobId, token: u64, outcome: JobOutcome) -> Result<(), Error> {
+///         self.0.complete(id, token, outcome).await
+///     }
+///
+///     async fn fail(
+///         &self,
+///         id: JobId,
+///         token: u64,
+///         failure: JobFailure,
+///         retry_after: Option<Duration>,
+///     ) -> Result<(), Error> {
+///         self.0.fail(id, token, failure, retry_after).await
+///     }
+///
+///     async fn stats(&self) -> Result<Stats, Error> {
+///         self.0.stats().await
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait JobQueue: Send + Sync + fmt::Debug {
     /// Adds a job behind all that were added before.

@@ -69,6 +69,7 @@ use crate::{
     vault,
 };
 
+#[cfg(feature = "testing")]
 pub mod memory;
 
 /// Length of an sr25519 signature.

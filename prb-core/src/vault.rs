@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+mod discard;
+#[cfg(feature = "testing")]
 pub mod memory;
+
+pub use discard::DiscardVault;
 
 /// A sealed secret: ciphertext that only its [`Vault`] opens. Hexadecimal in JSON and TOML.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +62,41 @@ impl Error {
 pub const MAX_SECRET_BYTES: usize = 4096;
 
 /// Seals and opens operators' keys.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::vault::{Error, MAX_SECRET_BYTES, Sealed, Vault};
+/// use secrecy::{ExposeSecret, SecretString};
+///
+/// /// A client of a key management service that encrypts and decrypts.
+/// # #[derive(Debug)]
+/// struct Service;
+///
+/// impl Service {
+///     async fn encrypt(&self, plain: &[u8]) -> std::io::Result<Vec<u8>> {
+///         # Ok(plain.to_vec())
+///     }
+///     async fn decrypt(&self, sealed: &[u8]) -> std::io::Result<Option<String>> {
+///         # Ok(String::from_utf8(sealed.to_vec()).ok())
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Vault for Service {
+///     async fn seal(&self, secret: &SecretString) -> Result<Sealed, Error> {
+///         let secret = secret.expose_secret().as_bytes();
+///         if secret.len() > MAX_SECRET_BYTES {
+///             return Err(Error::TooLarge { limit_bytes: MAX_SECRET_BYTES });
+///         }
+///         self.encrypt(secret).await.map(Sealed).map_err(|e| Error::Unavailable(Box::new(e)))
+///     }
+///
+///     async fn open(&self, sealed: &Sealed) -> Result<SecretString, Error> {
+///         let opened = self.decrypt(&sealed.0).await.map_err(|e| Error::Unavailable(Box::new(e)))?;
+///         opened.map(SecretString::from).ok_or(Error::WrongKey)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait Vault: Send + Sync + fmt::Debug {
     /// Seals a secret. Sealing is randomised: the same secret yields different ciphertexts.

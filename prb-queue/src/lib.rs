@@ -91,10 +91,24 @@
 //! # }
 //! ```
 //!
+//! # Seams
+//!
+//! | trait | in memory | in Redis |
+//! |---|---|---|
+//! | [`JobQueue`](prb_core::queue::JobQueue), [`QueueAdmin`](prb_core::queue::admin::QueueAdmin) | [`memory::MemoryQueue`] | [`redis::RedisQueue`] |
+//! | [`AccountLeases`](prb_core::trade::accounts::AccountLeases) | [`MemoryAccounts`](prb_core::trade::accounts::MemoryAccounts) | [`redis::RedisAccounts`] |
+//!
 //! # Features
 //!
 //! None.
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod redis;
 
 pub use prb_core::queue::memory;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -28,6 +28,10 @@
 //! | [`manage`] | handlers of the management methods | |
 //! | [`blob`] | blobs by key: server, client, and a source for workers' data | frames over TCP, keys |
 //!
+//! Of prb-core's traits, [`vault::RsaVault`] is a [`Vault`](prb_core::vault::Vault), and
+//! [`blob::remote::RemoteBlobSource`] a [`BlobSource`](prb_core::blob::BlobSource); a
+//! [`RangeSource`](prb_core::blob::range::RangeSource) is what [`blob::keyspace::KeySpace`] serves.
+//!
 //! # What it is not
 //!
 //! - It knows no chain: which data there is comes from a [`blob::Lookup`], what a chain's identity is from who
@@ -92,15 +96,30 @@
 //!
 //! # Features
 //!
-//! None.
+//! - `node` (default): the libp2p node, its calls and their management handlers ([`node`], [`rpc`], [`manage`]);
+//!   includes `blob`.
+//! - `blob`: blobs by key over TCP ([`blob`]), without libp2p.
+//!
+//! With neither, the crate is [`identity`], [`vault`] and [`proto`].
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "blob")]
 pub mod blob;
-#[cfg(fuzzing)]
+#[cfg(all(fuzzing, feature = "node"))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;
+#[cfg(feature = "node")]
 pub mod manage;
+#[cfg(feature = "node")]
 pub mod node;
 pub mod proto;
+#[cfg(feature = "node")]
 pub mod rpc;
 pub mod vault;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

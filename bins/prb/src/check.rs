@@ -3,7 +3,7 @@
 use std::{io::Write, path::Path};
 
 use anyhow::Context;
-use prb_core::{inventory::memory::MemoryInventory, vault::memory::MemoryVault};
+use prb_core::{inventory::memory::MemoryInventory, vault::DiscardVault};
 use prb_walkie::identity::{Identity, Role};
 
 use crate::{
@@ -87,6 +87,6 @@ async fn fleet_file(path: &Path) -> anyhow::Result<()> {
             path.display()
         );
     }
-    let edits = file.edits(&MemoryInventory::default(), &MemoryVault::new()).await;
+    let edits = file.edits(&MemoryInventory::default(), &DiscardVault).await;
     edits.map(drop).with_context(|| format!("in the fleet file {}", path.display()))
 }

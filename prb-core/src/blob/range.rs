@@ -38,6 +38,64 @@ pub struct Ranges {
 }
 
 /// A [`BlobSource`] that knows the ranges of its chain.
+///
+/// A source with its own encoded blocks implements both traits with [`assemble`](super::assemble):
+///
+/// ```
+/// use std::sync::Arc;
+/// use async_trait::async_trait;
+/// use prb_core::{
+///     blob::{
+///         BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights,
+///         assemble::{self, View},
+///         range::{RangeSource, Ranges},
+///     },
+///     primitives::RelayNumber,
+/// };
+/// use tokio::sync::watch;
+///
+/// # #[derive(Debug)]
+/// struct Source<V> {
+///     view: Arc<V>,
+///     genesis: Genesis,
+///     heights: watch::Sender<Heights>,
+/// }
+///
+/// #[async_trait]
+/// impl<V: View + Send + Sync + std::fmt::Debug> BlobSource for Source<V> {
+///     fn heights(&self) -> watch::Receiver<Heights> {
+///         self.heights.subscribe()
+///     }
+///
+///     async fn genesis(&self) -> Result<Genesis, Error> {
+///         Ok(self.genesis.clone())
+///     }
+///
+///     async fn headers(&self, at: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+///         assemble::headers(&*self.view, at, max_bytes)
+///     }
+///
+///     async fn blocks(&self, at: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+///         assemble::blocks(&*self.view, at, max_bytes)
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl<V: View + Send + Sync + std::fmt::Debug> RangeSource for Source<V> {
+///     async fn ranges(&self, from: RelayNumber) -> Result<Option<Ranges>, Error> {
+///         assemble::ranges(&*self.view, from)
+///     }
+///
+///     async fn headers_to(
+///         &self,
+///         at: HeaderCursor,
+///         end: RelayNumber,
+///         max_bytes: usize,
+///     ) -> Result<Option<HeaderBatch>, Error> {
+///         assemble::headers_to(&*self.view, at, end, max_bytes)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait RangeSource: BlobSource {
     /// Returns the ranges that begin at a relay header; `None` if there are none yet.

@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Call;
 use crate::{
@@ -44,7 +44,7 @@ impl CallBatch {
 }
 
 /// An error of the chain, by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DispatchError {
     /// `Pallet::Error`, such as `PhalaMq::BadSequence`, or the runtime's name for errors of no pallet
     /// (`BadOrigin`, `Token::FundsUnavailable`).
@@ -58,7 +58,7 @@ impl fmt::Display for DispatchError {
 }
 
 /// The outcome of a batch that is included in a finalised block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchOutcome {
     /// The transaction's hash.
     pub extrinsic: Hash,
@@ -71,7 +71,8 @@ pub struct BatchOutcome {
 }
 
 /// The progress of a transaction, for observers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SubmitProgress {
     /// Signed, sent, and accepted by the node's transaction pool.
@@ -172,7 +173,8 @@ impl SubmitError {
 }
 
 /// Whether a call's effect is on chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Effect {
     /// Not on chain: the call may be sent.
@@ -211,7 +213,7 @@ impl MessageEffects {
 }
 
 /// The result of [`ChainSubmitter::effects`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effects {
     /// The finalised parachain block whose state was read.
     pub block: ParaNumber,
@@ -220,6 +222,39 @@ pub struct Effects {
 }
 
 /// Submits batches and determines their outcomes.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::{
+///     chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effects, SubmitError, SubmitProgress},
+///     primitives::AccountId,
+/// };
+/// use tokio::sync::mpsc;
+///
+/// /// Queries the chain but sends nothing: for a dry run beside another bridge.
+/// #[derive(Debug)]
+/// struct ReadOnly<S>(S);
+///
+/// #[async_trait]
+/// impl<S: ChainSubmitter> ChainSubmitter for ReadOnly<S> {
+///     async fn submit(
+///         &self,
+///         batch: &CallBatch,
+///         _progress: mpsc::Sender<SubmitProgress>,
+///     ) -> Result<BatchOutcome, SubmitError> {
+///         let reason = format!("{} calls are not sent: this is a dry run", batch.calls.len());
+///         Err(SubmitError::Refused { reason, retryable: false })
+///     }
+///
+///     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
+///         self.0.effects(account, calls).await
+///     }
+///
+///     fn forget(&self, account: AccountId) {
+///         self.0.forget(account);
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait ChainSubmitter: Send + Sync + fmt::Debug {
     /// Signs and submits one batch, and watches it until it is final.

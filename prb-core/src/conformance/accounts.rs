@@ -19,6 +19,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs all checks. `two` creates two traders that share their accounts with no others.
 ///
+/// ```
+/// use prb_core::{conformance, trade::accounts::MemoryAccounts};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// // In a `#[tokio::test]` of the backend.
+/// conformance::accounts::all(async || {
+///     let one = MemoryAccounts::default();
+///     let other = one.another();
+///     (one, other)
+/// })
+/// .await;
+/// # }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<L: AccountLeases>(two: impl AsyncFn() -> (L, L)) {

@@ -164,6 +164,15 @@ pub trait Backend: Send {
 
 /// Runs the suite.
 ///
+/// ```
+/// use prb_core::conformance::blob::{self, Backend};
+///
+/// /// `Own` makes a source and adds the suite's blocks to it.
+/// async fn conforms<Own: Backend>() {
+///     blob::run::<Own>().await;
+/// }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn run<B: Backend>() {

@@ -15,6 +15,16 @@ use crate::{
 
 /// Runs all checks. Each call of `make` must return an empty inventory with these limits.
 ///
+/// ```
+/// use prb_core::{conformance, inventory::memory::MemoryInventory};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// // In a `#[tokio::test]` of the backend.
+/// conformance::inventory::all(async |limits| MemoryInventory::new(limits)).await;
+/// # }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<I: Inventory, F: Future<Output = I>>(make: impl Fn(Limits) -> F) {

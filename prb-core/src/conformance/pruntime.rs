@@ -78,6 +78,15 @@ impl Subject {
 
 /// Runs all checks. `fresh` creates a worker that shares nothing with the previous ones.
 ///
+/// ```
+/// use prb_core::conformance::pruntime::{self, Subject};
+///
+/// /// Starts a worker, and gives it with batches that it takes.
+/// async fn conforms(fresh: impl AsyncFn() -> Subject) {
+///     pruntime::all(fresh).await;
+/// }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all(fresh: impl AsyncFn() -> Subject) {

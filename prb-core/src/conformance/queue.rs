@@ -23,6 +23,16 @@ const SHORT: Duration = Duration::from_millis(200);
 
 /// Runs all checks. Each call of `make` must return an empty queue with this capacity, in jobs.
 ///
+/// ```
+/// use prb_core::{conformance, queue::memory::{Config, MemoryQueue}};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// // In a `#[tokio::test]` of the backend.
+/// conformance::queue::all(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() })).await;
+/// # }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<Q: JobQueue, F: Future<Output = Q>>(make: impl Fn(usize) -> F) {
@@ -385,6 +395,16 @@ async fn keeps_its_bound(queue: &impl JobQueue) {
 
 /// Runs all checks of [`QueueAdmin`]. Each call of `make` must return an empty queue with this capacity, in
 /// jobs.
+///
+/// ```
+/// use prb_core::{conformance, queue::memory::{Config, MemoryQueue}};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// // In a `#[tokio::test]` of the backend.
+/// conformance::queue::admin(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() })).await;
+/// # }
+/// ```
 ///
 /// # Panics
 /// If the backend violates the seam's contract.

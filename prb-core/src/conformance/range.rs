@@ -25,6 +25,15 @@ pub trait RangeBackend: Backend {
 
 /// Runs the suite on a backend that drops no justified header.
 ///
+/// ```
+/// use prb_core::conformance::range::{self, RangeBackend};
+///
+/// /// `Own` is the backend of the blob suite.
+/// async fn conforms<Own: RangeBackend>() {
+///     range::run::<Own>().await;
+/// }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn run<B: RangeBackend>() {

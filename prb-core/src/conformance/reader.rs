@@ -49,6 +49,15 @@ pub trait Controls: Send + Sync + fmt::Debug {
 
 /// Runs all checks, each with its own reader.
 ///
+/// ```
+/// use prb_core::conformance::reader::{self, Controls};
+///
+/// /// `Own` is a reader together with the chain that it reads.
+/// async fn conforms<Own: Controls>(fresh: impl AsyncFn() -> Own) {
+///     reader::all(fresh).await;
+/// }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<C: Controls>(make: impl AsyncFn() -> C) {

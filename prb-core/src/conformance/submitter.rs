@@ -47,6 +47,15 @@ pub trait Ground: Send + Sync {
 
 /// Runs all checks.
 ///
+/// ```
+/// use prb_core::conformance::submitter::{self, Ground};
+///
+/// /// `Own` is a chain that the suite can drive.
+/// async fn conforms<Own: Ground>(chain: &Own) {
+///     submitter::all(chain).await;
+/// }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<G: Ground>(ground: &G) {

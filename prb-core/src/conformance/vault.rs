@@ -8,6 +8,16 @@ use crate::vault::{Error, MAX_SECRET_BYTES, Sealed, Vault};
 
 /// Runs all checks. Each call of `make` must return a vault with its own key.
 ///
+/// ```
+/// use prb_core::{conformance, vault::memory::MemoryVault};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// // In a `#[tokio::test]` of the backend.
+/// conformance::vault::all(async || MemoryVault::new()).await;
+/// # }
+/// ```
+///
 /// # Panics
 /// If the backend violates the seam's contract.
 pub async fn all<V: Vault, F: Future<Output = V>>(make: impl Fn() -> F) {

@@ -205,7 +205,9 @@ impl Manager {
         let edits = asked.iter().map(|(_, edit)| edit.clone()).collect();
         let applied = self.parts.inventory.apply(edits).await;
         let snapshot = applied.map_err(|error| locate(&before, &asked, error))?;
-        info!(edits = asked.len(), revision = snapshot.revision, "pools or workers were edited");
+        if !self.dry_run {
+            info!(edits = asked.len(), revision = snapshot.revision, "pools or workers were edited");
+        }
         let index = Index::new(&snapshot);
         let mut done = Applied::default();
         for (_, edit) in asked {

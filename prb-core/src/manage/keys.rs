@@ -8,6 +8,21 @@ use crate::primitives::AccountId;
 
 /// Derives accounts from secrets. The core implements no signature scheme; `prb_chain::keys` implements the
 /// chain's, and [`MemoryKeys`](super::memory::MemoryKeys) is the test double.
+///
+/// ```
+/// use prb_core::{manage::{KeyError, OperatorKeys}, primitives::AccountId};
+/// use secrecy::{ExposeSecret, SecretString};
+///
+/// /// Operators are given as addresses of keys in a key service, not as secrets.
+/// #[derive(Debug)]
+/// struct Named;
+///
+/// impl OperatorKeys for Named {
+///     fn account(&self, secret: &SecretString) -> Result<AccountId, KeyError> {
+///         AccountId::from_address(secret.expose_secret()).map_err(|e| KeyError::Invalid(Box::new(e)))
+///     }
+/// }
+/// ```
 pub trait OperatorKeys: Send + Sync + fmt::Debug {
     /// Returns the account that a mnemonic or secret URI signs for. May block for some milliseconds.
     ///

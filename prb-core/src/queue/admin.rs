@@ -89,6 +89,34 @@ pub struct JobDetail {
 }
 
 /// Operations of an operator on a queue's jobs.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::queue::{Error, JobId, admin::{Filter, JobDetail, Page, QueueAdmin}};
+///
+/// /// Read-only access to another queue.
+/// #[derive(Debug)]
+/// struct ReadOnly<Q>(Q);
+///
+/// #[async_trait]
+/// impl<Q: QueueAdmin> QueueAdmin for ReadOnly<Q> {
+///     async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<Page, Error> {
+///         self.0.list(filter, offset, limit).await
+///     }
+///
+///     async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
+///         self.0.job(id).await
+///     }
+///
+///     async fn retry(&self, _id: JobId) -> Result<bool, Error> {
+///         Ok(false)
+///     }
+///
+///     async fn remove(&self, _id: JobId) -> Result<bool, Error> {
+///         Ok(false)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait QueueAdmin: Send + Sync + fmt::Debug {
     /// Returns a page of the jobs that match `filter`, newest first.

@@ -27,6 +27,31 @@ pub enum Error {
 }
 
 /// Account leases, from the view of one trader.
+///
+/// ```
+/// use std::{sync::atomic::{AtomicU64, Ordering}, time::Duration};
+/// use async_trait::async_trait;
+/// use prb_core::{primitives::AccountId, trade::accounts::{AccountLeases, Error}};
+///
+/// /// For deployments that never run more than one trader at a time.
+/// #[derive(Debug, Default)]
+/// struct OnlyTrader(AtomicU64);
+///
+/// #[async_trait]
+/// impl AccountLeases for OnlyTrader {
+///     async fn acquire(&self, _account: AccountId, _ttl: Duration) -> Result<Option<u64>, Error> {
+///         Ok(Some(self.0.fetch_add(1, Ordering::Relaxed)))
+///     }
+///
+///     async fn renew(&self, _leases: &[(AccountId, u64)], _ttl: Duration) -> Result<Vec<AccountId>, Error> {
+///         Ok(Vec::new())
+///     }
+///
+///     async fn release(&self, _leases: &[(AccountId, u64)]) -> Result<(), Error> {
+///         Ok(())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait AccountLeases: Send + Sync + fmt::Debug {
     /// Leases an account for `ttl`; returns the lease's token, which no other lease ever had. Returns `None`

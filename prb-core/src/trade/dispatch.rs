@@ -214,7 +214,7 @@ impl Dispatcher {
         {
             let message = panic_text(e);
             tracing::error!(
-                %operator, message, "a lane panicked; its jobs are leased again when their leases expire"
+                operator = %operator.address(), message, "a lane panicked; its jobs are leased again when their leases expire"
             );
             let due = Instant::now() + self.shared.config.lease_ttl;
             let jobs = self.shared.leases.abandon(operator);

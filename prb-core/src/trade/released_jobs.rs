@@ -52,7 +52,7 @@ impl ReleasedJobs {
         let mut state = self.state();
         for id in ids {
             if state.count >= MAX_RELEASED {
-                tracing::warn!(%operator, "too many released jobs: their order is not kept");
+                tracing::warn!(operator = %operator.address(), "too many released jobs: their order is not kept");
                 return;
             }
             if state.released.entry(operator).or_default().insert(id, (due, until)).is_none() {

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use prb_core::{
-    inventory::{Edit, Inventory, Snapshot, memory::MemoryInventory},
-    manage::{Change, Error, MAX_ENTRIES, Manager, OperatorKeys, Parts, Selector, memory::MemoryKeys},
-    vault::memory::MemoryVault,
+    inventory::Snapshot,
+    manage::{Change, Error, MAX_ENTRIES, Manager, OperatorKeys, Selector},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -281,7 +280,7 @@ async fn explained<K: Kind>(api: &Api, items: Vec<(usize, Operation<K::Value>)>,
 /// Every entry at fault, as far as the others are not what it fails at.
 async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Value>)>) -> Vec<Fault> {
     let mut faults = secret_faults::<K>(api, &mut items).await;
-    let copy = match copy_of(&api.snapshot()).await {
+    let copy = match api.manager().dry_run().await {
         Ok(copy) => copy,
         Err(error) => return vec![fault(&error)],
     };
@@ -327,20 +326,6 @@ async fn secret_faults<K: Kind>(api: &Api, items: &mut Vec<(usize, Operation<K::
         }
         Err(error) => vec![Fault::new("invalid", format!("the secrets cannot be checked: {error}"))],
     }
-}
-
-/// A manager of a copy: it refuses what the real one does, and changes nothing.
-async fn copy_of(snapshot: &Snapshot) -> Result<Manager, Error> {
-    let inventory = MemoryInventory::default();
-    let pools = snapshot.pools.iter().map(|pool| Edit::PutPool(pool.as_ref().clone()));
-    let workers = snapshot.workers.iter().map(|worker| Edit::PutWorker(worker.as_ref().clone()));
-    inventory.apply(pools.chain(workers).collect()).await.map_err(|error| Error::Storage(Box::new(error)))?;
-    Ok(Manager::new(Parts {
-        inventory: Arc::new(inventory),
-        vault: Arc::new(MemoryVault::new()),
-        keys: Arc::new(MemoryKeys),
-        fleet: None,
-    }))
 }
 
 /// The entry's place in the call, as the manager names it: `workers[2] "rack-1-a"`.

@@ -62,7 +62,7 @@ impl Lane {
             }
             Err(e) => {
                 let error = describe(&e);
-                tracing::warn!(operator = %self.operator, error, "the account's lease cannot be acquired; its batch waits");
+                tracing::warn!(operator = %self.operator.address(), error, "the account's lease cannot be acquired; its batch waits");
                 self.pause(shared.config.retry_min).await;
                 false
             }
@@ -118,7 +118,7 @@ impl Lane {
                 (!jobs.is_empty()).then_some(jobs)
             }
             Err(e) => {
-                tracing::warn!(operator = %self.operator, error = %describe(&e), "job leases cannot be renewed; the batch waits");
+                tracing::warn!(operator = %self.operator.address(), error = %describe(&e), "job leases cannot be renewed; the batch waits");
                 self.put_back(jobs);
                 self.pause(shared.config.retry_min).await;
                 None
