@@ -26,6 +26,7 @@ mod all;
 mod api;
 mod data_provider;
 mod effective;
+mod import;
 mod keys;
 mod lifecycle;
 mod monitor;
@@ -40,6 +41,7 @@ mod workers;
 pub use all::AllArgs;
 pub use api::ApiArgs;
 pub use data_provider::DataProviderArgs;
+pub use import::{ImportArgs, ImportFrom, ImportInto, V2Args, V3Args};
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
 pub use lifecycle::LifecycleArgs;
 pub use monitor::{MONITOR_PORT, MonitorArgs};
@@ -108,6 +110,8 @@ pub enum Command {
     Monitor(Box<MonitorArgs>),
     /// Show identity keys' peer ids, back keys up, restore them.
     Keys(KeysArgs),
+    /// Bring pools and workers of the original bridge (PRB v2) or of Phala's worker manager (PRB v3) along.
+    Import(ImportArgs),
     /// What is asked of a running daemon.
     #[command(flatten)]
     Request(crate::cli::Request),
@@ -155,7 +159,7 @@ impl Command {
                 check_token(&args.pages)
             }
             Self::All(args) => check_token(&args.pages),
-            Self::Keys(_) | Self::Request(_) => Ok(()),
+            Self::Keys(_) | Self::Import(_) | Self::Request(_) => Ok(()),
         }
     }
 }
