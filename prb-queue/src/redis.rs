@@ -16,8 +16,6 @@
 //! - Leases have tokens that never come twice, and jobs have marks: a Redis that lost its data, or went back
 //!   to an old snapshot, can neither end somebody else's lease nor tell a submitter of somebody else's job.
 //!   Submitters learn that theirs is gone, and consumers that their leases are lost.
-//! - Consumers that come back quickly to a long line find up to seven jobs taken ahead for them; what nobody
-//!   fetches within 10 ms goes back to the front of the line.
 //! - While Redis is away, calls fail after [`Config::call_timeout`], and after [`Config::outage_limit`] the
 //!   jobs submitted before are given up.
 //!
@@ -59,12 +57,12 @@ use self::{
     pending::Pending,
     record::{Event, Record},
     submit::Submission,
+    trouble::ConsumerTrouble,
 };
 
 mod account_lease;
 mod action;
 mod admin;
-mod ahead;
 mod config;
 mod consume;
 mod dispense;
@@ -84,7 +82,7 @@ pub use config::{BlockHint, Config, Signers, StartError};
 
 /// Calls that may wait for a task; more wait at its door.
 const DOOR: usize = 256;
-/// How long handing back what was taken ahead may take where the queue is closed.
+/// How long handing back what nobody fetched may take where the queue is closed.
 const HAND_BACK: Duration = Duration::from_secs(1);
 /// How long Redis may take to say that it is ready: whoever asks wants to know the cause soon.
 const READY_WITHIN: Duration = Duration::from_secs(2);
@@ -92,7 +90,7 @@ const READY_WITHIN: Duration = Duration::from_secs(2);
 const MAX_RENEWED: usize = 256;
 
 /// A queue in Redis. Clones share it; it ends with the last. [`RedisQueue::shutdown`] hands back what was taken
-/// ahead; a queue that is only dropped leaves that, if there is any, to the end of its leases.
+/// and not fetched; a queue that is only dropped leaves that, if there is any, to the end of its leases.
 #[derive(Clone)]
 pub struct RedisQueue(Arc<Inner>);
 
@@ -121,7 +119,9 @@ struct Shared {
     /// A job may fall due sooner than was known.
     sooner: Notify,
     /// What went wrong when jobs were last waited for.
-    consumer: watch::Sender<Option<Arc<str>>>,
+    consumer: watch::Sender<Option<ConsumerTrouble>>,
+    /// What went wrong when the queue was last put in order.
+    upkeep: watch::Sender<Option<Arc<str>>>,
     /// The connection that waits for jobs.
     blocking: Mutex<Option<MultiplexedConnection>>,
     closed: CancellationToken,
@@ -162,6 +162,7 @@ impl RedisQueue {
             listening: watch::Sender::new(false),
             sooner: Notify::new(),
             consumer: watch::Sender::new(None),
+            upkeep: watch::Sender::new(None),
             blocking: Mutex::new(None),
             closed: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -181,7 +182,8 @@ impl RedisQueue {
         Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
     }
 
-    /// Asks Redis whether it is there and fit, and tells what keeps those who wait for jobs here from getting any.
+    /// Asks Redis whether it is there and fit, and tells what keeps those who wait for jobs here from getting any,
+    /// and the queue from being written to.
     ///
     /// # Errors
     /// [`Error::Unavailable`], with what is wrong.
@@ -197,10 +199,12 @@ impl RedisQueue {
             .map_err(|e| self.0.shared.link.unavailable(e))?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
         if let Some(text) = trouble::too_old(version) {
-            return Err(Error::Unavailable(text.into()));
+            return Err(Error::Unavailable(format!("{}: {text}", self.0.shared.link.endpoint()).into()));
         }
-        let consumer = self.0.shared.consumer.borrow().clone();
-        consumer.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
+        let shared = &self.0.shared;
+        let consumer = shared.consumer.borrow().as_ref().and_then(|trouble| trouble.now(&shared.config));
+        let trouble = consumer.or_else(|| shared.upkeep.borrow().clone());
+        trouble.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
     }
 
     /// Completes when the queue has ended: closed, or because one of its tasks broke.
@@ -209,13 +213,13 @@ impl RedisQueue {
     }
 
     /// Takes no more jobs and hands none out. Submitters of this process learn no more: their jobs stay in
-    /// Redis. Leases that it gave out run out, unless they were ended or handed back before. What was taken ahead
-    /// is handed back, within a second and behind this call.
+    /// Redis. Leases that it gave out run out, unless they were ended or handed back before. What was taken and not
+    /// fetched is handed back, within a second and behind this call.
     pub fn close(&self) {
         self.0.shared.closed.cancel();
     }
 
-    /// Closes the queue and waits until what was taken ahead is handed back: a second at most, also where Redis is
+    /// Closes the queue and waits until what was taken and not fetched is handed back: a second at most, also where Redis is
     /// away. Cancel safe: it goes on behind.
     pub async fn shutdown(&self) {
         self.close();
@@ -253,7 +257,7 @@ async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispenser: task:
             shared.pending.close("a task of the queue ended before the job's end");
         }
     }
-    // It hands back what it took ahead.
+    // It hands back what nobody fetched.
     let handed_back = async {
         while let Some(ended) = tasks.join_next_with_id().await {
             if ended.map_or_else(|e| e.id(), |(id, ())| id) == dispenser {

@@ -6,13 +6,11 @@
 //! again and answers the same. What was taken goes to those who wait, in the order in which they came; what
 //! nobody wants any more goes back to the front.
 //!
-//! Where consumers come back quickly to a long line, a take brings a few jobs for those who come next (`ahead`).
 //! Where a consumer ends a lease while nobody waits, its end goes over this connection too, since it will come
 //! back at once: end and take are then one packet each way.
 
 use std::{
     collections::{HashMap, VecDeque},
-    pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -27,17 +25,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{
-    Shared,
-    ahead::{self, Ahead},
-    scripts::Call,
-};
+use super::{Shared, scripts::Call, trouble::ConsumerTrouble};
 
 /// Most jobs that one script takes.
 const MAX_BATCH: usize = 128;
 /// How long one blocking wait lasts, and so how late a lease that another process gave is seen to be over. A
 /// dead connection is noticed after that and a call's time-out.
-const WAIT_SECS: u64 = 2;
+pub(super) const WAIT_SECS: u64 = 2;
 /// Pause after a failure, before those who wait are tried for again.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -125,7 +119,6 @@ struct Dispenser {
     returns: mpsc::Sender<(String, u64)>,
     /// A take whose answer was lost.
     unsettled: Option<Arc<Take>>,
-    ahead: Ahead,
     /// When the next delay or lease is over, as far as is known.
     timer: Option<Instant>,
     looked_ms: u64,
@@ -135,17 +128,8 @@ struct Dispenser {
 pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
     let (returns, mut returned) = mpsc::channel(1024);
     let closed = shared.closed.clone();
-    let mut dispenser = Dispenser {
-        shared,
-        wants: VecDeque::new(),
-        returns,
-        unsettled: None,
-        ahead: Ahead::new(),
-        timer: None,
-        looked_ms: 0,
-    };
-    // Set when it is needed and not at each job: it may ring too early.
-    let mut stale = pin!(sleep(Duration::ZERO));
+    let mut dispenser =
+        Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None, timer: None, looked_ms: 0 };
     let mut waiting: Option<Waiting> = None;
     // Whether a delay or a lease may be over.
     let mut look = true;
@@ -161,31 +145,19 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                 look = true;
                 dispenser.refuse_all(&e).await;
             } else if waiting.is_none() && !dispenser.wants.is_empty() {
-                // They stand before what is taken now.
-                dispenser.clear().await;
                 waiting = Some(dispenser.take());
             }
         }
         let due: OptionFuture<_> = dispenser.timer.map(sleep_until).into();
-        if stale.is_elapsed() && !dispenser.ahead.is_empty() {
-            stale.as_mut().reset(dispenser.ahead.until());
-        }
         tokio::select! {
             () = closed.cancelled() => break,
             want = incoming.recv() => match want {
                 Some(want) => {
-                    dispenser.want(want);
-                    while let Ok(want) = incoming.try_recv() {
-                        dispenser.want(want);
-                    }
+                    dispenser.wants.push_back(want);
+                    dispenser.wants.extend(std::iter::from_fn(|| incoming.try_recv().ok()));
                 }
                 None => return,
             },
-            () = stale.as_mut(), if !dispenser.ahead.is_empty() => {
-                if dispenser.ahead.until() <= Instant::now() {
-                    dispenser.clear().await;
-                }
-            }
             Some(back) = returned.recv() => {
                 let mut all = vec![back];
                 while let Ok(back) = returned.try_recv() {
@@ -199,13 +171,13 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                     Ok(answer) => {
                         failures = 0;
                         dispenser.shared.consumer.send_if_modified(|trouble| trouble.take().is_some());
-                        dispenser.settle(&take, answer);
+                        dispenser.settle(&take, answer).await;
                     }
                     Err(e) => {
                         dispenser.unsettled = Some(take);
                         failures += 1;
-                        let trouble = dispenser.shared.link.trouble(e.clone()).to_string();
-                        dispenser.shared.consumer.send_replace(Some(trouble.into()));
+                        let trouble = ConsumerTrouble::new(&dispenser.shared.link.trouble(e.clone()));
+                        dispenser.shared.consumer.send_replace(Some(trouble));
                         if failures > MAX_FAILURES {
                             dispenser.refuse_all(&e).await;
                         }
@@ -223,10 +195,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
     if let Some(take) = waiting
         && let Ok((take, Ok(answer))) = timeout(LAST_TAKE, take).await
     {
-        dispenser.settle(&take, answer);
+        dispenser.settle(&take, answer).await;
     }
-    let mut jobs = dispenser.ahead.clear();
-    jobs.extend(std::iter::from_fn(|| returned.try_recv().ok()));
+    let jobs: Vec<_> = std::iter::from_fn(|| returned.try_recv().ok()).collect();
     dispenser.give_back(&jobs).await;
 }
 
@@ -267,22 +238,11 @@ pub(super) async fn ahead_of_take<T: FromRedisValue>(shared: &Shared, script: &C
 }
 
 impl Dispenser {
-    /// Somebody comes for a job.
-    fn want(&mut self, want: Want) {
-        self.wants.push_back(want);
-        if let Some(unwanted) = self.ahead.come().and_then(|job| self.give(job)) {
-            self.ahead.put_back(unwanted);
-        }
-    }
-
-    /// Takes jobs for those who wait, and a few for those who come next, once there are any.
+    /// Takes jobs for those who wait, once there are any.
     fn take(&self) -> Waiting {
         let base: u64 = rand::rng().random::<u64>() >> 8;
         let ttls = self.wants.iter().take(MAX_BATCH).map(|want| millis(want.ttl));
-        let last =
-            self.wants.back().map(|want| millis(want.ttl)).filter(|ttl_ms| *ttl_ms >= ahead::MIN_TTL_MS);
-        let ahead = last.into_iter().cycle().take(self.ahead.more_than(self.wants.len()));
-        let leases = ttls.chain(ahead).zip(base + 1..).collect();
+        let leases = ttls.zip(base + 1..).collect();
         let take = Arc::new(Take { seq: self.shared.seq(), looked_ms: self.looked_ms, leases });
         let shared = self.shared.clone();
         async move {
@@ -297,7 +257,7 @@ impl Dispenser {
         if let Some(take) = self.unsettled.clone() {
             let answer = self.shared.link.run(&take.script(&self.shared)).await?;
             self.unsettled = None;
-            self.settle(&take, answer);
+            self.settle(&take, answer).await;
         } else {
             let due = self.shared.link.run(&self.shared.link.scripts.promote.call()).await?;
             self.timer = instant(due);
@@ -305,19 +265,20 @@ impl Dispenser {
         Ok(())
     }
 
-    fn settle(&mut self, take: &Take, (looked_ms, due, jobs): Answer) {
+    /// Hands out what a take brought; what nobody wants any more goes back to the front of the line.
+    async fn settle(&mut self, take: &Take, (looked_ms, due, jobs): Answer) {
         let timer = instant(due);
         self.timer =
             if looked_ms == take.looked_ms { self.timer.into_iter().chain(timer).min() } else { timer };
         self.looked_ms = looked_ms;
-        self.ahead.took(jobs.len() == take.leases.len());
         let ttls: HashMap<_, _> = take.leases.iter().map(|(ttl, token)| (*token, *ttl)).collect();
+        let mut unwanted = Vec::new();
         for (id, token, tries, json) in jobs {
             let ttl_ms = ttls.get(&token).copied().unwrap_or_default();
-            if let Some(unwanted) = self.give(Taken { id, token, tries, json, ttl_ms }) {
-                self.ahead.keep(unwanted);
-            }
+            let left = self.give(Taken { id, token, tries, json, ttl_ms });
+            unwanted.extend(left.map(|taken| (taken.id, taken.token)));
         }
+        self.give_back(&unwanted).await;
     }
 
     /// To the first who still waits; comes back where nobody does.
@@ -331,12 +292,6 @@ impl Dispenser {
             }
         }
         grant.accept()
-    }
-
-    /// What was taken ahead goes back.
-    async fn clear(&mut self) {
-        let jobs = self.ahead.clear();
-        self.give_back(&jobs).await;
     }
 
     /// The hand-out did not happen, and does not count.

@@ -31,35 +31,42 @@ pub(super) async fn run(shared: Arc<Shared>) {
         leases.tell(&shared, keep_leases(&shared).await);
         if swept.elapsed() >= config.stall_interval {
             swept = Instant::now();
-            order.tell(&shared, sweep(&shared, &mut settled).await.map(Some));
+            let result = sweep(&shared, &mut settled).await.map(Some);
+            // It writes: a server that takes no writes is of no use, whatever it answers to questions.
+            let trouble =
+                result.as_ref().err().map(|error| shared.link.trouble(error.clone()).to_string().into());
+            shared.upkeep.send_replace(trouble);
+            order.tell(&shared, result);
         }
     }
 }
 
-/// A part of the housekeeping whose failures are told once: each for itself, or one that works would hide one
-/// that does not.
+/// A part of the housekeeping whose failures are told once, and again where their cause is another: each part for
+/// itself, or one that works would hide one that does not.
 struct Part {
     what: &'static str,
-    failing: bool,
+    failing: Option<String>,
 }
 
 impl Part {
     const fn new(what: &'static str) -> Self {
-        Self { what, failing: false }
+        Self { what, failing: None }
     }
 
     /// `None` where there was nothing to ask Redis for: that says nothing.
     fn tell(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
         match result {
-            Err(error) if !self.failing => {
-                self.failing = true;
-                tracing::warn!(error = %shared.link.trouble(error), "{}, trying again", self.what);
+            Err(error) => {
+                let error = shared.link.trouble(error).to_string();
+                if self.failing.as_ref() != Some(&error) {
+                    tracing::warn!(error, "{}, trying again", self.what);
+                    self.failing = Some(error);
+                }
             }
-            Ok(Some(())) if self.failing => {
-                self.failing = false;
-                tracing::info!("it is over that {}", self.what);
+            Ok(Some(())) if self.failing.take().is_some() => {
+                tracing::info!(endpoint = %shared.link.endpoint(), "it is over that {}", self.what);
             }
-            _ => {}
+            Ok(_) => {}
         }
     }
 }

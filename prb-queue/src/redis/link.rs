@@ -1,11 +1,16 @@
 //! The connections to Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use prb_core::queue;
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
+    RedisResult,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub},
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 use tokio::{
     sync::watch,
@@ -18,13 +23,22 @@ use super::{
     trouble::Trouble,
 };
 
+/// Why the shared connection is given up: the server refuses writes on it, or nothing comes over it, as where a
+/// balancer between keeps it open to a server that is gone.
+const DEMOTED: &str = "takes no writes, it is a replica now";
+const SILENT: &str = "does not answer";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
 const REPEAT_MIN: Duration = Duration::from_millis(20);
 const REPEAT_MAX: Duration = Duration::from_secs(1);
-/// Time between two words about a server that is a replica.
+/// Time between two words about a connection that was given up.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// When an idle connection is asked whether the other end is there, how often, and how long what was sent may go
+/// without an acknowledgement: firewalls and failovers end connections without a word.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One Redis, for commands over one connection that mends itself, and for connections of one's own.
 #[derive(Clone)]
@@ -42,8 +56,18 @@ struct Current {
     /// How often it was given up for a new one.
     generation: u64,
     manager: ConnectionManager,
+    /// When something last came over it, or it was made.
+    answered: Arc<Mutex<Instant>>,
     /// When that was last said.
     said: Option<Instant>,
+}
+
+fn connection_info(url: &str) -> RedisResult<ConnectionInfo> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(USER_TIMEOUT);
+    Ok(url.into_connection_info()?.set_tcp_settings(settings))
 }
 
 fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionManager> {
@@ -69,11 +93,12 @@ impl Link {
             // The client takes the process's provider of cryptography; where nobody has chosen one, it is ours.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let client = Client::open(config.url.as_str()).map_err(bad_url)?;
+        let client = connection_info(&config.url).and_then(Client::open).map_err(bad_url)?;
         let manager = manager(&client, config.call_timeout).map_err(bad_url)?;
         let prefix = format!("bq:{}:", config.name);
         let scripts = Arc::new(Scripts::new(&prefix));
-        let shared = Arc::new(watch::Sender::new(Current { generation: 0, manager, said: None }));
+        let shared =
+            Arc::new(watch::Sender::new(Current { generation: 0, manager, answered: now(), said: None }));
         let endpoint = without_password(&config.url).into();
         Ok(Self { client, shared, endpoint, prefix, scripts, call_timeout: config.call_timeout })
     }
@@ -88,8 +113,13 @@ impl Link {
         Trouble::new(Arc::clone(&self.endpoint), error)
     }
 
-    /// Completes when the server turned out to be another one's replica: whoever has a connection of their own
-    /// to it makes a new one then.
+    /// The server's address, without its password.
+    pub(super) const fn endpoint(&self) -> &Arc<str> {
+        &self.endpoint
+    }
+
+    /// Completes when the shared connection was given up: whoever has a connection of their own to the server makes
+    /// a new one then.
     pub(super) async fn replaced(&self) {
         let mut shared = self.shared.subscribe();
         // The sender lives as long as this.
@@ -98,7 +128,7 @@ impl Link {
 
     /// Gives up the shared connection, unless somebody else has done so since `generation`. After a failover the
     /// old server may keep its connections and refuse every write on them; its name may lead elsewhere by now.
-    fn replace(&self, generation: u64) {
+    fn replace(&self, generation: u64, reason: &'static str) {
         let Ok(fresh) = manager(&self.client, self.call_timeout) else { return };
         self.shared.send_if_modified(|current| {
             if current.generation != generation {
@@ -107,10 +137,11 @@ impl Link {
             if current.said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
                 current.said = Some(Instant::now());
                 let endpoint = &self.endpoint;
-                tracing::warn!(%endpoint, "Redis takes no writes, it is a replica now: connecting again");
+                tracing::warn!(%endpoint, "Redis {reason}: connecting again");
             }
             current.generation += 1;
             current.manager = fresh;
+            current.answered = now();
             true
         });
     }
@@ -156,17 +187,28 @@ impl Link {
         let mut pause = REPEAT_MIN;
         loop {
             // A lost connection is seen by the call that comes next, and made anew for the one after.
-            let (generation, manager) = {
+            let (generation, manager, answered) = {
                 let current = self.shared.borrow();
-                (current.generation, current.manager.clone())
+                (current.generation, current.manager.clone(), Arc::clone(&current.answered))
             };
+            let mut answered = Answered(answered);
             let error = match timeout_at(deadline, call.once(manager)).await {
-                Ok(Err(e)) => e,
-                Ok(Ok(answer)) => return Ok(answer),
-                Err(_) => return Err(timed_out()),
+                Ok(Err(error)) => error,
+                Ok(Ok(answer)) => {
+                    answered.now();
+                    return Ok(answer);
+                }
+                Err(_) => timed_out(),
             };
+            if error.is_timeout() {
+                if answered.elapsed() >= self.call_timeout {
+                    self.replace(generation, SILENT);
+                }
+            } else {
+                answered.now();
+            }
             if is_demoted(&error) {
-                self.replace(generation);
+                self.replace(generation, DEMOTED);
             }
             if !may_pass(&error) || Instant::now() + pause >= deadline {
                 return Err(error);
@@ -191,6 +233,23 @@ impl Link {
             Err(_) => Err(timed_out()),
         }
     }
+}
+
+/// When something last came over a connection.
+struct Answered(Arc<Mutex<Instant>>);
+
+impl Answered {
+    fn now(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+fn now() -> Arc<Mutex<Instant>> {
+    Arc::new(Mutex::new(Instant::now()))
 }
 
 #[derive(Clone, Copy)]

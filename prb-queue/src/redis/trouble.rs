@@ -1,21 +1,26 @@
 //! [`Trouble`]: an error of Redis with the server's address and what to do.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use redis::RedisError;
+use tokio::time::Instant;
+
+use super::{Config, dispense::WAIT_SECS};
 
 /// The oldest version that has all commands.
 pub(super) const OLDEST: (u32, u32) = (6, 2);
 
 /// What Redis answers, with what an operator can do about it: `(a part of the answer, what to do)`.
-const CURES: [(&str, &str); 11] = [
+const CURES: [(&str, &str); 13] = [
     (
         "unknown command",
         "this Redis is older than 6.2, or a proxy or an ACL hides the command: use Redis 6.2 or newer",
     ),
     ("NOAUTH", "it wants a password: put it into the URL, redis://:PASSWORD@HOST"),
     ("WRONGPASS", "it refuses the password of the URL"),
-    ("AuthenticationFailed", "it refuses the user or the password of the URL"),
+    ("AuthenticationFailed", "it refuses the user or the password of the URL, or has none and wants none"),
+    ("timed out", "it does not answer: is the way to it cut, or is it overloaded?"),
+    ("did not answer", "is the way to it cut, or is it overloaded?"),
     ("NOPERM", "its user lacks a permission: scripts (EVALSHA, SCRIPT), BLMOVE and the keys bq:* are needed"),
     ("READONLY", "it is a replica: give the address of the primary"),
     ("MISCONF", "it cannot write its data to disk: free space on its disk or correct its folder"),
@@ -51,6 +56,25 @@ impl fmt::Display for Trouble {
 
 // It tells its cause itself.
 impl Error for Trouble {}
+
+/// What kept those who wait for jobs from getting any.
+#[derive(Clone, Debug)]
+pub(super) struct ConsumerTrouble {
+    text: Arc<str>,
+    at: Instant,
+}
+
+impl ConsumerTrouble {
+    pub(super) fn new(trouble: &Trouble) -> Self {
+        Self { text: trouble.to_string().into(), at: Instant::now() }
+    }
+
+    /// What keeps them still: nothing where nobody has tried again since, though somebody who waits would have.
+    pub(super) fn now(&self, config: &Config) -> Option<Arc<str>> {
+        let try_again = Duration::from_secs(WAIT_SECS) + config.call_timeout * 2;
+        (self.at.elapsed() <= try_again).then(|| Arc::clone(&self.text))
+    }
+}
 
 /// Why a server of that version does not do.
 pub(super) fn too_old(version: &str) -> Option<String> {

@@ -33,7 +33,8 @@ pub(super) async fn listen(shared: Arc<Shared>) {
         };
         let was_up = shared.listening.send_replace(false) || (connected && !*shared.submits.borrow());
         if was_up {
-            tracing::warn!(reason = end, "the connection to the queue's events was lost, connecting again");
+            let endpoint = shared.link.endpoint();
+            tracing::warn!(%endpoint, reason = end, "the connection to the queue's events was lost, connecting again");
             metrics::counter!("prb_queue_redis_events_lost_total").increment(1);
             // Somebody may have gone with the server.
             shared.pending.ask_all();
@@ -77,7 +78,7 @@ async fn hear(shared: &Shared, subscriptions: PubSub) -> String {
                     Err(_) => return "the server does not answer".into(),
                 }
             }
-            () = &mut replaced => return "the server has become a replica".into(),
+            () = &mut replaced => return "the connection for commands was given up".into(),
             _ = ping.tick() => match timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(e)) => return e.to_string(),
