@@ -308,7 +308,7 @@ impl Pause {
         chains.hold_against(what, &error);
         let pause = self.next();
         // The first failure may be a hitch; a repeated one is an outage that somebody must see.
-        tracing::warn!(part = what, retry_in = ?pause, "ingest: {}", chain_of(&error));
+        tracing::warn!(part = what, retry_in_seconds = pause.as_secs_f64(), "ingest: {}", chain_of(&error));
         tokio::time::sleep(pause).await;
         Ok(())
     }

@@ -73,6 +73,12 @@ pub struct HeaderCursor {
     pub para: ParaNumber,
 }
 
+impl fmt::Display for HeaderCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "headers from relay block {} and parachain block {} on", self.relay, self.para)
+    }
+}
+
 /// The next blocks that a worker can take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockCursor {
@@ -82,6 +88,12 @@ pub struct BlockCursor {
     pub to: ParaNumber,
 }
 
+impl fmt::Display for BlockCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "blocks {} to {}", self.from, self.to)
+    }
+}
+
 /// An inclusive run of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span<N> {
@@ -89,6 +101,12 @@ pub struct Span<N> {
     pub first: N,
     /// Last block.
     pub last: N,
+}
+
+impl<N: fmt::Display> fmt::Display for Span<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.first, self.last)
+    }
 }
 
 /// Relay headers up to a justified one, and the parachain headers that its state vouches for.

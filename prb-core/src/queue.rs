@@ -113,6 +113,17 @@ pub enum Progress {
     Sent,
 }
 
+impl Progress {
+    /// Its name, for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Prepared => "prepared",
+            Self::Sent => "sent",
+        }
+    }
+}
+
 /// What became of a job that was carried out: one result a call, in the job's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobOutcome {

@@ -95,7 +95,7 @@
 //! None.
 
 pub mod blob;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;

@@ -102,7 +102,7 @@ impl Node {
     /// happens, it is asked only when no other is left, and only for what is verified.
     pub fn demote(&self, reason: &str) {
         let term = self.state().demote(&self.config, reason);
-        tracing::warn!(chain = self.chain, node = %self.name, reason, ?term, "node answered wrongly, demoted");
+        tracing::warn!(chain = self.chain, node = %self.name, reason, seconds = term.as_secs(), "node answered wrongly, demoted");
         counter!("prb_rpc_node_demotions_total", "chain" => self.chain, "node" => self.name.to_string())
             .increment(1);
     }

@@ -304,7 +304,7 @@ impl Inner {
             Ok(None) => {}
             // Perhaps it is in a block already: the search tells.
             Err(refusal) => {
-                tracing::debug!(node = %node.name(), ?refusal, "node does not take the transaction again");
+                tracing::debug!(node = %node.name(), %refusal, "node does not take the transaction again");
             }
         }
     }

@@ -17,7 +17,12 @@ impl Inner {
             return;
         }
         let account = self.address(prepared.account);
-        tracing::warn!(account, ?missing, "nonces are missing before a transaction, filling them");
+        tracing::warn!(
+            account,
+            first = missing.start,
+            count = missing.end - missing.start,
+            "nonces are missing before a transaction, filling them"
+        );
         for nonce in missing {
             if let Err(reason) = self.fill(way, nonce).await {
                 tracing::warn!(account, nonce, reason, "a missing nonce was not filled");
@@ -39,7 +44,7 @@ impl Inner {
             };
             match self.submit_to(&node, &filler).await {
                 Ok(_) => return Ok(()),
-                Err(refusal) => last = format!("{}: {refusal:?}", node.name()),
+                Err(refusal) => last = format!("{}: {refusal}", node.name()),
             }
         }
         Err(last)

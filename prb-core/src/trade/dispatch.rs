@@ -188,7 +188,7 @@ impl Dispatcher {
 
     /// Gives a job back for a while. Until it is back, no younger one of its operator is taken.
     fn put_off(&self, lease: &Lease, after: Duration, place: mpsc::OwnedPermit<Return>) {
-        tracing::debug!(job = %lease.id, ?after, "the lane does not take the job now, given back for a while");
+        tracing::debug!(job = %lease.id, seconds = after.as_secs_f64(), "the lane does not take the job now, given back for a while");
         let due = Instant::now() + after;
         let until = due + self.shared.config.lease_ttl;
         self.shared.order.leave(lease.job.signer.operator, [lease.id], due, until);

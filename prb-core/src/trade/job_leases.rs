@@ -127,7 +127,8 @@ impl JobLeases {
     pub(super) async fn renew(&self, leases: &[(JobId, u64)]) -> Result<Vec<JobId>, Error> {
         let lost = self.queue.heartbeat(leases, self.ttl).await?;
         if !lost.is_empty() {
-            tracing::warn!(jobs = ?lost, "leases ran out and the jobs were handed out again");
+            let jobs = lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            tracing::warn!(jobs, "leases ran out and the jobs were handed out again");
             self.forget(leases.iter().filter(|(id, _)| lost.contains(id)).copied());
         }
         Ok(lost)

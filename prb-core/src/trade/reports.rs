@@ -59,8 +59,13 @@ impl Reports {
                 for leases in leases.chunks(MAX_TOLD) {
                     match timeout(PATIENCE, self.queue.progress(leases, progress)).await {
                         Ok(Ok(())) => {}
-                        Ok(Err(e)) => tracing::debug!(error = %e, ?progress, "progress was not told"),
-                        Err(_) => tracing::debug!(?progress, "the queue takes too long to be told progress"),
+                        Ok(Err(e)) => {
+                            tracing::debug!(error = %e, progress = progress.as_str(), "progress was not told")
+                        }
+                        Err(_) => tracing::debug!(
+                            progress = progress.as_str(),
+                            "the queue takes too long to be told progress"
+                        ),
                     }
                 }
             }

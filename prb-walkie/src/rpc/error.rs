@@ -64,7 +64,7 @@ impl From<ResponseError> for proto::ResponseError {
 #[non_exhaustive]
 pub enum Error {
     /// The peer answered with an error.
-    #[error("{peer} refused {method:?}")]
+    #[error("{peer} refused {}", method.name())]
     Refused {
         /// Who.
         peer: PeerId,

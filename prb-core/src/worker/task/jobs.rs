@@ -1,6 +1,6 @@
 //! [`Jobs`]: what a worker's task has given to the queue, and what comes back.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinError, JoinSet},
@@ -19,6 +19,15 @@ pub(super) enum Ticket {
     Operation(Operation),
     /// Messages of that sender, by the number that its queue gave them.
     Messages(MessageOrigin, u64),
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operation(operation) => f.write_str(operation.name()),
+            Self::Messages(origin, number) => write!(f, "messages of {origin} up to {number}"),
+        }
+    }
 }
 
 pub(super) enum JobEvent {
