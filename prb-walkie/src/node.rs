@@ -39,6 +39,7 @@ mod codec;
 mod config;
 mod driver;
 mod local;
+mod log_quota;
 mod mdns;
 mod metrics;
 mod outbound;
