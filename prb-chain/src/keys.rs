@@ -31,7 +31,7 @@ enum Pair {
     /// From a seed.
     Seed(sr25519::Keypair),
     /// From a key whose seed is not known, as polkadot.js exports it.
-    Expanded(Box<schnorrkel::Keypair>),
+    Expanded(schnorrkel::Keypair),
 }
 
 /// Why a secret is no key. Never holds any part of the secret.
@@ -78,13 +78,13 @@ impl OperatorKey {
             return Err(Error::Empty);
         }
         if text.starts_with('{') {
-            return Ok(Self { pair: Pair::Expanded(Box::new(keystore::read(text)?)) });
+            return Ok(Self { pair: Pair::Expanded(keystore::read(text)?) });
         }
         if text.len() == EXPANDED_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             let mut bytes = Zeroizing::new([0; EXPANDED_DIGITS / 2]);
             hex::decode_to_slice(text, &mut *bytes).map_err(|_| Error::Expanded)?;
             let pair = keystore::expanded(&*bytes).ok_or(Error::Expanded)?;
-            return Ok(Self { pair: Pair::Expanded(Box::new(pair)) });
+            return Ok(Self { pair: Pair::Expanded(pair) });
         }
         let uri = SecretUri::from_str(text).map_err(|_| Error::Format)?;
         let pair = sr25519::Keypair::from_uri(&uri).map_err(|e| match e {

@@ -149,7 +149,7 @@ fn encrypted(identity: &Identity, json: &str) -> Vec<u8> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("node (scripts/install-node-peer)");
+        .unwrap_or_else(|error| panic!("node is missing ({error}): scripts/install-node-peer"));
     node.stdin.take().unwrap().write_all(format!("{hex}\n{json}\n").as_bytes()).unwrap();
     let output = node.wait_with_output().unwrap();
     let hex = String::from_utf8(output.stdout).unwrap();

@@ -63,7 +63,7 @@ enum Value {
 
 fn table(connection: &Connection, name: &str) -> anyhow::Result<Vec<Columns>> {
     let mut statement = connection.prepare(&format!("SELECT * FROM {name} LIMIT {MAX_ROWS}"))?;
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let rows = statement.query_map([], |row| Columns::of(&names, row))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
