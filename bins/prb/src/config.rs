@@ -84,7 +84,7 @@ pub struct Cli {
     #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true, value_parser = log_level)]
     pub log_level: Option<LogLevel>,
     /// Configuration file of the daemons (TOML): a line for each setting, named as its flag, at the top or in a table
-    /// with the daemon's name, such as [lifecycle]. Variables and flags go before it. --check prints such a file.
+    /// that is named as the daemon. Variables and flags go before it. --check prints such a file.
     #[arg(long, env = "PRB_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Check what a start would check, files included; show the settings that count as TOML, with where each comes
