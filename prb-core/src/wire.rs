@@ -176,10 +176,10 @@ impl fmt::Display for MessageOrigin {
             Self::Contract(id) => write!(f, "contract {id}"),
             Self::Worker(key) => write!(f, "worker {key}"),
             Self::AccountId(id) => write!(f, "account {id}"),
-            Self::MultiLocation(_) => f.write_str("a location of another chain"),
-            Self::Gatekeeper => f.write_str("gatekeeper"),
+            Self::MultiLocation(location) => write!(f, "location 0x{}", hex::encode(location)),
+            Self::Gatekeeper => f.write_str("the gatekeepers"),
             Self::Cluster(id) => write!(f, "cluster {id}"),
-            Self::Reserved => f.write_str("reserved"),
+            Self::Reserved => f.write_str("a reserved sender"),
         }
     }
 }
