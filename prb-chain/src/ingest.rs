@@ -317,10 +317,10 @@ impl Pause {
         let (text, failures) = (chain_of(&error), self.failures);
         // What goes on for hours is shown ever less often; the metric counts each.
         if self.shown != text || failures.is_power_of_two() {
-            tracing::warn!(part = what, retry_in = ?pause, failures, "ingest: {text}");
+            tracing::warn!(part = what, retry_in_seconds = pause.as_secs_f64(), failures, "ingest: {text}");
             self.shown = text;
         } else {
-            tracing::debug!(part = what, retry_in = ?pause, failures, "ingest: {text}");
+            tracing::debug!(part = what, retry_in_seconds = pause.as_secs_f64(), failures, "ingest: {text}");
         }
         tokio::time::sleep(pause).await;
         Ok(())

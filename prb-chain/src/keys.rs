@@ -1,4 +1,4 @@
-//! Operator keys: from a mnemonic or secret URI to the sr25519 pair that signs.
+//! Operator keys: from a mnemonic, a secret URI or an expanded key to the sr25519 pair that signs.
 //!
 //! Not for: keeping keys (see [`prb_core::vault`]).
 
@@ -10,12 +10,28 @@ use prb_core::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use subxt_signer::{SecretUri, sr25519};
+use zeroize::Zeroizing;
+
+mod keystore;
+
+/// The context that Substrate chains sign in.
+const SIGNING_CONTEXT: &[u8] = b"substrate";
+/// Digits of an expanded secret key.
+const EXPANDED_DIGITS: usize = 128;
 
 /// An operator's sr25519 key pair. The secret half is wiped when the value is dropped and shows in no
 /// `Debug` output.
 #[derive(Clone)]
 pub struct OperatorKey {
-    pair: sr25519::Keypair,
+    pair: Pair,
+}
+
+#[derive(Clone)]
+enum Pair {
+    /// From a seed.
+    Seed(sr25519::Keypair),
+    /// From a key whose seed is not known, as polkadot.js exports it.
+    Expanded(schnorrkel::Keypair),
 }
 
 /// Why a secret is no key. Never holds any part of the secret.
@@ -37,11 +53,22 @@ pub enum Error {
     /// The seed is not 64 hexadecimal digits.
     #[error("the hexadecimal seed must have 64 digits")]
     Seed,
+    /// The 128 hexadecimal digits are no key.
+    #[error("the 128 hexadecimal digits are no sr25519 secret key")]
+    Expanded,
+    /// The JSON is not a keystore that can be read without a password.
+    #[error("the keystore {reason}")]
+    Keystore {
+        /// What is wrong.
+        reason: &'static str,
+    },
 }
 
 impl OperatorKey {
     /// Reads a BIP-39 mnemonic or a secret URI (`phrase/soft//hard///password`, `0x` and 64 digits, or a
-    /// development key such as `//Alice`).
+    /// development key such as `//Alice`); an expanded secret key in 128 hexadecimal digits without `0x`, which
+    /// Phala's worker manager (PRB v3) calls `SecretKey`; or the JSON of a polkadot.js account that no password
+    /// encrypts, as PRB v2 keeps it.
     ///
     /// # Errors
     /// See [`Error`].
@@ -50,21 +77,36 @@ impl OperatorKey {
         if text.is_empty() || text.starts_with("///") {
             return Err(Error::Empty);
         }
+        if text.starts_with('{') {
+            return Ok(Self { pair: Pair::Expanded(keystore::read(text)?) });
+        }
+        if text.len() == EXPANDED_DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            let mut bytes = Zeroizing::new([0; EXPANDED_DIGITS / 2]);
+            hex::decode_to_slice(text, &mut *bytes).map_err(|_| Error::Expanded)?;
+            let pair = keystore::expanded(&*bytes).ok_or(Error::Expanded)?;
+            return Ok(Self { pair: Pair::Expanded(pair) });
+        }
         let uri = SecretUri::from_str(text).map_err(|_| Error::Format)?;
         let pair = sr25519::Keypair::from_uri(&uri).map_err(|e| match e {
             sr25519::Error::Phrase(e) => Error::Mnemonic { reason: e.to_string() },
             _ => Error::Seed,
         })?;
-        Ok(Self { pair })
+        Ok(Self { pair: Pair::Seed(pair) })
     }
 
     /// The account that the key signs for.
     pub fn account(&self) -> AccountId {
-        AccountId(self.pair.public_key().0)
+        match &self.pair {
+            Pair::Seed(pair) => AccountId(pair.public_key().0),
+            Pair::Expanded(pair) => AccountId(pair.public.to_bytes()),
+        }
     }
 
-    pub(crate) const fn pair(&self) -> &sr25519::Keypair {
-        &self.pair
+    pub(crate) fn sign(&self, payload: &[u8]) -> [u8; 64] {
+        match &self.pair {
+            Pair::Seed(pair) => pair.sign(payload).0,
+            Pair::Expanded(pair) => pair.sign_simple(SIGNING_CONTEXT, payload).to_bytes(),
+        }
     }
 }
 
@@ -107,6 +149,51 @@ mod tests {
         let seed = "0xe5be9a5092b81bca64be81d212e7f2f9eba183bb7a90954f7b76361f6edb5c0a";
         assert_eq!(account(seed).unwrap(), alice);
         assert_ne!(account(&format!("{PHRASE}///password")).unwrap(), account(PHRASE).unwrap());
+    }
+
+    /// `//Alice` as polkadot.js expands it.
+    const EXPANDED: &str = "98319d4ff8a9508c4bb0cf0b5a78d760a0b2082c02775e6e82370816fedfff48\
+                            925a225d97aa00682d6a59b95b18780c10d7032336e88f3442b42361f4a66011";
+
+    #[test]
+    fn an_expanded_key_signs_for_the_account_of_its_seed() {
+        let alice = AccountId::from_address(ALICE).unwrap();
+        let key = OperatorKey::from_secret(&EXPANDED.to_owned().into()).unwrap();
+        assert_eq!(key.account(), alice);
+        let signature = sr25519::Signature(key.sign(b"payload"));
+        assert!(sr25519::verify(&signature, b"payload", &sr25519::PublicKey(alice.0)));
+        // With 0x it would be another form of key in Substrate's tools.
+        assert_eq!(account(&format!("0x{EXPANDED}")), Err(Error::Seed));
+    }
+
+    #[test]
+    fn a_keystore_without_a_password_is_read() {
+        let mut pkcs8 = vec![48, 83, 2, 1, 1, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32];
+        pkcs8.extend(hex::decode(EXPANDED).unwrap());
+        pkcs8.extend([161, 35, 3, 33, 0]);
+        pkcs8.extend(AccountId::from_address(ALICE).unwrap().0);
+        let json = |pkcs8: &[u8], kind: &str, lock: &str| {
+            use base64::Engine;
+            let encoded = base64::engine::general_purpose::STANDARD.encode(pkcs8);
+            serde_json::json!({
+                "encoded": encoded, "encoding": { "content": ["pkcs8", kind], "type": [lock], "version": "3" },
+                "address": ALICE, "meta": {},
+            })
+            .to_string()
+        };
+        assert_eq!(account(&json(&pkcs8, "sr25519", "none")).unwrap().to_string(), {
+            AccountId::from_address(ALICE).unwrap().to_string()
+        });
+        let reason = |text: String| match account(&text) {
+            Err(Error::Keystore { reason }) => reason,
+            other => panic!("{other:?}"),
+        };
+        assert!(reason(json(&pkcs8, "sr25519", "scrypt")).contains("password"));
+        assert!(reason(json(&pkcs8, "ed25519", "none")).contains("sr25519"));
+        assert!(reason(json(&pkcs8[1..], "sr25519", "none")).contains("encoded"));
+        pkcs8[116] ^= 1;
+        assert!(reason(json(&pkcs8, "sr25519", "none")).contains("belong together"));
+        assert!(reason("{\"encoded\": 1}".into()).contains("polkadot.js"));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Signer for OperatorKey {
     }
 
     async fn sign(&self, payload: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Error> {
-        Ok(self.pair().sign(payload).0)
+        Ok(Self::sign(self, payload))
     }
 }
 

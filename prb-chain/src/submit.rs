@@ -244,7 +244,7 @@ impl Inner {
             if !refusal.may_pass() || started.elapsed() >= self.config.unavailable_after {
                 return Err(self.refused(&node, refusal, &prepared).await);
             }
-            tracing::info!(node = %node.name(), ?refusal, "building the transaction anew");
+            tracing::info!(node = %node.name(), %refusal, "building the transaction anew");
             let moved_on = matches!(refusal, refusal::Refusal::MovedOn { .. });
             if rebuilt || !moved_on {
                 tokio::time::sleep(self.config.poll_interval).await;

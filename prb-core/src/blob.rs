@@ -75,6 +75,12 @@ pub struct HeaderCursor {
     pub para: ParaNumber,
 }
 
+impl fmt::Display for HeaderCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "headers from relay block {} and parachain block {} on", self.relay, self.para)
+    }
+}
+
 /// The next blocks that a worker can accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockCursor {
@@ -84,6 +90,12 @@ pub struct BlockCursor {
     pub to: ParaNumber,
 }
 
+impl fmt::Display for BlockCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "blocks {} to {}", self.from, self.to)
+    }
+}
+
 /// An inclusive range of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span<N> {
@@ -91,6 +103,12 @@ pub struct Span<N> {
     pub first: N,
     /// Last block.
     pub last: N,
+}
+
+impl<N: fmt::Display> fmt::Display for Span<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.first, self.last)
+    }
 }
 
 /// Relay headers up to a justified one, and the parachain headers that its state proves.

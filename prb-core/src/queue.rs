@@ -118,6 +118,17 @@ pub enum Progress {
     Sent,
 }
 
+impl Progress {
+    /// Its name, for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Prepared => "prepared",
+            Self::Sent => "sent",
+        }
+    }
+}
+
 /// The outcome of a job that was executed: one result per call, in the job's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobOutcome {

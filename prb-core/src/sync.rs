@@ -6,6 +6,8 @@
 //!
 //! Not for: anything on chain (see [`crate::worker`]).
 
+use std::fmt;
+
 use metrics::{describe_counter, describe_gauge};
 use serde::Serialize;
 
@@ -57,6 +59,13 @@ pub struct Position {
     pub para_header: ParaNumber,
     /// Next parachain block.
     pub block: ParaNumber,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { relay_header, para_header, block } = self;
+        write!(f, "relay header {relay_header}, parachain header {para_header}, block {block}")
+    }
 }
 
 impl Position {

@@ -1,9 +1,9 @@
-//! Job queues of Phala Runtime Bridge: they carry on-chain calls from lifecycle managers to the traders that
-//! submit them.
+//! Job queues of Phala Runtime Bridge: what is to be sent on chain, on its way from those who want it to
+//! those who send it.
 //!
 //! A lifecycle manager submits a job (register this worker, relay these messages) and holds a handle that
 //! resolves to the job's outcome. A trader leases jobs, sends them in batches, and ends each. The seam
-//! between the two is [`prb_core::queue::JobQueue`]; this crate provides its backends.
+//! between the two is [`prb_core::queue::JobQueue`]; this crate has its backends.
 //!
 //! ```text
 //!  lifecycle manager                                                  trader
@@ -15,30 +15,30 @@
 //!                      └────────────────────────────┘
 //! ```
 //!
-//! # Guarantees
+//! # What a queue promises
 //!
-//! - An accepted job is leased at least once, oldest first, to one consumer at a time.
-//! - The lease of a consumer that vanishes expires, and the job is leased again. The next consumer checks
-//!   what the first one may have done: operations are idempotent against the chain.
-//! - A job ends once, and its submitter is notified: with a result for each call, or with a failure.
-//! - A job whose failure is retryable is leased again after a delay, up to its number of retries.
-//! - Everything is bounded; a full queue returns an error, and the submitter retries later.
+//! - A job that was taken in is handed out at least once, oldest first, to one consumer at a time.
+//! - A consumer that vanishes loses its lease after a while, and the job is handed out again. What a first
+//!   consumer may have done is for the next to find out: operations are idempotent against the chain.
+//! - A job has one end, and its submitter learns it: an outcome with a result for each call, or a failure.
+//! - A job that failed in a way that may pass is handed out again after a delay, as often as it allows.
+//! - Everything is bounded; a queue that is full says so, and the submitter tries later.
 //!
-//! The conformance suite `prb_core::conformance::queue` (feature `conformance` of prb-core) checks them for
-//! every backend.
+//! These are checked by a suite, `prb_core::conformance::queue` (feature `conformance` of prb-core), which
+//! every backend passes.
 //!
 //! # Backends
 //!
 //! [`memory`]: within one process, for `prb all` and for programs that embed the engines. Jobs live as long
-//! as the process; no effect is lost, because pending operations are derived again from chain and workers.
+//! as the process; that loses no effect, because wishes are read from the chain and the workers again.
 //!
 //! [`redis`]: between processes, in the layout of bee-queue 1.4: lifecycle managers and traders of the
-//! original, and dashboards for bee-queue, can work on the same queue. A Redis that is killed, flushed or
-//! restarts empty loses no effect either: submitters are notified that their jobs are gone, and submit again
-//! what is still needed. Ended jobs are removed by age, count and bytes.
+//! original, and dashboards that know bee-queue, work on the same queue. A Redis that is killed, flushed or
+//! comes back empty loses no effect either: submitters are told that their jobs are gone, and submit again
+//! what is still wanted. Ended jobs are forgotten by age, count and bytes.
 //!
-//! Both implement [`QueueAdmin`](prb_core::queue::admin::QueueAdmin) for an operator's page: list jobs, show
-//! one with its history and outcome, retry and remove.
+//! Both are also [`QueueAdmin`](prb_core::queue::admin::QueueAdmin)s: lists of jobs, one job with its history
+//! and outcome, retry and remove, for an operator's page.
 //!
 //! ```no_run
 //! use prb_queue::redis::{Config, RedisQueue};
@@ -50,10 +50,10 @@
 //! # }
 //! ```
 //!
-//! # Non-goals
+//! # What it is not
 //!
-//! - The trade engine: batches, order and retries of transactions are in [`prb_core::trade`].
-//! - A general job queue, although bee-queue's layout is one: jobs are lists of
+//! - Not the trade engine: batches, order and retries of transactions are [`prb_core::trade`].
+//! - Not a general job queue, though bee-queue's layout is one: jobs are lists of
 //!   [`Call`](prb_core::chain::Call)s with a signer.
 //!
 //! # Example
@@ -80,7 +80,7 @@
 //! let calls = vec![Call::AddWorker { pool, worker }];
 //! let handle = queue.submit(Job { pool, signer, calls, retries: 3 }).await?;
 //!
-//! // A trader leases the job and ends it.
+//! // A trader takes the job and ends it.
 //! let lease = queue.lease(Duration::from_secs(30)).await?;
 //! let calls = vec![CallOutcome::Done; lease.job.calls.len()];
 //! let outcome = JobOutcome { calls, block: ParaNumber(42), extrinsic: None };

@@ -1,31 +1,29 @@
-//! [`RedisQueue`]: a job queue shared between processes, in bee-queue 1.4's layout.
+//! [`RedisQueue`]: jobs between processes, in bee-queue 1.4's layout.
 //!
-//! Lifecycle managers and traders of the original, and dashboards for bee-queue, can work on the same queue:
-//! keys, job JSON and events are bee-queue's, actions and payloads the original's. Additional data of this
-//! implementation is stored in separate fields, and in keys that start with `prb:` after the queue's prefix.
+//! Lifecycle managers and traders of the original, and dashboards that know bee-queue, work on the same
+//! queue: keys, job JSON and events are bee-queue's, actions and payloads the original's. What ours need
+//! besides stands in fields of its own and in keys that start with `prb:` behind the queue's prefix.
 //!
 //! ```text
-//!  submit ──▶ one script: jobs, waiting, accounting       take ◀── lease
+//!  submit ──▶ one script: jobs, waiting, books            take ◀── lease
 //!  events ◀── one script: active, jobs, succeeded|failed ◀── finish ◀── complete, fail
-//!  fates  ──▶ polled every few seconds, in case an event was missed
+//!  fates  ──▶ asked every few seconds, should an event have been missed
 //! ```
 //!
-//! - Every change of more than one key is one script: a crash of any party leaves no partial step.
-//! - A call whose connection was lost is repeated, and recognised by its sequence number or by its effect: it
-//!   is applied once.
-//! - Lease tokens and job marks are never reused: a Redis that lost its data, or was restored from an old
-//!   snapshot, can neither end another consumer's lease nor report another submitter's job. Submitters learn
-//!   that their job is gone, and consumers that their lease is lost.
-//! - Up to seven jobs are prefetched for consumers that return quickly to a long queue; jobs not fetched
-//!   within 10 ms return to the front of the queue.
-//! - While Redis is unavailable, calls fail after [`Config::call_timeout`], and after
-//!   [`Config::outage_limit`] the handles of jobs submitted before report a failure.
+//! - Whatever changes more than one key is one script: a crash of any side leaves whole steps.
+//! - A call whose connection was lost is repeated, and known again by its number or by what it left: it happens
+//!   once.
+//! - Leases have tokens that never come twice, and jobs have marks: a Redis that lost its data, or went back
+//!   to an old snapshot, can neither end somebody else's lease nor tell a submitter of somebody else's job.
+//!   Submitters learn that theirs is gone, and consumers that their leases are lost.
+//! - While Redis is away, calls fail after [`Config::call_timeout`], and after [`Config::outage_limit`] the
+//!   jobs submitted before are given up.
 //!
-//! Consumers of this implementation and the original's workers may serve one queue together. The original has
-//! no lease tokens: a job of ours that its check for stalled jobs takes away from a process that hung for
-//! [`Config::stall_interval`] may be executed by both.
+//! Our consumers and the original's workers may serve one queue together. The original keeps no tokens: a
+//! job of ours that its check for stalled jobs takes away from a process that hung for
+//! [`Config::stall_interval`] may be done by both.
 //!
-//! Requires Redis 6.2 or newer (`BLMOVE`), a single server, no cluster. `rediss://` is TLS.
+//! Needs Redis 6.2 or newer (`BLMOVE`), one server, no cluster. `rediss://` is TLS.
 
 use std::{
     fmt,
@@ -51,86 +49,88 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    connection::Connection,
     consume::{End, Opened},
+    dispense::{Want, millis},
     finish::Ending,
-    held_leases::HeldLeases,
-    leasing::{LeaseRequest, millis},
+    held::Held,
+    link::Link,
     pending::Pending,
     record::{Event, Record},
     submit::Submission,
+    trouble::ConsumerTrouble,
 };
 
 mod account_lease;
 mod action;
 mod admin;
 mod config;
-mod connection;
 mod consume;
+mod dispense;
 mod finish;
-mod held_leases;
-mod leasing;
-mod maintenance;
-mod outcomes;
+mod held;
+mod keep;
+mod link;
 mod pending;
-mod prefetch;
 mod record;
 mod scripts;
-mod server_error;
 mod submit;
+mod trouble;
+mod watch_events;
 
 pub use account_lease::RedisAccounts;
 pub use config::{BlockHint, Config, Signers, StartError};
 
-/// Capacity of the channels to the tasks, in calls; further callers wait for space.
-const CHANNEL_CAPACITY: usize = 256;
-/// Timeout for returning prefetched jobs when the queue is closed.
-const RETURN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Timeout of [`RedisQueue::ready`]: short, because the caller wants to report the cause.
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum number of leases in one script.
+/// Calls that may wait for a task; more wait at its door.
+const DOOR: usize = 256;
+/// How long handing back what nobody fetched may take where the queue is closed.
+const HAND_BACK: Duration = Duration::from_secs(1);
+/// How long Redis may take to say that it is ready: whoever asks wants to know the cause soon.
+const READY_WITHIN: Duration = Duration::from_secs(2);
+/// Most leases in one script.
 const MAX_RENEWED: usize = 256;
 
-/// A queue in Redis. Clones share it; it ends with the last one. [`RedisQueue::shutdown`] returns prefetched
-/// jobs; if the queue is only dropped, these are available again when their leases expire.
+/// A queue in Redis. Clones share it; it ends with the last. [`RedisQueue::shutdown`] hands back what was taken
+/// and not fetched; a queue that is only dropped leaves that, if there is any, to the end of its leases.
 #[derive(Clone)]
 pub struct RedisQueue(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
     submissions: mpsc::Sender<Submission>,
-    requests: mpsc::Sender<LeaseRequest>,
+    wants: mpsc::Sender<Want>,
     endings: mpsc::Sender<Ending>,
-    /// The supervisor, which owns all tasks.
+    /// The supervisor, and with it all tasks.
     _tasks: JoinSet<()>,
 }
 
-/// State shared by the tasks.
+/// What the tasks share.
 struct Shared {
     config: Config,
-    connection: Connection,
-    /// This process's unique name in Redis.
+    link: Link,
+    /// This process's name in Redis.
     caller: String,
     pending: Pending,
-    leases: HeldLeases,
+    held: Held,
     seq: AtomicU64,
-    /// Whether this process has submitted a job: before that it does not subscribe to events.
+    /// Whether this process submits: until then nobody hears events.
     submits: watch::Sender<bool>,
-    /// Whether the subscription to events is established.
+    /// Whether events are heard.
     listening: watch::Sender<bool>,
-    /// Notified when a job may become due earlier than known.
+    /// A job may fall due sooner than was known.
     sooner: Notify,
-    /// The last error of waiting for jobs.
-    consumer: watch::Sender<Option<Arc<str>>>,
-    /// The connection that blocks for jobs.
+    /// What went wrong when jobs were last waited for.
+    consumer: watch::Sender<Option<ConsumerTrouble>>,
+    /// What went wrong when the queue was last put in order.
+    upkeep: watch::Sender<Option<Arc<str>>>,
+    /// The connection that waits for jobs.
     blocking: Mutex<Option<MultiplexedConnection>>,
     closed: CancellationToken,
-    /// Cancelled when the tasks have ended.
+    /// Its tasks have ended.
     ended: CancellationToken,
 }
 
 impl Shared {
-    /// Returns the next sequence number of a call.
+    /// A number for a call, higher than all before.
     fn seq(&self) -> u64 {
         self.seq.fetch_add(1, Ordering::Relaxed)
     }
@@ -141,7 +141,7 @@ fn random_name() -> String {
 }
 
 impl RedisQueue {
-    /// Starts the queue's tasks. Redis need not be reachable yet: see [`RedisQueue::ready`].
+    /// Starts working on a queue. Redis need not be there yet: see [`RedisQueue::ready`].
     ///
     /// # Errors
     /// See [`StartError`].
@@ -150,74 +150,77 @@ impl RedisQueue {
     /// Outside of a tokio runtime.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
-        let connection = Connection::new(&config)?;
+        let link = Link::new(&config)?;
         let shared = Arc::new(Shared {
             config,
-            connection,
+            link,
             caller: random_name(),
             pending: Pending::default(),
-            leases: HeldLeases::default(),
+            held: Held::default(),
             seq: AtomicU64::new(1),
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
             sooner: Notify::new(),
             consumer: watch::Sender::new(None),
+            upkeep: watch::Sender::new(None),
             blocking: Mutex::new(None),
             closed: CancellationToken::new(),
             ended: CancellationToken::new(),
         });
-        let (submissions, to_submit) = mpsc::channel(CHANNEL_CAPACITY);
-        let (requests, to_lease) = mpsc::channel(CHANNEL_CAPACITY);
-        let (endings, to_finish) = mpsc::channel(CHANNEL_CAPACITY);
+        let (submissions, to_submit) = mpsc::channel(DOOR);
+        let (wants, to_dispense) = mpsc::channel(DOOR);
+        let (endings, to_finish) = mpsc::channel(DOOR);
         let mut tasks = JoinSet::new();
         tasks.spawn(submit::run(shared.clone(), to_submit));
-        let dispatcher = tasks.spawn(leasing::run(shared.clone(), to_lease)).id();
+        let dispenser = tasks.spawn(dispense::run(shared.clone(), to_dispense)).id();
         tasks.spawn(finish::run(shared.clone(), to_finish));
-        tasks.spawn(outcomes::listen(shared.clone()));
-        tasks.spawn(outcomes::poll(shared.clone()));
-        tasks.spawn(maintenance::run(shared.clone()));
+        tasks.spawn(watch_events::listen(shared.clone()));
+        tasks.spawn(watch_events::ask(shared.clone()));
+        tasks.spawn(keep::run(shared.clone()));
         let mut supervisor = JoinSet::new();
-        supervisor.spawn(supervise(shared.clone(), tasks, dispatcher));
-        Ok(Self(Arc::new(Inner { shared, submissions, requests, endings, _tasks: supervisor })))
+        supervisor.spawn(supervise(shared.clone(), tasks, dispenser));
+        Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
     }
 
-    /// Checks that Redis is reachable and suitable, and reports the error that prevents consumers from
-    /// getting jobs.
+    /// Asks Redis whether it is there and fit, and tells what keeps those who wait for jobs here from getting any,
+    /// and the queue from being written to.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], with the cause.
+    /// [`Error::Unavailable`], with what is wrong.
     pub async fn ready(&self) -> Result<(), Error> {
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg("server");
         let (info,): (String,) = self
             .0
             .shared
-            .connection
-            .query_within(READY_TIMEOUT, &pipe)
+            .link
+            .query_within(READY_WITHIN, &pipe)
             .await
-            .map_err(|e| self.0.shared.connection.unavailable(e))?;
+            .map_err(|e| self.0.shared.link.unavailable(e))?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        if let Some(text) = server_error::too_old(version) {
-            return Err(Error::Unavailable(text.into()));
+        if let Some(text) = trouble::too_old(version) {
+            return Err(Error::Unavailable(format!("{}: {text}", self.0.shared.link.endpoint()).into()));
         }
-        let consumer = self.0.shared.consumer.borrow().clone();
-        consumer.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
+        let shared = &self.0.shared;
+        let consumer = shared.consumer.borrow().as_ref().and_then(|trouble| trouble.now(&shared.config));
+        let trouble = consumer.or_else(|| shared.upkeep.borrow().clone());
+        trouble.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
     }
 
-    /// Completes when the queue has ended: it was closed, or one of its tasks failed.
+    /// Completes when the queue has ended: closed, or because one of its tasks broke.
     pub async fn ended(&self) {
         self.0.shared.ended.cancelled().await;
     }
 
-    /// Closes the queue: it accepts and leases no more jobs. Submitters of this process get a failure; their
-    /// jobs stay in Redis. Granted leases expire, unless they were ended or released before. Prefetched jobs
-    /// are returned in the background, within a second.
+    /// Takes no more jobs and hands none out. Submitters of this process learn no more: their jobs stay in
+    /// Redis. Leases that it gave out run out, unless they were ended or handed back before. What was taken and not
+    /// fetched is handed back, within a second and behind this call.
     pub fn close(&self) {
         self.0.shared.closed.cancel();
     }
 
-    /// Closes the queue and waits until prefetched jobs are returned: for at most one second, even if Redis
-    /// is unavailable. Cancel safe: the return continues in the background.
+    /// Closes the queue and waits until what was taken and not fetched is handed back: a second at most, also where Redis is
+    /// away. Cancel safe: it goes on behind.
     pub async fn shutdown(&self) {
         self.close();
         self.0.shared.ended.cancelled().await;
@@ -238,15 +241,15 @@ impl fmt::Debug for RedisQueue {
     }
 }
 
-/// Ends all tasks when the queue is closed, or when a task ends by itself, which is a bug.
-async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispatcher: task::Id) {
+/// Ends all where the queue is closed, or where a task ends by itself: that is a fault of the program.
+async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispenser: task::Id) {
     let _ended = shared.ended.clone().drop_guard();
     tokio::select! {
         () = shared.closed.cancelled() => {
             shared.pending.close("the queue was closed before the job's end");
         }
         ended = tasks.join_next() => {
-            // A task whose channel was closed ends when the last clone is dropped, and this one with it.
+            // Tasks whose door was closed end when the last clone is dropped, and this one with them.
             if ended.is_some_and(|task| task.is_err_and(|e| e.is_panic())) {
                 tracing::error!("a task of the queue panicked, the queue is closed");
             }
@@ -254,19 +257,19 @@ async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispatcher: task
             shared.pending.close("a task of the queue ended before the job's end");
         }
     }
-    // This task returns the prefetched jobs.
-    let jobs_returned = async {
+    // It hands back what nobody fetched.
+    let handed_back = async {
         while let Some(ended) = tasks.join_next_with_id().await {
-            if ended.map_or_else(|e| e.id(), |(id, ())| id) == dispatcher {
+            if ended.map_or_else(|e| e.id(), |(id, ())| id) == dispenser {
                 break;
             }
         }
     };
-    let _ = timeout(RETURN_TIMEOUT, jobs_returned).await;
+    let _ = timeout(HAND_BACK, handed_back).await;
     tasks.shutdown().await;
 }
 
-/// The progress texts of the original.
+/// The original's words.
 const fn word(progress: Progress) -> &'static str {
     match progress {
         Progress::Taken => "RP_INIT",
@@ -275,7 +278,7 @@ const fn word(progress: Progress) -> &'static str {
     }
 }
 
-/// Encodes a job's JSON, and the rest of its accounting entry.
+/// A job's JSON, and the rest of its book.
 fn encoded(job: &Job, mark: &str) -> Result<(String, String), serde_json::Error> {
     let encoded = action::encode(job, mark.to_owned())?;
     let book = format!("{mark}|{}|{}", job.pool, encoded.action);
@@ -307,19 +310,19 @@ impl JobQueue for RedisQueue {
         self.unless_closed(async {
             loop {
                 let (grant, granted) = oneshot::channel();
-                self.0.requests.send(LeaseRequest { ttl, grant }).await.map_err(|_| Error::Closed)?;
+                self.0.wants.send(Want { ttl, grant }).await.map_err(|_| Error::Closed)?;
                 let grant = granted.await.map_err(|_| Error::Closed)??;
                 let Some(taken) = grant.taken() else { continue };
                 match self.open(taken).await {
                     Ok(Opened { lease, held }) => {
-                        // The job was taken for a caller that was cancelled, with another TTL.
+                        // It was taken for somebody who left.
                         if taken.ttl_ms != millis(ttl) {
                             let lost = self.heartbeat(&[(lease.id, lease.token)], ttl).await?;
                             if !lost.is_empty() {
                                 continue;
                             }
                         }
-                        self.0.shared.leases.add(lease.id, held);
+                        self.0.shared.held.add(lease.id, held);
                         drop(grant.accept());
                         return Ok(lease);
                     }
@@ -334,38 +337,37 @@ impl JobQueue for RedisQueue {
         let shared = &self.0.shared;
         let mut lost = Vec::new();
         for chunk in leases.chunks(MAX_RENEWED) {
-            let mut script = shared.connection.scripts.renew.call();
+            let mut script = shared.link.scripts.renew.call();
             script.arg(millis(ttl));
             for (id, token) in chunk {
                 script.arg(id.0).arg(token);
             }
             let ids: Vec<u64> =
-                shared.connection.run(&script).await.map_err(|e| self.0.shared.connection.unavailable(e))?;
+                shared.link.run(&script).await.map_err(|e| self.0.shared.link.unavailable(e))?;
             lost.extend(ids.into_iter().map(JobId));
         }
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(id)) {
-            shared.leases.forget(*id, *token);
+            shared.held.forget(*id, *token);
         }
         Ok(lost)
     }
 
     async fn release(&self, leases: &[(JobId, u64)], after: Duration) -> Result<(), Error> {
         let shared = &self.0.shared;
-        // A delay below a millisecond must not become zero.
+        // Less than a millisecond is not nothing.
         let delay_ms = if after.is_zero() { 0 } else { millis(after) };
         let mut leases = leases.to_vec();
         leases.sort_unstable();
-        // The oldest job must be at the front of the queue, so its chunk is returned last.
+        // The oldest is the first in line, so its chunk goes last.
         for chunk in leases.rchunks(MAX_RENEWED) {
-            let mut script = shared.connection.scripts.return_jobs.call();
+            let mut script = shared.link.scripts.hand_back.call();
             script.arg(delay_ms).arg("");
             for (id, token) in chunk {
                 script.arg(id.0).arg(token);
             }
-            let _: u64 =
-                shared.connection.run(&script).await.map_err(|e| self.0.shared.connection.unavailable(e))?;
+            let _: u64 = shared.link.run(&script).await.map_err(|e| self.0.shared.link.unavailable(e))?;
             for (id, token) in chunk {
-                shared.leases.forget(*id, *token);
+                shared.held.forget(*id, *token);
             }
         }
         if delay_ms > 0 {
@@ -379,17 +381,16 @@ impl JobQueue for RedisQueue {
         let mut pipe = redis::pipe();
         let mut any = false;
         for (id, token) in leases {
-            let Some(held) = shared.leases.get(*id, *token) else { continue };
+            let Some(held) = shared.held.get(*id, *token) else { continue };
             *held.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
             let data = Some(word(progress));
             let event = Event { id: id.to_string().into(), event: "progress".into(), data, mark: None };
             let event = serde_json::to_string(&event).map_err(|e| Error::Unavailable(Box::new(e)))?;
-            pipe.publish(shared.connection.key("events"), event).ignore();
+            pipe.publish(shared.link.key("events"), event).ignore();
             any = true;
         }
         if any {
-            let () =
-                shared.connection.query(&pipe).await.map_err(|e| self.0.shared.connection.unavailable(e))?;
+            let () = shared.link.query(&pipe).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         }
         Ok(())
     }
@@ -409,7 +410,7 @@ impl JobQueue for RedisQueue {
     }
 
     async fn stats(&self) -> Result<Stats, Error> {
-        let key = |name| self.0.shared.connection.key(name);
+        let key = |name| self.0.shared.link.key(name);
         type Counts = (usize, usize, usize, u64, u64, (Option<u64>, Option<u64>));
         let mut pipe = redis::pipe();
         pipe.llen(key("waiting"))
@@ -418,13 +419,8 @@ impl JobQueue for RedisQueue {
             .scard(key("succeeded"))
             .scard(key("failed"))
             .hmget(key("prb:meta"), &["trimmed_succeeded", "trimmed_failed"]);
-        let counts: Counts = self
-            .0
-            .shared
-            .connection
-            .query(&pipe)
-            .await
-            .map_err(|e| self.0.shared.connection.unavailable(e))?;
+        let counts: Counts =
+            self.0.shared.link.query(&pipe).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         let (waiting, active, delayed, succeeded, failed, (trimmed_succeeded, trimmed_failed)) = counts;
         let succeeded = succeeded + trimmed_succeeded.unwrap_or_default();
         let failed = failed + trimmed_failed.unwrap_or_default();

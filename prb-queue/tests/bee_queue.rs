@@ -113,7 +113,7 @@ async fn a_job_that_nobody_can_sign_fails_and_says_so() {
         (original("100"), "no operator of pool 100"),
         (json!({"action": "DANCE", "payload": {"pid": "1"}}), "the action \"DANCE\""),
         (json!({"action": "ADD_WORKER", "payload": {"pid": "1"}}), "no publicKey"),
-        (json!("text"), "unknown layout"),
+        (json!("text"), "not what a trader knows"),
         (
             json!({"action": "REGISTER_WORKER", "payload": {"pid": "1", "runtimeInfo": "0x00", "attestation": "0x00"}}),
             "runtimeInfo cannot be decoded",

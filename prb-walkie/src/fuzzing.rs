@@ -1,4 +1,4 @@
-//! Doors for the fuzz targets (`prb-walkie/fuzz`): built with `--cfg fuzzing` only.
+//! Doors for the fuzz targets (`prb-walkie/fuzz`): built with the feature `fuzzing` only, which is theirs alone.
 
 use bytes::Bytes;
 

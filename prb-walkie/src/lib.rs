@@ -107,7 +107,7 @@
 
 #[cfg(feature = "blob")]
 pub mod blob;
-#[cfg(all(fuzzing, feature = "node"))]
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod identity;

@@ -39,6 +39,7 @@ mod codec;
 mod config;
 mod driver;
 mod local;
+mod log_quota;
 mod mdns;
 mod metrics;
 mod outbound;
@@ -50,7 +51,7 @@ mod transport;
 
 pub use config::{Config, ConfigError, Limits, parse_addresses};
 pub use libp2p::{Multiaddr, PeerId};
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) use mdns::read_for_fuzzing as read_mdns;
 pub use table::{Peer, PeerTable, Standing};
 
@@ -193,4 +194,9 @@ impl Node {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.shared.tasks.wait()).await;
         answered
     }
+}
+
+/// Addresses for the log.
+fn listed(addresses: &[Multiaddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

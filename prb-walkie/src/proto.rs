@@ -150,6 +150,19 @@ pub enum Role {
     Trader = 4,
 }
 
+impl Role {
+    /// Its name, for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::DataProviderInt => "data provider",
+            Self::DataProviderExt => "data provider for others",
+            Self::LifecycleManager => "lifecycle manager",
+            Self::Trader => "trader",
+        }
+    }
+}
+
 /// How a caller stands with the called, here without its `AS_`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]

@@ -33,6 +33,8 @@ use zeroize::Zeroizing;
 
 use crate::identity::{Identity, PeerId};
 
+pub mod original;
+
 const VERSION: u8 = 1;
 const DATA_KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;

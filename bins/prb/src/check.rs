@@ -10,7 +10,7 @@ use crate::{
     config::{Cli, Command, NodeUrl, WorkerArgs},
     daemon::{Failure, pool},
     fleet_file::FleetFile,
-    sealed,
+    original, sealed,
 };
 
 /// Shows the settings that count on standard output and checks what they name: nothing is made, opened for writing
@@ -37,7 +37,7 @@ async fn check(command: &Command) -> anyhow::Result<()> {
             match &args.fleet {
                 Some(path) => fleet_file(path).await,
                 // Pools and workers are in the data folder, which only a start opens.
-                None => Ok(()),
+                None => original::check_inventory(&args.data.join("inventory"), "PRB_DATA"),
             }
         }
         Command::DataProvider(args) => {
@@ -48,6 +48,7 @@ async fn check(command: &Command) -> anyhow::Result<()> {
         }
         Command::Lifecycle(args) => {
             nodes("para", &args.chain_endpoint)?;
+            original::check_inventory(&args.local_db_path, "PHALA_LOCAL_DB_PATH")?;
             Identity::load(&args.walkie.peer_id_prefix, Role::Lifecycle)?;
             workers(&args.workers)
         }
@@ -63,7 +64,7 @@ async fn check(command: &Command) -> anyhow::Result<()> {
             Identity::load(&args.walkie.peer_id_prefix, Role::Monitor)?;
             Ok(())
         }
-        Command::Keys(_) | Command::Request(_) => Ok(()),
+        Command::Keys(_) | Command::Import(_) | Command::Request(_) => Ok(()),
     }
 }
 

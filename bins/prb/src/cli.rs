@@ -27,7 +27,7 @@ mod jobs;
 mod pages;
 mod pools;
 mod status;
-mod table;
+pub(crate) mod table;
 mod workers;
 
 /// Time between two looks of `--watch`.

@@ -5,17 +5,15 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
-use clap::{
-    Arg, CommandFactory, FromArgMatches, Parser, Subcommand,
-    builder::{Resettable, StyledStr},
-    error::{ContextKind, ContextValue, ErrorKind},
-};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
+
+use sources::Origins;
 
 use crate::{
     redact,
@@ -26,12 +24,15 @@ mod all;
 mod api;
 mod data_provider;
 mod effective;
+mod import;
 mod keys;
 mod lifecycle;
 mod monitor;
 mod ops;
 mod pages;
 mod pccs;
+mod refusal;
+mod sources;
 mod trader;
 mod values;
 mod walkie;
@@ -40,6 +41,7 @@ mod workers;
 pub use all::AllArgs;
 pub use api::ApiArgs;
 pub use data_provider::DataProviderArgs;
+pub use import::{ImportArgs, ImportFrom, ImportInto, V2Args, V3Args};
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
 pub use lifecycle::LifecycleArgs;
 pub use monitor::{MONITOR_PORT, MonitorArgs};
@@ -81,6 +83,10 @@ pub struct Cli {
     /// info,prb_core=debug. A level is for the daemon itself; libraries log from warnings on unless they are named.
     #[arg(long, env = "PHALA_LOGGER_LEVEL", global = true, value_parser = log_level)]
     pub log_level: Option<LogLevel>,
+    /// Configuration file of the daemons (TOML): a line for each setting, named as its flag, at the top or in a table
+    /// that is named as the daemon. Variables and flags go before it. --check prints such a file.
+    #[arg(long, env = "PRB_CONFIG", value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
     /// Check what a start would check, files included; show the settings that count as TOML, with where each comes
     /// from and without secrets; and end.
     #[arg(long, global = true)]
@@ -108,6 +114,8 @@ pub enum Command {
     Monitor(Box<MonitorArgs>),
     /// Show identity keys' peer ids, back keys up, restore them.
     Keys(KeysArgs),
+    /// Bring pools and workers of the original bridge (PRB v2) or of Phala's worker manager (PRB v3) along.
+    Import(ImportArgs),
     /// What is asked of a running daemon.
     #[command(flatten)]
     Request(crate::cli::Request),
@@ -120,17 +128,25 @@ impl Cli {
     /// What is wrong, for [`clap::Error::print`]; or help and version, which were asked for.
     pub fn read(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
-        let mut command = with_environment(Self::command())?;
-        if lacks_subcommand(&arguments)
+        let mut command =
+            sources::without_empty_variables(Self::command(), &ALIASES).map_err(|text| wrong(&text))?;
+        if First::of(&arguments) == First::Other
             && let Some(module) = variable(MODULE)
         {
             arguments.insert(1.min(arguments.len()), subcommand_of(&module)?.into());
         }
+        let mut origins = Origins::new();
+        if let First::Command(daemon) = First::of(&arguments)
+            && sources::DAEMONS.contains(&daemon)
+        {
+            (command, origins) = sources::apply(command, &arguments, daemon).map_err(|text| wrong(&text))?;
+        }
         let read = command
             .try_get_matches_from_mut(&arguments)
             .and_then(|matches| Self::from_arg_matches(&matches).map(|cli| (cli, matches)));
-        let (mut cli, matches) = read.map_err(|error| explained(error, &command, &arguments))?;
-        cli.effective = effective::toml(&command, &matches);
+        let (mut cli, matches) =
+            read.map_err(|error| refusal::explained(error, &command, &arguments, &origins))?;
+        cli.effective = effective::toml(&command, &matches, &origins);
         cli.command.check()?;
         Ok(cli)
     }
@@ -155,7 +171,7 @@ impl Command {
                 check_token(&args.pages)
             }
             Self::All(args) => check_token(&args.pages),
-            Self::Keys(_) | Self::Request(_) => Ok(()),
+            Self::Keys(_) | Self::Import(_) | Self::Request(_) => Ok(()),
         }
     }
 }
@@ -191,46 +207,37 @@ fn variable(name: impl AsRef<OsStr>) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// Takes empty variables away from their arguments, and reads second names.
-fn with_environment(command: clap::Command) -> Result<clap::Command, clap::Error> {
-    for (name, alias) in ALIASES {
-        if let (Some(value), Some(other)) = (variable(name), variable(alias))
-            && value != other
-        {
-            return Err(wrong(&format!("{name} and {alias} are both set and differ; set one")));
-        }
-    }
-    let adapt = |arg: Arg| {
-        let Some(name) = arg.get_env().map(OsStr::to_owned) else { return arg };
-        match ALIASES.iter().find(|(first, _)| *first == name) {
-            _ if variable(&name).is_some() => arg,
-            Some((_, alias)) if variable(alias).is_some() => arg.env(*alias),
-            _ if std::env::var_os(&name).is_some() => arg.env(Resettable::Reset),
-            _ => arg,
-        }
-    };
-    fn everywhere(command: clap::Command, adapt: &impl Fn(Arg) -> Arg) -> clap::Command {
-        command.mut_args(adapt).mut_subcommands(|sub| everywhere(sub, adapt))
-    }
-    Ok(everywhere(command, &adapt))
+/// What the arguments begin with, behind the flags that every command has.
+#[derive(Debug, PartialEq, Eq)]
+enum First<'a> {
+    /// Help or the version is asked for.
+    Help,
+    /// A command.
+    Command(&'a str),
+    /// A flag of a command that is not named, or nothing.
+    Other,
 }
 
-/// Whether the arguments name no subcommand and do not ask for help or version.
-fn lacks_subcommand(arguments: &[OsString]) -> bool {
-    let mut rest = arguments.iter().skip(1);
-    while let Some(argument) = rest.next() {
-        match argument.to_str() {
-            Some("--node-env" | "--log-level") => {
-                rest.next();
+impl<'a> First<'a> {
+    fn of(arguments: &'a [OsString]) -> Self {
+        const WITH_VALUE: [&str; 3] = ["--node-env", "--log-level", "--config"];
+        let mut rest = arguments.iter().skip(1);
+        while let Some(argument) = rest.next() {
+            let Some(text) = argument.to_str() else { return Self::Other };
+            match text.split_once('=').map_or(text, |(flag, _)| flag) {
+                flag if WITH_VALUE.contains(&flag) => {
+                    if flag == text {
+                        rest.next();
+                    }
+                }
+                "--check" => {}
+                "-h" | "--help" | "-V" | "--version" => return Self::Help,
+                _ if text.starts_with('-') => return Self::Other,
+                _ => return Self::Command(text),
             }
-            Some("--check") => {}
-            Some(text) if text.starts_with("--node-env=") || text.starts_with("--log-level=") => {}
-            Some("-h" | "--help" | "-V" | "--version") => return false,
-            Some(text) => return text.starts_with('-'),
-            None => return false,
         }
+        Self::Other
     }
-    true
 }
 
 fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
@@ -247,75 +254,11 @@ fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
     }
 }
 
-/// Says which variable a refused value is from, and which one would give a missing value.
-fn explained(mut error: clap::Error, command: &clap::Command, arguments: &[OsString]) -> clap::Error {
-    hide_secrets(&mut error);
-    let missing = error.kind() == ErrorKind::MissingRequiredArgument;
-    let named = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(one)) => vec![one.clone()],
-        Some(ContextValue::Strings(several)) => several.clone(),
-        _ => Vec::new(),
-    };
-    let tips: Vec<StyledStr> = named.iter().filter_map(|arg| tip(arg, missing, command, arguments)).collect();
-    if !tips.is_empty() {
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
-    }
-    error
-}
-
-/// Takes out of a refusal what it quotes, unless that cannot be a secret.
-fn hide_secrets(error: &mut clap::Error) {
-    // A word in an unknown place: of a flag its name is shown, but not its value.
-    let is_flag = error.kind() != ErrorKind::UnknownArgument;
-    for kind in [ContextKind::InvalidValue, ContextKind::InvalidSubcommand, ContextKind::InvalidArg] {
-        if kind == ContextKind::InvalidArg && is_flag {
-            continue;
-        }
-        let Some(ContextValue::String(value)) = error.get(kind) else { continue };
-        let shown = match value.split_once('=') {
-            Some((flag, _)) if redact::is_harmless(flag) && flag.starts_with("--") => flag,
-            _ if redact::is_harmless(value) || is_long_flag(value) => continue,
-            _ => redact::HIDDEN,
-        };
-        error.insert(kind, ContextValue::String(shown.to_owned()));
-    }
-    if error.kind() == ErrorKind::UnknownArgument || error.kind() == ErrorKind::InvalidSubcommand {
-        // It proposes to pass the value behind `--`, and quotes it.
-        error.remove(ContextKind::Suggested);
-    }
-}
-
-fn is_long_flag(text: &str) -> bool {
-    text.strip_prefix("--")
-        .is_some_and(|name| name.len() <= 64 && name.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
-}
-
-fn tip(shown: &str, missing: bool, command: &clap::Command, arguments: &[OsString]) -> Option<StyledStr> {
-    let long = shown.strip_prefix("--")?.split([' ', '=', '[']).next()?;
-    let name = environment_name(command, long)?;
-    if missing {
-        return Some(format!("the variable {name} gives --{long} too").into());
-    }
-    let flag = format!("--{long}");
-    let is_flag = |argument: &OsString| {
-        argument.to_str().is_some_and(|text| text == flag || text.starts_with(&format!("{flag}=")))
-    };
-    let from_environment = variable(&name).is_some() && !arguments.iter().any(is_flag);
-    from_environment.then(|| format!("the value is that of the variable {name}").into())
-}
-
-fn environment_name(command: &clap::Command, long: &str) -> Option<String> {
-    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long)).and_then(Arg::get_env);
-    match own {
-        Some(name) => name.to_str().map(str::to_owned),
-        None => command.get_subcommands().find_map(|sub| environment_name(sub, long)),
-    }
-}
-
 /// Variables that look like ours and are read by nothing: typing mistakes, most likely.
 pub fn unknown_variables() -> Vec<String> {
     fn collect(command: &clap::Command, known: &mut Vec<OsString>) {
         known.extend(command.get_arguments().filter_map(Arg::get_env).map(OsStr::to_owned));
+        known.extend(command.get_arguments().filter_map(sources::file_variable));
         command.get_subcommands().for_each(|sub| collect(sub, known));
     }
     let mut known: Vec<OsString> = OTHERS.map(Into::into).to_vec();
@@ -385,9 +328,10 @@ mod tests {
 
     #[test]
     fn a_subcommand_is_seen_behind_the_global_flags() {
-        let lacks = |args: &[&str]| lacks_subcommand(&args.iter().map(Into::into).collect::<Vec<_>>());
+        let lacks =
+            |args: &[&str]| First::of(&args.iter().map(Into::into).collect::<Vec<_>>()) == First::Other;
         assert!(lacks(&["prb"]));
-        assert!(lacks(&["prb", "--log-level", "all"]));
+        assert!(lacks(&["prb", "--log-level", "all"]) && lacks(&["prb", "--config", "all"]));
         assert!(lacks(&["prb", "--check", "--sync-only"]));
         for given in [&["prb", "all"][..], &["prb", "--log-level=info", "keys", "show"], &["prb", "--help"]] {
             assert!(!lacks(given), "{given:?}");

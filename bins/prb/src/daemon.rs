@@ -102,8 +102,9 @@ pub(crate) async fn run<D: Daemon>(
         daemon = start => daemon?,
         () = stop.cancelled() => return Ok(()),
     };
+    let probe = daemon.probe();
     if let Some(ops) = &ops {
-        ops.watch(daemon.probe());
+        ops.watch(probe.clone());
     }
     let mut progress = Progress::new(display);
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -118,6 +119,7 @@ pub(crate) async fn run<D: Daemon>(
             _ = look.tick() => {
                 let view = daemon.view().await;
                 gauges.set(&view);
+                gauges.ready(&probe());
                 progress.show(view);
             }
         }

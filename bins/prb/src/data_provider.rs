@@ -28,7 +28,7 @@ use crate::{
     daemon::{self, Background, Daemon, Failure, pool},
     descriptors::{self, Shares},
     ops::Probe,
-    peers,
+    original, peers,
     progress::{Display, Shown, View},
     work,
 };
@@ -55,6 +55,7 @@ impl DataProvider {
     /// See [`Failure`].
     pub async fn start(args: &DataProviderArgs) -> Result<Self, Failure> {
         args.warn_of_no_effect();
+        original::warn_of_blocks(&args.local_db_path, "PHALA_LOCAL_DB_PATH");
         let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
         let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;

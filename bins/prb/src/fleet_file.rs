@@ -5,7 +5,11 @@
 //! first. Mnemonics may stand in the file, or in environment variables that it names; they are sealed at once
 //! and never shown.
 
-use std::{collections::HashSet, fmt, path::Path};
+use std::{
+    collections::HashSet,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use prb_core::{
@@ -59,6 +63,8 @@ struct PoolEntry {
     operator: Option<SecretString>,
     /// Name of the environment variable that holds it.
     operator_env: Option<String>,
+    /// File whose first line is it.
+    operator_file: Option<PathBuf>,
     /// SS58 address of the account that owns the pool, where the operator is its proxy.
     proxied: Option<String>,
     /// Whether its workers run.

@@ -6,9 +6,12 @@ use anyhow::Context;
 use prb_chain::inventory::{Config, HeedInventory};
 use prb_core::inventory::Inventory;
 
+use crate::original;
+
 /// Opens the inventory in a folder, or makes a new one. `setting` names what the operator set to have it
 /// there.
 pub(crate) async fn open(path: &Path, setting: &str) -> anyhow::Result<Arc<dyn Inventory>> {
+    original::check_inventory(path, setting)?;
     let opening = path.to_owned();
     let open = move || HeedInventory::open(&opening, Config::default());
     let inventory = tokio::task::spawn_blocking(open)

@@ -39,7 +39,11 @@ fn run(cli: Cli) -> u8 {
     };
     let display = Display::detect();
     let development = cli.node_env == "development";
-    let stream = if matches!(cli.command, Command::Keys(_)) { Stream::Command } else { Stream::Daemon };
+    let stream = if matches!(cli.command, Command::Keys(_) | Command::Import(_)) {
+        Stream::Command
+    } else {
+        Stream::Daemon
+    };
     // Dropped last: it waits for the last lines.
     let flush = telemetry::init(cli.log_level.as_ref(), development, stream, &display);
     let result = match &flush {
@@ -65,6 +69,7 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
         Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
         Command::Monitor(args) => runtime.block_on(prb::monitor::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
+        Command::Import(args) => runtime.block_on(prb::import::run(&args)),
         Command::Request(request) => prb::cli::run(request),
     };
     runtime.shutdown_timeout(LAST_WAIT);

@@ -283,7 +283,8 @@ fn a_check_reads_what_a_start_would_read() {
     let trader = [CHAINS[0], ("PHALA_Q_REDIS_ENDPOINT", "redis://h"), ("PHALA_PEER_ID_PREFIX", path)];
     assert!(refusal(&["trader", "--check"], &trader).contains("LIFECYCLE"));
     let help = String::from_utf8(prb(&["lifecycle", "--help"], &[]).stdout).unwrap();
-    for heading in ["Peers:", "Workers:", "Ops port:", "Pages:", "Attestation of workers:"] {
+    for heading in ["Peers:", "Management API:", "Workers:", "Ops port:", "Pages:", "Attestation of workers:"]
+    {
         assert!(help.contains(heading), "{heading} in\n{help}");
     }
     let help = String::from_utf8(prb(&["--help"], &[]).stdout).unwrap();

@@ -204,7 +204,7 @@ impl<'a> Round<'a> {
         if is_large && is_too_large(&error) {
             return;
         }
-        tracing::debug!(node = %node.name(), ?blocks, error = %error, "node gives no storage changes");
+        tracing::debug!(node = %node.name(), first = blocks.first, last = blocks.last, error = %error, "node gives no storage changes");
         self.nodes.retain(|busy| !Arc::ptr_eq(&busy.node, node));
         if matches!(&error, Error::Rpc(e) if e.refusal() == Some(Refusal::StatePruned)) {
             node.lacks(Capability::States, &error.to_string());

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
 };
 
@@ -21,6 +22,18 @@ pub(super) enum Subject {
     Pool(PoolId),
     Account(AccountId),
     Sender(MessageOrigin),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chain => f.write_str("the chain's own values"),
+            Self::Worker(key) => write!(f, "worker {key}"),
+            Self::Pool(pid) => write!(f, "pool {pid}"),
+            Self::Account(account) => write!(f, "account {account}"),
+            Self::Sender(origin) => write!(f, "messages of {origin}"),
+        }
+    }
 }
 
 /// Values by storage key.

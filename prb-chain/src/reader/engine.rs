@@ -72,6 +72,20 @@ enum Why {
     Doubt,
 }
 
+impl Why {
+    /// As the metric's label has it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "First",
+            Self::Gap => "Gap",
+            Self::Due => "Due",
+            Self::RuntimeUpgrade => "RuntimeUpgrade",
+            Self::Refused => "Refused",
+            Self::Doubt => "Doubt",
+        }
+    }
+}
+
 impl Engine {
     pub(super) fn new(
         pool: NodePool,
@@ -226,8 +240,13 @@ impl Engine {
         followed: &Arc<Followed>,
         why: Why,
     ) -> Result<(), Error> {
-        tracing::debug!(block = head.number, ?why, workers = followed.workers.len(), "taking a snapshot");
-        metrics::counter!("prb_reader_snapshots_total", "why" => format!("{why:?}")).increment(1);
+        tracing::debug!(
+            block = head.number,
+            why = why.as_str(),
+            workers = followed.workers.len(),
+            "taking a snapshot"
+        );
+        metrics::counter!("prb_reader_snapshots_total", "why" => why.as_str()).increment(1);
         let header = Header::decode(&mut &*head.header).map_err(|_| Error::Header(head.number))?;
         // The head's state was written by the code in its parent's state.
         let written_by = if head.number == 0 { head.hash } else { header.parent_hash };

@@ -203,7 +203,7 @@ impl State {
             None => drop(self.reported.remove(subject)),
             Some(Unreadable { reason, .. }) => {
                 if self.reported.get(subject) != Some(&reason) {
-                    tracing::error!(?subject, %reason, "cannot read the state on chain");
+                    tracing::error!(%subject, %reason, "cannot read the state on chain");
                     metrics::counter!("prb_reader_unreadable_values_total").increment(1);
                     self.reported.insert(subject.clone(), reason);
                 }

@@ -34,6 +34,14 @@ pub(super) enum Lane {
 }
 
 impl Lane {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Watch => "subscriptions",
+            Self::Ask => "questions",
+            Self::Bulk => "large questions",
+        }
+    }
+
     pub(super) const ALL: [Self; 3] = [Self::Watch, Self::Ask, Self::Bulk];
 }
 
@@ -169,7 +177,7 @@ impl Node {
     }
 
     fn connected(&self, lane: Lane, pauses: &mut ExponentialBackoff) {
-        tracing::info!(chain = self.chain, node = %self.name(), ?lane, "connected to node");
+        tracing::info!(chain = self.chain, node = %self.name(), lane = lane.as_str(), "connected to node");
         counter!("prb_rpc_connections_total", "chain" => self.chain, "node" => self.name().to_string())
             .increment(1);
         *pauses = backoff(&self.config);
@@ -196,7 +204,7 @@ impl Node {
         let mut current = self.links[lane as usize].current();
         if current.as_ref().is_some_and(|open| Arc::ptr_eq(&open.client, client)) {
             *current = None;
-            tracing::warn!(chain = self.chain, node = %self.name(), ?lane, reason, "connection to node lost");
+            tracing::warn!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");
             let mut state = self.state();
             state.timeouts = 0;
             state.last_error = Some(reason.to_owned());

@@ -108,7 +108,7 @@ impl Node {
         counter!("prb_rpc_node_demotions_total", "chain" => self.chain, "node" => self.name.to_string())
             .increment(1);
         if let Some(term) = self.state().demote(&self.config, reason) {
-            tracing::warn!(chain = self.chain, node = %self.name, reason, ?term, "node answered wrongly, demoted");
+            tracing::warn!(chain = self.chain, node = %self.name, reason, seconds = term.as_secs(), "node answered wrongly, demoted");
         }
     }
 

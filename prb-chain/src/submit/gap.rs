@@ -24,7 +24,12 @@ impl Watcher<'_> {
             return;
         }
         let account = inner.address(prepared.account);
-        tracing::warn!(account, ?missing, "nonces are missing before a transaction, filling them");
+        tracing::warn!(
+            account,
+            first = missing.start,
+            count = missing.end - missing.start,
+            "nonces are missing before a transaction, filling them"
+        );
         for nonce in missing {
             if let Err(reason) = self.fill(nonce).await {
                 tracing::warn!(account, nonce, reason, "a missing nonce was not filled");
@@ -55,7 +60,7 @@ impl Watcher<'_> {
                     self.track_filler(filler, watch);
                     return Ok(());
                 }
-                Err(refusal) => last = format!("{}: {refusal:?}", node.name()),
+                Err(refusal) => last = format!("{}: {refusal}", node.name()),
             }
         }
         Err(last)

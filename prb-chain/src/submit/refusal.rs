@@ -1,5 +1,7 @@
 //! What a node's answer to a submission means.
 
+use std::fmt;
+
 use jsonrpsee::core::client::Subscription;
 use prb_core::chain::SubmitError;
 use serde_json::value::{RawValue, to_raw_value};
@@ -21,6 +23,17 @@ pub(super) enum Refusal {
     TooLarge { reason: String },
     /// Anything else.
     Other { reason: String, retryable: bool },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MovedOn { reason } => write!(f, "built on an older state of the chain: {reason}"),
+            Self::Payment { reason } => write!(f, "it cannot be paid for: {reason}"),
+            Self::TooLarge { reason } => write!(f, "it does not fit in a block: {reason}"),
+            Self::Other { reason, .. } => f.write_str(reason),
+        }
+    }
 }
 
 impl Refusal {

@@ -209,7 +209,7 @@ impl<'a> Watcher<'a> {
             }
             // Perhaps it is in a block already: the search tells.
             Err(refusal) => {
-                tracing::debug!(node = %node.name(), ?refusal, "node does not take the transaction again");
+                tracing::debug!(node = %node.name(), %refusal, "node does not take the transaction again");
                 Observation::Sent { watched: false }
             }
         }

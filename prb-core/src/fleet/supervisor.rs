@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -36,6 +37,17 @@ enum Child {
     Keys,
     Saver,
     Runner(usize),
+}
+
+impl fmt::Display for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Genesis => f.write_str("genesis"),
+            Self::Keys => f.write_str("keys"),
+            Self::Saver => f.write_str("saver"),
+            Self::Runner(number) => write!(f, "runner {number}"),
+        }
+    }
 }
 
 pub(super) struct Supervisor {
@@ -127,11 +139,11 @@ impl Supervisor {
         match panic {
             None if child == Child::Genesis => {}
             None => {
-                error!(?child, "a task of the fleet ended unexpectedly and is restarted");
+                error!(task = %child, "a task of the fleet ended unexpectedly and is restarted");
                 self.spawn(child, Some(HELPER_BACKOFF.first));
             }
             Some(e) => {
-                error!(?child, error = %e, "a task of the fleet panicked and is restarted");
+                error!(task = %child, error = %e, "a task of the fleet panicked and is restarted");
                 self.spawn(child, Some(HELPER_BACKOFF.first));
             }
         }

@@ -31,7 +31,7 @@ pub enum Error {
         wanted: String,
     },
     /// The worker accepted a batch and still needs what was in it.
-    #[error("{method} was accepted without effect: the worker stays at {position:?}")]
+    #[error("{method} was accepted without effect: the worker stays at {position}")]
     NoProgress {
         /// The method called.
         method: &'static str,
@@ -289,8 +289,11 @@ fn check_headers(batch: &HeaderBatch, cursor: HeaderCursor) -> Result<(), Error>
         return Ok(());
     }
     Err(Error::WrongBatch {
-        got: format!("headers {:?} and {:?}", batch.relay, batch.para),
-        wanted: format!("{cursor:?}"),
+        got: match batch.para {
+            Some(para) => format!("headers of relay blocks {} and parachain blocks {para}", batch.relay),
+            None => format!("headers of relay blocks {}", batch.relay),
+        },
+        wanted: cursor.to_string(),
     })
 }
 
@@ -298,7 +301,7 @@ fn check_blocks(batch: &BlockBatch, cursor: BlockCursor) -> Result<(), Error> {
     if batch.blocks.first == cursor.from && batch.blocks.last <= cursor.to {
         return Ok(());
     }
-    Err(Error::WrongBatch { got: format!("{:?}", batch.blocks), wanted: format!("{cursor:?}") })
+    Err(Error::WrongBatch { got: format!("blocks {}", batch.blocks), wanted: cursor.to_string() })
 }
 
 /// Raises the size if the smallest batch is larger than requested but within the worker's limit, so that it

@@ -128,7 +128,8 @@ impl JobLeases {
     pub(super) async fn renew(&self, leases: &[(JobId, u64)]) -> Result<Vec<JobId>, Error> {
         let lost = self.queue.heartbeat(leases, self.ttl).await?;
         if !lost.is_empty() {
-            tracing::warn!(jobs = ?lost, "leases expired and the jobs were leased again");
+            let jobs = lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            tracing::warn!(jobs, "leases expired and the jobs were leased again");
             self.forget(leases.iter().filter(|(id, _)| lost.contains(id)).copied());
         }
         Ok(lost)

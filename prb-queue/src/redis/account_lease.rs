@@ -1,4 +1,4 @@
-//! [`RedisAccounts`]: leases of operators' accounts among the traders of a queue.
+//! [`RedisAccounts`]: which trader of a queue has which operator's account.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use prb_core::{
 };
 use redis::RedisError;
 
-use super::{RedisQueue, connection::Connection, leasing::millis, random_name};
+use super::{RedisQueue, dispense::millis, link::Link, random_name};
 
-/// Maximum number of leases in one script.
+/// Most leases in one script.
 const MAX_RENEWED: usize = 256;
 
-/// Account leases in the queue's Redis, for one trader.
+/// Leases of accounts in the queue's Redis, as one trader sees them.
 ///
-/// One key per account (`prb:account:` and the account's hex digits, after the queue's prefix) contains the
-/// trader's name and the lease's token, and expires with the lease. Times are the server's. A Redis that lost
-/// its data has lost the leases as well: their traders learn that at the next renewal, and a key that another
-/// trader has set meanwhile is not renewed.
+/// One key an account, `prb:account:` and the account's hex digits behind the queue's prefix, that holds the
+/// trader's name and the lease's token and goes away when the lease runs out. Times are the server's. A Redis
+/// that lost its data has lost the leases as well: their traders learn it with the next renewal, and a key that
+/// another trader made meanwhile is not theirs.
 #[derive(Clone)]
 pub struct RedisAccounts {
-    connection: Connection,
+    link: Link,
     trader: String,
 }
 
@@ -33,27 +33,27 @@ impl std::fmt::Debug for RedisAccounts {
 }
 
 impl RedisQueue {
-    /// Returns the leases of the accounts that sign this queue's jobs, for one trader: each call creates the
-    /// leases of a different trader.
+    /// The leases of the accounts that this queue's jobs are signed with, for one trader: each call makes
+    /// another trader's.
     pub fn accounts(&self) -> RedisAccounts {
-        RedisAccounts { connection: self.0.shared.connection.clone(), trader: random_name() }
+        RedisAccounts { link: self.0.shared.link.clone(), trader: random_name() }
     }
 }
 
 impl RedisAccounts {
     fn unavailable(&self, error: RedisError) -> Error {
-        Error::Unavailable(Box::new(self.connection.server_error(error)))
+        Error::Unavailable(Box::new(self.link.trouble(error)))
     }
 
     async fn set(&self, leases: &[(AccountId, u64)], ttl_ms: u64) -> Result<Vec<AccountId>, Error> {
         let mut lost = Vec::new();
         for chunk in leases.chunks(MAX_RENEWED) {
-            let mut script = self.connection.scripts.renew_accounts.call();
+            let mut script = self.link.scripts.renew_accounts.call();
             script.arg(&self.trader).arg(ttl_ms);
             for (account, token) in chunk {
                 script.arg(hex::encode(account.0)).arg(token);
             }
-            let names: Vec<String> = self.connection.run(&script).await.map_err(|e| self.unavailable(e))?;
+            let names: Vec<String> = self.link.run(&script).await.map_err(|e| self.unavailable(e))?;
             lost.extend(chunk.iter().map(|(account, _)| *account).filter(|account| {
                 let name = hex::encode(account.0);
                 names.contains(&name)
@@ -66,9 +66,9 @@ impl RedisAccounts {
 #[async_trait]
 impl AccountLeases for RedisAccounts {
     async fn acquire(&self, account: AccountId, ttl: Duration) -> Result<Option<u64>, Error> {
-        let mut script = self.connection.scripts.lease_account.call();
+        let mut script = self.link.scripts.lease_account.call();
         script.arg(&self.trader).arg(hex::encode(account.0)).arg(millis(ttl));
-        let token: u64 = self.connection.run(&script).await.map_err(|e| self.unavailable(e))?;
+        let token: u64 = self.link.run(&script).await.map_err(|e| self.unavailable(e))?;
         Ok((token > 0).then_some(token))
     }
 

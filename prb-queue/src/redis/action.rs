@@ -1,8 +1,8 @@
-//! Encoding of jobs: the original's actions and payloads, and additional ones of ours.
+//! The original's actions and payloads, and ours beside them.
 //!
-//! A job that the original supports has its exact action and fields; additional data is stored in fields that
-//! the original does not read: the signer in `data.prb`, the registration's version in the payload. Calls
-//! without an action in the original have actions of our own.
+//! A job that the original knows has its action and fields exactly; whatever else it needs stands in fields
+//! that the original does not read: who signs in `data.prb`, the registration's version in the payload.
+//! Calls that the original has no action for have actions of our own.
 
 use codec::{Decode, Encode};
 use prb_core::{
@@ -17,7 +17,7 @@ use prb_core::{
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-/// Why a job's data is invalid, in words for its submitter.
+/// What is wrong with a job's data, in words for its submitter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct BadData(String);
@@ -26,7 +26,7 @@ fn bad(text: impl Into<String>) -> BadData {
     BadData(text.into())
 }
 
-/// The `data` of a job.
+/// `data` of a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Data {
     action: String,
@@ -35,14 +35,14 @@ pub(super) struct Data {
     prb: Option<Ours>,
 }
 
-/// Ours: data for a trader that has only Redis and the identity key.
+/// Ours: what a trader needs that has nothing but Redis and the identity key.
 #[derive(Debug, Serialize, Deserialize)]
 struct Ours {
     operator: AccountId,
     key: Sealed,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     proxied: Option<AccountId>,
-    /// The submitter's unique name of the job: ids start over if Redis loses its data.
+    /// The submitter's own name for the job: numbers begin anew where Redis loses its data.
     mark: String,
 }
 
@@ -103,13 +103,13 @@ const RECLAIM: &str = "RECLAIM_WORKER";
 const ENDPOINT: &str = "UPDATE_WORKER_ENDPOINT";
 const CALLS: &str = "CALLS";
 
-/// A job as stored in Redis.
+/// A job as Redis is to hold it.
 pub(super) struct Encoded {
     pub(super) action: &'static str,
     pub(super) data: Box<RawValue>,
 }
 
-/// Encodes a job's `data`.
+/// Writes a job's `data`.
 pub(super) fn encode(job: &Job, mark: String) -> Result<Encoded, serde_json::Error> {
     let JobSigner { operator, key, proxied } = job.signer.clone();
     let (action, payload) = of_calls(job);
@@ -178,29 +178,28 @@ fn of_call(call: &Call, pool: PoolId) -> (&'static str, Payload) {
         Call::RestartComputing { pool, worker, stake } => (RESTART, staked(*pool, worker, *stake)),
         Call::StopComputing { pool, worker } => (STOP, of(*pool, worker)),
         Call::ReclaimWorker { pool, worker } => (RECLAIM, of(*pool, worker)),
-        // `Call` is non-exhaustive: add the action of a new variant above. The test below covers all
-        // variants.
+        // `Call` may grow; whoever adds a variant adds its action: the test below goes over all of them.
         _ => (CALLS, Payload { pid: pool.to_string(), ..Payload::default() }),
     }
 }
 
-/// A job's `data`, decoded.
+/// A job's `data`, read.
 #[derive(Debug)]
 pub(super) struct Decoded {
-    /// For display: for a mixed job, the actions of its calls.
+    /// For people: of a mixed job, the actions of its calls.
     pub(super) action: String,
     pub(super) pool: PoolId,
-    /// `None` if the job does not contain it.
+    /// `None` where the submitter did not say.
     pub(super) signer: Option<JobSigner>,
-    /// The submitter's unique name of the job.
+    /// Its submitter's name for it.
     pub(super) mark: Option<String>,
     pub(super) calls: Vec<Call>,
 }
 
-/// Decodes a job's `data`.
+/// Reads a job's `data`.
 pub(super) fn decode(data: &RawValue) -> Result<Decoded, BadData> {
     let Data { action, payload, prb } = serde_json::from_str(data.get())
-        .map_err(|e| bad(format!("the job's data has an unknown layout: {e}")))?;
+        .map_err(|e| bad(format!("the job's data is not what a trader knows: {e}")))?;
     let pool = payload.pool()?;
     let calls = payload.calls(&action)?;
     let action = match &payload.calls {
@@ -260,7 +259,7 @@ impl Payload {
                 let mut calls = Vec::new();
                 for Item { action, payload } in items {
                     if action == CALLS {
-                        return Err(bad("the job's calls contain a nested list of calls"));
+                        return Err(bad("the job's calls hold a list of calls"));
                     }
                     calls.extend(payload.calls(action)?);
                 }
@@ -285,9 +284,7 @@ impl Payload {
             }
             _ => {
                 let action: String = action.chars().take(64).collect();
-                return Err(bad(format!(
-                    "this version of the trader does not support the action {action:?}"
-                )));
+                return Err(bad(format!("no trader of this version knows the action {action:?}")));
             }
         };
         Ok(vec![call])
@@ -302,8 +299,8 @@ impl Payload {
         messages.iter().map(read).collect()
     }
 
-    /// A registration of either version. The original's has no version field; the two are told apart by their
-    /// runtime info, which is longer in the second version.
+    /// A registration of either version. The first is the original's; which one it is shows in what the worker
+    /// says of itself, as that is longer in the second.
     fn registration(&self) -> Result<Call, BadData> {
         let runtime_info = Self::bytes(self.runtime_info.as_ref(), "runtimeInfo")?;
         let attestation = Self::bytes(self.attestation.as_ref(), "attestation")?;

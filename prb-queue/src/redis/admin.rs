@@ -1,4 +1,4 @@
-//! [`QueueAdmin`] for [`RedisQueue`]: the operator's view of the jobs.
+//! The operator's view.
 
 use async_trait::async_trait;
 use prb_core::{
@@ -11,14 +11,14 @@ use prb_core::{
 use redis::RedisResult;
 use serde_json::Value;
 
-use super::{RedisQueue, action, leasing::number, record::Record, word};
+use super::{RedisQueue, action, dispense::number, record::Record, word};
 
-/// Maximum number of accounting entries read at once.
+/// Most books asked for at once.
 const MAX_CHUNK: usize = 1000;
-/// Maximum number of jobs on a page.
+/// Most jobs on a page.
 const MAX_PAGE: usize = 1000;
 
-/// Every state, that is, every list that a job may be in.
+/// Every list that a job may be in.
 const STATES: [JobState; 5] =
     [JobState::Waiting, JobState::Delayed, JobState::Active, JobState::Succeeded, JobState::Failed];
 
@@ -36,7 +36,7 @@ fn state_named(name: &str) -> Option<JobState> {
     STATES.into_iter().find(|state| list_of(*state) == name)
 }
 
-/// The pool and the action in a job's accounting entry.
+/// The pool and the action in a job's book.
 fn of_book(book: Option<&str>) -> (Option<PoolId>, &str) {
     let mut parts = book.unwrap_or_default().split('|').skip(1);
     let pool = parts.next().and_then(|pid| pid.parse().ok()).map(PoolId);
@@ -44,22 +44,21 @@ fn of_book(book: Option<&str>) -> (Option<PoolId>, &str) {
 }
 
 impl RedisQueue {
-    /// The ids of jobs in the state, newest first, and their total number.
+    /// Ids of the wanted state, newest first, and how many there are.
     async fn ids(
         &self,
         state: Option<JobState>,
         offset: usize,
         limit: usize,
     ) -> RedisResult<(usize, Vec<(JobId, JobState)>)> {
-        let mut script = self.0.shared.connection.scripts.list.call();
+        let mut script = self.0.shared.link.scripts.list.call();
         script.arg(state.map_or("", list_of)).arg(offset).arg(limit);
-        let (total, jobs): (usize, Vec<(String, String)>) = self.0.shared.connection.run(&script).await?;
+        let (total, jobs): (usize, Vec<(String, String)>) = self.0.shared.link.run(&script).await?;
         let known = |(id, state): (String, String)| Some((number(&id)?, state_named(&state)?));
         Ok((total, jobs.into_iter().filter_map(known).collect()))
     }
 
-    /// Keeps only the jobs of one pool. A job that another program has just added has no accounting entry
-    /// yet.
+    /// Leaves out the jobs of other pools. A job that was just added by another program has no book yet.
     async fn of_pool(
         &self,
         ids: Vec<(JobId, JobState)>,
@@ -70,9 +69,9 @@ impl RedisQueue {
         for ids in ids.chunks(MAX_CHUNK) {
             let mut pipe = redis::pipe();
             for (id, _) in ids {
-                pipe.hget(shared.connection.key("prb:books"), id.0);
+                pipe.hget(shared.link.key("prb:books"), id.0);
             }
-            let books: Vec<Option<String>> = shared.connection.query(&pipe).await?;
+            let books: Vec<Option<String>> = shared.link.query(&pipe).await?;
             let of_pool = ids.iter().zip(books);
             kept.extend(
                 of_pool.filter(|(_, book)| of_book(book.as_deref()).0 == Some(pool)).map(|(job, _)| *job),
@@ -85,16 +84,16 @@ impl RedisQueue {
         let shared = &self.0.shared;
         let mut pipe = redis::pipe();
         for (id, _) in ids {
-            pipe.hget(shared.connection.key("jobs"), id.0)
-                .hget(shared.connection.key("prb:books"), id.0)
-                .hget(shared.connection.key("prb:tries"), id.0)
-                .zscore(shared.connection.key("prb:ended"), id.0);
+            pipe.hget(shared.link.key("jobs"), id.0)
+                .hget(shared.link.key("prb:books"), id.0)
+                .hget(shared.link.key("prb:tries"), id.0)
+                .zscore(shared.link.key("prb:ended"), id.0);
         }
         type Answer = (Option<Vec<u8>>, Option<String>, Option<u32>, Option<f64>);
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let flat: Vec<redis::Value> = shared.connection.query(&pipe).await?;
+        let flat: Vec<redis::Value> = shared.link.query(&pipe).await?;
         let mut records = Vec::new();
         for ((id, state), answer) in ids.iter().zip(flat.chunks_exact(4)) {
             let answer: Answer = redis::from_redis_value(redis::Value::Array(answer.to_vec()))?;
@@ -116,7 +115,7 @@ impl RedisQueue {
     fn shown(&self, id: JobId, state: JobState, record: &Record) -> JobRecord {
         let tail = &record.tail;
         let decoded = action::decode(&record.data).ok();
-        let held = self.0.shared.leases.of(id);
+        let held = self.0.shared.held.of(id);
         let mut history = vec![Step { state: JobState::Waiting, at_ms: tail.created_ms(), note: None }];
         tail.history.iter().cloned().for_each(|step| push_step(&mut history, step));
         if let Some(held) = &held {
@@ -144,30 +143,29 @@ impl RedisQueue {
 
     async fn state_of(&self, id: JobId) -> RedisResult<Option<JobState>> {
         let shared = &self.0.shared;
-        let key = |state| shared.connection.key(list_of(state));
+        let key = |state| shared.link.key(list_of(state));
         type Places = (bool, bool, bool, Option<f64>, Option<usize>, Option<usize>);
         let mut pipe = redis::pipe();
-        pipe.hexists(shared.connection.key("jobs"), id.0)
+        pipe.hexists(shared.link.key("jobs"), id.0)
             .sismember(key(JobState::Succeeded), id.0)
             .sismember(key(JobState::Failed), id.0)
             .zscore(key(JobState::Delayed), id.0)
             .lpos(key(JobState::Active), id.0, redis::LposOptions::default())
             .lpos(key(JobState::Waiting), id.0, redis::LposOptions::default());
-        let (there, succeeded, failed, delayed, active, waiting): Places =
-            shared.connection.query(&pipe).await?;
+        let (there, succeeded, failed, delayed, active, waiting): Places = shared.link.query(&pipe).await?;
         let places = [
             (succeeded, JobState::Succeeded),
             (failed, JobState::Failed),
             (delayed.is_some(), JobState::Delayed),
             (active.is_some(), JobState::Active),
-            // Or in transit between two lists while these commands ran.
+            // Or between two lists, while these questions were asked.
             (waiting.is_some() || there, JobState::Waiting),
         ];
         Ok(places.into_iter().find(|(here, _)| there && *here).map(|(_, state)| state))
     }
 }
 
-/// Parses a job's data and removes the sealed key, which no reader needs.
+/// Without the sealed key: nobody who looks needs it.
 fn redacted(data: &str) -> Value {
     let mut data: Value = serde_json::from_str(data).unwrap_or_default();
     if let Some(key) = data.pointer_mut("/prb/key") {
@@ -181,32 +179,28 @@ impl QueueAdmin for RedisQueue {
     async fn list(&self, filter: Filter, offset: usize, limit: usize) -> Result<Page, Error> {
         let limit = limit.min(MAX_PAGE);
         let (total, page) = match filter.pool {
-            None => self
-                .ids(filter.state, offset, limit)
-                .await
-                .map_err(|e| self.0.shared.connection.unavailable(e))?,
-            // The accounting entries name the pool, and have no order: all must be read.
+            None => {
+                self.ids(filter.state, offset, limit).await.map_err(|e| self.0.shared.link.unavailable(e))?
+            }
+            // Books say whose a job is, and they have no order: all are read.
             Some(pool) => {
                 let (_, all) = self
                     .ids(filter.state, 0, u32::MAX as usize)
                     .await
-                    .map_err(|e| self.0.shared.connection.unavailable(e))?;
-                let ids =
-                    self.of_pool(all, pool).await.map_err(|e| self.0.shared.connection.unavailable(e))?;
+                    .map_err(|e| self.0.shared.link.unavailable(e))?;
+                let ids = self.of_pool(all, pool).await.map_err(|e| self.0.shared.link.unavailable(e))?;
                 (ids.len(), ids.into_iter().skip(offset).take(limit).collect())
             }
         };
-        let jobs = self.records(&page).await.map_err(|e| self.0.shared.connection.unavailable(e))?;
+        let jobs = self.records(&page).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         Ok(Page { total, jobs: jobs.into_iter().map(|(shown, _)| shown).collect() })
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
-        let Some(state) = self.state_of(id).await.map_err(|e| self.0.shared.connection.unavailable(e))?
-        else {
+        let Some(state) = self.state_of(id).await.map_err(|e| self.0.shared.link.unavailable(e))? else {
             return Ok(None);
         };
-        let mut found =
-            self.records(&[(id, state)]).await.map_err(|e| self.0.shared.connection.unavailable(e))?;
+        let mut found = self.records(&[(id, state)]).await.map_err(|e| self.0.shared.link.unavailable(e))?;
         Ok(found.pop().map(|(record, whole)| {
             let calls = action::decode(&whole.data).map(|decoded| decoded.calls).unwrap_or_default();
             let calls = calls.iter().map(describe).collect();
@@ -216,10 +210,10 @@ impl QueueAdmin for RedisQueue {
 
     async fn retry(&self, id: JobId) -> Result<bool, Error> {
         let config = &self.0.shared.config;
-        let mut script = self.0.shared.connection.scripts.retry.call();
+        let mut script = self.0.shared.link.scripts.retry.call();
         script.arg(id.0).arg(config.max_jobs).arg(config.max_bytes);
-        let answer: RedisResult<String> = self.0.shared.connection.run(&script).await;
-        match answer.map_err(|e| self.0.shared.connection.unavailable(e))?.as_str() {
+        let answer: RedisResult<String> = self.0.shared.link.run(&script).await;
+        match answer.map_err(|e| self.0.shared.link.unavailable(e))?.as_str() {
             "F" => Err(Error::Full { limit: config.max_jobs }),
             "B" => Err(Error::FullBytes { limit_bytes: config.max_bytes }),
             answer => Ok(answer == "K"),
@@ -227,10 +221,10 @@ impl QueueAdmin for RedisQueue {
     }
 
     async fn remove(&self, id: JobId) -> Result<bool, Error> {
-        let mut script = self.0.shared.connection.scripts.remove.call();
+        let mut script = self.0.shared.link.scripts.remove.call();
         script.arg(id.0);
-        let there: RedisResult<bool> = self.0.shared.connection.run(&script).await;
+        let there: RedisResult<bool> = self.0.shared.link.run(&script).await;
         self.0.shared.pending.ask_all();
-        there.map_err(|e| self.0.shared.connection.unavailable(e))
+        there.map_err(|e| self.0.shared.link.unavailable(e))
     }
 }

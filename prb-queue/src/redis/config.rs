@@ -1,4 +1,4 @@
-//! Settings of the Redis queue.
+//! Settings.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -8,55 +8,54 @@ use prb_core::{
     queue::JobSigner,
 };
 
-/// Provides the signer of a pool, for jobs that do not contain one: those of the original's lifecycle
-/// managers.
+/// Says who signs for a pool, for jobs of lifecycle managers that do not put it into the job: the original's.
 #[async_trait]
 pub trait Signers: Send + Sync + fmt::Debug {
-    /// Returns the pool's signer; `None` if it is unknown.
+    /// The pool's signer, `None` where none is known.
     async fn signer(&self, pool: PoolId) -> Option<JobSigner>;
 }
 
-/// Returns the parachain block from which on the effects of a job that ends now are visible, see
+/// Says from which parachain block on the effects of a job can be seen that ends now, see
 /// [`Config::block_hint`].
 pub type BlockHint = Arc<dyn Fn() -> ParaNumber + Send + Sync>;
 
 /// Settings of a [`RedisQueue`](super::RedisQueue).
 #[derive(Clone)]
 pub struct Config {
-    /// URL of Redis: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or
+    /// Where Redis is: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or
     /// `redis+unix:///path`. Shown without its password.
     ///
-    /// TLS trusts the system's certificates, or those of the file in the variable `SSL_CERT_FILE`, and uses
-    /// the process's default crypto provider; if none is installed, the queue installs ring.
+    /// TLS trusts the system's certificates, or those of the file that the variable `SSL_CERT_FILE` names, and uses
+    /// the process's default provider of cryptography; where none is installed, the queue installs ring.
     pub url: String,
     /// The queue's name: keys start with `bq:NAME:`.
     pub name: String,
-    /// Maximum number of open jobs, in any state, including those of other programs.
+    /// Most jobs that are not ended, whatever their state and whoever added them.
     pub max_jobs: usize,
-    /// Maximum bytes of open jobs in Redis: the size of their JSON, about twice [`Job::size_bytes`].
+    /// Most bytes of them in Redis: those of their JSON, about twice [`Job::size_bytes`].
     ///
     /// [`Job::size_bytes`]: prb_core::queue::Job::size_bytes
     pub max_bytes: usize,
-    /// Maximum age of an ended job before it is removed.
+    /// How long an ended job is kept at most.
     pub keep_age: Duration,
-    /// Maximum number of ended jobs that are kept.
+    /// Most ended jobs that are kept.
     pub keep_jobs: usize,
-    /// Maximum bytes of ended jobs: the size of their JSON.
+    /// Most bytes of them, those of their JSON.
     pub keep_bytes: usize,
-    /// How long a worker of the original may be silent before its job is leased again, after at most twice
-    /// this time. The original's `stallInterval`; all programs on one queue should agree on it.
+    /// How long a worker of the original may be silent before its job is handed out again: twice this at
+    /// most. The original's `stallInterval`; all who work on one queue should agree.
     pub stall_interval: Duration,
-    /// Interval of polling the outcomes of submitted jobs, in case their events were missed.
+    /// How often Redis is asked for the fate of submitted jobs, should their events have been missed.
     pub poll_interval: Duration,
-    /// Timeout of a call, including repetitions after a lost connection.
+    /// How long a call may take, repetitions after a lost connection included.
     pub call_timeout: Duration,
-    /// How long Redis may be unavailable before submitted jobs are reported as failed.
+    /// How long Redis may be away before the jobs that were submitted to it are given up.
     pub outage_limit: Duration,
-    /// Provides the signer of jobs that do not contain one.
+    /// Who signs for jobs that do not say.
     pub signers: Option<Arc<dyn Signers>>,
-    /// The block of an outcome if the program that ended the job does not report one (the original's trader):
-    /// readers wait for a view at or after it, so it should be a little ahead of the newest finalised height.
-    /// Without it, block 0, that is, any view.
+    /// The block that an outcome names where a program ended the job that does not say (the original's
+    /// trader): readers wait for a view at or after it, so it should be a little ahead of the newest
+    /// finalised height. Without it that is block 0: any view.
     pub block_hint: Option<BlockHint>,
 }
 
@@ -84,7 +83,7 @@ impl Config {
     /// Default of [`Config::outage_limit`].
     pub const OUTAGE_LIMIT: Duration = Duration::from_secs(60);
 
-    /// Creates the default settings for a Redis at `url`.
+    /// The defaults, for a Redis at `url`.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -150,7 +149,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// A URL for logs: without everything between `//` and the last `@` of the authority, and without a query.
+/// A URL for logs: everything between `//` and the last `@` of the authority is left out, and so is a query.
 pub(super) fn without_password(url: &str) -> String {
     let url = url.split_once('?').map_or(url, |(url, _)| url);
     match url.split_once("://") {
@@ -162,28 +161,28 @@ pub(super) fn without_password(url: &str) -> String {
     }
 }
 
-/// Why a [`RedisQueue`](super::RedisQueue) could not start.
+/// Why a [`RedisQueue`](super::RedisQueue) does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting must be greater than zero.
-    #[error("the queue's setting {what} must be greater than zero")]
+    /// A setting that must be more than zero.
+    #[error("the queue's {what} must be more than zero")]
     ZeroSetting {
-        /// The setting's name.
+        /// Its name.
         what: &'static str,
     },
-    /// The queue's name is invalid.
-    #[error("{name:?} is not a valid queue name: use letters, digits and _-.:")]
+    /// No name for a queue.
+    #[error("{name:?} is no name for a queue: it takes letters, digits and _-.:")]
     BadName {
-        /// The name, truncated to 64 characters.
+        /// The name, cut to 64 characters.
         name: String,
     },
-    /// The URL is invalid.
-    #[error("{url:?} is not a valid Redis URL (redis[s]://[user:password@]host[:port][/database]): {reason}")]
+    /// No Redis URL.
+    #[error("{url:?} is no usable Redis URL (redis[s]://[user:password@]host[:port][/database]): {reason}")]
     BadUrl {
         /// The URL without its password.
         url: String,
-        /// The problem.
+        /// What is wrong with it.
         reason: String,
     },
 }

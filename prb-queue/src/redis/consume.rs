@@ -1,4 +1,4 @@
-//! The consumer's side: decodes taken jobs into leases, and ends leases.
+//! Consumers' side: from a job that was taken to a lease, and from a lease to its end.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     RedisQueue, action,
+    dispense::{Grant, Taken, millis, number},
     finish::{Ending, Kind},
-    held_leases::HeldJob,
-    leasing::{Grant, Taken, millis, number},
+    held::HeldJob,
     record::{Event, Record},
 };
 
-/// A taken job, decoded.
+/// A job that was taken, read.
 pub(super) struct Opened {
     pub(super) lease: Lease,
     pub(super) held: HeldJob,
 }
 
 impl RedisQueue {
-    /// Decodes a taken job, or returns why it cannot be executed.
+    /// Reads a job that was taken, or says why nobody can carry it out.
     pub(super) async fn open(&self, taken: &Taken) -> Result<Opened, Refusal> {
         let record = Record::read(&taken.json).map_err(|e| Refusal::Unreadable(e.to_string()))?;
         if record.tail.is_done() {
@@ -53,12 +53,12 @@ impl RedisQueue {
         if let Err(e) = job.check() {
             return Err(Refusal::Bad(record, e.to_string()));
         }
-        // Another program's retry is not in our count, but its effects must be looked up.
+        // Another program's retry does not count in our books; what was done then is to be asked for.
         let attempt = taken.tries.max(record.tail.is_used().into());
         let retries_left = record.tail.retries();
         let lease = Lease { id, token: taken.token, attempt, retries_left, job };
         let progress = std::sync::Mutex::new(None);
-        // A job with a mark was added by this implementation, and counted in the accounting.
+        // What has a mark was added by one of ours, and counted.
         let bytes = mark.is_some().then_some(taken.json.len());
         let held = HeldJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
         Ok(Opened { lease, held })
@@ -78,7 +78,7 @@ impl RedisQueue {
         })
     }
 
-    /// Ends a job that cannot be executed. If this is cancelled, the job returns to the queue.
+    /// Ends a job that nobody can carry out. It goes back where this is cancelled.
     pub(super) async fn refuse(&self, grant: Grant, refusal: Refusal) {
         let Some(Taken { id, token, .. }) = grant.taken() else { return };
         let failed = |message| End::Failed { message, retry_after: None };
@@ -88,22 +88,22 @@ impl RedisQueue {
             Refusal::Unreadable(why) => {
                 let data = serde_json::value::to_raw_value(&Value::Null);
                 let Ok(record) = data.and_then(|data| Record::new(data, 0, now_ms())) else { return };
-                (record, failed(format!("the job cannot be decoded: {why}")))
+                (record, failed(format!("the job cannot be read: {why}")))
             }
         };
         if let End::Failed { message, .. } = &end {
-            tracing::warn!(job = id, reason = message, "a job cannot be executed");
+            tracing::warn!(job = id, reason = message, "a job cannot be carried out");
         }
         let mark = action::decode(&record.data).ok().and_then(|decoded| decoded.mark);
         let progress = std::sync::Mutex::new(None);
         let held = HeldJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
         match self.finish(id.clone(), &held, end).await {
             Ok(_) => drop(grant.accept()),
-            Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be reported"),
+            Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be told"),
         }
     }
 
-    /// Ends a lease; returns whether it was held.
+    /// Ends a lease; says whether it was held.
     async fn finish(&self, id: String, held: &HeldJob, end: End) -> Result<bool, Error> {
         let (done, answer) = oneshot::channel();
         let ending = ending(id, held, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
@@ -115,24 +115,24 @@ impl RedisQueue {
     }
 
     pub(super) async fn end(&self, id: JobId, token: u64, end: End) -> Result<(), Error> {
-        let held = self.0.shared.leases.get(id, token).ok_or(Error::LeaseLost { id })?;
+        let held = self.0.shared.held.get(id, token).ok_or(Error::LeaseLost { id })?;
         let was_held = self.finish(id.to_string(), &held, end).await?;
-        self.0.shared.leases.forget(id, token);
+        self.0.shared.held.forget(id, token);
         if was_held { Ok(()) } else { Err(Error::LeaseLost { id }) }
     }
 }
 
-/// Why a taken job is not leased.
+/// Why a job that was taken is not handed out.
 pub(super) enum Refusal {
-    /// It has already been executed.
+    /// It was done before.
     Done(Record),
-    /// It cannot be executed.
+    /// Nobody can carry it out.
     Bad(Record, String),
-    /// It is not a valid job.
+    /// It is no job.
     Unreadable(String),
 }
 
-/// How a consumer ends a lease.
+/// What a consumer says at a lease's end.
 pub(super) enum End {
     Done,
     Succeeded(JobOutcome),

@@ -1,13 +1,13 @@
-//! Ends leases: batches those of many consumers in one script, one script at a time.
+//! Ending leases: many consumers' in one script, one script at a time.
 
 use std::sync::Arc;
 
 use prb_core::queue::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, leasing::before_next_take};
+use super::{Shared, dispense::ahead_of_take};
 
-/// Maximum number of jobs, and approximate maximum of bytes, in one script.
+/// Most jobs, and about as many bytes, in one script.
 const MAX_BATCH: usize = 128;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
@@ -19,20 +19,20 @@ pub(super) enum Kind {
     Retried {
         delay_ms: u64,
     },
-    /// It was executed before, and returned to the queue by hand.
+    /// It was done before; somebody put it in line by hand.
     Done,
 }
 
-/// A lease to end.
+/// A lease to be ended.
 pub(super) struct Ending {
     pub(super) id: String,
     pub(super) token: u64,
     pub(super) kind: Kind,
-    /// Size of its previous JSON, if that is in the accounting.
+    /// Of its JSON so far, where that is in the books.
     pub(super) bytes: Option<usize>,
     pub(super) json: String,
     pub(super) event: String,
-    /// Receives whether the lease was held.
+    /// Told whether the lease was held.
     pub(super) done: oneshot::Sender<Result<bool, Error>>,
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut endings: mpsc::Receiver<Ending>
 }
 
 async fn end(shared: &Shared, batch: Vec<Ending>) {
-    let mut script = shared.connection.scripts.finish.call();
+    let mut script = shared.link.scripts.finish.call();
     for Ending { id, token, kind, bytes, json, event, .. } in &batch {
         let (kind, delay_ms) = match kind {
             Kind::Succeeded => ("s", 0),
@@ -64,10 +64,10 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
         script.arg(id).arg(token).arg(kind).arg(delay_ms);
         script.arg(bytes.map(|bytes| bytes.to_string()).unwrap_or_default()).arg(json).arg(event);
     }
-    let deadline = shared.connection.deadline();
-    let answer: Result<Vec<String>, _> = match before_next_take(shared, &script).await {
+    let deadline = shared.link.deadline();
+    let answer: Result<Vec<String>, _> = match ahead_of_take(shared, &script).await {
         Some(words) => Ok(words),
-        None => shared.connection.run_until(deadline, &script).await,
+        None => shared.link.run_until(deadline, &script).await,
     };
     let retried = batch.iter().any(|ending| matches!(ending.kind, Kind::Retried { .. }));
     match answer {
@@ -76,15 +76,15 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
             for ending in batch {
                 let result = match words.next() {
                     Some(word) => Ok(word == "K"),
-                    None => Err(Error::Unavailable("Redis returned too few answers".into())),
+                    None => Err(Error::Unavailable("Redis gave too few answers".into())),
                 };
-                // The consumer may have been cancelled; the job has ended nevertheless.
+                // The consumer may have left; the job has ended all the same.
                 let _ = ending.done.send(result);
             }
         }
         Err(e) => {
             for ending in batch {
-                let _ = ending.done.send(Err(shared.connection.unavailable(e.clone())));
+                let _ = ending.done.send(Err(shared.link.unavailable(e.clone())));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The jobs that this process submitted and whose outcome is not known yet.
+//! The jobs that this process submitted and whose fate it does not know yet.
 
 use std::{
     collections::HashMap,
@@ -14,41 +14,41 @@ use tokio::{
 
 use super::config::BlockHint;
 
-pub(super) type JobResult = Result<JobOutcome, JobFailure>;
+pub(super) type Fate = Result<JobOutcome, JobFailure>;
 
-/// Maximum number of events buffered while a submission's answer, and with it the ids, is in flight. The
-/// outcomes of further ones are polled.
+/// Most events that are kept while a submission's answer, and with it the ids, is under way. More than that
+/// are asked for.
 const MAX_EARLY: usize = 4096;
 
-/// A job that waits for its outcome.
+/// A job that waits for its fate.
 pub(super) struct Waiting {
-    /// The unique name that its submitter gave it.
+    /// The name that its submitter gave it.
     pub(super) mark: String,
     pub(super) calls: usize,
-    pub(super) submitter: oneshot::Sender<JobResult>,
+    pub(super) submitter: oneshot::Sender<Fate>,
     pub(super) since: Instant,
 }
 
-/// The content of an event about a job's end.
+/// What an event says of a job's end.
 #[derive(Debug)]
 pub(super) enum End {
     /// One of our traders ended it.
-    Known { mark: String, result: JobResult },
-    /// Another program ended it, or the event cannot be decoded: Redis must be asked.
+    Known { mark: String, fate: Fate },
+    /// Another program did, or the event cannot be read: Redis is to be asked.
     Ask,
 }
 
 #[derive(Default)]
 pub(super) struct Pending {
     state: Mutex<State>,
-    /// Notified when the outcomes of some jobs should be polled now.
+    /// Some jobs' fates should be asked for now.
     pub(super) ask: Notify,
 }
 
 #[derive(Default)]
 struct State {
     open: HashMap<JobId, Waiting>,
-    /// Ends of jobs that may be ours, while a submission is in flight.
+    /// Ends of jobs that may be ours, while a submission is under way.
     early: Option<HashMap<JobId, End>>,
     ask: Vec<JobId>,
     ask_all: bool,
@@ -57,16 +57,16 @@ struct State {
 
 impl Pending {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Ignoring poison is safe: no code path panics while it holds the lock.
+        // No code path panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Must be called before a submission is sent: events may arrive before the answer with the ids.
+    /// Before ids are given out: events may be faster than the answer that tells the ids.
     pub(super) fn begin(&self) {
         self.state().early = Some(HashMap::new());
     }
 
-    /// Registers jobs, now that their ids are known.
+    /// The ids are known.
     pub(super) fn register(&self, jobs: impl IntoIterator<Item = (JobId, Waiting)>) {
         let mut state = self.state();
         let mut early = state.early.take().unwrap_or_default();
@@ -75,7 +75,7 @@ impl Pending {
                 let _ = waiting.submitter.send(Err(JobFailure { message: message.clone() }));
                 continue;
             }
-            // An id is assigned again if Redis lost its data: the previous job is gone.
+            // An id comes again where Redis lost its data: the job before is gone.
             if let Some(before) = state.open.insert(id, waiting) {
                 tell(before, Err(gone()));
             }
@@ -85,7 +85,7 @@ impl Pending {
         }
     }
 
-    /// Applies an event about a job's end.
+    /// An event told of a job's end.
     pub(super) fn ended(&self, id: JobId, end: End) {
         let mut state = self.state();
         if state.open.contains_key(&id) {
@@ -101,9 +101,9 @@ impl Pending {
 
     fn settle(&self, state: &mut State, id: JobId, end: End) {
         match end {
-            End::Known { mark, result } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
+            End::Known { mark, fate } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
                 if let Some(waiting) = state.open.remove(&id) {
-                    tell(waiting, result);
+                    tell(waiting, fate);
                 }
             }
             _ => {
@@ -113,16 +113,16 @@ impl Pending {
         }
     }
 
-    /// Requests polling of all outcomes: events may have been missed.
+    /// All fates should be asked for: events may have been missed.
     pub(super) fn ask_all(&self) {
         self.state().ask_all = true;
         self.ask.notify_one();
     }
 
-    /// Returns the jobs to poll now: those named, and those that have waited for `older_than`.
+    /// The jobs to ask for now: those named, and those that have waited for `older_than`.
     pub(super) fn to_ask(&self, older_than: Duration) -> Vec<(JobId, String)> {
         let mut state = self.state();
-        // Their submitters have stopped waiting.
+        // Nobody waits for these.
         state.open.retain(|_, waiting| !waiting.submitter.is_closed());
         let all = std::mem::take(&mut state.ask_all);
         let named = std::mem::take(&mut state.ask);
@@ -143,28 +143,22 @@ impl Pending {
         jobs
     }
 
-    /// Applies a polled outcome; `None` if it does not contain results of the job's calls.
-    pub(super) fn answered(
-        &self,
-        id: JobId,
-        mark: &str,
-        result: Option<JobResult>,
-        hint: Option<&BlockHint>,
-    ) {
+    /// Redis told a job's fate; `None` where it says nothing of the job's calls.
+    pub(super) fn answered(&self, id: JobId, mark: &str, fate: Option<Fate>, hint: Option<&BlockHint>) {
         let mut state = self.state();
         if state.open.get(&id).is_none_or(|waiting| waiting.mark != mark) {
             return;
         }
         let Some(waiting) = state.open.remove(&id) else { return };
         drop(state);
-        let result = result.unwrap_or_else(|| {
+        let fate = fate.unwrap_or_else(|| {
             let block = hint.map(|hint| hint()).unwrap_or_default();
             Ok(JobOutcome { calls: vec![CallOutcome::Done; waiting.calls], block, extrinsic: None })
         });
-        tell(waiting, result);
+        tell(waiting, fate);
     }
 
-    /// Reports all jobs as failed; returns their number.
+    /// Gives all up; says how many those were.
     pub(super) fn give_up(&self, message: &str) -> usize {
         let open = std::mem::take(&mut self.state().open);
         let count = open.len();
@@ -172,23 +166,23 @@ impl Pending {
         count
     }
 
-    /// Reports all jobs as failed, including future ones.
+    /// Gives all up, those to come too.
     pub(super) fn close(&self, message: &str) {
         self.state().closed = Some(message.to_owned());
         self.give_up(message);
     }
 }
 
-/// The failure of a job that Redis does not know.
+/// Why a job that Redis does not know has failed.
 pub(super) fn gone() -> JobFailure {
     JobFailure {
-        message: "the job is gone from the queue (Redis lost its data, or somebody removed the job): check \
-                  the chain and submit again what is still needed"
+        message: "the job is gone from the queue (Redis lost its data, or somebody removed the job): look \
+                  at the chain and submit again what is still wanted"
             .into(),
     }
 }
 
-fn tell(waiting: Waiting, result: JobResult) {
+fn tell(waiting: Waiting, fate: Fate) {
     // The submitter may have stopped listening.
-    let _ = waiting.submitter.send(result);
+    let _ = waiting.submitter.send(fate);
 }

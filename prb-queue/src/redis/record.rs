@@ -1,5 +1,4 @@
-//! A job's JSON as stored by bee-queue 1.4 in the hash `jobs`, and its events, with additional fields of
-//! ours.
+//! The job's JSON as bee-queue 1.4 keeps it in the hash `jobs`, and its events. Fields of ours stand beside.
 
 use std::borrow::Cow;
 
@@ -10,32 +9,32 @@ use prb_core::queue::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
-/// Maximum number of error texts in a job's JSON, and maximum length of each in characters.
+/// Most error texts that a job's JSON keeps, and most characters of each.
 const MAX_STACKTRACES: usize = 8;
 const MAX_STACKTRACE_CHARS: usize = 4096;
 
-/// A job's JSON. Unknown content is preserved in `data` and `options`.
+/// A job's JSON. What is not known of it survives in `data` and `options`.
 #[derive(Debug)]
 pub(super) struct Record {
-    /// Never changed, and possibly large.
+    /// Never changed, and large.
     pub(super) data: Box<RawValue>,
     pub(super) tail: Tail,
 }
 
-/// The mutable part of a job's JSON.
+/// What changes in a job's JSON.
 #[derive(Clone, Debug)]
 pub(super) struct Tail {
     options: Box<RawValue>,
     known: Known,
     status: Cow<'static, str>,
     pub(super) progress: Value,
-    /// Ours: the outcome, if one of our traders executed it.
+    /// Ours: what became of it, where one of our traders carried it out.
     pub(super) outcome: Option<JobOutcome>,
     /// Ours: its states so far.
     pub(super) history: Vec<Step>,
 }
 
-/// The options that we interpret.
+/// What we know of the options.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Known {
@@ -71,7 +70,7 @@ struct Written<'a> {
 }
 
 impl Record {
-    /// Creates the record of a new job.
+    /// A new job's.
     pub(super) fn new(data: Box<RawValue>, retries: u32, now_ms: u64) -> Result<Self, serde_json::Error> {
         let known = Known { timestamp: now_ms.into(), retries: retries.into(), stacktraces: Value::Null };
         let retries = if retries > 0 { format!(r#""retries":{retries},"#) } else { String::new() };
@@ -98,7 +97,7 @@ impl Record {
         Ok(Self { data, tail: Tail { options, known, status, progress, outcome, history } })
     }
 
-    /// Encodes the JSON with another tail.
+    /// The JSON with another tail.
     pub(super) fn write(&self, tail: &Tail) -> Result<String, serde_json::Error> {
         let Tail { options, status, progress, outcome, history, .. } = tail;
         serde_json::to_string(&Written {
@@ -125,17 +124,17 @@ impl Tail {
         number(&self.known.timestamp)
     }
 
-    /// The most recent error text.
+    /// The newest error text.
     pub(super) fn error(&self) -> Option<&str> {
         self.known.stacktraces.as_array()?.first()?.as_str()
     }
 
-    /// Whether it was leased before, by any consumer.
+    /// Whether it was handed out before, to whomever.
     pub(super) fn is_used(&self) -> bool {
         self.status != "created" || self.error().is_some()
     }
 
-    /// Whether it needs no execution any more.
+    /// Whether it needs no doing any more.
     pub(super) fn is_done(&self) -> bool {
         self.status == "succeeded"
     }
@@ -150,7 +149,7 @@ impl Tail {
         self.outcome = Some(outcome);
     }
 
-    /// Records a failure; with `retry` it uses up one retry.
+    /// Notes a failure; with `retry` it uses up one.
     pub(super) fn fail(&mut self, message: &str, retry: bool) -> Result<(), serde_json::Error> {
         let text: String = message.chars().take(MAX_STACKTRACE_CHARS).collect();
         let known = &mut self.known;
@@ -177,17 +176,17 @@ impl Tail {
         Ok(())
     }
 
-    /// The outcome of an ended job: `None` if the program that ended it does not report results of its calls.
-    pub(super) fn result(&self, succeeded: bool) -> Option<Result<JobOutcome, JobFailure>> {
+    /// The fate of an ended job: `None` where a program ended it that says nothing of its calls.
+    pub(super) fn fate(&self, succeeded: bool) -> Option<Result<JobOutcome, JobFailure>> {
         if succeeded {
             return self.outcome.clone().map(Ok);
         }
-        let error = self.error().unwrap_or("its worker reported no reason");
+        let error = self.error().unwrap_or("its worker gave no reason");
         Some(Err(JobFailure { message: first_line(error).to_owned() }))
     }
 }
 
-/// The message of a JavaScript error that includes its stack.
+/// Of an error that JavaScript shows with its stack, the message.
 fn first_line(text: &str) -> &str {
     match text.split_once("\n    at ") {
         Some((message, _)) => message.strip_prefix("Error: ").unwrap_or(message),
@@ -249,9 +248,9 @@ mod tests {
     #[test]
     fn fates_are_read() {
         let stack = r#"{"data":0,"options":{"stacktraces":["Error: no\n    at x (y.js:1)"]}}"#;
-        assert_eq!(record(stack).tail.result(false), Some(Err(JobFailure { message: "no".into() })));
-        let none = record(r#"{"data":0}"#).tail.result(false).unwrap().unwrap_err();
-        assert_eq!(none.message, "its worker reported no reason");
-        assert_eq!(record(r#"{"data":0}"#).tail.result(true), None, "the original says nothing of its calls");
+        assert_eq!(record(stack).tail.fate(false), Some(Err(JobFailure { message: "no".into() })));
+        let none = record(r#"{"data":0}"#).tail.fate(false).unwrap().unwrap_err();
+        assert_eq!(none.message, "its worker gave no reason");
+        assert_eq!(record(r#"{"data":0}"#).tail.fate(true), None, "the original says nothing of its calls");
     }
 }

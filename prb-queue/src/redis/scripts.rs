@@ -1,11 +1,11 @@
-//! Lua scripts: every change of more than one key runs as one of them, atomically.
+//! The scripts: everything that changes more than one key runs as one of them, whole or not at all.
 
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs, aio::ConnectionLike};
 
 /// A script.
 pub(super) struct Script(redis::Script);
 
-/// A call of a script. Arguments are encoded directly into the command.
+/// A script's call. What it is given goes straight into the command.
 pub(super) struct Call<'a> {
     script: &'a redis::Script,
     command: Cmd,
@@ -22,7 +22,7 @@ impl Script {
         Call { script: &self.0, command }
     }
 
-    /// Loads the script on the server.
+    /// Makes the script known to the server.
     pub(super) async fn load(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
         self.0.load_async(connection).await.map(drop)
     }
@@ -34,7 +34,7 @@ impl Call<'_> {
         self
     }
 
-    /// Returns the command, for a server that has the script loaded.
+    /// For a server that knows the script.
     pub(super) fn into_command(self) -> Cmd {
         self.command
     }
@@ -55,13 +55,13 @@ impl Call<'_> {
 
 macro_rules! scripts {
     ($($name:ident: [$($part:literal),*];)*) => {
-        /// The scripts of one queue, with its keys substituted.
+        /// The scripts of one queue: its keys stand in them.
         pub(super) struct Scripts {
             $(pub(super) $name: Script,)*
         }
 
         impl Scripts {
-            /// `prefix` must not contain quotes or backslashes.
+            /// `prefix` has no quotes and no backslashes.
             pub(super) fn new(prefix: &str) -> Self {
                 Self {
                     $($name: Script::new(
@@ -84,9 +84,9 @@ scripts! {
     promote: ["clock", "lines"];
     finish: ["clock", "release"];
     renew: ["clock", "release"];
-    return_jobs: ["clock", "release"];
-    keep_alive: [];
-    outcomes: [];
+    hand_back: ["clock", "release"];
+    keep: [];
+    fates: [];
     stalled: ["clock", "lines"];
     trim: ["clock", "room", "forget"];
     account: ["clock", "forget"];

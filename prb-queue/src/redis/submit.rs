@@ -1,4 +1,4 @@
-//! Adds jobs: batches those of many submitters in one script, one script at a time.
+//! Adding jobs: many submitters' in one script, one script at a time.
 
 use std::sync::Arc;
 
@@ -10,34 +10,34 @@ use tokio::{
 
 use super::{
     Shared,
-    pending::{JobResult, Waiting},
+    pending::{Fate, Waiting},
 };
 
-/// Maximum number of jobs, and approximate maximum of bytes, in one script.
+/// Most jobs, and about as many bytes, in one script.
 const MAX_BATCH: usize = 128;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// A job to add.
+/// A job to be added.
 pub(super) struct Submission {
     pub(super) json: String,
-    /// The rest of its accounting entry: mark, pool, action.
+    /// The rest of its book: mark, pool, action.
     pub(super) book: String,
     pub(super) mark: String,
     pub(super) calls: usize,
-    pub(super) submitter: oneshot::Sender<JobResult>,
+    pub(super) submitter: oneshot::Sender<Fate>,
     pub(super) added: oneshot::Sender<Result<JobId, Error>>,
 }
 
 /// Runs until its queue is dropped.
 pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission>) {
-    // The subscription is established before anything is added. If it fails later, outcomes are polled.
+    // Events are heard before anything is added. Without them, later, fates are asked for.
     let mut listening = shared.listening.subscribe();
     let mut waited = false;
     while let Some(first) = jobs.recv().await {
         if !waited {
             shared.submits.send_replace(true);
             let wait = tokio::time::timeout(shared.config.poll_interval, listening.wait_for(|on| *on));
-            // Also ends with the timeout: the sender lives as long as this task.
+            // Ends with the time, too: the sender lives as long as this task.
             let _ = wait.await;
             waited = true;
         }
@@ -50,7 +50,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
             bytes += next.json.len();
             batch.push(next);
         }
-        // Drop submissions that were cancelled before their job was added.
+        // Submitters that left before their job was added.
         batch.retain(|job| !job.added.is_closed());
         if !batch.is_empty() {
             add(&shared, batch).await;
@@ -59,14 +59,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Submission
 }
 
 async fn add(shared: &Shared, batch: Vec<Submission>) {
-    let mut script = shared.connection.scripts.submit.call();
+    let mut script = shared.link.scripts.submit.call();
     script.arg(shared.seq()).arg(&shared.caller);
     script.arg(shared.config.max_jobs).arg(shared.config.max_bytes);
     for job in &batch {
         script.arg(&job.json).arg(&job.book);
     }
     shared.pending.begin();
-    let answer: Result<Vec<String>, _> = shared.connection.run(&script).await;
+    let answer: Result<Vec<String>, _> = shared.link.run(&script).await;
     let mut words = match answer {
         Ok(words) => words.into_iter().map(Ok).collect::<Vec<_>>(),
         Err(e) => batch.iter().map(|_| Err(e.clone())).collect(),
@@ -77,8 +77,8 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
     for Submission { mark, calls, submitter, added, .. } in batch {
         let result = match words.next() {
             Some(Ok(word)) => read(&word, shared),
-            Some(Err(e)) => Err(shared.connection.unavailable(e)),
-            None => Err(Error::Unavailable("Redis returned too few answers".into())),
+            Some(Err(e)) => Err(shared.link.unavailable(e)),
+            None => Err(Error::Unavailable("Redis gave too few answers".into())),
         };
         if let Ok(id) = &result {
             open.push((*id, Waiting { mark, calls, submitter, since }));
@@ -87,7 +87,7 @@ async fn add(shared: &Shared, batch: Vec<Submission>) {
     }
     shared.pending.register(open);
     for (added, result) in told {
-        // The submitter may have been cancelled: the job is added nevertheless.
+        // The submitter may have left: the job is added all the same.
         let _ = added.send(result);
     }
 }
@@ -96,6 +96,6 @@ fn read(word: &str, shared: &Shared) -> Result<JobId, Error> {
     match word {
         "F" => Err(Error::Full { limit: shared.config.max_jobs }),
         "B" => Err(Error::FullBytes { limit_bytes: shared.config.max_bytes }),
-        id => id.parse().map(JobId).map_err(|_| Error::Unavailable("Redis returned no job id".into())),
+        id => id.parse().map(JobId).map_err(|_| Error::Unavailable("Redis gave no number for a job".into())),
     }
 }

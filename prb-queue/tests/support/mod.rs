@@ -56,6 +56,11 @@ impl Server {
         panic!("no redis-server could be started on 20 ports");
     }
 
+    /// Where its data are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
@@ -64,6 +69,11 @@ impl Server {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Starts it again where it was, with other arguments, and does not wait until it answers.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.child = command(self.dir.path(), self.port, self.persistence, arguments).spawn().unwrap();
     }
 
     /// Starts it again where it was.
@@ -120,8 +130,7 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// `None` where the server ended before it answered: the port was taken in the meantime.
-fn spawn(dir: &Path, port: u16, persistence: Persistence, arguments: &[&str]) -> Option<Child> {
+fn command(dir: &Path, port: u16, persistence: Persistence, arguments: &[&str]) -> Command {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
     command.args(arguments).arg("--dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
@@ -129,6 +138,12 @@ fn spawn(dir: &Path, port: u16, persistence: Persistence, arguments: &[&str]) ->
         Persistence::None => command.args(["--appendonly", "no"]),
         Persistence::AppendOnly => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
     };
+    command
+}
+
+/// `None` where the server ended before it answered: the port was taken in the meantime.
+fn spawn(dir: &Path, port: u16, persistence: Persistence, arguments: &[&str]) -> Option<Child> {
+    let mut command = command(dir, port, persistence, arguments);
     let mut child = command.spawn().unwrap_or_else(|e| {
         panic!("redis-server is missing ({e}); install it: apt-get update && apt-get install -y redis-server")
     });

@@ -1,34 +1,4 @@
 //! What a provider answers, as a lifecycle manager reads it: our keys' answers and the original's.
 #![no_main]
 
-use bytes::Bytes;
-use libfuzzer_sys::fuzz_target;
-use prb_core::{
-    blob::{HeaderCursor, Span},
-    primitives::{ParaNumber, RelayNumber},
-};
-use prb_walkie::blob::{answer, scale};
-
-fuzz_target!(|bytes: &[u8]| {
-    let all = Bytes::copy_from_slice(bytes);
-    if let Ok(Ok(Some(batch))) = answer::read_headers(all.clone()) {
-        let _ = scale::check_headers(&batch);
-    }
-    if let Ok(Ok(Some(batch))) = answer::read_blocks(all.clone()) {
-        let _ = scale::check_blocks(&batch);
-    }
-    let _ = answer::read_heights(all.clone());
-    let _ = answer::read_genesis(all.clone());
-    let _ = scale::genesis_block(bytes);
-    let _ = scale::check_state(bytes);
-    let _ = scale::request_of_headers(&all);
-    let _ = scale::request_of_blocks(&all);
-    let cursor = HeaderCursor { relay: RelayNumber(1), para: ParaNumber(0) };
-    if let Ok(Some(batch)) = scale::headers_of_request(bytes, cursor) {
-        assert_eq!(batch.relay.first, cursor.relay);
-    }
-    let within = Span { first: ParaNumber(1), last: ParaNumber(30) };
-    if let Ok(Some(batch)) = scale::blocks_of_request(bytes, within) {
-        assert!(batch.blocks.first >= within.first && batch.blocks.last <= within.last);
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::answers::run(bytes));

@@ -1,26 +1,4 @@
 //! The blob wire's frames, as server and client read them off one stream.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use prb_walkie::blob::frame::{self, Decoded};
-
-const LIMIT: usize = 64 * 1024;
-
-fuzz_target!(|bytes: &[u8]| {
-    let mut rest = bytes;
-    while let Ok(Decoded::Frame { body }) = frame::decode(rest, LIMIT) {
-        assert!(body.start > 0 && body.len() <= LIMIT);
-        let Some(frame) = rest.get(body.clone()) else { break };
-        // A key of spaces, or of no text, is the empty one, which nobody asks for.
-        if let Some((id, key)) = frame::request(frame).filter(|(_, key)| !key.is_empty()) {
-            let mut again = Vec::new();
-            frame::put_request(id, key, &mut again);
-            let Ok(Decoded::Frame { body }) = frame::decode(&again, LIMIT) else { panic!("{again:?}") };
-            assert_eq!(frame::request(&again[body]), Some((id, key)));
-        }
-        if let Some((_id, rest)) = frame.split_first_chunk::<8>() {
-            let _ = frame::answer_crc(rest, frame.len());
-        }
-        rest = &rest[body.end..];
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::frames::run(bytes));

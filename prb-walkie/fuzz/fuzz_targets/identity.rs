@@ -1,15 +1,4 @@
 //! Identity files, and addresses, as an operator may hand them over.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use prb_walkie::{identity::Identity, node};
-
-fuzz_target!(|bytes: &[u8]| {
-    if let Ok(identity) = Identity::from_bytes(bytes) {
-        let again = Identity::from_bytes(&identity.to_bytes().unwrap()).unwrap();
-        assert_eq!(again.peer_id(), identity.peer_id());
-    }
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = node::parse_addresses(text);
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::identity::run(bytes));

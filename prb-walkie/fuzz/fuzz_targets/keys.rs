@@ -1,33 +1,4 @@
 //! Keys of blobs, and what a source of a few blocks answers to them.
 #![no_main]
 
-use std::{cell::OnceCell, sync::Arc};
-
-use libfuzzer_sys::fuzz_target;
-use prb_core::blob::memory::MemorySource;
-use prb_walkie::blob::{Lookup, keys::Key, keyspace::KeySpace};
-
-thread_local! {
-    static RIG: OnceCell<(tokio::runtime::Runtime, KeySpace)> = const { OnceCell::new() };
-}
-
-fuzz_target!(|bytes: &[u8]| {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let Some(key) = Key::parse(text) else { return };
-    let written = key.to_string();
-    assert_eq!(Key::parse(&written), Some(key), "{text:?} is written as {written:?}");
-    // A question that waits for news is only read.
-    if matches!(key, Key::Heights { .. }) {
-        return;
-    }
-    RIG.with(|rig| {
-        let (runtime, space) = rig.get_or_init(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-            (runtime, KeySpace::new(Arc::new(MemorySource::of_empty_blocks(20)), Default::default()))
-        });
-        let bound = space.bound_bytes(text);
-        if let Ok(Some(blob)) = runtime.block_on(space.get(text)) {
-            assert!(blob.len() <= bound, "{} bytes, {bound} were set aside", blob.len());
-        }
-    });
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| prb_walkie_fuzz::keys::run(bytes));

@@ -23,6 +23,7 @@ use super::{
     behaviour::{Behaviour, Protocol},
     codec::{Frame, Memory},
     local::LocalAddresses,
+    log_quota::LogQuota,
     mdns::Found,
     metrics,
     outbound::Permit,
@@ -120,6 +121,8 @@ pub(super) struct Driver {
     channels: Channels,
     /// Whom to dial or greet may have changed.
     wake: bool,
+    /// Lines about peers that were met.
+    met: LogQuota,
     next_discovery: Instant,
 }
 
@@ -175,6 +178,7 @@ impl Driver {
             drained: false,
             channels,
             wake: true,
+            met: LogQuota::new(),
             next_discovery: Instant::now(),
         }
     }

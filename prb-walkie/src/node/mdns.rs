@@ -37,7 +37,7 @@ mod packet;
 
 pub(super) use packet::Found;
 
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub(crate) fn read_for_fuzzing(bytes: &[u8]) {
     packet::read(bytes);
 }

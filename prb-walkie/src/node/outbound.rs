@@ -146,13 +146,6 @@ fn outcome(result: &Result<Response, Error>) -> &'static str {
     match result {
         Ok(answer) if answer.has_error => "refused",
         Ok(_) => "ok",
-        Err(Error::Refused { .. }) => "refused",
-        Err(Error::TimedOut { .. }) => "timed_out",
-        Err(Error::UnknownPeer { .. } | Error::Unreachable { .. } | Error::Unsupported { .. }) => {
-            "unreachable"
-        }
-        Err(Error::TooLarge { .. }) => "too_large",
-        Err(Error::Malformed { .. }) => "malformed",
-        Err(Error::Stopped) => "stopped",
+        Err(error) => error.outcome(),
     }
 }

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     Config, ConfigError, Node, PeerId, PeerTable, Shared, behaviour::Behaviour, codec::Memory, driver,
-    mdns::Responder, metrics, outbound::Outbound, transport,
+    listed, mdns::Responder, metrics, outbound::Outbound, transport,
 };
 
 /// Commands that wait for the driver.
@@ -62,7 +62,7 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
     let gate = Arc::new(Mutex::new(crate::rpc::auth::Gate::new(config.auth.clone(), me)));
     let mut driver = driver::Driver::new(swarm, config, Arc::clone(&shared), gate, memory, channels);
     until_listening(&mut driver, listeners).await;
-    info!(peer_id = %me, addresses = ?shared.listen.borrow().as_slice(), "listening for peers");
+    info!(peer_id = %me, addresses = listed(&shared.listen.borrow()), "listening for peers");
     if let Some(responder) = responder {
         tasks.spawn(responder.run(cancel.clone()));
     }

@@ -66,6 +66,19 @@ pub enum Standing {
     OtherBridge,
 }
 
+impl Standing {
+    /// What it means, for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::OwnChainUnknown => "waits: our own chain is not known yet",
+            Self::ChainUnknown => "waits: it does not know its chain yet",
+            Self::OtherChain => "ignored: it is of another chain",
+            Self::OtherBridge => "ignored: it is of another bridge identity",
+        }
+    }
+}
+
 /// All peers at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct PeerTable {

@@ -64,7 +64,7 @@ impl From<ResponseError> for proto::ResponseError {
 #[non_exhaustive]
 pub enum Error {
     /// The peer answered with an error.
-    #[error("{peer} refused {method:?}")]
+    #[error("{peer} refused {}", method.name())]
     Refused {
         /// Who.
         peer: PeerId,
@@ -127,6 +127,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// The outcome as metrics name it.
+    pub(crate) const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "refused",
+            Self::TimedOut { .. } => "timed_out",
+            Self::UnknownPeer { .. } | Self::Unreachable { .. } | Self::Unsupported { .. } => "unreachable",
+            Self::TooLarge { .. } => "too_large",
+            Self::Malformed { .. } => "malformed",
+            Self::Stopped => "stopped",
+        }
+    }
+
     /// Whether the same call may succeed later, or with another peer.
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -87,6 +87,9 @@ pub(crate) fn asks_this_machine(headers: &HeaderMap) -> bool {
     loopback && !PASSED_ON.iter().any(|name| headers.contains_key(*name))
 }
 
+/// Longest part of a path that is logged, in characters.
+const MAX_LOGGED_PATH: usize = 200;
+
 /// Lets a request in, or says why not.
 pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -103,7 +106,17 @@ pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next
     };
     let mut response = answered.await.unwrap_or_else(Problem::into_response);
     if !matches!(method, Method::GET | Method::HEAD) {
-        tracing::info!(%method, path, status = response.status().as_u16(), "management call");
+        let status = response.status();
+        let path: String = path.chars().take(MAX_LOGGED_PATH).collect();
+        // Anybody can be turned away, as often as they like.
+        if matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            tracing::debug!(%method, path, status = status.as_u16(), "management call turned away");
+        } else {
+            tracing::info!(%method, path, status = status.as_u16(), "management call");
+        }
     }
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -8,7 +8,7 @@ const MAX_CELL: usize = 72;
 const DECIMALS: usize = prb_core::primitives::PHA_DECIMALS as usize;
 
 /// Rows under headings, each column as wide as it must be.
-pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
     let width = |column: usize| {
@@ -43,7 +43,7 @@ fn shown(cell: &str) -> String {
 }
 
 /// A text that cannot move a terminal's cursor: names and messages come from workers and other people.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -59,7 +59,7 @@ pub(super) fn cell(value: &Value) -> String {
 }
 
 /// An amount in 10^-12 PHA, as PHA.
-pub(super) fn pha(value: &Value) -> String {
+pub(crate) fn pha(value: &Value) -> String {
     let Some(units) = value.as_str().and_then(|text| text.parse::<u128>().ok()) else { return cell(value) };
     let one = 10u128.pow(DECIMALS as u32);
     let fraction = format!("{:0DECIMALS$}", units % one);

@@ -6,6 +6,7 @@ use super::values::{OpsListen, ops_listen};
 
 /// The management API's port.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Management API")]
 pub struct ApiArgs {
     /// Address of the management API (HTTP, JSON), or none. Where absent, it is at 127.0.0.1:3001; if that is
     /// taken, the daemon goes on without. On another address than loopback every request needs the token.

@@ -4,15 +4,16 @@ use std::{fmt::Write as _, time::Duration};
 
 use clap::{Arg, ArgMatches, parser::ValueSource};
 
-use super::{PSK_VARIABLE, TOKEN_VARIABLE, values::host_only};
-
-/// Arguments that are no settings.
-const NO_SETTINGS: [&str; 3] = ["check", "help", "version"];
+use super::{
+    PSK_VARIABLE, TOKEN_VARIABLE,
+    sources::{NO_SETTINGS, Origins},
+    values::host_only,
+};
 
 /// Lines of TOML: a table with the daemon's name, and a line for each setting.
 ///
 /// What may hold a secret shows its host only; secrets that stand in a variable show as set.
-pub(super) fn toml(command: &clap::Command, matches: &ArgMatches) -> String {
+pub(super) fn toml(command: &clap::Command, matches: &ArgMatches, origins: &Origins) -> String {
     let Some((name, matches)) = matches.subcommand() else { return String::new() };
     let Some(command) = command.find_subcommand(name) else { return String::new() };
     let mut text = format!("[{name}]\n");
@@ -25,7 +26,7 @@ pub(super) fn toml(command: &clap::Command, matches: &ArgMatches) -> String {
             }
             Some(ValueSource::EnvVariable) => variable(arg).unwrap_or_default(),
             Some(ValueSource::CommandLine) => format!("--{}", arg.get_long().unwrap_or(id)),
-            Some(_) => "default".to_owned(),
+            Some(_) => origins.get(id).cloned().unwrap_or_else(|| "default".to_owned()),
         };
         let _ = writeln!(text, "{id} = {}  # {source}", value(arg, id, matches));
     }

@@ -96,6 +96,6 @@ pub struct RestoreArgs {
 pub struct PassphraseArgs {
     /// File whose first line is the passphrase; else it is taken from the variable PRB_KEYS_PASSPHRASE, else
     /// asked for on the terminal.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "PRB_KEYS_PASSPHRASE_FILE", value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
 }

@@ -15,6 +15,7 @@ pub const MONITOR_PORT: u16 = 3000;
 
 /// `prb monitor`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Console")]
 pub struct MonitorArgs {
     /// Port of the console and of the JSON calls.
     #[arg(long, env = "PORT", default_value_t = MONITOR_PORT)]

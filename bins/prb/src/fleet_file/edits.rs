@@ -10,12 +10,13 @@ use prb_chain::keys::OperatorKey;
 use prb_core::{
     inventory::{Edit, Inventory, Operator, Pool, Snapshot, Worker, normal_endpoint},
     primitives::{AccountId, PoolId},
-    vault::Vault,
+    vault::{MAX_SECRET_BYTES, Vault},
 };
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use super::{FleetFile, PoolEntry};
+use crate::config::first_line;
 
 impl FleetFile {
     /// Seals the keys and gives the edits that make an inventory hold just this file. An entry that is there
@@ -74,11 +75,12 @@ impl PoolEntry {
     /// The pool, with the key as it is sealed already where it is the same.
     async fn into_pool(self, known: Option<&Operator>, vault: &dyn Vault) -> anyhow::Result<Pool> {
         let (id, name) = (self.id(), self.name());
-        let secret = match (self.operator, self.operator_env) {
-            (Some(_), Some(_)) => bail!("it has both operator and operator_env; give one"),
-            (Some(secret), None) => Some(secret),
-            (None, Some(name)) => Some(from_environment(&name)?),
-            (None, None) => None,
+        let secret = match (self.operator, self.operator_env, self.operator_file) {
+            (None, None, None) => None,
+            (Some(secret), None, None) => Some(secret),
+            (None, Some(name), None) => Some(from_environment(&name)?),
+            (None, None, Some(file)) => Some(first_line(&file, MAX_SECRET_BYTES as u64)?),
+            _ => bail!("it has more than one of operator, operator_env and operator_file; give one"),
         };
         let mut pool = Pool::new(id, PoolId(self.pid), name);
         if let Some(secret) = secret {

@@ -184,7 +184,12 @@ impl Lane {
         let pause = end::retry_delay(self.sign_failures, &self.shared.config);
         self.sign_failures = self.sign_failures.saturating_add(1);
         let operator = self.operator.to_ss58(PHALA_SS58_PREFIX);
-        tracing::warn!(operator, ?pause, error = message, "no signature is available; jobs wait");
+        tracing::warn!(
+            operator,
+            retry_in_seconds = pause.as_secs_f64(),
+            error = message,
+            "no signature is available; jobs wait"
+        );
         self.shared.board.lane(self.operator, |lane| lane.last_error = Some(message.to_owned()));
         self.paused_until = Some(Instant::now() + pause);
         self.put_back(jobs);

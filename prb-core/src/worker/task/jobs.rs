@@ -1,6 +1,6 @@
 //! [`Jobs`]: the jobs that a worker's task has submitted, and their outcomes.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinError, JoinSet},
@@ -19,6 +19,15 @@ pub(super) enum Ticket {
     Operation(Operation),
     /// Messages of that sender, with the ticket that its [`Egress`](crate::worker::egress::Egress) tracks.
     Messages(MessageOrigin, u64),
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operation(operation) => f.write_str(operation.name()),
+            Self::Messages(origin, number) => write!(f, "messages of {origin} up to {number}"),
+        }
+    }
 }
 
 pub(super) enum JobEvent {

@@ -139,7 +139,7 @@ impl Task {
                 if let Ticket::Messages(sender, _) = &ticket {
                     self.relay.submitted(sender);
                 }
-                debug!(worker = %self.desired.worker.name, job = %handle.id, ?ticket, "job added");
+                debug!(worker = %self.desired.worker.name, job = %handle.id, %ticket, "job added");
                 self.jobs.await_outcome(ticket, handle);
             }
             Ok(JobEvent::Submitted(Ticket::Messages(sender, ticket), Err(error))) => {

@@ -1,6 +1,6 @@
--- A caller numbers its calls of a kind, and has one in flight. It repeats a call whose answer was lost: the
--- repetition gets the answer of the first. A call that arrives after its successors, over a connection that
--- its caller abandoned, is ignored.
+-- A caller numbers its calls of a kind, and has one in flight. It repeats one whose answer was lost: the second
+-- is answered with what the first did. One that comes after its successors, over a connection that its caller
+-- gave up, does nothing.
 local function last_answer(key, seq)
     local last = call('GET', key)
     if not last then return nil end

@@ -1,6 +1,6 @@
--- Ends leases. ARGV: for each its id, token, kind ('s' succeeded, 'f' failed, 'r' retried, 'd' already done),
--- ms until the retry, bytes of the previous JSON ('' if they may not be in the accounting), JSON, event.
--- Returns one word per job: 'K' ended, 'L' the lease was lost.
+-- Ends leases. ARGV: for each its id, token, kind ('s' succeeded, 'f' failed, 'r' to be retried, 'd' was done
+-- before), ms until the retry, bytes of the JSON so far ('' where they were not counted for sure), JSON, event.
+-- Answers one word a job: 'K' done, 'L' the lease was lost.
 local FIELDS = 7
 local ids = {}
 for i = 1, #ARGV, FIELDS do ids[#ids + 1] = ARGV[i] end
@@ -12,7 +12,7 @@ for k, id in ipairs(ids) do
         seen[id] = true
         mine[#mine + 1], at[#at + 1] = id, k
     elseif call('HGET', JOBS, id) == ARGV[i + 5] then
-        -- A repeated call, whose first answer was lost: it has ended the job.
+        -- A call whose answer was lost is repeated: it ended the job.
         answer[k] = 'K'
     else
         answer[k] = 'L'

@@ -1,6 +1,5 @@
--- Leases an account. ARGV: trader, account, ms of the lease. Returns the lease's token; 0 while another
--- trader holds the account. Tokens grow with the clock, so that they stay unique even if Redis loses its
--- data.
+-- Leases an account. ARGV: trader, account, ms of the lease. Answers the lease's token, 0 while another trader
+-- has the account. Tokens go up with the clock, so that they stay new where Redis has lost its data.
 local key = '@P@prb:account:' .. ARGV[2]
 local holder = call('GET', key)
 if holder and string.match(holder, '^(.*):%d+$') ~= ARGV[1] then return 0 end

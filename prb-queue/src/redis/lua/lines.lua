@@ -1,5 +1,5 @@
--- Makes delayed jobs available that are due: the first due goes to the front, of those due together the
--- oldest. Redis sorts the latter as text.
+-- Puts delayed jobs in line that are due: the first due in front, of those due together the oldest. Redis
+-- orders the latter by their digits.
 local function raise()
     local found = call('ZRANGEBYSCORE', DELAYED, '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, 200)
     local due = {}
@@ -16,9 +16,9 @@ local function raise()
     end
 end
 
--- Makes jobs available whose lease has expired: the oldest goes to the front. A job whose fourth lease
--- expired goes to the back, so that it cannot block all others by killing its consumers. Jobs that were
--- returned do not count: younger ones would overtake them.
+-- Puts jobs in line whose lease is over: the oldest in front. One whose fourth lease ran out goes to the back, so
+-- that it cannot hold up all others by killing its consumers. Jobs that were handed back do not count: they would
+-- be overtaken by younger ones.
 local function expire()
     local over = call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, 200)
     table.sort(over, function(a, b) return (tonumber(a) or 0) > (tonumber(b) or 0) end)
@@ -26,7 +26,7 @@ local function expire()
     for _, id in ipairs(over) do
         call('ZREM', LEASES, id)
         call('SREM', STALLING, id)
-        -- It may be available already: the original's stall check moves any job.
+        -- It may be in line already: the original's check for stalled jobs moves any.
         if call('LREM', ACTIVE, 0, id) > 0 then
             call('HINCRBY', TRIES, id, 1)
             if call('HINCRBY', EXPIRED, id, 1) > 3 then
@@ -36,11 +36,11 @@ local function expire()
             end
         end
     end
-    -- At the back as well, the oldest comes first.
+    -- At the back too, the oldest is the first of them.
     for i = #last, 1, -1 do call('LPUSH', WAITING, last[i]) end
 end
 
--- Processes due delays and expired leases. Returns when the next one ends; nil if there is none.
+-- Raises and expires what is due. Answers when the next delay or lease is over, nil where there is none.
 local function promote()
     local at
     for key, move in pairs({ [DELAYED] = raise, [LEASES] = expire }) do

@@ -1,11 +1,11 @@
--- A page of jobs, newest first: waiting, active, delayed, and ended ones, the last ended first. ARGV: the
--- state ('' for all), offset, limit. Returns the number of jobs, and for each job on the page its id and
--- state.
+-- A page of jobs, the newest first: those in line, those handed out, those delayed, and those that ended, the
+-- last first. ARGV: the state wanted ('' for all), how many to leave out, most to name. Answers how many jobs
+-- there are, and of each job on the page its id and its state.
 local CHUNK, FEW = 256, 512
 local wanted, offset, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local total, page = 0, {}
 
--- Iterates a list of `count` jobs; `slice` returns those from one position to another, counted from 0.
+-- Goes over a list of `count` jobs; `slice` names those from one place to another, counted from 0.
 local function list(state, count, slice)
     if wanted ~= '' and wanted ~= state then return end
     local from, room = math.max(0, offset - total), limit - #page
@@ -19,7 +19,7 @@ local function range(command, key)
     return function(from, to) return call(command, key, text(from), text(to)) end
 end
 
--- Ended jobs in one state: a small set is sorted, a large one is filtered from all that ended.
+-- Of one fate: a small set is put in order, a large one is found among all that ended.
 local function of_fate(set, count)
     return function(from, to)
         local ids = {}

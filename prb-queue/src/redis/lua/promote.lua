@@ -1,2 +1,2 @@
--- Makes due jobs available. Returns the ms to the next timer; -1 if there is none.
+-- Puts in line what is due. Answers the ms to the next timer, -1 where there is none.
 return ms_to(promote())

@@ -1,11 +1,11 @@
--- Takes a job from its consumer if its token is valid, whatever list it is in. `leased` is the end of its
--- lease. Returns false if another consumer holds it.
+-- Takes a job whose token was right away from its consumer's hands, in whatever list it is. `leased` is the
+-- end of its lease. False where somebody else has it.
 local function release(id, leased)
     if leased then
-        -- The original's stall check may have made it available nevertheless.
+        -- The original's check for stalled jobs may have put it in line all the same.
         if call('LREM', ACTIVE, '-1', id) == 0 then call('LREM', WAITING, '0', id) end
         return true
     end
-    -- The lease expired: the consumer's result still counts as long as no other one holds the job.
+    -- The lease ran out: what the consumer did still counts while nobody else has the job.
     return call('LREM', WAITING, '0', id) > 0
 end

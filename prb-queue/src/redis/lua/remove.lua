@@ -1,4 +1,4 @@
--- Removes a job in any state. ARGV: id. Returns 1 if there was one.
+-- Forgets a job in any state. ARGV: id. Answers 1 where there was one.
 local id = ARGV[1]
 local there = call('HEXISTS', JOBS, id)
 call('LREM', WAITING, 0, id)

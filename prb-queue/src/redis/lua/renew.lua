@@ -1,4 +1,4 @@
--- Renews leases. ARGV: ms of the lease, then for each its id and token. Returns the ids of lost leases.
+-- Renews leases. ARGV: ms of the lease, then for each its id and token. Answers the ids whose lease was lost.
 local ttl, lost = tonumber(ARGV[1]), {}
 for i = 2, #ARGV, 2 do
     local id = ARGV[i]
@@ -9,7 +9,7 @@ for i = 2, #ARGV, 2 do
         call('ZADD', LEASES, NOW + ttl, id)
         call('SREM', STALLING, id)
     elseif release(id, leased) then
-        -- It had expired, but no other consumer held the job.
+        -- It ran out, and nobody else had the job.
         call('LPUSH', ACTIVE, id)
         call('ZADD', LEASES, NOW + ttl, id)
     else

@@ -1,5 +1,5 @@
--- Makes a failed job available again. ARGV: id, max. jobs, max. bytes. Returns 'K', 'N' if no job with that
--- id has failed, 'F' or 'B' if the queue is full.
+-- Puts a failed job in line again. ARGV: id, most jobs, most bytes. Answers 'K', 'N' where no job of that id
+-- has failed, 'F' or 'B' where there is no room.
 local id = ARGV[1]
 if call('SISMEMBER', FAILED, id) == 0 or call('HEXISTS', JOBS, id) == 0 then return 'N' end
 local size = call('HSTRLEN', JOBS, id)

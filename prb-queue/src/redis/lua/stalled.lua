@@ -1,6 +1,5 @@
--- Processes the timers, and finds jobs whose worker, one of the original's, is gone. ARGV: the interval in
--- ms. Of two rounds an interval apart, the first marks active jobs, the second moves those that are still
--- marked.
+-- Raises what is due, and finds jobs whose worker, one of the original's, is gone. ARGV: the interval in ms.
+-- Of two rounds an interval apart, the first marks what is active, the second moves what is still marked.
 promote()
 if not call('SET', STALL_BLOCK, '1', 'PX', ARGV[1], 'NX') then return {} end
 local moved = {}

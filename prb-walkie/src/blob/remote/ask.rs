@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use prb_core::{
     blob::{BlockBatch, BlockCursor, Error, HeaderBatch, HeaderCursor, Heights},
-    primitives::{ParaNumber, RelayNumber},
+    primitives::ParaNumber,
 };
 use tokio::time::sleep;
 
@@ -34,6 +34,15 @@ pub(super) enum Question {
     Headers(HeaderCursor),
     /// Blocks from one on.
     Blocks(ParaNumber),
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Headers(cursor) => cursor.fmt(f),
+            Self::Blocks(from) => write!(f, "blocks from {from} on"),
+        }
+    }
 }
 
 /// A batch that can be asked for.
@@ -290,8 +299,8 @@ impl Pool {
         };
         let size = Q::body(&batch).len();
         if !question.begins_right(&batch) || size > question.max_bytes() {
-            let spans = Q::spans(&batch);
-            return Err(Failure::bad(format!("it gave {spans:?} in {size} bytes for {}", question.key())));
+            let spans = Q::spans(&batch).map(|number| number.to_string()).join(" ");
+            return Err(Failure::bad(format!("it gave {spans} in {size} bytes for {}", question.key())));
         }
         check::<Q>(&batch).await?;
         Ok(batch)
@@ -314,8 +323,12 @@ fn not_yet(provider: &Provider, question: &impl Ask) -> Failure {
     if !question.is_covered(&heights) {
         return Failure::NotYet;
     }
-    let (relay, para) = (heights.relay.map(|n: RelayNumber| n.0), heights.para.map(|n| n.0));
-    Failure::Bad(format!("it claims relay {relay:?} and para {para:?}, but has no {}", question.key()))
+    let shown = |height: Option<u32>| height.map_or_else(|| "none".into(), |height| height.to_string());
+    let (relay, para) = (shown(heights.relay.map(|n| n.0)), shown(heights.para.map(|n| n.0)));
+    Failure::Bad(format!(
+        "it claims relay block {relay} and parachain block {para}, but has no {}",
+        question.key()
+    ))
 }
 
 fn verdict(refused: Refused, question: &impl Ask) -> Failure {

@@ -144,16 +144,16 @@ pub(super) async fn run(pool: Arc<Pool>, mut refusals: mpsc::Receiver<Refusal>) 
 fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(bool, Arc<str>)>) {
     match same {
         Some((true, other)) => {
-            info!(provider = %suspect.id, %other, ?question, "workers refuse what both providers give");
+            info!(provider = %suspect.id, %other, %question, "workers refuse what both providers give");
             pool.suspects.clear(question, &suspect.id);
         }
         Some((false, other)) => {
-            let reason = format!("a worker refused its answer to {question:?}, and {other} gives another");
+            let reason = format!("a worker refused its answer to {question}, and {other} gives another");
             pool.put_aside(suspect, reason, true);
             pool.suspects.clear(question, &suspect.id);
         }
         None => {
-            warn!(provider = %suspect.id, ?question, "a worker refused what nobody else could be asked for");
+            warn!(provider = %suspect.id, %question, "a worker refused what nobody else could be asked for");
         }
     }
 }

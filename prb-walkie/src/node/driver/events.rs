@@ -54,7 +54,7 @@ impl Driver {
             }
             SwarmEvent::ListenerError { error, .. } => warn!(%error, "a listener has trouble"),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
-                warn!(?addresses, %error, "a listener has closed");
+                warn!(addresses = crate::node::listed(&addresses), %error, "a listener has closed");
             }
             _ => {}
         }

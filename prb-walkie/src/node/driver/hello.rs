@@ -147,7 +147,11 @@ impl Driver {
 
     pub(super) fn on_introduced(&mut self, peer: PeerId, said: &SystemInfo) {
         if self.peers.introduced(peer, said) {
-            info!(%peer, role = ?said.role(), standing = ?self.peers.standing(&peer), "met a peer");
+            // Strangers cost nothing to make up.
+            if let Some(skipped) = self.met.take() {
+                let standing = self.peers.standing(&peer).map_or("unknown", crate::node::Standing::as_str);
+                info!(%peer, role = said.role().as_str(), standing, skipped, "met a peer");
+            }
         }
         self.wake = true;
     }

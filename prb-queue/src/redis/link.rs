@@ -1,11 +1,16 @@
-//! Connections to Redis: retries, failover and dedicated connections.
+//! The connections to Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use prb_core::queue;
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
+    RedisResult,
     aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub},
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 use tokio::{
     sync::watch,
@@ -15,20 +20,29 @@ use tokio::{
 use super::{
     config::{Config, StartError, without_password},
     scripts::{self, Scripts},
-    server_error::ServerError,
+    trouble::Trouble,
 };
 
-/// Timeout for connecting.
+/// Why the shared connection is given up: the server refuses writes on it, or nothing comes over it, as where a
+/// balancer between keeps it open to a server that is gone.
+const DEMOTED: &str = "takes no writes, it is a replica now";
+const SILENT: &str = "does not answer";
+/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before a call is repeated after its connection was lost; doubles up to [`REPEAT_MAX`].
 const REPEAT_MIN: Duration = Duration::from_millis(20);
 const REPEAT_MAX: Duration = Duration::from_secs(1);
-/// Minimum interval between two warnings about a server that is a replica.
+/// Time between two words about a connection that was given up.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// When an idle connection is asked whether the other end is there, how often, and how long what was sent may go
+/// without an acknowledgement: firewalls and failovers end connections without a word.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One Redis server: a shared, self-healing connection for commands, and dedicated connections.
+/// One Redis, for commands over one connection that mends itself, and for connections of one's own.
 #[derive(Clone)]
-pub(super) struct Connection {
+pub(super) struct Link {
     client: Client,
     shared: Arc<watch::Sender<Current>>,
     endpoint: Arc<str>,
@@ -37,13 +51,23 @@ pub(super) struct Connection {
     call_timeout: Duration,
 }
 
-/// The shared connection for commands.
+/// The connection for commands.
 struct Current {
-    /// How often it was replaced.
+    /// How often it was given up for a new one.
     generation: u64,
     manager: ConnectionManager,
-    /// When the last warning was logged.
+    /// When something last came over it, or it was made.
+    answered: Arc<Mutex<Instant>>,
+    /// When that was last said.
     said: Option<Instant>,
+}
+
+fn connection_info(url: &str) -> RedisResult<ConnectionInfo> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(USER_TIMEOUT);
+    Ok(url.into_connection_info()?.set_tcp_settings(settings))
 }
 
 fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionManager> {
@@ -58,48 +82,53 @@ fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionMan
     )
 }
 
-impl Connection {
+impl Link {
     pub(super) fn new(config: &Config) -> Result<Self, StartError> {
         let bad_url = |e: RedisError| StartError::BadUrl {
             url: without_password(&config.url),
-            // The error's details may contain the URL, and with it the password.
+            // Its details may hold the URL.
             reason: format!("{:?}", e.kind()),
         };
         if config.url.starts_with("rediss://") {
-            // The client uses the process's default crypto provider; if none is installed, ring is.
+            // The client takes the process's provider of cryptography; where nobody has chosen one, it is ours.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let client = Client::open(config.url.as_str()).map_err(bad_url)?;
+        let client = connection_info(&config.url).and_then(Client::open).map_err(bad_url)?;
         let manager = manager(&client, config.call_timeout).map_err(bad_url)?;
         let prefix = format!("bq:{}:", config.name);
         let scripts = Arc::new(Scripts::new(&prefix));
-        let shared = Arc::new(watch::Sender::new(Current { generation: 0, manager, said: None }));
+        let shared =
+            Arc::new(watch::Sender::new(Current { generation: 0, manager, answered: now(), said: None }));
         let endpoint = without_password(&config.url).into();
         Ok(Self { client, shared, endpoint, prefix, scripts, call_timeout: config.call_timeout })
     }
 
-    /// Converts an error of Redis to the seam's: with the server's address, and a remedy if one is known.
+    /// The seam's error for one of Redis's: with the server's address, and what to do where that is known.
     pub(super) fn unavailable(&self, error: RedisError) -> queue::Error {
-        queue::Error::Unavailable(Box::new(self.server_error(error)))
+        queue::Error::Unavailable(Box::new(self.trouble(error)))
     }
 
-    /// Adds the server's address to the error.
-    pub(super) fn server_error(&self, error: RedisError) -> ServerError {
-        ServerError::new(Arc::clone(&self.endpoint), error)
+    /// The error with the server's address.
+    pub(super) fn trouble(&self, error: RedisError) -> Trouble {
+        Trouble::new(Arc::clone(&self.endpoint), error)
     }
 
-    /// Completes when the server turned out to be a replica: owners of dedicated connections must reconnect
-    /// then.
+    /// The server's address, without its password.
+    pub(super) const fn endpoint(&self) -> &Arc<str> {
+        &self.endpoint
+    }
+
+    /// Completes when the shared connection was given up: whoever has a connection of their own to the server makes
+    /// a new one then.
     pub(super) async fn replaced(&self) {
         let mut shared = self.shared.subscribe();
-        // The sender lives as long as this value.
+        // The sender lives as long as this.
         let _ = shared.changed().await;
     }
 
-    /// Replaces the shared connection, unless that was done since `generation`. After a failover the old
-    /// server may keep its connections and refuse every write on them, while its name may resolve to another
-    /// server by now.
-    fn replace(&self, generation: u64) {
+    /// Gives up the shared connection, unless somebody else has done so since `generation`. After a failover the
+    /// old server may keep its connections and refuse every write on them; its name may lead elsewhere by now.
+    fn replace(&self, generation: u64, reason: &'static str) {
         let Ok(fresh) = manager(&self.client, self.call_timeout) else { return };
         self.shared.send_if_modified(|current| {
             if current.generation != generation {
@@ -108,10 +137,11 @@ impl Connection {
             if current.said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
                 current.said = Some(Instant::now());
                 let endpoint = &self.endpoint;
-                tracing::warn!(%endpoint, "Redis refuses writes because it is a replica now: reconnecting");
+                tracing::warn!(%endpoint, "Redis {reason}: connecting again");
             }
             current.generation += 1;
             current.manager = fresh;
+            current.answered = now();
             true
         });
     }
@@ -120,17 +150,17 @@ impl Connection {
         format!("{}{name}", self.prefix)
     }
 
-    /// Runs an idempotent script, repeated until it is answered or times out.
+    /// Runs a script that may be repeated, as often as it takes to get an answer in time.
     pub(super) async fn run<T: FromRedisValue>(&self, script: &scripts::Call<'_>) -> RedisResult<T> {
         self.run_until(self.deadline(), script).await
     }
 
-    /// The deadline of a call that begins now.
+    /// When a call that begins now is given up.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.call_timeout
     }
 
-    /// Like [`Connection::run`], with a deadline that began earlier.
+    /// Like [`Link::run`], with a time-out that began earlier.
     pub(super) async fn run_until<T: FromRedisValue>(
         &self,
         deadline: Instant,
@@ -139,12 +169,12 @@ impl Connection {
         self.settle(deadline, Call::Script(script)).await
     }
 
-    /// Runs commands that change nothing, or that are idempotent.
+    /// Runs commands that change nothing, or only what may be changed again.
     pub(super) async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
         self.settle(self.deadline(), Call::Commands(commands)).await
     }
 
-    /// Like [`Connection::query`], with its own timeout.
+    /// The same within a time of its own.
     pub(super) async fn query_within<T: FromRedisValue>(
         &self,
         limit: Duration,
@@ -156,20 +186,31 @@ impl Connection {
     async fn settle<T: FromRedisValue>(&self, deadline: Instant, call: Call<'_>) -> RedisResult<T> {
         let mut pause = REPEAT_MIN;
         loop {
-            // A lost connection is detected by the next call, and re-established for the one after it.
-            let (generation, manager) = {
+            // A lost connection is seen by the call that comes next, and made anew for the one after.
+            let (generation, manager, answered) = {
                 let current = self.shared.borrow();
-                (current.generation, current.manager.clone())
+                (current.generation, current.manager.clone(), Arc::clone(&current.answered))
             };
+            let mut answered = Answered(answered);
             let error = match timeout_at(deadline, call.once(manager)).await {
-                Ok(Err(e)) => e,
-                Ok(Ok(answer)) => return Ok(answer),
-                Err(_) => return Err(timed_out()),
+                Ok(Err(error)) => error,
+                Ok(Ok(answer)) => {
+                    answered.now();
+                    return Ok(answer);
+                }
+                Err(_) => timed_out(),
             };
-            if is_demoted(&error) {
-                self.replace(generation);
+            if error.is_timeout() {
+                if answered.elapsed() >= self.call_timeout {
+                    self.replace(generation, SILENT);
+                }
+            } else {
+                answered.now();
             }
-            if !is_transient(&error) || Instant::now() + pause >= deadline {
+            if is_demoted(&error) {
+                self.replace(generation, DEMOTED);
+            }
+            if !may_pass(&error) || Instant::now() + pause >= deadline {
                 return Err(error);
             }
             sleep(pause).await;
@@ -177,7 +218,7 @@ impl Connection {
         }
     }
 
-    /// Opens a dedicated connection, for commands that block for up to `longest`.
+    /// A connection of one's own, for commands that block for up to `longest`.
     pub(super) async fn blocking(&self, longest: Duration) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -185,13 +226,30 @@ impl Connection {
         self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// Opens a dedicated connection, for subscriptions.
+    /// A connection of one's own, for subscriptions.
     pub(super) async fn subscriptions(&self) -> RedisResult<PubSub> {
         match timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub()).await {
             Ok(result) => result,
             Err(_) => Err(timed_out()),
         }
     }
+}
+
+/// When something last came over a connection.
+struct Answered(Arc<Mutex<Instant>>);
+
+impl Answered {
+    fn now(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+fn now() -> Arc<Mutex<Instant>> {
+    Arc::new(Mutex::new(Instant::now()))
 }
 
 #[derive(Clone, Copy)]
@@ -210,7 +268,7 @@ impl Call<'_> {
 }
 
 /// Whether the same call may succeed on another connection, or a little later.
-fn is_transient(error: &RedisError) -> bool {
+fn may_pass(error: &RedisError) -> bool {
     const PASSING: [&str; 5] = ["LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "UNBLOCKED"];
     error.is_io_error()
         || error.is_unrecoverable_error()
@@ -220,7 +278,7 @@ fn is_transient(error: &RedisError) -> bool {
 
 /// Whether the server has become a replica, which keeps its connections and refuses writes.
 pub(super) fn is_demoted(error: &RedisError) -> bool {
-    // Within a script the code is part of the text.
+    // Within a script the code stands in the text.
     error.code() == Some("READONLY") || error.detail().is_some_and(|text| text.contains("READONLY"))
 }
 

@@ -1,44 +1,49 @@
-//! [`ServerError`]: an error of Redis with the server's address and a remedy.
+//! [`Trouble`]: an error of Redis with the server's address and what to do.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use redis::RedisError;
+use tokio::time::Instant;
 
-/// The oldest version that supports all commands used.
+use super::{Config, dispense::WAIT_SECS};
+
+/// The oldest version that has all commands.
 pub(super) const OLDEST: (u32, u32) = (6, 2);
 
-/// Remedies by part of the error text: `(a part of the error, the remedy)`.
-const CURES: [(&str, &str); 11] = [
+/// What Redis answers, with what an operator can do about it: `(a part of the answer, what to do)`.
+const CURES: [(&str, &str); 13] = [
     (
         "unknown command",
         "this Redis is older than 6.2, or a proxy or an ACL hides the command: use Redis 6.2 or newer",
     ),
-    ("NOAUTH", "it requires a password: add it to the URL, redis://:PASSWORD@HOST"),
+    ("NOAUTH", "it wants a password: put it into the URL, redis://:PASSWORD@HOST"),
     ("WRONGPASS", "it refuses the password of the URL"),
-    ("AuthenticationFailed", "it refuses the user or the password of the URL"),
+    ("AuthenticationFailed", "it refuses the user or the password of the URL, or has none and wants none"),
+    ("timed out", "it does not answer: is the way to it cut, or is it overloaded?"),
+    ("did not answer", "is the way to it cut, or is it overloaded?"),
     ("NOPERM", "its user lacks a permission: scripts (EVALSHA, SCRIPT), BLMOVE and the keys bq:* are needed"),
-    ("READONLY", "it is a replica: use the address of the primary"),
+    ("READONLY", "it is a replica: give the address of the primary"),
     ("MISCONF", "it cannot write its data to disk: free space on its disk or correct its folder"),
-    ("OOM", "its memory limit is reached: raise its maxmemory"),
-    ("LOADING", "it is loading its data and will be ready by itself"),
+    ("OOM", "its memory is full: raise its maxmemory"),
+    ("LOADING", "it is reading its data and will be ready by itself"),
     ("MASTERDOWN", "it is a replica that has lost its primary"),
     ("Connection refused", "nothing listens there: is it running, and is the address right?"),
 ];
 
-/// An error of Redis, with the server's address.
+/// An error of Redis, and where.
 #[derive(Debug)]
-pub(super) struct ServerError {
+pub(super) struct Trouble {
     endpoint: Arc<str>,
     error: RedisError,
 }
 
-impl ServerError {
+impl Trouble {
     pub(super) const fn new(endpoint: Arc<str>, error: RedisError) -> Self {
         Self { endpoint, error }
     }
 }
 
-impl fmt::Display for ServerError {
+impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, code) = (self.error.to_string(), self.error.code().unwrap_or_default());
         write!(f, "{}: {text}", self.endpoint)?;
@@ -49,15 +54,34 @@ impl fmt::Display for ServerError {
     }
 }
 
-// `Display` includes the cause, so there is no source.
-impl Error for ServerError {}
+// It tells its cause itself.
+impl Error for Trouble {}
 
-/// Returns why a server of that version cannot be used, if so.
+/// What kept those who wait for jobs from getting any.
+#[derive(Clone, Debug)]
+pub(super) struct ConsumerTrouble {
+    text: Arc<str>,
+    at: Instant,
+}
+
+impl ConsumerTrouble {
+    pub(super) fn new(trouble: &Trouble) -> Self {
+        Self { text: trouble.to_string().into(), at: Instant::now() }
+    }
+
+    /// What keeps them still: nothing where nobody has tried again since, though somebody who waits would have.
+    pub(super) fn now(&self, config: &Config) -> Option<Arc<str>> {
+        let try_again = Duration::from_secs(WAIT_SECS) + config.call_timeout * 2;
+        (self.at.elapsed() <= try_again).then(|| Arc::clone(&self.text))
+    }
+}
+
+/// Why a server of that version does not do.
 pub(super) fn too_old(version: &str) -> Option<String> {
     let mut numbers = version.trim().split('.').map(|n| n.parse::<u32>().unwrap_or_default());
     let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     let (major, minor) = OLDEST;
-    (found < OLDEST).then(|| format!("Redis {version} is too old: {major}.{minor} or newer is required"))
+    (found < OLDEST).then(|| format!("Redis {version} is too old: {major}.{minor} or newer is needed"))
 }
 
 #[cfg(test)]
@@ -67,7 +91,7 @@ mod tests {
     #[test]
     fn an_error_names_the_server_and_the_cure() {
         let error = RedisError::from((redis::ErrorKind::AuthenticationFailed, "WRONGPASS invalid pair"));
-        let text = ServerError::new("redis://***@host:1".into(), error).to_string();
+        let text = Trouble::new("redis://***@host:1".into(), error).to_string();
         assert!(
             text.starts_with("redis://***@host:1: ")
                 && text.contains("refuses the password")

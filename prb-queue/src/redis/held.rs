@@ -1,4 +1,4 @@
-//! Registry of the leases that this process has granted and not ended, with the data needed to end them.
+//! The leases that this process has given out and not ended: what is needed to end them.
 
 use std::{
     collections::HashMap,
@@ -10,21 +10,21 @@ use prb_core::queue::{JobId, Progress};
 use super::record::Record;
 
 #[derive(Default)]
-pub(super) struct HeldLeases(Mutex<HashMap<JobId, Arc<HeldJob>>>);
+pub(super) struct Held(Mutex<HashMap<JobId, Arc<HeldJob>>>);
 
 pub(super) struct HeldJob {
     pub(super) token: u64,
     pub(super) record: Record,
-    /// Size of its JSON, if it is known to be in the accounting.
+    /// Of its JSON, where they are in the books for sure.
     pub(super) bytes: Option<usize>,
-    /// The submitter's unique name of the job.
+    /// The submitter's name for it.
     pub(super) mark: Option<String>,
-    /// When it was leased, in milliseconds since the Unix epoch.
+    /// When it was handed out, in ms since the Unix epoch.
     pub(super) since_ms: u64,
     pub(super) progress: Mutex<Option<Progress>>,
 }
 
-impl HeldLeases {
+impl Held {
     fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Arc<HeldJob>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -37,12 +37,12 @@ impl HeldLeases {
         self.jobs().get(&id).filter(|job| job.token == token).cloned()
     }
 
-    /// The lease of a job, with any token.
+    /// The lease of a job, whatever its token.
     pub(super) fn of(&self, id: JobId) -> Option<Arc<HeldJob>> {
         self.jobs().get(&id).cloned()
     }
 
-    /// Removes a lease, but not a newer one of the same job. Returns whether it was there.
+    /// Forgets a lease; a newer one of the same job stays. Gives whether it was there.
     pub(super) fn forget(&self, id: JobId, token: u64) -> bool {
         let mut jobs = self.jobs();
         let there = jobs.get(&id).is_some_and(|job| job.token == token);

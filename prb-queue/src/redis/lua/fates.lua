@@ -1,6 +1,5 @@
--- Outcomes of jobs. ARGV: for each its id and its submitter's mark. Returns one per job: 'o' open, 'g' gone,
--- else 's' or 'f' and the JSON. A job with the same id but another mark is another job: the id counter was
--- lost.
+-- What became of jobs. ARGV: for each its id and its submitter's mark. Answers one a job: 'o' open, 'g' gone,
+-- else 's' or 'f' and the JSON. A job of that number with another mark is another job: the counter was lost.
 local answer = {}
 for i = 1, #ARGV, 2 do
     local id, fate = ARGV[i], 'g'

@@ -1,5 +1,5 @@
--- Keep-alive of leased jobs for the original's stall check. ARGV: for each its id and token. Returns the ids
--- that this consumer no longer holds.
+-- Tells the original's workers that leased jobs are alive. ARGV: for each its id and token. Answers the ids
+-- that this consumer has not got any more.
 local lost = {}
 for i = 1, #ARGV, 2 do
     if call('HGET', TOKENS, ARGV[i]) ~= ARGV[i + 1] then

@@ -1,0 +1,97 @@
+//! Refusals of the command line: which variable or file a value is from, which one would give a missing one, and
+//! nothing quoted that may be a secret.
+
+use std::ffi::OsString;
+
+use clap::{
+    Arg,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use crate::redact;
+
+use super::{sources::Origins, variable};
+
+/// Says which variable or file a refused value is from, and which variable would give a missing value.
+pub(super) fn explained(
+    mut error: clap::Error,
+    command: &clap::Command,
+    arguments: &[OsString],
+    origins: &Origins,
+) -> clap::Error {
+    hide_secrets(&mut error);
+    let missing = error.kind() == ErrorKind::MissingRequiredArgument;
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(one)) => vec![one.clone()],
+        Some(ContextValue::Strings(several)) => several.clone(),
+        _ => Vec::new(),
+    };
+    let tips: Vec<StyledStr> =
+        named.iter().filter_map(|arg| tip(arg, missing, command, arguments, origins)).collect();
+    if !tips.is_empty() {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+    }
+    error
+}
+
+/// Takes out of a refusal what it quotes, unless that cannot be a secret.
+fn hide_secrets(error: &mut clap::Error) {
+    // A word in an unknown place: of a flag its name is shown, but not its value.
+    let is_flag = error.kind() != ErrorKind::UnknownArgument;
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidSubcommand, ContextKind::InvalidArg] {
+        if kind == ContextKind::InvalidArg && is_flag {
+            continue;
+        }
+        let Some(ContextValue::String(value)) = error.get(kind) else { continue };
+        let shown = match value.split_once('=') {
+            Some((flag, _)) if redact::is_harmless(flag) && flag.starts_with("--") => flag,
+            _ if redact::is_harmless(value) || is_long_flag(value) => continue,
+            _ => redact::HIDDEN,
+        };
+        error.insert(kind, ContextValue::String(shown.to_owned()));
+    }
+    if error.kind() == ErrorKind::UnknownArgument || error.kind() == ErrorKind::InvalidSubcommand {
+        // It proposes to pass the value behind `--`, and quotes it.
+        error.remove(ContextKind::Suggested);
+    }
+}
+
+fn is_long_flag(text: &str) -> bool {
+    text.strip_prefix("--")
+        .is_some_and(|name| name.len() <= 64 && name.chars().all(|c| c.is_ascii_lowercase() || c == '-'))
+}
+
+fn tip(
+    shown: &str,
+    missing: bool,
+    command: &clap::Command,
+    arguments: &[OsString],
+    origins: &Origins,
+) -> Option<StyledStr> {
+    let long = shown.strip_prefix("--")?.split([' ', '=', '[']).next()?;
+    let name = environment_name(command, long)?;
+    if missing {
+        return Some(format!("the variable {name} gives --{long} too, and a line in a --config file").into());
+    }
+    let flag = format!("--{long}");
+    let is_flag = |argument: &OsString| {
+        argument.to_str().is_some_and(|text| text == flag || text.starts_with(&format!("{flag}=")))
+    };
+    if arguments.iter().any(is_flag) {
+        return None;
+    }
+    if variable(&name).is_some() {
+        return Some(format!("the value is that of the variable {name}").into());
+    }
+    let origin = origins.get(&long.replace('-', "_"))?;
+    Some(format!("the value is that of {origin}").into())
+}
+
+fn environment_name(command: &clap::Command, long: &str) -> Option<String> {
+    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long)).and_then(Arg::get_env);
+    match own {
+        Some(name) => name.to_str().map(str::to_owned),
+        None => command.get_subcommands().find_map(|sub| environment_name(sub, long)),
+    }
+}

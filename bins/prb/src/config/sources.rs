@@ -1,0 +1,304 @@
+//! Where values come from that are neither flags nor variables: a configuration file, and files that variables name.
+//!
+//! Both take the place of clap's defaults, so that flags and variables go before them, and values are checked by the
+//! same readers.
+//!
+//! A configuration file is TOML. A key is a flag's name, with `-` or `_`; at the top it holds for every daemon that
+//! has it, in a table such as `[lifecycle]` for that daemon alone. What `--check` prints is such a file.
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    io::Read,
+    path::Path,
+};
+
+use clap::{Arg, Command, builder::Resettable};
+use secrecy::ExposeSecret;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use crate::redact;
+
+use super::variable;
+
+/// The variable that names the file.
+const CONFIG_VARIABLE: &str = "PRB_CONFIG";
+/// The largest configuration file, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// The largest file that a variable names, in bytes.
+const MAX_SECRET_FILE_BYTES: u64 = 16 * 1024;
+/// How alike a key must be to one that there is, to be taken for a mistake in it.
+const ALIKE: f64 = 0.8;
+/// The commands that have settings, as tables name them.
+pub(super) const DAEMONS: [&str; 5] = ["all", "data-provider", "lifecycle", "trader", "monitor"];
+/// Arguments that are no settings.
+pub(super) const NO_SETTINGS: [&str; 4] = ["check", "config", "help", "version"];
+
+/// Where values come from that clap takes for defaults, by the argument's id.
+pub(super) type Origins = HashMap<String, String>;
+
+/// The name of the variable that names a file with the value of another.
+pub(super) fn file_variable(arg: &Arg) -> Option<OsString> {
+    let mut name = arg.get_env().filter(|_| arg.is_hide_env_values_set())?.to_owned();
+    name.push("_FILE");
+    Some(name)
+}
+
+/// Takes values from a configuration file and from files that variables name, for the daemon that is to run.
+///
+/// # Errors
+/// What is wrong, with the file and the line.
+pub(super) fn apply(
+    command: Command,
+    arguments: &[OsString],
+    daemon: &str,
+) -> Result<(Command, Origins), String> {
+    let mut values = HashMap::new();
+    let path = flag(arguments, "--config").or_else(|| variable(CONFIG_VARIABLE));
+    if let Some(path) = path.filter(|path| !path.is_empty()) {
+        values = of_file(&command, Path::new(&path), daemon)?;
+    }
+    if let Some(sub) = command.find_subcommand(daemon) {
+        values.extend(of_variables(sub)?);
+    }
+    let origins = values.iter().map(|(id, (_, origin))| (id.clone(), origin.clone())).collect();
+    let set = |arg: Arg| match values.get(arg.get_id().as_str()) {
+        Some((value, _)) => {
+            let hidden = arg.is_hide_env_values_set();
+            arg.default_value(value.clone()).required(false).hide_default_value(hidden)
+        }
+        None => arg,
+    };
+    Ok((command.mut_args(&set).mut_subcommand(daemon, |sub| sub.mut_args(&set)), origins))
+}
+
+/// A flag's value.
+fn flag(arguments: &[OsString], name: &str) -> Option<OsString> {
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        match argument.to_str()?.split_once('=') {
+            None if argument == name => return rest.next().cloned(),
+            Some((flag, value)) if flag == name => return Some(value.into()),
+            _ => {}
+        }
+    }
+    None
+}
+
+type Values = HashMap<String, (String, String)>;
+
+fn of_variables(command: &Command) -> Result<Values, String> {
+    let mut values = Values::new();
+    for arg in command.get_arguments() {
+        let (Some(name), Some(file_name)) = (arg.get_env(), file_variable(arg)) else { continue };
+        let Some(file) = variable(&file_name) else { continue };
+        let (name, file_name) = (name.to_string_lossy(), file_name.to_string_lossy().into_owned());
+        if variable(&*name).is_some() {
+            return Err(format!("both {name} and {file_name} are set; set one"));
+        }
+        let line = super::first_line(Path::new(&file), MAX_SECRET_FILE_BYTES)
+            .map_err(|error| format!("{file_name}: {error:#}"))?;
+        values.insert(arg.get_id().to_string(), (line.expose_secret().to_owned(), file_name));
+    }
+    Ok(values)
+}
+
+fn of_file(command: &Command, path: &Path, daemon: &str) -> Result<Values, String> {
+    let shown = redact::shown_path(path);
+    let text = read(path).map_err(|error| format!("cannot read the configuration file {shown}: {error}"))?;
+    values(command, &text, daemon, &shown)
+        .map_err(|error| format!("in the configuration file {shown}: {error}"))
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other(format!("it has more than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// The daemon's values, by argument, each with where it stands. Every key of the file is checked, also other daemons'.
+fn values(command: &Command, text: &str, daemon: &str, shown: &str) -> Result<Values, String> {
+    let line = |byte: usize| text.as_bytes()[..byte].iter().filter(|byte| **byte == b'\n').count() + 1;
+    let table = DeTable::parse(text).map_err(|error| {
+        let message = redact::scrubbed(error.message());
+        error.span().map_or_else(|| message.clone(), |span| format!("line {}: {message}", line(span.start)))
+    })?;
+    let (mut common, mut own) = (Values::new(), Values::new());
+    for (key, value) in table.into_inner() {
+        let at = line(key.span().start);
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                let name = daemon_of(key.get_ref()).ok_or_else(|| {
+                    let tip = suggestion(key.get_ref(), DAEMONS.into_iter());
+                    format!("line {at}: there is no daemon {}{tip}", redact::shown(key.get_ref()))
+                })?;
+                let sub = command.find_subcommand(name).ok_or("a daemon is missing")?;
+                for (key, value) in table {
+                    let at = line(key.span().start);
+                    let arg = argument([command, sub], key.get_ref())
+                        .map_err(|tip| unknown(at, key, Some(name), &tip))?;
+                    let value = value_of(arg, value)
+                        .map_err(|error| format!("line {at}: {key}: {error}", key = key.get_ref()))?;
+                    if name == daemon {
+                        own.insert(arg.get_id().to_string(), (value, format!("{shown} line {at}")));
+                    }
+                }
+            }
+            _ => {
+                let subs = DAEMONS.iter().filter_map(|name| command.find_subcommand(name));
+                let arg = argument(std::iter::once(command).chain(subs), key.get_ref())
+                    .map_err(|tip| unknown(at, &key, None, &tip))?;
+                let value = value_of(arg, &value)
+                    .map_err(|error| format!("line {at}: {}: {error}", key.get_ref()))?;
+                common.insert(arg.get_id().to_string(), (value, format!("{shown} line {at}")));
+            }
+        }
+    }
+    common.extend(own);
+    Ok(common)
+}
+
+fn unknown(line: usize, key: &Spanned<std::borrow::Cow<'_, str>>, daemon: Option<&str>, tip: &str) -> String {
+    let of = daemon.map_or_else(|| "any daemon".to_owned(), |daemon| format!("[{daemon}]"));
+    format!("line {line}: {} is no setting of {of}{tip}", redact::shown(key.get_ref()))
+}
+
+/// The daemon of a table's name, in any of the spellings that `PHALA_MODULE` has.
+fn daemon_of(name: &str) -> Option<&'static str> {
+    let name = name.replace('_', "-");
+    let name = if name == "trade" { "trader" } else { &name };
+    DAEMONS.into_iter().find(|daemon| *daemon == name)
+}
+
+/// The argument that a key is for; else what may have been meant.
+fn argument<'a>(commands: impl IntoIterator<Item = &'a Command>, key: &str) -> Result<&'a Arg, String> {
+    let key = key.replace('-', "_");
+    let is_setting = |arg: &&Arg| arg.get_long().is_some() && !NO_SETTINGS.contains(&arg.get_id().as_str());
+    let all: Vec<&Arg> = commands.into_iter().flat_map(Command::get_arguments).filter(is_setting).collect();
+    match all.iter().find(|arg| arg.get_id().as_str() == key) {
+        Some(arg) => Ok(arg),
+        None => Err(suggestion(&key, all.iter().map(|arg| arg.get_id().as_str()))),
+    }
+}
+
+fn suggestion<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let alike =
+        names.map(|name| (strsim::jaro_winkler(key, name), name)).filter(|(alike, _)| *alike >= ALIKE);
+    let best = alike.max_by(|a, b| a.0.total_cmp(&b.0));
+    best.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default()
+}
+
+/// The value as a flag would have it.
+fn value_of(arg: &Arg, value: &Spanned<DeValue<'_>>) -> Result<String, String> {
+    match value.get_ref() {
+        DeValue::Array(items) => {
+            let Some(delimiter) = arg.get_value_delimiter() else {
+                return Err("takes one value, not a list".into());
+            };
+            let items: Vec<_> = items.iter().map(|item| single(item.get_ref())).collect::<Result<_, _>>()?;
+            if items.is_empty() || items.iter().any(|item| item.contains(delimiter)) {
+                return Err(format!(
+                    "takes a list of values without {delimiter:?} in them; leave the line out for none"
+                ));
+            }
+            Ok(items.join(&delimiter.to_string()))
+        }
+        value => single(value),
+    }
+}
+
+fn single(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::String(text) => Ok(text.to_string()),
+        DeValue::Integer(number) => Ok(number.as_str().replace('_', "")),
+        DeValue::Float(number) => Ok(number.as_str().to_owned()),
+        DeValue::Boolean(yes) => Ok(yes.to_string()),
+        _ => Err("takes a text, a number, true or false".into()),
+    }
+}
+
+/// Takes empty variables away from their arguments, and reads second names.
+pub(super) fn without_empty_variables(
+    command: Command,
+    aliases: &'static [(&'static str, &'static str)],
+) -> Result<Command, String> {
+    for (name, alias) in aliases {
+        if let (Some(value), Some(other)) = (variable(name), variable(alias))
+            && value != other
+        {
+            return Err(format!("{name} and {alias} are both set and differ; set one"));
+        }
+    }
+    let adapt = |arg: Arg| {
+        let Some(name) = arg.get_env().map(OsStr::to_owned) else { return arg };
+        match aliases.iter().find(|(first, _)| *first == name) {
+            _ if variable(&name).is_some() => arg,
+            Some((_, alias)) if variable(alias).is_some() => arg.env(*alias),
+            _ if std::env::var_os(&name).is_some() => arg.env(Resettable::Reset),
+            _ => arg,
+        }
+    };
+    fn everywhere(command: Command, adapt: &impl Fn(Arg) -> Arg) -> Command {
+        command.mut_args(adapt).mut_subcommands(|sub| everywhere(sub, adapt))
+    }
+    Ok(everywhere(command, &adapt))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::Cli;
+
+    fn read(text: &str, daemon: &str) -> Result<Values, String> {
+        values(&Cli::command(), text, daemon, "f")
+    }
+
+    #[test]
+    fn a_table_goes_before_the_top_and_others_tables_do_not_count() {
+        let text = "min-bench-score = 1_000\nlru_cache_size = 5\n[lifecycle]\nmin_bench_score = 7\nsync-only = true\n\
+                    chain_endpoint = [\"ws://a\", \"ws://b\"]\n[data_provider]\nlocal_server_port = 9\n";
+        let values = read(text, "lifecycle").unwrap();
+        assert_eq!(values["min_bench_score"], ("7".into(), "f line 4".into()));
+        assert_eq!(values["lru_cache_size"].0, "5");
+        assert_eq!(values["sync_only"].0, "true");
+        assert_eq!(values["chain_endpoint"].0, "ws://a,ws://b");
+        assert!(!values.contains_key("local_server_port"));
+        assert_eq!(read(text, "all").unwrap()["min_bench_score"].0, "1000");
+    }
+
+    #[test]
+    fn what_nothing_reads_is_refused_with_a_suggestion() {
+        for (text, words) in [
+            ("min_bench_scor = 1", &["line 1", "min_bench_scor", "did you mean min_bench_score?"][..]),
+            ("\n[trader]\nlocal-db-path = \"/x\"", &["line 3", "is no setting of [trader]"]),
+            ("[lifecycel]\nx = 1", &["no daemon", "did you mean lifecycle?"]),
+            ("check = true", &["line 1", "is no setting"]),
+            ("config = \"x\"", &["is no setting"]),
+            ("[all]\nfleet = [\"a\"]", &["line 2", "takes one value"]),
+            ("[all]\nchain_endpoint = []", &["leave the line out"]),
+            ("[all]\nfleet = { x = 1 }", &["takes a text"]),
+            ("hunter2 hunter2 hunter2 = 1", &["line 1"]),
+        ] {
+            let error = read(text, "all").unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{words:?} in {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_found_in_both_forms() {
+        let find = |args: &[&str]| flag(&args.iter().map(Into::into).collect::<Vec<_>>(), "--config");
+        assert_eq!(find(&["prb", "all", "--config", "f"]), Some("f".into()));
+        assert_eq!(find(&["prb", "--config=g", "all"]), Some("g".into()));
+        assert_eq!(find(&["prb", "all", "--configure=f"]), None);
+    }
+}

@@ -1,0 +1,141 @@
+//! The output of the configuration program of Phala's worker manager (PRB v3).
+//!
+//! `get-all-pools-with-workers`: `[{id, name, pid, enabled, sync_only, workers: [{id, name, endpoint, stake, enabled,
+//! sync_only, gatekeeper}]}]`. `get-all-pool-operators`: `[{pid, operator_account_id, proxied_account_id}]`. Neither
+//! has a key.
+
+use std::{collections::HashMap, io::Read, path::Path};
+
+use anyhow::{Context, bail, ensure};
+use secrecy::SecretString;
+use serde::{Deserialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
+
+use super::plan::{PoolRow, Rows, WorkerRow};
+use crate::{config::V3Args, redact};
+
+/// The largest file, in bytes.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+
+#[derive(Deserialize)]
+struct Pool {
+    id: String,
+    name: String,
+    pid: u64,
+    enabled: bool,
+    sync_only: bool,
+    workers: Option<Vec<Worker>>,
+}
+
+#[derive(Deserialize)]
+struct Worker {
+    id: String,
+    name: String,
+    endpoint: String,
+    stake: String,
+    enabled: bool,
+    sync_only: bool,
+    #[serde(default)]
+    gatekeeper: bool,
+}
+
+#[derive(Deserialize)]
+struct PoolOperator {
+    pid: u64,
+    operator_account_id: String,
+    proxied_account_id: Option<String>,
+}
+
+/// Reads the files.
+///
+/// # Errors
+/// Where one cannot be read, or they do not fit together. What is wrong with a row is told with the row.
+pub(super) fn read(args: &V3Args) -> anyhow::Result<Rows> {
+    let pools: Vec<Pool> = json(&args.pools, "get-all-pools-with-workers")?;
+    let operators =
+        args.operators.as_deref().map(|file| json::<Vec<PoolOperator>>(file, "get-all-pool-operators"));
+    let mut operators: HashMap<u64, PoolOperator> = operators
+        .transpose()?
+        .unwrap_or_default()
+        .into_iter()
+        .map(|operator| (operator.pid, operator))
+        .collect();
+    let mut keys = args.keys.as_deref().map(keys).transpose()?.unwrap_or_default();
+    let mut rows = Rows::default();
+    for pool in pools {
+        let Some(workers) = pool.workers else {
+            bail!(
+                "pool {} in {} has no list of workers: the output of get-all-pools-with-workers is needed, not that of \
+                 get-all-pools",
+                pool.pid,
+                args.pools.display()
+            );
+        };
+        let operator = operators.remove(&pool.pid);
+        rows.pools.push(PoolRow {
+            id: pool.id,
+            pid: Ok(pool.pid),
+            name: pool.name,
+            secret: Ok(keys.remove(&pool.pid)),
+            account: operator.as_ref().map(|operator| operator.operator_account_id.clone()),
+            proxied: operator.and_then(|operator| operator.proxied_account_id),
+            enabled: pool.enabled,
+            sync_only: pool.sync_only,
+        });
+        rows.workers.extend(workers.into_iter().map(|worker| row(worker, pool.pid)));
+    }
+    for (what, left) in [("an operator", operators.keys().next()), ("a key", keys.keys().next())] {
+        if let Some(pid) = left {
+            bail!("there is {what} for pool {pid}, which {} does not name", args.pools.display());
+        }
+    }
+    Ok(rows)
+}
+
+fn row(worker: Worker, pid: u64) -> WorkerRow {
+    let Worker { id, name, endpoint, stake, enabled, sync_only, gatekeeper } = worker;
+    WorkerRow { id, pid: Ok(pid), name, endpoint, stake, enabled, sync_only, gatekeeper }
+}
+
+fn json<T: DeserializeOwned>(file: &Path, command: &str) -> anyhow::Result<T> {
+    let text = text(file)?;
+    serde_json::from_str(&text).map_err(|error| {
+        let error = redact::scrubbed(&error.to_string());
+        anyhow::anyhow!("{} is not the output of {command}: {error}", file.display())
+    })
+}
+
+/// Secrets by pool. No error quotes the file.
+fn keys(file: &Path) -> anyhow::Result<HashMap<u64, SecretString>> {
+    let shown = file.display();
+    let text = text(file)?;
+    let table: toml::Table = toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        anyhow::anyhow!(
+            "line {line} of {shown} is not TOML such as 12 = \"the mnemonic of pool 12's operator\""
+        )
+    })?;
+    let mut keys = HashMap::new();
+    for (index, (pid, secret)) in table.into_iter().enumerate() {
+        let (Ok(pid), toml::Value::String(secret)) = (pid.parse(), secret) else {
+            bail!(
+                "entry {} of {shown} is not a pool's number and its operator's secret in quotes",
+                index + 1
+            );
+        };
+        keys.insert(pid, secret.into());
+    }
+    Ok(keys)
+}
+
+fn text(file: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let shown = file.display();
+    let opened = std::fs::File::open(file).with_context(|| format!("cannot open {shown}"))?;
+    let mut text = Zeroizing::new(String::new());
+    opened
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_string(&mut text)
+        .with_context(|| format!("cannot read {shown}"))?;
+    ensure!(text.len() as u64 <= MAX_FILE_BYTES, "{shown} has more than {MAX_FILE_BYTES} bytes");
+    Ok(text)
+}

@@ -1,0 +1,155 @@
+//! The configuration file and files that variables name, as a process reads them.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Writes a file; gives its path.
+    fn put(&self, name: &str, text: &str) -> String {
+        let path = self.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+}
+
+fn prb(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
+    command.env_clear().args(args).envs(variables.iter().copied()).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn shown(args: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = prb(&[args, &["--check"]].concat(), variables);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refusal(args: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = prb(args, variables);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    error
+}
+
+const FILE: &str = r#"
+log_level = "warn"
+chain-endpoint = ["ws://a:9944", "ws://b:9944"]
+
+[data_provider]
+parent_chain_endpoint = "ws://relay:9944"
+local-server-port = 7
+
+[lifecycle]
+use_built_in_trader = true
+min_bench_score = 60
+runner_max_worker_number = 2
+"#;
+
+#[test]
+fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
+    let folder = Folder::new();
+    let file = folder.put("prb.toml", FILE);
+    let text = shown(
+        &["lifecycle", "--config", &file, "--runner-max-worker-number", "4"],
+        &[("PHALA_MIN_BENCH_SCORE", "61"), ("PHALA_RUNNER_MAX_WORKER_NUMBER", "3")],
+    );
+    for line in [
+        format!("chain_endpoint = [\"ws://a:9944\", \"ws://b:9944\"]  # {file} line 3"),
+        format!("use_built_in_trader = true  # {file} line 10"),
+        "min_bench_score = 61  # PHALA_MIN_BENCH_SCORE".into(),
+        "runner_max_worker_number = 4  # --runner-max-worker-number".into(),
+        "lru_cache_size = 5000  # default".into(),
+        format!("log_level = \"warn\"  # {file} line 2"),
+    ] {
+        assert!(text.contains(&line), "{line} in\n{text}");
+    }
+    // The file may be named by a variable, and one file may be for several daemons.
+    let text = shown(&[], &[("PHALA_MODULE", "data_provider"), ("PRB_CONFIG", &file)]);
+    assert!(text.contains(&format!("local_server_port = 7  # {file} line 7")), "{text}");
+    assert!(!text.contains("min_bench_score"), "{text}");
+}
+
+#[test]
+fn what_a_check_prints_is_a_file_that_gives_the_same() {
+    let folder = Folder::new();
+    let settings = |text: &str| text.parse::<toml::Table>().unwrap();
+    for daemon in ["lifecycle", "data-provider"] {
+        let first = shown(&[daemon, "--config", &folder.put("first.toml", FILE)], &[]);
+        let second = shown(&[daemon, "--config", &folder.put("second.toml", &first)], &[]);
+        assert_eq!(settings(&first), settings(&second));
+        assert!(second.contains("second.toml line "), "{second}");
+    }
+}
+
+#[test]
+fn a_mistake_in_the_file_is_named_with_its_line() {
+    let folder = Folder::new();
+    let with = |text: &str| refusal(&["lifecycle", "--config", &folder.put("prb.toml", text)], &[]);
+    let error = with("[lifecycle]\nmin_bench_scor = 1\n");
+    assert!(error.contains("prb.toml: line 2") && error.contains("did you mean min_bench_score?"), "{error}");
+    let error = with("chain_endpoint = \"ws://a\"\nuse_built_in_trader = true\nmin_bench_score = \"high\"\n");
+    for word in ["--min-bench-score", "high", "whole number", "prb.toml line 3"] {
+        assert!(error.contains(word), "{word} in {error}");
+    }
+    let error = with("chain_endpoint = \"http://node/hunter2\"\nuse_built_in_trader = true\n");
+    assert!(error.contains("--chain-endpoint") && error.contains("line 1"), "{error}");
+    assert!(with("[[lifecycle]]\n").contains("line 1"));
+    assert!(with("q_redis_endpoint = hunter2 hunter2").contains("line 1"));
+    // What is missing may stand in a file.
+    assert!(with("min_bench_score = 1\n").contains("--config file"));
+    let gone = refusal(&["all", "--config", "/nowhere/prb.toml"], &[]);
+    assert!(gone.contains("/nowhere/prb.toml") && gone.contains("cannot read"), "{gone}");
+    // Commands that ask a daemon do not read it.
+    let output = prb(&["completions", "bash"], &[("PRB_CONFIG", "/nowhere/prb.toml")]);
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn secrets_come_from_files_that_variables_name() {
+    let folder = Folder::new();
+    let redis = folder.put("redis", "redis://:hunter2@queue.example:6379/0\nnot read\n");
+    let node = folder.put("node", "wss://node.example/v1/hunter2\n");
+    let files = [("PHALA_Q_REDIS_ENDPOINT_FILE", &*redis), ("PHALA_CHAIN_ENDPOINT_FILE", &*node)];
+    let text = shown(&["lifecycle"], &files);
+    assert!(
+        text.contains("q_redis_endpoint = \"redis://queue.example:6379\"  # PHALA_Q_REDIS_ENDPOINT_FILE"),
+        "{text}"
+    );
+    assert!(
+        text.contains("chain_endpoint = [\"wss://node.example\"]") && !text.contains("hunter2"),
+        "{text}"
+    );
+    let help = prb(&["lifecycle", "--help"], &files);
+    assert!(!String::from_utf8_lossy(&help.stdout).contains("hunter2"));
+
+    let error = refusal(&["lifecycle"], &[files[0], files[1], ("PHALA_CHAIN_ENDPOINT", "ws://x")]);
+    assert!(error.contains("both PHALA_CHAIN_ENDPOINT and PHALA_CHAIN_ENDPOINT_FILE"), "{error}");
+    let error = refusal(&["lifecycle"], &[("PHALA_CHAIN_ENDPOINT_FILE", "/nowhere/node")]);
+    assert!(error.contains("PHALA_CHAIN_ENDPOINT_FILE") && error.contains("/nowhere/node"), "{error}");
+    let bad = folder.put("bad", "http://hunter2\n");
+    let error = refusal(&["lifecycle"], &[files[0], ("PHALA_CHAIN_ENDPOINT_FILE", &bad)]);
+    assert!(error.contains("the value is that of PHALA_CHAIN_ENDPOINT_FILE"), "{error}");
+
+    let mnemonic = folder.put("mnemonic", "//Alice\n");
+    let fleet = folder.put("fleet.toml", &format!("[[pools]]\npid = 1\noperator_file = \"{mnemonic}\"\n"));
+    let nodes =
+        [("PHALA_CHAIN_ENDPOINT", "ws://a"), ("PHALA_PARENT_CHAIN_ENDPOINT", "ws://r"), ("PRB_DATA", "/d")];
+    let all = [&nodes[..], &[("PRB_FLEET", &*fleet)]].concat();
+    shown(&["all"], &all);
+    folder.put("mnemonic", "hunter2 is no mnemonic\n");
+    assert!(refusal(&["all", "--check"], &all).contains("pool 1 at line 1"));
+}

@@ -1,0 +1,223 @@
+//! docs/metrics.md and docs/alerts.yml against the sources and against what daemons answer.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
+
+use prb_walkie::proto::Role;
+use promql_parser::parser::{self, Expr};
+use serde_json::Value;
+
+mod support;
+use support::{
+    Net, chain,
+    daemons::{Daemon, Hand, assign, manager, provider},
+    redis::Redis,
+};
+
+const LIMIT: Duration = Duration::from_secs(90);
+/// Crates, in quotes as targets of the log.
+const NO_METRICS: [&str; 4] = ["prb_core", "prb_chain", "prb_queue", "prb_walkie"];
+
+struct Row {
+    kind: String,
+    labels: BTreeSet<String>,
+    help: String,
+}
+
+/// The table of docs/metrics.md.
+fn documented() -> BTreeMap<String, Row> {
+    let code = |text: &str| text.trim().trim_matches('`').to_owned();
+    let rows = include_str!("../../../docs/metrics.md").lines().filter(|line| line.starts_with("| `"));
+    let row = |line: &str| {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [name, kind, labels, _, help] = cells[..] else { panic!("{line}") };
+        let labels =
+            labels.trim_matches('|').split(',').map(code).filter(|label| !label.is_empty()).collect();
+        (code(name), Row { kind: kind.to_owned(), labels, help: help.to_owned() })
+    };
+    // An empty cell has one space.
+    rows.map(|line| row(&line.replace("| |", "|  |"))).collect()
+}
+
+/// The names in quotes in the sources.
+fn named(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            named(&path, names);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let quoted =
+                text.split('"').filter(|part| part.starts_with("prb_") || part.starts_with("process_"));
+            let letters =
+                |part: &&str| part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            names.extend(
+                quoted.filter(letters).filter(|part| !part.starts_with("prb_ops_test")).map(str::to_owned),
+            );
+        }
+    }
+}
+
+#[test]
+fn every_metric_of_the_sources_is_documented_under_a_right_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut names = BTreeSet::new();
+    for folder in ["prb-core/src", "prb-chain/src", "prb-queue/src", "prb-walkie/src", "bins/prb/src"] {
+        named(&root.join(folder), &mut names);
+    }
+    names.retain(|name| !NO_METRICS.contains(&name.as_str()));
+    let documented = documented();
+    assert_eq!(names, documented.keys().cloned().collect());
+    for (name, row) in documented {
+        assert_eq!(
+            row.kind == "counter",
+            name.ends_with("_total"),
+            "{name}: counters, and they alone, end so"
+        );
+        let has_unit = ["_seconds", "_bytes", "_calls"].iter().any(|unit| name.ends_with(unit));
+        assert!(row.kind != "histogram" || has_unit, "{name}");
+        assert!(["counter", "gauge", "histogram"].contains(&row.kind.as_str()), "{name}");
+        for part in
+            ["_gauge", "_counter", "_histogram", "_ms", "_milliseconds", "_kb", "_mib", "_count", "_sum"]
+        {
+            assert!(!name.ends_with(part) && !name.contains(&format!("{part}_")), "{name}");
+        }
+    }
+}
+
+/// Whether what a daemon shows is what the table says; gives the names.
+fn check(daemon: &Daemon) -> BTreeSet<String> {
+    let text = daemon.ops("/metrics").unwrap().1;
+    let documented = documented();
+    let (mut helps, mut kinds) = (BTreeMap::new(), BTreeMap::new());
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            assert!(helps.insert(name.to_owned(), help.to_owned()).is_none(), "{name} is described twice");
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            kinds.insert(name.to_owned(), kind.to_owned());
+        } else {
+            check_sample(line, &kinds, &documented);
+        }
+    }
+    for (name, kind) in &kinds {
+        let row = documented.get(name).unwrap_or_else(|| panic!("{name} is not documented"));
+        assert_eq!((kind, helps.get(name)), (&row.kind, Some(&row.help)), "{name}");
+    }
+    kinds.into_keys().collect()
+}
+
+fn check_sample(line: &str, kinds: &BTreeMap<String, String>, documented: &BTreeMap<String, Row>) {
+    let name = line.split(['{', ' ']).next().unwrap();
+    let family = ["_bucket", "_sum", "_count"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end).filter(|family| kinds.contains_key(*family)))
+        .unwrap_or(name);
+    let row = documented.get(family).unwrap_or_else(|| panic!("{family} is not documented"));
+    let labels = line.split_once('{').map_or("", |(_, rest)| rest.rsplit_once('}').unwrap().0);
+    for (label, _) in labels.split("\",").filter_map(|label| label.split_once("=\"")) {
+        assert!(label == "le" || row.labels.contains(label), "{family}: the label {label} is not documented");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn daemons_show_what_is_documented_and_describe_all_of_it() {
+    let net = Net::start(chain(), 1).await;
+    let redis = Redis::start(net.dir.path());
+    let mut provider = provider(&net, "dp");
+    let mut manager = manager(&net, "lm")
+        .set("PHALA_Q_REDIS_ENDPOINT", redis.url())
+        .set("PHALA_WALKIE_BOOT_NODES", provider.address());
+    provider.start();
+    manager.start();
+    let hand = Hand::new(vec![manager.address()], "default").await;
+    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    assign(&net, &client, &[0], &[0]).await;
+    net.until_active([0], LIMIT).await;
+    manager.until_unready(&[], LIMIT).await;
+    let mut shown = check(&provider);
+    shown.extend(check(&manager));
+    // What alerts look at is there, and not only where something has happened.
+    for name in ["prb_ready", "prb_pool_lag_blocks", "prb_operator_balance_pha", "prb_workers_unresponsive"] {
+        assert!(shown.contains(name), "{name}");
+    }
+    let ready = manager.ops("/metrics").unwrap().1;
+    assert!(ready.contains("\nprb_ready 1\n"), "{ready}");
+    drop(redis);
+    manager.until_unready(&["queue_unreachable"], LIMIT).await;
+    let until = std::time::Instant::now() + LIMIT;
+    while !manager.ops("/metrics").unwrap().1.contains("prb_unready_reason{code=\"queue_unreachable\"} 1") {
+        assert!(std::time::Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    check(&manager);
+    manager.stop().await;
+    provider.stop().await;
+    hand.close().await;
+    net.shutdown().await;
+}
+
+#[test]
+fn alert_rules_can_be_read_and_ask_for_metrics_that_there_are() {
+    let file: Value = serde_saphyr::from_str(include_str!("../../../docs/alerts.yml")).unwrap();
+    let documented = documented();
+    let mut names = BTreeSet::new();
+    for group in file["groups"].as_array().unwrap() {
+        assert!(group["name"].is_string());
+        for rule in group["rules"].as_array().unwrap() {
+            let name = rule["alert"].as_str().unwrap();
+            assert!(names.insert(name), "{name} is there twice");
+            let keys = ["alert", "expr", "for", "labels", "annotations"];
+            assert!(rule.as_object().unwrap().keys().all(|key| keys.contains(&key.as_str())), "{name}");
+            assert!(
+                ["warning", "critical"].contains(&rule["labels"]["severity"].as_str().unwrap()),
+                "{name}"
+            );
+            for part in ["summary", "description"] {
+                assert!(rule["annotations"][part].as_str().is_some_and(|text| text.len() > 20), "{name}");
+            }
+            let expr =
+                parser::parse(rule["expr"].as_str().unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let mut metrics = Vec::new();
+            selectors(&expr, &mut metrics);
+            assert!(!metrics.is_empty(), "{name}");
+            for (metric, labels) in metrics {
+                if metric == "up" {
+                    continue;
+                }
+                let row = documented.get(&metric).unwrap_or_else(|| panic!("{name}: there is no {metric}"));
+                for label in labels.iter().filter(|label| *label != "job") {
+                    assert!(row.labels.contains(label), "{name}: {metric} has no label {label}");
+                }
+            }
+        }
+    }
+    assert!(names.len() > 10);
+}
+
+/// The metrics that an expression selects, with the labels that it looks at.
+fn selectors(expr: &Expr, found: &mut Vec<(String, Vec<String>)>) {
+    let mut add = |selector: &parser::VectorSelector| {
+        let labels = selector.matchers.matchers.iter().map(|matcher| matcher.name.clone()).collect();
+        found.push((selector.name.clone().unwrap(), labels));
+    };
+    match expr {
+        Expr::VectorSelector(selector) => add(selector),
+        Expr::MatrixSelector(selector) => add(&selector.vs),
+        Expr::Aggregate(aggregate) => selectors(&aggregate.expr, found),
+        Expr::Unary(unary) => selectors(&unary.expr, found),
+        Expr::Paren(paren) => selectors(&paren.expr, found),
+        Expr::Binary(binary) => {
+            selectors(&binary.lhs, found);
+            selectors(&binary.rhs, found);
+        }
+        Expr::Call(call) => call.args.args.iter().for_each(|argument| selectors(argument, found)),
+        Expr::NumberLiteral(_) | Expr::StringLiteral(_) => {}
+        other => panic!("{other:?}"),
+    }
+}

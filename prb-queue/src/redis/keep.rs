@@ -1,0 +1,173 @@
+//! Housekeeping: leases kept alive in the original's eyes, stalled and due jobs, retention, books.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use redis::RedisResult;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{Shared, dispense::millis};
+
+/// Rounds of keeping leases alive in a stall interval: the original's own workers make two.
+const KEEPS: u32 = 4;
+/// Most leases, or ids, in one script.
+const MAX_CHUNK: usize = 256;
+/// Most jobs that one script forgets, and most scripts in a row.
+const TRIM_CHUNK: usize = 128;
+const MAX_TRIMS: usize = 100;
+/// How long each ended job is kept in any case: submitters may still ask for it.
+const GRACE_POLLS: u32 = 4;
+
+/// Until its queue is dropped.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let config = &shared.config;
+    let mut ticks = interval((config.stall_interval / KEEPS).max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut swept = Instant::now();
+    let mut settled = None;
+    let (mut leases, mut order) =
+        (Part::new("leases are not renewed"), Part::new("the queue is not in order"));
+    loop {
+        ticks.tick().await;
+        leases.tell(&shared, keep_leases(&shared).await);
+        if swept.elapsed() >= config.stall_interval {
+            swept = Instant::now();
+            let result = sweep(&shared, &mut settled).await.map(Some);
+            // It writes: a server that takes no writes is of no use, whatever it answers to questions.
+            let trouble =
+                result.as_ref().err().map(|error| shared.link.trouble(error.clone()).to_string().into());
+            shared.upkeep.send_replace(trouble);
+            order.tell(&shared, result);
+        }
+    }
+}
+
+/// A part of the housekeeping whose failures are told once, and again where their cause is another: each part for
+/// itself, or one that works would hide one that does not.
+struct Part {
+    what: &'static str,
+    failing: Option<String>,
+}
+
+impl Part {
+    const fn new(what: &'static str) -> Self {
+        Self { what, failing: None }
+    }
+
+    /// `None` where there was nothing to ask Redis for: that says nothing.
+    fn tell(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
+        match result {
+            Err(error) => {
+                let error = shared.link.trouble(error).to_string();
+                if self.failing.as_ref() != Some(&error) {
+                    tracing::warn!(error, "{}, trying again", self.what);
+                    self.failing = Some(error);
+                }
+            }
+            Ok(Some(())) if self.failing.take().is_some() => {
+                tracing::info!(endpoint = %shared.link.endpoint(), "it is over that {}", self.what);
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+async fn keep_leases(shared: &Shared) -> RedisResult<Option<()>> {
+    let leases = shared.held.all();
+    for leases in leases.chunks(MAX_CHUNK) {
+        let mut script = shared.link.scripts.keep.call();
+        for (id, token) in leases {
+            script.arg(id.0).arg(token);
+        }
+        let lost: Vec<u64> = shared.link.run(&script).await?;
+        for (id, token) in leases.iter().filter(|(id, _)| lost.contains(&id.0)) {
+            // A job that has ended meanwhile is none that was lost.
+            if shared.held.forget(*id, *token) {
+                tracing::warn!(job = %id, "a lease is lost");
+            }
+        }
+    }
+    Ok((!leases.is_empty()).then_some(()))
+}
+
+async fn sweep(shared: &Shared, settled: &mut Option<Counts>) -> RedisResult<()> {
+    let mut script = shared.link.scripts.stalled.call();
+    script.arg(millis(shared.config.stall_interval));
+    let stalled: Vec<String> = shared.link.run(&script).await?;
+    if !stalled.is_empty() {
+        tracing::warn!(
+            jobs = stalled.join(","),
+            "a worker of another program left its jobs; they are in line again"
+        );
+    }
+    let counts = Counts::read(shared).await?;
+    if !counts.agree() && settled.as_ref() != Some(&counts) {
+        account_all(shared).await?;
+        *settled = Some(Counts::read(shared).await?);
+    }
+    trim(shared).await
+}
+
+async fn trim(shared: &Shared) -> RedisResult<()> {
+    let config = &shared.config;
+    let millis =
+        |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 12).min(u64::MAX >> 12);
+    for _ in 0..MAX_TRIMS {
+        let mut script = shared.link.scripts.trim.call();
+        script.arg(millis(config.keep_age)).arg(config.keep_jobs).arg(config.keep_bytes);
+        script.arg(millis(config.poll_interval * GRACE_POLLS)).arg(TRIM_CHUNK);
+        let trimmed: usize = shared.link.run(&script).await?;
+        if trimmed < TRIM_CHUNK {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How many entries the books and the lists have.
+#[derive(Debug, PartialEq, Eq)]
+struct Counts {
+    jobs: usize,
+    books: usize,
+    ended: usize,
+    succeeded: usize,
+    failed: usize,
+}
+
+impl Counts {
+    async fn read(shared: &Shared) -> RedisResult<Self> {
+        let key = |name| shared.link.key(name);
+        let mut pipe = redis::pipe();
+        pipe.hlen(key("jobs"))
+            .hlen(key("prb:books"))
+            .zcard(key("prb:ended"))
+            .scard(key("succeeded"))
+            .scard(key("failed"));
+        let (jobs, books, ended, succeeded, failed) = shared.link.query(&pipe).await?;
+        Ok(Self { jobs, books, ended, succeeded, failed })
+    }
+
+    /// They do not where another program added, ended or removed jobs.
+    const fn agree(&self) -> bool {
+        self.jobs == self.books && self.ended == self.succeeded + self.failed
+    }
+}
+
+/// Puts the books right for every job that any list names.
+async fn account_all(shared: &Shared) -> RedisResult<()> {
+    let key = |name| shared.link.key(name);
+    let mut pipe = redis::pipe();
+    pipe.hkeys(key("jobs"))
+        .hkeys(key("prb:books"))
+        .smembers(key("succeeded"))
+        .smembers(key("failed"))
+        .zrange(key("prb:ended"), 0, -1);
+    let lists: Vec<Vec<String>> = shared.link.query(&pipe).await?;
+    let ids: HashSet<_> = lists.into_iter().flatten().collect();
+    let ids: Vec<_> = ids.into_iter().collect();
+    for ids in ids.chunks(MAX_CHUNK) {
+        let mut script = shared.link.scripts.account.call();
+        script.arg(ids);
+        let _: usize = shared.link.run(&script).await?;
+    }
+    Ok(())
+}

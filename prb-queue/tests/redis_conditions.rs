@@ -1,0 +1,342 @@
+//! Conditions that a Redis gets into: each is named with the server and what to do, by calls and by readiness, and
+//! is over without a restart when its cause is.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use prb_core::{conformance::queue::job, queue::JobQueue};
+use prb_queue::redis::{Config, RedisQueue};
+use support::{LONG, Server, done, fate, fresh_name, lease};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+const TTL: Duration = Duration::from_secs(30);
+
+fn config(url: String) -> Config {
+    Config {
+        name: fresh_name(),
+        stall_interval: Duration::from_millis(200),
+        poll_interval: Duration::from_millis(200),
+        call_timeout: Duration::from_secs(2),
+        ..Config::new(url)
+    }
+}
+
+fn queue(server: &Server) -> RedisQueue {
+    RedisQueue::start(config(server.url())).unwrap()
+}
+
+/// The error with its causes.
+fn text(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Waits until readiness says these words.
+async fn unready(queue: &RedisQueue, words: &[&str]) {
+    let until = Instant::now() + LONG;
+    loop {
+        let said = queue.ready().await.map_err(|error| text(&error));
+        match &said {
+            Err(said) if words.iter().all(|word| said.contains(word)) => return,
+            _ => assert!(Instant::now() < until, "{words:?}: {said:?}"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until a job goes through and readiness says so.
+async fn works(queue: &RedisQueue) {
+    let until = Instant::now() + LONG;
+    let handle = loop {
+        match queue.submit(job(1, 0)).await {
+            Ok(handle) => break handle,
+            Err(error) => assert!(Instant::now() < until, "{}", text(&error)),
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    let taken = lease(queue, TTL).await;
+    queue.complete(taken.id, taken.token, done(7)).await.unwrap();
+    assert_eq!(fate(handle).await.unwrap().block.0, 7);
+    while let Err(error) = queue.ready().await {
+        assert!(Instant::now() < until, "{}", text(&error));
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A submit is refused with these words and the server's address.
+async fn refused(queue: &RedisQueue, server: &Server, words: &str) {
+    let error = text(&queue.submit(job(1, 0)).await.unwrap_err());
+    assert!(error.contains(words) && error.contains(&server.port.to_string()), "{error}");
+    unready(queue, &[words, &server.port.to_string()]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_loads_its_data_is_named_and_waited_for() {
+    let mut server = Server::start();
+    let fill = "for i = 1, 3000 do redis.call('SET', i, string.rep('x', 200)) end return 1";
+    let _: u32 =
+        redis::cmd("EVAL").arg(fill).arg(0).query_async(&mut server.connection().await).await.unwrap();
+    let queue = queue(&server);
+    works(&queue).await;
+    let _: String = server.command("SAVE").await;
+    server.kill();
+    server.restart_with(&["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]);
+    unready(&queue, &["reading its data", &server.port.to_string()]).await;
+    works(&queue).await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_save_is_named_until_it_can() {
+    let server = Server::with_arguments(&["--enable-protected-configs", "yes"]);
+    let queue = queue(&server);
+    works(&queue).await;
+    let set = async |name: &str, value: &str| {
+        let mut connection = server.connection().await;
+        let _: String =
+            redis::cmd("CONFIG").arg("SET").arg(name).arg(value).query_async(&mut connection).await.unwrap();
+    };
+    let saved = async || {
+        let _: redis::RedisResult<String> =
+            redis::cmd("BGSAVE").query_async(&mut server.connection().await).await;
+        let until = Instant::now() + LONG;
+        loop {
+            let info: String = server.command("INFO persistence").await;
+            if info.contains("rdb_bgsave_in_progress:0") {
+                return info.contains("rdb_last_bgsave_status:ok");
+            }
+            assert!(Instant::now() < until);
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    set("save", "3600 1").await;
+    fs::remove_dir_all(server.dir()).unwrap();
+    assert!(!saved().await);
+    refused(&queue, &server, "cannot write its data to disk").await;
+    fs::create_dir(server.dir()).unwrap();
+    set("dir", server.dir().to_str().unwrap()).await;
+    assert!(saved().await);
+    works(&queue).await;
+}
+
+#[tokio::test]
+async fn a_server_without_memory_is_named_until_it_has_some() {
+    let server = Server::start();
+    let queue = queue(&server);
+    works(&queue).await;
+    let _: String = server.command("CONFIG SET maxmemory 1").await;
+    refused(&queue, &server, "its memory is full").await;
+    let _: String = server.command("CONFIG SET maxmemory 0").await;
+    works(&queue).await;
+}
+
+#[tokio::test]
+async fn a_password_that_comes_with_a_restart_is_asked_for_and_one_too_many_is_named() {
+    let mut server = Server::start();
+    let queue = queue(&server);
+    works(&queue).await;
+    server.kill();
+    server.restart_with(&["--requirepass", "swordfish"]);
+    unready(&queue, &["wants a password", &server.port.to_string()]).await;
+    let refused = text(&queue.submit(job(1, 0)).await.unwrap_err());
+    assert!(refused.contains("wants a password"), "{refused}");
+
+    let url = server.url().replace("//", "//:swordfish@");
+    let with_password = RedisQueue::start(config(url.clone())).unwrap();
+    works(&with_password).await;
+    let mut connection = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let open = ["SET", "requirepass", ""];
+    let _: String = redis::cmd("CONFIG").arg(&open).query_async(&mut connection).await.unwrap();
+    works(&queue).await;
+    server.kill();
+    server.restart();
+    unready(&with_password, &["or has none and wants none", &server.port.to_string()]).await;
+    let said = text(&with_password.ready().await.unwrap_err());
+    assert!(!said.contains("swordfish"), "{said}");
+}
+
+#[tokio::test]
+async fn a_user_who_may_run_no_scripts_is_named_until_they_may() {
+    let server = Server::start();
+    let _: String = server.command("ACL SETUSER bridge on >swordfish ~* &* +@all -@scripting").await;
+    let queue = RedisQueue::start(config(server.url().replace("//", "//bridge:swordfish@"))).unwrap();
+    refused(&queue, &server, "its user lacks a permission").await;
+    let _: String = server.command("ACL SETUSER bridge +@scripting").await;
+    works(&queue).await;
+}
+
+/// What a proxy does with what comes from the server or the client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// It says that the server is older.
+    Older,
+    /// It goes on as it is.
+    Pass,
+}
+
+/// A proxy in front of a server.
+struct Proxy {
+    port: u16,
+    /// Connections below this number get nothing through any more, and stay open.
+    dead_below: Arc<AtomicUsize>,
+    made: Arc<AtomicUsize>,
+    _task: JoinSet<()>,
+}
+
+impl Proxy {
+    async fn to(server: &Server, mode: Mode) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, to) = (listener.local_addr().unwrap().port(), server.port);
+        let (dead_below, made) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (dead, count) = (dead_below.clone(), made.clone());
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                let Ok(far) = TcpStream::connect(("127.0.0.1", to)).await else { continue };
+                let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+                connections.spawn(pump(near_in, far_out, Mode::Pass, number, dead.clone()));
+                connections.spawn(pump(far_in, near_out, mode, number, dead.clone()));
+            }
+        });
+        Self { port, dead_below, made, _task: task }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Every connection that there is goes dead, without a word to either end.
+    fn cut(&self) {
+        self.dead_below.store(self.made.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+}
+
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mode: Mode,
+    number: usize,
+    dead: Arc<AtomicUsize>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
+        if number < dead.load(Ordering::SeqCst) {
+            continue;
+        }
+        let part = &mut buffer[..bytes];
+        if mode == Mode::Older
+            && let Some(at) = part.windows(14).position(|words| words == b"redis_version:")
+        {
+            part[at + 14..at + 20].copy_from_slice(b"6.0.16");
+        }
+        if to.write_all(part).await.is_err() {
+            break;
+        }
+    }
+    if number < dead.load(Ordering::SeqCst) {
+        // Neither end learns that the other has gone.
+        std::future::pending::<()>().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_before_6_2_is_named_with_its_version() {
+    let server = Server::start();
+    let proxy = Proxy::to(&server, Mode::Older).await;
+    let queue = RedisQueue::start(config(proxy.url())).unwrap();
+    unready(&queue, &["Redis 6.0.16 is too old", "6.2", &proxy.port.to_string()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_go_dead_without_a_word_are_made_again() {
+    let server = Server::start();
+    let proxy = Proxy::to(&server, Mode::Pass).await;
+    let queue = RedisQueue::start(config(proxy.url())).unwrap();
+    works(&queue).await;
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { lease(&queue, TTL).await }
+    });
+    proxy.cut();
+    let until = Instant::now() + LONG;
+    let handle = loop {
+        match queue.submit(job(2, 0)).await {
+            Ok(handle) => break handle,
+            Err(error) => {
+                let error = text(&error);
+                assert!(
+                    error.contains("is the way to it cut") && error.contains(&proxy.port.to_string()),
+                    "{error}"
+                );
+                assert!(Instant::now() < until, "{error}");
+            }
+        }
+    };
+    let taken = timeout(LONG, waiting).await.unwrap().unwrap();
+    queue.complete(taken.id, taken.token, done(9)).await.unwrap();
+    assert_eq!(fate(handle).await.unwrap().block.0, 9);
+    works(&queue).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn idle_connections_are_probed_by_the_system() {
+    let server = Server::start();
+    let queue = queue(&server);
+    works(&queue).await;
+    let until = Instant::now() + LONG;
+    // Of /proc/net/tcp: the other end's port, the state (01 is established), the timer (02 is for probes).
+    let remote = format!(":{:04X}", server.port);
+    loop {
+        let table = fs::read_to_string("/proc/net/tcp").unwrap();
+        let timers: Vec<_> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|cells| cells.len() > 5 && cells[2].ends_with(&remote) && cells[3] == "01")
+            .map(|cells| cells[5][..2].to_owned())
+            .collect();
+        if !timers.is_empty() && timers.iter().all(|timer| timer == "02") {
+            return;
+        }
+        assert!(Instant::now() < until, "{timers:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A consumer that met trouble and left keeps nobody waiting.
+#[tokio::test]
+async fn trouble_of_a_consumer_that_left_is_not_told_for_ever() {
+    let server = Server::start();
+    let proxy = Proxy::to(&server, Mode::Pass).await;
+    let queue = RedisQueue::start(Config { call_timeout: Duration::from_millis(300), ..config(proxy.url()) })
+        .unwrap();
+    let _: String = server.command("ACL SETUSER default -blmove").await;
+    let error = text(&queue.lease(TTL).await.unwrap_err());
+    assert!(error.contains("lacks a permission"), "{error}");
+    unready(&queue, &["lacks a permission"]).await;
+    // Nobody wants a job now, and so nobody tries.
+    let _: String = server.command("ACL SETUSER default +blmove").await;
+    let until = Instant::now() + LONG;
+    while let Err(error) = queue.ready().await {
+        assert!(Instant::now() < until, "{}", text(&error));
+        sleep(Duration::from_millis(20)).await;
+    }
+}
