@@ -32,6 +32,7 @@ mod monitor;
 mod ops;
 mod pages;
 mod pccs;
+mod retired;
 mod trader;
 mod values;
 mod walkie;
@@ -46,6 +47,7 @@ pub use monitor::{MONITOR_PORT, MonitorArgs};
 pub use ops::{HealthArgs, OpsArgs};
 pub use pages::{PageArgs, TOKEN_VARIABLE};
 pub use pccs::PccsArgs;
+pub use retired::retired_variables;
 pub use trader::TraderArgs;
 pub(crate) use values::host_only;
 pub use values::{NodeUrl, OpsListen, RedisUrl};
@@ -334,7 +336,7 @@ pub fn unknown_variables() -> Vec<String> {
     collect(&Cli::command(), &mut known);
     let mut unknown: Vec<_> = std::env::vars_os()
         .map(|(name, _)| name)
-        .filter(|name| !known.contains(name))
+        .filter(|name| !known.contains(name) && !name.to_str().is_some_and(retired::is_retired))
         .filter_map(|name| name.into_string().ok())
         .filter(|name| ["PHALA_", "PRB_", "PRPC_"].iter().any(|prefix| name.starts_with(prefix)))
         .collect();

@@ -62,6 +62,9 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
     for name in config::unknown_variables() {
         tracing::warn!(variable = name, "this variable looks like a setting, but nothing reads it");
     }
+    for (variable, why) in config::retired_variables() {
+        tracing::warn!(variable, why, "this variable of the original has no effect");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -21,14 +21,18 @@ use prb_core::{
     worker::{Command, Event, State},
 };
 use prb_walkie::{
-    manage::detail::{ToldPool, ToldWorker},
+    manage::detail::ToldWorker,
     node::{Node, PeerId},
-    proto::{self, ErrorType, FullAccount, Identity, QueryIdentity, Role, db, detail, lifecycle as lm},
+    proto::{
+        self, ErrorType, FullAccount, Identity, QueryIdentity, Role, db, detail as wire, lifecycle as lm,
+    },
     rpc,
 };
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 use uuid::Uuid;
+
+mod detail;
 
 use super::{
     backend::{Backend, Commanded, Edit, Error, Preview},
@@ -81,7 +85,7 @@ impl Peers {
 impl Peer {
     async fn view(&self) -> Result<FleetView, Error> {
         let client = self.node.client(self.peer);
-        let query = detail::StatusQuery { detail: true, ..detail::StatusQuery::default() };
+        let query = wire::StatusQuery { detail: true, ..wire::StatusQuery::default() };
         let (update, pools) =
             tokio::join!(patient(client.worker_detail(query)), patient(client.list_pools()));
         let (update, pools) = (update?, pools?.pools);
@@ -90,7 +94,7 @@ impl Peer {
             None => self.tip().await,
         };
         // Some kilobytes a worker.
-        let view = tokio::task::spawn_blocking(move || fleet_view(update, &pools, tip));
+        let view = tokio::task::spawn_blocking(move || detail::fleet_view(update, &pools, tip));
         let view = view.await.map_err(|error| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the workers cannot be read: {error}"))
         })?;
@@ -124,9 +128,9 @@ impl Peer {
     /// What a manager of this implementation says to a command, given or only tried.
     async fn told(&self, ids: &[Uuid], command: Command, dry_run: bool) -> Result<Vec<Preview>, Error> {
         let ids = ids.iter().map(Uuid::to_string).collect();
-        let request = detail::CommandRequest { ids, command: command.to_string(), dry_run };
+        let request = wire::CommandRequest { ids, command: command.to_string(), dry_run };
         let told = patient(self.node.client(self.peer).command_workers(request)).await?;
-        let answer = |answer: detail::CommandAnswer| {
+        let answer = |answer: wire::CommandAnswer| {
             let id = answer.uuid.parse().ok()?;
             Some((id, if answer.refused { Err(answer.text) } else { Ok(answer.text) }))
         };
@@ -153,7 +157,7 @@ impl Backend for Peer {
     }
 
     async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error> {
-        let query = detail::StatusQuery { ids: vec![id.to_string()], detail: true, events: true };
+        let query = wire::StatusQuery { ids: vec![id.to_string()], detail: true, events: true };
         let update = patient(self.node.client(self.peer).worker_detail(query)).await?;
         let worker = update.detail.and_then(|fleet| fleet.workers.into_iter().next());
         Ok(worker.map(|worker| ToldWorker::from(worker).events))
@@ -277,58 +281,6 @@ fn refused(error: rpc::Error) -> Error {
         error => words::chain(error),
     };
     Error::new(status, message)
-}
-
-/// A peer's fleet, and whether it takes every command.
-struct Read {
-    fleet: FleetView,
-    takes_all: bool,
-}
-
-fn fleet_view(update: detail::StatusUpdate, pools: &[db::Pool], tip: Tip) -> Read {
-    let states = update.worker_states;
-    let known = |state| worker_view(state, tip.para_target);
-    let mut workers: Vec<_> = states.into_iter().filter_map(known).collect();
-    let mut pools: Vec<_> = pools.iter().filter_map(pool_view).collect();
-    let mut fleet = FleetView { tip, ..FleetView::default() };
-    let mut takes_all = false;
-    if let Some(detail) = update.detail {
-        takes_all = detail.known_commands().count() == Command::ALL.len();
-        (fleet.chain_block, fleet.notes) = (detail.chain_block, detail.bounded_notes());
-        fleet.jobs = detail.job_stats();
-        add_worker_details(&mut workers, detail.workers);
-        add_pool_details(&mut pools, detail.pools);
-    }
-    workers.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
-    pools.sort_by_key(|pool| pool.pid);
-    (fleet.workers, fleet.pools) = (workers, pools);
-    Read { fleet, takes_all }
-}
-
-fn add_worker_details(workers: &mut [WorkerView], details: Vec<detail::Worker>) {
-    let id = |detail: &detail::Worker| detail.uuid.parse::<Uuid>().ok();
-    let mut details: HashMap<_, _> =
-        details.into_iter().filter_map(|detail| Some((id(&detail)?, detail))).collect();
-    for worker in workers {
-        let Some(detail) = details.remove(&worker.id()) else { continue };
-        let told = ToldWorker::from(detail);
-        let entry = Arc::make_mut(&mut worker.entry);
-        (entry.gatekeeper, entry.endpoints, entry.after_stop) =
-            (told.gatekeeper, told.endpoints, told.after_stop);
-        (worker.reason, worker.message_at, worker.lag) = (told.reason, Some(told.since), told.lag);
-        (worker.goal, worker.stalled, worker.failures) = (told.goal, Some(told.stalled), Some(told.failures));
-        (worker.checkpoint, worker.info) = (told.checkpoint, told.info.map(Arc::new));
-        worker.chain = told.chain.map(Arc::new);
-    }
-}
-
-fn add_pool_details(pools: &mut [PoolView], details: Vec<detail::Pool>) {
-    let mut details: HashMap<_, _> = details.into_iter().map(|detail| (detail.pid, detail)).collect();
-    for pool in pools {
-        let Some(detail) = details.remove(&pool.pid) else { continue };
-        let told = ToldPool::from(detail);
-        (pool.after_stop, pool.chain, pool.account) = (Some(told.after_stop), told.chain, told.account);
-    }
 }
 
 fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option<WorkerView> {

@@ -194,7 +194,8 @@ async fn the_guides_steps_lead_to_a_computing_worker() {
         .spawn()
         .expect("redis-server is missing: run scripts/install-redis");
     let mut redis_server = Process::of(redis_server);
-    let (mut lifecycle, variables) = start(&lifecycle_file, "lifecycle", &[]);
+    let (mut lifecycle, variables) =
+        start(&lifecycle_file, "lifecycle", &[("USE_LEGACY_SYNC", "true".into())]);
 
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
     let monitor = Monitor { http, base: format!("http://127.0.0.1:{port}") };
@@ -236,6 +237,8 @@ async fn the_guides_steps_lead_to_a_computing_worker() {
         process.signal("TERM");
         assert_eq!(process.wait(Duration::from_secs(6)).await, Some(0));
     }
+    let log = std::fs::read_to_string(net.dir.path().join("lifecycle/log")).unwrap();
+    assert!(log.contains("has no effect") && log.contains("USE_LEGACY_SYNC"), "{log}");
     let (code, said) = health(bin.path(), &variables);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("does not answer"), "{said}");
