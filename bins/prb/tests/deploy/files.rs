@@ -148,3 +148,37 @@ fn the_unit_names_one_program() {
         assert!(known.contains(name), "nothing reads {name}");
     }
 }
+
+const DOCS: [&str; 3] = ["../../README.md", "../operating.md", "../migration.md"];
+
+/// What stands in `](…)`, without addresses elsewhere.
+fn links(text: &str) -> Vec<&str> {
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    links.filter(|link| !link.is_empty() && !link.contains("://")).collect()
+}
+
+#[test]
+fn the_docs_name_what_there_is() {
+    let known = known_variables();
+    for name in DOCS {
+        let doc = text(name);
+        let folder = path(name).parent().unwrap().to_owned();
+        assert!(!links(&doc).is_empty(), "{name}");
+        for link in links(&doc) {
+            let file = folder.join(link);
+            assert!(file.exists(), "{name}: {link} is not there");
+            if link.ends_with(".png") {
+                assert!(std::fs::metadata(&file).unwrap().len() < 200 * 1024, "{link} is large");
+            }
+        }
+        // Variables without effect are named in the migration's table.
+        let doc = doc.split("## Variables without effect").next().unwrap();
+        let words = doc.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+        let variables = words.filter(|word| word.starts_with("PHALA_") || word.starts_with("PRB_"));
+        for variable in
+            variables.filter(|variable| variable.len() > "PHALA_".len() && *variable != "PRB_IMAGE")
+        {
+            assert!(known.contains(variable), "{name}: nothing reads {variable}");
+        }
+    }
+}
