@@ -16,6 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 pub mod data_provider;
 pub mod db;
+pub mod detail;
 pub mod lifecycle;
 
 /// A call on its way: `WalkieRpcRequestWrapper`.

@@ -64,7 +64,7 @@ async fn check(command: &Command) -> anyhow::Result<()> {
             Identity::load(&args.walkie.peer_id_prefix, Role::Monitor)?;
             Ok(())
         }
-        Command::Keys(_) | Command::Import(_) | Command::Request(_) => Ok(()),
+        Command::Keys(_) | Command::Import(_) | Command::Healthcheck(_) | Command::Request(_) => Ok(()),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod data_provider;
 pub mod descriptors;
 mod desk;
 pub mod fleet_file;
+pub mod image;
 pub mod import;
 mod inventory;
 pub mod keys;

@@ -1,11 +1,15 @@
 //! [`Peer`]: the fleet of a lifecycle manager among the peers, over its Walkie calls.
 //!
-//! What the calls do not carry (reasons, goals, confidence levels, the pools' state on chain) is unknown here;
-//! lags are against the newest block of the data providers of the same chain.
+//! A manager of this implementation tells all that is shown of a local one (`prb_walkie::proto::detail`). Of an
+//! original, what its calls do not carry (reasons, goals, confidence levels, the pools' state on chain) is unknown;
+//! its lags are against the newest block of the data providers of the same chain.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -17,13 +21,18 @@ use prb_core::{
     worker::{Command, Event, State},
 };
 use prb_walkie::{
+    manage::detail::ToldWorker,
     node::{Node, PeerId},
-    proto::{self, ErrorType, FullAccount, Identity, QueryIdentity, Role, db, lifecycle as lm},
+    proto::{
+        self, ErrorType, FullAccount, Identity, QueryIdentity, Role, db, detail as wire, lifecycle as lm,
+    },
     rpc,
 };
 use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 use uuid::Uuid;
+
+mod detail;
 
 use super::{
     backend::{Backend, Commanded, Edit, Error, Preview},
@@ -46,6 +55,8 @@ pub struct Peer {
     peer: PeerId,
     /// Held while the peer is asked, so that those who look at once ask once.
     last: Mutex<Option<(Instant, Arc<FleetView>)>>,
+    /// Whether it takes every command, and previews them.
+    takes_all: AtomicBool,
 }
 
 /// The peers' fleets that somebody has looked at.
@@ -62,7 +73,10 @@ impl Peers {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // No more than the node remembers.
         all.retain(|peer, _| table.get(peer).is_some());
-        let made = || Arc::new(Peer { node: node.clone(), peer, last: Mutex::default() });
+        let made = || {
+            let (last, takes_all) = (Mutex::default(), AtomicBool::default());
+            Arc::new(Peer { node: node.clone(), peer, last, takes_all })
+        };
         let backend: Arc<dyn Backend> = Arc::<Peer>::clone(all.entry(peer).or_insert_with(made));
         Some(backend)
     }
@@ -71,23 +85,21 @@ impl Peers {
 impl Peer {
     async fn view(&self) -> Result<FleetView, Error> {
         let client = self.node.client(self.peer);
-        let everybody = lm::UuidQueryRequest::default();
-        let (states, pools, tip) =
-            tokio::join!(patient(client.worker_status(everybody)), patient(client.list_pools()), self.tip());
-        let states = states?.worker_states;
-        // Some kilobytes of JSON a worker.
-        let workers = tokio::task::spawn_blocking(move || {
-            let mut workers: Vec<_> =
-                states.into_iter().filter_map(|state| worker_view(state, tip.para_target)).collect();
-            workers.sort_by(|a: &WorkerView, b| a.entry.name.cmp(&b.entry.name));
-            workers
-        });
-        let workers = workers.await.map_err(|error| {
+        let query = wire::StatusQuery { detail: true, ..wire::StatusQuery::default() };
+        let (update, pools) =
+            tokio::join!(patient(client.worker_detail(query)), patient(client.list_pools()));
+        let (update, pools) = (update?, pools?.pools);
+        let tip = match &update.detail {
+            Some(fleet) => Tip::of(&fleet.heights()),
+            None => self.tip().await,
+        };
+        // Some kilobytes a worker.
+        let view = tokio::task::spawn_blocking(move || detail::fleet_view(update, &pools, tip));
+        let view = view.await.map_err(|error| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the workers cannot be read: {error}"))
         })?;
-        let mut pools: Vec<_> = pools?.pools.into_iter().filter_map(|pool| pool_view(&pool)).collect();
-        pools.sort_by_key(|pool| pool.pid);
-        Ok(FleetView { workers, pools, tip, chain_block: None, notes: Vec::new() })
+        self.takes_all.store(view.takes_all, Relaxed);
+        Ok(view.fleet)
     }
 
     /// What the best data provider of the manager's chain has.
@@ -113,6 +125,18 @@ impl Peer {
         }
     }
 
+    /// What a manager of this implementation says to a command, given or only tried.
+    async fn told(&self, ids: &[Uuid], command: Command, dry_run: bool) -> Result<Vec<Preview>, Error> {
+        let ids = ids.iter().map(Uuid::to_string).collect();
+        let request = wire::CommandRequest { ids, command: command.to_string(), dry_run };
+        let told = patient(self.node.client(self.peer).command_workers(request)).await?;
+        let answer = |answer: wire::CommandAnswer| {
+            let id = answer.uuid.parse().ok()?;
+            Some((id, if answer.refused { Err(answer.text) } else { Ok(answer.text) }))
+        };
+        Ok(told.answers.into_iter().filter_map(answer).collect())
+    }
+
     async fn forget(&self) {
         *self.last.lock().await = None;
     }
@@ -132,15 +156,21 @@ impl Backend for Peer {
         Ok(view)
     }
 
-    async fn events(&self, _id: Uuid) -> Result<Option<Vec<Event>>, Error> {
-        Ok(None)
+    async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error> {
+        let query = wire::StatusQuery { ids: vec![id.to_string()], detail: true, events: true };
+        let update = patient(self.node.client(self.peer).worker_detail(query)).await?;
+        let worker = update.detail.and_then(|fleet| fleet.workers.into_iter().next());
+        Ok(worker.map(|worker| ToldWorker::from(worker).events))
     }
 
     fn commands(&self) -> &'static [Command] {
-        &COMMANDS
+        if self.takes_all.load(Relaxed) { &Command::ALL } else { &COMMANDS }
     }
 
     async fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error> {
+        if self.takes_all.load(Relaxed) {
+            return self.told(ids, command, true).await;
+        }
         let fleet = self.fleet().await?;
         let preview = |id: &Uuid| {
             let answer = match fleet.worker(*id) {
@@ -154,6 +184,12 @@ impl Backend for Peer {
     }
 
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
+        if self.takes_all.load(Relaxed) {
+            let answers = self.told(ids, command, false).await?;
+            self.forget().await;
+            let refused: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.clone().err()).collect();
+            return Ok(Commanded { taken: answers.len() - refused.len(), refused });
+        }
         let client = self.node.client(self.peer);
         let request = lm::UuidQueryRequest { ids: ids.iter().map(Uuid::to_string).collect() };
         let done = match command {
@@ -232,7 +268,8 @@ fn refused(error: rpc::Error) -> Error {
         (_, Some(ErrorType::Duplicated)) => StatusCode::CONFLICT,
         (_, Some(ErrorType::Unauthorized)) => {
             let text = "the manager does not let this monitor manage it: give both the same PRB_WALKIE_PSK, or put \
-                        the monitor's peer id on the manager's PRB_WALKIE_WHITELIST";
+                        the monitor's peer id on the manager's PRB_WALKIE_WHITELIST or its network on the \
+                        manager's PRB_WALKIE_MANAGEMENT_NETWORKS";
             return Error::new(StatusCode::FORBIDDEN, text);
         }
         (rpc::Error::Refused { .. }, _) => StatusCode::BAD_REQUEST,

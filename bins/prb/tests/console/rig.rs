@@ -21,6 +21,7 @@ use prb_core::{
     inventory::{Goal, Worker},
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
+    queue::Stats,
     worker::{Command, Event, State},
 };
 use tempfile::TempDir;
@@ -255,6 +256,7 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
         tip,
         chain_block: Some(1_000_000),
         notes: Vec::new(),
+        jobs: Some(Stats { waiting: 1, delayed: 2, active: 4, succeeded: 1234, failed: 7 }),
     }
 }
 
