@@ -33,6 +33,7 @@ mod ops;
 mod pages;
 mod pccs;
 mod trader;
+mod trusted;
 mod values;
 mod walkie;
 mod workers;
@@ -49,6 +50,7 @@ pub use pccs::PccsArgs;
 pub use trader::TraderArgs;
 pub(crate) use values::host_only;
 pub use values::{NodeUrl, OpsListen, RedisUrl};
+pub use trusted::Trusted;
 pub use walkie::{BootNode, PSK_VARIABLE, PeerName, WalkieArgs};
 pub use workers::WorkerArgs;
 

@@ -68,8 +68,8 @@ pub struct Limits {
     pub in_flight_bytes: usize,
     /// Time for a call, dialling included; also for answering one.
     pub call_timeout: Duration,
-    /// Calls that are answered at a time, in each class: management, discovery, small blobs, and a quarter of it for
-    /// blobs that are read from the store. Those beyond are refused. A quarter of each class is not for strangers.
+    /// Calls that are answered at a time, in each class: management, discovery, small blobs, and blobs that are read
+    /// from the store. Those beyond are refused. A quarter of each class is not for strangers.
     pub calls: usize,
     /// The same of strangers with one IP address, or in one IPv6 network of /64.
     pub calls_per_ip: usize,

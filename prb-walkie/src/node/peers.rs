@@ -119,7 +119,9 @@ impl Known {
 
     /// Whether a connection is wanted that is not there.
     fn wants_dial(&self) -> bool {
-        self.links.is_empty()
+        // One of this machine that has dialled us lets us in where we have dialled it, too.
+        let is_asked_to = self.auth == AuthStatus::NeedAuth && self.links.values().all(Link::comes_from_here);
+        (self.links.is_empty() || is_asked_to)
             && !self.dialling
             && !self.addresses.is_empty()
             // One that only calls comes by itself when it wants something.

@@ -22,6 +22,7 @@ use prb_walkie::blob::{
     remote::{Announced, Candidate, Config, ProviderState, ProviderStatus, RemoteBlobSource},
     server,
 };
+use prb_walkie::node::Provenance;
 use prost::Message;
 use tokio::{sync::watch, time::timeout};
 
@@ -41,7 +42,13 @@ async fn provider(source: Arc<MemorySource>) -> Running {
 }
 
 fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
-    Candidate { id: id.to_owned(), address, chain_identity: None, announced: None }
+    Candidate {
+        id: id.to_owned(),
+        address,
+        chain_identity: None,
+        announced: None,
+        provenance: Provenance::BootNode,
+    }
 }
 
 /// Times short enough for a test.

@@ -13,10 +13,13 @@ use prb_core::{blob::Heights, primitives::Hash};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Announced, Candidate, Config};
-use crate::blob::{
-    client::{self, Bounds, Client, Link},
-    metrics,
+use super::{Announced, Candidate, Config, choose::Place};
+use crate::{
+    blob::{
+        client::{self, Bounds, Client, Link},
+        metrics,
+    },
+    node::Provenance,
 };
 
 /// After so long without a reason to be put aside, a provider starts afresh.
@@ -53,6 +56,8 @@ pub(super) struct State {
     latency: Option<(Duration, Instant)>,
     pub(super) served: u64,
     pub(super) failed: u64,
+    /// Answers that a worker has refused.
+    pub(super) refused: u64,
     strikes: u32,
     last_strike: Option<Instant>,
 }
@@ -88,6 +93,10 @@ impl Provider {
         self.candidate.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    pub(super) fn provenance(&self) -> Provenance {
+        self.candidate.lock().unwrap_or_else(PoisonError::into_inner).provenance
+    }
+
     pub(super) fn announced(&self) -> Option<Announced> {
         self.candidate().announced
     }
@@ -112,6 +121,21 @@ impl Provider {
         let state = self.state();
         let aside = state.aside.as_ref().is_some_and(|aside| aside.until > Instant::now());
         state.kind.filter(|_| !aside).map(|kind| (kind, state.heights))
+    }
+
+    /// What it is worth, where its place is wanted.
+    pub(super) fn place(&self) -> Place {
+        match self.link() {
+            _ if self.is_aside() => Place::Useless,
+            Link::Down { .. } => Place::Useless,
+            Link::Up if self.state().kind.is_some() => Place::InUse,
+            Link::Up | Link::Connecting => Place::Held,
+        }
+    }
+
+    /// Notes that a worker has refused an answer of it.
+    pub(super) fn was_refused(&self) {
+        self.state().refused += 1;
     }
 
     /// Whether it is put aside now.

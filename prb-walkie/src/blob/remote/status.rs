@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::provider::{Kind, Provider};
-use crate::blob::client::Link;
+use crate::{blob::client::Link, node::Provenance};
 
 /// A provider's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,6 +53,10 @@ pub struct ProviderStatus {
     pub answered: u64,
     /// Times that it failed.
     pub failed: u64,
+    /// Answers that a worker refused.
+    pub refused: u64,
+    /// Where it was heard of, or what it has proved.
+    pub provenance: Provenance,
 }
 
 pub(super) fn of(provider: &Provider) -> ProviderStatus {
@@ -66,9 +70,10 @@ pub(super) fn of(provider: &Provider) -> ProviderStatus {
         (None, Link::Up | Link::Connecting) => ProviderState::Connecting,
     };
     let Heights { relay, para, .. } = state.heights;
+    let candidate = provider.candidate();
     ProviderStatus {
         id: provider.id.to_string(),
-        address: provider.candidate().address.to_string(),
+        address: candidate.address.to_string(),
         state: shown,
         original: state.kind == Some(Kind::Original),
         relay: relay.map(|number| number.0),
@@ -76,6 +81,8 @@ pub(super) fn of(provider: &Provider) -> ProviderStatus {
         latency_ms: provider.latency().map(millis),
         answered: state.served,
         failed: state.failed,
+        refused: state.refused,
+        provenance: candidate.provenance,
     }
 }
 

@@ -5,7 +5,10 @@ use std::time::Instant;
 use libp2p::{
     Multiaddr, PeerId,
     multiaddr::Protocol,
-    swarm::{ConnectionId, DialError, dial_opts::DialOpts},
+    swarm::{
+        ConnectionId, DialError,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use prb_core::sync::Backoff;
 use tracing::{debug, info};
@@ -145,7 +148,10 @@ impl Driver {
     pub(super) fn dial_known(&mut self, now: Instant) {
         for peer in self.peers.due_dials(now) {
             let Some(known) = self.peers.get_mut(&peer) else { continue };
-            let dial = DialOpts::peer_id(peer).addresses(known.addresses().to_vec()).build();
+            let dial = DialOpts::peer_id(peer)
+                .addresses(known.addresses().to_vec())
+                .condition(PeerCondition::NotDialing)
+                .build();
             known.dialling = true;
             match self.swarm.dial(dial) {
                 Ok(()) => {}

@@ -65,8 +65,10 @@ impl Driver {
         if self.is_draining() {
             return self.refuse(call, channel, "stopping", "this peer is shutting down");
         }
-        let link = self.peers.get(&call.peer).and_then(|known| known.links.get(&call.connection_id));
-        let (ip, from_here) = (link.and_then(Link::ip), link.is_some_and(Link::comes_from_here));
+        let links = self.peers.get(&call.peer).map(|known| &known.links);
+        let ip = links.and_then(|links| links.get(&call.connection_id)?.ip());
+        // Of whichever connection the call takes: noise has proved that it is the same peer.
+        let from_here = links.is_some_and(|links| links.values().any(Link::comes_from_here));
         let caller = Caller::standing(call.peer, ip, self.own.standing(&call.peer, from_here));
         let is_stranger = self.peers.provenance(&call.peer) < Provenance::BootNode;
         let class = Class::of(call.protocol, request.bytes(), caller.granted);
