@@ -48,9 +48,9 @@ pub use ops::OpsArgs;
 pub use pages::{PageArgs, TOKEN_VARIABLE};
 pub use pccs::PccsArgs;
 pub use trader::TraderArgs;
+pub use trusted::Trusted;
 pub(crate) use values::host_only;
 pub use values::{NodeUrl, OpsListen, RedisUrl};
-pub use trusted::Trusted;
 pub use walkie::{BootNode, PSK_VARIABLE, PeerName, WalkieArgs};
 pub use workers::WorkerArgs;
 

@@ -151,11 +151,7 @@ impl RemoteBlobSource {
         Self::on_chain(candidates, Some(own), config)
     }
 
-    fn on_chain(
-        candidates: watch::Receiver<Vec<Candidate>>,
-        own: Option<OwnChain>,
-        config: Config,
-    ) -> Self {
+    fn on_chain(candidates: watch::Receiver<Vec<Candidate>>, own: Option<OwnChain>, config: Config) -> Self {
         /// Refusals that wait to be looked into; one that finds no place is told again when a worker meets it.
         const REFUSALS: usize = 64;
         metrics::describe_remote();
@@ -191,7 +187,10 @@ impl Providers {
 
     /// Whether a provider is followed, answers and is not put aside.
     pub fn is_in_use(&self, id: &str) -> bool {
-        self.0.upgrade().and_then(|pool| pool.provider(id)).is_some_and(|provider| provider.usable().is_some())
+        self.0
+            .upgrade()
+            .and_then(|pool| pool.provider(id))
+            .is_some_and(|provider| provider.usable().is_some())
     }
 }
 

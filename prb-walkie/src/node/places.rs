@@ -186,7 +186,9 @@ mod tests {
     #[test]
     fn shares_and_the_reserve_are_kept_and_given_back() {
         let places = places();
-        let take = |holder: Holder| std::iter::repeat_with(move || holder).map_while(|h| places.take(Class::Discovery, h));
+        let take = |holder: Holder| {
+            std::iter::repeat_with(move || holder).map_while(|h| places.take(Class::Discovery, h))
+        };
         let (one, two) = (stranger(1), stranger(1));
         let held: Vec<_> = take(one).collect();
         assert_eq!(held.len(), 4, "a peer's share");

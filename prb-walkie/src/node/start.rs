@@ -1,10 +1,6 @@
 //! From a configuration to a node that listens.
 
-use std::{
-    collections::HashSet,
-    io::ErrorKind,
-    sync::Arc,
-};
+use std::{collections::HashSet, io::ErrorKind, sync::Arc};
 
 use futures::StreamExt;
 use libp2p::{

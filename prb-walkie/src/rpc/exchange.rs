@@ -74,7 +74,8 @@ impl Offer {
             return Shown::Nothing;
         }
         let secret = self.half.finish(message);
-        let right = secret.is_ok_and(|secret| code(&secret, &self.me, &self.called).verify_slice(proof).is_ok());
+        let right =
+            secret.is_ok_and(|secret| code(&secret, &self.me, &self.called).verify_slice(proof).is_ok());
         if right { Shown::Knows } else { Shown::Differs }
     }
 }

@@ -6,6 +6,8 @@ mod external;
 mod frames;
 mod keyspace;
 mod lookups;
+mod providers;
 mod proxy;
 mod remote;
+mod shares;
 mod wire;

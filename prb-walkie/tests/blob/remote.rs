@@ -1,6 +1,12 @@
 //! Data from several providers, some of which are not what they should be.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +25,7 @@ use prb_walkie::blob::{
     Lookup, answer,
     keys::Key,
     keyspace::{self, KeySpace},
-    remote::{Announced, Candidate, Config, ProviderState, ProviderStatus, RemoteBlobSource},
+    remote::{Announced, Candidate, Config, OwnChain, ProviderState, ProviderStatus, RemoteBlobSource},
     server,
 };
 use prb_walkie::node::Provenance;
@@ -31,17 +37,17 @@ use crate::{
     proxy::{Mischief, Proxy},
 };
 
-const LIMIT: usize = 1 << 20;
+pub(crate) const LIMIT: usize = 1 << 20;
 
 fn keys_of(source: Arc<MemorySource>) -> Arc<KeySpace> {
     Arc::new(KeySpace::new(source, keyspace::Config::default()))
 }
 
-async fn provider(source: Arc<MemorySource>) -> Running {
+pub(crate) async fn provider(source: Arc<MemorySource>) -> Running {
     Running::start(keys_of(source), server::Config::default()).await
 }
 
-fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
+pub(crate) fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
     Candidate {
         id: id.to_owned(),
         address,
@@ -52,7 +58,7 @@ fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
 }
 
 /// Times short enough for a test.
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         hedge_after: Duration::from_millis(200),
         first_aside: Duration::from_millis(300),
@@ -60,22 +66,28 @@ fn config() -> Config {
     }
 }
 
-struct Remote {
-    source: Arc<RemoteBlobSource>,
-    candidates: watch::Sender<Vec<Candidate>>,
+pub(crate) struct Remote {
+    pub(crate) source: Arc<RemoteBlobSource>,
+    pub(crate) candidates: watch::Sender<Vec<Candidate>>,
 }
 
 impl Remote {
-    fn start(candidates: Vec<Candidate>, config: Config) -> Self {
+    pub(crate) fn start(candidates: Vec<Candidate>, config: Config) -> Self {
         let candidates = watch::Sender::new(candidates);
         Self { source: Arc::new(RemoteBlobSource::start(candidates.subscribe(), config)), candidates }
     }
 
-    fn status(&self, id: &str) -> ProviderStatus {
+    pub(crate) fn start_on(candidates: Vec<Candidate>, own: OwnChain, config: Config) -> Self {
+        let candidates = watch::Sender::new(candidates);
+        let source = RemoteBlobSource::start_on(candidates.subscribe(), own, config);
+        Self { source: Arc::new(source), candidates }
+    }
+
+    pub(crate) fn status(&self, id: &str) -> ProviderStatus {
         self.source.providers().into_iter().find(|provider| provider.id == id).unwrap()
     }
 
-    async fn ready(&self, ids: &[&str]) {
+    pub(crate) async fn ready(&self, ids: &[&str]) {
         for id in ids {
             until("readiness", || {
                 let all = self.source.providers();
@@ -86,7 +98,7 @@ impl Remote {
     }
 
     /// Waits until the provider is put aside; gives why.
-    async fn aside(&self, id: &str) -> String {
+    pub(crate) async fn aside(&self, id: &str) -> String {
         let mut why = String::new();
         until("being put aside", || {
             let all = self.source.providers();
@@ -103,11 +115,11 @@ impl Remote {
     }
 }
 
-fn start_of(sample: &Sample) -> HeaderCursor {
+pub(crate) fn start_of(sample: &Sample) -> HeaderCursor {
     HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) }
 }
 
-fn blocks(from: u32, to: u32) -> BlockCursor {
+pub(crate) fn blocks(from: u32, to: u32) -> BlockCursor {
     BlockCursor { from: ParaNumber(from), to: ParaNumber(to) }
 }
 
@@ -302,7 +314,7 @@ impl Lookup for Twisted {
     }
 }
 
-async fn twisted(
+pub(crate) async fn twisted(
     source: Arc<MemorySource>,
     twist: impl Fn(Option<Key>, Bytes) -> Option<Bytes> + Send + Sync + 'static,
 ) -> Running {
@@ -377,9 +389,10 @@ async fn what_is_no_batch_is_not_taken() {
 async fn heights_that_are_a_lie_are_taken_back() {
     let sample = Sample::generate(5, 60);
     let memory = source_of(&sample);
-    let inflate = |relay: u32, para: u32| {
+    let inflate = |relay: u32, para: Arc<AtomicU32>| {
         move |key: Option<Key>, blob: Bytes| {
             let Some(Key::Heights { .. }) = key else { return Some(blob) };
+            let para = para.load(Ordering::SeqCst);
             let mut position = answer::read_heights(blob).unwrap();
             position.heights.relay = position.heights.relay.map(|n| RelayNumber(n.0 + relay));
             position.heights.para = position.heights.para.map(|n| ParaNumber(n.0 + para));
@@ -389,17 +402,18 @@ async fn heights_that_are_a_lie_are_taken_back() {
     };
     let truth = *memory.heights().borrow();
     let good = provider(memory.clone()).await;
-    let liar = twisted(memory.clone(), inflate(0, 1_000_000)).await;
-    let config = Config { first_aside: LONG, ..config() };
+    let lie = Arc::new(AtomicU32::new(0));
+    let liar = twisted(memory.clone(), inflate(0, lie.clone())).await;
+    let config = Config { first_aside: LONG, heights_wait: Duration::from_millis(50), ..config() };
     let remote =
         Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
     remote.ready(&["good", "liar"]).await;
     let tip = truth.para.unwrap();
-    assert_eq!(
-        remote.source.heights().borrow().para,
-        Some(ParaNumber(tip.0 + 1_000_000)),
-        "believed at first"
-    );
+    // So little that it need not show it is believed at first.
+    lie.store(20, Ordering::SeqCst);
+    let mut heights = remote.source.heights();
+    let believed = heights.wait_for(|heights| heights.para == Some(ParaNumber(tip.0 + 20)));
+    timeout(LONG, believed).await.unwrap().unwrap();
     let none = remote.source.blocks(BlockCursor { from: tip.next(), to: ParaNumber(tip.0 + 9) }, LIMIT).await;
     assert!(matches!(none, Ok(None)), "{none:?}");
     assert_eq!(*remote.source.heights().borrow(), truth, "also the targets");
@@ -407,14 +421,16 @@ async fn heights_that_are_a_lie_are_taken_back() {
     assert!(reason.contains("claims"), "{reason}");
     assert!(remote.source.blocks(BlockCursor { from: tip, to: tip }, LIMIT).await.unwrap().is_some());
 
-    // One that claims relay blocks has to show the last of them before it is believed.
-    let liar = twisted(memory.clone(), inflate(1_000_000, 0)).await;
-    let remote =
-        Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
-    let reason = remote.aside("liar").await;
-    assert!(reason.contains("claims relay"), "{reason}");
-    remote.ready(&["good"]).await;
-    assert_eq!(*remote.source.heights().borrow(), truth);
+    // One that claims much has to show the last of it before it is believed.
+    for (relay, para) in [(1_000_000, 0), (0, 1_000_000)] {
+        let liar = twisted(memory.clone(), inflate(relay, Arc::new(AtomicU32::new(para)))).await;
+        let remote =
+            Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
+        let reason = remote.aside("liar").await;
+        assert!(reason.contains("claims to have"), "{reason}");
+        remote.ready(&["good"]).await;
+        assert_eq!(*remote.source.heights().borrow(), truth);
+    }
 }
 
 #[tokio::test]

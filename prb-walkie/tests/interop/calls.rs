@@ -246,7 +246,8 @@ async fn the_original_is_let_in_by_the_key() {
     assert_eq!(stranger["error"]["type"], "UNAUTHORIZED");
 
     let them = theirs.peer_id.parse().unwrap();
-    let proof = auth::auth_string(&auth::Key::stretch(&key.into()), &them, &node.peer_id(), now_ms().unsigned_abs());
+    let proof =
+        auth::auth_string(&auth::Key::stretch(&key.into()), &them, &node.peer_id(), now_ms().unsigned_abs());
     let proof = json!({ "type": "AT_PSK", "authString": proof });
     let mut another = Peer::start(&["--shy"]).await;
     let stolen = another.call(&address, "Auth", proof.clone()).await;

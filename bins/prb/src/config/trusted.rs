@@ -52,7 +52,8 @@ mod tests {
     #[test]
     fn peers_networks_and_everybody() {
         let id = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N";
-        let list: Vec<_> = [id, "10.0.0.0/8", "192.0.2.7"].iter().map(|text| trusted(text).unwrap()).collect();
+        let list: Vec<_> =
+            [id, "10.0.0.0/8", "192.0.2.7"].iter().map(|text| trusted(text).unwrap()).collect();
         let trust = Trusted::all(&list);
         assert_eq!(trust.peers.len(), 1);
         assert_eq!(trust.networks, ["10.0.0.0/8".parse().unwrap(), "192.0.2.7/32".parse().unwrap()]);

@@ -118,7 +118,9 @@ impl GenesisCheck for OwnGenesis {
         let identity = block_hash(&self.para, 1).await.map_err(unchecked)?;
         if genesis.chain_identity != identity {
             let theirs = genesis.chain_identity;
-            return Err(GenesisError::Wrong(format!("its genesis is of the chain {theirs}, not of {identity}")));
+            return Err(GenesisError::Wrong(format!(
+                "its genesis is of the chain {theirs}, not of {identity}"
+            )));
         }
         self.check_relay(genesis, identity).await?;
         let root = self.state_root().await.map_err(unchecked)?;

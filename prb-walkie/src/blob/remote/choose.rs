@@ -39,17 +39,21 @@ pub(super) enum Place {
     Held,
     /// It has none.
     New,
-    /// It has a place and is put aside, or cannot be reached.
+    /// It is put aside, or cannot be reached.
     Useless,
 }
 
-/// Who has a place of `max`: those in use, then the better provenance, within the share of each.
-pub(super) fn admit(candidates: Vec<Candidate>, place: impl Fn(&Candidate) -> Place, max: usize) -> Vec<Candidate> {
+/// Who has a place of `max`: those in use, then the better provenance, within the share of each, and of equals in
+/// that order.
+pub(super) fn admit(
+    candidates: Vec<Candidate>,
+    place: impl Fn(&Candidate) -> Place,
+    order: impl Fn(&Candidate) -> u64,
+    max: usize,
+) -> Vec<Candidate> {
     let mut candidates: Vec<_> = candidates.into_iter().map(|c| (place(&c), c)).collect();
-    candidates.sort_by(|(a, x), (b, y)| {
-        let key = |place: Place, c: &Candidate| (place != Place::InUse, Reverse(c.provenance), place);
-        key(*a, x).cmp(&key(*b, y)).then_with(|| x.id.cmp(&y.id))
-    });
+    candidates
+        .sort_by_cached_key(|(place, c)| (*place != Place::InUse, Reverse(c.provenance), *place, order(c)));
     let mut admitted: Vec<Candidate> = Vec::new();
     let mut by_address = HashMap::<IpAddr, usize>::new();
     for (place, candidate) in candidates {
@@ -136,7 +140,10 @@ mod tests {
     }
 
     fn admitted(candidates: &[Candidate], place: impl Fn(&Candidate) -> Place) -> Vec<String> {
-        admit(candidates.to_vec(), place, 8).into_iter().map(|candidate| candidate.id).collect()
+        admit(candidates.to_vec(), place, |c| c.id.bytes().map(u64::from).sum(), 8)
+            .into_iter()
+            .map(|candidate| candidate.id)
+            .collect()
     }
 
     #[test]
@@ -159,7 +166,8 @@ mod tests {
             assert_eq!(all.len(), most + 1, "{provenance:?}: {all:?}");
         }
         // One address is not many, except this machine's.
-        let one: Vec<_> = (0..200).map(|n| candidate(&format!("a{n}"), P::TrustedNetwork, [10, 0, 0, 1])).collect();
+        let one: Vec<_> =
+            (0..200).map(|n| candidate(&format!("a{n}"), P::TrustedNetwork, [10, 0, 0, 1])).collect();
         assert_eq!(admitted(&one, place).len(), 1);
     }
 
@@ -169,9 +177,7 @@ mod tests {
             (0..6).map(|n| candidate(&format!("a{n}"), Provenance::SameMachine, [127, 0, 0, 1])).collect();
         let honest = candidate("zz", Provenance::SameMachine, [127, 0, 0, 1]);
         let all: Vec<_> = liars.iter().cloned().chain([honest]).collect();
-        let place = |of_liars: Place| {
-            move |c: &Candidate| if c.id == "zz" { Place::New } else { of_liars }
-        };
+        let place = |of_liars: Place| move |c: &Candidate| if c.id == "zz" { Place::New } else { of_liars };
         assert!(!admitted(&all, place(Place::Held)).contains(&"zz".into()));
         assert!(admitted(&all, place(Place::Useless)).contains(&"zz".into()));
     }

@@ -156,7 +156,8 @@ fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(b
             pool.suspects.clear(question, &suspect.id);
         }
         None if pool.stands_alone(suspect, question) => {
-            let reason = format!("a worker refused its answer to {question:?}, and nobody else claims to have that");
+            let reason =
+                format!("a worker refused its answer to {question:?}, and nobody else claims to have that");
             pool.put_aside(suspect, reason, true);
             pool.suspects.clear(question, &suspect.id);
         }

@@ -21,7 +21,6 @@ use tracing::{debug, info};
 use super::{
     Candidate, Finalized,
     ask::{Ask, Blocks, Failure, Headers},
-    choose::{self, Place},
     pool::Pool,
     provider::{Kind, Provider},
 };
@@ -84,8 +83,7 @@ pub(super) async fn own_chain(pool: Arc<Pool>, heads: Option<watch::Receiver<Opt
 }
 
 fn update(pool: &Arc<Pool>, tasks: &mut Tasks, candidates: Vec<Candidate>) {
-    let place = |candidate: &Candidate| pool.provider(&candidate.id).map_or(Place::New, |provider| provider.place());
-    let candidates = choose::admit(candidates, place, pool.config.max_providers);
+    let candidates = pool.admit(candidates);
     for provider in pool.providers() {
         let still = candidates.iter().find(|candidate| *candidate.id == *provider.id);
         let known = provider.candidate();

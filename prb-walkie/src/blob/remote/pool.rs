@@ -2,7 +2,8 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -18,19 +19,26 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use super::{
     Candidate, Config, GenesisError, OwnChain, ProviderStatus,
     ask::{Ask, Failure, Question},
-    choose::{self, Choice},
+    choose::{self, Choice, Place},
     examine::{Served, Suspects},
     original,
-    provider::{Kind, Provider},
+    provider::{Kind, Provider, Record},
     status,
 };
 use crate::blob::{answer, client::Bounds, keys::Key, metrics, scale};
+
+/// Providers without a place that are remembered.
+const MAX_REMEMBERED: usize = 1024;
 
 /// Providers and what is known of them.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) config: Config,
     providers: RwLock<BTreeMap<Arc<str>, Arc<Provider>>>,
+    /// Providers without a place that were put aside when they had one, the longest ago first.
+    remembered: Mutex<VecDeque<(Arc<str>, Record)>>,
+    /// Who comes first of equals is nobody's choice of a name.
+    order: RandomState,
     heights: watch::Sender<Heights>,
     own: Option<OwnChain>,
     /// The genesis, and who gave it.
@@ -49,6 +57,8 @@ impl Pool {
             config,
             own,
             providers: RwLock::default(),
+            remembered: Mutex::default(),
+            order: RandomState::new(),
             heights: watch::Sender::default(),
             genesis: Mutex::default(),
             fetching: AsyncMutex::default(),
@@ -79,15 +89,49 @@ impl Pool {
     }
 
     pub(super) fn insert(&self, candidate: Candidate) -> Arc<Provider> {
-        let provider = Arc::new(Provider::new(candidate, self.config.client));
+        let record = {
+            let mut remembered = self.remembered();
+            let at = remembered.iter().position(|(id, _)| **id == *candidate.id);
+            at.and_then(|at| remembered.remove(at)).map(|(_, record)| record)
+        };
+        let provider = Arc::new(Provider::new(candidate, record, self.config.client));
         let mut providers = self.providers.write().unwrap_or_else(PoisonError::into_inner);
         providers.insert(provider.id.clone(), provider.clone());
         provider
     }
 
     pub(super) fn remove(&self, id: &str) {
-        self.providers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let removed = self.providers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        if let Some(provider) = removed {
+            let record = provider.snapshot().record;
+            if record.is_bad() {
+                let mut remembered = self.remembered();
+                if remembered.len() >= MAX_REMEMBERED {
+                    remembered.pop_front();
+                }
+                remembered.push_back((provider.id.clone(), record));
+            }
+        }
         self.publish();
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, VecDeque<(Arc<str>, Record)>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who of the candidates has a place.
+    pub(super) fn admit(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
+        let aside: HashSet<_> = {
+            let remembered = self.remembered();
+            remembered.iter().filter(|(_, record)| record.is_aside()).map(|(id, _)| id.clone()).collect()
+        };
+        let place = |candidate: &Candidate| match self.provider(&candidate.id) {
+            Some(provider) => provider.place(),
+            None if aside.contains(&*candidate.id) => Place::Useless,
+            None => Place::New,
+        };
+        let order = |candidate: &Candidate| self.order.hash_one(&candidate.id);
+        choose::admit(candidates, place, order, self.config.max_providers)
     }
 
     /// Tells the heights of those that are usable now.
@@ -128,7 +172,9 @@ impl Pool {
         if let Some(own) = &self.own {
             return (*own.identity.borrow()).or(self.config.chain_identity);
         }
-        self.config.chain_identity.or_else(|| self.genesis().as_ref().map(|(genesis, _)| genesis.chain_identity))
+        self.config
+            .chain_identity
+            .or_else(|| self.genesis().as_ref().map(|(genesis, _)| genesis.chain_identity))
     }
 
     /// Whether a provider alone claims to have what is asked for: others are there that do not, and neither does the
@@ -137,7 +183,8 @@ impl Pool {
         let others = self.providers().into_iter().filter(|other| other.id != provider.id);
         let others: Vec<_> = others.filter_map(|other| other.usable()).map(|(_, heights)| heights).collect();
         let finalized = self.own.as_ref().and_then(|own| *own.finalized.borrow());
-        let known = finalized.map(|own| Heights { relay: own.relay, para: Some(own.para), ..Heights::default() });
+        let known =
+            finalized.map(|own| Heights { relay: own.relay, para: Some(own.para), ..Heights::default() });
         !others.is_empty() && !others.iter().chain(&known).any(|heights| question.is_covered(heights))
     }
 

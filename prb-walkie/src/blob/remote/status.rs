@@ -62,7 +62,8 @@ pub struct ProviderStatus {
 pub(super) fn of(provider: &Provider) -> ProviderStatus {
     let state = provider.snapshot();
     let now = Instant::now();
-    let aside = state.aside.filter(|aside| aside.until > now);
+    let record = state.record;
+    let aside = record.aside.filter(|aside| aside.until > now);
     let shown = match (aside, provider.link()) {
         (Some(aside), _) => ProviderState::Aside { reason: aside.reason, for_ms: millis(aside.until - now) },
         (None, Link::Down { reason }) => ProviderState::Down { reason: reason.to_string() },
@@ -79,9 +80,9 @@ pub(super) fn of(provider: &Provider) -> ProviderStatus {
         relay: relay.map(|number| number.0),
         para: para.map(|number| number.0),
         latency_ms: provider.latency().map(millis),
-        answered: state.served,
-        failed: state.failed,
-        refused: state.refused,
+        answered: record.served,
+        failed: record.failed,
+        refused: record.refused,
         provenance: candidate.provenance,
     }
 }

@@ -33,8 +33,8 @@ const MAX_REQUEST_BYTES: usize = ID_BYTES + 2 * MAX_KEY_BYTES;
 const READ_BYTES: usize = 8 * 1024;
 /// Answers of up to this size are small: they have bytes of their own.
 const SMALL_BYTES: usize = 64 * 1024;
-/// What a small answer counts at least.
-const LEAST_BYTES: usize = 1024;
+/// Bytes of one connection's small answers.
+const SESSION_SMALL_BYTES: usize = 2 * SMALLER_BYTES;
 /// What batches are made smaller to where there are no bytes for more.
 const SMALLER_BYTES: usize = 1024 * 1024;
 
@@ -97,7 +97,12 @@ pub(super) async fn serve(
     let (read, write) = stream.split();
     let mut requests = Requests { socket: read, buffer: BytesMut::with_capacity(READ_BYTES) };
     let mut outbox = Outbox::new(write, shared.stats.clone());
-    let allowance = Allowance { own: ByteBudget::new(config.session_max_bytes), of_address, of_all: &shared.budget };
+    let allowance = Allowance {
+        own: ByteBudget::new(config.session_max_bytes),
+        own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
+        of_address,
+        of_all: &shared.budget,
+    };
     let mut lookups = FuturesUnordered::new();
     let mut pulse = Pulse::new();
     let shortest = config.write_timeout.min(config.idle_timeout).min(config.first_request_timeout);
@@ -136,7 +141,8 @@ pub(super) async fn serve(
             }
             _ = tick.tick() => {
                 let idle = lookups.is_empty() && outbox.is_empty();
-                let patience = if pulse.has_asked { config.idle_timeout } else { config.first_request_timeout };
+                let first = config.first_request_timeout.min(config.idle_timeout);
+                let patience = if pulse.has_asked { config.idle_timeout } else { first };
                 if idle && pulse.asked.elapsed() >= patience {
                     return Ended::Idle;
                 }
@@ -189,6 +195,7 @@ impl Pulse {
 /// The bytes that a connection's answers may take.
 struct Allowance<'s> {
     own: ByteBudget,
+    own_small: ByteBudget,
     of_address: &'s Budgets,
     of_all: &'s Budgets,
 }
@@ -202,8 +209,9 @@ impl Allowance<'_> {
         [own, of_address, self.of_all.large.hold(bytes).await]
     }
 
+    /// The same for small answers. One connection cannot hold many at a time.
     async fn small(&self, bytes: usize) -> [Held; 3] {
-        let own = self.own.hold(bytes).await;
+        let own = self.own_small.hold(bytes).await;
         let of_address = self.of_address.small.hold(bytes).await;
         [own, of_address, self.of_all.small.hold(bytes).await]
     }
@@ -223,9 +231,8 @@ async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String)
     let (parts, mut held) = match smaller(shared, allowance, &key, bound).await {
         Some(found) => found,
         None if bound <= SMALL_BYTES => {
-            // Heights are held back for long, and must not hold bytes meanwhile.
-            let parts = looked_up(shared, &key, shared.lookup.parts(&key).await);
-            (parts, allowance.small(bound.max(LEAST_BYTES)).await)
+            let held = allowance.small(bound).await;
+            (looked_up(shared, &key, shared.lookup.parts(&key).await), held)
         }
         None => {
             let held = allowance.large(bound).await;

@@ -48,7 +48,12 @@ pub(super) fn own_info(config: &Config, me: PeerId) -> SystemInfo {
 
 impl Own {
     /// What a `Hello` says, and its half of the exchange where there is a key.
-    pub(in crate::node) fn hello(&self, me: PeerId, peer: PeerId, auth: AuthStatus) -> (SystemInfo, Option<Offer>) {
+    pub(in crate::node) fn hello(
+        &self,
+        me: PeerId,
+        peer: PeerId,
+        auth: AuthStatus,
+    ) -> (SystemInfo, Option<Offer>) {
         let offer = self.key.as_ref().map(|key| Offer::new(key, me, peer));
         let (offer, key_exchange) = offer.map_or((None, Bytes::new()), |(offer, bytes)| (Some(offer), bytes));
         (SystemInfo { auth: auth.into(), key_exchange, ..self.info() }, offer)

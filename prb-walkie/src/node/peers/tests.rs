@@ -63,7 +63,11 @@ fn others_are_dialled_a_few_at_a_time_and_boot_nodes_always() {
     let friend = met(&mut peers, Role::DataProviderInt);
     let client = met(&mut peers, Role::Client);
     let due = peers.due_dials(Instant::now());
-    assert_eq!((due.len(), due[0]), (4, friend), "who has said Hello comes first, and has no more than the share");
+    assert_eq!(
+        (due.len(), due[0]),
+        (4, friend),
+        "who has said Hello comes first, and has no more than the share"
+    );
     assert!(!due.contains(&client));
     for peer in &due {
         peers.get_mut(peer).unwrap().dialling = true;
