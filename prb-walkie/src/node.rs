@@ -133,7 +133,7 @@ impl Node {
         let _ = self.shared.commands.send(Command::ChainIdentity(identity)).await;
     }
 
-    /// Who is there, now and whenever it changes.
+    /// Who is there, now and whenever it changes. It closes when the node has ended, also where it failed.
     pub fn peers(&self) -> watch::Receiver<Arc<PeerTable>> {
         self.shared.peers.clone()
     }

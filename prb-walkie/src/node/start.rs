@@ -60,13 +60,17 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
     let mut driver = driver::Driver::new(swarm, config, Arc::clone(&shared), memories, channels);
     until_listening(&mut driver, listeners).await;
     info!(peer_id = %me, addresses = ?shared.listen.borrow().as_slice(), "listening for peers");
-    if let Some(responder) = responder {
-        tasks.spawn(responder.run(cancel.clone()));
-    }
-    // The driver's channel for what mDNS finds stays open without mDNS: it has nothing to say then.
+    let stop = cancel.clone();
+    // One task for both: where either fails, the driver's channels close, which is how a daemon notices.
     tasks.spawn(async move {
+        // The driver's channel for what mDNS finds stays open without mDNS: it has nothing to say then.
         let _found = found_sender;
-        driver.run().await;
+        let discovery = async {
+            if let Some(responder) = responder {
+                responder.run(stop).await;
+            }
+        };
+        tokio::join!(Box::pin(driver.run()), discovery);
     });
     tasks.close();
     Ok(Node { shared, _stop: Arc::new(cancel.drop_guard()) })
