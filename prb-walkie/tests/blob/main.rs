@@ -9,5 +9,6 @@ mod lookups;
 mod providers;
 mod proxy;
 mod remote;
+mod rig;
 mod shares;
 mod wire;

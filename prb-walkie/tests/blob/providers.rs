@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::{
     lookups::{LONG, source_of, until},
-    remote::{LIMIT, Remote, blocks, candidate, config, provider, start_of, twisted},
+    rig::{LIMIT, Remote, blocks, candidate, config, provider, start_of, twisted},
 };
 
 fn found(id: &str, address: SocketAddr, provenance: Provenance) -> Candidate {

@@ -22,11 +22,14 @@ pub(super) struct Choice<P> {
     pub(super) wait: Duration,
 }
 
-/// Orders providers, the first to be asked first.
-pub(super) fn rank<P>(mut choices: Vec<Choice<P>>) -> Vec<P> {
+/// Orders providers, the first to be asked first. One that is expected to take as long as `slow` comes after those that
+/// are not.
+pub(super) fn rank<P>(mut choices: Vec<Choice<P>>, slow: Duration) -> Vec<P> {
     // A crowd of others that gives bad blocks fast does not come before who is in the configuration.
     let ours = |choice: &Choice<P>| choice.provenance >= Provenance::BootNode;
-    choices.sort_by_key(|choice| (choice.suspected, choice.original, !ours(choice), choice.wait));
+    choices.sort_by_key(|choice| {
+        (choice.suspected, choice.original, choice.wait >= slow, !ours(choice), choice.wait)
+    });
     choices.into_iter().map(|choice| choice.provider).collect()
 }
 
@@ -119,14 +122,16 @@ mod tests {
             wait,
         };
         let (any, boot) = (Provenance::Discovered, Provenance::BootNode);
-        let ranked = rank(vec![
+        let choices = vec![
             choice("suspected", true, false, boot, ms(0)),
             choice("original", false, true, boot, ms(1)),
             choice("slow", false, false, any, ms(50)),
             choice("fast", false, false, any, ms(5)),
             choice("ours", false, false, boot, ms(90)),
-        ]);
-        assert_eq!(ranked, ["ours", "fast", "slow", "original", "suspected"]);
+            choice("ours, but hangs", false, false, boot, ms(1000)),
+        ];
+        let ranked = rank(choices, ms(1000));
+        assert_eq!(ranked, ["ours", "fast", "slow", "ours, but hangs", "original", "suspected"]);
     }
 
     fn candidate(id: &str, provenance: Provenance, ip: [u8; 4]) -> Candidate {

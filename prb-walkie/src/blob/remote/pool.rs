@@ -210,7 +210,7 @@ impl Pool {
             };
             question.is_covered(&heights).then_some(choice)
         });
-        choose::rank(choices.collect())
+        choose::rank(choices.collect(), self.config.hedge_after / 3)
     }
 
     /// What there is to say where nobody has the answer.
