@@ -197,8 +197,8 @@ async fn a_flood_of_calls_keeps_nobody_out() {
                 .spawn(async move { stranger.ask(id, request("GetBlobByKey", "headers:1:0:1000000")).await });
         }
     }
-    // What finds no place is refused; the others never end. They have 64 of 256, as all of them have one address.
-    for _ in 0..190 {
+    // What finds no place is refused; the others never end. They have 96 of 256, as all of them have one address.
+    for _ in 0..160 {
         // A stream beyond those of its connection is reset.
         if let Ok(bytes) = timeout(LONG, flood.join_next()).await.expect("a refusal").unwrap().unwrap() {
             assert!(Response::decode(bytes.as_slice()).unwrap().has_error);

@@ -31,9 +31,9 @@ const MPLEX_FRAME_BYTES: usize = 1024 * 1024;
 /// Streams of a yamux connection, both ways together; one more ends it. Each holds up to 256 KiB that nobody has
 /// read, so the connection holds up to 32 MiB.
 pub(super) const MAX_STREAMS: usize = 128;
-/// Streams of an mplex connection, of which originals open one a call: those beyond are reset, ours wait. Each holds
-/// up to two frames of 1 MiB, so the connection holds up to 32 MiB.
-const MPLEX_MAX_STREAMS: usize = 16;
+/// Streams of an mplex connection, both ways together: those of the other side beyond are reset, ours wait. Each holds
+/// a frame of up to 1 MiB before its connection is read no further, so the connection holds up to 97 MiB.
+const MPLEX_MAX_STREAMS: usize = 96;
 /// Frames beyond which a stream's reader holds up its connection.
 const MPLEX_WAITING_FRAMES: usize = 1;
 

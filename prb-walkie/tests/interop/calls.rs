@@ -233,7 +233,7 @@ async fn many_calls_share_a_connection() {
 
 #[tokio::test]
 async fn the_original_is_let_in_by_the_key() {
-    let key = "a key of sixteen bytes or more";
+    let key = "7d1f0c92b6e84a35917fd3402ce8ab16";
     let handlers = Handlers::new().on(calls::ListPool, |_, _| async { Ok(lm::PoolList::default()) });
     let node = ours::start(Role::LifecycleManager, |config| {
         config.handlers = handlers;
