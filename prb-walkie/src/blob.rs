@@ -45,6 +45,16 @@ pub trait Lookup: Send + Sync + std::fmt::Debug {
         Ok(self.get(key).await?.map(Parts::whole))
     }
 
+    /// A smaller blob that does for the same key, of at most so many bytes: fewer headers or blocks. `None` where there
+    /// is none.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    async fn smaller(&self, key: &str, max_bytes: usize) -> Result<Option<Parts>, Error> {
+        let _ = (key, max_bytes);
+        Ok(None)
+    }
+
     /// The most bytes that the key's blob may have: what is set aside before it is assembled.
     fn bound_bytes(&self, key: &str) -> usize {
         let _ = key;

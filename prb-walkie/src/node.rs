@@ -5,14 +5,16 @@
 //! TCP, `/noise` with the RSA identity, then `/yamux/1.0.0` among our own nodes and `/mplex/6.7.0` with
 //! originals, each stream negotiated by `/multistream/1.0.0`. Protocols: `/pb` (see [`crate::rpc`]), `/blob`
 //! (the request is a key, the answer the blob, nothing where there is none), identify, ping, and
-//! `/ipfs/lan/kad/1.0.0` as server. Peers are found by boot nodes, by kad from there, and by mDNS in two forms:
-//! libp2p's, and the older one that the originals speak (see `node/mdns.rs`).
+//! `/ipfs/lan/kad/1.0.0` as server. Peers are found by boot nodes, by kad from there, and by mDNS in the form that
+//! the originals speak (see `node/mdns.rs`).
 //!
 //! # Who is there
 //!
 //! Whoever is found is dialled; who dials says `Hello`, and both keep what they learn. A connection is kept and
 //! pinged, and dialled again with a growing wait when it breaks: boot nodes for ever, others until they have
 //! been away for [`Limits::forget_after`]. Peers of another chain or namespace stay in the table as ignored.
+//! Of each, the table has its [`Provenance`]: where it was heard of, or what it has proved. Whoever uses its data
+//! decides by that.
 //!
 //! ```text
 //!  boot nodes ─┐                           ┌─▶ peers()     who is there, and whether to be used
@@ -44,7 +46,10 @@ mod mdns;
 mod metrics;
 mod outbound;
 mod peers;
+mod places;
+mod provenance;
 mod rooms;
+mod shares;
 mod start;
 mod table;
 mod transport;
@@ -53,6 +58,8 @@ pub use config::{Config, ConfigError, Limits, parse_addresses};
 pub use libp2p::{Multiaddr, PeerId};
 #[cfg(feature = "fuzzing")]
 pub(crate) use mdns::read_for_fuzzing as read_mdns;
+pub(crate) use provenance::share_of;
+pub use provenance::{Provenance, Trust};
 pub use table::{Peer, PeerTable, Standing};
 
 use crate::{
@@ -72,6 +79,8 @@ enum Command {
     },
     /// How this node stands with a peer now.
     Auth { peer: PeerId, status: AuthStatus },
+    /// Whether a peer knows the pre-shared key.
+    KnowsKey { peer: PeerId, knows: bool },
     /// No connection with a peer, for now; the reply comes when there is none.
     Disconnect { peer: PeerId, done: oneshot::Sender<()> },
     /// Our chain.
@@ -87,6 +96,7 @@ struct Shared {
     listen: watch::Receiver<Vec<Multiaddr>>,
     peers: watch::Receiver<Arc<PeerTable>>,
     outbound: outbound::Outbound,
+    own: Arc<driver::Own>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -124,7 +134,7 @@ impl Node {
         let _ = self.shared.commands.send(Command::ChainIdentity(identity)).await;
     }
 
-    /// Who is there, now and whenever it changes.
+    /// Who is there, now and whenever it changes. It closes when the node has ended, also where it failed.
     pub fn peers(&self) -> watch::Receiver<Arc<PeerTable>> {
         self.shared.peers.clone()
     }
@@ -137,8 +147,9 @@ impl Node {
     /// Calls a method with its encoded message; gives the encoded answer. See [`client`](Self::client) for
     /// calls with types.
     ///
-    /// A peer that answers `UNAUTHORIZED` is given the key's proof once, where there is a key, and asked again;
-    /// a question whose connection breaks is asked once more.
+    /// A peer that refuses a management method as `UNAUTHORIZED` is given the key's proof once, where there is a key
+    /// and the peer knows it too or is named in the configuration, and asked again; a question whose connection
+    /// breaks is asked once more.
     ///
     /// # Errors
     /// See [`Error`].

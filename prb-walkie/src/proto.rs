@@ -133,6 +133,12 @@ pub struct SystemInfo {
     /// How the receiver stands with the sender.
     #[prost(enumeration = "AuthStatus", tag = "6")]
     pub auth: i32,
+    /// Not the original's: a half of the exchange by which the called peer shows that it knows the pre-shared key.
+    #[prost(bytes = "bytes", tag = "15")]
+    pub key_exchange: Bytes,
+    /// Not the original's: the called peer's proof, in its answer.
+    #[prost(bytes = "bytes", tag = "16")]
+    pub key_proof: Bytes,
 }
 
 /// What a peer does: `WalkieRoles`, here without its `WR_`.

@@ -32,12 +32,15 @@ pub mod calls;
 mod client;
 pub(crate) mod envelope;
 mod error;
+pub(crate) mod exchange;
 pub(crate) mod handlers;
 
 pub use calls::{Call, Method};
 pub use client::Client;
 pub use error::{Error, ErrorKind, ResponseError};
 pub use handlers::Handlers;
+
+use crate::proto::AuthStatus;
 
 /// Who calls: noise has proved its peer id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +52,19 @@ pub struct Caller {
     pub ip: Option<IpAddr>,
     /// It may call management methods.
     pub granted: bool,
+    /// The same as it is told.
+    pub(crate) standing: AuthStatus,
 }
 
 impl Caller {
     /// A caller, for handlers that are called without a node, as in tests.
     pub const fn new(peer: PeerId, ip: Option<IpAddr>, granted: bool) -> Self {
-        Self { peer, ip, granted }
+        let standing = if granted { AuthStatus::Granted } else { AuthStatus::NeedAuth };
+        Self { peer, ip, granted, standing }
+    }
+
+    pub(crate) const fn standing(peer: PeerId, ip: Option<IpAddr>, standing: AuthStatus) -> Self {
+        let granted = matches!(standing, AuthStatus::Granted | AuthStatus::None);
+        Self { peer, ip, granted, standing }
     }
 }

@@ -5,7 +5,11 @@
 #[allow(dead_code, unreachable_pub, reason = "each test program uses a part of the rig")]
 mod rig;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use if_addrs::get_if_addrs;
 use prb_walkie::{
@@ -17,10 +21,17 @@ use prost::Message;
 use rig::{RawPeer, address, config, start, start_knowing, until_friends, until_peer};
 use secrecy::SecretString;
 
-const KEY: &str = "0123456789abcdef0123456789abcdef";
+const KEY: &str = "7d1f0c92b6e84a35917fd3402ce8ab16";
 
 fn key(text: &str) -> SecretString {
     text.into()
+}
+
+/// Stretched once: that takes a while.
+fn stretched(text: &str) -> auth::Key {
+    static DONE: LazyLock<Mutex<HashMap<String, auth::Key>>> = LazyLock::new(Mutex::default);
+    let mut done = DONE.lock().unwrap();
+    done.entry(text.to_owned()).or_insert_with(|| auth::Key::stretch(&key(text))).clone()
 }
 
 fn now_ms() -> u64 {
@@ -61,7 +72,7 @@ async fn a_key_lets_in_who_knows_it() {
     let guarded = start(keyed(0, KEY)).await;
     let stranger = start_knowing(config(1, Role::Trader), &guarded).await;
     let friend = start_knowing(keyed(2, KEY), &guarded).await;
-    let wrong = start_knowing(keyed(3, "0123456789abcdef0123456789abcdeF"), &guarded).await;
+    let wrong = start_knowing(keyed(3, "7d1f0c92b6e84a35917fd3402ce8aB16"), &guarded).await;
     for node in [&stranger, &friend, &wrong] {
         until_friends(&guarded, node).await;
     }
@@ -146,6 +157,8 @@ async fn a_short_key_is_refused_at_the_start() {
     let error = Node::start(keyed(0, "short")).await.unwrap_err();
     assert!(matches!(error, ConfigError::Auth { .. }) && error.to_string().contains("16"), "{error}");
     assert!(!error.to_string().contains("short"), "{error}");
+    let error = Node::start(keyed(0, "passwordpasswordpassword")).await.unwrap_err().to_string();
+    assert!(error.contains("guesses") && error.contains("openssl rand -hex 32"), "{error}");
     assert!(!format!("{:?}", keyed(0, KEY)).contains(KEY));
 }
 
@@ -187,7 +200,7 @@ async fn a_proof_is_for_one_pair_one_moment_and_one_use() {
     let caller = Attacker::start(1, &guarded).await;
     let thief = Attacker::start(2, &guarded).await;
     let (called, me) = (guarded.peer_id(), caller.0.peer_id);
-    let proof = |key_text: &str, at| auth::auth_string(&key(key_text), &me, &called, at);
+    let proof = |key_text: &str, at| auth::auth_string(&stretched(key_text), &me, &called, at);
     let (psk, now) = (AuthType::Psk, now_ms());
     let window = auth::WINDOW.as_millis() as u64;
 
@@ -197,9 +210,9 @@ async fn a_proof_is_for_one_pair_one_moment_and_one_use() {
         ("a wrong key", proof("another key of good length", now)),
         ("an old one", proof(KEY, now - window - 5_000)),
         ("one of the future", proof(KEY, now + window + 60_000)),
-        ("another caller's", auth::auth_string(&key(KEY), &thief.0.peer_id, &called, now)),
-        ("one for another peer", auth::auth_string(&key(KEY), &me, &thief.0.peer_id, now)),
-        ("the other way round", auth::auth_string(&key(KEY), &called, &me, now)),
+        ("another caller's", auth::auth_string(&stretched(KEY), &thief.0.peer_id, &called, now)),
+        ("one for another peer", auth::auth_string(&stretched(KEY), &me, &thief.0.peer_id, now)),
+        ("the other way round", auth::auth_string(&stretched(KEY), &called, &me, now)),
         ("another time than its code's", proof(KEY, now).replace(&now.to_string(), &(now + 1).to_string())),
         ("a cut one", proof(KEY, now)[..40].to_owned()),
         ("a very long one", "1".repeat(100_000)),
@@ -230,7 +243,7 @@ async fn the_bare_key_only_where_it_is_configured() {
     lenient.auth.allow_bare_key = true;
     let lenient = start(lenient).await;
     let caller = Attacker::start(1, &lenient).await;
-    for bad in ["", &KEY[..31], "0123456789abcdef0123456789abcdeF"] {
+    for bad in ["", &KEY[..31], "7d1f0c92b6e84a35917fd3402ce8aB16"] {
         assert_eq!(caller.auth(&lenient, AuthType::Psk, bad).await, AuthStatus::Rejected);
     }
     assert!(!caller.may(&lenient).await);
@@ -238,7 +251,7 @@ async fn the_bare_key_only_where_it_is_configured() {
     assert!(caller.may(&lenient).await);
     // The proof is still taken.
     let other = Attacker::start(2, &lenient).await;
-    let proof = auth::auth_string(&key(KEY), &other.0.peer_id, &lenient.peer_id(), now_ms());
+    let proof = auth::auth_string(&stretched(KEY), &other.0.peer_id, &lenient.peer_id(), now_ms());
     assert_eq!(other.auth(&lenient, AuthType::Psk, &proof).await, AuthStatus::Granted);
 }
 
@@ -281,16 +294,21 @@ fn the_string_is_as_documented() {
     let (a, b) =
         ("QmSoLer265NRgSp2LA3dPaeykiS1J6DifTC88f5uVQKNAd", "QmSoLMeWqB7YGVLJN3pNLQpmmEk35v6wYtsMGLzSr5QBU3");
     let (a, b) = (a.parse().unwrap(), b.parse::<prb_walkie::node::PeerId>().unwrap());
-    let mut message = b"prb-walkie-auth-1".to_vec();
+    let mut message = b"prb-walkie-auth-2".to_vec();
     for peer in [a, b] {
         message.push(34);
         message.extend(peer.to_bytes());
     }
     message.extend(1_700_000_000_123_u64.to_be_bytes());
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
+    let mut stretched_here = [0; 32];
+    let params = argon2::Params::new(64 * 1024, 3, 1, Some(32)).unwrap();
+    argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
+        .hash_password_into(KEY.as_bytes(), b"prb-walkie-key-1", &mut stretched_here)
+        .unwrap();
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(&stretched_here).unwrap();
     mac.update(&message);
     let expected = format!("1700000000123:{}", hex::encode(mac.finalize().into_bytes()));
-    assert_eq!(auth::auth_string(&key(KEY), &a, &b, 1_700_000_000_123), expected);
+    assert_eq!(auth::auth_string(&stretched(KEY), &a, &b, 1_700_000_000_123), expected);
 }
 
 /// As the original's monitor on another machine: no key, and another peer id at each start.

@@ -45,9 +45,12 @@ fn who_a_peer_is() {
         chain_identity: "0x1".into(),
         bridge_identity: "default".into(),
         auth: AuthStatus::NeedAuth.into(),
+        ..SystemInfo::default()
     };
     let bytes = "0a0168".to_owned() + "120151" + "1803" + "2203307831" + "2a0764656661756c74" + "3001";
     assert_eq!(hex(&info), bytes);
+    let own = SystemInfo { key_exchange: vec![1].into(), key_proof: vec![2].into(), ..info };
+    assert_eq!(hex(&own), bytes + "7a0101" + "82010102", "behind all of the original's");
     // JavaScript writes the role 0 of a client, and an empty chain identity.
     let explicit = hex::decode("0a0168".to_owned() + "120151" + "1800" + "2200" + "3000").unwrap();
     let client = SystemInfo::decode(explicit.as_slice()).unwrap();

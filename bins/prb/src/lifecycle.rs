@@ -2,23 +2,18 @@
 //!
 //! Composition only. The order of the end is that of [`LifecycleManager::stop`].
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use prb_chain::{keys::Sr25519Keys, rpc::NodePool};
 use prb_core::{
     blob::{BlobSource, cache::CachedSource},
     inventory::Inventory,
     manage::{self, Manager},
-    primitives::Hash,
     vault::Vault,
 };
 use prb_queue::redis as queue;
 use prb_walkie::{
-    blob::remote::{Candidate, RemoteBlobSource},
+    blob::remote::{Candidate, OwnChain, Providers, RemoteBlobSource},
     manage::{Sources, handlers},
     node::{self, Node, PeerTable},
     proto::Role,
@@ -43,13 +38,10 @@ use crate::{
 };
 
 mod candidates;
+mod own_chain;
 
 /// How long calls under way may take to be answered.
 const NODE_STOP: Duration = Duration::from_millis(300);
-/// Pause before the chain is asked again who it is.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
-/// Time between two words about that.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A running lifecycle manager.
 #[derive(Debug)]
@@ -85,17 +77,20 @@ impl LifecycleManager {
         let mut config =
             peers::config(&args.walkie, identity, Role::LifecycleManager).map_err(Failure::Configuration)?;
         config.ignore_bridge_identity = args.ptp_ignore_bridge_identity;
+        config.trust = args.trust();
         Self::compose(args, config, Parts { para, inventory, vault }).await
     }
 
     async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
         let mut background = Background::default();
         let (found, candidates) = watch::channel(Vec::new());
-        let work = if args.lifecycle_config_mode {
+        let (own, identity) = own_chain::follow(&parts.para, &mut background);
+        let (work, providers) = if args.lifecycle_config_mode {
             tracing::info!("configuration mode: pools and workers can be edited, no worker runs");
-            None
+            (None, None)
         } else {
-            Some(work(args, candidates, &parts).await?)
+            let (work, providers) = work(args, candidates, own, &parts).await?;
+            (Some(work), Some(providers))
         };
         let manager = Manager::new(manage::Parts {
             inventory: parts.inventory,
@@ -107,17 +102,19 @@ impl LifecycleManager {
         let node = peers::start(config).await?;
         let api = api(args, manager.clone(), work.as_ref(), &node).await?;
         let console = console::Open::start(&args.pages, console(manager, &node, work.as_ref())).await?;
-        let (asked, told) = (parts.para, node.clone());
+        let told = node.clone();
         background.spawn(|stop| async move {
-            stop.run_until_cancelled(tell_identity(asked, told)).await;
+            stop.run_until_cancelled(identity.tell(told)).await;
             stop.cancelled().await;
             anyhow::anyhow!("stopped")
         });
-        let looking = node.clone();
-        background.spawn(|stop| async move {
-            stop.run_until_cancelled(candidates::follow(looking, found)).await;
-            anyhow::anyhow!("the search for data providers has ended")
-        });
+        if let Some(providers) = providers {
+            let looking = node.clone();
+            background.spawn(|stop| async move {
+                stop.run_until_cancelled(candidates::follow(looking, found, providers)).await;
+                anyhow::anyhow!("the search for data providers has ended")
+            });
+        }
         Ok(Self { node, work, api, console, background })
     }
 
@@ -161,13 +158,15 @@ impl LifecycleManager {
     }
 }
 
-/// What works on workers, with the data of those candidates.
+/// What works on workers, with the data of those candidates; and a view of these.
 async fn work(
     args: &LifecycleArgs,
     candidates: watch::Receiver<Vec<Candidate>>,
+    own: OwnChain,
     parts: &Parts,
-) -> Result<Work, Failure> {
-    let remote = RemoteBlobSource::start(candidates, args.remote_config());
+) -> Result<(Work, Providers), Failure> {
+    let remote = RemoteBlobSource::start_on(candidates, own, args.remote_config());
+    let providers = remote.watcher();
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
     let chain = Chain::follow(parts.para.clone());
     let desk = match &args.q_redis_endpoint {
@@ -185,7 +184,8 @@ async fn work(
     };
     let desk = desk.map_err(Failure::Run)?.with_page(&args.pages).await?;
     let inventory = Arc::clone(&parts.inventory);
-    Work::start(work::Parts { source, inventory, chain, desk }, &args.workers).map_err(Failure::Run)
+    let work = Work::start(work::Parts { source, inventory, chain, desk }, &args.workers);
+    Ok((work.map_err(Failure::Run)?, providers))
 }
 
 /// What peers are told beside the workers' states.
@@ -235,7 +235,7 @@ impl Daemon for LifecycleManager {
         let Some(work) = &self.work else { return Arc::new(Vec::new) };
         let (peers, work) = (self.node.peers(), work.probe());
         Arc::new(move || {
-            let data = readiness::data_providers(providers(&peers));
+            let data = readiness::data_providers(providers(&peers), untrusted(&peers));
             data.into_iter().chain(work()).collect()
         })
     }
@@ -274,28 +274,9 @@ pub async fn run(args: LifecycleArgs, display: Display) -> Result<(), Failure> {
 }
 
 fn providers(peers: &watch::Receiver<Arc<PeerTable>>) -> usize {
-    peers.borrow().usable(Role::DataProviderInt).count()
+    peers.borrow().usable(Role::DataProviderInt).filter(|peer| candidates::is_trusted(peer)).count()
 }
 
-/// Tells peers of the chain as soon as a node has said which one it is: by the hash of block 1.
-async fn tell_identity(para: NodePool, node: Node) {
-    let mut said = None::<Instant>;
-    loop {
-        let trouble = match para.request::<Option<String>>("chain_getBlockHash", [1]).await {
-            Ok(Some(text)) => match text.parse::<Hash>() {
-                Ok(identity) => {
-                    tracing::info!(chain_identity = %identity, "the chain is known");
-                    return node.set_chain_identity(identity).await;
-                }
-                Err(error) => format!("the hash of block 1 is none: {error}"),
-            },
-            Ok(None) => "it has no block 1".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
-            said = Some(Instant::now());
-            tracing::warn!("peers wait: the parachain's node does not say which chain it is: {trouble}");
-        }
-        tokio::time::sleep(ASK_AGAIN).await;
-    }
+fn untrusted(peers: &watch::Receiver<Arc<PeerTable>>) -> usize {
+    peers.borrow().usable(Role::DataProviderInt).filter(|peer| !candidates::is_trusted(peer)).count()
 }

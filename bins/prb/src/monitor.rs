@@ -20,6 +20,7 @@ use crate::{
     peers,
     progress::{Display, Shown, View},
     readiness::Code,
+    work,
 };
 
 mod json;
@@ -92,8 +93,11 @@ impl Daemon for Monitor {
         View { shown: Shown::Monitor { peers }, ..View::default() }
     }
 
-    fn ended(&mut self) -> impl Future<Output = anyhow::Error> {
-        self.background.ended()
+    async fn ended(&mut self) -> anyhow::Error {
+        tokio::select! {
+            () = work::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
+            error = self.background.ended() => error,
+        }
     }
 
     async fn stop(self) {

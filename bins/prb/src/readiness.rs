@@ -131,8 +131,15 @@ pub(crate) fn chain_view(views: &watch::Receiver<Option<Arc<ChainView>>>) -> Opt
 }
 
 /// Whether there is somebody to fetch from.
-pub(crate) fn data_providers(usable: usize) -> Option<Reason> {
-    (usable == 0).then(|| Reason::new(Code::NoDataProvider, "no data provider of this chain is connected"))
+pub(crate) fn data_providers(usable: usize, untrusted: usize) -> Option<Reason> {
+    let text = match untrusted {
+        0 => "no data provider of this chain is connected".to_owned(),
+        n => format!(
+            "no data provider of this chain that is trusted is connected; {n} that anybody could be: name them in \
+             PRB_DATA_PROVIDERS, or give both the same PRB_WALKIE_PSK"
+        ),
+    };
+    (usable == 0).then(|| Reason::new(Code::NoDataProvider, text))
 }
 
 /// Whether most workers are well.

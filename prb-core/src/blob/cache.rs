@@ -18,7 +18,7 @@ use std::{
 use async_trait::async_trait;
 use metrics::counter;
 use moka::{future::Cache, policy::EvictionPolicy};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 
 use super::{
     BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal, Span,
@@ -91,7 +91,6 @@ struct Entries<C: Hash + Eq, B, N: Hash + Eq> {
 pub struct CachedSource<S: ?Sized> {
     headers: Entries<HeaderCursor, HeaderBatch, RelayNumber>,
     blocks: Entries<BlockCursor, BlockBatch, ParaNumber>,
-    genesis: OnceCell<Genesis>,
     heights: watch::Receiver<Heights>,
     eviction_limits: Mutex<EvictionLimits>,
     inner: Arc<S>,
@@ -109,7 +108,6 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
         Self {
             headers: Entries::new("headers", config, |batch: &HeaderBatch| batch.body.len()),
             blocks: Entries::new("blocks", config, |batch: &BlockBatch| batch.body.len()),
-            genesis: OnceCell::new(),
             heights: inner.heights(),
             eviction_limits: Mutex::new(EvictionLimits {
                 headers: Cooldown::new(config.forget_every, REFUSALS),
@@ -279,7 +277,7 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for CachedSource<S> {
     }
 
     async fn genesis(&self) -> Result<Genesis, Error> {
-        self.genesis.get_or_try_init(|| self.inner.genesis()).await.cloned()
+        self.inner.genesis().await
     }
 
     async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {

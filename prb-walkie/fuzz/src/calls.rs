@@ -22,7 +22,7 @@ fn rig() -> (tokio::runtime::Runtime, Handlers) {
         fleet: None,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    (runtime, manage::handlers(manager, Handlers::new()))
+    (runtime, manage::handlers(manager, manage::Sources::default(), Handlers::new()))
 }
 
 /// Panics where something is wrong.

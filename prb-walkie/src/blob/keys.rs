@@ -18,14 +18,14 @@
 //! | key | asks for |
 //! |---|---|
 //! | `genesis` | what a worker starts from |
-//! | `heights:{relay}:{para}:{wait_ms}` | the heights, once they are above these (-1: none), or after the wait |
+//! | `heights:{relay}:{para}:{wait_ms}` | the heights, once they are above these (-1: none), or after the wait; at once over `/blob` and `GetBlobByKey` |
 //! | `headers:{relay}:{para}:{max_bytes}` | the next header batch |
 //! | `blocks:{from}:{to}:{max_bytes}` | the next blocks |
 //!
 //! Reading is strict: decimal numbers without sign or leading zeros, nothing before or after, so that each key
 //! has one spelling and a cache may go by the text.
 
-use std::{fmt, str::Split};
+use std::{borrow::Cow, fmt, str::Split};
 
 use prb_core::{
     blob::{BlockCursor, HeaderCursor, Span},
@@ -102,6 +102,17 @@ pub enum Key {
         /// The most that their body may have.
         max_bytes: u32,
     },
+}
+
+/// A key as it is asked for by a call between peers: an answer is not held back there, as it would keep a place that
+/// others need. Heights are waited for over the blob server's own wire.
+pub(crate) fn without_wait(key: &str) -> Cow<'_, str> {
+    match Key::parse(key) {
+        Some(Key::Heights { relay, para, wait_ms: 1.. }) => {
+            Cow::Owned(Key::Heights { relay, para, wait_ms: 0 }.to_string())
+        }
+        _ => Cow::Borrowed(key),
+    }
 }
 
 impl Key {

@@ -248,6 +248,22 @@ impl Lookup for KeySpace {
         }
     }
 
+    async fn smaller(&self, key: &str, max_bytes: usize) -> Result<Option<Parts>, Error> {
+        let max_bytes = max_bytes.saturating_sub(answer::MAX_HEAD_BYTES);
+        let limit = |asked: u32| (asked as usize).min(max_bytes);
+        match Key::parse(key) {
+            Some(Key::Headers { cursor, max_bytes }) => {
+                let batch = self.source.headers(cursor, limit(max_bytes)).await;
+                Ok(matches!(batch, Ok(Some(_))).then(|| answer::headers(batch)))
+            }
+            Some(Key::Blocks { cursor, max_bytes }) => {
+                let batch = self.source.blocks(cursor, limit(max_bytes)).await;
+                Ok(matches!(batch, Ok(Some(_))).then(|| answer::blocks(batch)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn bound_bytes(&self, key: &str) -> usize {
         let max = self.config.max_blob_bytes;
         match Key::parse(key) {

@@ -2,8 +2,13 @@
 //!
 //! Every connection is one task that reads requests, assembles answers as they come ready, and writes what is
 //! there in as few calls as it takes. What one peer can take hold of is bounded ([`Config`]): connections,
-//! requests in flight, bytes set aside for answers of one connection and of all. Past a bound the server stops
-//! reading from that peer until it has taken what is there; a peer that does not read is dropped.
+//! requests in flight, bytes set aside for answers of one connection, of one address and of all. Past a bound the
+//! server stops reading from that peer until it has taken what is there; a peer that reads more slowly than
+//! [`Config::min_bytes_per_second`] is dropped.
+//!
+//! What a fleet lives on has bytes that large answers cannot take: heights and other small blobs, and batches that are
+//! made smaller where there are no bytes for the size that was asked for ([`Lookup::smaller`]). So a connection that
+//! waits for bytes waits for a share of its own.
 //!
 //! An answer is assembled whole before it is queued, so that a slow reader holds bytes, and never a transaction
 //! of the store.
@@ -33,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, warn};
 
 use super::{Lookup, metrics};
+use crate::node::share_of;
 
 mod connection;
 mod outbox;
@@ -45,19 +51,27 @@ pub const DEFAULT_PORT: u16 = 8012;
 pub struct Config {
     /// Connections at once.
     pub max_connections: usize,
-    /// Connections of one IP address at once.
+    /// Connections of one IP address, or one IPv6 network of /64, at once.
     pub max_connections_per_ip: usize,
     /// Requests of one connection that are read and not yet answered.
     pub max_in_flight: usize,
     /// Bytes of one connection's answers, set aside or queued
     /// (`PHALA_LIFECYCLE_BLOB_SERVER_SESSION_MAX_MEMORY`, there in MiB). A single answer may be larger.
     pub session_max_bytes: usize,
-    /// The same of all connections together.
+    /// The same of one IP address, or one IPv6 network of /64.
+    pub max_bytes_per_ip: usize,
+    /// The same of all connections together, small answers not counted.
     pub max_bytes: usize,
-    /// How long a peer may take nothing, or nearly nothing, of what is there for it.
+    /// The same for small answers, which have bytes of their own. An address has a quarter of them.
+    pub small_bytes: usize,
+    /// How much of what is there for it a peer must take, on average over each `write_timeout`.
+    pub min_bytes_per_second: u64,
+    /// How long a peer may take less than that.
     pub write_timeout: Duration,
     /// How long a connection may be without requests.
     pub idle_timeout: Duration,
+    /// How long a connection may be without its first request.
+    pub first_request_timeout: Duration,
     /// How long answers may still be written when the server stops.
     pub stop_timeout: Duration,
 }
@@ -69,9 +83,13 @@ impl Default for Config {
             max_connections_per_ip: 1024,
             max_in_flight: 128,
             session_max_bytes: 64 << 20,
+            max_bytes_per_ip: 128 << 20,
             max_bytes: 512 << 20,
-            write_timeout: Duration::from_secs(30),
+            small_bytes: 64 << 20,
+            min_bytes_per_second: 256 << 10,
+            write_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(15 * 60),
+            first_request_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_millis(500),
         }
     }
@@ -90,10 +108,40 @@ pub struct Server {
 struct Shared {
     lookup: Arc<dyn Lookup>,
     config: Config,
-    budget: ByteBudget,
+    /// Bytes of all connections, of large and of small answers.
+    budget: Budgets,
     stats: Arc<Stats>,
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    /// Addresses that have connections: how many, and their bytes.
+    addresses: Mutex<HashMap<IpAddr, (usize, Budgets)>>,
     complaints: Seldom,
+}
+
+/// Bytes for large answers, and for small ones.
+#[derive(Clone, Debug)]
+struct Budgets {
+    large: ByteBudget,
+    /// All of the bytes for large ones.
+    large_bytes: usize,
+    small: ByteBudget,
+}
+
+impl Budgets {
+    fn of_all(config: &Config) -> Self {
+        Self::new(config.max_bytes, config.small_bytes)
+    }
+
+    fn of_address(config: &Config) -> Self {
+        Self::new(config.max_bytes_per_ip, config.small_bytes / 4)
+    }
+
+    fn new(large_bytes: usize, small_bytes: usize) -> Self {
+        Self { large: ByteBudget::new(large_bytes), large_bytes, small: ByteBudget::new(small_bytes) }
+    }
+
+    /// Whether there are so many bytes for a large answer now; one that is larger than all of them takes all.
+    fn has(&self, bytes: usize) -> bool {
+        self.large.free_bytes() >= bytes.min(self.large_bytes)
+    }
 }
 
 /// What a server holds and has done.
@@ -203,7 +251,7 @@ impl Server {
         let shared = Shared {
             lookup,
             config,
-            budget: ByteBudget::new(config.max_bytes),
+            budget: Budgets::of_all(&config),
             stats: Arc::default(),
             addresses: Mutex::default(),
             complaints: Seldom::default(),
@@ -262,7 +310,7 @@ impl Server {
         connections: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) {
-        let Some(slot) = Slot::take(&self.shared, peer.ip().to_canonical()) else {
+        let Some(slot) = Slot::take(&self.shared, share_of(peer.ip())) else {
             self.shared.stats.refused.fetch_add(1, Ordering::Relaxed);
             metrics::refused();
             if let Some(skipped) = self.shared.complaints.ready() {
@@ -277,7 +325,7 @@ impl Server {
         }
         let (shared, stop) = (self.shared.clone(), stop.clone());
         let serve = async move {
-            let ended = connection::serve(stream, &shared, &stop).await;
+            let ended = connection::serve(stream, &shared, &slot.bytes, &stop).await;
             drop(slot);
             metrics::ended(ended.label());
             match ended.is_offence().then(|| shared.complaints.ready()).flatten() {
@@ -317,31 +365,33 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
 struct Slot {
     shared: Arc<Shared>,
     ip: IpAddr,
+    /// What its address has for answers.
+    bytes: Budgets,
 }
 
 impl Slot {
     fn take(shared: &Arc<Shared>, ip: IpAddr) -> Option<Self> {
         let mut addresses = shared.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_this = addresses.get(&ip).copied().unwrap_or(0);
+        let of_this = addresses.get(&ip).map_or(0, |(count, _)| *count);
         let all = shared.stats.connections();
         if all >= shared.config.max_connections || of_this >= shared.config.max_connections_per_ip {
             return None;
         }
-        addresses.insert(ip, of_this + 1);
+        let (count, bytes) = addresses.entry(ip).or_insert_with(|| (0, Budgets::of_address(&shared.config)));
+        *count += 1;
+        let bytes = bytes.clone();
         shared.stats.connections.store(all + 1, Ordering::Relaxed);
         metrics::connections(all + 1);
-        Some(Self { shared: shared.clone(), ip })
+        Some(Self { shared: shared.clone(), ip, bytes })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut addresses = self.shared.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = addresses.get(&self.ip).map_or(0, |count| count.saturating_sub(1));
-        if left == 0 {
-            addresses.remove(&self.ip);
-        } else {
-            addresses.insert(self.ip, left);
+        match addresses.get_mut(&self.ip) {
+            Some((count, _)) if *count > 1 => *count -= 1,
+            _ => drop(addresses.remove(&self.ip)),
         }
         // Changed under the lock alone, so that there is no count in between.
         let all = self.shared.stats.connections().saturating_sub(1);

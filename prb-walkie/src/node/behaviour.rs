@@ -8,14 +8,16 @@ use libp2p::{
     identify,
     identity::Keypair,
     kad::{self, store::MemoryStore},
-    mdns, ping,
+    ping,
     request_response::{self, ProtocolSupport},
-    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    swarm::NetworkBehaviour,
 };
 
 use super::{
-    Config, ConfigError, Limits,
-    codec::{Codec, Memory},
+    Config, Limits,
+    codec::{Codec, Memories},
+    shares::Shares,
+    transport::MAX_STREAMS,
 };
 
 const PB: StreamProtocol = StreamProtocol::new("/pb");
@@ -25,8 +27,6 @@ pub(super) const KAD: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0"
 /// What originals say of themselves.
 const IDENTIFY_VERSION: &str = "ipfs/0.1.0";
 const AGENT: &str = concat!("prb/", env!("CARGO_PKG_VERSION"));
-/// Streams of `/pb`, or `/blob`, on one connection, both ways together.
-const MAX_STREAMS: usize = 128;
 /// How much longer a stream lives than the call on it may take.
 const STREAM_GRACE: Duration = Duration::from_secs(3);
 /// Longest key of a blob.
@@ -52,16 +52,16 @@ impl Protocol {
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
+    pub(super) shares: Shares,
     pub(super) pb: request_response::Behaviour<Codec>,
     pub(super) blob: request_response::Behaviour<Codec>,
     ping: ping::Behaviour,
     identify: identify::Behaviour,
     pub(super) kad: kad::Behaviour<MemoryStore>,
-    mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
 impl Behaviour {
-    pub(super) fn new(key: &Keypair, config: &Config, memory: &Memory) -> Result<Self, ConfigError> {
+    pub(super) fn new(key: &Keypair, config: &Config, memory: &Memories) -> Self {
         let (me, limits) = (key.public().to_peer_id(), &config.limits);
         let identify = identify::Config::new(IDENTIFY_VERSION.to_owned(), key.public())
             .with_agent_version(AGENT.to_owned())
@@ -72,8 +72,9 @@ impl Behaviour {
             .with_max_concurrent_streams(MAX_STREAMS);
         let support = |inbound| if inbound { ProtocolSupport::Full } else { ProtocolSupport::Outbound };
         let codec = |request_limit| Codec::new(request_limit, limits.answer_bytes, memory.clone());
-        Ok(Self {
+        Self {
             limits: connection_limits::Behaviour::new(connection_limits(limits)),
+            shares: Shares::new(limits, config.named()),
             pb: request_response::Behaviour::with_codec(
                 codec(limits.request_bytes),
                 [(PB, support(true))],
@@ -89,8 +90,7 @@ impl Behaviour {
             ),
             identify: identify::Behaviour::new(identify),
             kad: kad(me, limits),
-            mdns: mdns(me, config)?.into(),
-        })
+        }
     }
 }
 
@@ -106,15 +106,6 @@ fn kad(me: PeerId, limits: &Limits) -> kad::Behaviour<MemoryStore> {
     let mut kad = kad::Behaviour::with_config(me, MemoryStore::new(me), config);
     kad.set_mode(Some(kad::Mode::Server));
     kad
-}
-
-fn mdns(me: PeerId, config: &Config) -> Result<Option<mdns::tokio::Behaviour>, ConfigError> {
-    if !config.mdns {
-        return Ok(None);
-    }
-    let query_interval = config.limits.discovery_interval;
-    let mdns = mdns::tokio::Behaviour::new(mdns::Config { query_interval, ..Default::default() }, me);
-    mdns.map(Some).map_err(|e| ConfigError::Mdns { reason: e.to_string() })
 }
 
 fn connection_limits(limits: &Limits) -> ConnectionLimits {

@@ -37,6 +37,10 @@ impl Frame {
         self.oversized
     }
 
+    pub(super) const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -57,7 +61,21 @@ impl Frame {
 pub(super) struct Codec {
     request_limit: usize,
     answer_limit: usize,
-    memory: Memory,
+    memory: Memories,
+}
+
+/// Memory for messages on their way: what others send unasked has its own, so that they cannot use up the rest.
+#[derive(Clone, Debug)]
+pub(super) struct Memories {
+    pub(super) requests: Memory,
+    pub(super) answers: Memory,
+}
+
+impl Memories {
+    /// An eighth is for requests.
+    pub(super) fn new(bytes: usize) -> Self {
+        Self { requests: Memory::new(bytes / 8), answers: Memory::new(bytes - bytes / 8) }
+    }
 }
 
 /// Memory that all messages on their way share.
@@ -123,11 +141,15 @@ pub(super) struct TooLarge {
 }
 
 impl Codec {
-    pub(super) const fn new(request_limit: usize, answer_limit: usize, memory: Memory) -> Self {
+    pub(super) const fn new(request_limit: usize, answer_limit: usize, memory: Memories) -> Self {
         Self { request_limit, answer_limit, memory }
     }
 
-    async fn read<T: AsyncRead + Unpin + Send>(&self, io: &mut T, limit_bytes: usize) -> io::Result<Frame> {
+    async fn read<T: AsyncRead + Unpin + Send>(
+        from: &Memory,
+        io: &mut T,
+        limit_bytes: usize,
+    ) -> io::Result<Frame> {
         let mut buffer = Vec::new();
         let mut memory = Vec::new();
         let mut filled = 0;
@@ -136,7 +158,7 @@ impl Codec {
                 // One byte beyond the limit tells a message that is just as large from one that is larger.
                 let next = (buffer.len() * 2).max(1024).min(limit_bytes + 1);
                 if next > FREE_BYTES {
-                    memory.push(self.memory.take(next - buffer.len().max(FREE_BYTES))?);
+                    memory.push(from.take(next - buffer.len().max(FREE_BYTES))?);
                 }
                 buffer.resize(next, 0);
             }
@@ -162,7 +184,7 @@ impl request_response::Codec for Codec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        match self.read(io, self.request_limit).await {
+        match Self::read(&self.memory.requests, io, self.request_limit).await {
             // The caller is told why; the rest of the stream is left unread.
             Err(e) if e.get_ref().is_some_and(|e| e.is::<TooLarge>()) => {
                 Ok(Frame { oversized: Some(self.request_limit), ..Frame::new(Bytes::new(), 0) })
@@ -175,7 +197,7 @@ impl request_response::Codec for Codec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        self.read(io, self.answer_limit).await
+        Self::read(&self.memory.answers, io, self.answer_limit).await
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Frame) -> io::Result<()>
@@ -202,17 +224,13 @@ mod tests {
 
     use super::*;
 
-    fn codec(limit: usize, memory: usize) -> Codec {
-        Codec::new(limit, limit, Memory::new(memory))
-    }
-
     #[tokio::test]
     async fn a_message_at_the_limit_is_taken_and_one_beyond_refused() {
         for limit in [1, 1024, FREE_BYTES, 100_000] {
-            let codec = codec(limit, 1 << 20);
-            let frame = codec.read(&mut Cursor::new(vec![7; limit]), limit).await.unwrap();
+            let memory = Memory::new(1 << 20);
+            let frame = Codec::read(&memory, &mut Cursor::new(vec![7; limit]), limit).await.unwrap();
             assert_eq!(frame.into_bytes(), vec![7; limit]);
-            let error = codec.read(&mut Cursor::new(vec![7; limit + 1]), limit).await.unwrap_err();
+            let error = Codec::read(&memory, &mut Cursor::new(vec![7; limit + 1]), limit).await.unwrap_err();
             assert!(error.get_ref().unwrap().is::<TooLarge>(), "{error}");
         }
     }
@@ -243,19 +261,19 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_set_aside_while_messages_live() {
-        let codec = codec(1 << 20, 128 * 1024);
-        let read = || async { codec.read(&mut Cursor::new(vec![7; 100_000]), 1 << 20).await };
+        let memory = Memory::new(128 * 1024);
+        let read = || async { Codec::read(&memory, &mut Cursor::new(vec![7; 100_000]), 1 << 20).await };
         let first = read().await.unwrap();
         assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
         // Small ones always find room.
-        codec.read(&mut Cursor::new(vec![7; 1000]), 1 << 20).await.unwrap();
+        Codec::read(&memory, &mut Cursor::new(vec![7; 1000]), 1 << 20).await.unwrap();
         drop(first);
-        let (bytes, memory) = read().await.unwrap().into_parts();
+        let (bytes, held) = read().await.unwrap().into_parts();
         drop(bytes);
         assert!(read().await.is_err());
-        drop(memory);
+        drop(held);
         read().await.unwrap();
         // What failed halfway has given its share back.
-        assert_eq!(codec.memory.free.available_permits(), 128);
+        assert_eq!(memory.free.available_permits(), 128);
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::HashSet, net::Ipv4Addr, sync::Arc, time::Duration};
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use prb_core::{primitives::Hash, sync::BackoffConfig};
 
+use super::Trust;
 use crate::{
     blob::Lookup,
     identity::Identity,
@@ -53,12 +54,6 @@ pub enum ConfigError {
         /// What is wrong with them.
         reason: String,
     },
-    /// The system refuses what discovery needs.
-    #[error("mDNS cannot be started (it can be disabled): {reason}")]
-    Mdns {
-        /// Why.
-        reason: String,
-    },
 }
 
 /// Bounds and waits of a node.
@@ -68,21 +63,30 @@ pub struct Limits {
     pub request_bytes: usize,
     /// Largest answer, sent or taken, wrapping included.
     pub answer_bytes: usize,
-    /// Memory for all requests and answers on their way together, beyond 16 KiB each.
+    /// Memory for all requests and answers on their way together, beyond 16 KiB each. An eighth of it is for requests
+    /// of others.
     pub in_flight_bytes: usize,
     /// Time for a call, dialling included; also for answering one.
     pub call_timeout: Duration,
-    /// Calls of one peer that are answered at a time; those beyond are refused.
-    pub calls_per_peer: usize,
-    /// Calls of all peers that are answered at a time; those beyond are refused.
+    /// Calls that are answered at a time, in each class: management, discovery, small blobs, and blobs that are read
+    /// from the store. Those beyond are refused. A quarter of each class is not for strangers.
     pub calls: usize,
-    /// Calls to one peer at a time; those beyond wait.
+    /// The same of strangers with one IP address, or in one IPv6 network of /64.
+    pub calls_per_ip: usize,
+    /// The same of one peer.
+    pub calls_per_peer: usize,
+    /// Calls to one peer at a time; those beyond wait. At most 48: a connection has 128 streams, for both sides.
     pub calls_to_peer: usize,
-    /// Connections.
+    /// Connections. An eighth is for those that this node makes, and a quarter of the others is not for strangers.
     pub connections: u32,
+    /// Connections that one IP address, or one IPv6 network of /64, may have made, beside those of peers in the
+    /// configuration and of those who know the key.
+    pub connections_per_ip: u32,
     /// Connections with one peer: originals open one a call.
     pub connections_per_peer: u32,
-    /// Connections whose handshake is not done yet.
+    /// Connections whose handshake is not done yet, made by others, and as many made by this node. One address has a
+    /// quarter of the first; peers that are not in the configuration and do not know the key have a quarter of the
+    /// second.
     pub handshakes: u32,
     /// Peers that are remembered.
     pub peers: usize,
@@ -109,12 +113,14 @@ impl Default for Limits {
             answer_bytes: 128 * MIB,
             in_flight_bytes: 512 * MIB,
             call_timeout: Duration::from_secs(30),
+            calls: 192,
+            calls_per_ip: 96,
             calls_per_peer: 64,
-            calls: 256,
-            calls_to_peer: 64,
+            calls_to_peer: 48,
             connections: 512,
-            connections_per_peer: 64,
-            handshakes: 64,
+            connections_per_ip: 64,
+            connections_per_peer: 32,
+            handshakes: 128,
             peers: 1024,
             ping_interval: Duration::from_secs(15),
             ping_timeout: Duration::from_secs(10),
@@ -136,7 +142,7 @@ pub struct Config {
     pub listen: Vec<Multiaddr>,
     /// TCP addresses of peers to start from, with or without `/p2p/ID`.
     pub boot_nodes: Vec<Multiaddr>,
-    /// Whether peers are looked for by mDNS, in both forms.
+    /// Whether peers are looked for by mDNS.
     pub mdns: bool,
     /// What this node does.
     pub role: Role,
@@ -151,6 +157,8 @@ pub struct Config {
     pub chain_identity: Option<Hash>,
     /// Who may call management methods.
     pub auth: auth::Policy,
+    /// Who is trusted with chain data, beside those of this machine, boot nodes and those who know the key.
+    pub trust: Trust,
     /// Bounds and waits.
     pub limits: Limits,
     /// What `/blob` and `GetBlobByKey` answer from; without it this node does not offer `/blob`.
@@ -177,6 +185,7 @@ impl Config {
             ignore_bridge_identity: false,
             chain_identity: None,
             auth: auth::Policy::default(),
+            trust: Trust::default(),
             limits: Limits::default(),
             blobs: None,
             handlers: Handlers::new(),
@@ -197,6 +206,12 @@ impl Config {
             Some(reason) => Err(ConfigError::Auth { reason }),
             None => Ok(()),
         }
+    }
+
+    /// The peers that the configuration names: they may be given a proof of the key.
+    pub(super) fn named(&self) -> HashSet<PeerId> {
+        let boot = self.boot().into_iter().filter_map(|(_, peer)| peer);
+        boot.chain(self.auth.whitelist.iter().copied()).chain(self.trust.peers.iter().copied()).collect()
     }
 
     /// The boot nodes, each once, without the placeholder of the guides.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use libp2p::{
     request_response::{InboundRequestId, OutboundRequestId},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -21,19 +22,24 @@ use tokio::{
 use super::{
     Command, Config, Limits, PeerTable, Shared,
     behaviour::{Behaviour, Protocol},
-    codec::{Frame, Memory},
+    codec::{Frame, Memories, Memory},
     local::LocalAddresses,
     log_quota::LogQuota,
     mdns::Found,
     metrics,
     outbound::Permit,
     peers::{Membership, Peers},
-    rooms::Rooms,
+    places::{Place, Places},
+    provenance::Trust,
 };
 use crate::{
     blob::Lookup,
     proto::{AuthStatus, SystemInfo},
-    rpc::{Error, Handlers, auth::Gate},
+    rpc::{
+        Error, Handlers,
+        auth::{Gate, Key},
+        exchange::{Offer, Pace},
+    },
 };
 
 mod boot;
@@ -65,25 +71,39 @@ pub(super) struct Channels {
 enum Pending {
     /// A call of a handle; the permit is its place among the calls to that peer.
     Call { reply: oneshot::Sender<Result<Frame, Error>>, _permit: Permit },
-    /// A `Hello` of the driver's own.
-    Hello { nonce: String },
+    /// A `Hello` of the driver's own, with its half of the exchange where there is a key.
+    Hello { nonce: String, offer: Option<Offer> },
 }
 
-/// What handlers of `Hello` and `Auth` share with the driver.
-struct Own {
+/// Who this node is: what its handlers, its calls and the driver share.
+#[derive(Debug)]
+pub(super) struct Own {
     info: RwLock<SystemInfo>,
-    gate: Arc<Mutex<Gate>>,
-    local: LocalAddresses,
+    gate: Mutex<Gate>,
+    /// The pre-shared key.
+    pub(super) key: Option<Key>,
+    pace: Pace,
+    /// Peers that the configuration names.
+    pub(super) named: HashSet<PeerId>,
 }
 
 impl Own {
-    /// How a caller stands, as `Hello` tells it and management methods ask.
-    fn standing(&self, peer: &PeerId, ip: Option<std::net::IpAddr>) -> AuthStatus {
-        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        gate.standing(peer, ip, |ip| self.local.contains(ip))
+    pub(super) fn new(config: &Config, me: PeerId, key: Option<Key>) -> Self {
+        Self {
+            info: RwLock::new(hello::own_info(config, me)),
+            gate: Mutex::new(Gate::new(config.auth.clone(), key.clone(), me)),
+            key,
+            pace: Pace::default(),
+            named: config.named(),
+        }
     }
 
-    fn info(&self) -> SystemInfo {
+    /// How a caller stands, as `Hello` tells it and management methods ask.
+    fn standing(&self, peer: &PeerId, ip: Option<IpAddr>, comes_from_here: bool) -> AuthStatus {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner).standing(peer, ip, comes_from_here)
+    }
+
+    pub(super) fn info(&self) -> SystemInfo {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -101,18 +121,16 @@ pub(super) struct Driver {
     memory: Memory,
     /// Calls that are being answered.
     work: JoinSet<Done>,
-    rooms: Rooms,
-    all_rooms: Arc<Semaphore>,
+    places: Places,
+    local: LocalAddresses,
     /// What peers have said of themselves in a `Hello`.
     introductions: mpsc::Receiver<(PeerId, SystemInfo)>,
-    /// Proofs on their way to peers.
-    chores: JoinSet<()>,
     lookups: JoinSet<boot::Resolved>,
     listeners: HashSet<ListenerId>,
     /// Who waits for a peer's connections to be closed.
     closing: HashMap<PeerId, Vec<oneshot::Sender<()>>>,
-    /// Answers that are being written.
-    writing: HashSet<(Protocol, InboundRequestId)>,
+    /// Answers that are being written, with the places that they keep meanwhile.
+    writing: HashMap<(Protocol, InboundRequestId), Option<Place>>,
     /// When the last answer was written.
     wrote: Option<Instant>,
     /// Tells that the last call is answered; no new one is taken then.
@@ -131,25 +149,21 @@ impl Driver {
         swarm: Swarm<Behaviour>,
         config: Config,
         shared: Arc<Shared>,
-        gate: Arc<Mutex<Gate>>,
-        memory: Memory,
+        memories: Memories,
         channels: Channels,
     ) -> Self {
-        let (me, limits) = (shared.peer_id, config.limits);
+        let (me, limits, memory) = (shared.peer_id, config.limits, memories.answers);
         let boot: Vec<_> =
             config.boot().into_iter().map(|(address, peer)| Boot::new(address, peer, &limits)).collect();
-        let own = Arc::new(Own {
-            info: RwLock::new(hello::own_info(&config, me)),
-            gate,
-            local: LocalAddresses::default(),
-        });
-        let (handlers, introductions) = hello::handlers(&config, &own, &memory);
+        let own = Arc::clone(&shared.own);
+        let (handlers, introductions) = hello::handlers(&config, me, &own, &memory);
         let membership = Membership {
             chain_identity: config.chain_identity,
             bridge_identity: config.bridge_identity,
             ignore_bridge_identity: config.ignore_bridge_identity,
         };
-        let mut peers = Peers::new(me, limits, membership);
+        let trust = Trust { peers: own.named.clone(), networks: config.trust.networks };
+        let mut peers = Peers::new(me, limits, membership, trust);
         for (peer, address) in boot.iter().filter_map(Boot::known) {
             peers.found(peer, address, true);
         }
@@ -165,14 +179,13 @@ impl Driver {
             blobs: config.blobs,
             memory,
             work: JoinSet::new(),
-            rooms: Rooms::new(limits.calls_per_peer, limits.peers),
-            all_rooms: Arc::new(Semaphore::new(limits.calls)),
+            places: Places::new(limits),
+            local: LocalAddresses::default(),
             introductions,
-            chores: JoinSet::new(),
             lookups: JoinSet::new(),
             listeners: HashSet::new(),
             closing: HashMap::new(),
-            writing: HashSet::new(),
+            writing: HashMap::new(),
             wrote: None,
             drain: None,
             drained: false,
@@ -198,7 +211,6 @@ impl Driver {
                 Some(resolved) = self.lookups.join_next(), if !self.lookups.is_empty() => {
                     if let Ok(resolved) = resolved { self.on_resolved(resolved); }
                 }
-                Some(_) = self.chores.join_next(), if !self.chores.is_empty() => {}
                 _ = tick.tick() => self.wake = true,
             }
             self.settle();
@@ -217,6 +229,7 @@ impl Driver {
                 self.send(peer, protocol, frame, Pending::Call { reply, _permit: permit });
             }
             Command::Auth { peer, status } => self.peers.auth(&peer, status),
+            Command::KnowsKey { peer, knows } => self.knows_key(peer, knows),
             Command::ChainIdentity(identity) if self.peers.membership.chain_identity == Some(identity) => {}
             Command::ChainIdentity(identity) => {
                 self.peers.membership.chain_identity = Some(identity);
@@ -251,12 +264,18 @@ impl Driver {
         self.pending.insert((protocol, id), pending);
     }
 
+    /// A peer has shown that it knows the pre-shared key, or that it does not.
+    fn knows_key(&mut self, peer: PeerId, knows: bool) {
+        self.peers.knows_key(&peer, knows);
+        self.swarm.behaviour_mut().shares.trust(peer, knows || self.own.named.contains(&peer));
+    }
+
     /// Hands an answer, or why there is none, to whoever waits for it.
     fn answered(&mut self, peer: PeerId, pending: Pending, result: Result<Frame, Error>) {
         match pending {
             // Nobody may wait any more.
             Pending::Call { reply, .. } => drop(reply.send(result)),
-            Pending::Hello { nonce } => self.on_hello_answer(peer, &nonce, result),
+            Pending::Hello { nonce, offer } => self.on_hello_answer(peer, &nonce, offer, result),
         }
     }
 

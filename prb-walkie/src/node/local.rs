@@ -1,32 +1,60 @@
-//! Which addresses are this machine's own.
+//! Which connections do not leave this machine.
 
 use std::{
     net::IpAddr,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use libp2p::core::ConnectedPoint;
+
+use super::peers::ip_of;
 
 /// How long the interfaces' addresses are taken for what they are.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// Whether a connection that was accepted comes from this machine: both of its ends have the same address. The
+/// system takes no packet from outside that claims to come from one of its own.
+///
+/// A link-local address says nothing: another machine may have it on another link.
+pub(super) fn comes_from_here(local: IpAddr, remote: IpAddr) -> bool {
+    let (local, remote) = (local.to_canonical(), remote.to_canonical());
+    !is_link_local(remote) && (local == remote || (local.is_loopback() && remote.is_loopback()))
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
 /// The addresses of this machine's interfaces, looked up now and then.
 #[derive(Debug, Default)]
-pub(super) struct LocalAddresses(Mutex<Option<(Instant, Vec<IpAddr>)>>);
+pub(super) struct LocalAddresses(Option<(Instant, Vec<IpAddr>)>);
 
 impl LocalAddresses {
-    /// Whether an address is this machine's: a loopback one, or an interface's.
-    pub(super) fn contains(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        if ip.is_loopback() {
-            return true;
+    /// Whether a connection does not leave this machine.
+    pub(super) fn has_both_ends(&mut self, endpoint: &ConnectedPoint) -> bool {
+        match endpoint {
+            ConnectedPoint::Listener { local_addr, send_back_addr } => {
+                let ends = ip_of(local_addr).zip(ip_of(send_back_addr));
+                ends.is_some_and(|(local, remote)| comes_from_here(local, remote))
+            }
+            ConnectedPoint::Dialer { address, .. } => ip_of(address).is_some_and(|ip| self.contains(ip)),
         }
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
+    }
+
+    fn contains(&mut self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        if ip.is_loopback() || is_link_local(ip) {
+            return ip.is_loopback();
+        }
+        match &self.0 {
             Some((at, addresses)) if at.elapsed() < FRESH => addresses.contains(&ip),
             _ => {
                 let addresses = interfaces();
                 let found = addresses.contains(&ip);
-                *known = Some((Instant::now(), addresses));
+                self.0 = Some((Instant::now(), addresses));
                 found
             }
         }
@@ -40,6 +68,33 @@ pub(super) fn interfaces() -> Vec<IpAddr> {
         Err(error) => {
             tracing::warn!(%error, "cannot read the interfaces' addresses");
             Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_connection_comes_from_here_where_both_ends_are_the_same() {
+        for (local, remote, here) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.9", true),
+            ("::ffff:127.0.0.1", "127.0.0.1", true),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("10.0.0.1", "127.0.0.1", false),
+            ("::1", "::1", true),
+            ("2001:db8::1", "2001:db8::1", true),
+            ("2001:db8::1", "2001:db8::2", false),
+            // Another machine on another link may have the very same address.
+            ("fe80::1", "fe80::1", false),
+            ("169.254.1.1", "169.254.1.1", false),
+        ] {
+            let found = comes_from_here(local.parse().unwrap(), remote.parse().unwrap());
+            assert_eq!(found, here, "{local} {remote}");
         }
     }
 }

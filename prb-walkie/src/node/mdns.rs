@@ -1,4 +1,8 @@
-//! The older form of libp2p's mDNS, which the originals speak; libp2p's own crate speaks the newer one.
+//! mDNS in the form that the originals speak, libp2p's older one.
+//!
+//! libp2p's own crate speaks the newer one, which no peer of this service needs, and remembers whatever anybody on the
+//! network says for as long as that one wishes. Nothing is remembered here: what is found is told to the driver, whose
+//! table of peers is bounded, and forgets whom it has not met before long.
 //!
 //! A query asks for the PTR of `ipfs.local`, with id 0. An answer has everything in its answer section, with
 //! a time to live of 120 s:

@@ -7,16 +7,16 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message;
-use secrecy::SecretString;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, rooms::Rooms};
 use crate::{
-    proto::{self, AuthResponse, AuthStatus, Response},
+    proto::{self, AuthResponse, AuthStatus, Response, SystemInfo},
     rpc::{
         Error, ErrorKind, Method,
-        auth::Gate,
+        auth::{Gate, Key},
         envelope::{self, now_ms},
+        exchange::Shown,
     },
 };
 
@@ -27,19 +27,14 @@ pub(super) type Permit = OwnedSemaphorePermit;
 #[derive(Debug)]
 pub(super) struct Outbound {
     limits: Limits,
-    key: Option<SecretString>,
     rooms: Rooms,
     last_proof_ms: Mutex<u64>,
 }
 
 impl Outbound {
-    pub(super) fn new(limits: Limits, key: Option<SecretString>) -> Self {
+    pub(super) fn new(limits: Limits) -> Self {
         let rooms = Rooms::new(limits.calls_to_peer, limits.peers);
-        Self { limits, key, rooms, last_proof_ms: Mutex::default() }
-    }
-
-    pub(super) const fn has_key(&self) -> bool {
-        self.key.is_some()
+        Self { limits, rooms, last_proof_ms: Mutex::default() }
     }
 
     /// A time for a proof that no earlier proof has: each is taken once.
@@ -65,7 +60,7 @@ pub(super) async fn exchange(
     let started = Instant::now();
     let mut result = once_more(shared, peer, method, data.clone()).await;
     let refused = matches!(&result, Ok(answer) if answer.error.as_ref().is_some_and(is_unauthorized));
-    if refused && method != Method::Auth && authenticate(shared, peer).await? {
+    if refused && method.is_management() && authenticate(shared, peer).await? {
         result = once_more(shared, peer, method, data).await;
     }
     metrics::call("out", Some(method), outcome(&result), started.elapsed());
@@ -97,9 +92,46 @@ async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> 
     envelope::read(answer.into_bytes(), &nonce).map_err(|reason| Error::Malformed { peer, reason })
 }
 
-/// Shows a peer that this node knows the key. Gives whether it was let in.
-pub(super) async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
-    let Some(key) = &shared.outbound.key else { return Ok(false) };
+/// Shows a peer that this node knows the key, if it may know that. Gives whether it was let in.
+async fn authenticate(shared: &Shared, peer: PeerId) -> Result<bool, Error> {
+    let Some(key) = &shared.own.key else { return Ok(false) };
+    match ask_for_key(shared, peer).await {
+        Shown::Knows => {}
+        Shown::Nothing if shared.own.named.contains(&peer) => {}
+        Shown::Nothing => {
+            tracing::warn!(
+                %peer,
+                "a peer wants a proof of the pre-shared key and does not show that it knows it: it gets none. If it \
+                 is ours, give its /p2p/ID in a boot node's address"
+            );
+            return Ok(false);
+        }
+        Shown::Differs => {
+            tracing::warn!(%peer, "a peer has another pre-shared key than this node");
+            let _ = shared.commands.send(Command::Auth { peer, status: AuthStatus::Rejected }).await;
+            return Ok(false);
+        }
+    }
+    prove(shared, key, peer).await
+}
+
+/// Has a peer show that it knows the key, which tells it nothing that it could try keys against.
+async fn ask_for_key(shared: &Shared, peer: PeerId) -> Shown {
+    let (hello, Some(offer)) = shared.own.hello(shared.peer_id, peer, AuthStatus::NeedAuth) else {
+        return Shown::Nothing;
+    };
+    let answer = attempt(shared, peer, Method::Hello, hello.encode_to_vec().into()).await;
+    let data = answer.ok().and_then(|answer| answer.into_result().ok());
+    let Some(said) = data.and_then(|data| SystemInfo::decode(data).ok()) else { return Shown::Nothing };
+    let shown = offer.judge(&said.key_exchange, &said.key_proof);
+    if shown != Shown::Nothing {
+        let knows = shown == Shown::Knows;
+        let _ = shared.commands.send(Command::KnowsKey { peer, knows }).await;
+    }
+    shown
+}
+
+async fn prove(shared: &Shared, key: &Key, peer: PeerId) -> Result<bool, Error> {
     let request = Gate::proof_for(key, &shared.peer_id, &peer, shared.outbound.proof_time());
     let answer = attempt(shared, peer, Method::Auth, request.encode_to_vec().into()).await?;
     let status = match answer.into_result() {

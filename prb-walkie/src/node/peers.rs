@@ -10,11 +10,16 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
 use prb_core::{primitives::Hash, sync::Backoff};
 
-use super::{Limits, Peer, PeerTable, Standing};
+use super::{
+    Limits, Peer, PeerTable, Standing,
+    provenance::{Provenance, Trust},
+};
 use crate::proto::{AuthStatus, Role, SystemInfo};
 
 /// Addresses kept of a peer.
 const MAX_ADDRESSES: usize = 8;
+/// Dials in a row after which only addresses of a peer are kept that have worked once.
+const MAX_FAILURES: u32 = 5;
 /// Longest name or identity that is kept of what a peer says.
 const MAX_TEXT_CHARS: usize = 128;
 
@@ -23,13 +28,21 @@ const MAX_TEXT_CHARS: usize = 128;
 pub(super) struct Link {
     pub(super) address: Multiaddr,
     pub(super) outbound: bool,
+    /// It does not leave this machine.
+    local: bool,
     since: Instant,
     round_trip: Option<Duration>,
 }
 
 impl Link {
-    pub(super) fn new(address: Multiaddr, outbound: bool) -> Self {
-        Self { address, outbound, since: Instant::now(), round_trip: None }
+    pub(super) fn new(address: Multiaddr, outbound: bool, local: bool) -> Self {
+        Self { address, outbound, local, since: Instant::now(), round_trip: None }
+    }
+
+    /// Whether a program of this machine has made it. One that this node makes proves nothing: what listens here
+    /// may forward to anywhere.
+    pub(super) const fn comes_from_here(&self) -> bool {
+        self.local && !self.outbound
     }
 
     pub(super) fn ip(&self) -> Option<IpAddr> {
@@ -51,18 +64,23 @@ struct Introduction {
 pub(super) struct Known {
     /// Where it may be dialled, the best first; without `/p2p/…`.
     addresses: Vec<Multiaddr>,
+    /// How many of these, the first ones, have worked or are the operator's.
+    tried: usize,
     pub(super) links: HashMap<ConnectionId, Link>,
     introduction: Option<Introduction>,
     auth: AuthStatus,
-    pub(super) proof_sent: bool,
     /// A `Hello` is on its way.
     pub(super) greeting: bool,
     /// When the next `Hello` is due, while there is a connection.
     pub(super) greet_at: Instant,
     pub(super) dialling: bool,
     pub(super) dial_at: Instant,
+    /// Dials in a row that came to nothing.
+    failures: u32,
     backoff: Backoff,
     is_boot: bool,
+    is_named: bool,
+    has_key: bool,
     since: SystemTime,
     last_seen: SystemTime,
     heard: Instant,
@@ -72,16 +90,19 @@ impl Known {
     fn new(limits: &Limits, now: Instant) -> Self {
         Self {
             addresses: Vec::new(),
+            tried: 0,
             links: HashMap::new(),
             introduction: None,
             auth: AuthStatus::None,
-            proof_sent: false,
             greeting: false,
             greet_at: now,
             dialling: false,
             dial_at: now,
+            failures: 0,
             backoff: Backoff::new(limits.redial),
             is_boot: false,
+            is_named: false,
+            has_key: false,
             since: SystemTime::now(),
             last_seen: SystemTime::now(),
             heard: now,
@@ -98,7 +119,9 @@ impl Known {
 
     /// Whether a connection is wanted that is not there.
     fn wants_dial(&self) -> bool {
-        self.links.is_empty()
+        // One of this machine that has dialled us lets us in where we have dialled it, too.
+        let is_asked_to = self.auth == AuthStatus::NeedAuth && self.links.values().all(Link::comes_from_here);
+        (self.links.is_empty() || is_asked_to)
             && !self.dialling
             && !self.addresses.is_empty()
             // One that only calls comes by itself when it wants something.
@@ -116,14 +139,44 @@ impl Known {
             if !worked {
                 return;
             }
-            self.addresses.remove(at);
+            self.remove(at);
         }
         if worked {
             self.addresses.insert(0, address);
             self.addresses.truncate(MAX_ADDRESSES);
+            self.tried = (self.tried + 1).min(MAX_ADDRESSES);
         } else if self.addresses.len() < MAX_ADDRESSES {
             self.addresses.push(address);
         }
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.addresses.remove(at);
+        self.tried -= usize::from(at < self.tried);
+    }
+
+    /// Where it was heard of, or what it has proved.
+    fn provenance(&self, trust: &Trust) -> Provenance {
+        let of_link = |link: &Link| match link.ip() {
+            _ if link.local => Provenance::SameMachine,
+            Some(ip) if trust.has_network(ip) => Provenance::TrustedNetwork,
+            _ => Provenance::Discovered,
+        };
+        if self.has_key {
+            return Provenance::SharedKey;
+        }
+        if self.is_named {
+            return Provenance::Named;
+        }
+        if self.is_boot {
+            return Provenance::BootNode;
+        }
+        self.links.values().map(of_link).max().unwrap_or_default()
+    }
+
+    /// Whether it is more than somebody that anybody could be, also while it is away.
+    const fn is_ours(&self) -> bool {
+        self.has_key || self.is_named || self.is_boot
     }
 }
 
@@ -155,14 +208,16 @@ pub(super) struct Peers {
     me: PeerId,
     limits: Limits,
     pub(super) membership: Membership,
+    trust: Trust,
     known: HashMap<PeerId, Known>,
     /// Something that the table shows has changed.
     pub(super) dirty: bool,
 }
 
 impl Peers {
-    pub(super) fn new(me: PeerId, limits: Limits, membership: Membership) -> Self {
-        Self { me, limits, membership, known: HashMap::new(), dirty: true }
+    /// None yet. Those that are trusted by name are on the whitelist or in a boot node's address, too.
+    pub(super) fn new(me: PeerId, limits: Limits, membership: Membership, trust: Trust) -> Self {
+        Self { me, limits, membership, trust, known: HashMap::new(), dirty: true }
     }
 
     pub(super) fn get(&self, peer: &PeerId) -> Option<&Known> {
@@ -182,12 +237,14 @@ impl Peers {
             // Who is away makes room: first who is only said to be there, then the longest away. Nobody who is
             // connected does.
             let away = self.known.iter().filter(|(_, k)| k.links.is_empty() && !k.is_boot);
-            let oldest = *away.min_by_key(|(_, known)| (known.introduction.is_some(), known.heard))?.0;
+            let worth = |known: &Known| (known.is_ours(), known.introduction.is_some(), known.heard);
+            let oldest = *away.min_by_key(|(_, known)| worth(known))?.0;
             self.known.remove(&oldest);
             self.dirty = true;
         }
         let (limits, now) = (&self.limits, Instant::now());
-        Some(self.known.entry(peer).or_insert_with(|| Known::new(limits, now)))
+        let is_named = self.trust.peers.contains(&peer);
+        Some(self.known.entry(peer).or_insert_with(|| Known { is_named, ..Known::new(limits, now) }))
     }
 
     /// An address at which a peer is said to be. Returns whether it was new to us.
@@ -200,6 +257,7 @@ impl Peers {
 
     pub(super) fn connected(&mut self, peer: PeerId, id: ConnectionId, link: Link) {
         let Some(known) = self.entry(peer) else { return };
+        known.failures = 0;
         if link.outbound {
             known.learn(link.address.clone(), true);
             known.dialling = false;
@@ -214,7 +272,6 @@ impl Peers {
         let Some(known) = self.known.get_mut(peer) else { return };
         let link = known.links.remove(&id);
         if known.links.is_empty() {
-            known.proof_sent = false;
             known.greeting = false;
             // An original hangs up after each call, on our connection too: it is not dialled at once each time.
             if link.is_some_and(|link| link.since.elapsed() >= self.limits.redial.max) {
@@ -229,6 +286,28 @@ impl Peers {
         if let Some(known) = self.known.get_mut(peer) {
             known.dialling = false;
             known.dial_at = Instant::now() + known.backoff.fail();
+            known.failures += 1;
+            // What somebody says and nobody answers is not tried for ever: that would be a scan of others' ports.
+            let most = if known.introduction.is_some() { MAX_FAILURES } else { 1 };
+            if known.failures >= most {
+                known.addresses.truncate(known.tried);
+            }
+        }
+    }
+
+    /// Nobody is at a boot node's address any more, or another peer.
+    pub(super) fn is_no_boot_node(&mut self, peer: &PeerId) {
+        if let Some(known) = self.known.get_mut(peer) {
+            known.is_boot = false;
+            self.dirty = true;
+        }
+    }
+
+    /// A peer has proved that it knows the pre-shared key, or has failed to.
+    pub(super) fn knows_key(&mut self, peer: &PeerId, knows: bool) {
+        if let Some(known) = self.known.get_mut(peer) {
+            self.dirty |= known.has_key != knows;
+            known.has_key = knows;
         }
     }
 
@@ -249,6 +328,10 @@ impl Peers {
         is_first
     }
 
+    pub(super) fn provenance(&self, peer: &PeerId) -> Provenance {
+        self.known.get(peer).map(|known| known.provenance(&self.trust)).unwrap_or_default()
+    }
+
     pub(super) fn standing(&self, peer: &PeerId) -> Option<Standing> {
         Some(self.membership.judge(self.known.get(peer)?.introduction.as_ref()?))
     }
@@ -256,7 +339,9 @@ impl Peers {
     /// Another peer answers at an address.
     pub(super) fn is_not_at(&mut self, peer: &PeerId, address: &Multiaddr) {
         if let Some(known) = self.known.get_mut(peer) {
-            known.addresses.retain(|a| a != address);
+            while let Some(at) = known.addresses.iter().position(|a| a == address) {
+                known.remove(at);
+            }
         }
     }
 
@@ -283,17 +368,18 @@ impl Peers {
         self.dirty = true;
     }
 
-    /// Whom to dial now. Of those who are only said to be there, a few at a time: whoever says so may be lying.
+    /// Whom to dial now. All but those of the configuration, and those who know the key, share a quarter of the dials
+    /// that may be under way: whoever says that they are there may be lying, also of itself.
     pub(super) fn due_dials(&self, now: Instant) -> Vec<PeerId> {
-        let is_met = |k: &Known| k.is_boot || k.introduction.is_some();
-        let (met, strangers): (Vec<_>, Vec<_>) = self
+        let (ours, mut others): (Vec<_>, Vec<_>) = self
             .known
             .iter()
             .filter(|(_, k)| k.wants_dial() && k.dial_at <= now)
-            .partition(|(_, k)| is_met(k));
-        let busy = self.known.values().filter(|k| k.dialling && !is_met(k)).count();
+            .partition(|(_, k)| k.is_ours());
+        others.sort_by_key(|(_, k)| (k.introduction.is_none(), k.dial_at));
+        let busy = self.known.values().filter(|k| k.dialling && !k.is_ours()).count();
         let room = (self.limits.handshakes as usize / 4).max(1).saturating_sub(busy);
-        met.into_iter().chain(strangers.into_iter().take(room)).map(|(peer, _)| *peer).collect()
+        ours.into_iter().chain(others.into_iter().take(room)).map(|(peer, _)| *peer).collect()
     }
 
     /// Whom to say `Hello` to now: whoever was dialled, and whoever has introduced itself.
@@ -343,6 +429,7 @@ impl Peers {
             ip: live_ip.or_else(|| address.and_then(ip_of)),
             auth: known.auth,
             standing: self.membership.judge(who),
+            provenance: known.provenance(&self.trust),
             connected: !known.links.is_empty(),
             since: known.since,
             last_seen: known.last_seen,

@@ -1,10 +1,6 @@
 //! From a configuration to a node that listens.
 
-use std::{
-    collections::HashSet,
-    io::ErrorKind,
-    sync::{Arc, Mutex},
-};
+use std::{collections::HashSet, io::ErrorKind, sync::Arc};
 
 use futures::StreamExt;
 use libp2p::{
@@ -19,9 +15,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    Config, ConfigError, Node, PeerId, PeerTable, Shared, behaviour::Behaviour, codec::Memory, driver,
+    Config, ConfigError, Node, PeerId, PeerTable, Shared, behaviour::Behaviour, codec::Memories, driver,
     listed, mdns::Responder, metrics, outbound::Outbound, transport,
 };
+use crate::rpc::auth::Key;
 
 /// Commands that wait for the driver.
 const COMMANDS: usize = 256;
@@ -33,8 +30,8 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
     metrics::describe();
     let key = keypair(&config)?;
     let me = key.public().to_peer_id();
-    let memory = Memory::new(config.limits.in_flight_bytes);
-    let mut swarm = swarm(&key, &config, &memory)?;
+    let memories = Memories::new(config.limits.in_flight_bytes);
+    let mut swarm = swarm(&key, &config, &memories)?;
     let listeners = listen(&mut swarm, &config.listen)?;
 
     let (commands, inbox) = mpsc::channel(COMMANDS);
@@ -47,7 +44,8 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
         commands,
         listen: listen.clone(),
         peers,
-        outbound: Outbound::new(config.limits, config.auth.psk.clone()),
+        outbound: Outbound::new(config.limits),
+        own: Arc::new(driver::Own::new(&config, me, stretched(&config).await?)),
         cancel: cancel.clone(),
         tasks: tasks.clone(),
     });
@@ -59,17 +57,20 @@ pub(super) async fn start(config: Config) -> Result<Node, ConfigError> {
         found: found_sender.clone(),
     });
     let channels = driver::Channels { inbox, found, listen: listen_sender, peers: peers_sender };
-    let gate = Arc::new(Mutex::new(crate::rpc::auth::Gate::new(config.auth.clone(), me)));
-    let mut driver = driver::Driver::new(swarm, config, Arc::clone(&shared), gate, memory, channels);
+    let mut driver = driver::Driver::new(swarm, config, Arc::clone(&shared), memories, channels);
     until_listening(&mut driver, listeners).await;
     info!(peer_id = %me, addresses = listed(&shared.listen.borrow()), "listening for peers");
-    if let Some(responder) = responder {
-        tasks.spawn(responder.run(cancel.clone()));
-    }
-    // The driver's channel for what mDNS finds stays open without mDNS: it has nothing to say then.
+    let stop = cancel.clone();
+    // One task for both: where either fails, the driver's channels close, which is how a daemon notices.
     tasks.spawn(async move {
+        // The driver's channel for what mDNS finds stays open without mDNS: it has nothing to say then.
         let _found = found_sender;
-        driver.run().await;
+        let discovery = async {
+            if let Some(responder) = responder {
+                responder.run(stop).await;
+            }
+        };
+        tokio::join!(Box::pin(driver.run()), discovery);
     });
     tasks.close();
     Ok(Node { shared, _stop: Arc::new(cancel.drop_guard()) })
@@ -86,9 +87,19 @@ fn keypair(config: &Config) -> Result<Keypair, ConfigError> {
     Ok(key)
 }
 
-fn swarm(key: &Keypair, config: &Config, memory: &Memory) -> Result<Swarm<Behaviour>, ConfigError> {
+/// The pre-shared key, stretched where that holds up nobody.
+async fn stretched(config: &Config) -> Result<Option<Key>, ConfigError> {
+    let Some(key) = config.auth.psk.clone() else { return Ok(None) };
+    let stretched = tokio::task::spawn_blocking(move || Key::stretch(&key)).await;
+    let failed = |e: tokio::task::JoinError| ConfigError::Auth {
+        reason: format!("the pre-shared key cannot be stretched: {e}"),
+    };
+    stretched.map(Some).map_err(failed)
+}
+
+fn swarm(key: &Keypair, config: &Config, memory: &Memories) -> Result<Swarm<Behaviour>, ConfigError> {
     let transport = transport::build(key).map_err(|e| ConfigError::Identity { reason: e.to_string() })?;
-    let behaviour = Behaviour::new(key, config, memory)?;
+    let behaviour = Behaviour::new(key, config, memory);
     let swarm = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_timeout)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);

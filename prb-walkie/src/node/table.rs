@@ -9,6 +9,7 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId};
 
+use super::Provenance;
 use crate::proto::{AuthStatus, Role};
 
 /// A peer that has said who it is.
@@ -33,6 +34,8 @@ pub struct Peer {
     pub auth: AuthStatus,
     /// Whether it is to be used.
     pub standing: Standing,
+    /// Where it was heard of, or what it has proved. Of one that is away: what is left of that.
+    pub provenance: Provenance,
     /// Whether there is a connection now.
     pub connected: bool,
     /// When it was first met.

@@ -16,33 +16,39 @@ use libp2p::{
         upgrade::{SelectUpgrade, Version},
     },
     identity::Keypair,
-    noise, tcp, yamux,
+    noise, tcp,
 };
 use socket2::SockRef;
+
+mod yamux;
+
+use yamux::Yamux;
 
 /// Time for a connection's handshakes.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A frame over 1 MiB ends an original's connection; fewer frames are fewer of their delays.
 const MPLEX_FRAME_BYTES: usize = 1024 * 1024;
-/// Streams of a connection; those beyond are reset.
-const MAX_STREAMS: usize = 512;
-/// Frames that wait for a stream's reader before the connection is read no further: up to 1 MiB each.
-const MPLEX_WAITING_FRAMES: usize = 4;
+/// Streams of a yamux connection, both ways together; one more ends it. Each holds up to 256 KiB that nobody has
+/// read, so the connection holds up to 32 MiB.
+pub(super) const MAX_STREAMS: usize = 128;
+/// Streams of an mplex connection, both ways together: those of the other side beyond are reset, ours wait. Each holds
+/// a frame of up to 1 MiB before its connection is read no further, so the connection holds up to 97 MiB.
+const MPLEX_MAX_STREAMS: usize = 96;
+/// Frames beyond which a stream's reader holds up its connection.
+const MPLEX_WAITING_FRAMES: usize = 1;
 
 pub(super) fn build(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
     let mut mplex = libp2p_mplex::Config::new();
     mplex
         .set_split_send_size(MPLEX_FRAME_BYTES)
-        .set_max_num_streams(MAX_STREAMS)
+        .set_max_num_streams(MPLEX_MAX_STREAMS)
         .set_max_buffer_size(MPLEX_WAITING_FRAMES);
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(MAX_STREAMS);
     // V1Lazy saves a round trip for each negotiation; originals take it.
     Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .map(|stream, _| Prompt(stream))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(key)?)
-        .multiplex(SelectUpgrade::new(yamux, mplex))
+        .multiplex(SelectUpgrade::new(Yamux::new(MAX_STREAMS), mplex))
         .timeout(HANDSHAKE_TIMEOUT)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed())

@@ -1,15 +1,21 @@
 //! Who may call management methods, and the proof that opens them.
 //!
+//! # The key
+//!
+//! The pre-shared key is stretched once, when a node starts: Argon2id over its UTF-8, salt `prb-walkie-key-1`, 64 MiB,
+//! 3 passes, one lane, 32 bytes. Everything below uses the [result](Key). A key that can be guessed is refused
+//! ([`weakness`]).
+//!
 //! # The proof
 //!
 //! `Auth` with type `AT_PSK` carries, as its `auth_string`, a time and a code over it and both peers:
 //!
 //! ```text
-//! auth_string = T ":" hex(HMAC-SHA256(key, "prb-walkie-auth-1" || len(A) || A || len(B) || B || t))
+//! auth_string = T ":" hex(HMAC-SHA256(key, "prb-walkie-auth-2" || len(A) || A || len(B) || B || t))
 //!
 //! T    the time in ms since the Unix epoch, decimal        A    the caller's peer id, a multihash
 //! t    the same time, 8 bytes big-endian                   B    the called peer's
-//! key  the pre-shared key's UTF-8                          len  1 byte
+//! key  the stretched pre-shared key, 32 bytes              len  1 byte
 //! hex  64 lower-case digits
 //! ```
 //!
@@ -17,8 +23,9 @@
 //! but the called. Its time must be within [`WINDOW`] of the called peer's clock, and it is taken once, on
 //! whatever connection it comes again. Codes are compared in constant time.
 //!
-//! A called peer that is dishonest can try keys against the string at leisure: use a key from a random
-//! generator, such as 32 hexadecimal digits.
+//! A called peer that is dishonest could try keys against the string at leisure. So it is sent only where a
+//! management method that is being called was refused without it, and only to a peer that has shown that it knows
+//! the key itself (the exchange that goes with `Hello`, `rpc/exchange.rs`), or that the configuration names.
 //!
 //! # Who is let in
 //!
@@ -28,22 +35,26 @@
 //! | a whitelist | those peers, at once |
 //! | a key | those who have proved that they know it, for [`GRANT_LASTS`] |
 //! | [networks](Policy::networks) | besides, peers whose connection comes from one of them |
-//! | neither key nor whitelist | besides, peers of the same machine: their connection comes from one of its own addresses |
+//! | neither key nor whitelist | besides, peers of the same machine: both ends of the connection that they made have one address, not a link-local one |
 //!
 //! Whatever runs on the machine and forwards connections (a proxy, a container engine's port forwarding) makes
 //! strangers look local, and those of its network: use a key there.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    fmt,
     net::IpAddr,
     time::{Duration, Instant},
 };
 
+use argon2::{Algorithm, Argon2, Params, Version};
 use hmac::{Hmac, KeyInit, Mac};
 use ipnet::IpNet;
 use libp2p::PeerId;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
+
+use zeroize::Zeroizing;
 
 use crate::proto::{AuthRequest, AuthResponse, AuthStatus, AuthType};
 
@@ -58,7 +69,13 @@ const MAX_REMEMBERED: usize = 4096;
 /// Refusals are told of at most so often.
 const WARN_PAUSE: Duration = Duration::from_secs(10);
 /// What the code is for.
-const DOMAIN: &[u8] = b"prb-walkie-auth-1";
+const DOMAIN: &[u8] = b"prb-walkie-auth-2";
+/// What the key is stretched with: the same everywhere, as both sides must come to the same.
+const SALT: &[u8] = b"prb-walkie-key-1";
+const STRETCH_KIB: u32 = 64 * 1024;
+const STRETCH_PASSES: u32 = 3;
+/// A key that takes fewer guesses, as a power of ten, is refused: some 50 bits.
+const MIN_GUESSES_LOG10: f64 = 15.0;
 
 /// Who may call management methods.
 #[derive(Clone, Debug, Default)]
@@ -86,21 +103,66 @@ impl Policy {
 
     /// What is wrong with it, for people.
     pub(crate) fn problem(&self) -> Option<String> {
-        let length = self.psk.as_ref()?.expose_secret().len();
-        (length < MIN_KEY_BYTES).then(|| {
-            format!("the pre-shared key has {length} bytes: take {MIN_KEY_BYTES} or more, at random")
-        })
+        weakness(self.psk.as_ref()?).map(|problem| format!("the pre-shared key {problem}"))
+    }
+}
+
+/// What makes a pre-shared key one that can be guessed, as the end of a sentence; `None` where nothing does.
+pub fn weakness(key: &SecretString) -> Option<String> {
+    const CURE: &str = "take one from a random generator, such as the output of: openssl rand -hex 32";
+    let text = key.expose_secret();
+    if text.len() < MIN_KEY_BYTES {
+        return Some(format!("has {} bytes and must have at least {MIN_KEY_BYTES}: {CURE}", text.len()));
+    }
+    let guesses = zxcvbn::zxcvbn(text, &[]).guesses_log10();
+    (guesses < MIN_GUESSES_LOG10)
+        .then(|| format!("is found within some 10^{guesses:.0} guesses, as it follows a pattern: {CURE}"))
+}
+
+/// A pre-shared key, stretched.
+#[derive(Clone)]
+pub struct Key(Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+impl Key {
+    /// Stretches a key. Takes some 100 ms and 64 MiB, on purpose.
+    ///
+    /// # Panics
+    /// Never: the parameters are constants that Argon2 takes.
+    pub fn stretch(key: &SecretString) -> Self {
+        let mut out = Zeroizing::new([0; 32]);
+        #[allow(clippy::expect_used, reason = "constants within Argon2's bounds")]
+        let params = Params::new(STRETCH_KIB, STRETCH_PASSES, 1, Some(32)).expect("constants within bounds");
+        #[allow(clippy::expect_used, reason = "passwords of up to 4 GiB are taken")]
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+            .hash_password_into(key.expose_secret().as_bytes(), SALT, &mut out[..])
+            .expect("passwords of up to 4 GiB are taken");
+        Self(out)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0[..]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests(n: u8) -> Self {
+        Self(Zeroizing::new([n; 32]))
     }
 }
 
 /// The proof that `caller` knows the key, for `called` at a time in ms since the Unix epoch.
-pub fn auth_string(key: &SecretString, caller: &PeerId, called: &PeerId, at_ms: u64) -> String {
+pub fn auth_string(key: &Key, caller: &PeerId, called: &PeerId, at_ms: u64) -> String {
     let code = mac(key, caller, called, at_ms).finalize().into_bytes();
     format!("{at_ms}:{}", hex::encode(code))
 }
 
-fn mac(key: &SecretString, caller: &PeerId, called: &PeerId, at_ms: u64) -> Hmac<Sha256> {
-    let mut mac = keyed(key);
+fn mac(key: &Key, caller: &PeerId, called: &PeerId, at_ms: u64) -> Hmac<Sha256> {
+    let mut mac = keyed(key.as_bytes());
     mac.update(DOMAIN);
     for peer in [caller, called] {
         let bytes = peer.to_bytes();
@@ -112,15 +174,16 @@ fn mac(key: &SecretString, caller: &PeerId, called: &PeerId, at_ms: u64) -> Hmac
     mac
 }
 
-fn keyed(key: &SecretString) -> Hmac<Sha256> {
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
     #[allow(clippy::expect_used, reason = "HMAC takes keys of any length")]
-    Hmac::new_from_slice(key.expose_secret().as_bytes()).expect("any length is a key")
+    Hmac::new_from_slice(key).expect("any length is a key")
 }
 
 /// Checks proofs and remembers who has given one.
 #[derive(Debug)]
 pub(crate) struct Gate {
     policy: Policy,
+    key: Option<Key>,
     me: PeerId,
     granted: HashMap<PeerId, Instant>,
     used: BTreeSet<(u64, PeerId)>,
@@ -130,17 +193,13 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(policy: Policy, me: PeerId) -> Self {
-        Self { policy, me, granted: HashMap::new(), used: BTreeSet::new(), refused: 0, warned: None }
+    /// The gate of a policy, with its key stretched.
+    pub(crate) fn new(policy: Policy, key: Option<Key>, me: PeerId) -> Self {
+        Self { policy, key, me, granted: HashMap::new(), used: BTreeSet::new(), refused: 0, warned: None }
     }
 
-    /// How a caller stands. `is_local` is asked only where it matters.
-    pub(crate) fn standing(
-        &self,
-        peer: &PeerId,
-        ip: Option<IpAddr>,
-        is_local: impl FnOnce(IpAddr) -> bool,
-    ) -> AuthStatus {
+    /// How a caller stands whose connection comes from `ip`, and from this machine or not.
+    pub(crate) fn standing(&self, peer: &PeerId, ip: Option<IpAddr>, comes_from_here: bool) -> AuthStatus {
         let policy = &self.policy;
         if policy.open {
             return AuthStatus::None;
@@ -154,7 +213,7 @@ impl Gate {
         if ip.is_some_and(|ip| policy.has_network(ip)) {
             return AuthStatus::None;
         }
-        if policy.psk.is_none() && policy.whitelist.is_empty() && ip.is_some_and(is_local) {
+        if policy.psk.is_none() && policy.whitelist.is_empty() && comes_from_here {
             return AuthStatus::None;
         }
         AuthStatus::NeedAuth
@@ -189,8 +248,10 @@ impl Gate {
     }
 
     fn check(&mut self, peer: PeerId, auth_string: &str, now_ms: u64) -> Result<(), &'static str> {
-        let key = self.policy.psk.as_ref().ok_or("there is no pre-shared key here")?;
-        if self.policy.allow_bare_key && same_text(key, auth_string) {
+        let (Some(text), Some(key)) = (&self.policy.psk, &self.key) else {
+            return Err("there is no pre-shared key here");
+        };
+        if self.policy.allow_bare_key && same_text(text, auth_string) {
             return self.grant(peer);
         }
         let (at, code) = auth_string.split_once(':').ok_or("its auth string has another form")?;
@@ -227,14 +288,14 @@ impl Gate {
     }
 
     /// The proof for another peer, where there is a key.
-    pub(crate) fn proof_for(key: &SecretString, me: &PeerId, called: &PeerId, at_ms: u64) -> AuthRequest {
+    pub(crate) fn proof_for(key: &Key, me: &PeerId, called: &PeerId, at_ms: u64) -> AuthRequest {
         AuthRequest { r#type: AuthType::Psk.into(), auth_string: auth_string(key, me, called, at_ms) }
     }
 }
 
 /// Whether a text is the key, in a time that does not tell how much of it is.
 fn same_text(key: &SecretString, text: &str) -> bool {
-    let code_of = |text: &str| keyed(key).chain_update(text.as_bytes());
+    let code_of = |text: &str| keyed(key.expose_secret().as_bytes()).chain_update(text.as_bytes());
     let code = code_of(key.expose_secret()).finalize().into_bytes();
     code_of(text).verify_slice(&code).is_ok()
 }

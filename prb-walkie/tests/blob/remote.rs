@@ -1,108 +1,37 @@
 //! Data from several providers, some of which are not what they should be.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use codec::{Decode, Encode};
 use prb_core::{
-    blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, HeaderCursor, Heights, Refusal, Span,
-        memory::MemorySource,
-    },
+    blob::{BlobSource, BlockBatch, BlockCursor, Error, Heights, Refusal, Span, memory::MemorySource},
     conformance::blob::{self, Backend, RelayBlock, Sample},
     primitives::{ParaNumber, RelayNumber},
     prpc,
     wire::{BlockHeaderWithChanges, Header, StorageChanges},
 };
 use prb_walkie::blob::{
-    Lookup, answer,
+    answer,
     keys::Key,
-    keyspace::{self, KeySpace},
-    remote::{Announced, Candidate, Config, ProviderState, ProviderStatus, RemoteBlobSource},
+    remote::{Announced, Candidate, Config, ProviderState},
     server,
 };
 use prost::Message;
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     lookups::{LONG, Running, source_of, until},
     proxy::{Mischief, Proxy},
+    rig::{LIMIT, Remote, Twisted, blocks, candidate, config, keys_of, provider, start_of, twisted},
 };
-
-const LIMIT: usize = 1 << 20;
-
-fn keys_of(source: Arc<MemorySource>) -> Arc<KeySpace> {
-    Arc::new(KeySpace::new(source, keyspace::Config::default()))
-}
-
-async fn provider(source: Arc<MemorySource>) -> Running {
-    Running::start(keys_of(source), server::Config::default()).await
-}
-
-fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
-    Candidate { id: id.to_owned(), address, chain_identity: None, announced: None }
-}
-
-/// Times short enough for a test.
-fn config() -> Config {
-    Config {
-        hedge_after: Duration::from_millis(200),
-        first_aside: Duration::from_millis(300),
-        ..Config::default()
-    }
-}
-
-struct Remote {
-    source: Arc<RemoteBlobSource>,
-    candidates: watch::Sender<Vec<Candidate>>,
-}
-
-impl Remote {
-    fn start(candidates: Vec<Candidate>, config: Config) -> Self {
-        let candidates = watch::Sender::new(candidates);
-        Self { source: Arc::new(RemoteBlobSource::start(candidates.subscribe(), config)), candidates }
-    }
-
-    fn status(&self, id: &str) -> ProviderStatus {
-        self.source.providers().into_iter().find(|provider| provider.id == id).unwrap()
-    }
-
-    async fn ready(&self, ids: &[&str]) {
-        for id in ids {
-            until("readiness", || {
-                let all = self.source.providers();
-                all.iter().any(|p| p.id == *id && p.state == ProviderState::Ready)
-            })
-            .await;
-        }
-    }
-
-    /// Waits until the provider is put aside; gives why.
-    async fn aside(&self, id: &str) -> String {
-        let mut why = String::new();
-        until("being put aside", || {
-            let all = self.source.providers();
-            match all.into_iter().find(|provider| provider.id == id).map(|provider| provider.state) {
-                Some(ProviderState::Aside { reason, .. }) => {
-                    why = reason;
-                    true
-                }
-                _ => false,
-            }
-        })
-        .await;
-        why
-    }
-}
-
-fn start_of(sample: &Sample) -> HeaderCursor {
-    HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) }
-}
-
-fn blocks(from: u32, to: u32) -> BlockCursor {
-    BlockCursor { from: ParaNumber(from), to: ParaNumber(to) }
-}
 
 /// The suite's backend: memory, key space, server, client, remote source.
 struct Served {
@@ -267,42 +196,6 @@ async fn flipped_bits_put_a_provider_aside_until_they_stop() {
     assert_eq!(remote.status("good").failed, 0);
 }
 
-type Twist = dyn Fn(Option<Key>, Bytes) -> Option<Bytes> + Send + Sync;
-
-/// A provider that changes answers, checksums and all.
-struct Twisted {
-    keys: Arc<KeySpace>,
-    /// Asked for in the place of what was asked for.
-    instead: Box<dyn Fn(&str) -> String + Send + Sync>,
-    twist: Box<Twist>,
-}
-
-impl std::fmt::Debug for Twisted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Twisted")
-    }
-}
-
-#[async_trait]
-impl Lookup for Twisted {
-    async fn get(&self, key: &str) -> Result<Option<Bytes>, Error> {
-        let blob = self.keys.get(&(self.instead)(key)).await?;
-        Ok(blob.and_then(|blob| (self.twist)(Key::parse(key), blob)))
-    }
-
-    fn bound_bytes(&self, key: &str) -> usize {
-        self.keys.bound_bytes(key)
-    }
-}
-
-async fn twisted(
-    source: Arc<MemorySource>,
-    twist: impl Fn(Option<Key>, Bytes) -> Option<Bytes> + Send + Sync + 'static,
-) -> Running {
-    let lookup = Twisted { keys: keys_of(source), instead: Box::new(str::to_owned), twist: Box::new(twist) };
-    Running::start(Arc::new(lookup), server::Config::default()).await
-}
-
 #[tokio::test]
 async fn another_keys_blob_is_not_taken() {
     let sample = Sample::generate(4, 60);
@@ -370,9 +263,10 @@ async fn what_is_no_batch_is_not_taken() {
 async fn heights_that_are_a_lie_are_taken_back() {
     let sample = Sample::generate(5, 60);
     let memory = source_of(&sample);
-    let inflate = |relay: u32, para: u32| {
+    let inflate = |relay: u32, para: Arc<AtomicU32>| {
         move |key: Option<Key>, blob: Bytes| {
             let Some(Key::Heights { .. }) = key else { return Some(blob) };
+            let para = para.load(Ordering::SeqCst);
             let mut position = answer::read_heights(blob).unwrap();
             position.heights.relay = position.heights.relay.map(|n| RelayNumber(n.0 + relay));
             position.heights.para = position.heights.para.map(|n| ParaNumber(n.0 + para));
@@ -382,17 +276,18 @@ async fn heights_that_are_a_lie_are_taken_back() {
     };
     let truth = *memory.heights().borrow();
     let good = provider(memory.clone()).await;
-    let liar = twisted(memory.clone(), inflate(0, 1_000_000)).await;
-    let config = Config { first_aside: LONG, ..config() };
+    let lie = Arc::new(AtomicU32::new(0));
+    let liar = twisted(memory.clone(), inflate(0, lie.clone())).await;
+    let config = Config { first_aside: LONG, heights_wait: Duration::from_millis(50), ..config() };
     let remote =
         Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
     remote.ready(&["good", "liar"]).await;
     let tip = truth.para.unwrap();
-    assert_eq!(
-        remote.source.heights().borrow().para,
-        Some(ParaNumber(tip.0 + 1_000_000)),
-        "believed at first"
-    );
+    // So little that it need not show it is believed at first.
+    lie.store(20, Ordering::SeqCst);
+    let mut heights = remote.source.heights();
+    let believed = heights.wait_for(|heights| heights.para == Some(ParaNumber(tip.0 + 20)));
+    timeout(LONG, believed).await.unwrap().unwrap();
     let none = remote.source.blocks(BlockCursor { from: tip.next(), to: ParaNumber(tip.0 + 9) }, LIMIT).await;
     assert!(matches!(none, Ok(None)), "{none:?}");
     assert_eq!(*remote.source.heights().borrow(), truth, "also the targets");
@@ -400,14 +295,16 @@ async fn heights_that_are_a_lie_are_taken_back() {
     assert!(reason.contains("claims"), "{reason}");
     assert!(remote.source.blocks(BlockCursor { from: tip, to: tip }, LIMIT).await.unwrap().is_some());
 
-    // One that claims relay blocks has to show the last of them before it is believed.
-    let liar = twisted(memory.clone(), inflate(1_000_000, 0)).await;
-    let remote =
-        Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
-    let reason = remote.aside("liar").await;
-    assert!(reason.contains("claims relay"), "{reason}");
-    remote.ready(&["good"]).await;
-    assert_eq!(*remote.source.heights().borrow(), truth);
+    // One that claims much has to show the last of it before it is believed.
+    for (relay, para) in [(1_000_000, 0), (0, 1_000_000)] {
+        let liar = twisted(memory.clone(), inflate(relay, Arc::new(AtomicU32::new(para)))).await;
+        let remote =
+            Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
+        let reason = remote.aside("liar").await;
+        assert!(reason.contains("claims to have"), "{reason}");
+        remote.ready(&["good"]).await;
+        assert_eq!(*remote.source.heights().borrow(), truth);
+    }
 }
 
 #[tokio::test]

@@ -258,7 +258,7 @@ async fn many_calls_share_a_connection() {
 
 #[tokio::test]
 async fn the_original_is_let_in_by_the_key() {
-    let key = "a key of sixteen bytes or more";
+    let key = "7d1f0c92b6e84a35917fd3402ce8ab16";
     let handlers = Handlers::new().on(calls::ListPool, |_, _| async { Ok(lm::PoolList::default()) });
     let node = ours::start(Role::LifecycleManager, |config| {
         config.handlers = handlers;
@@ -271,7 +271,8 @@ async fn the_original_is_let_in_by_the_key() {
     assert_eq!(stranger["error"]["type"], "UNAUTHORIZED");
 
     let them = theirs.peer_id.parse().unwrap();
-    let proof = auth::auth_string(&key.into(), &them, &node.peer_id(), now_ms().unsigned_abs());
+    let proof =
+        auth::auth_string(&auth::Key::stretch(&key.into()), &them, &node.peer_id(), now_ms().unsigned_abs());
     let proof = json!({ "type": "AT_PSK", "authString": proof });
     let mut another = Peer::start(&["--shy"]).await;
     let stolen = another.call(&address, "Auth", proof.clone()).await;

@@ -4,10 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
 use prb_core::{blob::cache, sync::BackoffConfig};
-use prb_walkie::blob::{client, remote};
+use prb_walkie::{
+    blob::{client, remote},
+    node::Trust,
+};
 
 use super::{
-    ApiArgs, OpsArgs, PageArgs, WalkieArgs, WorkerArgs,
+    ApiArgs, OpsArgs, PageArgs, Trusted, WalkieArgs, WorkerArgs,
+    trusted::trusted,
     values::{NodeUrl, RedisUrl, millis, redis_url, whole, ws_url, yes_no},
 };
 
@@ -43,6 +47,11 @@ pub struct LifecycleArgs {
     /// Use data providers of any bridge identity.
     #[arg(long, env = "PHALA_PTP_IGNORE_BRIDGE_IDENTITY", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub ptp_ignore_bridge_identity: bool,
+    /// Data providers to trust, by comma: peer ids, networks such as 10.0.0.0/8, or `any` for whoever says to be one.
+    /// Trusted without being named here: boot nodes, peers of this machine or on the whitelist, and those that know
+    /// the pre-shared key.
+    #[arg(long, env = "PRB_DATA_PROVIDERS", value_delimiter = ',', value_name = "PEERS", value_parser = trusted)]
+    pub data_providers: Vec<Trusted>,
     /// Blob requests in flight, to each data provider.
     #[arg(long, env = "PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", default_value_t = 36, value_parser = whole(1u32..=10_000))]
     pub lifecycle_blob_queue_size: u32,
@@ -85,6 +94,11 @@ impl LifecycleArgs {
             max_age: self.lru_cache_max_age,
             ..cache::Config::default()
         }
+    }
+
+    /// Whose data is used, besides what is known otherwise.
+    pub fn trust(&self) -> Trust {
+        Trusted::all(&self.data_providers)
     }
 
     /// How data providers are asked.

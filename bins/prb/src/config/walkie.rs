@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 use multiaddr::{Multiaddr, Protocol};
+use prb_walkie::rpc::auth;
 use secrecy::SecretString;
 
 use crate::redact;
@@ -14,8 +15,6 @@ use super::values::yes_no;
 
 /// The variable that holds the pre-shared key. Never a flag: arguments can be read by every user.
 pub const PSK_VARIABLE: &str = "PRB_WALKIE_PSK";
-/// The shortest pre-shared key, in bytes: who is shown an HMAC of a short one can guess it.
-const MIN_PSK_BYTES: usize = 16;
 /// The largest file of a pre-shared key, in bytes.
 const MAX_PSK_FILE_BYTES: u64 = 4096;
 /// What the original's guides print where there is no boot node.
@@ -56,8 +55,9 @@ pub struct WalkieArgs {
     /// Name of the group of daemons that belong together; peers of others are ignored.
     #[arg(long, env = "PHALA_BRIDGE_IDENTITY", default_value = "default", value_name = "NAME")]
     pub bridge_identity: String,
-    /// File whose first line is the key shared by those who may manage this daemon (at least 16 bytes). The
-    /// variable PRB_WALKIE_PSK may hold the key itself.
+    /// File whose first line is the key shared by those who may manage this daemon, and whose data is used: at least
+    /// 16 bytes that nobody can guess, such as the output of `openssl rand -hex 32`. The variable PRB_WALKIE_PSK may
+    /// hold the key itself.
     #[arg(long, env = "PRB_WALKIE_PSK_FILE", value_name = "FILE")]
     pub walkie_psk_file: Option<PathBuf>,
     /// Take the bare pre-shared key as proof too. Who is sent it can use it elsewhere.
@@ -120,12 +120,10 @@ impl WalkieArgs {
 }
 
 fn check_psk(key: &SecretString) -> anyhow::Result<()> {
-    use secrecy::ExposeSecret;
-    let bytes = key.expose_secret().len();
-    if bytes < MIN_PSK_BYTES {
-        bail!("has {bytes} bytes; it must have at least {MIN_PSK_BYTES}, or it can be guessed");
+    match auth::weakness(key) {
+        Some(problem) => bail!("{problem}"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// A host and a TCP port, and nothing else but perhaps a peer id.
@@ -224,6 +222,10 @@ mod tests {
     fn a_short_key_is_refused_without_being_shown() {
         let error = check_psk(&"hunter2".into()).unwrap_err().to_string();
         assert!(error.contains("7 bytes") && !error.contains("hunter2"), "{error}");
-        assert!(check_psk(&"x".repeat(16).into()).is_ok());
+        for pattern in ["x".repeat(64), "0123456789abcdef".repeat(2), "correcthorsebattery".to_owned()] {
+            let error = check_psk(&pattern.clone().into()).unwrap_err().to_string();
+            assert!(error.contains("openssl rand -hex 32") && !error.contains(&pattern), "{error}");
+        }
+        assert!(check_psk(&"b39aa1c7f2ed4f7b8e02d5d1c4a6309f".into()).is_ok());
     }
 }

@@ -1,8 +1,8 @@
 //! Data providers to fetch from, out of a node's peers.
 //!
-//! A peer that is a data provider of our chain is asked now and then how far it is; with its first answer it
-//! becomes a candidate. It stays one for a while after its connection is lost: the blob server has connections
-//! of its own, and notices by itself when nobody is there.
+//! A peer that is a data provider of our chain, and is trusted by its [`Provenance`], is asked now and then how far it
+//! is; with its first answer it becomes a candidate. It stays one while it is in use, whatever happens to the
+//! connection among peers: the blob server has connections of its own. Else it stays one for a while.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,8 +16,8 @@ use prb_core::{
     primitives::{ParaNumber, RelayNumber},
 };
 use prb_walkie::{
-    blob::remote::{Announced, Candidate},
-    node::{Node, Peer, PeerId, PeerTable, Standing},
+    blob::remote::{Announced, Candidate, Providers},
+    node::{Node, Peer, PeerId, PeerTable, Provenance, Standing},
     proto::{Role, data_provider::Info},
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -26,28 +26,35 @@ use tokio::{sync::watch, task::JoinSet};
 const ASK_EVERY: Duration = Duration::from_secs(3);
 /// How long a provider may take over an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long a provider that is not connected stays a candidate.
+/// Questions under way: one that finds no place is asked after the next answer.
+const MAX_QUESTIONS: usize = 64;
+/// How long a provider that neither answers nor is in use stays a candidate.
 const KEEP: Duration = Duration::from_secs(60);
-/// Time between two words about there being nobody.
+/// Time between two words about there being nobody, or nobody who is trusted.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
 type Answer = (PeerId, Option<Info>);
 
-/// A provider that has answered.
+/// What a provider has answered last.
 #[derive(Debug)]
 struct Known {
     candidate: Candidate,
     heard: Instant,
 }
 
-/// Keeps the candidates up to date, until dropped.
-pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>) {
+/// Whether a peer's data is used: it is more than somebody that anybody could be.
+pub(super) fn is_trusted(peer: &Peer) -> bool {
+    peer.provenance > Provenance::Discovered
+}
+
+/// Keeps the candidates up to date, until dropped. Those that are `used` stay.
+pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>, used: Providers) {
     let mut peers = node.peers();
     let mut known = BTreeMap::<PeerId, Known>::new();
     let mut questions = Questions::default();
     let mut ticks = tokio::time::interval(ASK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut alone = Alone::default();
+    let mut report = Report::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => questions.answered.clear(),
@@ -60,9 +67,9 @@ pub(super) async fn follow(node: Node, found: watch::Sender<Vec<Candidate>>) {
         }
         let table = Arc::clone(&peers.borrow_and_update());
         questions.ask(&node, &table);
-        forget(&mut known, &table);
+        forget(&mut known, &table, |id| used.is_in_use(id));
         let candidates: Vec<_> = known.values().map(|known| known.candidate.clone()).collect();
-        alone.say(&candidates);
+        report.say(&candidates, &table);
         found.send_if_modified(|old| {
             let changed = *old != candidates;
             if changed {
@@ -84,9 +91,13 @@ struct Questions {
 
 impl Questions {
     fn ask(&mut self, node: &Node, table: &PeerTable) {
-        for peer in table.usable(Role::DataProviderInt) {
+        let mut providers: Vec<_> =
+            table.usable(Role::DataProviderInt).filter(|peer| is_trusted(peer)).cloned().collect();
+        providers.sort_by_key(|peer| std::cmp::Reverse(peer.provenance));
+        for peer in providers {
             let id = peer.peer_id;
-            if !self.answered.contains(&id) && self.pending.insert(id) {
+            let is_due = self.pending.len() < MAX_QUESTIONS && !self.answered.contains(&id);
+            if is_due && self.pending.insert(id) {
                 self.tasks.spawn(ask(node.clone(), id));
             }
         }
@@ -123,11 +134,12 @@ async fn ask(node: Node, peer: PeerId) -> Answer {
 }
 
 fn learn(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, id: PeerId, info: &Info) {
-    let candidate = table.get(&id).and_then(|peer| candidate(peer, info));
-    let Some(candidate) = candidate else { return };
+    let peer = table.get(&id).filter(|peer| is_trusted(peer));
+    let Some(candidate) = peer.and_then(|peer| candidate(peer, info)) else { return };
+    let provenance = candidate.provenance;
     let new = known.insert(id, Known { candidate: candidate.clone(), heard: Instant::now() });
     if new.is_none_or(|old| old.candidate.address != candidate.address) {
-        tracing::info!(peer = %id, address = %candidate.address, "data provider found");
+        tracing::info!(peer = %id, address = %candidate.address, ?provenance, "data provider found");
     }
 }
 
@@ -146,15 +158,17 @@ fn candidate(peer: &Peer, info: &Info) -> Option<Candidate> {
         address: SocketAddr::new(peer.ip?, port),
         chain_identity: peer.chain_identity.parse().ok(),
         announced,
+        provenance: peer.provenance,
     })
 }
 
-/// Takes away those that are of another chain or group by now, and those that have been away for long.
-fn forget(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable) {
+/// Takes away those that are of another chain or group by now, and those that are not in use and have said nothing
+/// for long.
+fn forget(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, is_in_use: impl Fn(&str) -> bool) {
     known.retain(|id, known| {
         let peer = table.get(id);
         let ours = peer.is_none_or(|peer| peer.standing == Standing::Accepted);
-        let keep = ours && known.heard.elapsed() < KEEP;
+        let keep = ours && (known.heard.elapsed() < KEEP || is_in_use(&known.candidate.id));
         if !keep {
             tracing::info!(peer = %id, "data provider gone");
         }
@@ -162,18 +176,35 @@ fn forget(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable) {
     });
 }
 
-/// Says now and then that there is nobody.
+/// Says now and then that there is nobody, or somebody who is not trusted.
 #[derive(Debug, Default)]
-struct Alone {
-    said: Option<Instant>,
+struct Report {
+    nobody: Option<Instant>,
+    untrusted: Option<Instant>,
 }
 
-impl Alone {
-    fn say(&mut self, candidates: &[Candidate]) {
+impl Report {
+    fn say(&mut self, candidates: &[Candidate], table: &PeerTable) {
+        let is_due = |said: Option<Instant>| said.is_none_or(|at| at.elapsed() > SAY_EVERY);
+        let untrusted: Vec<_> =
+            table.usable(Role::DataProviderInt).filter(|peer| !is_trusted(peer)).cloned().collect();
+        if let Some(peer) = untrusted.first()
+            && is_due(self.untrusted)
+        {
+            self.untrusted = Some(Instant::now());
+            tracing::warn!(
+                peer = %peer.peer_id,
+                ip = peer.ip.map(tracing::field::display),
+                others = untrusted.len() - 1,
+                "a data provider on the network is not used, as anybody could be it: give it a PRB_WALKIE_PSK that \
+                 this daemon has too, or name it in PHALA_WALKIE_BOOT_NODES or PRB_DATA_PROVIDERS here (a peer id, \
+                 a network such as 10.0.0.0/8, or any)"
+            );
+        }
         if !candidates.is_empty() {
-            self.said = None;
-        } else if self.said.is_none_or(|at| at.elapsed() > SAY_EVERY) {
-            self.said = Some(Instant::now());
+            self.nobody = None;
+        } else if untrusted.is_empty() && is_due(self.nobody) {
+            self.nobody = Some(Instant::now());
             tracing::warn!(
                 "no data provider yet: workers wait. Is one running, with this PHALA_BRIDGE_IDENTITY (or \
                  PHALA_PTP_IGNORE_BRIDGE_IDENTITY here), on this network or among PHALA_WALKIE_BOOT_NODES?"

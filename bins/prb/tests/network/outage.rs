@@ -98,7 +98,10 @@ impl Ground {
             let daemon = daemon.set("PHALA_CHAIN_ENDPOINT", &para).set("PHALA_BRIDGE_IDENTITY", &group);
             match way {
                 Way::BootNode => daemon,
-                Way::Mdns => daemon.set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false),
+                // Found by anybody's word, and used because it knows the key.
+                Way::Mdns => {
+                    daemon.set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", false).set("PRB_WALKIE_PSK", KEY)
+                }
             }
         };
         let mut provider = place

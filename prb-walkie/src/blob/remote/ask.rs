@@ -45,6 +45,16 @@ impl fmt::Display for Question {
     }
 }
 
+impl Question {
+    /// Whether who has these heights has it.
+    pub(super) fn is_covered(self, heights: &Heights) -> bool {
+        match self {
+            Self::Headers(cursor) => heights.relay.is_some_and(|tip| tip >= cursor.relay),
+            Self::Blocks(from) => heights.para.is_some_and(|tip| tip >= from),
+        }
+    }
+}
+
 /// A batch that can be asked for.
 #[async_trait]
 pub(super) trait Ask: Copy + Send + Sync + fmt::Debug + 'static {
@@ -54,7 +64,9 @@ pub(super) trait Ask: Copy + Send + Sync + fmt::Debug + 'static {
     fn key(&self) -> Key;
     fn max_bytes(&self) -> usize;
     /// Whether who has these heights has it.
-    fn is_covered(&self, heights: &Heights) -> bool;
+    fn is_covered(&self, heights: &Heights) -> bool {
+        self.question().is_covered(heights)
+    }
     fn read(&self, blob: Bytes) -> Result<Said<Self::Batch>, Malformed>;
     fn body(batch: &Self::Batch) -> &Bytes;
     /// What the batch reaches from and to.
@@ -99,10 +111,6 @@ impl Ask for Headers {
         self.max_bytes
     }
 
-    fn is_covered(&self, heights: &Heights) -> bool {
-        heights.relay.is_some_and(|tip| tip >= self.cursor.relay)
-    }
-
     fn read(&self, blob: Bytes) -> Result<Said<HeaderBatch>, Malformed> {
         answer::read_headers(blob)
     }
@@ -143,10 +151,6 @@ impl Ask for Blocks {
 
     fn max_bytes(&self) -> usize {
         self.max_bytes
-    }
-
-    fn is_covered(&self, heights: &Heights) -> bool {
-        heights.para.is_some_and(|tip| tip >= self.cursor.from)
     }
 
     fn read(&self, blob: Bytes) -> Result<Said<BlockBatch>, Malformed> {

@@ -1,8 +1,11 @@
-//! Who is asked, and what all have together: pure functions of what is known.
+//! Who is followed, who is asked, and what all have together: pure functions of what is known.
 
-use std::time::Duration;
+use std::{cmp::Reverse, collections::HashMap, net::IpAddr, time::Duration};
 
 use prb_core::blob::Heights;
+
+use super::Candidate;
+use crate::node::{Provenance, share_of};
 
 /// A provider as the choice sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,35 +16,84 @@ pub(super) struct Choice<P> {
     pub(super) suspected: bool,
     /// It knows the original's keys alone.
     pub(super) original: bool,
+    /// Where it was heard of.
+    pub(super) provenance: Provenance,
     /// How long it is expected to take.
     pub(super) wait: Duration,
 }
 
-/// Orders providers, the first to be asked first.
-pub(super) fn rank<P>(mut choices: Vec<Choice<P>>) -> Vec<P> {
-    choices.sort_by_key(|choice| (choice.suspected, choice.original, choice.wait));
+/// Orders providers, the first to be asked first. One that is expected to take as long as `slow` comes after those that
+/// are not.
+pub(super) fn rank<P>(mut choices: Vec<Choice<P>>, slow: Duration) -> Vec<P> {
+    // A crowd of others that gives bad blocks fast does not come before who is in the configuration.
+    let ours = |choice: &Choice<P>| choice.provenance >= Provenance::BootNode;
+    choices.sort_by_key(|choice| {
+        (choice.suspected, choice.original, choice.wait >= slow, !ours(choice), choice.wait)
+    });
     choices.into_iter().map(|choice| choice.provider).collect()
 }
 
-/// What is to be had from providers that are usable, after heights that were told before.
-///
-/// Targets stay where they were, unless `distrust`: then one of them was a lie, and nobody knows which.
-pub(super) fn merge(usable: impl IntoIterator<Item = Heights>, before: Heights, distrust: bool) -> Heights {
-    let mut all: Option<Heights> = None;
-    for heights in usable {
-        let so_far = all.get_or_insert_default();
-        so_far.relay = so_far.relay.max(heights.relay);
-        so_far.para = so_far.para.max(heights.para);
-        so_far.relay_target = so_far.relay_target.max(heights.relay_target);
-        so_far.para_target = so_far.para_target.max(heights.para_target);
+/// What becomes of a candidate's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// It is in use: nobody takes its place.
+    InUse,
+    /// It has a place, and may come to be of use.
+    Held,
+    /// It has none.
+    New,
+    /// It is put aside, or cannot be reached.
+    Useless,
+}
+
+/// Who has a place of `max`: those in use, then the better provenance, within the share of each, and of equals in
+/// that order.
+pub(super) fn admit(
+    candidates: Vec<Candidate>,
+    place: impl Fn(&Candidate) -> Place,
+    order: impl Fn(&Candidate) -> u64,
+    max: usize,
+) -> Vec<Candidate> {
+    let mut candidates: Vec<_> = candidates.into_iter().map(|c| (place(&c), c)).collect();
+    candidates
+        .sort_by_cached_key(|(place, c)| (*place != Place::InUse, Reverse(c.provenance), *place, order(c)));
+    let mut admitted: Vec<Candidate> = Vec::new();
+    let mut by_address = HashMap::<IpAddr, usize>::new();
+    for (place, candidate) in candidates {
+        let provenance = candidate.provenance;
+        let below = admitted.iter().filter(|other| other.provenance <= provenance).count();
+        let address = share_of(candidate.address.ip());
+        let of_address = by_address.entry(address).or_default();
+        let is_crowd = provenance <= Provenance::TrustedNetwork && *of_address >= (max / 8).max(1);
+        if admitted.len() >= max || (place != Place::InUse && (below >= share(provenance, max) || is_crowd)) {
+            continue;
+        }
+        *of_address += 1;
+        admitted.push(candidate);
     }
-    // Without anybody, nothing new is known.
-    let Some(mut all) = all else { return before };
-    if !distrust {
-        all.relay_target = all.relay_target.max(before.relay_target);
-        all.para_target = all.para_target.max(before.para_target);
-    }
-    all
+    admitted
+}
+
+/// Places that a provenance has together with all lower ones.
+fn share(provenance: Provenance, max: usize) -> usize {
+    let quarters = match provenance {
+        Provenance::Discovered => 1,
+        Provenance::TrustedNetwork => 2,
+        Provenance::SameMachine => 3,
+        _ => 4,
+    };
+    (max * quarters / 4).max(1)
+}
+
+/// What is to be had from providers that are usable; what was known before where there are none.
+pub(super) fn merge(usable: impl IntoIterator<Item = Heights>, before: Heights) -> Heights {
+    let best = |a: Heights, b: Heights| Heights {
+        relay: a.relay.max(b.relay),
+        para: a.para.max(b.para),
+        relay_target: a.relay_target.max(b.relay_target),
+        para_target: a.para_target.max(b.para_target),
+    };
+    usable.into_iter().reduce(best).unwrap_or(before)
 }
 
 #[cfg(test)]
@@ -62,25 +114,87 @@ mod tests {
     #[test]
     fn the_fast_are_asked_first_and_the_suspected_last() {
         let ms = Duration::from_millis;
-        let choice = |provider, suspected, original, wait| Choice { provider, suspected, original, wait };
-        let ranked = rank(vec![
-            choice("suspected", true, false, ms(0)),
-            choice("original", false, true, ms(1)),
-            choice("slow", false, false, ms(50)),
-            choice("fast", false, false, ms(5)),
-        ]);
-        assert_eq!(ranked, ["fast", "slow", "original", "suspected"]);
+        let choice = |provider, suspected, original, provenance, wait| Choice {
+            provider,
+            suspected,
+            original,
+            provenance,
+            wait,
+        };
+        let (any, boot) = (Provenance::Discovered, Provenance::BootNode);
+        let choices = vec![
+            choice("suspected", true, false, boot, ms(0)),
+            choice("original", false, true, boot, ms(1)),
+            choice("slow", false, false, any, ms(50)),
+            choice("fast", false, false, any, ms(5)),
+            choice("ours", false, false, boot, ms(90)),
+            choice("ours, but hangs", false, false, boot, ms(1000)),
+        ];
+        let ranked = rank(choices, ms(1000));
+        assert_eq!(ranked, ["ours", "fast", "slow", "ours, but hangs", "original", "suspected"]);
+    }
+
+    fn candidate(id: &str, provenance: Provenance, ip: [u8; 4]) -> Candidate {
+        Candidate {
+            id: id.to_owned(),
+            address: (ip, 8012).into(),
+            chain_identity: None,
+            announced: None,
+            provenance,
+        }
+    }
+
+    fn admitted(candidates: &[Candidate], place: impl Fn(&Candidate) -> Place) -> Vec<String> {
+        admit(candidates.to_vec(), place, |c| c.id.bytes().map(u64::from).sum(), 8)
+            .into_iter()
+            .map(|candidate| candidate.id)
+            .collect()
+    }
+
+    #[test]
+    fn a_crowd_takes_no_place_of_one_in_use_or_of_the_configuration() {
+        use Provenance as P;
+        let crowd = |provenance| {
+            (0..200).map(move |n| candidate(&format!("a{n:03}"), provenance, [10, 0, n as u8, 1]))
+        };
+        // By its name it would come last.
+        let used = candidate("zz", P::Discovered, [10, 1, 0, 1]);
+        let boot = candidate("zy", P::BootNode, [10, 1, 0, 2]);
+        let place = |c: &Candidate| match &*c.id {
+            "zz" => Place::InUse,
+            _ => Place::New,
+        };
+        for (provenance, most) in [(P::Discovered, 2), (P::TrustedNetwork, 4), (P::SameMachine, 6)] {
+            let all: Vec<_> = crowd(provenance).chain([used.clone(), boot.clone()]).collect();
+            let all = admitted(&all, place);
+            assert!(all.contains(&"zz".into()) && all.contains(&"zy".into()), "{provenance:?}: {all:?}");
+            assert_eq!(all.len(), most + 1, "{provenance:?}: {all:?}");
+        }
+        // One address is not many, except this machine's.
+        let one: Vec<_> =
+            (0..200).map(|n| candidate(&format!("a{n}"), P::TrustedNetwork, [10, 0, 0, 1])).collect();
+        assert_eq!(admitted(&one, place).len(), 1);
+    }
+
+    #[test]
+    fn who_is_of_no_use_makes_room() {
+        let liars: Vec<_> =
+            (0..6).map(|n| candidate(&format!("a{n}"), Provenance::SameMachine, [127, 0, 0, 1])).collect();
+        let honest = candidate("zz", Provenance::SameMachine, [127, 0, 0, 1]);
+        let all: Vec<_> = liars.iter().cloned().chain([honest]).collect();
+        let place = |of_liars: Place| move |c: &Candidate| if c.id == "zz" { Place::New } else { of_liars };
+        assert!(!admitted(&all, place(Place::Held)).contains(&"zz".into()));
+        assert!(admitted(&all, place(Place::Useless)).contains(&"zz".into()));
     }
 
     #[test]
     fn heights_are_those_of_the_best_that_is_there() {
         let none = Heights::default();
         let (low, high) = (heights(10, 5, 12), heights(20, 9, 22));
-        assert_eq!(merge([low, high], none, false), high);
-        let lost = merge([low], high, false);
-        assert_eq!((lost.relay, lost.para), (low.relay, low.para), "what nobody has is not to be had");
-        assert_eq!(lost.para_target, high.para_target, "but it is there");
-        assert_eq!(merge([], high, false), high);
-        assert_eq!(merge([low], high, true), low, "after a lie");
+        assert_eq!(merge([low, high], none), high);
+        assert_eq!(merge([low], high), low, "what nobody has is not to be had");
+        assert_eq!(merge([], high), high);
+        let lowered = heights(20, 9, 21);
+        assert_eq!(merge([lowered], high), lowered, "a target that its provider lowers is lower");
     }
 }

@@ -5,6 +5,9 @@
 //! the provider is cleared; where it gives others, the provider is put aside. Of two that differ the refused one
 //! pays; if it was the right one, workers will refuse the other's bytes too, time and again, and its times aside
 //! grow.
+//!
+//! Where nobody else can be asked because the provider alone claims to be that far, it is put aside at once. Where it
+//! is the only provider, or the own node knows that the chain is that far, it stays.
 
 use std::{
     collections::VecDeque,
@@ -149,6 +152,12 @@ fn conclude(pool: &Pool, suspect: &Provider, question: Question, same: Option<(b
         }
         Some((false, other)) => {
             let reason = format!("a worker refused its answer to {question}, and {other} gives another");
+            pool.put_aside(suspect, reason, true);
+            pool.suspects.clear(question, &suspect.id);
+        }
+        None if pool.stands_alone(suspect, question) => {
+            let reason =
+                format!("a worker refused its answer to {question:?}, and nobody else claims to have that");
             pool.put_aside(suspect, reason, true);
             pool.suspects.clear(question, &suspect.id);
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use prb_core::{
-    blob::{HeaderCursor, Heights},
+    blob::{BlockCursor, HeaderCursor, Heights},
     primitives::ParaNumber,
     sync::{Backoff, BackoffConfig},
 };
@@ -19,8 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info};
 
 use super::{
-    Candidate,
-    ask::{Ask, Failure, Headers},
+    Candidate, Finalized,
+    ask::{Ask, Blocks, Failure, Headers},
     pool::Pool,
     provider::{Kind, Provider},
 };
@@ -32,9 +32,11 @@ use crate::blob::{
 
 /// How often it is looked whether a time aside is over.
 const TICK: Duration = Duration::from_millis(250);
-/// A provider that claims so many relay blocks more than are known is asked to show the last one.
+/// How often the own node's head counts anew where it stands still.
+const OWN_TICK: Duration = Duration::from_secs(3);
+/// A provider that claims so many blocks more than are known is asked to show the last one.
 const LEAP: u32 = 64;
-/// One header and its justification: hundreds of signatures.
+/// One header and its justification, hundreds of signatures, or one block.
 const PROBE_BYTES: usize = 4 << 20;
 /// How often a provider that did not know our keys is asked again whether it does.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(300);
@@ -43,12 +45,12 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(300);
 pub(super) async fn candidates(pool: Arc<Pool>, mut candidates: watch::Receiver<Vec<Candidate>>) {
     let mut tasks = HashMap::new();
     let mut tick = interval(TICK);
-    let (mut open, mut changed) = (true, true);
+    let (mut open, mut changed, mut crowded) = (true, true, false);
     loop {
         if std::mem::take(&mut changed) {
-            let mut now = candidates.borrow_and_update().clone();
-            now.truncate(pool.config.max_providers);
-            update(&pool, &mut tasks, now);
+            let all = candidates.borrow_and_update().clone();
+            crowded = all.len() > pool.config.max_providers;
+            update(&pool, &mut tasks, all);
         }
         tokio::select! {
             // Whoever found providers is gone: those that are known stay.
@@ -57,6 +59,8 @@ pub(super) async fn candidates(pool: Arc<Pool>, mut candidates: watch::Receiver<
                 if pool.providers().iter().filter(|provider| provider.come_back()).count() > 0 {
                     pool.publish();
                 }
+                // One that is of no use by now makes room for another.
+                changed |= crowded;
             }
         }
     }
@@ -64,7 +68,22 @@ pub(super) async fn candidates(pool: Arc<Pool>, mut candidates: watch::Receiver<
 
 type Tasks = HashMap<Arc<str>, AbortOnDropHandle<()>>;
 
+/// Republishes the heights as the own node's head grows, and as it gets old.
+pub(super) async fn own_chain(pool: Arc<Pool>, heads: Option<watch::Receiver<Option<Finalized>>>) {
+    let Some(mut heads) = heads else { return };
+    let mut tick = interval(OWN_TICK);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            changed = heads.changed(), if open => open = changed.is_ok(),
+            _ = tick.tick() => {}
+        }
+        pool.publish();
+    }
+}
+
 fn update(pool: &Arc<Pool>, tasks: &mut Tasks, candidates: Vec<Candidate>) {
+    let candidates = pool.admit(candidates);
     for provider in pool.providers() {
         let still = candidates.iter().find(|candidate| *candidate.id == *provider.id);
         let known = provider.candidate();
@@ -148,26 +167,38 @@ async fn follow_once(pool: &Pool, provider: &Provider, backoff: &mut Backoff) ->
     }
 }
 
-/// Has a provider show its last header, where it claims much that nobody else has, or is new.
+/// Has a provider show its last header and its last block, where it claims much that nobody else has, or is new.
 async fn probe(
     pool: &Pool,
     provider: &Provider,
     seen: Option<Heights>,
     heights: Heights,
 ) -> Result<(), Failure> {
-    let Some(tip) = heights.relay else { return Ok(()) };
-    let known = pool.known_heights().relay.map_or(0, |known| known.0);
-    if seen.is_some() && tip.0 <= known.saturating_add(LEAP) {
-        return Ok(());
+    let known = pool.known_heights();
+    let leaps = |tip: u32, known: u32| seen.is_none() || tip > known.saturating_add(LEAP);
+    if let Some(tip) = heights.relay
+        && leaps(tip.0, known.relay.map_or(0, |known| known.0))
+    {
+        // No parachain header has that number, so that none comes with it.
+        let cursor = HeaderCursor { relay: tip, para: ParaNumber(u32::MAX) };
+        show(pool, provider, Headers { cursor, max_bytes: PROBE_BYTES }).await?;
     }
-    // No parachain header has that number, so that none comes with it.
-    let cursor = HeaderCursor { relay: tip, para: ParaNumber(u32::MAX) };
-    let question = Headers { cursor, max_bytes: PROBE_BYTES };
+    if let Some(tip) = heights.para.filter(|tip| tip.0 > 0)
+        && leaps(tip.0, known.para.map_or(0, |known| known.0))
+    {
+        let cursor = BlockCursor { from: tip, to: tip };
+        show(pool, provider, Blocks { cursor, max_bytes: PROBE_BYTES }).await?;
+    }
+    Ok(())
+}
+
+/// Has a provider show what it claims to have.
+async fn show<Q: Ask>(pool: &Pool, provider: &Provider, question: Q) -> Result<(), Failure> {
     match pool.ask_one(provider, Kind::Cursors, question).await {
-        // The tip may have moved on meanwhile.
+        // A single block may be large.
         Ok(_) | Err(Failure::Verdict(prb_core::blob::Error::TooLarge { .. })) => Ok(()),
         Err(Failure::NotYet | Failure::Verdict(_)) => {
-            Err(Failure::Bad(format!("it claims relay {tip}, but has no {}", question.key())))
+            Err(Failure::Bad(format!("it claims to have {}, and has not", question.key())))
         }
         Err(failure) => Err(failure),
     }

@@ -1,9 +1,11 @@
 //! All providers together: who is there, what they have, who is suspected of what.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -12,28 +14,37 @@ use prb_core::{
     blob::{Error, Genesis, Heights, Refusal},
     primitives::Hash,
 };
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::{
-    Candidate, Config, ProviderStatus,
-    ask::{Ask, Failure},
-    choose::{self, Choice},
+    Candidate, Config, GenesisError, OwnChain, ProviderStatus,
+    ask::{Ask, Failure, Question},
+    choose::{self, Choice, Place},
     examine::{Served, Suspects},
     original,
-    provider::{Kind, Provider},
+    provider::{Kind, Provider, Record},
     status,
 };
 use crate::blob::{answer, client::Bounds, keys::Key, metrics, scale};
+
+/// Providers without a place that are remembered.
+const MAX_REMEMBERED: usize = 1024;
 
 /// Providers and what is known of them.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) config: Config,
     providers: RwLock<BTreeMap<Arc<str>, Arc<Provider>>>,
+    /// Providers without a place that were put aside when they had one, the longest ago first.
+    remembered: Mutex<VecDeque<(Arc<str>, Record)>>,
+    /// Who comes first of equals is nobody's choice of a name.
+    order: RandomState,
     heights: watch::Sender<Heights>,
-    genesis: OnceCell<Genesis>,
-    /// A height was a lie, and those of others have not taken its place yet.
-    distrust: AtomicBool,
+    own: Option<OwnChain>,
+    /// The genesis, and who gave it.
+    genesis: Mutex<Option<(Genesis, Arc<str>)>>,
+    /// Held while it is fetched.
+    fetching: AsyncMutex<()>,
     /// Somebody has answered, once.
     ready: AtomicBool,
     pub(super) served: Served,
@@ -41,13 +52,16 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(config: Config) -> Self {
+    pub(super) fn new(own: Option<OwnChain>, config: Config) -> Self {
         Self {
             config,
+            own,
             providers: RwLock::default(),
+            remembered: Mutex::default(),
+            order: RandomState::new(),
             heights: watch::Sender::default(),
-            genesis: OnceCell::new(),
-            distrust: AtomicBool::new(false),
+            genesis: Mutex::default(),
+            fetching: AsyncMutex::default(),
             ready: AtomicBool::new(false),
             served: Served::default(),
             suspects: Suspects::default(),
@@ -75,15 +89,49 @@ impl Pool {
     }
 
     pub(super) fn insert(&self, candidate: Candidate) -> Arc<Provider> {
-        let provider = Arc::new(Provider::new(candidate, self.config.client));
+        let record = {
+            let mut remembered = self.remembered();
+            let at = remembered.iter().position(|(id, _)| **id == *candidate.id);
+            at.and_then(|at| remembered.remove(at)).map(|(_, record)| record)
+        };
+        let provider = Arc::new(Provider::new(candidate, record, self.config.client));
         let mut providers = self.providers.write().unwrap_or_else(PoisonError::into_inner);
         providers.insert(provider.id.clone(), provider.clone());
         provider
     }
 
     pub(super) fn remove(&self, id: &str) {
-        self.providers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        let removed = self.providers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        if let Some(provider) = removed {
+            let record = provider.snapshot().record;
+            if record.is_bad() {
+                let mut remembered = self.remembered();
+                if remembered.len() >= MAX_REMEMBERED {
+                    remembered.pop_front();
+                }
+                remembered.push_back((provider.id.clone(), record));
+            }
+        }
         self.publish();
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, VecDeque<(Arc<str>, Record)>> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who of the candidates has a place.
+    pub(super) fn admit(&self, candidates: Vec<Candidate>) -> Vec<Candidate> {
+        let aside: HashSet<_> = {
+            let remembered = self.remembered();
+            remembered.iter().filter(|(_, record)| record.is_aside()).map(|(id, _)| id.clone()).collect()
+        };
+        let place = |candidate: &Candidate| match self.provider(&candidate.id) {
+            Some(provider) => provider.place(),
+            None if aside.contains(&*candidate.id) => Place::Useless,
+            None => Place::New,
+        };
+        let order = |candidate: &Candidate| self.order.hash_one(&candidate.id);
+        choose::admit(candidates, place, order, self.config.max_providers)
     }
 
     /// Tells the heights of those that are usable now.
@@ -92,10 +140,15 @@ impl Pool {
         if !usable.is_empty() {
             self.ready.store(true, Ordering::Relaxed);
         }
-        let distrust = !usable.is_empty() && self.distrust.swap(false, Ordering::Relaxed);
         metrics::usable(usable.len());
+        let finalized = self.own.as_ref().map(|own| *own.finalized.borrow());
         self.heights.send_if_modified(|heights| {
-            let merged = choose::merge(usable, *heights, distrust);
+            let merged = match (choose::merge(usable, *heights), finalized) {
+                (merged, None) => merged,
+                (merged, Some(Some(finalized))) => finalized.clamp(merged),
+                // Nothing to hold them to yet.
+                (_, Some(None)) => *heights,
+            };
             std::mem::replace(heights, merged) != merged
         });
     }
@@ -104,14 +157,35 @@ impl Pool {
     pub(super) fn put_aside(&self, provider: &Provider, reason: String, lied: bool) {
         provider.put_aside(reason, &self.config);
         if lied {
-            self.distrust.store(true, Ordering::Relaxed);
+            // What it gave may be a lie too: it is read again, from another.
+            self.genesis().take_if(|(_, giver)| *giver == provider.id);
         }
         self.publish();
     }
 
-    /// The chain that all must be of, once it is known.
+    fn genesis(&self) -> MutexGuard<'_, Option<(Genesis, Arc<str>)>> {
+        self.genesis.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chain that all must be of, once it is known: the own node's; where there is none, the first genesis'.
     pub(super) fn identity(&self) -> Option<Hash> {
-        self.genesis.get().map(|genesis| genesis.chain_identity).or(self.config.chain_identity)
+        if let Some(own) = &self.own {
+            return (*own.identity.borrow()).or(self.config.chain_identity);
+        }
+        self.config
+            .chain_identity
+            .or_else(|| self.genesis().as_ref().map(|(genesis, _)| genesis.chain_identity))
+    }
+
+    /// Whether a provider alone claims to have what is asked for: others are there that do not, and neither does the
+    /// own node know that it can be there.
+    pub(super) fn stands_alone(&self, provider: &Provider, question: Question) -> bool {
+        let others = self.providers().into_iter().filter(|other| other.id != provider.id);
+        let others: Vec<_> = others.filter_map(|other| other.usable()).map(|(_, heights)| heights).collect();
+        let finalized = self.own.as_ref().and_then(|own| *own.finalized.borrow());
+        let known =
+            finalized.map(|own| Heights { relay: own.relay, para: Some(own.para), ..Heights::default() });
+        !others.is_empty() && !others.iter().chain(&known).any(|heights| question.is_covered(heights))
     }
 
     /// Puts a provider of another chain aside; gives whether it is.
@@ -130,12 +204,13 @@ impl Pool {
             let choice = Choice {
                 suspected: self.suspects.is_suspected(question.question(), &provider.id),
                 original: kind == Kind::Original,
+                provenance: provider.provenance(),
                 wait: provider.expected_wait(),
                 provider: (provider, kind),
             };
             question.is_covered(&heights).then_some(choice)
         });
-        choose::rank(choices.collect())
+        choose::rank(choices.collect(), self.config.hedge_after / 3)
     }
 
     /// What there is to say where nobody has the answer.
@@ -157,27 +232,37 @@ impl Pool {
 
     pub(super) fn suspect(&self, refusal: &Refusal) {
         if let Some((question, served)) = self.served.find(refusal) {
+            if let Some(provider) = self.provider(&served.provider) {
+                provider.was_refused();
+            }
             self.suspects.add(question, served.provider);
         }
     }
 
-    /// The genesis: fetched once, and the measure of all providers from then on.
-    pub(super) async fn genesis(&self) -> Result<Genesis, Error> {
-        self.genesis.get_or_try_init(|| self.fetch_genesis()).await.cloned()
+    /// The genesis: fetched once, and again where who gave it has turned out to lie.
+    pub(super) async fn read_genesis(&self) -> Result<Genesis, Error> {
+        let known = || self.genesis().as_ref().map(|(genesis, _)| genesis.clone());
+        if let Some(genesis) = known() {
+            return Ok(genesis);
+        }
+        let _fetching = self.fetching.lock().await;
+        match known() {
+            Some(genesis) => Ok(genesis),
+            None => self.fetch_genesis().await,
+        }
     }
 
     async fn fetch_genesis(&self) -> Result<Genesis, Error> {
         let mut last = None;
-        for provider in self.providers() {
+        let mut providers = self.providers();
+        providers.sort_by_key(|provider| Reverse(provider.provenance()));
+        for provider in providers {
             let Some((kind, _)) = provider.usable() else { continue };
             match self.genesis_of(&provider, kind).await {
                 Ok(genesis) => {
+                    *self.genesis() = Some((genesis.clone(), provider.id.clone()));
                     for other in self.providers() {
-                        let theirs = other.snapshot().identity;
-                        if theirs.is_some_and(|theirs| theirs != genesis.chain_identity) {
-                            let reason = format!("it is not of the chain {}", genesis.chain_identity);
-                            self.put_aside(&other, reason, true);
-                        }
+                        self.refuse_stranger(&other, other.snapshot().identity);
                     }
                     return Ok(genesis);
                 }
@@ -200,12 +285,17 @@ impl Pool {
             }
         };
         check_genesis(&genesis)?;
-        match self.config.chain_identity {
-            Some(ours) if ours != genesis.chain_identity => {
-                Err(Failure::bad(format!("its genesis is of the chain {}", genesis.chain_identity)))
-            }
-            _ => Ok(genesis),
+        if self.identity().is_some_and(|ours| ours != genesis.chain_identity) {
+            return Err(Failure::bad(format!("its genesis is of the chain {}", genesis.chain_identity)));
         }
+        match &self.own {
+            Some(own) => own.genesis.check(&genesis).await.map_err(|error| match error {
+                GenesisError::Wrong(reason) => Failure::Bad(reason),
+                unchecked => Failure::Verdict(Error::Unavailable(Box::new(unchecked))),
+            })?,
+            None => {}
+        }
+        Ok(genesis)
     }
 }
 

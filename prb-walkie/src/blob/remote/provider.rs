@@ -13,10 +13,13 @@ use prb_core::{blob::Heights, primitives::Hash};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Announced, Candidate, Config};
-use crate::blob::{
-    client::{self, Bounds, Client, Link},
-    metrics,
+use super::{Announced, Candidate, Config, choose::Place};
+use crate::{
+    blob::{
+        client::{self, Bounds, Client, Link},
+        metrics,
+    },
+    node::Provenance,
 };
 
 /// After so long without a reason to be put aside, a provider starts afresh.
@@ -49,12 +52,31 @@ pub(super) struct State {
     pub(super) kind: Option<Kind>,
     pub(super) heights: Heights,
     pub(super) identity: Option<Hash>,
-    pub(super) aside: Option<Aside>,
     latency: Option<(Duration, Instant)>,
+    pub(super) record: Record,
+}
+
+/// What a provider has done, which is remembered also where it loses its place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Record {
+    pub(super) aside: Option<Aside>,
     pub(super) served: u64,
     pub(super) failed: u64,
+    /// Answers that a worker has refused.
+    pub(super) refused: u64,
     strikes: u32,
     last_strike: Option<Instant>,
+}
+
+impl Record {
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside.as_ref().is_some_and(|aside| aside.until > Instant::now())
+    }
+
+    /// Whether there is a reason to remember it.
+    pub(super) const fn is_bad(&self) -> bool {
+        self.last_strike.is_some()
+    }
 }
 
 /// Why a provider is not asked, and until when.
@@ -65,14 +87,15 @@ pub(super) struct Aside {
 }
 
 impl Provider {
-    pub(super) fn new(candidate: Candidate, config: client::Config) -> Self {
+    /// A provider, with what is remembered of it.
+    pub(super) fn new(candidate: Candidate, remembered: Option<Record>, config: client::Config) -> Self {
         let client = Client::start(candidate.address, &candidate.id, config);
         Self {
             id: candidate.id.as_str().into(),
             candidate: Mutex::new(candidate),
             client,
             in_flight: AtomicUsize::new(0),
-            state: Mutex::default(),
+            state: Mutex::new(State { record: remembered.unwrap_or_default(), ..State::default() }),
         }
     }
 
@@ -86,6 +109,10 @@ impl Provider {
 
     pub(super) fn candidate(&self) -> Candidate {
         self.candidate.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn provenance(&self) -> Provenance {
+        self.candidate.lock().unwrap_or_else(PoisonError::into_inner).provenance
     }
 
     pub(super) fn announced(&self) -> Option<Announced> {
@@ -110,18 +137,33 @@ impl Provider {
             return None;
         }
         let state = self.state();
-        let aside = state.aside.as_ref().is_some_and(|aside| aside.until > Instant::now());
+        let aside = state.record.is_aside();
         state.kind.filter(|_| !aside).map(|kind| (kind, state.heights))
+    }
+
+    /// What it is worth, where its place is wanted.
+    pub(super) fn place(&self) -> Place {
+        match self.link() {
+            _ if self.is_aside() => Place::Useless,
+            Link::Down { .. } => Place::Useless,
+            Link::Up if self.state().kind.is_some() => Place::InUse,
+            Link::Up | Link::Connecting => Place::Held,
+        }
+    }
+
+    /// Notes that a worker has refused an answer of it.
+    pub(super) fn was_refused(&self) {
+        self.state().record.refused += 1;
     }
 
     /// Whether it is put aside now.
     pub(super) fn is_aside(&self) -> bool {
-        self.state().aside.as_ref().is_some_and(|aside| aside.until > Instant::now())
+        self.state().record.is_aside()
     }
 
     /// Puts the provider aside, longer with each time in a row.
     pub(super) fn put_aside(&self, reason: String, config: &Config) {
-        let mut state = self.state();
+        let state = &mut self.state().record;
         state.failed += 1;
         let now = Instant::now();
         if state.last_strike.is_none_or(|last| now - last > FORGIVEN_AFTER) {
@@ -143,7 +185,7 @@ impl Provider {
     /// Forgets that it was put aside, once that is over; gives whether it was.
     pub(super) fn come_back(&self) -> bool {
         let mut state = self.state();
-        let over = state.aside.take_if(|aside| aside.until <= Instant::now()).is_some();
+        let over = state.record.aside.take_if(|aside| aside.until <= Instant::now()).is_some();
         if over {
             info!(provider = %self.id, "a data provider is asked again");
         }
@@ -171,8 +213,8 @@ impl Provider {
         flight.landed = true;
         let mut state = self.state();
         match &answer {
-            Ok(_) => state.served += 1,
-            Err(_) => state.failed += 1,
+            Ok(_) => state.record.served += 1,
+            Err(_) => state.record.failed += 1,
         }
         answer
     }

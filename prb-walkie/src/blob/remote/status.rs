@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::provider::{Kind, Provider};
-use crate::blob::client::Link;
+use crate::{blob::client::Link, node::Provenance};
 
 /// A provider's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,12 +53,17 @@ pub struct ProviderStatus {
     pub answered: u64,
     /// Times that it failed.
     pub failed: u64,
+    /// Answers that a worker refused.
+    pub refused: u64,
+    /// Where it was heard of, or what it has proved.
+    pub provenance: Provenance,
 }
 
 pub(super) fn of(provider: &Provider) -> ProviderStatus {
     let state = provider.snapshot();
     let now = Instant::now();
-    let aside = state.aside.filter(|aside| aside.until > now);
+    let record = state.record;
+    let aside = record.aside.filter(|aside| aside.until > now);
     let shown = match (aside, provider.link()) {
         (Some(aside), _) => ProviderState::Aside { reason: aside.reason, for_ms: millis(aside.until - now) },
         (None, Link::Down { reason }) => ProviderState::Down { reason: reason.to_string() },
@@ -66,16 +71,19 @@ pub(super) fn of(provider: &Provider) -> ProviderStatus {
         (None, Link::Up | Link::Connecting) => ProviderState::Connecting,
     };
     let Heights { relay, para, .. } = state.heights;
+    let candidate = provider.candidate();
     ProviderStatus {
         id: provider.id.to_string(),
-        address: provider.candidate().address.to_string(),
+        address: candidate.address.to_string(),
         state: shown,
         original: state.kind == Some(Kind::Original),
         relay: relay.map(|number| number.0),
         para: para.map(|number| number.0),
         latency_ms: provider.latency().map(millis),
-        answered: state.served,
-        failed: state.failed,
+        answered: record.served,
+        failed: record.failed,
+        refused: record.refused,
+        provenance: candidate.provenance,
     }
 }
 

@@ -4,7 +4,10 @@ use std::{fmt, io};
 
 use bytes::{Buf, BytesMut};
 use futures::{StreamExt, stream::FuturesUnordered};
-use prb_core::sync::ByteBudget;
+use prb_core::{
+    blob::Error,
+    sync::{ByteBudget, Held},
+};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpStream, tcp::ReadHalf},
@@ -14,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    Shared,
+    Budgets, Config, Shared,
     outbox::{Answer, Outbox},
 };
 use crate::blob::{
@@ -28,8 +31,12 @@ use crate::blob::{
 const MAX_REQUEST_BYTES: usize = ID_BYTES + 2 * MAX_KEY_BYTES;
 /// Room for requests that came together.
 const READ_BYTES: usize = 8 * 1024;
-/// A peer that takes less than this within the write time-out, though more is there, takes nothing.
-const MIN_PROGRESS_BYTES: u64 = 64 * 1024;
+/// Answers of up to this size are small: they have bytes of their own.
+const SMALL_BYTES: usize = 64 * 1024;
+/// Bytes of one connection's small answers.
+const SESSION_SMALL_BYTES: usize = 2 * SMALLER_BYTES;
+/// What batches are made smaller to where there are no bytes for more.
+const SMALLER_BYTES: usize = 1024 * 1024;
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -80,16 +87,26 @@ impl fmt::Display for Ended {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(mut stream: TcpStream, shared: &Shared, stop: &CancellationToken) -> Ended {
+pub(super) async fn serve(
+    mut stream: TcpStream,
+    shared: &Shared,
+    of_address: &Budgets,
+    stop: &CancellationToken,
+) -> Ended {
     let config = shared.config;
     let (read, write) = stream.split();
     let mut requests = Requests { socket: read, buffer: BytesMut::with_capacity(READ_BYTES) };
     let mut outbox = Outbox::new(write, shared.stats.clone());
-    let budget = ByteBudget::new(config.session_max_bytes);
+    let allowance = Allowance {
+        own: ByteBudget::new(config.session_max_bytes),
+        own_small: ByteBudget::new(config.session_max_bytes.min(SESSION_SMALL_BYTES)),
+        of_address,
+        of_all: &shared.budget,
+    };
     let mut lookups = FuturesUnordered::new();
     let mut pulse = Pulse::new();
-    let mut tick =
-        interval((config.write_timeout.min(config.idle_timeout) / 4).max(Duration::from_millis(1)));
+    let shortest = config.write_timeout.min(config.idle_timeout).min(config.first_request_timeout);
+    let mut tick = interval((shortest / 4).max(Duration::from_millis(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut reading, mut until) = (true, None);
     loop {
@@ -111,8 +128,8 @@ pub(super) async fn serve(mut stream: TcpStream, shared: &Shared, stop: &Cancell
             Some(answer) = lookups.next(), if !lookups.is_empty() => outbox.push(answer),
             request = requests.next(), if reading && room => match request {
                 Ok(Some((id, key))) => {
-                    pulse.asked = Instant::now();
-                    lookups.push(answer(shared, &budget, id, key));
+                    (pulse.asked, pulse.has_asked) = (Instant::now(), true);
+                    lookups.push(answer(shared, &allowance, id, key));
                 }
                 Ok(None) => reading = false,
                 Err(ended) => return ended,
@@ -124,10 +141,12 @@ pub(super) async fn serve(mut stream: TcpStream, shared: &Shared, stop: &Cancell
             }
             _ = tick.tick() => {
                 let idle = lookups.is_empty() && outbox.is_empty();
-                if idle && pulse.asked.elapsed() >= config.idle_timeout {
+                let first = config.first_request_timeout.min(config.idle_timeout);
+                let patience = if pulse.has_asked { config.idle_timeout } else { first };
+                if idle && pulse.asked.elapsed() >= patience {
                     return Ended::Idle;
                 }
-                if pulse.is_stalled(&outbox, config.write_timeout) {
+                if pulse.is_stalled(&outbox, &config) {
                     return Ended::Stalled;
                 }
             }
@@ -142,42 +161,82 @@ pub(super) async fn serve(mut stream: TcpStream, shared: &Shared, stop: &Cancell
 /// When something happened last.
 struct Pulse {
     asked: Instant,
+    has_asked: bool,
     /// Since when there are answers to be taken, and how many bytes had been taken then.
     waiting: Option<(Instant, u64)>,
 }
 
 impl Pulse {
     fn new() -> Self {
-        Self { asked: Instant::now(), waiting: None }
+        Self { asked: Instant::now(), has_asked: false, waiting: None }
     }
 
-    fn is_stalled(&mut self, outbox: &Outbox<'_>, patience: Duration) -> bool {
+    /// Whether the peer has taken too little of what is there for it, since there was something, or since it was
+    /// last looked at.
+    fn is_stalled(&mut self, outbox: &Outbox<'_>, config: &Config) -> bool {
         if outbox.is_empty() {
             self.waiting = None;
             return false;
         }
-        let (since, progress) = *self.waiting.get_or_insert_with(|| (Instant::now(), outbox.progress()));
-        if outbox.progress() - progress >= MIN_PROGRESS_BYTES {
+        let (since, before) = *self.waiting.get_or_insert_with(|| (Instant::now(), outbox.progress()));
+        let waited = since.elapsed();
+        if waited < config.write_timeout {
+            return false;
+        }
+        let wanted = config.min_bytes_per_second as f64 * waited.as_secs_f64();
+        if outbox.progress() - before >= wanted as u64 {
             self.waiting = Some((Instant::now(), outbox.progress()));
             return false;
         }
-        since.elapsed() >= patience
+        true
     }
 }
 
+/// The bytes that a connection's answers may take.
+struct Allowance<'s> {
+    own: ByteBudget,
+    own_small: ByteBudget,
+    of_address: &'s Budgets,
+    of_all: &'s Budgets,
+}
+
+impl Allowance<'_> {
+    /// Waits for bytes of the connection's own, then of its address, then of all: who waits holds back nobody with
+    /// what he does not have yet, and strangers only with their own.
+    async fn large(&self, bytes: usize) -> [Held; 3] {
+        let own = self.own.hold(bytes).await;
+        let of_address = self.of_address.large.hold(bytes).await;
+        [own, of_address, self.of_all.large.hold(bytes).await]
+    }
+
+    /// The same for small answers. One connection cannot hold many at a time.
+    async fn small(&self, bytes: usize) -> [Held; 3] {
+        let own = self.own_small.hold(bytes).await;
+        let of_address = self.of_address.small.hold(bytes).await;
+        [own, of_address, self.of_all.small.hold(bytes).await]
+    }
+
+    /// Whether so many bytes are there now.
+    fn has(&self, bytes: usize) -> bool {
+        self.of_address.has(bytes) && self.of_all.has(bytes)
+    }
+}
+
+/// An answer in parts, and the bytes held for it.
+type Found = (Option<Parts>, [Held; 3]);
+
 /// Sets room aside, assembles the answer, and keeps as much room as it takes.
-async fn answer(shared: &Shared, budget: &ByteBudget, id: Id, key: String) -> Answer {
+async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String) -> Answer {
     let bound = shared.lookup.bound_bytes(&key);
-    // The own one first: who waits for the others' bytes holds back nobody but himself.
-    let mut held = [budget.hold(bound).await, shared.budget.hold(bound).await];
-    let parts = match shared.lookup.parts(&key).await {
-        Ok(parts) => parts.filter(|parts| !parts.is_empty()).filter(fits),
-        Err(e) => {
-            if let Some(skipped) = shared.complaints.ready() {
-                let cause: &dyn std::error::Error = &e;
-                warn!(key, skipped, cause, "a blob cannot be read");
-            }
-            None
+    let (parts, mut held) = match smaller(shared, allowance, &key, bound).await {
+        Some(found) => found,
+        None if bound <= SMALL_BYTES => {
+            let held = allowance.small(bound).await;
+            (looked_up(shared, &key, shared.lookup.parts(&key).await), held)
+        }
+        None => {
+            let held = allowance.large(bound).await;
+            (looked_up(shared, &key, shared.lookup.parts(&key).await), held)
         }
     };
     shared.stats.answer(parts.is_some());
@@ -188,6 +247,29 @@ async fn answer(shared: &Shared, budget: &ByteBudget, id: Id, key: String) -> An
     let Parts { head, body } = parts.unwrap_or_default();
     held.iter_mut().for_each(|held| held.shrink(head.len() + body.len()));
     Answer::new(frame, head, body, held, &shared.stats)
+}
+
+/// A batch of less than what was asked for, where there are no bytes for that now and a smaller one does.
+async fn smaller(shared: &Shared, allowance: &Allowance<'_>, key: &str, bound: usize) -> Option<Found> {
+    if bound <= SMALLER_BYTES || allowance.has(bound) {
+        return None;
+    }
+    let held = allowance.small(SMALLER_BYTES).await;
+    let parts = looked_up(shared, key, shared.lookup.smaller(key, SMALLER_BYTES).await)?;
+    Some((Some(parts), held))
+}
+
+fn looked_up(shared: &Shared, key: &str, found: Result<Option<Parts>, Error>) -> Option<Parts> {
+    match found {
+        Ok(parts) => parts.filter(|parts| !parts.is_empty()).filter(fits),
+        Err(e) => {
+            if let Some(skipped) = shared.complaints.ready() {
+                let cause: &dyn std::error::Error = &e;
+                warn!(key, skipped, cause, "a blob cannot be read");
+            }
+            None
+        }
+    }
 }
 
 /// Originals read lengths of up to 32 bits.

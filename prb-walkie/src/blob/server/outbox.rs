@@ -32,7 +32,7 @@ impl Answer {
         frame: AnswerHead,
         head: Bytes,
         body: Bytes,
-        held: [Held; 2],
+        held: [Held; 3],
         stats: &Arc<Stats>,
     ) -> Self {
         let bytes = head.len() + body.len();
@@ -53,7 +53,7 @@ impl Answer {
 struct Queued {
     bytes: usize,
     stats: Arc<Stats>,
-    _held: [Held; 2],
+    _held: [Held; 3],
 }
 
 impl Drop for Queued {

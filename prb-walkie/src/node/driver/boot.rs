@@ -5,7 +5,10 @@ use std::time::Instant;
 use libp2p::{
     Multiaddr, PeerId,
     multiaddr::Protocol,
-    swarm::{ConnectionId, DialError, dial_opts::DialOpts},
+    swarm::{
+        ConnectionId, DialError,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use prb_core::sync::Backoff;
 use tracing::{debug, info};
@@ -53,10 +56,11 @@ impl Boot {
         self.dialling == Some(id)
     }
 
-    pub(super) fn reached(&mut self, peer: PeerId) {
+    /// A peer is there; gives the one that was there before, if that was another.
+    pub(super) fn reached(&mut self, peer: PeerId) -> Option<PeerId> {
         self.dialling = None;
-        self.peer = Some(peer);
         self.backoff.reset();
+        self.peer.replace(peer).filter(|former| *former != peer)
     }
 
     pub(super) fn failed(&mut self, error: &DialError) {
@@ -68,11 +72,9 @@ impl Boot {
         self.dial_at = Instant::now() + self.backoff.fail();
     }
 
-    /// The peer is not there any more.
-    pub(super) fn lost(&mut self, peer: &PeerId) {
-        if !self.is_given && self.peer.as_ref() == Some(peer) {
-            self.peer = None;
-        }
+    /// The peer is not there any more; gives it if it was.
+    pub(super) fn lost(&mut self, peer: &PeerId) -> Option<PeerId> {
+        self.peer.take_if(|there| !self.is_given && *there == *peer)
     }
 
     /// Who is at which address, where both are known from the start.
@@ -90,6 +92,13 @@ impl Boot {
 }
 
 impl Driver {
+    /// A peer has left a boot node's address, unless it is at another one's.
+    pub(super) fn is_no_boot_node(&mut self, peer: Option<PeerId>) {
+        if let Some(peer) = peer.filter(|peer| self.boot.iter().all(|boot| boot.peer != Some(*peer))) {
+            self.peers.is_no_boot_node(&peer);
+        }
+    }
+
     pub(super) fn dial_boot(&mut self, now: Instant) {
         for at in 0..self.boot.len() {
             let boot = &mut self.boot[at];
@@ -139,7 +148,10 @@ impl Driver {
     pub(super) fn dial_known(&mut self, now: Instant) {
         for peer in self.peers.due_dials(now) {
             let Some(known) = self.peers.get_mut(&peer) else { continue };
-            let dial = DialOpts::peer_id(peer).addresses(known.addresses().to_vec()).build();
+            let dial = DialOpts::peer_id(peer)
+                .addresses(known.addresses().to_vec())
+                .condition(PeerCondition::NotDialing)
+                .build();
             known.dialling = true;
             match self.swarm.dial(dial) {
                 Ok(()) => {}

@@ -5,7 +5,7 @@ use std::{io, time::Instant};
 use libp2p::{
     Multiaddr, PeerId,
     core::{ConnectedPoint, upgrade::NegotiationError},
-    identify, kad, mdns, ping,
+    identify, kad, ping,
     request_response::{self, OutboundFailure},
     swarm::{ConnectionId, DialError, SwarmEvent},
 };
@@ -66,11 +66,13 @@ impl Driver {
         if outbound {
             metrics::dial("connected");
             if let Some(boot) = self.boot.iter_mut().find(|boot| boot.is_dialled_by(id)) {
-                boot.reached(peer);
+                let former = boot.reached(peer);
                 self.peers.found(peer, address.clone(), true);
+                self.is_no_boot_node(former);
             }
         }
-        self.peers.connected(peer, id, Link::new(address, outbound));
+        let local = self.local.has_both_ends(&endpoint);
+        self.peers.connected(peer, id, Link::new(address, outbound, local));
         self.count_connections();
         self.wake = true;
     }
@@ -90,7 +92,8 @@ impl Driver {
         if let DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } = error {
             self.peers.is_not_at(&peer, &split_peer_id(address).0);
             // Whoever is there now is found out by dialling that address alone.
-            self.boot.iter_mut().for_each(|boot| boot.lost(&peer));
+            let lost = self.boot.iter_mut().filter_map(|boot| boot.lost(&peer)).next();
+            self.is_no_boot_node(lost);
         }
     }
 
@@ -107,11 +110,6 @@ impl Driver {
                 self.on_identified(peer_id, info);
             }
             BehaviourEvent::Kad(event) => self.on_kad(event),
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
-                for (peer, address) in found {
-                    self.on_found(peer, vec![address]);
-                }
-            }
             _ => {}
         }
     }

@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use libp2p::PeerId;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -12,17 +13,18 @@ use tracing::{debug, info};
 
 use super::{Driver, GREET_AGAIN, Own, Pending};
 use crate::{
-    blob::Lookup,
+    blob::{Lookup, keys},
     node::{
         Config,
         behaviour::Protocol,
         codec::{Frame, Memory},
-        outbound,
+        peers::Link,
     },
     proto::{AuthStatus, SystemInfo, data_provider::RawBlob},
     rpc::{
-        Error, Handlers, Method, ResponseError, calls,
+        Caller, Error, Handlers, Method, ResponseError, calls,
         envelope::{self, now_ms},
+        exchange::{self, Offer, Shown},
     },
 };
 
@@ -39,12 +41,37 @@ pub(super) fn own_info(config: &Config, me: PeerId) -> SystemInfo {
         chain_identity: config.chain_identity.map(|hash| hash.to_string()).unwrap_or_default(),
         bridge_identity: config.bridge_identity.clone(),
         auth: AuthStatus::None.into(),
+        key_exchange: Bytes::new(),
+        key_proof: Bytes::new(),
+    }
+}
+
+impl Own {
+    /// What a `Hello` says, and its half of the exchange where there is a key.
+    pub(in crate::node) fn hello(
+        &self,
+        me: PeerId,
+        peer: PeerId,
+        auth: AuthStatus,
+    ) -> (SystemInfo, Option<Offer>) {
+        let offer = self.key.as_ref().map(|key| Offer::new(key, me, peer));
+        let (offer, key_exchange) = offer.map_or((None, Bytes::new()), |(offer, bytes)| (Some(offer), bytes));
+        (SystemInfo { auth: auth.into(), key_exchange, ..self.info() }, offer)
+    }
+
+    /// What a `Hello` is answered.
+    fn answer(&self, me: &PeerId, caller: Caller, said: &SystemInfo) -> SystemInfo {
+        let key = self.key.as_ref().filter(|_| !said.key_exchange.is_empty() && self.pace.ready());
+        let shown = key.and_then(|key| exchange::answer(key, me, &caller.peer, &said.key_exchange));
+        let (key_exchange, key_proof) = shown.unwrap_or_default();
+        SystemInfo { auth: caller.standing.into(), key_exchange, key_proof, ..self.info() }
     }
 }
 
 /// The configured handlers and the node's own.
 pub(super) fn handlers(
     config: &Config,
+    me: PeerId,
     own: &Arc<Own>,
     memory: &Memory,
 ) -> (Handlers, mpsc::Receiver<(PeerId, SystemInfo)>) {
@@ -59,9 +86,8 @@ pub(super) fn handlers(
     }
     let handlers = handlers
         .on(calls::Hello, move |caller, info| {
+            let answer = hello.answer(&me, caller, &info);
             let _ = sender.try_send((caller.peer, info));
-            let auth = hello.standing(&caller.peer, caller.ip).into();
-            let answer = SystemInfo { auth, ..hello.info() };
             async move { Ok(answer) }
         })
         .on(calls::Auth, move |caller, request| {
@@ -76,7 +102,8 @@ fn with_blobs(handlers: Handlers, blobs: Arc<dyn Lookup>, memory: Memory, limit:
     handlers.on(calls::GetBlobByKey, move |_, request| {
         let (blobs, memory) = (Arc::clone(&blobs), memory.clone());
         async move {
-            let key = request.key.trim();
+            let key = keys::without_wait(request.key.trim());
+            let key = key.as_ref();
             // What the answer takes is set aside again once it is wrapped.
             let _reserve = memory.reserve(blobs.bound_bytes(key).min(limit)).await;
             let found = blobs.get(key).await;
@@ -91,19 +118,27 @@ impl Driver {
     /// Says `Hello` to whom it is due.
     pub(super) fn greet(&mut self, now: Instant) {
         for peer in self.peers.due_greetings(now) {
-            let ip = self.peers.get(&peer).and_then(|known| known.links.values().next()?.ip());
-            let auth = self.own.standing(&peer, ip).into();
-            let hello = SystemInfo { auth, ..self.own.info() };
+            let known = self.peers.get(&peer);
+            let from_here = known.is_some_and(|known| known.links.values().any(Link::comes_from_here));
+            let ip = known.and_then(|known| known.links.values().next()?.ip());
+            let auth = self.own.standing(&peer, ip, from_here);
+            let (hello, offer) = self.own.hello(self.shared.peer_id, peer, auth);
             let (bytes, nonce) = envelope::request(Method::Hello, hello.encode_to_vec().into());
             if let Some(known) = self.peers.get_mut(&peer) {
                 known.greeting = true;
                 known.greet_at = now + self.limits.hello_interval;
             }
-            self.send(peer, Protocol::Pb, Frame::new(bytes, ANSWER_BYTES), Pending::Hello { nonce });
+            self.send(peer, Protocol::Pb, Frame::new(bytes, ANSWER_BYTES), Pending::Hello { nonce, offer });
         }
     }
 
-    pub(super) fn on_hello_answer(&mut self, peer: PeerId, nonce: &str, result: Result<Frame, Error>) {
+    pub(super) fn on_hello_answer(
+        &mut self,
+        peer: PeerId,
+        nonce: &str,
+        offer: Option<Offer>,
+        result: Result<Frame, Error>,
+    ) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.greeting = false;
         let opened = match result {
@@ -119,29 +154,19 @@ impl Driver {
             Err(e) => Err(e.to_string()),
         };
         match opened {
-            Ok(info) => self.on_introduced_answer(peer, &info),
+            Ok(info) => {
+                self.on_introduced(peer, &info);
+                self.peers.auth(&peer, info.auth());
+                match offer.map(|offer| offer.judge(&info.key_exchange, &info.key_proof)) {
+                    Some(Shown::Knows) => self.knows_key(peer, true),
+                    Some(Shown::Differs) => self.knows_key(peer, false),
+                    Some(Shown::Nothing) | None => {}
+                }
+            }
             Err(reason) => {
                 debug!(%peer, reason, "no answer to Hello");
                 known.greet_at = Instant::now() + GREET_AGAIN;
             }
-        }
-    }
-
-    /// A peer has answered who it is, and how this node stands with it.
-    fn on_introduced_answer(&mut self, peer: PeerId, info: &SystemInfo) {
-        self.on_introduced(peer, info);
-        let status = info.auth();
-        self.peers.auth(&peer, status);
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        let wants_proof = matches!(status, AuthStatus::NeedAuth) && !known.proof_sent;
-        if wants_proof && self.shared.outbound.has_key() {
-            known.proof_sent = true;
-            let shared = Arc::clone(&self.shared);
-            self.chores.spawn(async move {
-                if let Err(error) = outbound::authenticate(&shared, peer).await {
-                    debug!(%peer, %error, "the pre-shared key could not be shown");
-                }
-            });
         }
     }
 

@@ -8,18 +8,20 @@ use libp2p::{
     request_response::{InboundRequestId, ResponseChannel},
     swarm::ConnectionId,
 };
-use tokio::{sync::OwnedSemaphorePermit, task::JoinError};
+use tokio::task::JoinError;
 use tracing::{debug, error};
 
 use super::Driver;
 use crate::{
-    blob::Lookup,
+    blob::{Lookup, keys},
     node::{
+        Provenance,
         behaviour::Protocol,
         codec::{Frame, Memory},
         metrics,
+        peers::Link,
+        places::{Class, Holder, Place},
     },
-    proto::AuthStatus,
     rpc::{Caller, Handlers, ResponseError, envelope, handlers::Bounds},
 };
 
@@ -38,12 +40,9 @@ pub(super) struct Done {
     call: Inbound,
     channel: ResponseChannel<Frame>,
     answer: Frame,
-    /// Its place among the calls that are answered, until its answer is handed over.
-    _room: Room,
+    /// Its place among the calls that are answered.
+    place: Place,
 }
-
-/// A place among the calls of its peer, and among all.
-type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 /// What calls are answered with.
 struct Desk {
@@ -66,17 +65,19 @@ impl Driver {
         if self.is_draining() {
             return self.refuse(call, channel, "stopping", "this peer is shutting down");
         }
-        let Some(room) = self.room(call.peer) else {
+        let links = self.peers.get(&call.peer).map(|known| &known.links);
+        let ip = links.and_then(|links| links.get(&call.connection_id)?.ip());
+        // Of whichever connection the call takes: noise has proved that it is the same peer.
+        let from_here = links.is_some_and(|links| links.values().any(Link::comes_from_here));
+        let caller = Caller::standing(call.peer, ip, self.own.standing(&call.peer, ip, from_here));
+        let is_stranger = self.peers.provenance(&call.peer) < Provenance::BootNode;
+        let class = Class::of(call.protocol, request.bytes(), caller.granted);
+        let Some(place) = self.places.take(class, Holder { peer: call.peer, ip, is_stranger }) else {
             return self.refuse(call, channel, "busy", "too many calls at once");
         };
-        let link = self.peers.get(&call.peer).and_then(|known| known.links.get(&call.connection_id));
-        let ip = link.and_then(|link| link.ip());
-        let standing = self.own.standing(&call.peer, ip);
-        let granted = matches!(standing, AuthStatus::Granted | AuthStatus::None);
         if let Some(known) = self.peers.get_mut(&call.peer) {
             known.hear();
         }
-        let caller = Caller::new(call.peer, ip, granted);
         let desk = Desk {
             handlers: Arc::clone(&self.handlers),
             blobs: self.blobs.clone(),
@@ -85,14 +86,8 @@ impl Driver {
         };
         self.work.spawn(async move {
             let answer = desk.answer(call, caller, request).await;
-            Done { call, channel, answer, _room: room }
+            Done { call, channel, answer, place }
         });
-    }
-
-    fn room(&self, peer: PeerId) -> Option<Room> {
-        let of_peer = self.rooms.of(peer).try_acquire_owned().ok()?;
-        let of_all = Arc::clone(&self.all_rooms).try_acquire_owned().ok()?;
-        Some((of_peer, of_all))
     }
 
     fn refuse(
@@ -105,26 +100,35 @@ impl Driver {
         let message = message.into();
         debug!(peer = %call.peer, message, "refused a call");
         metrics::refused(reason);
-        self.respond(call, channel, Frame::new(refusal(call.protocol, message), 0));
+        self.respond(call, channel, Frame::new(refusal(call.protocol, message), 0), None);
     }
 
     pub(super) fn on_done(&mut self, done: Result<Done, JoinError>) {
         match done {
-            Ok(Done { call, channel, answer, .. }) => self.respond(call, channel, answer),
+            Ok(Done { call, channel, answer, place }) => {
+                let kept = Some(place).filter(|place| place.class.lasts_until_written());
+                self.respond(call, channel, answer, kept);
+            }
             Err(e) if e.is_cancelled() => {}
             // Handlers' own panics are caught before.
             Err(e) => error!(error = %e, "answering a call failed"),
         }
     }
 
-    fn respond(&mut self, call: Inbound, channel: ResponseChannel<Frame>, answer: Frame) {
+    fn respond(
+        &mut self,
+        call: Inbound,
+        channel: ResponseChannel<Frame>,
+        answer: Frame,
+        kept: Option<Place>,
+    ) {
         let behaviour = self.swarm.behaviour_mut();
         let calls = match call.protocol {
             Protocol::Pb => &mut behaviour.pb,
             Protocol::Blob => &mut behaviour.blob,
         };
         match calls.send_response(channel, answer) {
-            Ok(()) => drop(self.writing.insert((call.protocol, call.request_id))),
+            Ok(()) => drop(self.writing.insert((call.protocol, call.request_id), kept)),
             Err(_) => debug!(peer = %call.peer, "the caller has gone before its answer was there"),
         }
     }
@@ -165,7 +169,8 @@ impl Desk {
         let (Some(blobs), Ok(key)) = (&self.blobs, std::str::from_utf8(raw)) else {
             return (None, "malformed");
         };
-        let (key, limit) = (key.trim(), self.bounds.answer_bytes);
+        let (key, limit) = (keys::without_wait(key.trim()), self.bounds.answer_bytes);
+        let key = key.as_ref();
         let read = async {
             let reserve = self.memory.reserve(blobs.bound_bytes(key).min(limit)).await;
             (reserve, blobs.get(key).await)

@@ -9,7 +9,7 @@ fn peers(edit: impl FnOnce(&mut Limits)) -> Peers {
     edit(&mut limits);
     let membership =
         Membership { chain_identity: None, bridge_identity: "default".into(), ignore_bridge_identity: false };
-    Peers::new(PeerId::random(), limits, membership)
+    Peers::new(PeerId::random(), limits, membership, Trust::default())
 }
 
 fn place(port: u16) -> Multiaddr {
@@ -21,7 +21,7 @@ fn info(role: Role) -> SystemInfo {
 }
 
 fn link(n: usize, outbound: bool) -> (ConnectionId, Link) {
-    (ConnectionId::new_unchecked(n), Link::new(place(1), outbound))
+    (ConnectionId::new_unchecked(n), Link::new(place(1), outbound, false))
 }
 
 /// A peer that has introduced itself and is away.
@@ -55,7 +55,7 @@ fn a_flood_of_names_crowds_nobody_out() {
 }
 
 #[test]
-fn strangers_are_dialled_a_few_at_a_time_and_friends_always() {
+fn others_are_dialled_a_few_at_a_time_and_boot_nodes_always() {
     let mut peers = peers(|limits| limits.handshakes = 16);
     for _ in 0..100 {
         peers.found(PeerId::random(), place(3), false);
@@ -63,12 +63,20 @@ fn strangers_are_dialled_a_few_at_a_time_and_friends_always() {
     let friend = met(&mut peers, Role::DataProviderInt);
     let client = met(&mut peers, Role::Client);
     let due = peers.due_dials(Instant::now());
-    assert_eq!((due.len(), due[0]), (5, friend));
+    assert_eq!(
+        (due.len(), due[0]),
+        (4, friend),
+        "who has said Hello comes first, and has no more than the share"
+    );
     assert!(!due.contains(&client));
     for peer in &due {
         peers.get_mut(peer).unwrap().dialling = true;
     }
     assert_eq!(peers.due_dials(Instant::now()), []);
+    let boot = PeerId::random();
+    peers.found(boot, place(9), true);
+    assert_eq!(peers.due_dials(Instant::now()), [boot]);
+    peers.get_mut(&boot).unwrap().dialling = true;
     // One that cannot be reached makes room for the next, and waits.
     peers.dial_failed(&due[1]);
     let next = peers.due_dials(Instant::now());
@@ -128,4 +136,55 @@ fn addresses_that_work_come_first_and_few_are_kept() {
     assert_eq!((known.len(), &known[0]), (MAX_ADDRESSES, &place(500)));
     peers.is_not_at(&peer, &place(500));
     assert!(!peers.get(&peer).unwrap().addresses().contains(&place(500)));
+}
+
+#[test]
+fn what_somebody_says_and_nobody_answers_is_not_dialled_for_ever() {
+    let mut peers = peers(|_| {});
+    let (stranger, friend) = (PeerId::random(), met(&mut peers, Role::DataProviderInt));
+    peers.found(stranger, place(22), false);
+    peers.dial_failed(&stranger);
+    assert_eq!(peers.get(&stranger).unwrap().addresses(), []);
+    // One that has said Hello may be on its way back.
+    let (id, mut connection) = link(1, true);
+    connection.address = place(500);
+    peers.connected(friend, id, connection);
+    peers.disconnected(&friend, id);
+    for failed in 1..=MAX_FAILURES {
+        peers.dial_failed(&friend);
+        let left = if failed < MAX_FAILURES { 2 } else { 1 };
+        assert_eq!(peers.get(&friend).unwrap().addresses().len(), left);
+    }
+    assert_eq!(peers.get(&friend).unwrap().addresses(), [place(500)], "where it was is tried on");
+}
+
+#[test]
+fn a_peer_is_what_it_has_proved_or_where_it_is() {
+    let mut peers = peers(|_| {});
+    peers.trust.networks.push("10.0.0.0/8".parse().unwrap());
+    let at = |ip: &str, local| {
+        let address = format!("/ip4/{ip}/tcp/1").parse().unwrap();
+        Link::new(address, false, local)
+    };
+    let id = |n| ConnectionId::new_unchecked(n);
+    let peer = PeerId::random();
+    assert_eq!(peers.provenance(&peer), Provenance::Discovered);
+    peers.connected(peer, id(1), at("192.0.2.1", false));
+    assert_eq!(peers.provenance(&peer), Provenance::Discovered);
+    peers.connected(peer, id(2), at("10.1.1.1", false));
+    assert_eq!(peers.provenance(&peer), Provenance::TrustedNetwork);
+    peers.connected(peer, id(3), at("127.0.0.1", true));
+    assert_eq!(peers.provenance(&peer), Provenance::SameMachine);
+    for n in [2, 3] {
+        peers.disconnected(&peer, id(n));
+    }
+    assert_eq!(peers.provenance(&peer), Provenance::Discovered, "it counts while it is connected so");
+    peers.found(peer, place(1), true);
+    assert_eq!(peers.provenance(&peer), Provenance::BootNode);
+    peers.is_no_boot_node(&peer);
+    assert_eq!(peers.provenance(&peer), Provenance::Discovered);
+    peers.knows_key(&peer, true);
+    assert_eq!(peers.provenance(&peer), Provenance::SharedKey);
+    peers.knows_key(&peer, false);
+    assert_eq!(peers.provenance(&peer), Provenance::Discovered);
 }

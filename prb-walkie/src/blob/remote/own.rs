@@ -1,0 +1,106 @@
+//! The chain as this machine's own node sees it: what providers' claims are held to.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use prb_core::{
+    blob::{Genesis, Heights},
+    primitives::{Hash, ParaNumber, RelayNumber},
+};
+use tokio::{sync::watch, time::Instant};
+
+/// Parachain blocks that a provider may be ahead of the own node.
+const PARA_SLACK: u32 = 32;
+/// Relay blocks that a provider may be ahead of the relay parent of the own node's finalised block.
+const RELAY_SLACK: u32 = 128;
+/// An own node that stands still holds up nobody for long: providers may be one block further for each such time.
+/// Chains' blocks take longer.
+const BLOCK_TIME: Duration = Duration::from_secs(3);
+
+/// The own node's finalised head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finalized {
+    /// The parachain block.
+    pub para: ParaNumber,
+    /// Its relay parent, where it can be read.
+    pub relay: Option<RelayNumber>,
+    /// When it was told.
+    pub at: Instant,
+}
+
+/// Judges a genesis that a provider gives.
+#[async_trait]
+pub trait GenesisCheck: Send + Sync + fmt::Debug {
+    /// Whether it is the own chain's.
+    ///
+    /// # Errors
+    /// See [`GenesisError`].
+    async fn check(&self, genesis: &Genesis) -> Result<(), GenesisError>;
+}
+
+/// Why a genesis is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenesisError {
+    /// It is not the own chain's: who gave it is put aside.
+    #[error("{0}")]
+    Wrong(String),
+    /// The own node does not answer: it is tried again.
+    #[error("the genesis cannot be checked against the own node: {0}")]
+    Unchecked(String),
+}
+
+/// What the own node says.
+#[derive(Clone, Debug)]
+pub struct OwnChain {
+    /// Its finalised head; `None` until it has told one. No height counts before that.
+    pub finalized: watch::Receiver<Option<Finalized>>,
+    /// Judges what workers are initialised with.
+    pub genesis: Arc<dyn GenesisCheck>,
+    /// The hash of parachain block 1, once it is known.
+    pub identity: watch::Receiver<Option<Hash>>,
+}
+
+impl Finalized {
+    /// Heights without what cannot be there yet.
+    pub(super) fn clamp(&self, heights: Heights) -> Heights {
+        let further = u32::try_from(self.at.elapsed().as_secs() / BLOCK_TIME.as_secs()).unwrap_or(u32::MAX);
+        let para = self.para.0.saturating_add(PARA_SLACK).saturating_add(further);
+        let relay = self.relay.map(|n| n.0.saturating_add(RELAY_SLACK).saturating_add(further));
+        let para_of = |n: Option<ParaNumber>| n.map(|n| ParaNumber(n.0.min(para)));
+        let relay_of = |n: Option<RelayNumber>| n.map(|n| RelayNumber(n.0.min(relay.unwrap_or(u32::MAX))));
+        Heights {
+            relay: relay_of(heights.relay),
+            para: para_of(heights.para),
+            relay_target: relay_of(heights.relay_target),
+            para_target: para_of(heights.para_target).max(Some(self.para)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heights(relay: u32, para: u32) -> Heights {
+        Heights {
+            relay: Some(RelayNumber(relay)),
+            para: Some(ParaNumber(para)),
+            relay_target: Some(RelayNumber(relay)),
+            para_target: Some(ParaNumber(para)),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn heights_end_a_little_beyond_the_own_node() {
+        let own = Finalized { para: ParaNumber(100), relay: Some(RelayNumber(200)), at: Instant::now() };
+        assert_eq!(own.clamp(heights(210, 101)), heights(210, 101));
+        assert_eq!(own.clamp(heights(1_000_000, 1_000_000)), heights(328, 132));
+        let behind = own.clamp(heights(150, 80));
+        assert_eq!((behind.para, behind.para_target), (Some(ParaNumber(80)), Some(ParaNumber(100))));
+        // A node that has died does not hold up workers for long.
+        tokio::time::advance(Duration::from_secs(3000)).await;
+        assert_eq!(own.clamp(heights(1_000_000, 1_000_000)), heights(1328, 1132));
+        let no_relay = Finalized { relay: None, ..own };
+        assert_eq!(no_relay.clamp(heights(1_000_000, 5)).relay, Some(RelayNumber(1_000_000)));
+    }
+}

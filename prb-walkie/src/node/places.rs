@@ -1,0 +1,244 @@
+//! Places for calls that are answered, by class: who floods one class holds up no other, and no peer, machine or
+//! crowd of strangers takes all of a class.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use libp2p::PeerId;
+use prost::Message;
+
+use super::{Limits, behaviour::Protocol, provenance::share_of};
+use crate::{
+    blob::keys::Key,
+    proto::data_provider::GetBlobByKey,
+    rpc::{Call, Method, calls},
+};
+
+/// Calls that share places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Management, of peers that may.
+    Management,
+    /// Who is there and how far: `Hello`, `Auth`, `GetDataProviderInfo`, and whatever is refused at once.
+    Discovery,
+    /// Blobs that are a few bytes.
+    SmallBlobs,
+    /// Blobs that are read from the store: headers, blocks, the genesis.
+    Ranges,
+}
+
+impl Class {
+    const ALL: [Self; 4] = [Self::Management, Self::Discovery, Self::SmallBlobs, Self::Ranges];
+
+    /// The class of a request. It is read for its method and key only.
+    pub(super) fn of(protocol: Protocol, request: &Bytes, granted: bool) -> Self {
+        /// The part of a request that tells its class.
+        #[derive(Clone, PartialEq, Message)]
+        struct Peek {
+            #[prost(bytes = "bytes", tag = "3")]
+            data: Bytes,
+            #[prost(string, tag = "4")]
+            method: String,
+        }
+        if protocol == Protocol::Blob {
+            return std::str::from_utf8(request).map_or(Self::SmallBlobs, Self::of_key);
+        }
+        let Ok(peek) = Peek::decode(request.clone()) else { return Self::Discovery };
+        match Method::from_name(&peek.method) {
+            Some(method) if method.is_management() && granted => Self::Management,
+            Some(calls::GetBlobByKey::METHOD) => {
+                GetBlobByKey::decode(peek.data).map_or(Self::SmallBlobs, |request| Self::of_key(&request.key))
+            }
+            Some(Method::WantBlob | Method::GetBlobWithToken) => Self::Ranges,
+            _ => Self::Discovery,
+        }
+    }
+
+    fn of_key(key: &str) -> Self {
+        match Key::parse(key.trim()) {
+            None | Some(Key::Heights { .. } | Key::RangeParaBlockKey(_)) => Self::SmallBlobs,
+            Some(_) => Self::Ranges,
+        }
+    }
+
+    /// Whether a call keeps its place until its answer is written. Answers of the others are so small that who does
+    /// not read them holds up nobody.
+    pub(super) const fn lasts_until_written(self) -> bool {
+        matches!(self, Self::Management | Self::Ranges)
+    }
+}
+
+/// Who calls, as places are counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder {
+    pub(super) peer: PeerId,
+    pub(super) ip: Option<IpAddr>,
+    /// It is not in the configuration and has not shown that it knows the key.
+    pub(super) is_stranger: bool,
+}
+
+/// All places.
+#[derive(Debug)]
+pub(super) struct Places {
+    limits: Limits,
+    held: Arc<Mutex<[Held; 4]>>,
+}
+
+/// The places of a class that are held.
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    strangers: usize,
+    by_address: HashMap<IpAddr, usize>,
+    by_peer: HashMap<PeerId, usize>,
+}
+
+impl Places {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, held: Arc::default() }
+    }
+
+    /// A place, where there is one for this caller. A quarter of each class is not for strangers.
+    pub(super) fn take(&self, class: Class, holder: Holder) -> Option<Place> {
+        let Limits { calls: all, calls_per_ip: of_address, calls_per_peer: of_peer, .. } = self.limits;
+        let mut held = lock(&self.held);
+        let held = held.get_mut(class as usize)?;
+        let address = holder.ip.map(share_of).filter(|_| holder.is_stranger);
+        let count = |map: &HashMap<IpAddr, usize>| address.and_then(|ip| map.get(&ip).copied()).unwrap_or(0);
+        let is_full = held.all >= all
+            || (holder.is_stranger && held.strangers >= all - all / 4)
+            || (holder.is_stranger && count(&held.by_address) >= of_address)
+            || held.by_peer.get(&holder.peer).is_some_and(|count| *count >= of_peer);
+        if is_full {
+            return None;
+        }
+        held.all += 1;
+        held.strangers += usize::from(holder.is_stranger);
+        *held.by_peer.entry(holder.peer).or_default() += 1;
+        if let Some(ip) = address {
+            *held.by_address.entry(ip).or_default() += 1;
+        }
+        Some(Place { class, holder, address, held: Arc::clone(&self.held) })
+    }
+}
+
+fn lock(held: &Mutex<[Held; 4]>) -> MutexGuard<'_, [Held; 4]> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    match counts.get_mut(key) {
+        Some(count) if *count > 1 => *count -= 1,
+        _ => drop(counts.remove(key)),
+    }
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) class: Class,
+    holder: Holder,
+    address: Option<IpAddr>,
+    held: Arc<Mutex<[Held; 4]>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = lock(&self.held);
+        let Some(held) = held.get_mut(self.class as usize) else { return };
+        held.all -= 1;
+        held.strangers -= usize::from(self.holder.is_stranger);
+        give_back(&mut held.by_peer, &self.holder.peer);
+        if let Some(ip) = &self.address {
+            give_back(&mut held.by_address, ip);
+        }
+    }
+}
+
+// The classes are an array's indices.
+const _: () = {
+    let mut at = 0;
+    while at < Class::ALL.len() {
+        assert!(Class::ALL[at] as usize == at);
+        at += 1;
+    }
+};
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{proto::Request, rpc::envelope};
+
+    fn places() -> Places {
+        Places::new(Limits { calls: 16, calls_per_ip: 8, calls_per_peer: 4, ..Limits::default() })
+    }
+
+    fn stranger(n: u8) -> Holder {
+        Holder { peer: PeerId::random(), ip: Some([192, 0, 2, n].into()), is_stranger: true }
+    }
+
+    #[test]
+    fn shares_and_the_reserve_are_kept_and_given_back() {
+        let places = places();
+        let take = |holder: Holder| {
+            std::iter::repeat_with(move || holder).map_while(|h| places.take(Class::Discovery, h))
+        };
+        let (one, two) = (stranger(1), stranger(1));
+        let held: Vec<_> = take(one).collect();
+        assert_eq!(held.len(), 4, "a peer's share");
+        let more: Vec<_> = (0..100).filter_map(|_| take(stranger(1)).next()).collect();
+        assert_eq!(more.len(), 4, "an address's share, however many names it has");
+        assert!(take(two).next().is_none());
+        let others: Vec<_> = (2..50).filter_map(|n| take(stranger(n)).next()).collect();
+        assert_eq!(others.len(), 4, "the strangers' share");
+        let friend = Holder { is_stranger: false, ..stranger(60) };
+        let kept: Vec<_> = take(friend).collect();
+        assert_eq!(kept.len(), 4, "the reserve");
+        drop((held, more, others, kept));
+        assert_eq!(take(one).collect::<Vec<_>>().len(), 4);
+    }
+
+    #[test]
+    fn classes_do_not_take_places_of_one_another() {
+        let places = places();
+        let holder = stranger(1);
+        let flood: Vec<_> = std::iter::from_fn(|| places.take(Class::Ranges, holder)).collect();
+        assert_eq!(flood.len(), 4);
+        for class in [Class::Management, Class::Discovery, Class::SmallBlobs] {
+            assert!(places.take(class, holder).is_some(), "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_the_class_of_its_method_and_key() {
+        let call = |method: &str, data: Vec<u8>| -> Bytes {
+            Request { method: method.into(), data: data.into(), ..Request::default() }.encode_to_vec().into()
+        };
+        let blob = |key: &str| GetBlobByKey { key: key.into() }.encode_to_vec();
+        for (method, data, granted, class) in [
+            ("ListPool", vec![], true, Class::Management),
+            ("ListPool", vec![], false, Class::Discovery),
+            ("Hello", vec![], false, Class::Discovery),
+            ("GetBlobByKey", blob("heights:1:1:30000"), false, Class::SmallBlobs),
+            ("GetBlobByKey", blob(" headers:1:1:100000"), false, Class::Ranges),
+            ("GetBlobByKey", blob("genesis"), false, Class::Ranges),
+            ("GetBlobByKey", vec![0xff; 10], false, Class::SmallBlobs),
+            ("WantBlob", vec![], false, Class::Ranges),
+            ("no such method", vec![], true, Class::Discovery),
+        ] {
+            let request = call(method, data);
+            assert_eq!(Class::of(Protocol::Pb, &request, granted), class, "{method}");
+        }
+        let (request, _) = envelope::request(Method::GetDataProviderInfo, Bytes::new());
+        assert_eq!(Class::of(Protocol::Pb, &request, true), Class::Discovery);
+        assert_eq!(Class::of(Protocol::Pb, &vec![0xff; 100].into(), true), Class::Discovery);
+        assert_eq!(Class::of(Protocol::Blob, &"blocks:1:5:9".into(), false), Class::Ranges);
+        assert_eq!(Class::of(Protocol::Blob, &"nothing".into(), false), Class::SmallBlobs);
+    }
+}

@@ -1,0 +1,176 @@
+//! Connections by who has made them: no machine takes all handshakes, and strangers not all connections.
+
+use std::{
+    collections::{HashMap, HashSet},
+    convert::Infallible,
+    net::IpAddr,
+    task::{Context, Poll},
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    swarm::{
+        ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenFailure, NetworkBehaviour,
+        THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
+    },
+};
+
+use super::{Limits, peers::ip_of, provenance::share_of};
+
+/// Peers of the key that are remembered.
+const MAX_TRUSTED: usize = 4096;
+
+/// Denies connections of others that are beyond a share.
+#[derive(Debug)]
+pub(super) struct Shares {
+    handshakes_per_address: usize,
+    connections_per_address: usize,
+    strangers: usize,
+    /// Who has no share, but a reserve: peers in the configuration, and those who know the key.
+    trusted: HashSet<PeerId>,
+    handshakes: Counts,
+    connections: Counts,
+}
+
+/// What is held, by address.
+#[derive(Debug, Default)]
+struct Counts {
+    by_address: HashMap<IpAddr, usize>,
+    held: HashMap<ConnectionId, Option<IpAddr>>,
+}
+
+impl Counts {
+    fn of(&self, address: Option<IpAddr>) -> usize {
+        address.and_then(|ip| self.by_address.get(&ip).copied()).unwrap_or(0)
+    }
+
+    fn take(&mut self, id: ConnectionId, address: Option<IpAddr>) {
+        if let Some(ip) = address {
+            *self.by_address.entry(ip).or_default() += 1;
+        }
+        self.held.insert(id, address);
+    }
+
+    fn give_back(&mut self, id: ConnectionId) {
+        let Some(Some(ip)) = self.held.remove(&id) else { return };
+        match self.by_address.get_mut(&ip) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.by_address.remove(&ip)),
+        }
+    }
+}
+
+/// Why a connection is denied.
+#[derive(Debug, thiserror::Error)]
+enum Denied {
+    #[error("{0} has {1} handshakes under way")]
+    Handshakes(IpAddr, usize),
+    #[error("{0} has {1} connections already")]
+    Address(IpAddr, usize),
+    #[error("strangers have {0} connections already")]
+    Strangers(usize),
+}
+
+impl Shares {
+    pub(super) fn new(limits: &Limits, named: HashSet<PeerId>) -> Self {
+        let incoming = (limits.connections - limits.connections / 8) as usize;
+        Self {
+            handshakes_per_address: (limits.handshakes as usize / 4).max(1),
+            connections_per_address: limits.connections_per_ip as usize,
+            strangers: incoming - incoming / 4,
+            trusted: named,
+            handshakes: Counts::default(),
+            connections: Counts::default(),
+        }
+    }
+
+    /// A peer has the reserve from now on, or not any more.
+    pub(super) fn trust(&mut self, peer: PeerId, trusted: bool) {
+        if !trusted {
+            self.trusted.remove(&peer);
+        } else if self.trusted.len() < MAX_TRUSTED {
+            self.trusted.insert(peer);
+        }
+    }
+
+    fn admit(&mut self, id: ConnectionId, peer: &PeerId, remote: &Multiaddr) -> Result<(), Denied> {
+        self.handshakes.give_back(id);
+        if self.trusted.contains(peer) {
+            return Ok(());
+        }
+        let address = ip_of(remote).map(share_of);
+        if let Some(ip) = address
+            && self.connections.of(address) >= self.connections_per_address
+        {
+            return Err(Denied::Address(ip, self.connections_per_address));
+        }
+        if self.connections.held.len() >= self.strangers {
+            return Err(Denied::Strangers(self.strangers));
+        }
+        self.connections.take(id, address);
+        Ok(())
+    }
+}
+
+impl NetworkBehaviour for Shares {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let address = ip_of(remote).map(share_of);
+        if let Some(ip) = address
+            && self.handshakes.of(address) >= self.handshakes_per_address
+        {
+            return Err(ConnectionDenied::new(Denied::Handshakes(ip, self.handshakes_per_address)));
+        }
+        self.handshakes.take(id, address);
+        Ok(())
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.admit(id, &peer, remote).map_err(ConnectionDenied::new)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. })
+            | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
+                self.handshakes.give_back(connection_id);
+                self.connections.give_back(connection_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}

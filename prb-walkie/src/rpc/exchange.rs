@@ -1,0 +1,160 @@
+//! The proof of the pre-shared key that goes with `Hello`, and tells nobody anything about the key.
+//!
+//! Where a caller has a key, its `Hello` carries the first message of SPAKE2 (over Ed25519), with both peer ids and
+//! the stretched key as the password. A called peer that has a key answers with its own message and a code:
+//!
+//! ```text
+//! key_exchange = SPAKE2's message                                  tag 15 of WalkieSystemInfo, both ways
+//! key_proof    = HMAC-SHA256(K, "prb-walkie-key-1" || A || B)      tag 16, in the answer
+//!
+//! K    what both sides of SPAKE2 come to                           A, B   the caller's and the called's peer ids
+//! ```
+//!
+//! Who does not know the key learns nothing to try keys against: each exchange tests one guess, and a peer answers
+//! few of them a second. The originals skip the fields.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use libp2p::PeerId;
+use sha2::Sha256;
+use spake2::{Ed25519Group, Identity, Password, Spake2};
+
+use super::auth::Key;
+
+/// What the code is for.
+const DOMAIN: &[u8] = b"prb-walkie-key-1";
+/// Exchanges that are answered a second, and at once.
+const PER_SECOND: f64 = 20.0;
+const AT_ONCE: f64 = 64.0;
+
+/// A caller's half of an exchange.
+pub(crate) struct Offer {
+    half: Spake2<Ed25519Group>,
+    me: PeerId,
+    called: PeerId,
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer").field("called", &self.called).finish_non_exhaustive()
+    }
+}
+
+/// What a called peer has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// It knows the key.
+    Knows,
+    /// It has another key.
+    Differs,
+    /// It has no key, or is busy.
+    Nothing,
+}
+
+impl Offer {
+    /// Begins an exchange; gives the message for the called peer.
+    pub(crate) fn new(key: &Key, me: PeerId, called: PeerId) -> (Self, Bytes) {
+        let (half, message) = Spake2::<Ed25519Group>::start_a(
+            &Password::new(key.as_bytes()),
+            &Identity::new(&me.to_bytes()),
+            &Identity::new(&called.to_bytes()),
+        );
+        (Self { half, me, called }, message.into())
+    }
+
+    /// Judges the answer.
+    pub(crate) fn judge(self, message: &[u8], proof: &[u8]) -> Shown {
+        if message.is_empty() {
+            return Shown::Nothing;
+        }
+        let secret = self.half.finish(message);
+        let right =
+            secret.is_ok_and(|secret| code(&secret, &self.me, &self.called).verify_slice(proof).is_ok());
+        if right { Shown::Knows } else { Shown::Differs }
+    }
+}
+
+/// The called peer's half: its message and its proof. `None` for what is no message.
+pub(crate) fn answer(key: &Key, me: &PeerId, caller: &PeerId, message: &[u8]) -> Option<(Bytes, Bytes)> {
+    let (half, own) = Spake2::<Ed25519Group>::start_b(
+        &Password::new(key.as_bytes()),
+        &Identity::new(&caller.to_bytes()),
+        &Identity::new(&me.to_bytes()),
+    );
+    let secret = half.finish(message).ok()?;
+    let proof = code(&secret, caller, me).finalize().into_bytes();
+    Some((own.into(), Bytes::copy_from_slice(&proof)))
+}
+
+fn code(secret: &[u8], caller: &PeerId, called: &PeerId) -> Hmac<Sha256> {
+    #[allow(clippy::expect_used, reason = "HMAC takes keys of any length")]
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("any length is a key");
+    mac.update(DOMAIN);
+    mac.update(&caller.to_bytes());
+    mac.update(&called.to_bytes());
+    mac
+}
+
+/// Lets through as many exchanges as are answered: each costs curve operations, and tests a guess.
+#[derive(Debug)]
+pub(crate) struct Pace(Mutex<(Instant, f64)>);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(Mutex::new((Instant::now(), AT_ONCE)))
+    }
+}
+
+impl Pace {
+    pub(crate) fn ready(&self) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, left) = *state;
+        let now = Instant::now();
+        let left = (left + now.duration_since(since).as_secs_f64() * PER_SECOND).min(AT_ONCE);
+        let ready = left >= 1.0;
+        *state = (now, if ready { left - 1.0 } else { left });
+        ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_who_knows_the_key_can_show_it() {
+        let (a, b, other) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let (key, wrong) = (Key::for_tests(1), Key::for_tests(2));
+        let run = |theirs: &Key, me: &PeerId, caller: &PeerId| {
+            let (offer, message) = Offer::new(&key, a, b);
+            let (message, proof) = answer(theirs, me, caller, &message).unwrap();
+            offer.judge(&message, &proof)
+        };
+        assert_eq!(run(&key, &b, &a), Shown::Knows);
+        assert_eq!(run(&wrong, &b, &a), Shown::Differs);
+        assert_eq!(run(&key, &other, &a), Shown::Differs, "passed on by a peer in the middle");
+        assert_eq!(run(&key, &b, &other), Shown::Differs);
+        // Its own message, sent back.
+        let (offer, message) = Offer::new(&key, a, b);
+        assert_eq!(offer.judge(&message, &[0; 32]), Shown::Differs);
+        let (offer, _) = Offer::new(&key, a, b);
+        assert_eq!(offer.judge(&[], &[]), Shown::Nothing);
+        for bad in [&b""[..], &[0; 5], &[0xff; 33]] {
+            assert_eq!(answer(&key, &b, &a, bad), None);
+        }
+    }
+
+    #[test]
+    fn few_exchanges_are_answered_a_second() {
+        let pace = Pace::default();
+        let answered = (0..10_000).filter(|_| pace.ready()).count();
+        assert!((64..200).contains(&answered), "{answered}");
+    }
+}

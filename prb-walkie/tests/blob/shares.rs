@@ -1,0 +1,203 @@
+//! Readers that are slow on purpose, and what they leave to others.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use prb_core::{
+    blob::{BlobSource, HeaderCursor},
+    conformance::blob::Sample,
+    primitives::ParaNumber,
+};
+use prb_walkie::blob::{
+    Lookup, answer, frame,
+    keys::Key,
+    keyspace::{self, KeySpace},
+    server,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::{Instant, timeout},
+};
+
+use crate::lookups::{BOUNDS, Blobs, LONG, Running, source_of, until};
+
+const MIB: usize = 1 << 20;
+
+/// A connection from an address of this machine, with small buffers.
+async fn connect(to: SocketAddr, from: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+async fn ask(stream: &mut TcpStream, keys: impl IntoIterator<Item = &str>) {
+    let mut out = Vec::new();
+    keys.into_iter()
+        .enumerate()
+        .for_each(|(i, key)| frame::put_request((i as u64).to_be_bytes(), key, &mut out));
+    stream.write_all(&out).await.unwrap();
+}
+
+/// The length of the next answer's payload; all of it is read.
+async fn next_len(stream: &mut TcpStream) -> usize {
+    let (mut len, mut shift) = (0usize, 0);
+    loop {
+        let byte = timeout(LONG, stream.read_u8()).await.unwrap().unwrap();
+        len |= usize::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; len];
+    timeout(LONG, stream.read_exact(&mut body)).await.unwrap().unwrap();
+    len.saturating_sub(16)
+}
+
+/// A reader that takes some bytes now and then, more than ever counted as nothing, is dropped all the same: a large
+/// answer cannot be held for hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_below_the_least_rate_is_dropped() {
+    let config = server::Config {
+        write_timeout: Duration::from_millis(400),
+        min_bytes_per_second: MIB as u64,
+        ..server::Config::default()
+    };
+    let server = Running::start(Arc::new(Blobs::default()), config).await;
+    let mut slow = connect(server.address, "127.0.0.1").await;
+    ask(&mut slow, ["size:60000000:1"]).await;
+    until("its answer", || server.stats.queued_bytes() > 0).await;
+    let dripping = async {
+        let mut buffer = vec![0; 16 * 1024];
+        // Some 160 KiB a second, in pieces.
+        while !matches!(slow.read(&mut buffer).await, Ok(0) | Err(_)) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // What the system has taken in for it may still come, but the server holds nothing any more.
+    let dropped = until("being dropped", || server.stats.queued_bytes() == 0);
+    tokio::select! {
+        () = dripping => {}
+        () = dropped => {}
+    }
+    assert!(server.stats.sent_bytes() < 30_000_000, "it was served all along");
+    until("its end", || server.stats.connections() == 0).await;
+    // One that reads as fast as it must gets all of it, however long that takes.
+    let mut steady = connect(server.address, "127.0.0.1").await;
+    ask(&mut steady, ["size:3000000:1"]).await;
+    let (start, mut left) = (Instant::now(), 3_000_000 + 16 + 4);
+    let mut buffer = vec![0; 256 * 1024];
+    while left > 0 {
+        let n = timeout(LONG, steady.read(&mut buffer)).await.unwrap().unwrap();
+        assert!(n > 0, "closed with {left} bytes left");
+        left -= n.min(left);
+        let due = Duration::from_secs_f64((3_000_020 - left) as f64 / (3 * MIB) as f64);
+        tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
+    }
+    assert!(start.elapsed() > config.write_timeout * 2);
+}
+
+/// Six readers of one address that take nothing hold no more than their address's share: another address is served
+/// large answers meanwhile, and theirs small ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_readers_leave_the_rest_to_others() {
+    let config = server::Config {
+        max_bytes: 16 * MIB,
+        max_bytes_per_ip: 4 * MIB,
+        write_timeout: LONG * 10,
+        ..server::Config::default()
+    };
+    let server = Running::start(Arc::new(Blobs::default()), config).await;
+    let mut slow = Vec::new();
+    for _ in 0..6 {
+        let mut stream = connect(server.address, "127.0.0.2").await;
+        ask(&mut stream, ["size:3000000:1"; 8]).await;
+        slow.push(stream);
+    }
+    until("holding", || server.stats.queued_bytes() > 2 * MIB).await;
+    let client = server.client();
+    for _ in 0..4 {
+        let blob =
+            timeout(LONG, client.get("size:3000000:7", BOUNDS)).await.expect("another address's share");
+        assert_eq!(blob.unwrap().unwrap().len(), 3_000_000);
+    }
+    let mut small = connect(server.address, "127.0.0.2").await;
+    ask(&mut small, ["size:60000:1"]).await;
+    assert_eq!(next_len(&mut small).await, 60_000);
+    assert!(server.stats.queued_bytes() <= 4 * MIB);
+}
+
+/// All bytes for large answers are held, by as many addresses as it takes: who asks for headers gets fewer of them, and
+/// goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_goes_on_with_smaller_batches() {
+    let sample = Sample::generate(31, 60);
+    let source = source_of(&sample);
+    let config = server::Config {
+        max_bytes: 8 * MIB,
+        max_bytes_per_ip: 4 * MIB,
+        write_timeout: LONG * 10,
+        ..server::Config::default()
+    };
+    let lookup: Arc<dyn Lookup> = Arc::new(Both {
+        keys: KeySpace::new(source.clone(), keyspace::Config::default()),
+        blobs: Blobs::default(),
+    });
+    let server = Running::start(lookup, config).await;
+    let mut slow = Vec::new();
+    for host in [2, 3, 4] {
+        let mut stream = connect(server.address, &format!("127.0.0.{host}")).await;
+        ask(&mut stream, ["size:4000000:1"; 4]).await;
+        slow.push(stream);
+    }
+    until("holding", || server.stats.queued_bytes() > 7 * MIB).await;
+    let client = server.client();
+    let cursor = HeaderCursor { relay: sample.genesis_number.next(), para: ParaNumber(0) };
+    let key = Key::Headers { cursor, max_bytes: 64 << 20 }.to_string();
+    let blob = timeout(LONG, client.get(&key, BOUNDS)).await.expect("a smaller batch").unwrap().unwrap();
+    let batch = answer::read_headers(blob).unwrap().unwrap();
+    assert_eq!(batch, source.headers(cursor, MIB).await.unwrap());
+    let heights = Key::Heights { relay: None, para: None, wait_ms: 0 }.to_string();
+    assert!(timeout(LONG, client.get(&heights, BOUNDS)).await.expect("heights").unwrap().is_some());
+    drop(slow);
+}
+
+/// A key space, and blobs of any size.
+#[derive(Debug)]
+struct Both {
+    keys: KeySpace,
+    blobs: Blobs,
+}
+
+#[async_trait::async_trait]
+impl Lookup for Both {
+    async fn get(&self, key: &str) -> Result<Option<bytes::Bytes>, prb_core::blob::Error> {
+        if key.starts_with("size:") { self.blobs.get(key).await } else { self.keys.get(key).await }
+    }
+
+    async fn smaller(
+        &self,
+        key: &str,
+        max_bytes: usize,
+    ) -> Result<Option<prb_walkie::blob::Parts>, prb_core::blob::Error> {
+        self.keys.smaller(key, max_bytes).await
+    }
+
+    fn bound_bytes(&self, key: &str) -> usize {
+        if key.starts_with("size:") { self.blobs.bound_bytes(key) } else { self.keys.bound_bytes(key) }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_does_not_stay() {
+    let config =
+        server::Config { first_request_timeout: Duration::from_millis(100), ..server::Config::default() };
+    let server = Running::start(Arc::new(Blobs::default()), config).await;
+    let mut silent = connect(server.address, "127.0.0.1").await;
+    assert_eq!(timeout(LONG, silent.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
+    let mut asked = connect(server.address, "127.0.0.1").await;
+    ask(&mut asked, ["size:5:1"]).await;
+    assert_eq!(next_len(&mut asked).await, 5);
+    assert!(timeout(Duration::from_millis(600), asked.read(&mut [0; 1])).await.is_err(), "it may ask again");
+}

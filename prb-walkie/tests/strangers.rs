@@ -1,0 +1,310 @@
+//! What strangers try, on real sockets: calls that keep others out, handshakes that never end, proofs of the key that
+//! they could guess it from, and being taken for a program of this machine.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "node_rig/rig.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of the rig")]
+mod rig;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use prb_core::blob::{Error as BlobError, memory::MemorySource};
+use prb_walkie::{
+    blob::{
+        Lookup,
+        keyspace::{self, KeySpace},
+    },
+    node::{Config, Multiaddr, Node, Provenance},
+    proto::{AuthStatus, Request, Response, Role, SystemInfo, data_provider as dp, lifecycle as lm},
+    rpc::{ErrorKind, Handlers, calls},
+};
+use prost::Message;
+use rig::{CHAIN, LONG, RawPeer, address, config, start, start_knowing, until_friends, until_peer};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::{Instant, timeout},
+};
+
+const KEY: &str = "7d1f0c92b6e84a35917fd3402ce8ab16";
+const OTHER_KEY: &str = "e5c04f6b19a8432d8b7795d1ca2306fe";
+
+fn managed(n: usize) -> Config {
+    let mut config = config(n, Role::LifecycleManager);
+    config.handlers = Handlers::new()
+        .on(calls::ListPool, |_, _| async { Ok(lm::PoolList::default()) })
+        .on(calls::GetDataProviderInfo, |_, _| async { Ok(dp::Info::default()) });
+    config
+}
+
+fn keyed(n: usize, key: &str) -> Config {
+    let mut config = managed(n);
+    config.auth.psk = Some(key.into());
+    config
+}
+
+fn without_id(node: &Node) -> Multiaddr {
+    node.listen_addresses()[0].clone()
+}
+
+/// Methods that a raw peer was called with, and what came with `Hello`.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<(String, Bytes)>>>);
+
+impl Heard {
+    fn methods(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|(method, _)| method.clone()).collect()
+    }
+}
+
+/// A stranger that answers `Hello` as one of ours, asks for a proof in it, and refuses everything else for want of one.
+async fn thief(n: usize, heard: &Heard) -> RawPeer {
+    let heard = heard.clone();
+    let answer = move |bytes: Vec<u8>| {
+        let request = Request::decode(bytes.as_slice()).unwrap();
+        heard.0.lock().unwrap().push((request.method.clone(), request.data.clone()));
+        let mut response = Response { request_nonce: request.nonce, ..Response::default() };
+        if request.method == "Hello" {
+            let said = SystemInfo::decode(request.data).unwrap();
+            let info = SystemInfo {
+                role: Role::LifecycleManager.into(),
+                chain_identity: CHAIN.to_string(),
+                bridge_identity: "default".into(),
+                auth: AuthStatus::NeedAuth.into(),
+                // What it was sent, given back: it has no key of its own.
+                key_exchange: said.key_exchange,
+                key_proof: vec![7; 32].into(),
+                ..SystemInfo::default()
+            };
+            response.data = info.encode_to_vec().into();
+        } else {
+            let error = prb_walkie::proto::ResponseError { r#type: 4, message: "prove it".into() };
+            (response.has_error, response.error) = (true, Some(error));
+        }
+        Some(response.encode_to_vec())
+    };
+    RawPeer::start(n, None, Box::new(answer)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_gets_no_proof_of_the_key() {
+    let heard = Heard::default();
+    let thief = thief(0, &heard).await;
+    let mut config = keyed(1, KEY);
+    config.limits.hello_interval = Duration::from_millis(100);
+    let place = thief.address.to_string();
+    config.boot_nodes = vec![place.split("/p2p/").next().unwrap().parse().unwrap()];
+    let node = start(config).await;
+    until_peer(&node, thief.peer_id, "met", |p| p.auth == AuthStatus::NeedAuth).await;
+    // Not for the asking in Hello, not for any call, not for a management call either: it does not show that it knows it.
+    for _ in 0..3 {
+        let info = node.client(thief.peer_id).data_provider_info().await.unwrap_err();
+        assert_eq!(info.kind(), Some(ErrorKind::Unauthorized), "{info}");
+        let pools = node.client(thief.peer_id).list_pools().await.unwrap_err();
+        assert_eq!(pools.kind(), Some(ErrorKind::Unauthorized), "{pools}");
+    }
+    let methods = heard.methods();
+    assert!(methods.iter().filter(|method| *method == "Hello").count() > 3, "{methods:?}");
+    assert!(!methods.iter().any(|method| method == "Auth"), "{methods:?}");
+    // Each Hello has another message, of which nobody can tell what key it was made with.
+    let heard = heard.0.lock().unwrap().clone();
+    let hellos = heard.into_iter().filter(|(method, _)| method == "Hello");
+    let offers: Vec<_> = hellos.map(|(_, data)| SystemInfo::decode(data).unwrap().key_exchange).collect();
+    assert!(offers.iter().all(|offer| offer.len() == 33) && offers[0] != offers[1]);
+    assert_ne!(node.peers().borrow().get(&thief.peer_id).unwrap().provenance, Provenance::SharedKey);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_knows_the_key_is_known_by_it_and_given_a_proof() {
+    let guarded = start(keyed(0, KEY)).await;
+    let knowing = |mut config: Config| {
+        config.boot_nodes = vec![without_id(&guarded)];
+        start(config)
+    };
+    let friend = knowing(keyed(1, KEY)).await;
+    let wrong = knowing(keyed(2, OTHER_KEY)).await;
+    let none = knowing(managed(3)).await;
+    let at = |node: &Node, provenance| {
+        let (node, id) = (node.clone(), guarded.peer_id());
+        async move { until_peer(&node, id, "its provenance", |p| p.provenance == provenance).await }
+    };
+    at(&friend, Provenance::SharedKey).await;
+    at(&wrong, Provenance::BootNode).await;
+    at(&none, Provenance::BootNode).await;
+    // Both ways: whoever was dialled asks as well.
+    until_peer(&guarded, friend.peer_id(), "known by the key", |p| p.provenance == Provenance::SharedKey)
+        .await;
+    for other in [&wrong, &none] {
+        until_peer(&guarded, other.peer_id(), "no more than here", |p| {
+            p.provenance == Provenance::SameMachine
+        })
+        .await;
+    }
+    friend.client(guarded.peer_id()).list_pools().await.unwrap();
+    for other in [&wrong, &none] {
+        let error = other.client(guarded.peer_id()).list_pools().await.unwrap_err();
+        assert_eq!(error.kind(), Some(ErrorKind::Unauthorized), "{error}");
+    }
+}
+
+/// Answers what must be waited for never, and the rest as a data provider does.
+#[derive(Debug)]
+struct Stuck(KeySpace);
+
+#[async_trait]
+impl Lookup for Stuck {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, BlobError> {
+        if key.starts_with("headers:") {
+            std::future::pending::<()>().await;
+        }
+        self.0.get(key).await
+    }
+
+    fn bound_bytes(&self, key: &str) -> usize {
+        self.0.bound_bytes(key)
+    }
+}
+
+fn request(method: &str, key: &str) -> Vec<u8> {
+    let data = dp::GetBlobByKey { key: key.into() }.encode_to_vec().into();
+    Request { method: method.into(), data, ..Request::default() }.encode_to_vec()
+}
+
+/// Sixteen strangers ask for all that they can, which takes for ever: everything else is answered as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_flood_of_calls_keeps_nobody_out() {
+    let source = Arc::new(MemorySource::of_empty_blocks(3));
+    let mut provider = managed(0);
+    provider.role = Role::DataProviderInt;
+    provider.limits.call_timeout = LONG;
+    provider.blobs = Some(Arc::new(Stuck(KeySpace::new(source, keyspace::Config::default()))));
+    let provider = start(provider).await;
+    let mut strangers = Vec::new();
+    for n in 1..=16 {
+        strangers.push(Arc::new(RawPeer::start(n, Some(address(&provider)), Box::new(|_| None)).await));
+    }
+    let id = provider.peer_id();
+    let mut flood = tokio::task::JoinSet::new();
+    for stranger in &strangers {
+        for _ in 0..16 {
+            let stranger = Arc::clone(stranger);
+            flood
+                .spawn(async move { stranger.ask(id, request("GetBlobByKey", "headers:1:0:1000000")).await });
+        }
+    }
+    // What finds no place is refused; the others never end. They have 96 of 256, as all of them have one address.
+    for _ in 0..160 {
+        // A stream beyond those of its connection is reset.
+        if let Ok(bytes) = timeout(LONG, flood.join_next()).await.expect("a refusal").unwrap().unwrap() {
+            assert!(Response::decode(bytes.as_slice()).unwrap().has_error);
+        }
+    }
+    let mut caller = config(17, Role::LifecycleManager);
+    caller.boot_nodes = vec![address(&provider)];
+    let started = Instant::now();
+    let caller = start(caller).await;
+    until_friends(&caller, &provider).await;
+    for _ in 0..20 {
+        caller.client(id).data_provider_info().await.unwrap();
+        caller.client(id).list_pools().await.unwrap();
+        let heights = caller.client(id).blob_by_key("heights:1000000:1000000:60000").await.unwrap();
+        assert!(heights.is_some());
+        assert!(caller.client(id).blob("heights:1000000:1000000:60000").await.unwrap().is_some());
+    }
+    assert!(started.elapsed() < Duration::from_secs(30), "nobody waits for heights over RPC");
+}
+
+/// Connects from another address of this machine, and says nothing.
+async fn mute(to: SocketAddr, from: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_never_end_keep_out_their_own_address_alone() {
+    let mut guarded = managed(0);
+    guarded.limits.handshakes = 16;
+    let guarded = start(guarded).await;
+    let place = guarded.listen_addresses()[0].to_string();
+    let port: u16 = place.rsplit('/').next().unwrap().parse().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        held.push(mute(([127, 0, 0, 1], port).into(), "127.0.0.2").await);
+    }
+    // Long before the handshakes' time is over.
+    let honest = start_knowing(config(1, Role::Trader), &guarded).await;
+    timeout(Duration::from_secs(7), until_friends(&guarded, &honest))
+        .await
+        .expect("a place for the honest one");
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_without_number_do_not_keep_out_who_is_named() {
+    let mut guarded = managed(0);
+    guarded.limits.connections = 16;
+    guarded.limits.connections_per_ip = 6;
+    let friend_id = rig::identity(20).peer_id().to_string().parse().unwrap();
+    guarded.trust.peers.insert(friend_id);
+    let guarded = start(guarded).await;
+    let mut crowd = Vec::new();
+    for n in 1..=10 {
+        let dialled = RawPeer::start(n, Some(address(&guarded)), Box::new(|_| None));
+        crowd.push(dialled.await);
+    }
+    let denied = async {
+        while crowd.iter().filter(|peer| *peer.closed.lock().unwrap() > 0).count() < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, denied).await.expect("an address has its share");
+    let friend = start_knowing(config(20, Role::Trader), &guarded).await;
+    timeout(LONG, until_friends(&guarded, &friend)).await.expect("the one that is named");
+}
+
+/// A stranger at the end of a connection that we have made calls over it: whatever listens on this machine may forward
+/// to anywhere, so that it is no program of this machine for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_dialled_is_not_let_in_for_its_address() {
+    let stranger = RawPeer::start(0, None, Box::new(|_| None)).await;
+    let mut local = managed(1);
+    local.boot_nodes = vec![stranger.address.clone()];
+    let local = start(local).await;
+    let ask = || stranger.ask(local.peer_id(), request("ListPool", ""));
+    let connected = async {
+        loop {
+            match ask().await {
+                Ok(bytes) => break bytes,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let answer = Response::decode(timeout(LONG, connected).await.unwrap().as_slice()).unwrap();
+    assert_eq!(answer.error.map(|error| error.r#type()), Some(ErrorKind::Unauthorized));
+    // One that dials is.
+    let caller = RawPeer::start(2, Some(address(&local)), Box::new(|_| None)).await;
+    let answer = caller.ask(local.peer_id(), request("ListPool", "")).await.unwrap();
+    assert!(!Response::decode(answer.as_slice()).unwrap().has_error);
+}
+
+/// Two programs of one machine, of which the other has dialled: the caller dials too, and is let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_of_one_machine_let_each_other_in_whoever_dials_first() {
+    let caller = start(managed(0)).await;
+    let mut local = managed(1);
+    local.boot_nodes = vec![address(&caller)];
+    let local = start(local).await;
+    until_friends(&caller, &local).await;
+    let let_in = async {
+        while caller.client(local.peer_id()).list_pools().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, let_in).await.expect("the caller's own connection lets it in");
+}
