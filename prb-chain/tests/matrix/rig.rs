@@ -139,7 +139,7 @@ impl Fetching {
         let urls = |of: fn(&Devnet) -> String| devnets.iter().map(|devnet| of(devnet)).collect();
         // A block of 20 MB of changes takes 40 MB.
         let quick =
-            |urls| rpc::Config { max_response_bytes: 64 << 20, request_timeout: BOUND, ..quick(urls) };
+            |urls| rpc::Config { max_response_bytes: 64 << 20, request_timeout: BOUND * 3, ..quick(urls) };
         let relay = NodePool::new("relay", quick(urls(|net| net.relay().url()))).unwrap();
         let para = NodePool::new("para", quick(urls(|net| net.para().url()))).unwrap();
         Self::between(relay, para, Log::default())
@@ -163,13 +163,15 @@ impl Fetching {
 
     /// Waits until all that is final is stored, and compares it with the truth.
     pub(crate) async fn has_all_of(&self, truth: &Devnet) {
-        if let Err(failure) = async { self.stored(truth).await.and_then(|()| self.compare(truth)) }.await {
+        if let Err(failure) =
+            async { self.stored(truth, BOUND * 6).await.and_then(|()| self.compare(truth)) }.await
+        {
             panic!("{failure}\n  {}", self.log.lines().join("\n  "));
         }
     }
 
-    async fn stored(&self, truth: &Devnet) -> Result<(), String> {
-        timeout(BOUND, self.reaches(truth)).await.map_err(|_| {
+    async fn stored(&self, truth: &Devnet, bound: Duration) -> Result<(), String> {
+        timeout(bound, self.reaches(truth)).await.map_err(|_| {
             let (relay, para) = (truth.relay().finalized_number(), truth.para().finalized_number());
             format!("wanted {relay} and {para}, got {:?}", *self.store.heights().borrow())
         })
@@ -267,7 +269,7 @@ impl Scene {
             }
             self.heal().await;
         }
-        self.fetching.stored(truth).await?;
+        self.fetching.stored(truth, BOUND).await?;
         if case.has(What::Restarts) {
             for node in [self.bad.relay(), self.bad.para()] {
                 node.stop_rpc().await;
@@ -283,7 +285,7 @@ impl Scene {
                 node.start_rpc().await.map_err(|e| e.to_string())?;
             }
         }
-        self.fetching.stored(truth).await?;
+        self.fetching.stored(truth, BOUND).await?;
         self.fetching.compare(truth)
     }
 

@@ -94,7 +94,7 @@ pub(crate) const ALL: &[Trouble] = &[
     para("slow=50", GoesOn, ""),
     para("bad-header=13", Waits, "node answered wrongly, demoted"),
     para("oversize=pha_getStorageChanges:100000", Waits, "unreadable answer"),
-    para("oversize=pha_getStorageChanges:4000000", Waits, "connection to node lost"),
+    para("oversize=pha_getStorageChanges:2200000", Waits, "connection to node lost|did not answer"),
     Trouble { what: What::OtherGenesis, alone: Never, log: "serves another chain" },
     Trouble { what: What::Endless, alone: Never, log: "connection to node lost" },
     Trouble { what: What::Restarts, alone: GoesOn, log: "cannot use node|connection to node lost" },

@@ -19,13 +19,14 @@ async fn all_fit_nodes_share_the_work() {
     fetching.stop().await;
 }
 
-/// How long a history takes from nodes that are this far away.
+/// How long a history takes from nodes that are this far away, from its first block on.
 async fn time_of_history(devnets: &[&Devnet]) -> Duration {
-    devnets.iter().for_each(|devnet| devnet.para().faults().slow(Duration::from_millis(40)));
-    let start = std::time::Instant::now();
+    devnets.iter().for_each(|devnet| devnet.para().faults().slow(Duration::from_millis(60)));
     let (relay, para) = (relay_pool(devnets), para_pool(devnets));
-    let small = |config| ingest::Config { changes_per_call: 2, ..config };
+    let small = |config| ingest::Config { changes_per_call: 3, ..config };
     let fetching = Fetching::with(relay, para, TempDir::new().unwrap(), small);
+    fetching.reaches(1, 1).await;
+    let start = std::time::Instant::now();
     fetching.reaches(devnets[0].relay().finalized_number(), devnets[0].para().finalized_number()).await;
     let took = start.elapsed();
     fetching.stop().await;
