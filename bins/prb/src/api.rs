@@ -47,6 +47,7 @@ use crate::{
     daemon::Background,
     listen::{self, Port},
     pages,
+    token::Access,
 };
 
 mod commands;
@@ -59,12 +60,10 @@ mod problem;
 mod query;
 mod request;
 mod status;
-mod token;
 mod view;
 mod workers;
 
 pub(crate) use query::fits;
-pub(crate) use token::TOKEN_FILE;
 
 /// The port where the operator says nothing.
 pub const PORT: u16 = 3001;
@@ -96,14 +95,13 @@ pub(crate) struct Server {
 
 impl Server {
     /// Opens the port and serves it, or gives `None` where it is off or its default is taken by another.
-    /// `folder` is the daemon's data folder, where the token is made.
     ///
     /// # Errors
-    /// Where an address that was asked for cannot be had, or the token can neither be read nor made.
+    /// Where an address that was asked for cannot be had.
     pub(crate) async fn open(
         args: &ApiArgs,
         pages: &PageArgs,
-        folder: &Path,
+        access: &Access,
         source: Source,
     ) -> anyhow::Result<Option<Self>> {
         let port = Port {
@@ -113,10 +111,10 @@ impl Server {
         };
         let Some(listener) = port.open(args.api_listen).await? else { return Ok(None) };
         let address = listener.local_addr()?;
-        let (token, place) = token::find_or_make(pages, folder)?;
+        let place = access.place().map(ToString::to_string).unwrap_or_default();
         // The API bounds its bodies and checks its tokens itself.
         let rules = pages::guard::Rules { max_body_bytes: usize::MAX, checked_below: None };
-        let guard = pages::guard::Guard::new(pages.page_hosts.clone(), Some(token), rules);
+        let guard = pages::guard::Guard::new(pages.page_hosts.clone(), access.clone(), rules);
         let on_loopback = address.ip().is_loopback();
         if on_loopback {
             tracing::info!(%address, token = %place, "management API open");

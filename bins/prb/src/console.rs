@@ -22,6 +22,7 @@ use std::{
     sync::Arc,
 };
 
+use async_trait::async_trait;
 use axum::{
     Router,
     routing::{get, post},
@@ -33,7 +34,11 @@ use crate::{
     config::{MONITOR_PORT, PageArgs},
     daemon::{Background, Failure},
     listen::Port,
-    pages::{self, Rules, Site},
+    pages::{
+        self, Rules, Site,
+        queue::{Directory, Setting, Workers},
+    },
+    token::Access,
 };
 
 pub mod backend;
@@ -64,6 +69,22 @@ use backend::Backend;
 
 /// The largest body of a request: a command for as many workers as an inventory holds.
 const MAX_BODY_BYTES: usize = 512 * 1024;
+
+/// Where the page of transactions is, and what it is called.
+const TRANSACTIONS_PATH: &str = "/transactions";
+const TRANSACTIONS: &str = "Transactions";
+
+/// The workers of a fleet, for the page of transactions.
+struct OfFleet(Arc<dyn Backend>);
+
+#[async_trait]
+impl Workers for OfFleet {
+    async fn by_key(&self) -> Directory {
+        // Without an answer, workers are shown by their keys.
+        let Ok(fleet) = self.0.fleet().await else { return Directory::new() };
+        fleet.workers.iter().filter_map(|worker| Some((worker.key?, Arc::clone(&worker.entry)))).collect()
+    }
+}
 
 /// What the console shows.
 #[derive(Clone)]
@@ -115,6 +136,34 @@ impl Console {
         self.changed(|inner| inner.queue = Some(queue))
     }
 
+    /// The entries of the head of a fleet's pages: path and name. `base` is what stands before their paths.
+    fn entries(&self, base: &str) -> Vec<(String, &'static str)> {
+        let inner = &self.0;
+        let mut entries = Vec::new();
+        if !base.is_empty() || inner.fleet.is_some() {
+            entries.push((if base.is_empty() { "/".to_owned() } else { base.to_owned() }, "Overview"));
+            entries.push((format!("{base}/workers"), "Workers"));
+            entries.push((format!("{base}/pools"), "Pools"));
+        }
+        if inner.queue.is_some() {
+            entries.push((TRANSACTIONS_PATH.to_owned(), TRANSACTIONS));
+        }
+        if inner.managers.is_some() {
+            entries.push(("/".to_owned(), "Peers"));
+        } else if inner.node.is_some() {
+            entries.push(("/peers".to_owned(), "Peers"));
+        }
+        entries
+    }
+
+    /// The page of transactions, where this process has a queue.
+    fn transactions(&self) -> Option<(Setting, pages::queue::Source)> {
+        let source = self.0.queue.clone()?;
+        let workers = self.0.fleet.clone().map(|fleet| -> Arc<dyn Workers> { Arc::new(OfFleet(fleet)) });
+        let entries = self.entries("");
+        Some((Setting { base: TRANSACTIONS_PATH, title: TRANSACTIONS, entries, workers }, source))
+    }
+
     /// Only before it is shared.
     fn changed(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
@@ -131,13 +180,13 @@ fn streams() -> Arc<Semaphore> {
 /// Opens the console's port, or gives `None` where it is off or its default is taken by another.
 ///
 /// # Errors
-/// Where an address that was asked for cannot be had, or the token cannot be read.
-pub async fn open(args: &PageArgs, console: Console) -> anyhow::Result<Option<Site>> {
+/// Where an address that was asked for cannot be had.
+pub async fn open(args: &PageArgs, access: &Access, console: Console) -> anyhow::Result<Option<Site>> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, MONITOR_PORT));
     let port = Port { name: "console", variable: "PRB_CONSOLE_LISTEN", default };
     let rules = Rules { max_body_bytes: MAX_BODY_BYTES, checked_below: None };
     match port.open(args.console_listen).await? {
-        Some(listener) => Site::new(port, listener, args, rules, router(console)).map(Some),
+        Some(listener) => Site::new(port, listener, args, access, rules, router(console)).map(Some),
         None => Ok(None),
     }
 }
@@ -154,9 +203,9 @@ impl Open {
     ///
     /// # Errors
     /// Those of [`open`]: the operator has to change something.
-    pub(crate) async fn start(args: &PageArgs, console: Console) -> Result<Self, Failure> {
+    pub(crate) async fn start(args: &PageArgs, access: &Access, console: Console) -> Result<Self, Failure> {
         let mut serving = Background::default();
-        let site = open(args, console).await.map_err(Failure::Configuration)?;
+        let site = open(args, access, console).await.map_err(Failure::Configuration)?;
         let address = site.as_ref().map(Site::address);
         if let Some(site) = site {
             serving.spawn(|stop| async move {
@@ -185,7 +234,7 @@ impl Open {
 
 /// All pages.
 pub(crate) fn router(console: Console) -> Router {
-    let queue = console.0.queue.clone();
+    let transactions = console.transactions();
     let mut router = Router::new().route("/", get(target::page)).route("/live/", get(target::live));
     if console.0.node.is_some() {
         router = router.route("/peers", get(target::page)).route("/providers/{peer}", get(target::page));
@@ -203,10 +252,8 @@ pub(crate) fn router(console: Console) -> Router {
         router = router.merge(fleet_pages());
     }
     let router = router.with_state(console);
-    match queue {
-        Some(source) => {
-            router.nest(pages::queue::BELOW_PATH, pages::queue::below(pages::queue::BELOW_PATH, source))
-        }
+    match transactions {
+        Some((setting, source)) => router.nest(TRANSACTIONS_PATH, pages::queue::router(setting, source)),
         None => router,
     }
 }

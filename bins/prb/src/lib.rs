@@ -29,5 +29,6 @@ mod sealed;
 pub mod signals;
 mod signers;
 pub mod telemetry;
+pub mod token;
 pub mod trader;
 mod work;

@@ -39,6 +39,7 @@ use crate::{
     progress::{Display, Shown, View},
     readiness, sealed,
     signers::InventorySigners,
+    token::Access,
     work::{self, Chain, Work},
 };
 
@@ -89,13 +90,14 @@ impl LifecycleManager {
     }
 
     async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
+        let access = Access::find_or_make(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
         let mut background = Background::default();
         let (found, candidates) = watch::channel(Vec::new());
         let work = if args.lifecycle_config_mode {
             tracing::info!("configuration mode: pools and workers can be edited, no worker runs");
             None
         } else {
-            Some(work(args, candidates, &parts).await?)
+            Some(work(args, &access, candidates, &parts).await?)
         };
         let manager = Manager::new(manage::Parts {
             inventory: parts.inventory,
@@ -105,8 +107,8 @@ impl LifecycleManager {
         });
         config.handlers = handlers(manager.clone(), Handlers::new());
         let node = peers::start(config).await?;
-        let api = api(args, manager.clone(), work.as_ref(), &node).await?;
-        let console = console::Open::start(&args.pages, console(manager, &node, work.as_ref())).await?;
+        let api = api(args, &access, manager.clone(), work.as_ref(), &node).await?;
+        let console = console::Open::start(&args.pages, &access, console(manager, &node, work.as_ref())).await?;
         let (asked, told) = (parts.para, node.clone());
         background.spawn(|stop| async move {
             stop.run_until_cancelled(tell_identity(asked, told)).await;
@@ -164,6 +166,7 @@ impl LifecycleManager {
 /// What works on workers, with the data of those candidates.
 async fn work(
     args: &LifecycleArgs,
+    access: &Access,
     candidates: watch::Receiver<Vec<Candidate>>,
     parts: &Parts,
 ) -> Result<Work, Failure> {
@@ -183,7 +186,7 @@ async fn work(
         Some(url) => Desk::queue_only(url, chain.views()),
         None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault)),
     };
-    let desk = desk.map_err(Failure::Run)?.with_page(&args.pages).await?;
+    let desk = desk.map_err(Failure::Run)?.with_page(&args.pages, access).await?;
     let inventory = Arc::clone(&parts.inventory);
     Work::start(work::Parts { source, inventory, chain, desk }, &args.workers).map_err(Failure::Run)
 }
@@ -191,6 +194,7 @@ async fn work(
 /// The management API over the same manager as the peers' calls.
 async fn api(
     args: &LifecycleArgs,
+    access: &Access,
     manager: Manager,
     work: Option<&Work>,
     node: &Node,
@@ -204,7 +208,7 @@ async fn api(
         heights: work.map(Work::heights),
         peers: Some(node.peers()),
     };
-    api::Server::open(&args.api, &args.pages, &args.local_db_path, source)
+    api::Server::open(&args.api, &args.pages, access, source)
         .await
         .map_err(Failure::Configuration)
 }

@@ -67,6 +67,8 @@ pub struct BatchOutcome {
     pub number: ParaNumber,
     /// One result a call, in order.
     pub calls: Vec<Result<(), DispatchError>>,
+    /// What the operator paid for the transaction, where the chain says so.
+    pub fee: Option<Balance>,
 }
 
 /// A transaction's way, for those who watch.

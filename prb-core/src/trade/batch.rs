@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     chain::{Call, CallBatch},
-    primitives::{Hash, ParaNumber},
+    primitives::{Balance, Hash, ParaNumber},
     queue::{CallOutcome, JobId, JobOutcome, Lease},
     signer::Signer,
 };
@@ -140,10 +140,18 @@ pub(super) struct Work {
     places: Vec<Vec<usize>>,
     /// The newest block that was asked for effects.
     seen: ParaNumber,
-    /// The transactions and their blocks.
-    sent: Vec<(Hash, ParaNumber)>,
+    /// The transactions that were included.
+    sent: Vec<Included>,
     /// By call, the last transaction that held it.
     held_by: Vec<Option<usize>>,
+}
+
+/// A transaction that was included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Included {
+    pub(super) extrinsic: Hash,
+    pub(super) block: ParaNumber,
+    pub(super) fee: Option<Balance>,
 }
 
 impl Work {
@@ -185,18 +193,17 @@ impl Work {
         }
     }
 
-    /// Notes the results of the calls that `extrinsic` held.
+    /// Notes the results of the calls that a transaction held.
     pub(super) fn sent(
         &mut self,
-        extrinsic: Hash,
-        block: ParaNumber,
+        sent: Included,
         results: impl IntoIterator<Item = (usize, CallOutcome)>,
     ) {
         for (place, outcome) in results {
             self.outcomes[place] = Some(outcome);
             self.held_by[place] = Some(self.sent.len());
         }
-        self.sent.push((extrinsic, block));
+        self.sent.push(sent);
     }
 
     /// The transaction of these calls.
@@ -213,8 +220,9 @@ impl Work {
             // Blocks come in order: the last one shows what those before did.
             let sent = places.iter().filter_map(|&place| held_by[place]).max().map(|last| sent[last]);
             let already = calls.contains(&CallOutcome::AlreadyDone);
-            let block = sent.map_or(seen, |(_, block)| if already { seen.max(block) } else { block });
-            Some(JobOutcome { calls, block, extrinsic: sent.map(|(extrinsic, _)| extrinsic) })
+            let block = sent.map_or(seen, |sent| if already { seen.max(sent.block) } else { sent.block });
+            let fee = sent.and_then(|sent| sent.fee);
+            Some(JobOutcome { calls, block, extrinsic: sent.map(|sent| sent.extrinsic), fee })
         };
         let outcomes: Vec<_> = places.iter().map(|places| outcome(places)).collect();
         jobs.into_iter().zip(outcomes).collect()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::args::Remote;
 use crate::{
-    api::TOKEN_FILE,
+    token::TOKEN_FILE,
     config::{PageArgs, first_line, host_only},
 };
 

@@ -15,7 +15,7 @@ use super::{
     live::Part,
     words,
 };
-use crate::pages::layout::Shell;
+use crate::pages::{TokenPlace, layout::Shell};
 
 /// What a request is about.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ pub(super) struct Context {
     /// What stands before the paths of the fleet's pages; empty for the fleet of this process.
     pub(super) base: String,
     backend: Option<Arc<dyn Backend>>,
+    token: TokenPlace,
 }
 
 impl FromRequestParts<Console> for Context {
@@ -39,7 +40,8 @@ impl FromRequestParts<Console> for Context {
             }
             _ => (String::new(), inner.fleet.clone()),
         };
-        Ok(Self { console: console.clone(), base, backend })
+        let Ok(token) = TokenPlace::from_request_parts(parts, console).await;
+        Ok(Self { console: console.clone(), base, backend, token })
     }
 }
 
@@ -68,29 +70,11 @@ impl Context {
 
     /// A page of this console. `here` is the path of its entry in the head, `live` that of its parts.
     pub(super) fn page(&self, title: &str, here: &str, live: Option<&str>, content: &Markup) -> Markup {
-        let entries = self.entries();
+        let entries = self.console.entries(&self.base);
         let entries: Vec<_> = entries.iter().map(|(path, name)| (path.as_str(), *name)).collect();
         let here = format!("{}{here}", self.base);
         let here = if here.is_empty() { "/" } else { &here };
-        Shell { title, entries: &entries, here, live, is_stream: live.is_some() }.around(content)
-    }
-
-    fn entries(&self) -> Vec<(String, &'static str)> {
-        let mut entries = Vec::new();
-        if self.is_of_fleet() {
-            entries.push((self.home().to_owned(), "Overview"));
-            entries.push((format!("{}/workers", self.base), "Workers"));
-            entries.push((format!("{}/pools", self.base), "Pools"));
-        }
-        if self.console.0.managers.is_some() {
-            entries.push(("/".to_owned(), "Peers"));
-        } else if self.console.0.node.is_some() {
-            entries.push(("/peers".to_owned(), "Peers"));
-        }
-        if self.console.0.queue.is_some() {
-            entries.push(("/queue".to_owned(), "Trade queue"));
-        }
-        entries
+        Shell { title, entries: &entries, here, live, is_stream: live.is_some(), token: Some(&self.token) }.around(content)
     }
 
     /// A page that says why there is none.

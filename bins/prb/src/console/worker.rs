@@ -213,7 +213,7 @@ fn entry(context: &Context, worker: &WorkerView, fleet: &FleetView) -> Markup {
         }
         nav.acts {
             @if editable { a.button #edit href={ (base) "/workers/" (entry.id) "/edit" } { "Edit or remove…" } }
-            @if let Some(key) = jobs { a.button href={ "/queue?text=" (key) } { "Its jobs" } }
+            @if let Some(key) = jobs { a.button href={ "/transactions?worker=" (key) } { "Its jobs" } }
         }
     }
 }

@@ -166,7 +166,8 @@ pub async fn take(queue: &impl JobQueue) -> (JobId, u64) {
 pub async fn carry_out(queue: &impl JobQueue, error: &str) -> JobId {
     let (id, token) = take(queue).await;
     let calls = vec![CallOutcome::Done, CallOutcome::Failed(error.to_owned())];
-    let outcome = JobOutcome { calls, block: ParaNumber(1_234_567), extrinsic: Some(Hash([0xab; 32])) };
+    let extrinsic = Some(Hash([0xab; 32]));
+    let outcome = JobOutcome { calls, block: ParaNumber(1_234_567), extrinsic, fee: Some(12_500_000_000) };
     queue.complete(id, token, outcome).await.unwrap();
     id
 }

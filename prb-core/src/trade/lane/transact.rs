@@ -8,7 +8,7 @@ use super::{
     super::{
         Phase,
         account_keeper::AccountLease,
-        batch::Work,
+        batch::{Included, Work},
         verdict::{self, Ending, Next, Sent, Verdict},
     },
     Lane, Queued,
@@ -170,7 +170,8 @@ impl Lane {
             Ok(()) => CallOutcome::Done,
             Err(e) => CallOutcome::Failed(e.name),
         });
-        work.sent(outcome.extrinsic, outcome.number, places.into_iter().zip(results));
+        let sent = Included { extrinsic: outcome.extrinsic, block: outcome.number, fee: outcome.fee };
+        work.sent(sent, places.into_iter().zip(results));
     }
 
     async fn end(&self, mut work: Work) {
