@@ -36,7 +36,7 @@ use crate::{
     listen::Port,
     pages::{
         self, Rules, Site,
-        queue::{Directory, Setting, Workers},
+        queue::{Directory, Recent, Setting, Workers},
     },
     token::Access,
 };
@@ -71,7 +71,7 @@ use backend::Backend;
 const MAX_BODY_BYTES: usize = 512 * 1024;
 
 /// Where the page of transactions is, and what it is called.
-const TRANSACTIONS_PATH: &str = "/transactions";
+pub(crate) const TRANSACTIONS_PATH: &str = "/transactions";
 const TRANSACTIONS: &str = "Transactions";
 
 /// The workers of a fleet, for the page of transactions.
@@ -99,6 +99,8 @@ struct Inner {
     managers: Option<peer::Peers>,
     /// The trade queue, where this process has one.
     queue: Option<pages::queue::Source>,
+    /// Its newest jobs, for the workers' pages.
+    recent: Option<Recent>,
     streams: Arc<Semaphore>,
 }
 
@@ -111,13 +113,27 @@ impl fmt::Debug for Console {
 impl Console {
     /// Of the fleet of this process.
     pub fn of_fleet(fleet: Arc<dyn Backend>) -> Self {
-        Self::new(Inner { fleet: Some(fleet), node: None, managers: None, queue: None, streams: streams() })
+        Self::new(Inner {
+            fleet: Some(fleet),
+            node: None,
+            managers: None,
+            queue: None,
+            recent: None,
+            streams: streams(),
+        })
     }
 
     /// Of all lifecycle managers and data providers that a node finds.
     pub fn of_peers(node: Node) -> Self {
         let managers = Some(peer::Peers::default());
-        Self::new(Inner { fleet: None, node: Some(node), managers, queue: None, streams: streams() })
+        Self::new(Inner {
+            fleet: None,
+            node: Some(node),
+            managers,
+            queue: None,
+            recent: None,
+            streams: streams(),
+        })
     }
 
     fn new(inner: Inner) -> Self {
@@ -133,7 +149,10 @@ impl Console {
     /// The same, with the trade queue of this process.
     #[must_use]
     pub fn with_queue(self, queue: pages::queue::Source) -> Self {
-        self.changed(|inner| inner.queue = Some(queue))
+        self.changed(|inner| {
+            inner.recent = Some(Recent::new(Arc::clone(&queue.admin)));
+            inner.queue = Some(queue);
+        })
     }
 
     /// The entries of the head of a fleet's pages: path and name. `base` is what stands before their paths.

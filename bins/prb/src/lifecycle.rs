@@ -90,7 +90,8 @@ impl LifecycleManager {
     }
 
     async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
-        let access = Access::find_or_make(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
+        let access =
+            Access::find_or_make(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
         let mut background = Background::default();
         let (found, candidates) = watch::channel(Vec::new());
         let work = if args.lifecycle_config_mode {
@@ -108,7 +109,8 @@ impl LifecycleManager {
         config.handlers = handlers(manager.clone(), Handlers::new());
         let node = peers::start(config).await?;
         let api = api(args, &access, manager.clone(), work.as_ref(), &node).await?;
-        let console = console::Open::start(&args.pages, &access, console(manager, &node, work.as_ref())).await?;
+        let console =
+            console::Open::start(&args.pages, &access, console(manager, &node, work.as_ref())).await?;
         let (asked, told) = (parts.para, node.clone());
         background.spawn(|stop| async move {
             stop.run_until_cancelled(tell_identity(asked, told)).await;
@@ -208,9 +210,7 @@ async fn api(
         heights: work.map(Work::heights),
         peers: Some(node.peers()),
     };
-    api::Server::open(&args.api, &args.pages, access, source)
-        .await
-        .map_err(Failure::Configuration)
+    api::Server::open(&args.api, &args.pages, access, source).await.map_err(Failure::Configuration)
 }
 
 /// The pages over this manager.

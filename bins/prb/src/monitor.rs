@@ -64,7 +64,8 @@ impl Monitor {
         let pages = console::router(Console::of_peers(node.clone()))
             .merge(proxy::router(node.clone(), address.ip().is_loopback()));
         let rules = Rules { max_body_bytes: MAX_BODY_BYTES, checked_below: Some("/ptp/") };
-        let site = Site::new(port, listener, &args.pages, &access, rules, pages).map_err(Failure::Configuration)?;
+        let site =
+            Site::new(port, listener, &args.pages, &access, rules, pages).map_err(Failure::Configuration)?;
         let mut background = Background::default();
         background.spawn(|stop| async move {
             stop.run_until_cancelled(site.serve()).await;

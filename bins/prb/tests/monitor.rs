@@ -265,7 +265,7 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     assert_eq!(command.status, 403, "{}", command.body);
     // The manager's own console, with what only it knows.
     own.until("the manager's console", "/workers", |answer| answer.body.contains("w&lt;0&gt;")).await;
-    own.get("/").has(&["State read at block", "/queue"]);
-    own.get("/queue").has(&["Trade queue", "href=\"/queue?state=waiting\"", "/workers"]);
+    own.get("/").has(&["State read at block", "/transactions"]);
+    own.get("/transactions").has(&["Transactions", "href=\"/transactions?state=waiting\"", "/workers"]);
     own.get("/peers").has(&[dp, "Data providers (1)"]);
 }

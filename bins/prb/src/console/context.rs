@@ -74,7 +74,8 @@ impl Context {
         let entries: Vec<_> = entries.iter().map(|(path, name)| (path.as_str(), *name)).collect();
         let here = format!("{}{here}", self.base);
         let here = if here.is_empty() { "/" } else { &here };
-        Shell { title, entries: &entries, here, live, is_stream: live.is_some(), token: Some(&self.token) }.around(content)
+        Shell { title, entries: &entries, here, live, is_stream: live.is_some(), token: Some(&self.token) }
+            .around(content)
     }
 
     /// A page that says why there is none.

@@ -115,11 +115,7 @@ impl Guard {
         }
         let checked_later =
             self.0.rules.checked_below.is_some_and(|prefix| request.uri().path().starts_with(prefix));
-        if checked_later || reads(request.method()) {
-            Ok(())
-        } else {
-            self.shows_token(headers)
-        }
+        if checked_later || reads(request.method()) { Ok(()) } else { self.shows_token(headers) }
     }
 
     /// Whether this machine is known by the name in the request. An address cannot be made to point elsewhere; a

@@ -33,11 +33,13 @@ mod act;
 mod find;
 mod job;
 mod list;
+mod recent;
 mod setting;
 mod wish;
 pub(crate) mod words;
 
 pub use find::{MAX_SEARCHED, SEARCH_BUDGET};
+pub(crate) use recent::Recent;
 pub(crate) use setting::{Directory, Setting, Workers};
 
 /// The port that operators know.
@@ -68,7 +70,9 @@ pub async fn open(args: &PageArgs, access: &Access, source: Source) -> anyhow::R
         default: (Ipv4Addr::LOCALHOST, PORT).into(),
     };
     match port.open(args.queue_page_listen).await? {
-        Some(listener) => Site::new(port, listener, args, access, RULES, router(Setting::alone(), source)).map(Some),
+        Some(listener) => {
+            Site::new(port, listener, args, access, RULES, router(Setting::alone(), source)).map(Some)
+        }
         None => Ok(None),
     }
 }

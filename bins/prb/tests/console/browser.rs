@@ -10,7 +10,7 @@ use crate::{driver::Browser, rig::*};
 const WIDE: &str = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
 
 /// Looks at a page at both widths, light and dark; nothing may stick out on a phone.
-async fn look(browser: &mut Browser, name: &str) {
+pub async fn look(browser: &mut Browser, name: &str) {
     for (width, height) in [(1400, 900), (390, 844)] {
         browser.call("setViewportSize", json!([{ "width": width, "height": height }])).await;
         for scheme in ["light", "dark"] {

@@ -6,3 +6,4 @@ mod browser;
 mod driver;
 mod http;
 mod rig;
+mod transactions;

@@ -15,12 +15,15 @@ use prb::{
         backend::{Backend, Commanded, Edit, Error, Preview},
         view::{FleetView, PoolView, Tip, WorkerView},
     },
+    pages::queue::Source,
+    token::Access,
 };
 use prb_core::{
     chain::{PoolOnChain, Registration, Session, SessionState, WorkerOnChain},
     inventory::{Goal, Worker},
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
+    queue::memory::MemoryQueue,
     worker::{Command, Event, State},
 };
 use tempfile::TempDir;
@@ -267,6 +270,11 @@ pub struct Page {
 
 impl Page {
     pub async fn of(made: &Arc<Made>) -> Self {
+        Self::with_queue(made, &MemoryQueue::default()).await
+    }
+
+    pub async fn with_queue(made: &Arc<Made>, queue: &MemoryQueue) -> Self {
+        let queue = Source { queue: Arc::new(queue.clone()), admin: Arc::new(queue.clone()) };
         let backend: Arc<dyn Backend> = Arc::<Made>::clone(made);
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("token");
@@ -276,7 +284,9 @@ impl Page {
             api_token_file: Some(file),
             ..PageArgs::default()
         };
-        let site = console::open(&args, Console::of_fleet(backend)).await.unwrap().unwrap();
+        let access = Access::given(&args).unwrap();
+        let console = Console::of_fleet(backend).with_queue(queue);
+        let site = console::open(&args, &access, console).await.unwrap().unwrap();
         let address = site.address();
         let mut tasks = JoinSet::new();
         tasks.spawn(site.serve());

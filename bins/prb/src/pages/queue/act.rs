@@ -61,9 +61,9 @@ impl Action {
             (Self::Remove, JobState::Active) => {
                 Ok("What was sent already may take effect; its submitter learns that the job is gone.")
             }
-            (Self::Remove, _) => Ok(
-                "It is not sent; its submitter learns that the job is gone, and may want it again.",
-            ),
+            (Self::Remove, _) => {
+                Ok("It is not sent; its submitter learns that the job is gone, and may want it again.")
+            }
         }
     }
 }
@@ -84,7 +84,8 @@ impl Chosen {
         let action = fields.iter().find(|(name, _)| name == "do").and_then(|(_, value)| Action::named(value));
         let action = action.ok_or("There is no such action.")?;
         let values = fields.iter().filter(|(name, _)| name == "id").flat_map(|(_, value)| value.split(','));
-        let ids = values.filter(|text| !text.is_empty()).map(|text| number(text).ok_or("A job has a number."));
+        let ids =
+            values.filter(|text| !text.is_empty()).map(|text| number(text).ok_or("A job has a number."));
         let mut ids: Vec<_> = ids.take(MAX_CHOSEN + 1).collect::<Result<_, _>>()?;
         if ids.len() > MAX_CHOSEN {
             return Err(format!("At most {MAX_CHOSEN} jobs can be chosen at once."));
@@ -95,13 +96,18 @@ impl Chosen {
 }
 
 /// What would happen to the chosen jobs.
-pub(super) async fn confirm(State(desk): State<Desk>, place: TokenPlace, RawQuery(query): RawQuery) -> Response {
+pub(super) async fn confirm(
+    State(desk): State<Desk>,
+    place: TokenPlace,
+    RawQuery(query): RawQuery,
+) -> Response {
     let setting = &desk.0.setting;
     let chosen = match Chosen::read(query.unwrap_or_default().as_bytes()) {
         Ok(chosen) => chosen,
         Err(text) => {
             let content = html! { p.notice.bad role="alert" { (text) } (back(setting.home())) };
-            return (StatusCode::BAD_REQUEST, setting.page(&place, "Message", None, &content)).into_response();
+            return (StatusCode::BAD_REQUEST, setting.page(&place, "Message", None, &content))
+                .into_response();
         }
     };
     let title = format!("{}: what will happen", chosen.action.name());

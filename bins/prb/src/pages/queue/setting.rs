@@ -50,7 +50,13 @@ impl Setting {
     }
 
     /// A page with this content.
-    pub(super) fn page(&self, place: &TokenPlace, title: &str, live: Option<&str>, content: &Markup) -> Markup {
+    pub(super) fn page(
+        &self,
+        place: &TokenPlace,
+        title: &str,
+        live: Option<&str>,
+        content: &Markup,
+    ) -> Markup {
         let entries: Vec<_> = self.entries.iter().map(|(path, name)| (path.as_str(), *name)).collect();
         let here = self.home();
         Shell { title, entries: &entries, here, live, is_stream: false, token: Some(place) }.around(content)

@@ -170,7 +170,11 @@ mod tests {
         assert_eq!(keys("rack-1"), Ok(vec![1]), "the whole name before a part of it");
         assert_eq!(keys("RACK"), Ok(vec![1, 2]));
         assert_eq!(keys(&uuid::Uuid::from_u128(3).to_string()), Ok(vec![3]));
-        assert_eq!(keys(&WorkerKey([9; 32]).to_string()), Ok(vec![9]), "one that is not of the fleet any more");
+        assert_eq!(
+            keys(&WorkerKey([9; 32]).to_string()),
+            Ok(vec![9]),
+            "one that is not of the fleet any more"
+        );
         assert!(keys("nobody").unwrap_err().contains("No worker"));
     }
 
@@ -178,7 +182,10 @@ mod tests {
     fn an_address_is_read_as_it_is_meant() {
         let wish = read(&asked("failed", " 7 ", "#12", "3", "100")).unwrap();
         let filter = Filter { state: Some(JobState::Failed), pool: Some(PoolId(7)) };
-        assert_eq!(wish, Wish { filter, workers: None, look_for: LookFor::Job(JobId(12)), page: 3, size: 100 });
+        assert_eq!(
+            wish,
+            Wish { filter, workers: None, look_for: LookFor::Job(JobId(12)), page: 3, size: 100 }
+        );
         let wish = read(&asked("", "", " BadOrigin ", "0", "1000000")).unwrap();
         let look_for = LookFor::Text("badorigin".into());
         assert_eq!(wish, Wish { filter: Filter::default(), workers: None, look_for, page: 1, size: 50 });
