@@ -48,6 +48,7 @@ use crate::{
     listen::{self, Port},
     pages,
     token::Access,
+    version,
 };
 
 mod commands;
@@ -213,7 +214,7 @@ impl Api {
         match &*kept {
             Some((revision, version)) if *revision == snapshot.revision => version.clone(),
             _ => {
-                let version = view::inventory_version(&snapshot);
+                let version = version::of_all(&snapshot);
                 *kept = Some((snapshot.revision, version.clone()));
                 version
             }

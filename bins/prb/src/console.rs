@@ -28,7 +28,10 @@ use axum::{
     routing::{get, post},
 };
 use prb_walkie::node::Node;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{MissedTickBehavior, timeout},
+};
 
 use crate::{
     config::{MONITOR_PORT, PageArgs},
@@ -42,11 +45,13 @@ use crate::{
 };
 
 pub mod backend;
+mod charts;
 mod columns;
 mod confirm;
 mod context;
 mod fields;
 mod forms;
+mod history;
 mod list;
 mod live;
 mod local;
@@ -66,6 +71,7 @@ pub use local::Local;
 pub use peer::Peer;
 
 use backend::Backend;
+use history::History;
 
 /// The largest body of a request: a command for as many workers as an inventory holds.
 const MAX_BODY_BYTES: usize = 512 * 1024;
@@ -93,6 +99,8 @@ pub struct Console(Arc<Inner>);
 struct Inner {
     /// The fleet of this process.
     fleet: Option<Arc<dyn Backend>>,
+    /// What it was like lately.
+    history: Arc<History>,
     /// Who is there, where this process has peers.
     node: Option<Node>,
     /// The fleets of peers, where those are shown.
@@ -104,6 +112,21 @@ struct Inner {
     streams: Arc<Semaphore>,
 }
 
+impl Default for Inner {
+    fn default() -> Self {
+        let streams = Arc::new(Semaphore::new(live::MAX_STREAMS));
+        Self {
+            fleet: None,
+            history: Arc::default(),
+            node: None,
+            managers: None,
+            queue: None,
+            recent: None,
+            streams,
+        }
+    }
+}
+
 impl fmt::Debug for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Console").field("fleet", &self.0.fleet).finish_non_exhaustive()
@@ -113,27 +136,13 @@ impl fmt::Debug for Console {
 impl Console {
     /// Of the fleet of this process.
     pub fn of_fleet(fleet: Arc<dyn Backend>) -> Self {
-        Self::new(Inner {
-            fleet: Some(fleet),
-            node: None,
-            managers: None,
-            queue: None,
-            recent: None,
-            streams: streams(),
-        })
+        Self::new(Inner { fleet: Some(fleet), ..Inner::default() })
     }
 
     /// Of all lifecycle managers and data providers that a node finds.
     pub fn of_peers(node: Node) -> Self {
         let managers = Some(peer::Peers::default());
-        Self::new(Inner {
-            fleet: None,
-            node: Some(node),
-            managers,
-            queue: None,
-            recent: None,
-            streams: streams(),
-        })
+        Self::new(Inner { node: Some(node), managers, ..Inner::default() })
     }
 
     fn new(inner: Inner) -> Self {
@@ -153,6 +162,29 @@ impl Console {
             inner.recent = Some(Recent::new(Arc::clone(&queue.admin)));
             inner.queue = Some(queue);
         })
+    }
+
+    /// Measures the fleet of this process, for the charts.
+    pub async fn take_sample(&self) {
+        let Some(fleet) = &self.0.fleet else { return };
+        // What cannot be had now is a gap.
+        let Ok(fleet) = fleet.fleet().await else { return };
+        let jobs = match &self.0.queue {
+            Some(source) => {
+                timeout(pages::queue::PATIENCE, source.queue.stats()).await.ok().and_then(Result::ok)
+            }
+            None => None,
+        };
+        self.0.history.record(history::now(), &fleet, jobs.as_ref());
+    }
+
+    async fn take_samples(self) {
+        let mut ticks = tokio::time::interval(history::STEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.take_sample().await;
+        }
     }
 
     /// The entries of the head of a fleet's pages: path and name. `base` is what stands before their paths.
@@ -192,10 +224,6 @@ impl Console {
     }
 }
 
-fn streams() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(live::MAX_STREAMS))
-}
-
 /// Opens the console's port, or gives `None` where it is off or its default is taken by another.
 ///
 /// # Errors
@@ -224,12 +252,17 @@ impl Open {
     /// Those of [`open`]: the operator has to change something.
     pub(crate) async fn start(args: &PageArgs, access: &Access, console: Console) -> Result<Self, Failure> {
         let mut serving = Background::default();
+        let sampled = console.clone();
         let site = open(args, access, console).await.map_err(Failure::Configuration)?;
         let address = site.as_ref().map(Site::address);
         if let Some(site) = site {
             serving.spawn(|stop| async move {
                 stop.run_until_cancelled(site.serve()).await;
                 anyhow::anyhow!("the console has ended")
+            });
+            serving.spawn(|stop| async move {
+                stop.run_until_cancelled(sampled.take_samples()).await;
+                anyhow::anyhow!("the console's measuring has ended")
             });
         }
         Ok(Self { address, serving })

@@ -31,4 +31,5 @@ mod signers;
 pub mod telemetry;
 pub mod token;
 pub mod trader;
+mod version;
 mod work;

@@ -12,6 +12,7 @@ use maud::{Markup, html};
 use super::{
     Console,
     backend::{Backend, Error},
+    history::History,
     live::Part,
     words,
 };
@@ -24,6 +25,7 @@ pub(super) struct Context {
     /// What stands before the paths of the fleet's pages; empty for the fleet of this process.
     pub(super) base: String,
     backend: Option<Arc<dyn Backend>>,
+    history: Option<Arc<History>>,
     token: TokenPlace,
 }
 
@@ -34,14 +36,15 @@ impl FromRequestParts<Console> for Context {
         let params = RawPathParams::from_request_parts(parts, console).await.ok();
         let manager = params.as_ref().and_then(|params| params.iter().find(|(name, _)| *name == "manager"));
         let inner = &console.0;
-        let (base, backend) = match (manager, &inner.managers, &inner.node) {
+        let (base, backend, history) = match (manager, &inner.managers, &inner.node) {
             (Some((_, name)), Some(managers), Some(node)) => {
-                (format!("/managers/{name}"), managers.get(node, name))
+                let (backend, history) = managers.get(node, name).unzip();
+                (format!("/managers/{name}"), backend, history)
             }
-            _ => (String::new(), inner.fleet.clone()),
+            _ => (String::new(), inner.fleet.clone(), Some(Arc::clone(&inner.history))),
         };
         let Ok(token) = TokenPlace::from_request_parts(parts, console).await;
-        Ok(Self { console: console.clone(), base, backend, token })
+        Ok(Self { console: console.clone(), base, backend, history, token })
     }
 }
 
@@ -51,6 +54,11 @@ impl Context {
         self.backend
             .as_ref()
             .ok_or_else(|| Error::not_found("there is no such lifecycle manager among the peers"))
+    }
+
+    /// What the fleet was like lately, where that is kept.
+    pub(super) fn history(&self) -> Option<&History> {
+        self.history.as_deref()
     }
 
     /// Whether this is a page of one fleet, and not of all peers.

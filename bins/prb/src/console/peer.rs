@@ -12,8 +12,9 @@ use std::{
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use prb_core::{
+    inventory::Worker,
     manage::{PoolValue, WorkerValue},
-    primitives::{AccountId, WorkerKey},
+    primitives::{AccountId, PoolId, WorkerKey},
     worker::{Command, Event, State},
 };
 use prb_walkie::{
@@ -27,15 +28,15 @@ use uuid::Uuid;
 
 use super::{
     backend::{Backend, Commanded, Edit, Error, Preview},
+    history::{self, History},
     session,
     view::{FleetView, PoolView, Tip, WorkerView},
     words,
 };
+use crate::{pages::time_left, version};
 
 /// How long a view is shared by those who look.
 const MAX_AGE: Duration = Duration::from_millis(1900);
-/// How long a peer may take: less than the port gives a request.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// What a peer takes over Walkie.
 const COMMANDS: [Command; 3] = [Command::Restart, Command::RegisterAgain, Command::Kick];
 
@@ -45,7 +46,17 @@ pub struct Peer {
     node: Node,
     peer: PeerId,
     /// Held while the peer is asked, so that those who look at once ask once.
-    last: Mutex<Option<(Instant, Arc<FleetView>)>>,
+    asking: Mutex<()>,
+    last: std::sync::Mutex<Last>,
+    history: Arc<History>,
+}
+
+/// The last view of a peer's fleet.
+#[derive(Debug, Default)]
+struct Last {
+    view: Option<(Instant, Arc<FleetView>)>,
+    /// How many changes were made here: a view that was asked for before one does not show it.
+    changes: u64,
 }
 
 /// The peers' fleets that somebody has looked at.
@@ -53,8 +64,8 @@ pub struct Peer {
 pub(super) struct Peers(std::sync::Mutex<HashMap<PeerId, Arc<Peer>>>);
 
 impl Peers {
-    /// The fleet of a lifecycle manager that is known.
-    pub(super) fn get(&self, node: &Node, name: &str) -> Option<Arc<dyn Backend>> {
+    /// The fleet of a lifecycle manager that is known, and what it was like lately.
+    pub(super) fn get(&self, node: &Node, name: &str) -> Option<(Arc<dyn Backend>, Arc<History>)> {
         let peer: PeerId = name.parse().ok()?;
         let table = node.peers();
         let table = table.borrow();
@@ -62,9 +73,13 @@ impl Peers {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // No more than the node remembers.
         all.retain(|peer, _| table.get(peer).is_some());
-        let made = || Arc::new(Peer { node: node.clone(), peer, last: Mutex::default() });
-        let backend: Arc<dyn Backend> = Arc::<Peer>::clone(all.entry(peer).or_insert_with(made));
-        Some(backend)
+        let made = || {
+            let (asking, last, history) = (Mutex::default(), std::sync::Mutex::default(), Arc::default());
+            Arc::new(Peer { node: node.clone(), peer, asking, last, history })
+        };
+        let found = Arc::clone(all.entry(peer).or_insert_with(made));
+        let history = Arc::clone(&found.history);
+        Some((found, history))
     }
 }
 
@@ -99,7 +114,7 @@ impl Peer {
         });
         let asked = providers.map(|peer| {
             let client = self.node.client(peer.peer_id);
-            async move { tokio::time::timeout(PATIENCE, client.data_provider_info()).await.ok()?.ok() }
+            async move { tokio::time::timeout(time_left(), client.data_provider_info()).await.ok()?.ok() }
         });
         let infos: Vec<_> = futures::future::join_all(asked).await.into_iter().flatten().collect();
         let newest = |field: fn(&proto::data_provider::Info) -> i32| {
@@ -113,23 +128,81 @@ impl Peer {
         }
     }
 
-    async fn forget(&self) {
-        *self.last.lock().await = None;
+    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the next who looks ask the peer again. Waits for nobody.
+    fn forget(&self) {
+        let mut last = self.last();
+        last.view = None;
+        last.changes += 1;
+    }
+
+    /// The last view, or a new one where it is too old.
+    async fn shared_view(&self) -> Result<Arc<FleetView>, Error> {
+        let _asking = self.asking.lock().await;
+        let changes = {
+            let last = self.last();
+            match &last.view {
+                Some((at, view)) if at.elapsed() < MAX_AGE => return Ok(Arc::clone(view)),
+                _ => last.changes,
+            }
+        };
+        let view = Arc::new(self.view().await?);
+        let now = history::now();
+        if self.history.is_due(now) {
+            self.history.record(now, &view, None);
+        }
+        let mut last = self.last();
+        if last.changes == changes {
+            last.view = Some((Instant::now(), Arc::clone(&view)));
+        }
+        Ok(view)
+    }
+
+    /// Sees that an entry is as it was read. Walkie's calls carry no version: another edit can come between this and
+    /// the edit, and only there.
+    async fn unchanged(&self, edit: &Edit, version: &str) -> Result<(), Error> {
+        let client = self.node.client(self.peer);
+        match edit {
+            Edit::PutPool(None, _) | Edit::PutWorker(None, _) => return Ok(()),
+            Edit::PutPool(Some(id), _) | Edit::RemovePool(id) => {
+                let pools = patient(client.list_pools()).await?.pools;
+                let pool = pools.iter().filter_map(pool_view).find(|pool| pool.id == *id);
+                let pool = pool.ok_or_else(|| Error::not_found("the manager has no such pool (any more)"))?;
+                if pool.version != version {
+                    return Err(Error::changed());
+                }
+                if matches!(edit, Edit::RemovePool(_)) {
+                    let workers = patient(client.list_workers()).await?.workers;
+                    let of_pool = workers.iter().filter(|worker| worker.pid == pool.pid).count();
+                    return if of_pool == 0 { Ok(()) } else { Err(Error::in_use(of_pool)) };
+                }
+            }
+            Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) => {
+                let workers = patient(client.list_workers()).await?.workers;
+                let worker = workers.iter().find(|worker| worker.uuid.parse() == Ok(*id)).and_then(entry);
+                let worker =
+                    worker.ok_or_else(|| Error::not_found("the manager has no such worker (any more)"))?;
+                if version::of_worker(&worker) != version {
+                    return Err(Error::changed());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Backend for Peer {
     async fn fleet(&self) -> Result<Arc<FleetView>, Error> {
-        let mut last = self.last.lock().await;
-        if let Some((at, view)) = &*last
-            && at.elapsed() < MAX_AGE
-        {
-            return Ok(Arc::clone(view));
+        let limit = time_left();
+        // Others may have asked before, and get their answer first.
+        match tokio::time::timeout(limit, self.shared_view()).await {
+            Ok(view) => view,
+            Err(_) => Err(late(limit)),
         }
-        let view = Arc::new(self.view().await?);
-        *last = Some((Instant::now(), Arc::clone(&view)));
-        Ok(view)
     }
 
     async fn events(&self, _id: Uuid) -> Result<Option<Vec<Event>>, Error> {
@@ -157,12 +230,12 @@ impl Backend for Peer {
         let client = self.node.client(self.peer);
         let request = lm::UuidQueryRequest { ids: ids.iter().map(Uuid::to_string).collect() };
         let done = match command {
-            Command::Restart => patient(client.restart_workers(request)).await?,
-            Command::RegisterAgain => patient(client.refresh_ra_and_restart_workers(request)).await?,
-            Command::Kick => patient(client.kick_workers(request)).await?,
+            Command::Restart => change(client.restart_workers(request)).await?,
+            Command::RegisterAgain => change(client.refresh_ra_and_restart_workers(request)).await?,
+            Command::Kick => change(client.kick_workers(request)).await?,
             other => return Err(Error::conflict(format!("no call of Walkie has the command {other}"))),
         };
-        self.forget().await;
+        self.forget();
         Ok(Commanded { taken: done.worker_states.len(), refused: Vec::new() })
     }
 
@@ -170,39 +243,40 @@ impl Backend for Peer {
         None
     }
 
-    async fn edit(&self, edit: Edit) -> Result<(), Error> {
+    async fn edit(&self, edit: Edit, version: &str) -> Result<(), Error> {
+        self.unchanged(&edit, version).await?;
         let client = self.node.client(self.peer);
         let id = |id: Uuid| Some(QueryIdentity { identity: Some(Identity::Uuid(id.to_string())) });
         match edit {
             Edit::PutPool(None, value) => {
-                patient(client.create_pools(lm::CreatePool { pools: vec![pool_value(&value)] }))
+                change(client.create_pools(lm::CreatePool { pools: vec![pool_value(&value)] }))
                     .await
                     .map(drop)
             }
             Edit::PutPool(Some(of), value) => {
                 let items = vec![lm::UpdatePoolItem { id: id(of), pool: Some(pool_value(&value)) }];
-                patient(client.update_pools(lm::UpdatePool { items })).await.map(drop)
+                change(client.update_pools(lm::UpdatePool { items })).await.map(drop)
             }
             Edit::RemovePool(of) => {
                 let pool = Some(db::Pool { deleted: true, ..db::Pool::default() });
                 let items = vec![lm::UpdatePoolItem { id: id(of), pool }];
-                patient(client.update_pools(lm::UpdatePool { items })).await.map(drop)
+                change(client.update_pools(lm::UpdatePool { items })).await.map(drop)
             }
             Edit::PutWorker(None, value) => {
                 let workers = vec![worker_value(&value)];
-                patient(client.create_workers(lm::CreateWorker { workers })).await.map(drop)
+                change(client.create_workers(lm::CreateWorker { workers })).await.map(drop)
             }
             Edit::PutWorker(Some(of), value) => {
                 let items = vec![lm::UpdateWorkerItem { id: id(of), worker: Some(worker_value(&value)) }];
-                patient(client.update_workers(lm::UpdateWorker { items })).await.map(drop)
+                change(client.update_workers(lm::UpdateWorker { items })).await.map(drop)
             }
             Edit::RemoveWorker(of) => {
                 let worker = Some(db::Worker { deleted: true, ..db::Worker::default() });
                 let items = vec![lm::UpdateWorkerItem { id: id(of), worker }];
-                patient(client.update_workers(lm::UpdateWorker { items })).await.map(drop)
+                change(client.update_workers(lm::UpdateWorker { items })).await.map(drop)
             }
         }?;
-        self.forget().await;
+        self.forget();
         Ok(())
     }
 }
@@ -215,15 +289,29 @@ const fn effect(command: Command) -> &'static str {
     }
 }
 
-/// Gives a call up before the page's own time is over.
+/// Gives a call up before the request's own time is over.
 pub(super) async fn patient<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(PATIENCE, call).await {
+    let limit = time_left();
+    match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer.map_err(refused),
-        Err(_) => Err(Error::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("the peer has not answered within {} s", PATIENCE.as_secs()),
-        )),
+        Err(_) => Err(late(limit)),
     }
+}
+
+/// The same of a call that changes something: where no answer comes, it may have done so.
+async fn change<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
+    patient(call).await.map_err(|error| match error.status {
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => {
+            let text = "the change may have been made all the same: look before you repeat it";
+            Error::new(error.status, format!("{}; {text}", error.message))
+        }
+        _ => error,
+    })
+}
+
+fn late(limit: Duration) -> Error {
+    let text = format!("the peer has not answered within {:.1} s", limit.as_secs_f64());
+    Error::new(StatusCode::GATEWAY_TIMEOUT, text)
 }
 
 fn refused(error: rpc::Error) -> Error {
@@ -248,11 +336,7 @@ fn refused(error: rpc::Error) -> Error {
 
 fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option<WorkerView> {
     let wire = state.worker.as_ref()?;
-    let stake = wire.stake.parse().unwrap_or_default();
-    let pid = prb_core::primitives::PoolId(wire.pid);
-    let id = wire.uuid.parse().ok()?;
-    let mut entry = prb_core::inventory::Worker::new(id, pid, &wire.name, &wire.endpoint, stake);
-    (entry.enabled, entry.sync_only) = (wire.enabled, wire.sync_only);
+    let entry = entry(wire)?;
     let height = |number: i32| u32::try_from(number).ok();
     let para_block = height(state.para_block_dispatched_to);
     let (at, message) = message(&state.last_message);
@@ -276,6 +360,15 @@ fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option<WorkerView
         checkpoint: None,
         entry: Arc::new(entry),
     })
+}
+
+/// A worker's entry, as far as the wire has it.
+fn entry(wire: &db::Worker) -> Option<Worker> {
+    let stake = wire.stake.parse().unwrap_or_default();
+    let id = wire.uuid.parse().ok()?;
+    let mut entry = Worker::new(id, PoolId(wire.pid), &wire.name, &wire.endpoint, stake);
+    (entry.enabled, entry.sync_only) = (wire.enabled, wire.sync_only);
+    Some(entry)
 }
 
 const fn state_of(status: proto::WorkerStatus) -> State {
@@ -309,6 +402,7 @@ fn pool_view(pool: &db::Pool) -> Option<PoolView> {
     let account = |address: &str| AccountId::from_address(address).ok();
     Some(PoolView {
         id: pool.uuid.parse().ok()?,
+        version: pool_version(pool),
         pid: pool.pid,
         name: pool.name.clone(),
         enabled: pool.enabled,
@@ -319,6 +413,13 @@ fn pool_view(pool: &db::Pool) -> Option<PoolView> {
         chain: None,
         account: None,
     })
+}
+
+/// Of what the wire says of a pool.
+fn pool_version(pool: &db::Pool) -> String {
+    let operator = pool.owner.as_ref().map(|owner| &owner.ss58_phala);
+    let fields = (&pool.name, pool.pid, pool.enabled, pool.sync_only, operator, &pool.real_phala_ss58);
+    version::of_bytes(format!("{fields:?}").as_bytes())
 }
 
 fn pool_value(value: &PoolValue) -> db::Pool {

@@ -14,6 +14,7 @@ use super::{
     backend::Error,
     context::{Context, notice, status},
     fields::Fields,
+    history::Span,
     list::Asked,
     live::{self, Part},
     overview, peers, pools, worker, workers,
@@ -23,7 +24,7 @@ use crate::pages::layout;
 /// A page.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Target {
-    Overview,
+    Overview(Span),
     Workers(Box<Asked>),
     Worker(Uuid),
     Pools,
@@ -36,7 +37,9 @@ impl Target {
     fn read(context: &Context, path: &str, query: &str) -> Option<Self> {
         let mut steps = path.split('/').filter(|step| !step.is_empty());
         let target = match (steps.next(), steps.next()) {
-            (None, _) if context.is_of_fleet() => Self::Overview,
+            (None, _) if context.is_of_fleet() => {
+                Self::Overview(Span::named(Fields::read(query.as_bytes()).get("span")))
+            }
             (None, _) | (Some("peers"), None) => Self::Peers,
             (Some("workers"), None) => Self::Workers(Box::new(Asked::read(&Fields::read(query.as_bytes())))),
             (Some("workers"), Some(id)) => Self::Worker(id.parse().ok()?),
@@ -49,7 +52,7 @@ impl Target {
 
     fn title(&self) -> &'static str {
         match self {
-            Self::Overview => "Overview",
+            Self::Overview(_) => "Overview",
             Self::Workers(_) => "Workers",
             Self::Worker(_) => "Worker",
             Self::Pools => "Pools",
@@ -61,7 +64,7 @@ impl Target {
     /// The path of its entry in the head, below the fleet's.
     fn entry(&self, context: &Context) -> &'static str {
         match self {
-            Self::Overview => "",
+            Self::Overview(_) => "",
             Self::Workers(_) | Self::Worker(_) => "/workers",
             Self::Pools => "/pools",
             Self::Peers | Self::Provider(_) if context.is_of_fleet() => "/peers",
@@ -72,9 +75,9 @@ impl Target {
     /// What changes.
     async fn parts(&self, context: &Context) -> Result<Vec<Part>, Error> {
         match self {
-            Self::Overview => {
+            Self::Overview(span) => {
                 let fleet = context.fleet()?.fleet().await?;
-                Ok(overview::parts(context, &fleet))
+                Ok(overview::parts(context, &fleet, *span))
             }
             Self::Workers(asked) => {
                 let fleet = context.fleet()?.fleet().await?;

@@ -24,8 +24,8 @@ pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Erro
     let backend = context.fleet()?;
     let fleet = backend.fleet().await?;
     let worker = fleet.worker(id).ok_or_else(|| Error::not_found("there is no such worker (any more)"))?;
-    let events = backend.events(id).await?;
-    let jobs = jobs(context, worker).await;
+    let (events, jobs) = tokio::join!(backend.events(id), jobs(context, worker));
+    let events = events?;
     Ok(vec![
         Part::new("worker", state(context, worker)),
         Part::new("commands", commands(context, worker)),

@@ -12,7 +12,7 @@ use axum::{
 };
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::layout;
 use crate::token::Access;
@@ -21,8 +21,21 @@ use crate::token::Access;
 pub const MAX_REQUESTS: usize = 16;
 /// How long a request may take: a little more than Redis is given.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long a request may wait for others, all its waits together: an answer that says so still comes in time.
+const WAITS_WITHIN: Duration = Duration::from_secs(10);
 /// The largest body of a request to the queue page, in bytes.
 pub(crate) const SMALL_BODY_BYTES: usize = 8192;
+
+tokio::task_local! {
+    /// When the waits of the request that is worked on must be over.
+    static DEADLINE: Instant;
+}
+
+/// How long what is asked for now may take: what is left to the request that is worked on, and all of it outside of
+/// one.
+pub(crate) fn time_left() -> Duration {
+    DEADLINE.try_with(|end| end.saturating_duration_since(Instant::now())).unwrap_or(WAITS_WITHIN)
+}
 
 /// Nothing but what comes from this port, no frames around it, no forms to elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -154,7 +167,8 @@ pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next
     let answered = async {
         let _slot = guard.0.slots.try_acquire().map_err(|_| Refusal::Busy)?;
         guard.check(&request)?;
-        tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| Refusal::Late)
+        let answer = DEADLINE.scope(Instant::now() + WAITS_WITHIN, next.run(request));
+        tokio::time::timeout(REQUEST_TIMEOUT, answer).await.map_err(|_| Refusal::Late)
     };
     let mut response = answered.await.unwrap_or_else(|refusal| guard.answer(refusal, &method, &headers));
     response.headers_mut().extend(HEADERS);

@@ -116,6 +116,7 @@ async fn list_page(State(desk): State<Desk>, place: TokenPlace, Query(asked): Qu
     let (parts, there) = desk.list(&asked).await;
     let live = wish::link(&format!("{}/live", setting.base), &asked);
     let content = html! {
+        h1 { (setting.title) }
         (parts.head)
         (list::filter(setting, &asked))
         (list::bulk(setting))

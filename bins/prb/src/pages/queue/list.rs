@@ -111,7 +111,7 @@ pub(super) fn table(base: &str, jobs: &[JobRecord], known: &Directory, can_choos
                     @if can_choose {
                         th.choose scope="col" { input #choose-all type="checkbox" aria-label="Choose all on this page" data-choose="id"; }
                     }
-                    @for name in ["Job", "State", "Pool", "Worker", "Action", "Created (UTC)", "Took", "Tries", "Result", "Fee", ""] {
+                    @for name in ["Job", "State", "Pool", "Worker", "Action", "Created (UTC)", "Took", "Tries", "Result", "Fee (PHA)", ""] {
                         th scope="col" { (name) }
                     }
                 }
@@ -170,7 +170,7 @@ fn row(base: &str, job: &JobRecord, known: &Directory, can_choose: bool) -> Mark
             td.took data-label="Took" { (took.as_deref().unwrap_or("–")) }
             td data-label="Tries" { (job.hand_outs) }
             td.result.none[result.is_none()] data-label="Result" { (result.unwrap_or_else(|| html! { "–" })) }
-            td.fee data-label="Fee" { @match fee { Some(fee) => (words::amount(fee)), None => "–" } }
+            td.fee.none[fee.is_none()] data-label="Fee (PHA)" { @match fee { Some(fee) => (words::amount(fee)), None => "–" } }
             td.acts { @if job.state == JobState::Failed { (act_link(base, job.id, "retry")) } }
         }
     }
