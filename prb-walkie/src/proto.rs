@@ -17,6 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 pub mod data_provider;
 pub mod db;
 pub mod lifecycle;
+pub mod provider_detail;
 
 /// A call on its way: `WalkieRpcRequestWrapper`.
 #[derive(Clone, PartialEq, Message)]

@@ -114,7 +114,9 @@ impl Bridge {
                 file.display()
             ));
         }
-        let console = Console::of_fleet(Arc::new(fleet)).with_queue(work.desk().source());
+        let console = Console::of_fleet(Arc::new(fleet))
+            .with_chain_data(blocks.chain_data(&args.data))
+            .with_queue(work.desk().source());
         let console = console::Open::start(&args.pages, &access, console).await?;
         Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file: args.fleet.clone() })
     }

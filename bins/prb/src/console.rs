@@ -34,6 +34,7 @@ use tokio::{
 };
 
 use crate::{
+    chain_data::ChainData,
     config::{MONITOR_PORT, PageArgs},
     daemon::{Background, Failure},
     listen::Port,
@@ -45,6 +46,7 @@ use crate::{
 };
 
 pub mod backend;
+mod chain_data;
 mod charts;
 mod columns;
 mod confirm;
@@ -101,6 +103,8 @@ struct Inner {
     fleet: Option<Arc<dyn Backend>>,
     /// What it was like lately.
     history: Arc<History>,
+    /// The chains' nodes and the disk of this process.
+    chain_data: Option<ChainData>,
     /// Who is there, where this process has peers.
     node: Option<Node>,
     /// The fleets of peers, where those are shown.
@@ -118,6 +122,7 @@ impl Default for Inner {
         Self {
             fleet: None,
             history: Arc::default(),
+            chain_data: None,
             node: None,
             managers: None,
             queue: None,
@@ -153,6 +158,12 @@ impl Console {
     #[must_use]
     pub fn with_node(self, node: Node) -> Self {
         self.changed(|inner| inner.node = Some(node))
+    }
+
+    /// The same, with the chains' nodes and the disk of this process.
+    #[must_use]
+    pub(crate) fn with_chain_data(self, chain_data: ChainData) -> Self {
+        self.changed(|inner| inner.chain_data = Some(chain_data))
     }
 
     /// The same, with the trade queue of this process.
@@ -198,6 +209,9 @@ impl Console {
         }
         if inner.queue.is_some() {
             entries.push((TRANSACTIONS_PATH.to_owned(), TRANSACTIONS));
+        }
+        if inner.chain_data.is_some() {
+            entries.push(("/chain-data".to_owned(), "Chain data"));
         }
         if inner.managers.is_some() {
             entries.push(("/".to_owned(), "Peers"));
@@ -290,6 +304,9 @@ pub(crate) fn router(console: Console) -> Router {
     let mut router = Router::new().route("/", get(target::page)).route("/live/", get(target::live));
     if console.0.node.is_some() {
         router = router.route("/peers", get(target::page)).route("/providers/{peer}", get(target::page));
+    }
+    if console.0.chain_data.is_some() {
+        router = router.route("/chain-data", get(target::page));
     }
     router = router.route("/live/{*path}", get(target::live));
     if console.0.managers.is_some() {

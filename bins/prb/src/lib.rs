@@ -3,6 +3,7 @@
 pub mod all;
 pub mod api;
 mod blocks;
+mod chain_data;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 
 use crate::{
     api,
+    chain_data::ChainData,
     config::LifecycleArgs,
     console::{self, Console, Local},
     daemon::{self, Background, Daemon, Failure, pool},
@@ -109,8 +110,9 @@ impl LifecycleManager {
         config.handlers = handlers(manager.clone(), Handlers::new());
         let node = peers::start(config).await?;
         let api = api(args, &access, manager.clone(), work.as_ref(), &node).await?;
-        let console =
-            console::Open::start(&args.pages, &access, console(manager, &node, work.as_ref())).await?;
+        let console = console(manager, &node, work.as_ref());
+        let chain_data = ChainData::new(vec![parts.para.clone()], args.local_db_path.clone(), None);
+        let console = console::Open::start(&args.pages, &access, console.with_chain_data(chain_data)).await?;
         let (asked, told) = (parts.para, node.clone());
         background.spawn(|stop| async move {
             stop.run_until_cancelled(tell_identity(asked, told)).await;

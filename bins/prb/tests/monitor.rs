@@ -252,7 +252,15 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
         &format!("/managers/{lm}"),
         &format!("/providers/{dp}"),
     ]);
-    http.get(&format!("/providers/{dp}")).has(&["Relay chain", "2,004", "Committed"]);
+    http.get(&format!("/providers/{dp}")).has(&[
+        "Relay chain",
+        "2,004",
+        "Committed",
+        "Chain nodes",
+        "in use",
+        "Block store",
+        "Free",
+    ]);
     let base = format!("/managers/{lm}");
     let listed = http.get(&format!("{base}/workers?columns=all"));
     assert_eq!(listed.status, 200);
@@ -273,6 +281,7 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     own.until("the manager's console", "/workers", |answer| answer.body.contains("w&lt;0&gt;")).await;
     own.get("/").has(&["State read at block", "/transactions"]);
     own.get("/transactions").has(&["Transactions", "href=\"/transactions?state=waiting\"", "/workers"]);
+    own.get("/chain-data").has(&["Chain nodes", "parachain", "in use", "Free"]);
     own.get("/peers").has(&[dp, "Data providers (1)"]);
 }
 

@@ -231,7 +231,7 @@ fn progress(fleet: &FleetView) -> Markup {
     }
 }
 
-fn heights(tip: &Tip, chain_block: Option<u32>) -> Markup {
+pub(super) fn heights(tip: &Tip, chain_block: Option<u32>) -> Markup {
     let row = |name: &str, have: Option<u32>, target: Option<u32>| {
         html! {
             div {

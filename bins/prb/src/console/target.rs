@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     backend::Error,
+    chain_data,
     context::{Context, notice, status},
     fields::Fields,
     history::Span,
@@ -30,6 +31,7 @@ pub(super) enum Target {
     Pools,
     Peers,
     Provider(PeerId),
+    ChainData,
 }
 
 impl Target {
@@ -44,6 +46,7 @@ impl Target {
             (Some("workers"), None) => Self::Workers(Box::new(Asked::read(&Fields::read(query.as_bytes())))),
             (Some("workers"), Some(id)) => Self::Worker(id.parse().ok()?),
             (Some("pools"), None) => Self::Pools,
+            (Some("chain-data"), None) => Self::ChainData,
             (Some("providers"), Some(peer)) => Self::Provider(peer.parse().ok()?),
             _ => return None,
         };
@@ -58,6 +61,7 @@ impl Target {
             Self::Pools => "Pools",
             Self::Peers => "Peers",
             Self::Provider(_) => "Data provider",
+            Self::ChainData => "Chain data",
         }
     }
 
@@ -67,6 +71,7 @@ impl Target {
             Self::Overview(_) => "",
             Self::Workers(_) | Self::Worker(_) => "/workers",
             Self::Pools => "/pools",
+            Self::ChainData => "/chain-data",
             Self::Peers | Self::Provider(_) if context.is_of_fleet() => "/peers",
             Self::Peers | Self::Provider(_) => "",
         }
@@ -89,6 +94,7 @@ impl Target {
                 Ok(pools::parts(context, &fleet))
             }
             Self::Peers => Ok(peers::parts(context)),
+            Self::ChainData => chain_data::parts(context).await,
             Self::Provider(peer) => peers::provider(context, *peer).await,
         }
     }
