@@ -30,7 +30,7 @@ use prb_core::{
     manage::{Manager, OperatorKeys},
 };
 use prb_walkie::node::PeerTable;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use utoipa::{
     OpenApi,
     openapi::{
@@ -61,6 +61,7 @@ mod problem;
 mod query;
 mod request;
 mod status;
+mod stream;
 mod view;
 mod workers;
 
@@ -158,6 +159,7 @@ struct Inner {
     keys: Arc<dyn OperatorKeys>,
     /// The version of all pools and workers, with the inventory's revision that it is of.
     version: Mutex<Option<(u64, String)>>,
+    streams: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Api {
@@ -168,7 +170,8 @@ impl fmt::Debug for Api {
 
 impl Api {
     fn new(source: Source) -> Self {
-        Self(Arc::new(Inner { source, keys: Arc::new(Sr25519Keys), version: Mutex::default() }))
+        let streams = Arc::new(Semaphore::new(stream::MAX_STREAMS));
+        Self(Arc::new(Inner { source, keys: Arc::new(Sr25519Keys), version: Mutex::default(), streams }))
     }
 
     fn manager(&self) -> &Manager {
@@ -255,6 +258,7 @@ fn routes() -> OpenApiRouter<Api> {
     let all = status::router()
         .merge(pools::router())
         .merge(workers::router())
+        .merge(stream::router())
         .merge(commands::router())
         .merge(jobs::router());
     OpenApiRouter::with_openapi(document()).nest("/api/v1", all)

@@ -315,4 +315,29 @@ mod tests {
         below.headers_mut().insert(header::HOST, HeaderValue::from_static("evil.example"));
         assert_eq!(guard(None).check(&below), Err(Refusal::Host));
     }
+
+    #[test]
+    fn a_change_that_was_not_answered_in_time_may_have_been_made() {
+        let guard = guard(None);
+        assert!(guard.words(Refusal::Late, &Method::POST).1.contains("may have been made"));
+        assert!(!guard.words(Refusal::Late, &Method::GET).1.contains("may have been made"));
+    }
+
+    #[tokio::test]
+    async fn the_waits_of_a_request_share_its_time() {
+        assert_eq!(time_left(), WAITS_WITHIN, "outside of one");
+        assert!(WAITS_WITHIN < REQUEST_TIMEOUT);
+        let end = Instant::now() + Duration::from_secs(3);
+        DEADLINE
+            .scope(end, async {
+                let first = time_left();
+                assert!(first <= Duration::from_secs(3), "{first:?}");
+                while time_left() == first {
+                    tokio::task::yield_now().await;
+                }
+                assert!(time_left() < first);
+            })
+            .await;
+        assert_eq!(DEADLINE.scope(Instant::now(), async { time_left() }).await, Duration::ZERO);
+    }
 }
