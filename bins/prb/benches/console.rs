@@ -51,7 +51,7 @@ fn serve(made: &Arc<Made>) -> (SocketAddr, String) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let page = Page::of(&made).await;
-            page.console.take_sample().await;
+            page.console.take_sample(std::time::SystemTime::now()).await;
             tell.send((page.address, this_thread())).unwrap();
             std::future::pending::<()>().await;
         });

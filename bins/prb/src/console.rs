@@ -20,6 +20,7 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
@@ -175,8 +176,8 @@ impl Console {
         })
     }
 
-    /// Measures the fleet of this process, for the charts.
-    pub async fn take_sample(&self) {
+    /// Measures the fleet of this process, for the charts; `at` is now.
+    pub async fn take_sample(&self, at: SystemTime) {
         let Some(fleet) = &self.0.fleet else { return };
         // What cannot be had now is a gap.
         let Ok(fleet) = fleet.fleet().await else { return };
@@ -186,7 +187,7 @@ impl Console {
             }
             None => None,
         };
-        self.0.history.record(history::now(), &fleet, jobs.as_ref());
+        self.0.history.record(history::seconds(at), &fleet, jobs.as_ref());
     }
 
     async fn take_samples(self) {
@@ -194,7 +195,7 @@ impl Console {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.take_sample().await;
+            self.take_sample(SystemTime::now()).await;
         }
     }
 

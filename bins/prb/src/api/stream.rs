@@ -64,7 +64,8 @@ async fn workers(
         return Err(Problem::bad_request("a stream has no pages: leave offset and limit out"));
     }
     let permit = Arc::clone(&api.0.streams).try_acquire_owned().map_err(|_| {
-        let text = format!("{MAX_STREAMS} streams are open already: close one, or ask for the list again and again");
+        let text =
+            format!("{MAX_STREAMS} streams are open already: close one, or ask for the list again and again");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
     })?;
     Ok(stream(permit, api, query))
@@ -75,10 +76,11 @@ fn stream(permit: OwnedSemaphorePermit, api: Api, query: WorkerQuery) -> Respons
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let start = (permit, api, query, ticks, Sent::default());
     let end = Instant::now() + LASTS;
-    let events = futures::stream::unfold(start, move |(permit, api, query, mut ticks, mut sent)| async move {
-        let event = timeout_at(end, next(&mut ticks, &mut sent, &api, &query)).await.ok()??;
-        Some((Ok::<_, Infallible>(event), (permit, api, query, ticks, sent)))
-    });
+    let events =
+        futures::stream::unfold(start, move |(permit, api, query, mut ticks, mut sent)| async move {
+            let event = timeout_at(end, next(&mut ticks, &mut sent, &api, &query)).await.ok()??;
+            Some((Ok::<_, Infallible>(event), (permit, api, query, ticks, sent)))
+        });
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 
@@ -168,6 +170,10 @@ mod tests {
         assert_eq!(second["workers"].as_array().unwrap().len(), 1);
         let third = sent.changes(vec![status(2, "c")]).unwrap();
         assert_eq!(third, json!({ "all": false, "workers": [], "gone": [Uuid::from_u128(1)] }));
-        assert_eq!(Sent::default().changes(Vec::new()).unwrap()["all"], true, "that there is nothing is said, too");
+        assert_eq!(
+            Sent::default().changes(Vec::new()).unwrap()["all"],
+            true,
+            "that there is nothing is said, too"
+        );
     }
 }

@@ -156,8 +156,13 @@ impl Default for History {
 }
 
 /// Seconds since the Unix epoch.
+pub(super) fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The same of now.
 pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    seconds(SystemTime::now())
 }
 
 impl History {

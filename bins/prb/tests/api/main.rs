@@ -307,7 +307,9 @@ async fn futures_join<T>(all: impl Iterator<Item = impl Future<Output = T>>) {
 async fn a_stream_has_all_workers_and_then_what_changes() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let pid = net.devnet.pools()[0].pid;
-    api.post("/pools", json!({ "pools": [{ "pid": pid, "sync_only": true, "enabled": false }] })).await.is(201);
+    api.post("/pools", json!({ "pools": [{ "pid": pid, "sync_only": true, "enabled": false }] }))
+        .await
+        .is(201);
     let workers: Vec<_> = (0..50).map(|n| worker(pid, n)).collect();
     api.post("/workers", json!({ "workers": workers })).await.is(201);
     let mut events = client::Events::open(&api, "/stream/workers?name=w1*").await;

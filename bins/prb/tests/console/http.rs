@@ -240,7 +240,7 @@ async fn what_was_lately_is_drawn() {
     let queue = prb_core::queue::memory::MemoryQueue::default();
     let page = Page::with_queue(&made, &queue).await;
     page.get("/").await.has(&["Nothing has been measured yet"]).lacks(&["<figure"]);
-    page.console.take_sample().await;
+    page.console.take_sample(std::time::SystemTime::now()).await;
     let drawn = page.get("/").await;
     assert_eq!(drawn.count("<figure"), 4, "no rate from one sample");
     drawn.has(&[
@@ -258,7 +258,7 @@ async fn what_was_lately_is_drawn() {
     let mut stream = page.stream("/live/").await;
     stream.next().await;
     made.change(|fleet| fleet.workers.iter_mut().for_each(|worker| worker.lag = Some(7)));
-    page.console.take_sample().await;
+    page.console.take_sample(std::time::SystemTime::now()).await;
     let mut changed = Vec::new();
     while !changed.contains(&"charts".to_owned()) {
         let next = stream.next().await;
@@ -269,7 +269,7 @@ async fn what_was_lately_is_drawn() {
     page.get("/").await.has(&["Now median 7."]);
     // What cannot be had is a gap, and no end.
     *made.trouble.lock().unwrap() = Some(Error::new(StatusCode::BAD_GATEWAY, "away"));
-    page.console.take_sample().await;
+    page.console.take_sample(std::time::SystemTime::now()).await;
     *made.trouble.lock().unwrap() = None;
     page.get("/").await.has(&["Now median 7."]);
 }
