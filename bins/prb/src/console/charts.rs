@@ -93,7 +93,7 @@ fn draw(chart: &Chart, history: &History, span: Span, end: u64) -> Option<Markup
                 @if !unit.is_empty() { " " span.small { (unit) } }
             }
             div.plot {
-                span.top aria-hidden="true" { (shown(top)) }
+                span.most aria-hidden="true" { (shown(top)) }
                 svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img"
                     aria-labelledby={ (id) "-title " (id) "-desc" } {
                     title id={ (id) "-title" } { (chart.title) }

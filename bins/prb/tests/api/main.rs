@@ -303,6 +303,28 @@ async fn futures_join<T>(all: impl Iterator<Item = impl Future<Output = T>>) {
     .await;
 }
 
+/// A pool is removed while workers are added to it: one of the two is refused, whichever comes first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_does_not_go_with_workers_that_come_at_once() {
+    let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
+    let pid = net.devnet.pools()[0].pid;
+    let (mut removed, mut kept) = (0, 0);
+    for _ in 0..60 {
+        let pool = json!({ "pools": [{ "pid": pid, "sync_only": true, "enabled": false }] });
+        api.post("/pools", pool).await;
+        let (path, workers) = (format!("/pools/{pid}"), json!({ "workers": [worker(pid, 1)] }));
+        let (gone, come) = tokio::join!(api.delete(&path), api.post("/workers", workers));
+        match (gone.status, come.status) {
+            (200, 404 | 422) => removed += 1,
+            (409 | 412, 201) => kept += 1,
+            _ => panic!("{gone:?} {come:?}"),
+        }
+        api.delete("/workers/w1").await;
+    }
+    assert_eq!(removed + kept, 60);
+    ended(net, bridge).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_has_all_workers_and_then_what_changes() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;

@@ -189,7 +189,7 @@ fn cells(detail: &JobDetail, known: &setting::Directory) -> Markup {
     html! {
         td data-label="State" { (words::badge(record.state)) }
         td data-label="Pool" { @if let Some(pool) = record.pool { (pool) } @else { "–" } }
-        td data-label="Worker" { (setting::workers(&record.workers, known)) }
+        td.of-worker data-label="Worker" { (setting::workers(&record.workers, known)) }
         td.result data-label="Calls" {
             @for call in calls.iter().take(MAX_CALLS) { (call) br; }
             @if calls.len() > MAX_CALLS { "and " (calls.len() - MAX_CALLS) " more" }
