@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use prb_core::{
-    primitives::PoolId,
+    chain::Call,
+    primitives::{PoolId, WorkerKey},
     queue::{CallOutcome, Job, JobSigner},
     trade::{Config, Phase},
     vault::Vault,
@@ -171,10 +172,14 @@ async fn each_call_has_its_own_result() {
     let gap = rig.submit(rig.job("//Alice", 2, 7, 1, 3)).await;
     let mut mixed = rig.job("//Alice", 3, 0, 1, 3);
     mixed.calls.push(message(3, 5));
+    let refused = Call::AddWorker { pool: PoolId(1), worker: WorkerKey([9; 32]) };
+    mixed.calls.push(refused.clone());
     let mixed = rig.submit(mixed).await;
+    let unknown = CallOutcome::Failed("PhalaStakePoolv2::WorkerNotRegistered".into());
     let bad = || CallOutcome::Failed("PhalaMq::BadSequence".into());
     assert_eq!(rig.outcomes(good).await, [CallOutcome::Done, CallOutcome::Done]);
     assert_eq!(rig.outcomes(gap).await, [bad()]);
-    assert_eq!(rig.outcomes(mixed).await, [CallOutcome::Done, bad()]);
-    assert_eq!(rig.executed(&message(2, 7)), 1, "a call that the chain refused is not tried again");
+    assert_eq!(rig.outcomes(mixed).await, [CallOutcome::Done, bad(), unknown]);
+    assert_eq!(rig.executed(&refused), 1, "a call that the chain refused is not tried again");
+    assert_eq!(rig.executed(&message(2, 7)), 0, "what it would refuse is not sent");
 }

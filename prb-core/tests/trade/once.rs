@@ -250,3 +250,32 @@ async fn long_batches_keep_their_leases() {
     assert_eq!((stats.active, stats.waiting), (1, 0));
     assert_eq!(rig.outcomes(handle).await, [CallOutcome::Done]);
 }
+/// A message whose predecessor the chain does not have: another trader's, or one that failed for good.
+#[tokio::test(start_paused = true)]
+async fn a_message_ahead_of_a_missing_one_is_not_paid_for() {
+    let rig = Rig::new().await;
+    let trader = rig.trader(Config::default());
+    let ahead = rig.submit(rig.job("//Alice", 1, 1, 2, 3)).await;
+    let other = rig.submit(rig.job("//Alice", 2, 0, 1, 0)).await;
+    let (ahead, other) = tokio::join!(rig.fate(ahead), rig.fate(other));
+    let bad = CallOutcome::Failed("PhalaMq::BadSequence".into());
+    let ahead = ahead.unwrap();
+    assert_eq!((ahead.calls, ahead.extrinsic), (vec![bad.clone(), bad.clone()], None));
+    assert_eq!(other.unwrap().calls, [CallOutcome::Done], "jobs of others go on");
+    assert_eq!(rig.executed(&message(1, 1)), 0, "nothing was paid");
+
+    // In order they go, and so does what follows, without another question.
+    let jobs = [rig.job("//Alice", 1, 0, 2, 0), rig.job("//Alice", 1, 2, 1, 0)];
+    for job in jobs {
+        let outcomes = rig.outcomes(rig.submit(job).await).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == CallOutcome::Done), "{outcomes:?}");
+    }
+    // What the chain has already is done, also behind a gap.
+    let outcomes = rig.outcomes(rig.submit(rig.job("//Alice", 1, 1, 1, 0)).await).await;
+    assert_eq!(outcomes, [CallOutcome::AlreadyDone]);
+    let gap = rig.job("//Alice", 1, 4, 1, 0);
+    let mixed = Job { calls: [rig.job("//Alice", 2, 1, 1, 0).calls, gap.calls.clone()].concat(), ..gap };
+    assert_eq!(rig.outcomes(rig.submit(mixed).await).await, [CallOutcome::Done, bad]);
+    assert_eq!(rig.executed(&message(1, 4)), 0);
+    trader.stop(ms(1_000)).await.unwrap();
+}
