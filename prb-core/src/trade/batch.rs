@@ -212,11 +212,7 @@ impl Work {
     }
 
     /// Notes the results of the calls that a transaction held.
-    pub(super) fn sent(
-        &mut self,
-        sent: Included,
-        results: impl IntoIterator<Item = (usize, CallOutcome)>,
-    ) {
+    pub(super) fn sent(&mut self, sent: Included, results: impl IntoIterator<Item = (usize, CallOutcome)>) {
         for (place, outcome) in results {
             self.outcomes[place] = Some(outcome);
             self.held_by[place] = Some(self.sent.len());

@@ -195,7 +195,12 @@ mod tests {
     }
 
     fn done(calls: usize, block: u32) -> Result<JobOutcome, JobFailure> {
-        Ok(JobOutcome { calls: vec![CallOutcome::Done; calls], block: ParaNumber(block), extrinsic: None, fee: None })
+        Ok(JobOutcome {
+            calls: vec![CallOutcome::Done; calls],
+            block: ParaNumber(block),
+            extrinsic: None,
+            fee: None,
+        })
     }
 
     #[test]

@@ -79,7 +79,7 @@ fn draw(chart: &Chart, history: &History, span: Span, end: u64) -> Option<Markup
     let (lowest, highest) = (values().reduce(f64::min)?, values().reduce(f64::max)?);
     let top = ceiling(highest);
     let (id, unit) = (format!("chart-{}", chart.name), chart.unit);
-    let from = (length / 3600 == 1).then_some("an hour ago").unwrap_or("a day ago");
+    let from = if span == Span::Hour { "an hour ago" } else { "a day ago" };
     Some(html! {
         figure.chart id=(id) {
             figcaption {

@@ -130,6 +130,6 @@ impl Events {
                 self.seen.extend(text.split("\r\n").filter(|line| !is_length(line)));
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(60), read).await.expect("no event")
+        tokio::time::timeout(std::time::Duration::from_secs(60), read).await.unwrap()
     }
 }

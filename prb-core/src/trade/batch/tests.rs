@@ -171,7 +171,12 @@ fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
     };
     assert_eq!(finished[0], sent(vec![CallOutcome::Done, CallOutcome::Failed("A::B".into())]));
     assert_eq!(finished[1], sent(vec![CallOutcome::Done]));
-    let already = JobOutcome { calls: vec![CallOutcome::AlreadyDone], block: ParaNumber(9), extrinsic: None, fee: None };
+    let already = JobOutcome {
+        calls: vec![CallOutcome::AlreadyDone],
+        block: ParaNumber(9),
+        extrinsic: None,
+        fee: None,
+    };
     assert_eq!(finished[2], Some(already));
     assert_eq!(finished[3], None, "a call without result leaves its job without outcome");
 }
