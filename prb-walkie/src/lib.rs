@@ -25,7 +25,7 @@
 //! | [`proto`] | all messages | protobuf |
 //! | [`rpc`] | methods, handlers, a typed client, [who is let in](rpc::auth) | `/pb`, the auth string |
 //! | [`node`] | connections, discovery, the table of peers | which protocols are spoken |
-//! | [`manage`] | handlers of the management methods | |
+//! | [`manage`] | handlers of the management methods, and [what is told beyond the original's](manage::detail) | |
 //! | [`blob`] | blobs by key: server, client, and a source for workers' data | frames over TCP, keys |
 //!
 //! # What it is not
@@ -40,9 +40,9 @@
 //! # Trust
 //!
 //! Noise proves every peer's id. Beyond that a peer is a stranger: it may ask who is there and for blobs, but
-//! management methods answer it only once it is let in, by a pre-shared key, by a whitelist, or, with neither
-//! configured, because it is on the same machine: see [`rpc::auth`]. Requests, answers, connections, calls and
-//! the table of peers are bounded ([`node::Limits`]), and the sizes of messages while they are read.
+//! management methods answer it only once it is let in, by a pre-shared key, by a whitelist, by its network, or, with
+//! neither key nor whitelist, because it is on the same machine: see [`rpc::auth`]. Requests, answers, connections,
+//! calls and the table of peers are bounded ([`node::Limits`]), and the sizes of messages while they are read.
 //!
 //! Identity files are not encrypted: 0600 in a folder of 0700, never written again once they are there. Secrets
 //! are wiped from memory when they are dropped, as far as that is in reach (not in the buffers of the transport),

@@ -6,7 +6,8 @@
 //! | `CreatePool`, `CreateWorker` | new ones; all are made or none | those made, in order |
 //! | `UpdatePool`, `UpdateWorker` | whole values; `deleted` removes; all or none | those changed, without the removed |
 //! | `RestartWorker`, `RefreshRaAndRestartWorker`, `KickWorker` | ids; an empty list is nobody | the workers, the command not done yet |
-//! | `GetWorkerStatus` | ids; an empty list is everybody | the workers |
+//! | `GetWorkerStatus` | ids; an empty list is everybody | the workers; [more](detail) where it is asked for |
+//! | `CommandWorker` (ours) | ids, a command's name, whether only to ask | what it does, or would do, to each |
 //!
 //! A command leaves out workers that do not run; it fails where none of those named does.
 //!
@@ -31,27 +32,36 @@
 //!
 //! Not for: who may call (see [`crate::rpc`]).
 
-use prb_core::manage::{self, Manager};
+use std::sync::Arc;
+
+use prb_core::{
+    manage::{self, Manager},
+    worker::{Command, WorkerStatus},
+};
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::{
-    proto::{Empty, WorkerStateUpdate, lifecycle as lm},
+    proto::{Empty, WorkerState, WorkerStateUpdate, detail as wire, lifecycle as lm},
     rpc::{ErrorKind, Handlers, ResponseError, calls},
 };
 
 mod convert;
+pub mod detail;
 mod session;
 pub mod state;
+
+pub use detail::Sources;
 
 /// How many names one log line has.
 const MAX_NAMES: usize = 10;
 
 /// Adds the management methods to a node's handlers.
 #[must_use]
-pub fn handlers(manager: Manager, handlers: Handlers) -> Handlers {
+pub fn handlers(manager: Manager, sources: Sources, handlers: Handlers) -> Handlers {
     let handlers = pools(manager.clone(), handlers);
     let handlers = workers(manager.clone(), handlers);
+    let handlers = status(manager.clone(), sources, handlers);
     commands(manager, handlers)
 }
 
@@ -101,21 +111,72 @@ fn workers(manager: Manager, handlers: Handlers) -> Handlers {
         })
 }
 
+fn status(manager: Manager, sources: Sources, handlers: Handlers) -> Handlers {
+    handlers.on(calls::GetWorkerDetail, move |_, request: wire::StatusQuery| {
+        let (manager, sources) = (manager.clone(), sources.clone());
+        async move {
+            let workers = manager.status(&ids(&request.ids)?).map_err(refused)?;
+            if !request.detail {
+                let worker_states = told(move || worker_states(&workers)).await?;
+                return Ok(wire::StatusUpdate { worker_states, detail: None });
+            }
+            let with_events = request.events && !request.ids.is_empty();
+            if with_events && workers.len() > detail::MAX_WITH_EVENTS {
+                let limit = detail::MAX_WITH_EVENTS;
+                return Err(ResponseError::server(format!(
+                    "events are told of at most {limit} workers a call"
+                )));
+            }
+            told(move || wire::StatusUpdate {
+                worker_states: workers.iter().map(|worker| state::brief(worker)).collect(),
+                detail: Some(sources.tell(&manager, &workers, with_events)),
+            })
+            .await
+        }
+    })
+}
+
 fn commands(manager: Manager, handlers: Handlers) -> Handlers {
-    let (restart, refresh, kick, status) = (manager.clone(), manager.clone(), manager.clone(), manager);
+    let (restart, refresh, kick, any) = (manager.clone(), manager.clone(), manager.clone(), manager);
     handlers
         .on(calls::RestartWorker, move |_, request| command(restart.clone(), request, Manager::restart))
         .on(calls::RefreshRaAndRestartWorker, move |_, request| {
             command(refresh.clone(), request, Manager::refresh_ra_and_restart)
         })
         .on(calls::KickWorker, move |_, request| command(kick.clone(), request, Manager::kick))
-        .on(calls::GetWorkerStatus, move |_, request: lm::UuidQueryRequest| {
-            let manager = status.clone();
-            async move {
-                let workers = manager.status(&ids(&request)?).map_err(refused)?;
-                told(move || workers.iter().map(|worker| state::worker_state(worker)).collect()).await
-            }
+        .on(calls::CommandWorker, move |_, request: wire::CommandRequest| {
+            let answer = any_command(&any, &request);
+            async { answer }
         })
+}
+
+/// A command by its name.
+fn any_command(
+    manager: &Manager,
+    request: &wire::CommandRequest,
+) -> Result<wire::CommandUpdate, ResponseError> {
+    let known = Command::ALL.into_iter().find(|known| known.as_str() == request.command);
+    let command = known.ok_or_else(|| {
+        let name: String = request.command.chars().take(64).collect();
+        ResponseError::server(format!("there is no command {name:?}"))
+    })?;
+    let ids = ids(&request.ids)?;
+    let answer = |(id, answer): (Uuid, Result<String, String>)| {
+        let refused = answer.is_err();
+        let (Ok(text) | Err(text)) = answer;
+        wire::CommandAnswer { uuid: id.to_string(), text, refused }
+    };
+    let answers: Vec<_> = if request.dry_run {
+        let previews = manager.preview(&ids, command).map_err(refused)?;
+        previews.into_iter().map(|(id, text)| answer((id, text.map_err(|e| e.to_string())))).collect()
+    } else {
+        let done = manager.command(&ids, command).map_err(refused)?;
+        log_left_out(&done);
+        let taken = done.answers.into_iter().map(|(id, text)| (id, Ok(text)));
+        let left_out = done.refused.into_iter().map(|(id, error)| (id, Err(error.to_string())));
+        taken.chain(left_out).map(answer).collect()
+    };
+    Ok(wire::CommandUpdate { answers })
 }
 
 async fn command(
@@ -123,24 +184,30 @@ async fn command(
     request: lm::UuidQueryRequest,
     command: impl FnOnce(&Manager, &[Uuid]) -> Result<manage::Commanded, manage::Error>,
 ) -> Result<WorkerStateUpdate, ResponseError> {
-    let done = command(&manager, &ids(&request)?).map_err(refused)?;
+    let done = command(&manager, &ids(&request.ids)?).map_err(refused)?;
+    log_left_out(&done);
+    let worker_states = told(move || worker_states(&done.workers)).await?;
+    Ok(WorkerStateUpdate { worker_states })
+}
+
+fn log_left_out(done: &manage::Commanded) {
     if !done.refused.is_empty() {
         let why: Vec<_> = done.refused.iter().take(MAX_NAMES).map(|(_, error)| error.to_string()).collect();
         warn!(count = done.refused.len(), why = why.join("; "), "workers were left out of a command");
     }
-    told(move || done.workers.iter().map(|worker| state::worker_state(worker)).collect()).await
 }
 
-/// Thousands of workers' JSON take a while: not on an executor's thread.
-async fn told(
-    states: impl FnOnce() -> Vec<crate::proto::WorkerState> + Send + 'static,
-) -> Result<WorkerStateUpdate, ResponseError> {
-    let worker_states = tokio::task::spawn_blocking(states).await;
-    let worker_states = worker_states.map_err(|_| ResponseError::server("the states cannot be shown"))?;
-    Ok(WorkerStateUpdate { worker_states })
+fn worker_states(workers: &[Arc<WorkerStatus>]) -> Vec<WorkerState> {
+    workers.iter().map(|worker| state::worker_state(worker)).collect()
 }
 
-fn ids(request: &lm::UuidQueryRequest) -> Result<Vec<Uuid>, ResponseError> {
+/// Thousands of workers' states take a while: not on an executor's thread.
+async fn told<T: Send + 'static>(states: impl FnOnce() -> T + Send + 'static) -> Result<T, ResponseError> {
+    let told = tokio::task::spawn_blocking(states).await;
+    told.map_err(|_| ResponseError::server("the states cannot be shown"))
+}
+
+fn ids(ids: &[String]) -> Result<Vec<Uuid>, ResponseError> {
     let parse = |(index, id): (usize, &String)| {
         // A text that is no id is the id of nobody.
         id.parse().map_err(|_| {
@@ -148,7 +215,7 @@ fn ids(request: &lm::UuidQueryRequest) -> Result<Vec<Uuid>, ResponseError> {
             ResponseError::not_found(format!("ids[{index}]: there is no worker {id:?}"))
         })
     };
-    request.ids.iter().enumerate().map(parse).collect()
+    ids.iter().enumerate().map(parse).collect()
 }
 
 /// What the caller is told.

@@ -16,6 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 pub mod data_provider;
 pub mod db;
+pub mod detail;
 pub mod lifecycle;
 pub mod provider_detail;
 

@@ -292,3 +292,29 @@ fn the_string_is_as_documented() {
     let expected = format!("1700000000123:{}", hex::encode(mac.finalize().into_bytes()));
     assert_eq!(auth::auth_string(&key(KEY), &a, &b, 1_700_000_000_123), expected);
 }
+
+/// As the original's monitor on another machine: no key, and another peer id at each start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_lets_in_who_comes_from_it() {
+    let with = |n: usize, networks: &[&str]| {
+        let mut config = keyed(n, KEY);
+        config.auth.networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+        config
+    };
+    let inside = start(with(0, &["10.9.0.0/16", "127.0.0.0/8"])).await;
+    let outside = start(with(1, &["10.9.0.0/16"])).await;
+    let mut caller = config(2, Role::Client);
+    caller.boot_nodes = vec![address(&inside), address(&outside)];
+    let caller = start(caller).await;
+    for node in [&inside, &outside] {
+        until_peer(&caller, node.peer_id(), "connected", |peer| peer.connected).await;
+    }
+    assert!(may(&caller, &inside).await);
+    assert!(!may(&caller, &outside).await);
+    let error = match caller.client(outside.peer_id()).list_pools().await.unwrap_err() {
+        Error::Refused { source, .. } => source.message,
+        other => panic!("{other:?}"),
+    };
+    let names = ["PRB_WALKIE_MANAGEMENT_NETWORKS", "127.0.0.1", &caller.peer_id().to_string()];
+    assert!(names.iter().all(|name| error.contains(name)), "{error}");
+}

@@ -55,7 +55,11 @@ fn ids(ids: &[&str]) -> lm::UuidQueryRequest {
 #[tokio::test]
 async fn every_management_method_has_a_handler() {
     let bench = Bench::new(false).await;
-    let handlers = prb_walkie::manage::handlers(bench.manager.clone(), Handlers::new());
+    let handlers = prb_walkie::manage::handlers(
+        bench.manager.clone(),
+        prb_walkie::manage::Sources::default(),
+        Handlers::new(),
+    );
     assert!(
         handlers.has(calls::ListPool) && handlers.has(calls::CreatePool) && handlers.has(calls::UpdatePool)
     );

@@ -107,7 +107,9 @@ impl Bridge {
         };
         let api = api::Server::open(&args.api, &args.pages, &access, source).await;
         let api = api.map_err(Failure::Configuration)?;
-        let mut fleet = Local::new(manager.clone()).with_chain(work.heights(), work.chain_views());
+        let mut fleet = Local::new(manager.clone())
+            .with_chain(work.heights(), work.chain_views())
+            .with_jobs(work.desk().watch());
         if let Some(file) = &args.fleet {
             fleet = fleet.with_read_only(format!(
                 "Pools and workers are edited in the file {}; SIGHUP has it read again",

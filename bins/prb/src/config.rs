@@ -32,6 +32,7 @@ mod monitor;
 mod ops;
 mod pages;
 mod pccs;
+mod retired;
 mod trader;
 mod values;
 mod walkie;
@@ -43,9 +44,10 @@ pub use data_provider::DataProviderArgs;
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
 pub use lifecycle::LifecycleArgs;
 pub use monitor::{MONITOR_PORT, MonitorArgs};
-pub use ops::OpsArgs;
+pub use ops::{HealthArgs, OpsArgs};
 pub use pages::{PageArgs, TOKEN_VARIABLE};
 pub use pccs::PccsArgs;
+pub use retired::retired_variables;
 pub use trader::TraderArgs;
 pub(crate) use values::host_only;
 pub use values::{NodeUrl, OpsListen, RedisUrl};
@@ -108,6 +110,8 @@ pub enum Command {
     Monitor(Box<MonitorArgs>),
     /// Show identity keys' peer ids, back keys up, restore them.
     Keys(KeysArgs),
+    /// Ask whether the daemon that PHALA_MODULE or PRB_OPS_LISTEN names turns over; for containers' health checks.
+    Healthcheck(HealthArgs),
     /// What is asked of a running daemon.
     #[command(flatten)]
     Request(crate::cli::Request),
@@ -155,7 +159,7 @@ impl Command {
                 check_token(&args.pages)
             }
             Self::All(args) => check_token(&args.pages),
-            Self::Keys(_) | Self::Request(_) => Ok(()),
+            Self::Keys(_) | Self::Healthcheck(_) | Self::Request(_) => Ok(()),
         }
     }
 }
@@ -231,6 +235,16 @@ fn lacks_subcommand(arguments: &[OsString]) -> bool {
         }
     }
     true
+}
+
+/// What `PHALA_MODULE` is.
+pub(crate) fn module_name() -> Option<OsString> {
+    variable(MODULE)
+}
+
+/// The subcommand that `PHALA_MODULE` picks.
+pub(crate) fn module() -> Result<Option<&'static str>, clap::Error> {
+    variable(MODULE).map(|module| subcommand_of(&module)).transpose()
 }
 
 fn subcommand_of(module: &OsStr) -> Result<&'static str, clap::Error> {
@@ -322,7 +336,7 @@ pub fn unknown_variables() -> Vec<String> {
     collect(&Cli::command(), &mut known);
     let mut unknown: Vec<_> = std::env::vars_os()
         .map(|(name, _)| name)
-        .filter(|name| !known.contains(name))
+        .filter(|name| !known.contains(name) && !name.to_str().is_some_and(retired::is_retired))
         .filter_map(|name| name.into_string().ok())
         .filter(|name| ["PHALA_", "PRB_", "PRPC_"].iter().any(|prefix| name.starts_with(prefix)))
         .collect();

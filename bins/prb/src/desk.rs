@@ -139,10 +139,7 @@ impl Desk {
 
     /// How many jobs there were at the last look.
     pub(crate) fn stats(&self) -> Stats {
-        match &*self.seen.borrow() {
-            Seen::Answers(stats) => *stats,
-            Seen::NotAsked | Seen::Silent(_) => Stats::default(),
-        }
+        self.seen.borrow().stats().unwrap_or_default()
     }
 
     /// What the last look at the queue gave.
@@ -221,6 +218,16 @@ pub(crate) enum Seen {
     Answers(Stats),
     /// It does not, and why.
     Silent(Arc<str>),
+}
+
+impl Seen {
+    /// How many jobs there were, if it answered.
+    pub(crate) const fn stats(&self) -> Option<Stats> {
+        match self {
+            Self::Answers(stats) => Some(*stats),
+            Self::NotAsked | Self::Silent(_) => None,
+        }
+    }
 }
 
 /// Asks the queue now and then, so that nobody who wants to know has to wait for it. Of a queue in Redis it asks

@@ -13,6 +13,7 @@ pub mod data_provider;
 pub mod descriptors;
 mod desk;
 pub mod fleet_file;
+pub mod image;
 mod inventory;
 pub mod keys;
 pub mod lifecycle;

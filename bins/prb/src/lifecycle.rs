@@ -19,7 +19,7 @@ use prb_core::{
 use prb_queue::redis as queue;
 use prb_walkie::{
     blob::remote::{Candidate, RemoteBlobSource},
-    manage::handlers,
+    manage::{Sources, handlers},
     node::{self, Node, PeerTable},
     proto::Role,
     rpc::Handlers,
@@ -107,7 +107,7 @@ impl LifecycleManager {
             keys: Arc::new(Sr25519Keys),
             fleet: work.as_ref().map(|work| work.fleet().clone()),
         });
-        config.handlers = handlers(manager.clone(), Handlers::new());
+        config.handlers = handlers(manager.clone(), sources(work.as_ref()), Handlers::new());
         let node = peers::start(config).await?;
         let api = api(args, &access, manager.clone(), work.as_ref(), &node).await?;
         let console = console(manager, &node, work.as_ref());
@@ -195,6 +195,17 @@ async fn work(
     Work::start(work::Parts { source, inventory, chain, desk }, &args.workers).map_err(Failure::Run)
 }
 
+/// What peers are told beside the workers' states.
+fn sources(work: Option<&Work>) -> Sources {
+    let Some(work) = work else { return Sources::default() };
+    let jobs = work.desk().watch();
+    Sources {
+        heights: Some(work.heights()),
+        chain: Some(work.chain_views()),
+        jobs: Some(Arc::new(move || jobs.borrow().stats())),
+    }
+}
+
 /// The management API over the same manager as the peers' calls.
 async fn api(
     args: &LifecycleArgs,
@@ -219,7 +230,7 @@ async fn api(
 fn console(manager: Manager, node: &Node, work: Option<&Work>) -> Console {
     let fleet = Local::new(manager);
     let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
-    let fleet = fleet.with_chain(work.heights(), work.chain_views());
+    let fleet = fleet.with_chain(work.heights(), work.chain_views()).with_jobs(work.desk().watch());
     Console::of_fleet(Arc::new(fleet)).with_node(node.clone()).with_queue(work.desk().source())
 }
 

@@ -6,7 +6,7 @@ use prb::{
     check,
     config::{self, BAD_CONFIGURATION, Cli, Command},
     daemon::Failure,
-    descriptors, keys,
+    descriptors, image, keys,
     progress::Display,
     telemetry::{self, Stream},
 };
@@ -15,7 +15,12 @@ use prb::{
 const LAST_WAIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let cli = match Cli::read(std::env::args_os()) {
+    let arguments = image::arguments(std::env::args_os());
+    if let Some(text) = image::retired_module(&arguments) {
+        println!("{text}");
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::read(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody is there to read it where this fails.
@@ -34,6 +39,9 @@ fn run(cli: Cli) -> u8 {
     let cli = match cli {
         Cli { command: Command::Request(request), .. } => {
             return prb::cli::run(request).map_or_else(Failure::report, |()| 0);
+        }
+        Cli { command: Command::Healthcheck(args), .. } => {
+            return image::check_health(&args).map_or_else(Failure::report, |()| 0);
         }
         cli => cli,
     };
@@ -54,6 +62,9 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
     for name in config::unknown_variables() {
         tracing::warn!(variable = name, "this variable looks like a setting, but nothing reads it");
     }
+    for (variable, why) in config::retired_variables() {
+        tracing::warn!(variable, why, "this variable of the original has no effect");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -65,6 +76,7 @@ fn start(cli: Cli, display: Display) -> Result<(), Failure> {
         Command::Trader(args) => runtime.block_on(prb::trader::run(*args, display)),
         Command::Monitor(args) => runtime.block_on(prb::monitor::run(*args, display)),
         Command::Keys(args) => keys::run(&args),
+        Command::Healthcheck(args) => image::check_health(&args),
         Command::Request(request) => prb::cli::run(request),
     };
     runtime.shutdown_timeout(LAST_WAIT);

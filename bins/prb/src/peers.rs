@@ -22,6 +22,7 @@ pub(crate) fn config(args: &WalkieArgs, identity: Identity, role: Role) -> anyho
     let auth = Policy {
         psk: args.psk()?,
         whitelist: args.walkie_whitelist.iter().map(|peer| peer.0).collect(),
+        networks: args.walkie_management_networks.clone(),
         allow_bare_key: args.walkie_psk_bare,
         open: args.walkie_open_management,
     };

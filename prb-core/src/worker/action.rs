@@ -28,6 +28,10 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Every [`name`](Self::name).
+    pub const NAMES: [&str; 8] =
+        ["register", "add", "start", "restart", "stop", "reclaim", "remove", "announce"];
+
     /// A short name for logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -106,4 +110,24 @@ pub struct Decision {
     pub sync: Step,
     /// The operation that would move the worker on, also where it cannot be sent now.
     pub wanted: Option<Operation>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Operation;
+
+    #[test]
+    fn every_name_is_listed_once() {
+        let all = [
+            Operation::Register,
+            Operation::AddToPool,
+            Operation::Start(0),
+            Operation::RaiseStake(0),
+            Operation::Stop,
+            Operation::Reclaim,
+            Operation::LeavePool,
+            Operation::AnnounceEndpoints,
+        ];
+        assert_eq!(all.map(Operation::name), Operation::NAMES);
+    }
 }

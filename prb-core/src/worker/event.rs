@@ -23,6 +23,13 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+impl Event {
+    /// An event, for who reads events of a fleet elsewhere.
+    pub const fn new(number: u64, at: SystemTime, kind: EventKind) -> Self {
+        Self { number, at, kind }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

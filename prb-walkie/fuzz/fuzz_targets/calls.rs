@@ -25,7 +25,7 @@ fn rig() -> (tokio::runtime::Runtime, Handlers) {
         fleet: None,
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    (runtime, manage::handlers(manager, Handlers::new()))
+    (runtime, manage::handlers(manager, manage::Sources::default(), Handlers::new()))
 }
 
 fuzz_target!(|bytes: &[u8]| {

@@ -39,6 +39,12 @@ use crate::proto;
 
 /// The wire's form of a worker's status.
 pub fn worker_state(status: &WorkerStatus) -> proto::WorkerState {
+    let session = status.chain.as_ref().and_then(|chain| chain.session.as_ref());
+    proto::WorkerState { session_info_json: session::json(session, status.info.as_deref()), ..brief(status) }
+}
+
+/// The same without `session_info_json`, for callers that get what it says in the [detail](super::detail).
+pub(super) fn brief(status: &WorkerStatus) -> proto::WorkerState {
     let position = status.position;
     let session = status.chain.as_ref().and_then(|chain| chain.session.as_ref());
     proto::WorkerState {
@@ -51,7 +57,7 @@ pub fn worker_state(status: &WorkerStatus) -> proto::WorkerState {
         // As pRuntime gives it and the original passes it on: without `0x`.
         public_key: status.public_key.map(|key| hex::encode(key.0)).unwrap_or_default(),
         last_message: message(status.message_at, &status.message),
-        session_info_json: session::json(session, status.info.as_deref()),
+        session_info_json: String::new(),
         worker_account_id: session.map(|s| s.account.to_ss58(PHALA_SS58_PREFIX)).unwrap_or_default(),
     }
 }

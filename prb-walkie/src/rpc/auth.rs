@@ -27,10 +27,11 @@
 //! | [`open`](Policy::open) | everybody |
 //! | a whitelist | those peers, at once |
 //! | a key | those who have proved that they know it, for [`GRANT_LASTS`] |
-//! | neither | peers of the same machine: their connection comes from one of its own addresses |
+//! | [networks](Policy::networks) | besides, peers whose connection comes from one of them |
+//! | neither key nor whitelist | besides, peers of the same machine: their connection comes from one of its own addresses |
 //!
 //! Whatever runs on the machine and forwards connections (a proxy, a container engine's port forwarding) makes
-//! strangers look local: use a key there.
+//! strangers look local, and those of its network: use a key there.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -39,6 +40,7 @@ use std::{
 };
 
 use hmac::{Hmac, KeyInit, Mac};
+use ipnet::IpNet;
 use libp2p::PeerId;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
@@ -65,6 +67,9 @@ pub struct Policy {
     pub psk: Option<SecretString>,
     /// Peers that are let in.
     pub whitelist: HashSet<PeerId>,
+    /// Networks whose every peer is let in without a proof: for callers that have none to give, as the original's
+    /// monitor, which has no `Auth` and another peer id at each start.
+    pub networks: Vec<IpNet>,
     /// Takes the bare key as an auth string too. Who listens to one such call at the caller's or the called
     /// peer's end knows the key.
     pub allow_bare_key: bool,
@@ -73,6 +78,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    fn has_network(&self, ip: IpAddr) -> bool {
+        // One listener for both families shows IPv4 addresses as mapped ones.
+        let ip = ip.to_canonical();
+        self.networks.iter().any(|network| network.contains(&ip))
+    }
+
     /// What is wrong with it, for people.
     pub(crate) fn problem(&self) -> Option<String> {
         let length = self.psk.as_ref()?.expose_secret().len();
@@ -139,6 +150,9 @@ impl Gate {
         }
         if policy.psk.is_some() && self.granted.get(peer).is_some_and(|since| since.elapsed() < GRANT_LASTS) {
             return AuthStatus::Granted;
+        }
+        if ip.is_some_and(|ip| policy.has_network(ip)) {
+            return AuthStatus::None;
         }
         if policy.psk.is_none() && policy.whitelist.is_empty() && ip.is_some_and(is_local) {
             return AuthStatus::None;

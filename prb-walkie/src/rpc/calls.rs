@@ -3,7 +3,8 @@
 use prost::Message;
 
 use crate::proto::{
-    AuthRequest, AuthResponse, Empty, SystemInfo, WorkerStateUpdate, data_provider as dp, lifecycle as lm,
+    AuthRequest, AuthResponse, Empty, SystemInfo, WorkerStateUpdate, data_provider as dp, detail,
+    lifecycle as lm,
 };
 
 /// A method and its messages.
@@ -104,6 +105,18 @@ service! {
     KickWorker(lm::UuidQueryRequest) -> WorkerStateUpdate, Change;
     /// How workers are; all of them where no id is given.
     GetWorkerStatus(lm::UuidQueryRequest) -> WorkerStateUpdate, Query;
+    /// Gives workers any command, or asks what it would do. Not the original's.
+    CommandWorker(detail::CommandRequest) -> detail::CommandUpdate, Change;
+}
+
+/// [`GetWorkerStatus`] with the fields that are not the original's: who does not know them answers without.
+#[derive(Clone, Copy, Debug)]
+pub struct GetWorkerDetail;
+
+impl Call for GetWorkerDetail {
+    type Request = detail::StatusQuery;
+    type Response = detail::StatusUpdate;
+    const METHOD: Method = Method::GetWorkerStatus;
 }
 
 impl Method {

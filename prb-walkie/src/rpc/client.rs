@@ -7,7 +7,7 @@ use prost::Message;
 use super::{Call, Error, calls};
 use crate::{
     node::Node,
-    proto::{Empty, WorkerStateUpdate, data_provider as dp, lifecycle as lm},
+    proto::{Empty, WorkerStateUpdate, data_provider as dp, detail, lifecycle as lm},
 };
 
 /// Calls one peer. Clones are cheap.
@@ -68,6 +68,10 @@ methods! {
     kick_workers: KickWorker(workers: lm::UuidQueryRequest) -> WorkerStateUpdate;
     /// How workers are; all of them where no id is given.
     worker_status: GetWorkerStatus(workers: lm::UuidQueryRequest) -> WorkerStateUpdate;
+    /// The same with more, from those who know more than the original.
+    worker_detail: GetWorkerDetail(workers: detail::StatusQuery) -> detail::StatusUpdate;
+    /// Gives workers any command, or asks what it would do; originals do not know the method.
+    command_workers: CommandWorker(command: detail::CommandRequest) -> detail::CommandUpdate;
 }
 
 impl Client {

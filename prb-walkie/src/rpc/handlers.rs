@@ -146,10 +146,7 @@ impl Handlers {
             return Err(ResponseError::not_found("Handler not implemented."));
         };
         if method.is_management() && !caller.granted {
-            return Err(ResponseError::unauthorized(format!(
-                "{} is for peers that are let in: by the pre-shared key, a whitelist, or being on the same machine",
-                method.name()
-            )));
+            return Err(ResponseError::unauthorized(not_let_in(method, &caller)));
         }
         // A handler may also panic where it makes its future.
         let work = AssertUnwindSafe(async { handler(caller, data).await }).catch_unwind();
@@ -162,6 +159,18 @@ impl Handlers {
             Err(_) => Err(ResponseError::server(format!("no answer within {timeout:?}"))),
         }
     }
+}
+
+/// Tells a caller, whoever reads it there, what its operator can do.
+fn not_let_in(method: Method, caller: &Caller) -> String {
+    let from = caller.ip.map(|ip| format!(" from {}", ip.to_canonical())).unwrap_or_default();
+    format!(
+        "{} is for peers that may manage this one, and {}{from} is not one of them. To let it in, set on this side: \
+         PRB_WALKIE_PSK, the same key as on the other; PRB_WALKIE_WHITELIST, its peer id; or, for a caller with \
+         neither key nor lasting id such as the original's monitor, PRB_WALKIE_MANAGEMENT_NETWORKS, its network",
+        method.name(),
+        caller.peer
+    )
 }
 
 /// What an error is counted as.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use prb_walkie::{
     node::{Config, Node},
-    proto::{AuthStatus, Role, WorkerStateUpdate, db, lifecycle as lm},
+    proto::{AuthStatus, Role, WorkerStateUpdate, db, detail, lifecycle as lm},
     rpc::{Client, Error, ErrorKind, Handlers, ResponseError, auth, calls},
 };
 use serde_json::{Value, json};
@@ -126,6 +126,31 @@ async fn the_originals_refusals_are_understood() {
     assert_eq!(refused, (ErrorKind::Unauthorized, "not you".into()));
     let failed = kinds(client.restart_workers(ids).await).await;
     assert_eq!(failed, (ErrorKind::Server, "it broke".into()));
+}
+
+/// What is asked and answered beyond the original's messages is nothing to it, and changes nothing of its own.
+#[tokio::test]
+async fn the_original_passes_over_what_it_does_not_know() {
+    let case = cases::all().into_iter().find(|case| case.method == "GetWorkerStatus").unwrap();
+    let query = detail::StatusQuery { ids: vec!["w-1".into(), "w-2".into()], detail: true, events: true };
+    let mut theirs = answering(&json!({ case.method: case.answer }), &[]).await;
+    let (_node, client) = calling(&theirs, |_| {}).await;
+    let update = client.worker_detail(query.clone()).await.unwrap();
+    assert!(update.detail.is_none() && !update.worker_states.is_empty());
+    let seen = theirs.tool.find("a query", |e| e["event"] == "request" && e["method"] == case.method).await;
+    assert_eq!(seen["request"], case.request);
+
+    // The same states, with a detail that nobody has asked for.
+    let states = update.worker_states;
+    let node = serving(Handlers::new().on(calls::GetWorkerDetail, move |_, _| {
+        let told = detail::Worker { uuid: "w-1".into(), reason: "computing".into(), ..Default::default() };
+        let fleet = detail::Fleet { workers: vec![told], notes: vec!["x".into()], ..Default::default() };
+        let update = detail::StatusUpdate { worker_states: states.clone(), detail: Some(fleet) };
+        async { Ok(update) }
+    }))
+    .await;
+    let answer = theirs.call(&ours::address(&node), case.method, case.request).await;
+    assert_eq!((&answer["error"], &answer["data"]), (&Value::Null, &case.answer));
 }
 
 /// protobuf.js writes zeros and empty texts where a field was set.

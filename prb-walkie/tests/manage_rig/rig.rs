@@ -112,7 +112,7 @@ impl Bench {
             fleet: fleet.clone(),
         });
         let mut server = config(0, Role::LifecycleManager);
-        server.handlers = manage::handlers(manager.clone(), Handlers::new());
+        server.handlers = manage::handlers(manager.clone(), manage::Sources::default(), Handlers::new());
         let node = start(server).await;
         let caller = RawPeer::start(1, Some(address(&node)), Box::new(|_| None)).await;
         Self { manager, inventory, vault, chain, source, workers, fleet, trader, node, caller }

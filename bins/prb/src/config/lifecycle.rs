@@ -46,7 +46,7 @@ pub struct LifecycleArgs {
     /// Blob requests in flight, to each data provider.
     #[arg(long, env = "PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", default_value_t = 36, value_parser = whole(1u32..=10_000))]
     pub lifecycle_blob_queue_size: u32,
-    /// Blobs cached at most, each taken to have 1 MiB.
+    /// Blobs cached at most, each taken to have 1 MiB: more than PRB_LRU_CACHE_MIB, as the default, has no effect.
     #[arg(long, env = "PHALA_LRU_CACHE_SIZE", default_value_t = 5000, value_parser = whole(1u32..=100_000_000))]
     pub lru_cache_size: u32,
     /// MiB of blobs cached at most, of headers and of blocks each.

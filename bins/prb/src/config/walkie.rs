@@ -1,9 +1,10 @@
 //! A daemon's place among its peers: key, addresses, discovery, who may manage it.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{ArgAction, Args};
+use ipnet::IpNet;
 use multiaddr::{Multiaddr, Protocol};
 use secrecy::SecretString;
 
@@ -19,6 +20,8 @@ const MIN_PSK_BYTES: usize = 16;
 const MAX_PSK_FILE_BYTES: u64 = 4096;
 /// What the original's guides print where there is no boot node.
 const NO_BOOT_NODES: [&str; 2] = ["/ip4/0.0.0.0/tcp/18888", "/ip6/::/tcp/28889"];
+/// What they print at the end of a boot node's address, where a peer id is to be put in.
+const NO_PEER_ID: &str = "/peer_id_of_data_provider";
 
 /// A daemon's place among its peers.
 #[derive(Clone, Debug, Args)]
@@ -63,6 +66,10 @@ pub struct WalkieArgs {
     /// Peer ids that may manage this daemon, by comma.
     #[arg(long, env = "PRB_WALKIE_WHITELIST", value_delimiter = ',', value_name = "PEER_ID", value_parser = peer_id)]
     pub walkie_whitelist: Vec<PeerName>,
+    /// Networks whose every peer may manage this daemon, by comma, such as 10.1.0.0/16 or 192.0.2.7: for callers
+    /// that have neither a key nor a lasting peer id, as the original's monitor.
+    #[arg(long, env = "PRB_WALKIE_MANAGEMENT_NETWORKS", value_delimiter = ',', value_name = "NETWORK", value_parser = network)]
+    pub walkie_management_networks: Vec<IpNet>,
     /// Let every peer manage this daemon. Without this, and with neither key nor whitelist, only peers of
     /// this machine may.
     #[arg(long, env = "PRB_WALKIE_OPEN_MANAGEMENT", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
@@ -142,6 +149,8 @@ pub(super) fn listen_address(text: &str) -> Result<Multiaddr, String> {
 
 pub(super) fn boot_address(text: &str) -> Result<BootNode, String> {
     let text = text.trim();
+    // The guides' word for a peer id that is still to be put in.
+    let text = text.strip_suffix(NO_PEER_ID).unwrap_or(text);
     if text.is_empty() || NO_BOOT_NODES.contains(&text) {
         return Ok(BootNode::None);
     }
@@ -151,6 +160,18 @@ pub(super) fn boot_address(text: &str) -> Result<BootNode, String> {
                   /dns4/provider/tcp/28888/p2p/Qm…, or the guides' placeholder for none"
             .into()),
     }
+}
+
+/// A network, or an address as a network of its own.
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let network: IpNet = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        "must be a network such as 10.1.0.0/16 or fd00::/8, or an IP address such as 192.0.2.7".to_owned()
+    })?;
+    if network.prefix_len() == 0 {
+        return Err("is everybody: if that is meant, set PRB_WALKIE_OPEN_MANAGEMENT=true".into());
+    }
+    Ok(network.trunc())
 }
 
 fn peer_id(text: &str) -> Result<PeerName, String> {
@@ -171,6 +192,8 @@ mod tests {
         for node in ["/ip4/10.0.0.2/tcp/28888".to_owned(), format!("/dns4/dp/tcp/1/p2p/{id}")] {
             assert!(matches!(boot_address(&node), Ok(BootNode::At(_))), "{node}");
         }
+        let with_placeholder = boot_address("/ip4/127.0.0.1/tcp/28888/peer_id_of_data_provider");
+        assert_eq!(with_placeholder, boot_address("/ip4/127.0.0.1/tcp/28888"));
         for bad in ["10.0.0.2:28888", "/ip4/10.0.0.2/udp/1", "/ip4/10.0.0.2", "/ip4/10.0.0.2/tcp/1/ws"] {
             assert!(boot_address(bad).is_err(), "{bad}");
         }
@@ -181,6 +204,19 @@ mod tests {
         assert!(listen_address("/ip6/::/tcp/0").is_ok());
         for bad in ["/dns4/x/tcp/1", "/ip4/0.0.0.0/tcp/99999", "0.0.0.0:1", "/ip4/0.0.0.0/udp/1"] {
             assert!(listen_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks_may_be_single_addresses_and_not_everybody() {
+        for (text, network) in
+            [("10.1.2.3/16", "10.1.0.0/16"), (" 192.0.2.7", "192.0.2.7/32"), ("fd00::1", "fd00::1/128")]
+        {
+            assert_eq!(super::network(text).map(|network| network.to_string()).as_deref(), Ok(network));
+        }
+        assert!(super::network("0.0.0.0/0").unwrap_err().contains("PRB_WALKIE_OPEN_MANAGEMENT"));
+        for bad in ["", "10.1.2.3/33", "localhost", "::ffff:10.0.0.1/"] {
+            assert!(super::network(bad).is_err(), "{bad}");
         }
     }
 

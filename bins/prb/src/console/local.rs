@@ -23,7 +23,7 @@ use super::{
     view::{FleetView, PoolView, Tip, WorkerView},
     words,
 };
-use crate::version;
+use crate::{desk::Seen, version};
 
 /// How long a view is shared by those who look.
 const MAX_AGE: Duration = Duration::from_millis(900);
@@ -34,6 +34,7 @@ pub struct Local {
     manager: Manager,
     heights: Option<watch::Receiver<Heights>>,
     chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
+    jobs: Option<watch::Receiver<Seen>>,
     read_only: Option<String>,
     last: Mutex<Option<(Instant, Arc<FleetView>)>>,
 }
@@ -41,7 +42,7 @@ pub struct Local {
 impl Local {
     /// Over a manager.
     pub fn new(manager: Manager) -> Self {
-        Self { manager, heights: None, chain: None, read_only: None, last: Mutex::default() }
+        Self { manager, heights: None, chain: None, jobs: None, read_only: None, last: Mutex::default() }
     }
 
     /// The same, with the heights of the chain data and what is read of the chain.
@@ -52,6 +53,13 @@ impl Local {
         chain: watch::Receiver<Option<Arc<ChainView>>>,
     ) -> Self {
         (self.heights, self.chain) = (Some(heights), Some(chain));
+        self
+    }
+
+    /// The same, with the jobs of a trade queue.
+    #[must_use]
+    pub(crate) fn with_jobs(mut self, jobs: watch::Receiver<Seen>) -> Self {
+        self.jobs = Some(jobs);
         self
     }
 
@@ -74,14 +82,10 @@ impl Local {
         Ok(FleetView {
             workers: workers.iter().map(|status| WorkerView::of(status)).collect(),
             pools: self.manager.pools().iter().map(|pool| pool_view(pool, chain.as_deref())).collect(),
-            tip: Tip {
-                relay: heights.relay.map(|n| n.0),
-                relay_target: heights.relay_target.map(|n| n.0),
-                para: heights.para.map(|n| n.0),
-                para_target: heights.para_target.map(|n| n.0),
-            },
+            tip: Tip::of(&heights),
             chain_block: chain.as_ref().map(|chain| chain.block.0),
             notes,
+            jobs: self.jobs.as_ref().and_then(|jobs| jobs.borrow().stats()),
         })
     }
 

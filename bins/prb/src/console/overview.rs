@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
-use prb_core::{chain::SessionState, primitives::Balance, worker::State};
+use prb_core::{chain::SessionState, primitives::Balance, queue::Stats, worker::State};
 
 use super::{
     charts::charts,
@@ -221,12 +221,27 @@ fn progress(fleet: &FleetView) -> Markup {
     html! {
         h2 { "Progress" }
         (heights(&fleet.tip, fleet.chain_block))
+        @if let Some(jobs) = &fleet.jobs { (self::jobs(jobs)) }
         @if !lags.is_empty() {
             h3 { "Workers by lag, in parachain blocks" }
             dl.facts.figures {
                 @for (name, count) in buckets { (figure(name, &words::grouped(count as u64), false)) }
                 (figure("Largest", &words::number(lags.iter().max().copied()), false))
             }
+        }
+    }
+}
+
+fn jobs(jobs: &Stats) -> Markup {
+    let rows = [
+        ("Jobs in line", (jobs.waiting + jobs.delayed) as u64, false),
+        ("Jobs at the trader", jobs.active as u64, false),
+        ("Jobs done", jobs.succeeded, false),
+        ("Jobs failed", jobs.failed, jobs.failed > 0),
+    ];
+    html! {
+        dl.facts.figures {
+            @for (name, count, bad) in rows { (figure(name, &words::grouped(count), bad)) }
         }
     }
 }

@@ -1,39 +1,42 @@
 //! [`Peer`]: the fleet of a lifecycle manager among the peers, over its Walkie calls.
 //!
-//! What the calls do not carry (reasons, goals, confidence levels, the pools' state on chain) is unknown here;
-//! lags are against the newest block of the data providers of the same chain.
+//! A manager of this implementation tells all that is shown of a local one (`prb_walkie::proto::detail`). Of an
+//! original, what its calls do not carry (reasons, goals, confidence levels, the pools' state on chain) is unknown;
+//! its lags are against the newest block of the data providers of the same chain.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use axum::http::StatusCode;
-use prb_core::{
-    inventory::Worker,
-    manage::{PoolValue, WorkerValue},
-    primitives::{AccountId, PoolId, WorkerKey},
-    worker::{Command, Event, State},
-};
+use prb_core::worker::{Command, Event};
 use prb_walkie::{
+    manage::detail::ToldWorker,
     node::{Node, PeerId},
-    proto::{self, ErrorType, FullAccount, Identity, QueryIdentity, Role, db, lifecycle as lm},
+    proto::{self, ErrorType, Identity, QueryIdentity, Role, db, detail as wire, lifecycle as lm},
     rpc,
 };
-use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 use uuid::Uuid;
+
+mod detail;
+mod values;
+
+use values::{pool_value, pool_view, worker_value};
 
 use super::{
     backend::{Backend, Commanded, Edit, Error, Preview},
     history::{self, History},
-    session,
-    view::{FleetView, PoolView, Tip, WorkerView},
+    view::{FleetView, Tip},
     words,
 };
-use crate::{pages::time_left, version};
+use crate::pages::time_left;
 
 /// How long a view is shared by those who look.
 const MAX_AGE: Duration = Duration::from_millis(1900);
@@ -49,6 +52,8 @@ pub struct Peer {
     asking: Mutex<()>,
     last: std::sync::Mutex<Last>,
     history: Arc<History>,
+    /// Whether it takes every command, and previews them.
+    takes_all: AtomicBool,
 }
 
 /// The last view of a peer's fleet.
@@ -75,7 +80,8 @@ impl Peers {
         all.retain(|peer, _| table.get(peer).is_some());
         let made = || {
             let (asking, last, history) = (Mutex::default(), std::sync::Mutex::default(), Arc::default());
-            Arc::new(Peer { node: node.clone(), peer, asking, last, history })
+            let takes_all = AtomicBool::default();
+            Arc::new(Peer { node: node.clone(), peer, asking, last, history, takes_all })
         };
         let found = Arc::clone(all.entry(peer).or_insert_with(made));
         let history = Arc::clone(&found.history);
@@ -86,23 +92,21 @@ impl Peers {
 impl Peer {
     async fn view(&self) -> Result<FleetView, Error> {
         let client = self.node.client(self.peer);
-        let everybody = lm::UuidQueryRequest::default();
-        let (states, pools, tip) =
-            tokio::join!(patient(client.worker_status(everybody)), patient(client.list_pools()), self.tip());
-        let states = states?.worker_states;
-        // Some kilobytes of JSON a worker.
-        let workers = tokio::task::spawn_blocking(move || {
-            let mut workers: Vec<_> =
-                states.into_iter().filter_map(|state| worker_view(state, tip.para_target)).collect();
-            workers.sort_by(|a: &WorkerView, b| a.entry.name.cmp(&b.entry.name));
-            workers
-        });
-        let workers = workers.await.map_err(|error| {
+        let query = wire::StatusQuery { detail: true, ..wire::StatusQuery::default() };
+        let (update, pools) =
+            tokio::join!(patient(client.worker_detail(query)), patient(client.list_pools()));
+        let (update, pools) = (update?, pools?.pools);
+        let tip = match &update.detail {
+            Some(fleet) => Tip::of(&fleet.heights()),
+            None => self.tip().await,
+        };
+        // Some kilobytes a worker.
+        let view = tokio::task::spawn_blocking(move || detail::fleet_view(update, &pools, tip));
+        let view = view.await.map_err(|error| {
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the workers cannot be read: {error}"))
         })?;
-        let mut pools: Vec<_> = pools?.pools.into_iter().filter_map(|pool| pool_view(&pool)).collect();
-        pools.sort_by_key(|pool| pool.pid);
-        Ok(FleetView { workers, pools, tip, chain_block: None, notes: Vec::new() })
+        self.takes_all.store(view.takes_all, Relaxed);
+        Ok(view.fleet)
     }
 
     /// What the best data provider of the manager's chain has.
@@ -126,6 +130,20 @@ impl Peer {
             para: newest(|info| info.para_committed_height),
             para_target: newest(|info| info.para_target),
         }
+    }
+
+    /// What a manager of this implementation says to a command, given or only tried.
+    async fn told(&self, ids: &[Uuid], command: Command, dry_run: bool) -> Result<Vec<Preview>, Error> {
+        let ids = ids.iter().map(Uuid::to_string).collect();
+        let request = wire::CommandRequest { ids, command: command.to_string(), dry_run };
+        let client = self.node.client(self.peer);
+        let call = client.command_workers(request);
+        let told = if dry_run { patient(call).await? } else { change(call).await? };
+        let answer = |answer: wire::CommandAnswer| {
+            let id = answer.uuid.parse().ok()?;
+            Some((id, if answer.refused { Err(answer.text) } else { Ok(answer.text) }))
+        };
+        Ok(told.answers.into_iter().filter_map(answer).collect())
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Last> {
@@ -152,7 +170,7 @@ impl Peer {
         let view = Arc::new(self.view().await?);
         let now = history::now();
         if self.history.is_due(now) {
-            self.history.record(now, &view, None);
+            self.history.record(now, &view, view.jobs.as_ref());
         }
         let mut last = self.last();
         if last.changes == changes {
@@ -181,11 +199,15 @@ impl Peer {
                 }
             }
             Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) => {
-                let workers = patient(client.list_workers()).await?.workers;
-                let worker = workers.iter().find(|worker| worker.uuid.parse() == Ok(*id)).and_then(entry);
+                // As for the view, which has more of an entry than the original's calls.
+                let ids = vec![id.to_string()];
+                let query = wire::StatusQuery { ids, detail: true, ..wire::StatusQuery::default() };
+                let update = patient(client.worker_detail(query)).await?;
+                let read = detail::fleet_view(update, &[], Tip::default());
+                let worker = read.fleet.worker(*id);
                 let worker =
                     worker.ok_or_else(|| Error::not_found("the manager has no such worker (any more)"))?;
-                if version::of_worker(&worker) != version {
+                if worker.version() != version {
                     return Err(Error::changed());
                 }
             }
@@ -205,15 +227,21 @@ impl Backend for Peer {
         }
     }
 
-    async fn events(&self, _id: Uuid) -> Result<Option<Vec<Event>>, Error> {
-        Ok(None)
+    async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error> {
+        let query = wire::StatusQuery { ids: vec![id.to_string()], detail: true, events: true };
+        let update = patient(self.node.client(self.peer).worker_detail(query)).await?;
+        let worker = update.detail.and_then(|fleet| fleet.workers.into_iter().next());
+        Ok(worker.map(|worker| ToldWorker::from(worker).events))
     }
 
     fn commands(&self) -> &'static [Command] {
-        &COMMANDS
+        if self.takes_all.load(Relaxed) { &Command::ALL } else { &COMMANDS }
     }
 
     async fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error> {
+        if self.takes_all.load(Relaxed) {
+            return self.told(ids, command, true).await;
+        }
         let fleet = self.fleet().await?;
         let preview = |id: &Uuid| {
             let answer = match fleet.worker(*id) {
@@ -227,6 +255,12 @@ impl Backend for Peer {
     }
 
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
+        if self.takes_all.load(Relaxed) {
+            let answers = self.told(ids, command, false).await?;
+            self.forget();
+            let refused: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.clone().err()).collect();
+            return Ok(Commanded { taken: answers.len() - refused.len(), refused });
+        }
         let client = self.node.client(self.peer);
         let request = lm::UuidQueryRequest { ids: ids.iter().map(Uuid::to_string).collect() };
         let done = match command {
@@ -320,7 +354,8 @@ fn refused(error: rpc::Error) -> Error {
         (_, Some(ErrorType::Duplicated)) => StatusCode::CONFLICT,
         (_, Some(ErrorType::Unauthorized)) => {
             let text = "the manager does not let this monitor manage it: give both the same PRB_WALKIE_PSK, or put \
-                        the monitor's peer id on the manager's PRB_WALKIE_WHITELIST";
+                        the monitor's peer id on the manager's PRB_WALKIE_WHITELIST or its network on the \
+                        manager's PRB_WALKIE_MANAGEMENT_NETWORKS";
             return Error::new(StatusCode::FORBIDDEN, text);
         }
         (rpc::Error::Refused { .. }, _) => StatusCode::BAD_REQUEST,
@@ -332,166 +367,4 @@ fn refused(error: rpc::Error) -> Error {
         error => words::chain(error),
     };
     Error::new(status, message)
-}
-
-fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option<WorkerView> {
-    let wire = state.worker.as_ref()?;
-    let entry = entry(wire)?;
-    let height = |number: i32| u32::try_from(number).ok();
-    let para_block = height(state.para_block_dispatched_to);
-    let (at, message) = message(&state.last_message);
-    let told = session::read(&state.session_info_json, &state.worker_account_id);
-    let running = wire.enabled && para_block.is_some();
-    Some(WorkerView {
-        state: state_of(state.status()),
-        reason: None,
-        message: message.into(),
-        message_at: at,
-        relay_header: height(state.parent_header_synched_to),
-        para_header: height(state.para_header_synched_to),
-        para_block,
-        lag: para_block.zip(tip).filter(|_| running).map(|(block, tip)| tip.saturating_sub(block)),
-        key: key(&state.public_key),
-        info: told.info.map(Arc::new),
-        chain: told.chain.map(Arc::new),
-        goal: None,
-        stalled: None,
-        failures: None,
-        checkpoint: None,
-        entry: Arc::new(entry),
-    })
-}
-
-/// A worker's entry, as far as the wire has it.
-fn entry(wire: &db::Worker) -> Option<Worker> {
-    let stake = wire.stake.parse().unwrap_or_default();
-    let id = wire.uuid.parse().ok()?;
-    let mut entry = Worker::new(id, PoolId(wire.pid), &wire.name, &wire.endpoint, stake);
-    (entry.enabled, entry.sync_only) = (wire.enabled, wire.sync_only);
-    Some(entry)
-}
-
-const fn state_of(status: proto::WorkerStatus) -> State {
-    use proto::WorkerStatus as Label;
-    match status {
-        Label::Idle => State::Idle,
-        Label::Starting => State::Starting,
-        Label::Synching => State::Synching,
-        Label::Synched => State::Synched,
-        Label::PreActive => State::PreActive,
-        Label::Active => State::Active,
-        Label::Kicked => State::Kicked,
-        Label::Error => State::Error,
-    }
-}
-
-fn key(text: &str) -> Option<WorkerKey> {
-    text.parse().ok()
-}
-
-/// `[2022-05-12T10:00:00+00:00] text`.
-fn message(text: &str) -> (Option<SystemTime>, String) {
-    let parts = text.strip_prefix('[').and_then(|text| text.split_once("] "));
-    match parts.and_then(|(at, rest)| Some((at.parse::<jiff::Timestamp>().ok()?, rest))) {
-        Some((at, rest)) => (Some(at.into()), rest.to_owned()),
-        None => (None, text.to_owned()),
-    }
-}
-
-fn pool_view(pool: &db::Pool) -> Option<PoolView> {
-    let account = |address: &str| AccountId::from_address(address).ok();
-    Some(PoolView {
-        id: pool.uuid.parse().ok()?,
-        version: pool_version(pool),
-        pid: pool.pid,
-        name: pool.name.clone(),
-        enabled: pool.enabled,
-        sync_only: pool.sync_only,
-        after_stop: None,
-        operator: pool.owner.as_ref().and_then(|owner| account(&owner.ss58_phala)),
-        proxied: account(&pool.real_phala_ss58),
-        chain: None,
-        account: None,
-    })
-}
-
-/// Of what the wire says of a pool.
-fn pool_version(pool: &db::Pool) -> String {
-    let operator = pool.owner.as_ref().map(|owner| &owner.ss58_phala);
-    let fields = (&pool.name, pool.pid, pool.enabled, pool.sync_only, operator, &pool.real_phala_ss58);
-    version::of_bytes(format!("{fields:?}").as_bytes())
-}
-
-fn pool_value(value: &PoolValue) -> db::Pool {
-    let owner = value.secret.as_ref().map(|secret| {
-        let mut owner = FullAccount::default();
-        secret.expose_secret().clone_into(&mut owner.mnemonic);
-        owner
-    });
-    db::Pool {
-        pid: value.pid.0,
-        name: value.name.clone(),
-        owner,
-        real_phala_ss58: value.proxied.clone(),
-        enabled: value.enabled,
-        sync_only: value.sync_only,
-        ..db::Pool::default()
-    }
-}
-
-fn worker_value(value: &WorkerValue) -> db::Worker {
-    db::Worker {
-        pid: value.pid.0,
-        name: value.name.clone(),
-        endpoint: value.endpoint.clone(),
-        stake: value.stake.clone(),
-        enabled: value.enabled,
-        sync_only: value.sync_only,
-        ..db::Worker::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_message_is_parted_from_its_time() {
-        let (at, text) = message("[2022-05-12T10:00:00+00:00] Synching block data...");
-        assert_eq!(at.unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 1_652_349_600);
-        assert_eq!(text, "Synching block data...");
-        for odd in ["", "no time", "[yesterday] text", "[2022"] {
-            assert_eq!(message(odd), (None, odd.to_owned()));
-        }
-    }
-
-    #[test]
-    fn a_worker_of_the_wire_is_shown_with_its_lag() {
-        let worker = db::Worker {
-            uuid: Uuid::nil().to_string(),
-            pid: 7,
-            name: "w".into(),
-            enabled: true,
-            stake: "12".into(),
-            ..db::Worker::default()
-        };
-        let state = proto::WorkerState {
-            status: proto::WorkerStatus::Active.into(),
-            para_block_dispatched_to: 90,
-            parent_header_synched_to: -1,
-            public_key: "ab".repeat(32),
-            worker: Some(worker),
-            ..proto::WorkerState::default()
-        };
-        let view = worker_view(state.clone(), Some(100)).unwrap();
-        assert_eq!((view.lag, view.relay_header, view.para_block), (Some(10), None, Some(90)));
-        assert_eq!(
-            (view.state, view.entry.stake, view.key),
-            (State::Active, 12, Some(WorkerKey([0xab; 32])))
-        );
-        assert_eq!(worker_view(state, None).unwrap().lag, None);
-        // One without an entry is none.
-        assert!(worker_view(proto::WorkerState::default(), None).is_none());
-    }
 }

@@ -5,10 +5,12 @@
 use std::{sync::Arc, time::SystemTime};
 
 use prb_core::{
+    blob::Heights,
     chain::{AccountOnChain, PoolOnChain, Reading, Session, SessionState, WorkerOnChain},
     inventory::{self, AfterStop, Goal},
     primitives::{AccountId, Balance, WorkerKey},
     prpc::PhactoryInfo,
+    queue::Stats,
     worker::{Checkpoint, State, WorkerStatus},
 };
 use uuid::Uuid;
@@ -177,6 +179,18 @@ pub struct Tip {
     pub para_target: Option<u32>,
 }
 
+impl Tip {
+    /// The heights of a source.
+    pub(super) fn of(heights: &Heights) -> Self {
+        Self {
+            relay: heights.relay.map(|n| n.0),
+            relay_target: heights.relay_target.map(|n| n.0),
+            para: heights.para.map(|n| n.0),
+            para_target: heights.para_target.map(|n| n.0),
+        }
+    }
+}
+
 /// A fleet at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct FleetView {
@@ -190,6 +204,8 @@ pub struct FleetView {
     pub chain_block: Option<u32>,
     /// Why operators cannot rely on some of it, in sentences.
     pub notes: Vec<String>,
+    /// The jobs of the trade queue; `None` where there is none, or it does not answer.
+    pub jobs: Option<Stats>,
 }
 
 impl FleetView {

@@ -157,6 +157,10 @@ static STATE: Message = Message(&[
     f(10, "sessionInfoJson", Text),
     f(11, "workerAccountId", Text),
 ]);
+/// Not the original's.
+static COMMAND: Message = Message(&[many(1, "ids", Text), f(2, "command", Text), f(3, "dryRun", Bool)]);
+static COMMAND_ANSWER: Message = Message(&[f(1, "uuid", Text), f(2, "text", Text), set(3, "refused", Bool)]);
+static COMMANDED: Message = Message(&[many(1, "answers", M(&COMMAND_ANSWER))]);
 static STATES: Message = Message(&[many(1, "workerStates", M(&STATE))]);
 
 static ERROR: Message = Message(&[set(1, "type", Enum(&ERROR_TYPES)), f(2, "message", Text)]);
@@ -188,6 +192,7 @@ pub(super) const fn messages(method: Method) -> Option<(&'static Message, &'stat
         | Method::RefreshRaAndRestartWorker
         | Method::KickWorker
         | Method::GetWorkerStatus => (&IDS, &STATES),
+        Method::CommandWorker => (&COMMAND, &COMMANDED),
         _ => return None,
     })
 }

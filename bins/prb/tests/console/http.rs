@@ -28,6 +28,12 @@ async fn the_first_page_names_what_needs_a_hand() {
             "count-S_ACTIVE",
             "2,000,000\u{a0}PHA",
             "40,000\u{a0}PHA",
+        ])
+        // The trade queue's jobs: in line and delayed together.
+        .has(&[
+            ">3</dd></div><div><dt>Jobs at the trader",
+            ">1,234<",
+            r#"Jobs failed</dt><dd class="bad">7</dd>"#,
         ]);
     assert_eq!(answer.count("<tr id=\"trouble-"), 5);
     let calm = Page::of(&Made::new(fleet(10, 100))).await;

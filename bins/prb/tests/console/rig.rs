@@ -23,7 +23,7 @@ use prb_core::{
     inventory::{Goal, Worker},
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
-    queue::memory::MemoryQueue,
+    queue::{Stats, memory::MemoryQueue},
     worker::{Command, Event, State},
 };
 use tempfile::TempDir;
@@ -266,6 +266,7 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
         tip,
         chain_block: Some(1_000_000),
         notes: Vec::new(),
+        jobs: Some(Stats { waiting: 1, delayed: 2, active: 4, succeeded: 1234, failed: 7 }),
     }
 }
 

@@ -1,0 +1,132 @@
+//! What a manager of this implementation tells beyond the original's fields, put into the views.
+
+use std::{collections::HashMap, sync::Arc};
+
+use prb_core::worker::Command;
+use prb_walkie::{
+    manage::detail::{ToldPool, ToldWorker},
+    proto::{db, detail as wire},
+};
+use uuid::Uuid;
+
+use super::values::{pool_view, worker_view};
+use crate::console::view::{FleetView, PoolView, Tip, WorkerView};
+
+/// A peer's fleet, and whether it takes every command.
+pub(super) struct Read {
+    pub(super) fleet: FleetView,
+    pub(super) takes_all: bool,
+}
+
+pub(super) fn fleet_view(update: wire::StatusUpdate, pools: &[db::Pool], tip: Tip) -> Read {
+    let states = update.worker_states;
+    let known = |state| worker_view(state, tip.para_target);
+    let mut workers: Vec<_> = states.into_iter().filter_map(known).collect();
+    let mut pools: Vec<_> = pools.iter().filter_map(pool_view).collect();
+    let mut fleet = FleetView { tip, ..FleetView::default() };
+    let mut takes_all = false;
+    if let Some(detail) = update.detail {
+        takes_all = detail.known_commands().count() == Command::ALL.len();
+        (fleet.chain_block, fleet.notes) = (detail.chain_block, detail.bounded_notes());
+        fleet.jobs = detail.job_stats();
+        add_worker_details(&mut workers, detail.workers);
+        add_pool_details(&mut pools, detail.pools);
+    }
+    workers.sort_by(|a, b| a.entry.name.cmp(&b.entry.name));
+    pools.sort_by_key(|pool| pool.pid);
+    (fleet.workers, fleet.pools) = (workers, pools);
+    Read { fleet, takes_all }
+}
+
+fn add_worker_details(workers: &mut [WorkerView], details: Vec<wire::Worker>) {
+    let id = |detail: &wire::Worker| detail.uuid.parse::<Uuid>().ok();
+    let mut details: HashMap<_, _> =
+        details.into_iter().filter_map(|detail| Some((id(&detail)?, detail))).collect();
+    for worker in workers {
+        let Some(detail) = details.remove(&worker.id()) else { continue };
+        let told = ToldWorker::from(detail);
+        let entry = Arc::make_mut(&mut worker.entry);
+        (entry.gatekeeper, entry.endpoints, entry.after_stop) =
+            (told.gatekeeper, told.endpoints, told.after_stop);
+        (worker.reason, worker.message_at, worker.lag) = (told.reason, Some(told.since), told.lag);
+        (worker.goal, worker.stalled, worker.failures) = (told.goal, Some(told.stalled), Some(told.failures));
+        (worker.checkpoint, worker.info) = (told.checkpoint, told.info.map(Arc::new));
+        worker.chain = told.chain.map(Arc::new);
+    }
+}
+
+fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
+    let mut details: HashMap<_, _> = details.into_iter().map(|detail| (detail.pid, detail)).collect();
+    for pool in pools {
+        let Some(detail) = details.remove(&pool.pid) else { continue };
+        let told = ToldPool::from(detail);
+        (pool.after_stop, pool.chain, pool.account) = (Some(told.after_stop), told.chain, told.account);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use prb_core::worker::State;
+    use prb_walkie::proto::{WorkerState, WorkerStatus};
+
+    use super::*;
+
+    fn state(n: u128) -> WorkerState {
+        let uuid = Uuid::from_u128(n).to_string();
+        let worker = db::Worker { uuid, name: format!("w{n}"), enabled: true, ..db::Worker::default() };
+        WorkerState {
+            status: WorkerStatus::Error.into(),
+            para_block_dispatched_to: 90,
+            worker: Some(worker),
+            ..WorkerState::default()
+        }
+    }
+
+    fn pool() -> db::Pool {
+        db::Pool { uuid: Uuid::nil().to_string(), pid: 7, ..db::Pool::default() }
+    }
+
+    #[test]
+    fn an_original_is_shown_with_what_it_tells() {
+        let update = wire::StatusUpdate { worker_states: vec![state(2), state(1)], detail: None };
+        let tip = Tip { para_target: Some(100), ..Tip::default() };
+        let Read { fleet, takes_all } = fleet_view(update, &[pool()], tip);
+        assert!(!takes_all && fleet.jobs.is_none() && fleet.chain_block.is_none());
+        let names: Vec<_> = fleet.workers.iter().map(|worker| worker.entry.name.as_str()).collect();
+        assert_eq!(names, ["w1", "w2"]);
+        let worker = &fleet.workers[0];
+        assert_eq!((worker.state, worker.lag, worker.reason), (State::Error, Some(10), None));
+        assert_eq!((worker.stalled, worker.goal), (None, None));
+        assert!(fleet.pools[0].after_stop.is_none() && fleet.pools[0].chain.is_none());
+    }
+
+    #[test]
+    fn details_go_to_whom_they_are_about() {
+        let told = |n: u128| wire::Worker {
+            uuid: Uuid::from_u128(n).to_string(),
+            reason: "unreachable".into(),
+            lag: Some(3),
+            stalled: n == 1,
+            gatekeeper: true,
+            ..wire::Worker::default()
+        };
+        let chain =
+            wire::PoolOnChain { exists: true, free_stake: "5".into(), ..wire::PoolOnChain::default() };
+        let detail = wire::Fleet {
+            // One of a worker that is not in the list, in another order, and one that is missing.
+            workers: vec![told(9), told(1)],
+            pools: vec![wire::Pool { pid: 7, chain: Some(chain), ..wire::Pool::default() }],
+            commands: Command::ALL.map(|command| command.to_string()).into(),
+            ..wire::Fleet::default()
+        };
+        let update = wire::StatusUpdate { worker_states: vec![state(1), state(2)], detail: Some(detail) };
+        let Read { fleet, takes_all } = fleet_view(update, &[pool()], Tip::default());
+        assert!(takes_all);
+        let (first, second) = (&fleet.workers[0], &fleet.workers[1]);
+        assert_eq!((first.reason, first.lag, first.stalled), (Some("unreachable"), Some(3), Some(true)));
+        assert!(first.entry.gatekeeper && second.reason.is_none() && second.stalled.is_none());
+        assert_eq!(fleet.pools[0].on_chain().unwrap().free_stake, 5);
+        assert_eq!(fleet.pools[0].after_stop, Some(None));
+    }
+}

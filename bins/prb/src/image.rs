@@ -1,0 +1,127 @@
+//! What a container image needs: the original's entry point, its retired modules, and the health check.
+//!
+//! The compose files of the original's guide start `node --trace-warnings … dist/index` and say the rest in variables.
+//! In our image `node` is a link to this program, which then takes no arguments ([`arguments`]).
+
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+
+use crate::{
+    all::Bridge,
+    config::{self, HealthArgs, OpsListen},
+    daemon::{Daemon, Failure},
+    data_provider::DataProvider,
+    lifecycle::LifecycleManager,
+    monitor::Monitor,
+    trader::TraderDaemon,
+};
+
+/// The name that the original's entry points call.
+const SHIM: &str = "node";
+/// How long the ops port may take.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// What is said instead of starting the original's queue page.
+const ARENA: &str = "utils/arena is not needed any more: the trade queue's page is part of the trader, at \
+                     http://127.0.0.1:4567 where PHALA_MODULE=trade runs, or PHALA_MODULE=lifecycle with \
+                     USE_BUILT_IN_TRADER=true (PRB_QUEUE_PAGE_LISTEN moves it). Remove this service.";
+
+/// The program's arguments; none where it is called as `node`, whose arguments are not for it.
+pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut given: Vec<_> = given.into_iter().collect();
+    if given.first().is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == SHIM)) {
+        given.truncate(1);
+    }
+    given
+}
+
+/// What there is to say of the module that `PHALA_MODULE` names, where it is one of the original's that nobody needs
+/// any more.
+pub fn retired_module(arguments: &[OsString]) -> Option<&'static str> {
+    let module = config::module_name().filter(|_| arguments.len() < 2)?;
+    matches!(module.to_str(), Some("utils/arena" | "arena")).then_some(ARENA)
+}
+
+/// Asks the daemon of this container whether it turns over.
+///
+/// # Errors
+/// [`Failure::Run`] where it does not, [`Failure::Configuration`] where it is not known which daemon is meant.
+pub fn check_health(args: &HealthArgs) -> Result<(), Failure> {
+    let Some(address) = ops_address(args).map_err(Failure::Configuration)? else {
+        println!("PRB_OPS_LISTEN is none: there is nothing to ask");
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Run(error.into()))?;
+    runtime.block_on(ask(address)).map_err(Failure::Run)
+}
+
+/// Where the ops port is: the one that is set, else the default of the module.
+fn ops_address(args: &HealthArgs) -> anyhow::Result<Option<SocketAddr>> {
+    let port = match args.ops.ops_listen {
+        Some(OpsListen::Off) => return Ok(None),
+        Some(OpsListen::At(address)) => return Ok(Some(reachable(address))),
+        None => match config::module()? {
+            Some("data-provider") => DataProvider::OPS_PORT,
+            Some("lifecycle") => LifecycleManager::OPS_PORT,
+            Some("trader") => TraderDaemon::OPS_PORT,
+            Some("monitor") => Monitor::OPS_PORT,
+            Some("all") => Bridge::OPS_PORT,
+            _ => bail!("set PHALA_MODULE or PRB_OPS_LISTEN as for the daemon that is meant"),
+        },
+    };
+    Ok(Some((Ipv4Addr::LOCALHOST, port).into()))
+}
+
+/// Everywhere is also here.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+async fn ask(address: SocketAddr) -> anyhow::Result<()> {
+    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+    let answer = client.get(format!("http://{address}/livez")).send().await;
+    let answer = answer.with_context(|| format!("the ops port at {address} does not answer"))?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status => bail!("the ops port at {address} answers {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(Into::into).collect()
+    }
+
+    #[test]
+    fn as_node_it_takes_no_arguments() {
+        let entry_point = "node --trace-warnings --experimental-json-modules dist/index";
+        assert_eq!(arguments(words(entry_point)), words("node"));
+        assert_eq!(arguments(words(&format!("/usr/local/bin/{entry_point}"))), words("/usr/local/bin/node"));
+        assert_eq!(arguments(words("prb lifecycle --check")), words("prb lifecycle --check"));
+        assert_eq!(arguments(words("/node/prb all")), words("/node/prb all"));
+    }
+
+    #[test]
+    fn everywhere_is_asked_here() {
+        for (listen, ask) in
+            [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:2", "[::1]:2"), ("10.0.0.1:3", "10.0.0.1:3")]
+        {
+            assert_eq!(reachable(listen.parse().unwrap()), ask.parse().unwrap());
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The compose files' services as processes on a devnet, by the original guide's steps: a data provider and a monitor,
+//! Redis, a lifecycle manager with its trader, pools and workers through the monitor's calls.
+
+use std::{
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    compose::{File, Service, text},
+    support::{Net, Process, STAKE, chain, daemons::free_port},
+};
+
+const LIMIT: Duration = Duration::from_secs(90);
+const TOKEN: &str = "a-token-of-this-test";
+/// How the original's containers are started.
+const ENTRY_POINT: [&str; 6] = [
+    "node",
+    "--trace-warnings",
+    "--experimental-json-modules",
+    "--es-module-specifier-resolution=node",
+    "--harmony-top-level-await",
+    "dist/index",
+];
+
+/// The image's programs.
+fn bin() -> TempDir {
+    let bin = TempDir::new().unwrap();
+    for name in ["prb", "node"] {
+        symlink(env!("CARGO_BIN_EXE_prb"), bin.path().join(name)).unwrap();
+    }
+    bin
+}
+
+fn original() -> Vec<String> {
+    ENTRY_POINT.map(str::to_owned).into()
+}
+
+/// What differs where several containers' processes share a machine with a test.
+fn variables(service: &Service, changes: &[(&str, String)], folder: &Path) -> Vec<(String, String)> {
+    let mut variables = service.variables(changes);
+    let mut set = |name: &str, value: String| {
+        variables.retain(|(other, _)| other != name);
+        variables.push((name.to_owned(), value));
+    };
+    let port = || format!("127.0.0.1:{}", free_port());
+    set("PHALA_LOCAL_DB_PATH", folder.join("db").display().to_string());
+    set("PHALA_PEER_ID_PREFIX", folder.join("id").display().to_string());
+    set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", "true".into());
+    set("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", free_port().to_string());
+    for name in ["PRB_OPS_LISTEN", "PRB_API_LISTEN", "PRB_QUEUE_PAGE_LISTEN"] {
+        set(name, port());
+    }
+    if !variables.iter().any(|(_, value)| value == "monitor") {
+        variables.push(("PRB_CONSOLE_LISTEN".into(), "none".into()));
+    }
+    variables
+}
+
+struct Monitor {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Monitor {
+    async fn get(&self, path: &str) -> String {
+        let answer = self.http.get(format!("{}{path}", self.base)).header("accept", "text/html").send().await;
+        match answer {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(_) => String::new(),
+        }
+    }
+
+    /// As the guide's curl.
+    async fn call(&self, peer: &str, method: &str, request: &Value) -> Value {
+        let url = format!("{}/ptp/proxy/{peer}/{method}", self.base);
+        let request = self.http.post(url).bearer_auth(TOKEN).body(request.to_string());
+        let answer: Value =
+            serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap();
+        assert_eq!(answer["hasError"], false, "{answer}");
+        answer["data"].clone()
+    }
+
+    async fn until(&self, path: &str, texts: &[&str]) -> String {
+        let start = Instant::now();
+        loop {
+            let page = self.get(path).await;
+            let missing: Vec<_> = texts.iter().filter(|text| !page.contains(**text)).collect();
+            if missing.is_empty() {
+                return page;
+            }
+            assert!(start.elapsed() < LIMIT, "{missing:?} is missing in {path}:\n{page}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The peer of a role, once it is found.
+    async fn find(&self, role: &str) -> String {
+        let start = Instant::now();
+        loop {
+            let found: Value = serde_json::from_str(&self.get("/ptp/discover").await).unwrap_or_default();
+            if let Some(peer) = found[role][0]["peerId"].as_str() {
+                return peer.to_owned();
+            }
+            assert!(start.elapsed() < LIMIT, "no {role}: {found}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn health(bin: &Path, variables: &[(String, String)]) -> (Option<i32>, String) {
+    let mut command = Command::new(bin.join("prb"));
+    let output = command
+        .arg("healthcheck")
+        .env_clear()
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn the_originals_queue_page_explains_itself_and_ends() {
+    let bin = bin();
+    let service = Service { entrypoint: original(), ..Service::default() };
+    let log = bin.path().join("log");
+    let mut process = service.run(bin.path(), &log, &[("PHALA_MODULE".into(), "utils/arena".into())]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert_eq!(runtime.block_on(process.wait(LIMIT)), Some(0));
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(said.contains("4567") && said.contains("Remove this service"), "{said}");
+    // Beside arguments it is a mistake, as any other unknown module is.
+    let refused = Command::new(bin.path().join("prb"))
+        .args(["--log-level", "info"])
+        .env("PHALA_MODULE", "utils/arena")
+        .stdout(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guides_steps_lead_to_a_computing_worker() {
+    let (net, bin) = (Net::start(chain(), 1).await, bin());
+    let provider_file = File::read(&text("compose/data-provider.yml"));
+    let lifecycle_file = File::read(&text("compose/lifecycle.yml"));
+    let (provider, manager, redis) = (free_port(), free_port(), free_port());
+    let changes = [
+        ("ws://127.0.0.1:9945", net.devnet.relay().url()),
+        ("ws://127.0.0.1:9944", net.devnet.para().url()),
+        ("28888", provider.to_string()),
+        ("29888", manager.to_string()),
+        ("63792", redis.to_string()),
+        ("production", format!("test-{}", std::process::id())),
+    ];
+    let start = |file: &File, name: &str, further: &[(&str, String)]| {
+        let folder = net.dir.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut service = file.service(name).clone();
+        // The original's compose files start their containers so.
+        service.entrypoint = original();
+        let mut variables = variables(&service, &changes, &folder);
+        variables.extend(further.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        (service.run(bin.path(), &folder.join("log"), &variables), variables)
+    };
+
+    let (mut data_provider, _) = start(&provider_file, "data_provider", &[]);
+    let port = free_port();
+    let console = [
+        ("PORT", port.to_string()),
+        ("PRB_API_TOKEN", TOKEN.to_owned()),
+        // As the guide has it, with the address of the manager, too: there is no mDNS here.
+        (
+            "PTP_BOOT_NODES",
+            format!("/ip4/127.0.0.1/tcp/{provider}/peer_id_of_data_provider,/ip4/127.0.0.1/tcp/{manager}"),
+        ),
+    ];
+    let (mut monitor_process, _) = start(&provider_file, "monitor", &console);
+    let command: Vec<_> = lifecycle_file
+        .service("redis-q")
+        .command
+        .iter()
+        .map(|word| word.replace("63792", &redis.to_string()))
+        .collect();
+    let redis_server = Command::new(&command[0])
+        .args(&command[1..])
+        .current_dir(net.dir.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is missing: run scripts/install-redis");
+    let mut redis_server = Process::of(redis_server);
+    let (mut lifecycle, variables) =
+        start(&lifecycle_file, "lifecycle", &[("USE_LEGACY_SYNC", "true".into())]);
+
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
+    let monitor = Monitor { http, base: format!("http://127.0.0.1:{port}") };
+    monitor.find("dataProviders").await;
+    let peer = monitor.find("lifecycleManagers").await;
+    assert_eq!(health(bin.path(), &variables), (Some(0), String::new()));
+
+    let pool = &net.devnet.pools()[0];
+    let pools = json!({ "pools": [{
+        "pid": pool.pid, "name": "test2", "owner": { "mnemonic": pool.mnemonic }, "enabled": true,
+    }] });
+    assert_eq!(monitor.call(&peer, "CreatePool", &pools).await["pools"][0]["pid"], pool.pid.to_string());
+    let workers = json!({ "workers": [{
+        "pid": pool.pid, "name": "test-node-1", "endpoint": net.workers[0].endpoint(), "enabled": true,
+        "stake": STAKE.to_string(),
+    }] });
+    let made = monitor.call(&peer, "CreateWorker", &workers).await;
+    net.until_active([0], LIMIT).await;
+
+    // The console shows of it what the manager's own would: reason, registration, history, money, jobs.
+    let base = format!("/managers/{peer}");
+    let worker = format!("{base}/workers/{}", made["workers"][0]["uuid"].as_str().unwrap());
+    let page = monitor
+        .until(&worker, &["computing", "Confidence level", "At stake", "What happened", "start: took effect"])
+        .await;
+    assert!(page.contains("do-stop") && page.contains("do-checkpoint"), "{page}");
+    monitor.until(&base, &["Free in pools", "Jobs done", "State read at block"]).await;
+    let pools = monitor.until(&format!("{base}/pools"), &["test2"]).await;
+    assert!(!pools.contains("<td data-label=\"Free\">–"), "{pools}");
+    let preview = monitor
+        .get(&format!(
+            "{base}/workers/confirm?command=stop&id={}",
+            made["workers"][0]["uuid"].as_str().unwrap()
+        ))
+        .await;
+    assert!(preview.contains("stay locked for the cool-down"), "{preview}");
+
+    for process in [&mut lifecycle, &mut monitor_process, &mut data_provider] {
+        process.signal("TERM");
+        assert_eq!(process.wait(Duration::from_secs(6)).await, Some(0));
+    }
+    let log = std::fs::read_to_string(net.dir.path().join("lifecycle/log")).unwrap();
+    assert!(log.contains("has no effect") && log.contains("USE_LEGACY_SYNC"), "{log}");
+    let (code, said) = health(bin.path(), &variables);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("does not answer"), "{said}");
+    redis_server.kill();
+    net.shutdown().await;
+}

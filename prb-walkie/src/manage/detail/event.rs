@@ -1,0 +1,109 @@
+//! What happened to a worker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prb_core::{
+    primitives::{Hash, ParaNumber},
+    worker::{Command, Event, EventKind, Operation, State},
+};
+
+use super::{cut, millis, time, worker};
+use crate::proto::detail::{self as wire, EventKind as Kind};
+
+pub(super) fn tell(event: &Event) -> wire::Event {
+    let mut told = tell_kind(&event.kind);
+    (told.number, told.at_ms) = (event.number, millis(event.at));
+    told
+}
+
+fn of(kind: Kind) -> wire::Event {
+    wire::Event { kind: kind.into(), ..wire::Event::default() }
+}
+
+fn tell_kind(kind: &EventKind) -> wire::Event {
+    match kind {
+        EventKind::State { before, after, reason, message } => wire::Event {
+            before: before.to_string(),
+            after: after.to_string(),
+            subject: (*reason).to_owned(),
+            text: cut(message),
+            ..of(Kind::State)
+        },
+        EventKind::Commanded(command) => wire::Event { subject: command.to_string(), ..of(Kind::Commanded) },
+        EventKind::Edited => of(Kind::Edited),
+        EventKind::Initialised => of(Kind::Initialised),
+        EventKind::LostState => of(Kind::LostState),
+        EventKind::KeyChanged { last, now } => {
+            wire::Event { before: hex::encode(last), after: hex::encode(now), ..of(Kind::KeyChanged) }
+        }
+        EventKind::Goal { before, after } => wire::Event {
+            before: worker::goal_name(*before),
+            after: worker::goal_name(*after),
+            ..of(Kind::Goal)
+        },
+        EventKind::OperationSent { operation } => {
+            wire::Event { subject: (*operation).to_owned(), ..of(Kind::OperationSent) }
+        }
+        EventKind::OperationDone { operation, block, extrinsic } => wire::Event {
+            subject: (*operation).to_owned(),
+            block: Some(block.0),
+            extrinsic: extrinsic.map(|hash| Bytes::copy_from_slice(&hash.0)).unwrap_or_default(),
+            ..of(Kind::OperationDone)
+        },
+        EventKind::OperationFailed { operation, error } => {
+            wire::Event { subject: (*operation).to_owned(), text: cut(error), ..of(Kind::OperationFailed) }
+        }
+        EventKind::Checkpoint(Ok(block)) => wire::Event { block: Some(block.0), ..of(Kind::Checkpoint) },
+        EventKind::Checkpoint(Err(error)) => wire::Event { text: cut(error), ..of(Kind::Checkpoint) },
+        EventKind::Stalled => of(Kind::Stalled),
+        EventKind::Panicked { text } => wire::Event { text: cut(text), ..of(Kind::Panicked) },
+        // Readers pass over it, as they do over what a later version tells.
+        _ => of(Kind::Unknown),
+    }
+}
+
+/// `None` where it is of a kind, or names something, that this version does not know.
+pub(super) fn read(told: &wire::Event) -> Option<Event> {
+    let text = || Arc::<str>::from(cut(&told.text));
+    let kind = match told.kind() {
+        Kind::Unknown => return None,
+        Kind::State => EventKind::State {
+            before: state(&told.before)?,
+            after: state(&told.after)?,
+            reason: worker::reason(&told.subject)?,
+            message: text(),
+        },
+        Kind::Commanded => {
+            EventKind::Commanded(Command::ALL.into_iter().find(|known| known.as_str() == told.subject)?)
+        }
+        Kind::Edited => EventKind::Edited,
+        Kind::Initialised => EventKind::Initialised,
+        Kind::LostState => EventKind::LostState,
+        Kind::KeyChanged => {
+            EventKind::KeyChanged { last: told.before.parse().ok()?, now: told.after.parse().ok()? }
+        }
+        Kind::Goal => {
+            EventKind::Goal { before: worker::goal(&told.before)?, after: worker::goal(&told.after)? }
+        }
+        Kind::OperationSent => EventKind::OperationSent { operation: operation(told)? },
+        Kind::OperationDone => EventKind::OperationDone {
+            operation: operation(told)?,
+            block: ParaNumber(told.block?),
+            extrinsic: told.extrinsic.as_ref().try_into().ok().map(Hash),
+        },
+        Kind::OperationFailed => EventKind::OperationFailed { operation: operation(told)?, error: text() },
+        Kind::Checkpoint => EventKind::Checkpoint(told.block.map(ParaNumber).ok_or_else(text)),
+        Kind::Stalled => EventKind::Stalled,
+        Kind::Panicked => EventKind::Panicked { text: text() },
+    };
+    Some(Event::new(told.number, time(told.at_ms), kind))
+}
+
+fn state(name: &str) -> Option<State> {
+    State::ALL.into_iter().find(|known| known.as_str() == name)
+}
+
+fn operation(told: &wire::Event) -> Option<&'static str> {
+    Operation::NAMES.into_iter().find(|known| *known == told.subject)
+}

@@ -1,0 +1,390 @@
+//! What lifecycle managers of this implementation tell one another beyond the original's messages.
+//!
+//! The original's messages are left as they are. A call that wants more sets a field numbered from 1000 on in its
+//! request, and finds more in a field numbered from 1000 on in the answer: the original's own numbers end at 12, and
+//! its decoder skips what it does not know. So an original that is asked answers as ever, one that asks gets its own
+//! fields, and older and newer versions of this implementation understand what both know.
+//! `docs/adr/0007-detail-on-the-wire.md` says why.
+//!
+//! | call | request | answer |
+//! |---|---|---|
+//! | `GetWorkerStatus` | [`StatusQuery`]: `UuidQueryRequest` and `detail` (1000), `events` (1001) | [`StatusUpdate`]: `WorkerStateUpdate` and `detail` (1000) |
+//! | `CommandWorker` | [`CommandRequest`] | [`CommandUpdate`]; originals do not know the method |
+//!
+//! Within the messages of this module numbers count from 1, and follow the same rule: new ones are added, none is
+//! used again. Amounts are decimal texts, times are ms since the Unix epoch, keys and accounts their 32 bytes.
+//!
+//! Not for: how the messages are made and read (see [`crate::manage::detail`]).
+
+use bytes::Bytes;
+use prb_core::prpc::PhactoryInfo;
+use prost::{Enumeration, Message};
+
+use super::WorkerState;
+
+/// Asks how workers are: `UuidQueryRequest`, and what is wanted beyond it.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct StatusQuery {
+    /// The workers' UUIDs; none for all.
+    #[prost(string, repeated, tag = "1")]
+    pub ids: Vec<String>,
+    /// Wants [`StatusUpdate::detail`]; `sessionInfoJson` is left out then, as the detail has what it says.
+    #[prost(bool, tag = "1000")]
+    pub detail: bool,
+    /// Wants the events of the workers named, besides; of at most
+    /// [`MAX_WITH_EVENTS`](crate::manage::detail::MAX_WITH_EVENTS) workers.
+    #[prost(bool, tag = "1001")]
+    pub events: bool,
+}
+
+/// How workers are: `WorkerStateUpdate`, and more where it was asked for.
+#[derive(Clone, PartialEq, Message)]
+pub struct StatusUpdate {
+    /// The workers.
+    #[prost(message, repeated, tag = "1")]
+    pub worker_states: Vec<WorkerState>,
+    /// More of them and of the fleet. Absent where it was not asked for, and from who does not know it.
+    #[prost(message, optional, tag = "1000")]
+    pub detail: Option<Fleet>,
+}
+
+/// A fleet.
+#[derive(Clone, PartialEq, Message)]
+pub struct Fleet {
+    /// Newest relay block of the chain data.
+    #[prost(uint32, optional, tag = "1")]
+    pub relay: Option<u32>,
+    /// Newest relay block of the nodes.
+    #[prost(uint32, optional, tag = "2")]
+    pub relay_target: Option<u32>,
+    /// Newest parachain block of the chain data.
+    #[prost(uint32, optional, tag = "3")]
+    pub para: Option<u32>,
+    /// Newest parachain block of the nodes.
+    #[prost(uint32, optional, tag = "4")]
+    pub para_target: Option<u32>,
+    /// The block that what the chain says is read at.
+    #[prost(uint32, optional, tag = "5")]
+    pub chain_block: Option<u32>,
+    /// Why some of it cannot be relied on, in sentences.
+    #[prost(string, repeated, tag = "6")]
+    pub notes: Vec<String>,
+    /// The workers of [`StatusUpdate::worker_states`], in the same order.
+    #[prost(message, repeated, tag = "7")]
+    pub workers: Vec<Worker>,
+    /// Every pool.
+    #[prost(message, repeated, tag = "8")]
+    pub pools: Vec<Pool>,
+    /// The jobs of the trade queue, where there is one that answers.
+    #[prost(message, optional, tag = "9")]
+    pub jobs: Option<Jobs>,
+    /// Names of the commands that `CommandWorker` takes; none where no worker runs.
+    #[prost(string, repeated, tag = "10")]
+    pub commands: Vec<String>,
+}
+
+/// A worker.
+#[derive(Clone, PartialEq, Message)]
+pub struct Worker {
+    /// Its UUID.
+    #[prost(string, tag = "1")]
+    pub uuid: String,
+    /// The code of the reason why it stands where it stands.
+    #[prost(string, tag = "2")]
+    pub reason: String,
+    /// Since when its message is this one.
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+    /// Finalised parachain blocks that it has not dispatched.
+    #[prost(uint32, optional, tag = "4")]
+    pub lag: Option<u32>,
+    /// It has not moved for long although there is more for it.
+    #[prost(bool, tag = "5")]
+    pub stalled: bool,
+    /// How often in a row reaching or syncing it failed.
+    #[prost(uint32, tag = "6")]
+    pub failures: u32,
+    /// What is meant to become of it: `compute`, `stay-stopped`…
+    #[prost(string, tag = "7")]
+    pub goal: String,
+    /// The last checkpoint that was commanded.
+    #[prost(message, optional, tag = "8")]
+    pub checkpoint: Option<Checkpoint>,
+    /// What the chain says of it.
+    #[prost(message, optional, tag = "9")]
+    pub chain: Option<WorkerOnChain>,
+    /// What pRuntime says of itself.
+    #[prost(message, optional, tag = "10")]
+    pub info: Option<PhactoryInfo>,
+    /// It is a gatekeeper.
+    #[prost(bool, tag = "11")]
+    pub gatekeeper: bool,
+    /// The URLs that its entry has it announce.
+    #[prost(string, repeated, tag = "12")]
+    pub endpoints: Vec<String>,
+    /// Its entry's setting for stops from elsewhere; empty where it has none.
+    #[prost(string, tag = "13")]
+    pub after_stop: String,
+    /// What happened to it, oldest first, where that was asked for.
+    #[prost(message, repeated, tag = "14")]
+    pub events: Vec<Event>,
+}
+
+/// What became of a checkpoint.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Checkpoint {
+    /// When that was known.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// The last block in it.
+    #[prost(uint32, optional, tag = "2")]
+    pub block: Option<u32>,
+    /// Why there is none.
+    #[prost(string, tag = "3")]
+    pub error: String,
+}
+
+/// What the chain says of a worker.
+#[derive(Clone, PartialEq, Message)]
+pub struct WorkerOnChain {
+    /// Its entry of `PhalaRegistry::Workers`, in SCALE as the chain has it; empty where it has none.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub registration: Bytes,
+    /// The pool that it was added to.
+    #[prost(uint64, optional, tag = "2")]
+    pub pool: Option<u64>,
+    /// Its session.
+    #[prost(message, optional, tag = "3")]
+    pub session: Option<Session>,
+    /// Next message that the chain takes from it.
+    #[prost(uint64, tag = "4")]
+    pub ingress_sequence: u64,
+    /// The URLs that it has announced.
+    #[prost(string, repeated, tag = "5")]
+    pub endpoints: Vec<String>,
+    /// Why those cannot be read.
+    #[prost(string, optional, tag = "6")]
+    pub endpoints_unreadable: Option<String>,
+}
+
+/// A computing session.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Session {
+    /// Its account.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub account: Bytes,
+    /// Its state in SCALE: one byte, the chain's index.
+    #[prost(uint32, tag = "2")]
+    pub state: u32,
+    /// Initial value, U64F64 bits.
+    #[prost(string, tag = "3")]
+    pub ve: String,
+    /// Value, U64F64 bits.
+    #[prost(string, tag = "4")]
+    pub v: String,
+    /// When V was updated, seconds since the Unix epoch, as all times of the chain.
+    #[prost(uint64, tag = "5")]
+    pub v_updated_at: u64,
+    /// Initial performance.
+    #[prost(uint32, tag = "6")]
+    pub p_init: u32,
+    /// Performance now.
+    #[prost(uint32, tag = "7")]
+    pub p_instant: u32,
+    /// Iterations reported.
+    #[prost(uint64, tag = "8")]
+    pub iterations: u64,
+    /// Start of computing.
+    #[prost(uint64, tag = "9")]
+    pub working_start_time: u64,
+    /// The last answered challenge.
+    #[prost(uint64, tag = "10")]
+    pub challenge_time_last: u64,
+    /// Start of the cool-down.
+    #[prost(uint64, tag = "11")]
+    pub cool_down_start: u64,
+    /// Rewards so far.
+    #[prost(string, tag = "12")]
+    pub total_reward: String,
+    /// Locked stake, where it is known.
+    #[prost(string, optional, tag = "13")]
+    pub stake: Option<String>,
+}
+
+/// A pool.
+#[derive(Clone, PartialEq, Message)]
+pub struct Pool {
+    /// Its number on chain.
+    #[prost(uint64, tag = "1")]
+    pub pid: u64,
+    /// Its entry's setting for stops from elsewhere; empty where it has none.
+    #[prost(string, tag = "2")]
+    pub after_stop: String,
+    /// What the chain says of it.
+    #[prost(message, optional, tag = "3")]
+    pub chain: Option<PoolOnChain>,
+    /// The operator's account.
+    #[prost(message, optional, tag = "4")]
+    pub account: Option<Account>,
+}
+
+/// What the chain says of a pool, or why that cannot be read.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PoolOnChain {
+    /// Why it cannot be read; empty where it can.
+    #[prost(string, tag = "1")]
+    pub unreadable: String,
+    /// The chain has such a pool.
+    #[prost(bool, tag = "2")]
+    pub exists: bool,
+    /// The account that owns it.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub owner: Bytes,
+    /// It is a vault.
+    #[prost(bool, tag = "4")]
+    pub is_vault: bool,
+    /// Stake for new sessions.
+    #[prost(string, tag = "5")]
+    pub free_stake: String,
+    /// Stake of workers that are cooling down.
+    #[prost(string, tag = "6")]
+    pub releasing_stake: String,
+    /// All that it holds.
+    #[prost(string, tag = "7")]
+    pub total_value: String,
+    /// The most that it accepts.
+    #[prost(string, optional, tag = "8")]
+    pub cap: Option<String>,
+    /// The owner's share, in millionths.
+    #[prost(uint32, optional, tag = "9")]
+    pub commission_millionths: Option<u32>,
+    /// Its workers' keys, one behind the other.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub workers: Bytes,
+    /// The keys of those that are cooling down.
+    #[prost(bytes = "bytes", tag = "11")]
+    pub cooling_down: Bytes,
+    /// When each waiting withdrawal was asked for, seconds since the Unix epoch.
+    #[prost(uint64, repeated, tag = "12")]
+    pub withdrawals: Vec<u64>,
+}
+
+/// An account, or why it cannot be read.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Account {
+    /// Why it cannot be read; empty where it can.
+    #[prost(string, tag = "1")]
+    pub unreadable: String,
+    /// What fees can be paid from.
+    #[prost(string, tag = "2")]
+    pub free: String,
+}
+
+/// The jobs of a trade queue.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct Jobs {
+    /// In line.
+    #[prost(uint64, tag = "1")]
+    pub waiting: u64,
+    /// Due later.
+    #[prost(uint64, tag = "2")]
+    pub delayed: u64,
+    /// Handed out.
+    #[prost(uint64, tag = "3")]
+    pub active: u64,
+    /// Done since the start.
+    #[prost(uint64, tag = "4")]
+    pub succeeded: u64,
+    /// Given up since the start.
+    #[prost(uint64, tag = "5")]
+    pub failed: u64,
+}
+
+/// Something that happened to a worker.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Event {
+    /// Counts the worker's events since the manager has started.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// When.
+    #[prost(uint64, tag = "2")]
+    pub at_ms: u64,
+    /// What.
+    #[prost(enumeration = "EventKind", tag = "3")]
+    pub kind: i32,
+    /// The label, goal or key (hexadecimal) before.
+    #[prost(string, tag = "4")]
+    pub before: String,
+    /// The label, goal or key now.
+    #[prost(string, tag = "5")]
+    pub after: String,
+    /// The code of a reason, or the name of a command or an operation.
+    #[prost(string, tag = "6")]
+    pub subject: String,
+    /// A message or an error.
+    #[prost(string, tag = "7")]
+    pub text: String,
+    /// The block of an operation or a checkpoint.
+    #[prost(uint32, optional, tag = "8")]
+    pub block: Option<u32>,
+    /// The transaction of an operation.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub extrinsic: Bytes,
+}
+
+/// Kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+#[allow(missing_docs, reason = "the kinds are explained at prb_core::worker::EventKind")]
+pub enum EventKind {
+    Unknown = 0,
+    State = 1,
+    Commanded = 2,
+    Edited = 3,
+    Initialised = 4,
+    LostState = 5,
+    KeyChanged = 6,
+    Goal = 7,
+    OperationSent = 8,
+    OperationDone = 9,
+    OperationFailed = 10,
+    Checkpoint = 11,
+    Stalled = 12,
+    Panicked = 13,
+}
+
+/// Gives workers a command, or asks what it would do.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct CommandRequest {
+    /// The workers' UUIDs.
+    #[prost(string, repeated, tag = "1")]
+    pub ids: Vec<String>,
+    /// The command's name, such as `stop`.
+    #[prost(string, tag = "2")]
+    pub command: String,
+    /// Only ask what it would do.
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+}
+
+/// What a command does, or would do.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct CommandUpdate {
+    /// For each worker named, each once.
+    #[prost(message, repeated, tag = "1")]
+    pub answers: Vec<CommandAnswer>,
+}
+
+/// What a command does to one worker.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct CommandAnswer {
+    /// Its UUID.
+    #[prost(string, tag = "1")]
+    pub uuid: String,
+    /// What happens, or why nothing does.
+    #[prost(string, tag = "2")]
+    pub text: String,
+    /// It does not take the command.
+    #[prost(bool, tag = "3")]
+    pub refused: bool,
+}

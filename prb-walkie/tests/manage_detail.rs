@@ -1,0 +1,371 @@
+//! What a manager tells beyond the original's messages: the same at both ends, bounded, and only where it is asked
+//! for.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "node_rig/rig.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test program uses a part of the rig")]
+mod rig;
+
+#[path = "manage_rig/rig.rs"]
+#[allow(dead_code, reason = "each test program uses a part of the rig")]
+mod bench;
+
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use bench::{Bench, MNEMONIC, worker};
+use prb_core::{
+    blob::Heights,
+    chain::{
+        AccountOnChain, ChainView, PoolOnChain, Registration, Session, SessionState, Unreadable, Withdrawal,
+        WorkerOnChain,
+    },
+    inventory::{AfterStop, Edit, Goal, Inventory, Operator, Pool, Worker, memory::MemoryInventory},
+    manage::{Manager, Parts, memory::MemoryKeys},
+    primitives::{AccountId, Hash, ParaNumber, PoolId, RelayNumber, WorkerKey},
+    prpc::{MemoryUsage, PhactoryInfo},
+    queue::Stats,
+    vault::{Sealed, memory::MemoryVault},
+    wire::AttestationProvider,
+    worker::{Checkpoint, Command, Desired, Event, EventKind, Reason, State, WorkerStatus},
+};
+use prb_walkie::{
+    manage::{
+        Sources,
+        detail::{MAX_TEXT_BYTES, MAX_WITH_EVENTS, ToldPool, ToldWorker, tell_worker},
+    },
+    node::Limits,
+    proto::{FullAccount, WorkerStateUpdate, db, detail as wire, lifecycle as lm},
+    rpc::Handlers,
+};
+use prost::Message;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+fn query(ids: &[&str]) -> wire::StatusQuery {
+    wire::StatusQuery { ids: ids.iter().map(|id| (*id).to_owned()).collect(), detail: true, events: true }
+}
+
+async fn with_worker() -> (Bench, String) {
+    let bench = Bench::new(true).await;
+    bench.chain.add_pool(
+        PoolId(1),
+        prb_core::chain::memory::MemoryChain::account_of(MNEMONIC),
+        u128::MAX >> 1,
+    );
+    let mut owner = FullAccount::default();
+    owner.mnemonic = MNEMONIC.to_owned();
+    let pool =
+        db::Pool { pid: 1, name: "p".into(), owner: Some(owner), enabled: true, ..db::Pool::default() };
+    let _: lm::PoolList = bench.ok("CreatePool", &lm::CreatePool { pools: vec![pool] }).await;
+    bench.connect(1);
+    let made: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
+    bench.until_active().await;
+    (bench, made.workers[0].uuid.clone())
+}
+
+#[tokio::test]
+async fn more_is_told_only_where_it_is_asked_for() {
+    let (bench, id) = with_worker().await;
+    // As an original asks: its own fields, and nothing beyond them on the wire.
+    let plain = bench.ask("GetWorkerStatus", Vec::new()).await.unwrap();
+    let known = WorkerStateUpdate::decode(plain.clone()).unwrap();
+    assert_eq!(plain, known.encode_to_vec());
+    assert!(known.worker_states[0].session_info_json.contains("WorkerIdle"));
+
+    let all: wire::StatusUpdate = bench.ok("GetWorkerStatus", &query(&[])).await;
+    let fleet = all.detail.unwrap();
+    // The detail has what the JSON says; events are for workers that are named.
+    assert!(all.worker_states[0].session_info_json.is_empty() && fleet.workers[0].events.is_empty());
+    assert_eq!(fleet.known_commands().collect::<Vec<_>>(), Command::ALL);
+    let told = ToldWorker::from(fleet.workers[0].clone());
+    assert_eq!((told.reason, told.goal, told.stalled), (Some("computing"), Some(Goal::Compute), false));
+    let status = bench.manager.status(&[]).unwrap().remove(0);
+    assert_eq!(told.chain.as_ref(), status.chain.as_deref());
+    assert_eq!(told.info.as_ref(), status.info.as_deref());
+    assert!(told.chain.unwrap().session.unwrap().stake.is_some());
+
+    let one: wire::StatusUpdate = bench.ok("GetWorkerStatus", &query(&[&id])).await;
+    let told = ToldWorker::from(one.detail.unwrap().workers.remove(0));
+    let events = bench.manager.events(id.parse().unwrap()).unwrap();
+    assert!(events.iter().any(|event| matches!(event.kind, EventKind::OperationDone { .. })), "{events:?}");
+    let kinds = |events: &[prb_core::worker::Event]| {
+        events.iter().map(|e| (e.number, e.kind.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&told.events), kinds(&events));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn any_command_is_given_and_tried_first() {
+    let (bench, id) = with_worker().await;
+    let request = |command: &str, dry_run| wire::CommandRequest {
+        ids: vec![id.clone()],
+        command: command.into(),
+        dry_run,
+    };
+    let dry: wire::CommandUpdate = bench.ok("CommandWorker", &request("stop", true)).await;
+    assert!(dry.answers[0].text.contains("stops computing") && !dry.answers[0].refused, "{dry:?}");
+    let goal = || bench.manager.status(&[]).unwrap()[0].saved.goal;
+    assert_eq!(goal(), Goal::Compute);
+    let refused: wire::CommandUpdate = bench.ok("CommandWorker", &request("reclaim", true)).await;
+    assert!(refused.answers[0].refused && refused.answers[0].text.contains("stop it first"), "{refused:?}");
+
+    let done: wire::CommandUpdate = bench.ok("CommandWorker", &request("stop", false)).await;
+    assert_eq!((done.answers[0].uuid.as_str(), done.answers[0].refused), (id.as_str(), false));
+    bench.until("a stop", || goal() == Goal::StayStopped).await;
+    let error = bench.ask("CommandWorker", request("explode", false).encode_to_vec()).await.unwrap_err();
+    assert_eq!(error.message, "there is no command \"explode\"");
+    bench.stop().await;
+}
+
+fn session(seed: u8) -> Session {
+    let long = u64::from(seed);
+    Session {
+        account: AccountId([seed; 32]),
+        state: SessionState::WorkerCoolingDown,
+        ve: u128::MAX - u128::from(seed),
+        v: 1 << 64,
+        v_updated_at: long + 1,
+        p_init: u32::from(seed) + 2,
+        p_instant: u32::from(seed) + 3,
+        iterations: long + 4,
+        working_start_time: long + 5,
+        challenge_time_last: long + 6,
+        cool_down_start: long + 7,
+        total_reward: u128::MAX,
+        stake: Some(30_000_000_000_000_000),
+    }
+}
+
+fn on_chain(seed: u8) -> WorkerOnChain {
+    let mut chain = WorkerOnChain::default();
+    chain.registration = Some(Registration {
+        pubkey: WorkerKey([seed; 32]),
+        ecdh_pubkey: [seed; 32],
+        runtime_version: 0x0203,
+        last_updated: 1_700_000_000,
+        operator: Some(AccountId([9; 32])),
+        attestation_provider: Some(AttestationProvider::Ias),
+        confidence_level: 1,
+        initial_score: Some(2000),
+        features: vec![4, 1],
+    });
+    chain.pool = Some(PoolId(12));
+    chain.session = Some(session(seed));
+    chain.ingress_sequence = u64::MAX;
+    chain.endpoints = vec!["https://a.example.org".into()];
+    chain.endpoints_unreadable = Some(Unreadable::new("not kept"));
+    chain
+}
+
+fn view(pools: Vec<Pool>) -> ChainView {
+    let mut view = ChainView::default();
+    view.block = ParaNumber(77);
+    view.unreadable = vec![Unreadable::new("the cool-down period cannot be read")];
+    let mut chain = PoolOnChain::default();
+    chain.owner = AccountId([8; 32]);
+    (chain.free_stake, chain.releasing_stake, chain.total_value) = (u128::MAX, 2, 3);
+    (chain.cap, chain.commission_millionths) = (Some(4), Some(50_000));
+    chain.workers = (0..100).map(|n| WorkerKey([n; 32])).collect();
+    chain.cooling_down = vec![WorkerKey([1; 32])];
+    chain.withdrawals = vec![Withdrawal { start_time: 5 }];
+    let mut account = AccountOnChain::default();
+    account.free = 1_500_000_000_000;
+    for pool in pools {
+        let reading = match pool.pid.0 % 3 {
+            0 => Ok(Arc::new(Some(chain.clone()))),
+            1 => Ok(Arc::new(None)),
+            _ => Err(Unreadable::new("x".repeat(2 * MAX_TEXT_BYTES))),
+        };
+        view.pools.insert(pool.pid, reading);
+        view.accounts.insert(pool.operator.unwrap().account, Ok(Arc::new(account)));
+    }
+    view
+}
+
+/// A manager of pools 0, 1 and 2 and so many workers, with all that there is to tell.
+async fn full(workers: u128) -> (Handlers, Manager, Arc<ChainView>) {
+    let inventory = Arc::new(MemoryInventory::default());
+    let pools: Vec<_> = (0..3)
+        .map(|pid| {
+            let operator = Operator { account: AccountId([pid + 1; 32]), key: Sealed(vec![1]) };
+            let pool = Pool::new(Uuid::from_u128(pid.into()), PoolId(pid.into()), format!("pool {pid}"));
+            let mut pool = pool.with_operator(operator);
+            pool.after_stop = Some(AfterStop::Reclaim);
+            pool
+        })
+        .collect();
+    let of = |n: u128| {
+        let endpoint = format!("http://10.{}.{}.{}:8000", n >> 16, n >> 8 & 255, n & 255);
+        Worker::new(Uuid::from_u128(1000 + n), PoolId(0), format!("worker {n:05}"), endpoint, 30 << 60)
+    };
+    let edits = pools.iter().cloned().map(Edit::PutPool).chain((0..workers).map(|n| Edit::PutWorker(of(n))));
+    inventory.apply(edits.collect()).await.unwrap();
+    let manager = Manager::new(Parts {
+        inventory,
+        vault: Arc::new(MemoryVault::new()),
+        keys: Arc::new(MemoryKeys),
+        fleet: None,
+    });
+    let view = Arc::new(view(pools));
+    let heights = Heights {
+        relay: Some(RelayNumber(1)),
+        relay_target: Some(RelayNumber(2)),
+        para: Some(ParaNumber(3)),
+        para_target: None,
+    };
+    let sources = Sources {
+        heights: Some(watch::channel(heights).1),
+        chain: Some(watch::channel(Some(Arc::clone(&view))).1),
+        jobs: Some(Arc::new(|| Some(Stats { waiting: 1, delayed: 2, active: 3, succeeded: 4, failed: 5 }))),
+    };
+    let handlers = prb_walkie::manage::handlers(manager.clone(), sources, Handlers::new());
+    (handlers, manager, view)
+}
+
+async fn ask(handlers: Handlers, query: &wire::StatusQuery) -> Result<wire::StatusUpdate, String> {
+    let mut server = rig::config(0, prb_walkie::proto::Role::LifecycleManager);
+    server.handlers = handlers;
+    let node = rig::start(server).await;
+    let caller = rig::start_knowing(rig::config(1, prb_walkie::proto::Role::Client), &node).await;
+    rig::until_peer(&caller, node.peer_id(), "connected", |peer| peer.connected).await;
+    let answer = caller.client(node.peer_id()).worker_detail(query.clone()).await;
+    answer.map_err(|error| format!("{error:?}"))
+}
+
+#[tokio::test]
+async fn the_fleet_is_read_as_it_was_told() {
+    let (handlers, _, view) = full(1).await;
+    let fleet = ask(handlers, &query(&[])).await.unwrap().detail.unwrap();
+    assert_eq!(fleet.heights().relay_target, Some(RelayNumber(2)));
+    assert_eq!((fleet.heights().para_target, fleet.chain_block), (None, Some(77)));
+    let stats = fleet.job_stats().unwrap();
+    assert_eq!((stats.waiting, stats.delayed, stats.active, stats.succeeded, stats.failed), (1, 2, 3, 4, 5));
+    assert_eq!(fleet.bounded_notes(), ["the cool-down period cannot be read"]);
+    // No worker runs here.
+    assert_eq!(fleet.known_commands().count(), 0);
+    assert_eq!(fleet.workers[0].reason, "no-fleet");
+    for (pid, told) in fleet.pools.into_iter().map(|pool| (PoolId(pool.pid), ToldPool::from(pool))) {
+        assert_eq!(told.after_stop, Some(AfterStop::Reclaim));
+        assert_eq!(told.account.unwrap().unwrap().free, 1_500_000_000_000);
+        match (told.chain.unwrap(), &view.pools[&pid]) {
+            (Err(told), Err(_)) => assert_eq!(told.reason.len(), MAX_TEXT_BYTES),
+            (told, known) => assert_eq!(told.as_ref(), known.as_ref()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_is_read_as_it_was_told() {
+    let mut entry = Worker::new(Uuid::from_u128(2), PoolId(12), "a", "http://a", 1);
+    entry.endpoints = vec!["https://a.example.org".into()];
+    (entry.gatekeeper, entry.after_stop) = (true, Some(AfterStop::StartAgain));
+    let desired = Desired { worker: Arc::new(entry), pool: None };
+    let at = UNIX_EPOCH + Duration::from_millis(1_652_349_600_999);
+    let mut status = WorkerStatus::idle(&desired, Reason::Unresponsive, at);
+    status.chain = Some(Arc::new(on_chain(3)));
+    (status.lag, status.stalled, status.failures) = (Some(0), true, 7);
+    status.saved.goal = Goal::LeavePool;
+    let key = WorkerKey([7; 32]);
+    let kinds = [
+        EventKind::State {
+            before: State::Idle,
+            after: State::Active,
+            reason: "computing",
+            message: "Computing".into(),
+        },
+        EventKind::Commanded(Command::LeavePool),
+        EventKind::Edited,
+        EventKind::Initialised,
+        EventKind::LostState,
+        EventKind::KeyChanged { last: key, now: WorkerKey([8; 32]) },
+        EventKind::Goal { before: Goal::Compute, after: Goal::StayStopped },
+        EventKind::OperationSent { operation: "restart" },
+        EventKind::OperationDone { operation: "add", block: ParaNumber(0), extrinsic: Some(Hash([5; 32])) },
+        EventKind::OperationDone { operation: "add", block: ParaNumber(9), extrinsic: None },
+        EventKind::OperationFailed { operation: "register", error: "no".into() },
+        EventKind::Checkpoint(Ok(ParaNumber(0))),
+        EventKind::Checkpoint(Err("disk full".into())),
+        EventKind::Stalled,
+        EventKind::Panicked { text: "oh".into() },
+    ];
+    let events: Vec<_> = kinds.into_iter().zip(0..).map(|(kind, n)| Event::new(n, at, kind)).collect();
+    for result in [Ok(ParaNumber(0)), Err(Arc::from("busy"))] {
+        status.checkpoint = Some(Checkpoint { at, result });
+        let mut wire = tell_worker(&status, &events);
+        // What a later version may say beside it.
+        wire.events.push(wire::Event { kind: 99, ..wire::Event::default() });
+        let told = ToldWorker::from(wire::Worker::decode(&*wire.encode_to_vec()).unwrap());
+        assert_eq!(told.events, events);
+        assert_eq!((told.reason, told.since, told.lag), (Some("unresponsive"), at, Some(0)));
+        assert_eq!((told.stalled, told.failures, told.goal), (true, 7, Some(Goal::LeavePool)));
+        assert_eq!(
+            (told.chain.as_ref(), told.checkpoint),
+            (status.chain.as_deref(), status.checkpoint.clone())
+        );
+        assert_eq!((told.gatekeeper, told.after_stop), (true, Some(AfterStop::StartAgain)));
+        assert_eq!((told.info, told.endpoints.len()), (None, 1));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_left_out() {
+    let odd = wire::Worker {
+        reason: "later".into(),
+        goal: "fly".into(),
+        after_stop: "never".into(),
+        since_ms: u64::MAX,
+        chain: Some(wire::WorkerOnChain {
+            registration: b"x".as_slice().into(),
+            session: Some(wire::Session { state: 300, ..wire::Session::default() }),
+            ..wire::WorkerOnChain::default()
+        }),
+        ..wire::Worker::default()
+    };
+    let told = ToldWorker::from(odd);
+    assert_eq!((told.reason, told.goal, told.after_stop), (None, None, None));
+    let chain = told.chain.unwrap();
+    assert!(chain.registration.is_none() && chain.session.is_none());
+    let _ = told.since.elapsed();
+    let keys =
+        wire::PoolOnChain { exists: true, workers: vec![1; 33].into(), ..wire::PoolOnChain::default() };
+    let told = ToldPool::from(wire::Pool { chain: Some(keys), ..wire::Pool::default() });
+    assert_eq!(told.chain.unwrap().unwrap().as_ref().as_ref().unwrap().workers, [WorkerKey([1; 32])]);
+}
+
+#[tokio::test]
+async fn five_thousand_workers_fit() {
+    let (handlers, manager, _) = full(5000).await;
+    let update = ask(handlers.clone(), &query(&[])).await.unwrap();
+    let mut fleet = update.detail.clone().unwrap();
+    assert_eq!((update.worker_states.len(), fleet.workers.len()), (5000, 5000));
+    // With all that a worker can have.
+    let info = PhactoryInfo {
+        public_key: Some("ab".repeat(32)),
+        ecdh_public_key: Some("cd".repeat(32)),
+        genesis_block_hash: Some("ef".repeat(32)),
+        state_root: "01".repeat(32),
+        version: "2.3.0".into(),
+        git_revision: "23".repeat(20),
+        memory_usage: Some(MemoryUsage { rust_used: 1 << 40, ..MemoryUsage::default() }),
+        ..PhactoryInfo::default()
+    };
+    let status = manager.status(&[]).unwrap().remove(0);
+    for (n, worker) in fleet.workers.iter_mut().enumerate() {
+        let mut status = WorkerStatus::clone(&status);
+        (status.info, status.chain) = (Some(Arc::new(info.clone())), Some(Arc::new(on_chain(n as u8))));
+        *worker = tell_worker(&status, &[]);
+    }
+    let states = update.encoded_len() - update.detail.unwrap().encoded_len();
+    let bytes = states + fleet.encoded_len();
+    println!("5,000 workers: {bytes} bytes, {states} of them the original's fields");
+    assert!(bytes < Limits::default().answer_bytes / 8, "{bytes}");
+
+    let many: Vec<_> = (0..=MAX_WITH_EVENTS as u128).map(|n| Uuid::from_u128(1000 + n).to_string()).collect();
+    let refused =
+        ask(handlers, &wire::StatusQuery { ids: many, detail: true, events: true }).await.unwrap_err();
+    assert!(refused.contains("at most 100 workers"), "{refused}");
+}
