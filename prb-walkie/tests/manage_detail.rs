@@ -35,6 +35,7 @@ use prb_walkie::{
     manage::{
         Sources,
         detail::{MAX_TEXT_BYTES, MAX_WITH_EVENTS, ToldPool, ToldWorker, tell_worker},
+        state::worker_state,
     },
     node::Limits,
     proto::{FullAccount, WorkerStateUpdate, db, detail as wire, lifecycle as lm},
@@ -361,7 +362,13 @@ async fn five_thousand_workers_fit() {
     }
     let states = update.encoded_len() - update.detail.unwrap().encoded_len();
     let bytes = states + fleet.encoded_len();
-    println!("5,000 workers: {bytes} bytes, {states} of them the original's fields");
+    let mut status = WorkerStatus::clone(&status);
+    (status.info, status.chain) = (Some(Arc::new(info)), Some(Arc::new(on_chain(0))));
+    let original = 5000 * worker_state(&status).encoded_len();
+    println!(
+        "5,000 workers: {bytes} bytes, {states} of them the original's fields; as the original: {original}"
+    );
+    assert!(bytes < original, "{bytes}, {original}");
     assert!(bytes < Limits::default().answer_bytes / 8, "{bytes}");
 
     let many: Vec<_> = (0..=MAX_WITH_EVENTS as u128).map(|n| Uuid::from_u128(1000 + n).to_string()).collect();

@@ -5,8 +5,8 @@
 //!
 //! # Bounds
 //!
-//! A worker has some 1.5 KB without its events, so that 5,000 workers have some 8 MB of the 128 MiB that an answer
-//! may have. Texts are cut at [`MAX_TEXT_BYTES`], notes at [`MAX_NOTES`], and events come only for workers that are
+//! A worker has some 1 KB without its events, so that 5,000 workers have some 5 MB of the 128 MiB that an answer may
+//! have. Texts are cut at [`MAX_TEXT_BYTES`], notes at [`MAX_NOTES`], and events come only for workers that are
 //! named, at most [`MAX_WITH_EVENTS`] of them with [`MAX_EVENTS`] each. Readers hold others to the same.
 
 use std::{
