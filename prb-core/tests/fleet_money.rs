@@ -334,7 +334,7 @@ async fn a_success_that_changes_nothing_is_paid_for_less_and_less_often() {
         loop {
             let lease = queue.lease(HOUR).await.unwrap();
             let calls = vec![CallOutcome::Done; lease.job.calls.len()];
-            let outcome = JobOutcome { calls, block: chain.head(), extrinsic: None };
+            let outcome = JobOutcome { calls, block: chain.head(), extrinsic: None, fee: None };
             queue.complete(lease.id, lease.token, outcome).await.unwrap();
         }
     });

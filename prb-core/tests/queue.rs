@@ -181,6 +181,7 @@ fn outcome() -> prb_core::queue::JobOutcome {
         calls: vec![prb_core::queue::CallOutcome::Done],
         block: prb_core::primitives::ParaNumber(1),
         extrinsic: None,
+        fee: None,
     }
 }
 

@@ -125,8 +125,12 @@ async fn measure(case: &Case) -> Figure {
             let mut lease = queue.lease(TTL).await.unwrap();
             loop {
                 // A consumer has one job at a time; its end is told while the next one is fetched, as a trader does.
-                let outcome =
-                    JobOutcome { calls: vec![CallOutcome::Done], block: ParaNumber(1), extrinsic: None };
+                let outcome = JobOutcome {
+                    calls: vec![CallOutcome::Done],
+                    block: ParaNumber(1),
+                    extrinsic: None,
+                    fee: None,
+                };
                 let complete = queue.complete(lease.id, lease.token, outcome);
                 let (completed, next) = tokio::join!(complete, queue.lease(TTL));
                 completed.unwrap();

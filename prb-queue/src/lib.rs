@@ -83,7 +83,7 @@
 //! // A trader takes the job and ends it.
 //! let lease = queue.lease(Duration::from_secs(30)).await?;
 //! let calls = vec![CallOutcome::Done; lease.job.calls.len()];
-//! let outcome = JobOutcome { calls, block: ParaNumber(42), extrinsic: None };
+//! let outcome = JobOutcome { calls, block: ParaNumber(42), extrinsic: None, fee: None };
 //! queue.complete(lease.id, lease.token, outcome).await?;
 //!
 //! assert_eq!(handle.outcome().await?.block, ParaNumber(42));

@@ -18,6 +18,7 @@ pub mod data_provider;
 pub mod db;
 pub mod detail;
 pub mod lifecycle;
+pub mod provider_detail;
 
 /// A call on its way: `WalkieRpcRequestWrapper`.
 #[derive(Clone, PartialEq, Message)]

@@ -188,6 +188,7 @@
 
   function showToken() {
     const button = $("token");
+    if (!button) return;
     button.hidden = false;
     button.textContent = sessionStorage.getItem(TOKEN) ? "Forget token" : "Enter token";
   }
@@ -270,12 +271,12 @@
     act(form).catch(failed);
   });
   // Without the button's value: Enter in the field means to use it.
-  dialog.addEventListener("keydown", (event) => {
+  dialog?.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.target !== $("token-value")) return;
     event.preventDefault();
     dialog.close("use");
   });
-  $("token").addEventListener("click", async () => {
+  $("token")?.addEventListener("click", async () => {
     keep(sessionStorage.getItem(TOKEN) ? undefined : await askToken());
   });
 

@@ -31,6 +31,7 @@ use crate::{
     peers,
     progress::{Display, Shown, View},
     sealed,
+    token::Access,
     work::{self, Chain, Work},
 };
 
@@ -81,7 +82,8 @@ impl Bridge {
     ) -> Result<Self, Failure> {
         let para = chains.para.clone();
         let desk = Desk::built_in(para.clone(), Arc::clone(&vault)).map_err(Failure::Run)?;
-        let desk = desk.with_page(&args.pages).await?;
+        let access = Access::find_or_make(&args.pages, &args.data).map_err(Failure::Configuration)?;
+        let desk = desk.with_page(&args.pages, &access).await?;
         let blocks = Blocks::start(&args.data.join("blocks"), chains).await.map_err(Failure::Run)?;
         let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
@@ -103,7 +105,7 @@ impl Bridge {
             heights: Some(work.heights()),
             peers: None,
         };
-        let api = api::Server::open(&args.api, &args.pages, &args.data, source).await;
+        let api = api::Server::open(&args.api, &args.pages, &access, source).await;
         let api = api.map_err(Failure::Configuration)?;
         let mut fleet = Local::new(manager.clone())
             .with_chain(work.heights(), work.chain_views())
@@ -114,8 +116,10 @@ impl Bridge {
                 file.display()
             ));
         }
-        let console = Console::of_fleet(Arc::new(fleet)).with_queue(work.desk().source());
-        let console = console::Open::start(&args.pages, console).await?;
+        let console = Console::of_fleet(Arc::new(fleet))
+            .with_chain_data(blocks.chain_data(&args.data))
+            .with_queue(work.desk().source());
+        let console = console::Open::start(&args.pages, &access, console).await?;
         Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file: args.fleet.clone() })
     }
 

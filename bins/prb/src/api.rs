@@ -30,7 +30,7 @@ use prb_core::{
     manage::{Manager, OperatorKeys},
 };
 use prb_walkie::node::PeerTable;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use utoipa::{
     OpenApi,
     openapi::{
@@ -47,6 +47,8 @@ use crate::{
     daemon::Background,
     listen::{self, Port},
     pages,
+    token::Access,
+    version,
 };
 
 mod commands;
@@ -59,12 +61,11 @@ mod problem;
 mod query;
 mod request;
 mod status;
-mod token;
+mod stream;
 mod view;
 mod workers;
 
 pub(crate) use query::fits;
-pub(crate) use token::TOKEN_FILE;
 
 /// The port where the operator says nothing.
 pub const PORT: u16 = 3001;
@@ -96,14 +97,13 @@ pub(crate) struct Server {
 
 impl Server {
     /// Opens the port and serves it, or gives `None` where it is off or its default is taken by another.
-    /// `folder` is the daemon's data folder, where the token is made.
     ///
     /// # Errors
-    /// Where an address that was asked for cannot be had, or the token can neither be read nor made.
+    /// Where an address that was asked for cannot be had.
     pub(crate) async fn open(
         args: &ApiArgs,
         pages: &PageArgs,
-        folder: &Path,
+        access: &Access,
         source: Source,
     ) -> anyhow::Result<Option<Self>> {
         let port = Port {
@@ -113,10 +113,10 @@ impl Server {
         };
         let Some(listener) = port.open(args.api_listen).await? else { return Ok(None) };
         let address = listener.local_addr()?;
-        let (token, place) = token::find_or_make(pages, folder)?;
+        let place = access.place().map(ToString::to_string).unwrap_or_default();
         // The API bounds its bodies and checks its tokens itself.
         let rules = pages::guard::Rules { max_body_bytes: usize::MAX, checked_below: None };
-        let guard = pages::guard::Guard::new(pages.page_hosts.clone(), Some(token), rules);
+        let guard = pages::guard::Guard::new(pages.page_hosts.clone(), access.clone(), rules);
         let on_loopback = address.ip().is_loopback();
         if on_loopback {
             tracing::info!(%address, token = %place, "management API open");
@@ -159,6 +159,7 @@ struct Inner {
     keys: Arc<dyn OperatorKeys>,
     /// The version of all pools and workers, with the inventory's revision that it is of.
     version: Mutex<Option<(u64, String)>>,
+    streams: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Api {
@@ -169,7 +170,8 @@ impl fmt::Debug for Api {
 
 impl Api {
     fn new(source: Source) -> Self {
-        Self(Arc::new(Inner { source, keys: Arc::new(Sr25519Keys), version: Mutex::default() }))
+        let streams = Arc::new(Semaphore::new(stream::MAX_STREAMS));
+        Self(Arc::new(Inner { source, keys: Arc::new(Sr25519Keys), version: Mutex::default(), streams }))
     }
 
     fn manager(&self) -> &Manager {
@@ -215,7 +217,7 @@ impl Api {
         match &*kept {
             Some((revision, version)) if *revision == snapshot.revision => version.clone(),
             _ => {
-                let version = view::inventory_version(&snapshot);
+                let version = version::of_all(&snapshot);
                 *kept = Some((snapshot.revision, version.clone()));
                 version
             }
@@ -256,6 +258,7 @@ fn routes() -> OpenApiRouter<Api> {
     let all = status::router()
         .merge(pools::router())
         .merge(workers::router())
+        .merge(stream::router())
         .merge(commands::router())
         .merge(jobs::router());
     OpenApiRouter::with_openapi(document()).nest("/api/v1", all)

@@ -11,6 +11,7 @@ use prb_chain::{
 };
 
 use crate::{
+    chain_data::ChainData,
     daemon::{Background, ended},
     nodes::NodeWatch,
     ops::Reason,
@@ -29,6 +30,7 @@ pub(crate) struct Chains {
 pub(crate) struct Blocks {
     pub(crate) store: Arc<Store>,
     pub(crate) source: Arc<StoreSource>,
+    pools: [NodePool; 2],
     nodes: [NodeWatch; 2],
     growth: [Arc<Growth>; 2],
     ingest: Background,
@@ -51,10 +53,23 @@ impl Blocks {
             NodeWatch::relay(relay.clone(), &mut background),
             NodeWatch::para(para.clone(), &mut background),
         ];
+        let pools = [relay.clone(), para.clone()];
         let ingest = Ingest::new(relay, para, Arc::clone(&store), ingest::Config::default());
         let source = StoreSource::new(Arc::clone(&store)).with_suspects(ingest.suspects());
         background.spawn(|stop| async move { ended("the ingest", ingest.run(stop).await) });
-        Ok(Self { store, source: Arc::new(source), nodes, growth: Default::default(), ingest: background })
+        Ok(Self {
+            store,
+            source: Arc::new(source),
+            pools,
+            nodes,
+            growth: Default::default(),
+            ingest: background,
+        })
+    }
+
+    /// The nodes, and the disk that `folder` is on.
+    pub(crate) fn chain_data(&self, folder: &Path) -> ChainData {
+        ChainData::new(self.pools.to_vec(), folder.to_owned(), Some(Arc::clone(&self.store)))
     }
 
     /// Gives what keeps the store from being filled, and how far it is behind.

@@ -20,28 +20,41 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
+    time::SystemTime,
 };
 
+use async_trait::async_trait;
 use axum::{
     Router,
     routing::{get, post},
 };
 use prb_walkie::node::Node;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{MissedTickBehavior, timeout},
+};
 
 use crate::{
+    chain_data::ChainData,
     config::{MONITOR_PORT, PageArgs},
     daemon::{Background, Failure},
     listen::Port,
-    pages::{self, Rules, Site},
+    pages::{
+        self, Rules, Site,
+        queue::{Directory, Recent, Setting, Workers},
+    },
+    token::Access,
 };
 
 pub mod backend;
+mod chain_data;
+mod charts;
 mod columns;
 mod confirm;
 mod context;
 mod fields;
 mod forms;
+mod history;
 mod list;
 mod live;
 mod local;
@@ -61,9 +74,26 @@ pub use local::Local;
 pub use peer::Peer;
 
 use backend::Backend;
+use history::History;
 
 /// The largest body of a request: a command for as many workers as an inventory holds.
 const MAX_BODY_BYTES: usize = 512 * 1024;
+
+/// Where the page of transactions is, and what it is called.
+pub(crate) const TRANSACTIONS_PATH: &str = "/transactions";
+const TRANSACTIONS: &str = "Transactions";
+
+/// The workers of a fleet, for the page of transactions.
+struct OfFleet(Arc<dyn Backend>);
+
+#[async_trait]
+impl Workers for OfFleet {
+    async fn by_key(&self) -> Directory {
+        // Without an answer, workers are shown by their keys.
+        let Ok(fleet) = self.0.fleet().await else { return Directory::new() };
+        fleet.workers.iter().filter_map(|worker| Some((worker.key?, Arc::clone(&worker.entry)))).collect()
+    }
+}
 
 /// What the console shows.
 #[derive(Clone)]
@@ -72,13 +102,35 @@ pub struct Console(Arc<Inner>);
 struct Inner {
     /// The fleet of this process.
     fleet: Option<Arc<dyn Backend>>,
+    /// What it was like lately.
+    history: Arc<History>,
+    /// The chains' nodes and the disk of this process.
+    chain_data: Option<ChainData>,
     /// Who is there, where this process has peers.
     node: Option<Node>,
     /// The fleets of peers, where those are shown.
     managers: Option<peer::Peers>,
     /// The trade queue, where this process has one.
     queue: Option<pages::queue::Source>,
+    /// Its newest jobs, for the workers' pages.
+    recent: Option<Recent>,
     streams: Arc<Semaphore>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        let streams = Arc::new(Semaphore::new(live::MAX_STREAMS));
+        Self {
+            fleet: None,
+            history: Arc::default(),
+            chain_data: None,
+            node: None,
+            managers: None,
+            queue: None,
+            recent: None,
+            streams,
+        }
+    }
 }
 
 impl fmt::Debug for Console {
@@ -90,13 +142,13 @@ impl fmt::Debug for Console {
 impl Console {
     /// Of the fleet of this process.
     pub fn of_fleet(fleet: Arc<dyn Backend>) -> Self {
-        Self::new(Inner { fleet: Some(fleet), node: None, managers: None, queue: None, streams: streams() })
+        Self::new(Inner { fleet: Some(fleet), ..Inner::default() })
     }
 
     /// Of all lifecycle managers and data providers that a node finds.
     pub fn of_peers(node: Node) -> Self {
         let managers = Some(peer::Peers::default());
-        Self::new(Inner { fleet: None, node: Some(node), managers, queue: None, streams: streams() })
+        Self::new(Inner { node: Some(node), managers, ..Inner::default() })
     }
 
     fn new(inner: Inner) -> Self {
@@ -109,10 +161,73 @@ impl Console {
         self.changed(|inner| inner.node = Some(node))
     }
 
+    /// The same, with the chains' nodes and the disk of this process.
+    #[must_use]
+    pub(crate) fn with_chain_data(self, chain_data: ChainData) -> Self {
+        self.changed(|inner| inner.chain_data = Some(chain_data))
+    }
+
     /// The same, with the trade queue of this process.
     #[must_use]
     pub fn with_queue(self, queue: pages::queue::Source) -> Self {
-        self.changed(|inner| inner.queue = Some(queue))
+        self.changed(|inner| {
+            inner.recent = Some(Recent::new(Arc::clone(&queue.admin)));
+            inner.queue = Some(queue);
+        })
+    }
+
+    /// Measures the fleet of this process, for the charts; `at` is now.
+    pub async fn take_sample(&self, at: SystemTime) {
+        let Some(fleet) = &self.0.fleet else { return };
+        // What cannot be had now is a gap.
+        let Ok(fleet) = fleet.fleet().await else { return };
+        let jobs = match &self.0.queue {
+            Some(source) => {
+                timeout(pages::queue::PATIENCE, source.queue.stats()).await.ok().and_then(Result::ok)
+            }
+            None => None,
+        };
+        self.0.history.record(history::seconds(at), &fleet, jobs.as_ref());
+    }
+
+    async fn take_samples(self) {
+        let mut ticks = tokio::time::interval(history::STEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.take_sample(SystemTime::now()).await;
+        }
+    }
+
+    /// The entries of the head of a fleet's pages: path and name. `base` is what stands before their paths.
+    fn entries(&self, base: &str) -> Vec<(String, &'static str)> {
+        let inner = &self.0;
+        let mut entries = Vec::new();
+        if !base.is_empty() || inner.fleet.is_some() {
+            entries.push((if base.is_empty() { "/".to_owned() } else { base.to_owned() }, "Overview"));
+            entries.push((format!("{base}/workers"), "Workers"));
+            entries.push((format!("{base}/pools"), "Pools"));
+        }
+        if inner.queue.is_some() {
+            entries.push((TRANSACTIONS_PATH.to_owned(), TRANSACTIONS));
+        }
+        if inner.chain_data.is_some() {
+            entries.push(("/chain-data".to_owned(), "Chain data"));
+        }
+        if inner.managers.is_some() {
+            entries.push(("/".to_owned(), "Peers"));
+        } else if inner.node.is_some() {
+            entries.push(("/peers".to_owned(), "Peers"));
+        }
+        entries
+    }
+
+    /// The page of transactions, where this process has a queue.
+    fn transactions(&self) -> Option<(Setting, pages::queue::Source)> {
+        let source = self.0.queue.clone()?;
+        let workers = self.0.fleet.clone().map(|fleet| -> Arc<dyn Workers> { Arc::new(OfFleet(fleet)) });
+        let entries = self.entries("");
+        Some((Setting { base: TRANSACTIONS_PATH, title: TRANSACTIONS, entries, workers }, source))
     }
 
     /// Only before it is shared.
@@ -124,20 +239,16 @@ impl Console {
     }
 }
 
-fn streams() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(live::MAX_STREAMS))
-}
-
 /// Opens the console's port, or gives `None` where it is off or its default is taken by another.
 ///
 /// # Errors
-/// Where an address that was asked for cannot be had, or the token cannot be read.
-pub async fn open(args: &PageArgs, console: Console) -> anyhow::Result<Option<Site>> {
+/// Where an address that was asked for cannot be had.
+pub async fn open(args: &PageArgs, access: &Access, console: Console) -> anyhow::Result<Option<Site>> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, MONITOR_PORT));
     let port = Port { name: "console", variable: "PRB_CONSOLE_LISTEN", default };
     let rules = Rules { max_body_bytes: MAX_BODY_BYTES, checked_below: None };
     match port.open(args.console_listen).await? {
-        Some(listener) => Site::new(port, listener, args, rules, router(console)).map(Some),
+        Some(listener) => Site::new(port, listener, args, access, rules, router(console)).map(Some),
         None => Ok(None),
     }
 }
@@ -154,14 +265,19 @@ impl Open {
     ///
     /// # Errors
     /// Those of [`open`]: the operator has to change something.
-    pub(crate) async fn start(args: &PageArgs, console: Console) -> Result<Self, Failure> {
+    pub(crate) async fn start(args: &PageArgs, access: &Access, console: Console) -> Result<Self, Failure> {
         let mut serving = Background::default();
-        let site = open(args, console).await.map_err(Failure::Configuration)?;
+        let sampled = console.clone();
+        let site = open(args, access, console).await.map_err(Failure::Configuration)?;
         let address = site.as_ref().map(Site::address);
         if let Some(site) = site {
             serving.spawn(|stop| async move {
                 stop.run_until_cancelled(site.serve()).await;
                 anyhow::anyhow!("the console has ended")
+            });
+            serving.spawn(|stop| async move {
+                stop.run_until_cancelled(sampled.take_samples()).await;
+                anyhow::anyhow!("the console's measuring has ended")
             });
         }
         Ok(Self { address, serving })
@@ -185,10 +301,13 @@ impl Open {
 
 /// All pages.
 pub(crate) fn router(console: Console) -> Router {
-    let queue = console.0.queue.clone();
+    let transactions = console.transactions();
     let mut router = Router::new().route("/", get(target::page)).route("/live/", get(target::live));
     if console.0.node.is_some() {
         router = router.route("/peers", get(target::page)).route("/providers/{peer}", get(target::page));
+    }
+    if console.0.chain_data.is_some() {
+        router = router.route("/chain-data", get(target::page));
     }
     router = router.route("/live/{*path}", get(target::live));
     if console.0.managers.is_some() {
@@ -203,10 +322,8 @@ pub(crate) fn router(console: Console) -> Router {
         router = router.merge(fleet_pages());
     }
     let router = router.with_state(console);
-    match queue {
-        Some(source) => {
-            router.nest(pages::queue::BELOW_PATH, pages::queue::below(pages::queue::BELOW_PATH, source))
-        }
+    match transactions {
+        Some((setting, source)) => router.nest(TRANSACTIONS_PATH, pages::queue::router(setting, source)),
         None => router,
     }
 }

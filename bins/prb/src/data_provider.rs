@@ -86,7 +86,8 @@ impl DataProvider {
         config.limits.connections = shares().peers;
         config.blobs = Some(blobs);
         let origin = config.identity.peer_id().to_string();
-        config.handlers = handlers::of(store, source, origin, port);
+        let chain_data = blocks.chain_data(&args.local_db_path);
+        config.handlers = handlers::of(store, chain_data, source, origin, port);
         let node = peers::start(config).await?;
 
         let mut serving = Background::default();

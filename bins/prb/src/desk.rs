@@ -29,6 +29,7 @@ use crate::{
     ops::Reason,
     pages,
     readiness::Code,
+    token::Access,
 };
 
 /// How long a trader may finish its batches at the end.
@@ -106,11 +107,12 @@ impl Desk {
 
     /// Shows the queue to people as well. Where another process trades, only on an address that was asked for:
     /// that process has the page.
-    pub(crate) async fn with_page(mut self, args: &PageArgs) -> Result<Self, Failure> {
+    pub(crate) async fn with_page(mut self, args: &PageArgs, access: &Access) -> Result<Self, Failure> {
         if self.trader.is_none() && args.queue_page_listen.is_none() {
             return Ok(self);
         }
-        if let Some(site) = pages::queue::open(args, self.source()).await.map_err(Failure::Configuration)? {
+        let opened = pages::queue::open(args, access, self.source()).await;
+        if let Some(site) = opened.map_err(Failure::Configuration)? {
             self.page = Some(site.address());
             self.background.spawn(|stop| async move {
                 stop.run_until_cancelled(site.serve()).await;

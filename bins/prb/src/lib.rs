@@ -3,6 +3,7 @@
 pub mod all;
 pub mod api;
 mod blocks;
+mod chain_data;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -32,5 +33,7 @@ mod sealed;
 pub mod signals;
 mod signers;
 pub mod telemetry;
+pub mod token;
 pub mod trader;
+mod version;
 mod work;

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::{
     api,
+    chain_data::ChainData,
     config::LifecycleArgs,
     console::{self, Console, Local},
     daemon::{self, Background, Daemon, Failure, pool},
@@ -34,6 +35,7 @@ use crate::{
     progress::{Display, Shown, View},
     readiness, sealed,
     signers::InventorySigners,
+    token::Access,
     work::{self, Chain, Work},
 };
 
@@ -82,6 +84,8 @@ impl LifecycleManager {
     }
 
     async fn compose(args: &LifecycleArgs, mut config: node::Config, parts: Parts) -> Result<Self, Failure> {
+        let access =
+            Access::find_or_make(&args.pages, &args.local_db_path).map_err(Failure::Configuration)?;
         let mut background = Background::default();
         let (found, candidates) = watch::channel(Vec::new());
         let (own, identity) = own_chain::follow(&parts.para, &mut background);
@@ -89,7 +93,7 @@ impl LifecycleManager {
             tracing::info!("configuration mode: pools and workers can be edited, no worker runs");
             (None, None)
         } else {
-            let (work, providers) = work(args, candidates, own, &parts).await?;
+            let (work, providers) = work(args, &access, candidates, own, &parts).await?;
             (Some(work), Some(providers))
         };
         let manager = Manager::new(manage::Parts {
@@ -100,8 +104,10 @@ impl LifecycleManager {
         });
         config.handlers = handlers(manager.clone(), sources(work.as_ref()), Handlers::new());
         let node = peers::start(config).await?;
-        let api = api(args, manager.clone(), work.as_ref(), &node).await?;
-        let console = console::Open::start(&args.pages, console(manager, &node, work.as_ref())).await?;
+        let api = api(args, &access, manager.clone(), work.as_ref(), &node).await?;
+        let console = console(manager, &node, work.as_ref());
+        let chain_data = ChainData::new(vec![parts.para.clone()], args.local_db_path.clone(), None);
+        let console = console::Open::start(&args.pages, &access, console.with_chain_data(chain_data)).await?;
         let told = node.clone();
         background.spawn(|stop| async move {
             stop.run_until_cancelled(identity.tell(told)).await;
@@ -161,6 +167,7 @@ impl LifecycleManager {
 /// What works on workers, with the data of those candidates; and a view of these.
 async fn work(
     args: &LifecycleArgs,
+    access: &Access,
     candidates: watch::Receiver<Vec<Candidate>>,
     own: OwnChain,
     parts: &Parts,
@@ -182,7 +189,7 @@ async fn work(
         Some(url) => Desk::queue_only(url, chain.views()),
         None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault)),
     };
-    let desk = desk.map_err(Failure::Run)?.with_page(&args.pages).await?;
+    let desk = desk.map_err(Failure::Run)?.with_page(&args.pages, access).await?;
     let inventory = Arc::clone(&parts.inventory);
     let work = Work::start(work::Parts { source, inventory, chain, desk }, &args.workers);
     Ok((work.map_err(Failure::Run)?, providers))
@@ -202,6 +209,7 @@ fn sources(work: Option<&Work>) -> Sources {
 /// The management API over the same manager as the peers' calls.
 async fn api(
     args: &LifecycleArgs,
+    access: &Access,
     manager: Manager,
     work: Option<&Work>,
     node: &Node,
@@ -215,9 +223,7 @@ async fn api(
         heights: work.map(Work::heights),
         peers: Some(node.peers()),
     };
-    api::Server::open(&args.api, &args.pages, &args.local_db_path, source)
-        .await
-        .map_err(Failure::Configuration)
+    api::Server::open(&args.api, &args.pages, access, source).await.map_err(Failure::Configuration)
 }
 
 /// The pages over this manager.

@@ -20,6 +20,7 @@ use crate::{
     peers,
     progress::{Display, Shown, View},
     readiness::Code,
+    token::Access,
     work,
 };
 
@@ -55,6 +56,8 @@ impl Monitor {
         let identity = peers::identity(&walkie.peer_id_prefix, identity::Role::Monitor).await;
         let mut config = peers::config(&walkie, identity.map_err(Failure::Configuration)?, Role::Client)
             .map_err(Failure::Configuration)?;
+        let access = Access::find_or_make(&args.pages, &walkie.peer_id_prefix);
+        let access = access.map_err(Failure::Configuration)?;
         // Whatever is found is shown, with its chain and its group.
         config.ignore_bridge_identity = true;
         let node = peers::start(config).await?;
@@ -62,7 +65,8 @@ impl Monitor {
         let pages = console::router(Console::of_peers(node.clone()))
             .merge(proxy::router(node.clone(), address.ip().is_loopback()));
         let rules = Rules { max_body_bytes: MAX_BODY_BYTES, checked_below: Some("/ptp/") };
-        let site = Site::new(port, listener, &args.pages, rules, pages).map_err(Failure::Configuration)?;
+        let site =
+            Site::new(port, listener, &args.pages, &access, rules, pages).map_err(Failure::Configuration)?;
         let mut background = Background::default();
         background.spawn(|stop| async move {
             stop.run_until_cancelled(site.serve()).await;

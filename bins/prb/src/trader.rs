@@ -22,6 +22,7 @@ use crate::{
     progress::{Display, Shown, View},
     sealed,
     signers::InventorySigners,
+    token::Access,
 };
 
 /// A running trader.
@@ -51,7 +52,8 @@ impl TraderDaemon {
         let mut background = Background::default();
         let nodes = NodeWatch::para(para.clone(), &mut background);
         let desk = Desk::trading(config, para, vault).map_err(Failure::Configuration)?;
-        Ok(Self { desk: desk.with_page(&args.pages).await?, nodes, background })
+        let access = Access::given(&args.pages).map_err(Failure::Configuration)?;
+        Ok(Self { desk: desk.with_page(&args.pages, &access).await?, nodes, background })
     }
 }
 

@@ -252,7 +252,15 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
         &format!("/managers/{lm}"),
         &format!("/providers/{dp}"),
     ]);
-    http.get(&format!("/providers/{dp}")).has(&["Relay chain", "2,004", "Committed"]);
+    http.get(&format!("/providers/{dp}")).has(&[
+        "Relay chain",
+        "2,004",
+        "Committed",
+        "Chain nodes",
+        "in use",
+        "Block store",
+        "Free",
+    ]);
     let base = format!("/managers/{lm}");
     let listed = http.get(&format!("{base}/workers?columns=all"));
     assert_eq!(listed.status, 200);
@@ -260,12 +268,51 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     http.get(&base).has(&["1 worker in 1 pool"]);
     http.get(&format!("{base}/pools")).has(&["shelf", &format!("{base}/pools/new")]);
     assert_eq!(http.get("/managers/nobody/workers").status, 404);
-    // Without a token nothing is changed from the pages.
+    // Without the token nothing is changed from the pages; it is in a file that the monitor has made.
     let command = http.send("POST", &format!("{base}/workers/command"), "", "command=restart&ids=");
-    assert_eq!(command.status, 403, "{}", command.body);
+    assert_eq!(command.status, 401, "{}", command.body);
+    let message = command.json()["message"].as_str().unwrap().to_owned();
+    let file = message.split("is in the file ").nth(1).unwrap().split(". ").next().unwrap();
+    let token = std::fs::read_to_string(file).unwrap();
+    http.get(&base).has(&[&format!("the file {file}")]);
+    assert!(!http.get(&base).body.contains(token.trim()));
+    two_editors(http, &base, &format!("Authorization: Bearer {}\r\n", token.trim()));
     // The manager's own console, with what only it knows.
     own.until("the manager's console", "/workers", |answer| answer.body.contains("w&lt;0&gt;")).await;
-    own.get("/").has(&["State read at block", "/queue"]);
-    own.get("/queue").has(&["Trade queue", "href=\"/queue?state=waiting\"", "/workers"]);
+    own.get("/").has(&["State read at block", "/transactions"]);
+    own.get("/transactions").has(&["Transactions", "href=\"/transactions?state=waiting\"", "/workers"]);
+    own.get("/chain-data").has(&["Chain nodes", "parachain", "in use", "Free"]);
     own.get("/peers").has(&[dp, "Data providers (1)"]);
+}
+
+/// Of two who edit the same pool of a peer, the second is told; a pool in use stays.
+fn two_editors(http: &Http, base: &str, bearer: &str) {
+    let pools = http.get(&format!("{base}/pools")).body;
+    let edit =
+        pools.split("href=\"").find(|link| link.contains("/edit\"")).unwrap().split('"').next().unwrap();
+    let id = edit.rsplit('/').nth(1).unwrap();
+    let form = http.get(edit).body;
+    let field = |name: &str| {
+        let start = format!("name=\"{name}\" required");
+        let value = form.split(&start).nth(1).unwrap().split("value=\"").nth(1).unwrap();
+        value.split('"').next().unwrap().to_owned()
+    };
+    let version = form.split("name=\"version\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let pid = field("pid");
+    let save = |name: &str| {
+        let body = format!("id={id}&version={version}&pid={pid}&name={name}&enabled=1&sync_only=1");
+        http.send("POST", &format!("{base}/pools/save"), bearer, &body)
+    };
+    let first = save("shelf-1");
+    assert_eq!(first.status, 200, "{}", first.body);
+    let second = save("shelf-2");
+    assert_eq!(second.status, 409, "{}", second.body);
+    second.has(&["Somebody else has changed it"]);
+    http.get(&format!("{base}/pools")).has(&["shelf-1"]);
+    let form = http.get(edit).body;
+    let version = form.split("name=\"version\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let remove =
+        http.send("POST", &format!("{base}/pools/remove"), bearer, &format!("id={id}&version={version}"));
+    assert_eq!(remove.status, 409, "{}", remove.body);
+    remove.has(&["The pool has 1 worker"]);
 }

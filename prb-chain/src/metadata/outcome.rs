@@ -1,6 +1,6 @@
 //! What became of a batch, from the events of its transaction.
 
-use prb_core::chain::DispatchError;
+use prb_core::{chain::DispatchError, primitives::Balance};
 use scale_value::{At, Composite, Value, ValueDef};
 use subxt::{
     SubstrateConfig,
@@ -13,8 +13,13 @@ use super::Runtime;
 /// What the events say of one transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExtrinsicOutcome {
-    /// The batch ran; one result a call.
-    Ran(Vec<Result<(), DispatchError>>),
+    /// The batch ran.
+    Ran {
+        /// One result a call.
+        calls: Vec<Result<(), DispatchError>>,
+        /// What the transaction cost, where the runtime says so.
+        fee: Option<Balance>,
+    },
     /// The transaction or the proxied call failed as a whole: no call had an effect.
     Failed(DispatchError),
 }
@@ -53,7 +58,7 @@ impl Runtime {
     ) -> Result<ExtrinsicOutcome, OutcomeError> {
         let events = self.client().events().from_bytes(events);
         let mut results = Vec::with_capacity(calls);
-        let mut failed = None;
+        let (mut failed, mut fee) = (None, None);
         let mut ended = false;
         for event in events.iter() {
             let event = event.map_err(|e| unreadable(&e))?;
@@ -70,6 +75,9 @@ impl Runtime {
                         failed = Some(self.error_at(Some(error)));
                     }
                 }
+                ("TransactionPayment", "TransactionFeePaid") => {
+                    fee = fields()?.at("actual_fee").and_then(Value::as_u128);
+                }
                 ("System", "ExtrinsicFailed") => {
                     ended = true;
                     failed = Some(self.error_at(fields()?.at("dispatch_error")));
@@ -80,7 +88,7 @@ impl Runtime {
         }
         match failed {
             Some(error) => Ok(ExtrinsicOutcome::Failed(error)),
-            None if ended && results.len() == calls => Ok(ExtrinsicOutcome::Ran(results)),
+            None if ended && results.len() == calls => Ok(ExtrinsicOutcome::Ran { calls: results, fee }),
             None => Err(OutcomeError::Count { found: results.len(), expected: calls }),
         }
     }

@@ -331,11 +331,12 @@ impl Inner {
         })
         .await?;
         Ok(match outcome {
-            ExtrinsicOutcome::Ran(calls) => Ok(BatchOutcome {
+            ExtrinsicOutcome::Ran { calls, fee } => Ok(BatchOutcome {
                 extrinsic: prepared.hash,
                 block: block.hash,
                 number: ParaNumber(block.header.number),
                 calls,
+                fee,
             }),
             ExtrinsicOutcome::Failed(error) => Err(SubmitError::Dispatch(error)),
         })

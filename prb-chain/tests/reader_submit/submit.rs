@@ -79,6 +79,7 @@ async fn a_proxied_pool_is_served_by_its_operator() {
     let batch = net.batch([worker.add(1), worker.start(1, STAKE), worker.start(1, STAKE)]);
     let outcome = net.send(&submitter, &batch).await.unwrap();
     assert_eq!(names(&outcome), ["ok", "ok", "PhalaComputation::WorkerNotReady"]);
+    assert!(outcome.fee.is_some_and(|fee| fee > 0), "{:?}", outcome.fee);
     assert!(net.session_info(1, &worker).unwrap().state.is_computing());
     // A proxy of nobody: nothing ran.
     let mut wrong = net.batch([worker.add(1)]);

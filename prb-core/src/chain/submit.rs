@@ -68,6 +68,8 @@ pub struct BatchOutcome {
     pub number: ParaNumber,
     /// One result per call, in order.
     pub calls: Vec<Result<(), DispatchError>>,
+    /// What the operator paid for the transaction, where the chain says so.
+    pub fee: Option<Balance>,
 }
 
 /// The progress of a transaction, for observers.

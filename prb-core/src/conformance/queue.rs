@@ -7,7 +7,7 @@ use std::{future::Future, time::Duration};
 
 use crate::{
     chain::Call,
-    primitives::{AccountId, Hash, ParaNumber, PoolId, WorkerKey},
+    primitives::{AccountId, Balance, Hash, ParaNumber, PoolId, WorkerKey},
     queue::{
         CallOutcome, Error, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue, JobSigner, JobState,
         Lease, MAX_CALLS_PER_JOB, MAX_JOB_BYTES, Progress, Stats,
@@ -73,6 +73,8 @@ fn done(block: u32) -> JobOutcome {
         calls: vec![CallOutcome::Done, CallOutcome::AlreadyDone, CallOutcome::Failed("A::B".into())],
         block: ParaNumber(block),
         extrinsic: Some(Hash([block as u8; 32])),
+        // More than a number of JSON holds.
+        fee: Some(Balance::from(u64::MAX) + 1),
     }
 }
 

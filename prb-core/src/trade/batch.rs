@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     chain::{Call, CallBatch},
-    primitives::{Hash, ParaNumber},
+    primitives::{Balance, Hash, ParaNumber},
     queue::{CallOutcome, JobId, JobOutcome, Lease},
     signer::Signer,
 };
@@ -141,10 +141,18 @@ pub(super) struct PendingBatch {
     places: Vec<Vec<usize>>,
     /// The newest block at which effects were read.
     seen: ParaNumber,
-    /// The transactions sent, with their blocks.
-    sent: Vec<(Hash, ParaNumber)>,
+    /// The transactions that were included.
+    sent: Vec<Included>,
     /// By call, the index of the last transaction that contained it.
     included_in: Vec<Option<usize>>,
+}
+
+/// A transaction that was included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Included {
+    pub(super) extrinsic: Hash,
+    pub(super) block: ParaNumber,
+    pub(super) fee: Option<Balance>,
 }
 
 impl PendingBatch {
@@ -205,18 +213,13 @@ impl PendingBatch {
         }
     }
 
-    /// Records the results of the calls in `extrinsic`.
-    pub(super) fn sent(
-        &mut self,
-        extrinsic: Hash,
-        block: ParaNumber,
-        results: impl IntoIterator<Item = (usize, CallOutcome)>,
-    ) {
+    /// Records the results of the calls in a transaction.
+    pub(super) fn sent(&mut self, sent: Included, results: impl IntoIterator<Item = (usize, CallOutcome)>) {
         for (place, outcome) in results {
             self.outcomes[place] = Some(outcome);
             self.included_in[place] = Some(self.sent.len());
         }
-        self.sent.push((extrinsic, block));
+        self.sent.push(sent);
     }
 
     /// Builds the transaction of these calls.
@@ -233,8 +236,9 @@ impl PendingBatch {
             // Blocks are in order: the state of the last one includes the effects of all before it.
             let sent = places.iter().filter_map(|&place| included_in[place]).max().map(|last| sent[last]);
             let already = calls.contains(&CallOutcome::AlreadyDone);
-            let block = sent.map_or(seen, |(_, block)| if already { seen.max(block) } else { block });
-            Some(JobOutcome { calls, block, extrinsic: sent.map(|(extrinsic, _)| extrinsic) })
+            let block = sent.map_or(seen, |sent| if already { seen.max(sent.block) } else { sent.block });
+            let fee = sent.and_then(|sent| sent.fee);
+            Some(JobOutcome { calls, block, extrinsic: sent.map(|sent| sent.extrinsic), fee })
         };
         let outcomes: Vec<_> = places.iter().map(|places| outcome(places)).collect();
         jobs.into_iter().zip(outcomes).collect()

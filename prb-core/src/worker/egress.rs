@@ -197,7 +197,12 @@ mod tests {
     }
 
     fn done(calls: usize, block: u32) -> Result<JobOutcome, JobFailure> {
-        Ok(JobOutcome { calls: vec![CallOutcome::Done; calls], block: ParaNumber(block), extrinsic: None })
+        Ok(JobOutcome {
+            calls: vec![CallOutcome::Done; calls],
+            block: ParaNumber(block),
+            extrinsic: None,
+            fee: None,
+        })
     }
 
     #[test]
@@ -234,6 +239,7 @@ mod tests {
             calls: vec![CallOutcome::Done, CallOutcome::Failed("PhalaMq::BadSequence".into())],
             block: ParaNumber(12),
             extrinsic: None,
+            fee: None,
         });
         assert_eq!(egress.ended(1, &failed, VIEW).unwrap(), "PhalaMq::BadSequence");
         assert!(!egress.wants_messages(ParaNumber(12)), "the second job is still in flight");

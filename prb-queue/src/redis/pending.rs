@@ -153,7 +153,12 @@ impl Pending {
         drop(state);
         let fate = fate.unwrap_or_else(|| {
             let block = hint.map(|hint| hint()).unwrap_or_default();
-            Ok(JobOutcome { calls: vec![CallOutcome::Done; waiting.calls], block, extrinsic: None })
+            Ok(JobOutcome {
+                calls: vec![CallOutcome::Done; waiting.calls],
+                block,
+                extrinsic: None,
+                fee: None,
+            })
         });
         tell(waiting, fate);
     }

@@ -273,5 +273,6 @@ pub fn done(block: u32) -> prb_core::queue::JobOutcome {
         calls: vec![prb_core::queue::CallOutcome::Done],
         block: prb_core::primitives::ParaNumber(block),
         extrinsic: None,
+        fee: None,
     }
 }

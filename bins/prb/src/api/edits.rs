@@ -6,12 +6,17 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use axum::http::StatusCode;
+use axum::{
+    Json,
+    extract::FromRequestParts,
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
 use prb_core::{
     inventory::Snapshot,
     manage::{Change, Error, MAX_ENTRIES, Manager, OperatorKeys, Selector},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -19,9 +24,10 @@ use super::{
     Api,
     fields::read,
     problem::{Fault, Problem, fault},
-    request::IfMatch,
-    view::inventory_version,
+    query::EditQuery,
+    request::{Asked, IfMatch, etag},
 };
+use crate::version;
 
 /// Entries at fault that one answer names; one that names so many may leave some out.
 const MAX_FAULTS: usize = 100;
@@ -36,6 +42,8 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
     type Fields: DeserializeOwned + Send;
     type Value: Clone + Send + Sync;
     type Entry: Send + Sync;
+    /// What an edit answers.
+    type Shown: Serialize;
 
     fn whole(fields: Self::Fields, old: Option<&Self::Entry>) -> Result<Self::Value, Vec<Fault>>;
     fn name(value: &Self::Value) -> &str;
@@ -45,6 +53,8 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
     fn version(entry: &Self::Entry) -> String;
     /// What the manager's copy cannot know of a value: whether its secret is one.
     fn secret_fault(value: &Self::Value, keys: &dyn OperatorKeys) -> Option<Fault>;
+    /// What an edit has put.
+    fn shown(dry_run: bool, entries: &[Arc<Self::Entry>]) -> Self::Shown;
     /// Why an entry may not be deleted.
     fn keeps(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
     async fn create(manager: &Manager, values: Vec<Self::Value>) -> Result<Vec<Arc<Self::Entry>>, Error>;
@@ -54,12 +64,52 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
     ) -> Result<Vec<Arc<Self::Entry>>, Error>;
 }
 
-/// What an edit is asked for with.
+/// What an edit is asked for with: its query and `If-Match`.
 pub(super) struct Terms {
-    pub(super) if_match: IfMatch,
-    pub(super) dry_run: bool,
+    if_match: IfMatch,
+    dry_run: bool,
     /// Whether entries may go although others need them.
-    pub(super) force: bool,
+    force: bool,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Terms {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Asked(EditQuery { dry_run, force }) = Asked::from_request_parts(parts, state).await?;
+        Ok(Self { if_match: IfMatch::read(&parts.headers)?, dry_run, force })
+    }
+}
+
+/// Adds entries, all or none.
+pub(super) async fn post<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Response, Problem> {
+    let edited = create::<K>(api, list, terms).await?;
+    let status = if terms.dry_run { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, answer::<K>(&edited, terms)).into_response())
+}
+
+/// Changes and deletes entries, all or none.
+pub(super) async fn patch<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Response, Problem> {
+    let edited = update::<K>(api, list, terms).await?;
+    Ok(answer::<K>(&edited, terms).into_response())
+}
+
+/// Changes or deletes one entry; `If-Match` is of that entry, and so is the answer's entity tag.
+pub(super) async fn one<K: Kind>(api: &Api, mut item: Value, terms: Terms) -> Result<Response, Problem> {
+    if let IfMatch::Version(version) = terms.if_match {
+        item["version"] = Value::from(version);
+    }
+    let terms = Terms { if_match: IfMatch::Any, ..terms };
+    let edited = update::<K>(api, vec![item], &terms).await?;
+    let body = Json(K::shown(terms.dry_run, &edited.entries));
+    Ok(match edited.entries.first() {
+        Some(entry) => (etag(&K::version(entry)), body).into_response(),
+        None => body.into_response(),
+    })
+}
+
+fn answer<K: Kind>(edited: &Edited<K::Entry>, terms: &Terms) -> impl IntoResponse + use<K> {
+    (etag(&edited.inventory), Json(K::shown(terms.dry_run, &edited.entries)))
 }
 
 /// One change as requests write it.
@@ -75,17 +125,12 @@ struct Item {
 }
 
 /// What an edit gives: the entries put, and the inventory after it; of a dry run none.
-pub(super) struct Edited<E> {
-    pub(super) entries: Vec<Arc<E>>,
-    pub(super) inventory: String,
+struct Edited<E> {
+    entries: Vec<Arc<E>>,
+    inventory: String,
 }
 
-/// Adds entries, all or none.
-pub(super) async fn create<K: Kind>(
-    api: &Api,
-    list: Vec<Value>,
-    terms: &Terms,
-) -> Result<Edited<K::Entry>, Problem> {
+async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
     let mut values = Vec::with_capacity(list.len());
     let mut faults = Vec::new();
@@ -104,7 +149,7 @@ pub(super) async fn create<K: Kind>(
     let manager = match &terms.if_match {
         IfMatch::Version(version) => {
             let version = version.clone();
-            api.manager().only_if(move |now| inventory_version(now) == version)
+            api.manager().only_if(move |now| version::of_all(now) == version)
         }
         IfMatch::Any => api.manager().clone(),
     };
@@ -115,12 +160,7 @@ pub(super) async fn create<K: Kind>(
     }
 }
 
-/// Changes and deletes entries, all or none.
-pub(super) async fn update<K: Kind>(
-    api: &Api,
-    list: Vec<Value>,
-    terms: &Terms,
-) -> Result<Edited<K::Entry>, Problem> {
+async fn update<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Edited<K::Entry>, Problem> {
     begin(api, list.len())?;
     let expects = matches!(terms.if_match, IfMatch::Version(_))
         || list.iter().any(|item| item.get("version").is_some_and(|version| !version.is_null()));
@@ -140,11 +180,12 @@ async fn update_once<K: Kind>(
     terms: &Terms,
 ) -> Result<Edited<K::Entry>, Problem> {
     let snapshot = api.snapshot();
+    let force = terms.force;
     let (mut operations, mut seen, mut faults) = (Vec::with_capacity(list.len()), Vec::new(), Vec::new());
     for (index, item) in list.into_iter().enumerate() {
         match read_item::<K>(&snapshot, item, terms.force) {
             Ok((id, version, operation)) => {
-                seen.push((id, version));
+                seen.push((id, version, matches!(operation, Operation::Delete(_))));
                 operations.push((index, operation));
             }
             Err((name, of_one)) => {
@@ -162,10 +203,14 @@ async fn update_once<K: Kind>(
         IfMatch::Any => None,
     };
     let manager = api.manager().only_if(move |now| {
-        let same = |(id, version): &(Uuid, String)| {
-            K::by_id(now, *id).is_some_and(|entry| K::version(entry) == *version)
+        let same = |(id, version, goes): &(Uuid, String, bool)| {
+            K::by_id(now, *id).is_some_and(|entry| {
+                // What keeps an entry may have been added since the snapshot.
+                let may_go = !goes || force || K::keeps(now, entry).is_none();
+                K::version(entry) == *version && may_go
+            })
         };
-        whole.as_ref().is_none_or(|whole| inventory_version(now) == *whole) && seen.iter().all(same)
+        whole.as_ref().is_none_or(|whole| version::of_all(now) == *whole) && seen.iter().all(same)
     });
     let items = operations.iter().filter_map(|(_, operation)| operation.change()).collect();
     match K::update(&manager, items).await {

@@ -135,7 +135,7 @@ mod tests {
 
     fn gate(on_loopback: bool) -> Gate {
         let rules = crate::pages::guard::Rules { max_body_bytes: usize::MAX, checked_below: None };
-        let guard = Guard::new(vec!["fleet.example.org".into()], Some(TOKEN.into()), rules);
+        let guard = Guard::new(vec!["fleet.example.org".into()], crate::token::Access::of_test(TOKEN), rules);
         Gate::new(guard, on_loopback, "the file x".into())
     }
 

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use axum::{
     Json,
     extract::{Path, State},
-    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use prb_core::{
@@ -22,13 +21,14 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    edits::{self, Edited, Kind, Terms},
+    edits::{self, Kind, Terms},
     fields::PoolFields,
     problem::{Fault, Problem},
     query::{EditQuery, PoolQuery},
-    request::{Asked, Body, IfMatch, etag},
+    request::{Asked, Body, etag},
     view::{self, PoolEntry},
 };
+use crate::version;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list, create, edit)).routes(routes!(show, change, delete))
@@ -45,7 +45,7 @@ struct PoolList {
 
 /// What an edit has put.
 #[derive(Serialize, ToSchema)]
-struct EditedPools {
+pub(super) struct EditedPools {
     /// Whether everything was checked and nothing changed.
     dry_run: bool,
     /// The pools that were added or changed, in the request's order.
@@ -96,7 +96,7 @@ async fn list(State(api): State<Api>, Asked(query): Asked<PoolQuery>) -> Result<
     };
     let pools = fitting.iter().skip(offset).take(limit).map(shown).collect();
     let list = PoolList { total: fitting.len(), offset, pools };
-    Ok((etag(&view::inventory_version(&snapshot)), Json(list)).into_response())
+    Ok((etag(&version::of_all(&snapshot)), Json(list)).into_response())
 }
 
 /// Adds pools, all or none.
@@ -107,13 +107,10 @@ async fn list(State(api): State<Api>, Asked(query): Asked<PoolQuery>) -> Result<
     security(("token" = [])))]
 async fn create(
     State(api): State<Api>,
-    Asked(query): Asked<EditQuery>,
-    headers: HeaderMap,
+    terms: Terms,
     Body(body): Body<NewPools>,
 ) -> Result<Response, Problem> {
-    let terms = terms(&query, &headers)?;
-    let edited = edits::create::<Pools>(&api, body.pools, &terms).await?;
-    Ok(answer(edited, query.dry_run, StatusCode::CREATED))
+    edits::post::<Pools>(&api, body.pools, &terms).await
 }
 
 /// Changes and deletes pools, all or none.
@@ -123,13 +120,10 @@ async fn create(
     security(("token" = [])))]
 async fn edit(
     State(api): State<Api>,
-    Asked(query): Asked<EditQuery>,
-    headers: HeaderMap,
+    terms: Terms,
     Body(body): Body<PoolChanges>,
 ) -> Result<Response, Problem> {
-    let terms = terms(&query, &headers)?;
-    let edited = edits::update::<Pools>(&api, body.items, &terms).await?;
-    Ok(answer(edited, query.dry_run, StatusCode::OK))
+    edits::patch::<Pools>(&api, body.items, &terms).await
 }
 
 /// Shows a pool, by its id, number or name.
@@ -140,7 +134,7 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
     let pool = Pools::find(&snapshot, &named).ok_or_else(|| no_pool(&named))?;
     let workers = view::worker_counts(&snapshot).get(&pool.pid.0).copied().unwrap_or_default();
     let shown = PoolEntry::of(pool, workers, chain.as_deref());
-    Ok((etag(&view::pool_version(pool)), Json(shown)).into_response())
+    Ok((etag(&version::of_pool(pool)), Json(shown)).into_response())
 }
 
 /// Changes a pool's fields; those that are absent stay.
@@ -151,12 +145,11 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
 async fn change(
     State(api): State<Api>,
     Path(named): Path<String>,
-    Asked(query): Asked<EditQuery>,
-    headers: HeaderMap,
+    terms: Terms,
     Body(set): Body<Value>,
 ) -> Result<Response, Problem> {
     let id = api.pool(&named)?;
-    one(&api, &query, &headers, json!({ "id": id, "set": set })).await
+    edits::one::<Pools>(&api, json!({ "id": id, "set": set }), terms).await
 }
 
 /// Deletes a pool. Refused while workers belong to it, unless `force` is given.
@@ -166,44 +159,10 @@ async fn change(
 async fn delete(
     State(api): State<Api>,
     Path(named): Path<String>,
-    Asked(query): Asked<EditQuery>,
-    headers: HeaderMap,
+    terms: Terms,
 ) -> Result<Response, Problem> {
     let id = api.pool(&named)?;
-    one(&api, &query, &headers, json!({ "id": id, "delete": true })).await
-}
-
-/// An edit of one entry, whose condition is of that entry.
-async fn one(
-    api: &Api,
-    query: &EditQuery,
-    headers: &HeaderMap,
-    mut item: Value,
-) -> Result<Response, Problem> {
-    if let IfMatch::Version(version) = IfMatch::read(headers)? {
-        item["version"] = Value::from(version);
-    }
-    let terms = Terms { if_match: IfMatch::Any, dry_run: query.dry_run, force: query.force };
-    let edited = edits::update::<Pools>(api, vec![item], &terms).await?;
-    let version = edited.entries.first().map(|pool| view::pool_version(pool));
-    let body = Json(shown(&edited, query.dry_run));
-    Ok(match version {
-        Some(version) => (etag(&version), body).into_response(),
-        None => body.into_response(),
-    })
-}
-
-fn terms(query: &EditQuery, headers: &HeaderMap) -> Result<Terms, Problem> {
-    Ok(Terms { if_match: IfMatch::read(headers)?, dry_run: query.dry_run, force: query.force })
-}
-
-fn answer(edited: Edited<Pool>, dry_run: bool, status: StatusCode) -> Response {
-    let status = if dry_run { StatusCode::OK } else { status };
-    (status, etag(&edited.inventory), Json(shown(&edited, dry_run))).into_response()
-}
-
-fn shown(edited: &Edited<Pool>, dry_run: bool) -> EditedPools {
-    EditedPools { dry_run, pools: edited.entries.iter().map(|pool| PoolEntry::of(pool, 0, None)).collect() }
+    edits::one::<Pools>(&api, json!({ "id": id, "delete": true }), terms).await
 }
 
 pub(super) fn no_pool(named: &str) -> Problem {
@@ -219,6 +178,7 @@ impl Kind for Pools {
     type Fields = PoolFields;
     type Value = PoolValue;
     type Entry = Pool;
+    type Shown = EditedPools;
 
     fn whole(fields: PoolFields, old: Option<&Pool>) -> Result<PoolValue, Vec<Fault>> {
         fields.over(old)
@@ -243,7 +203,7 @@ impl Kind for Pools {
     }
 
     fn version(entry: &Pool) -> String {
-        view::pool_version(entry)
+        version::of_pool(entry)
     }
 
     fn secret_fault(value: &PoolValue, keys: &dyn OperatorKeys) -> Option<Fault> {
@@ -253,6 +213,10 @@ impl Kind for Pools {
             error => error.to_string(),
         };
         Some(Fault::new("invalid", format!("the operator's secret is not valid: {reason}")).of("secret"))
+    }
+
+    fn shown(dry_run: bool, entries: &[Arc<Pool>]) -> EditedPools {
+        EditedPools { dry_run, pools: entries.iter().map(|pool| PoolEntry::of(pool, 0, None)).collect() }
     }
 
     fn keeps(snapshot: &Snapshot, entry: &Pool) -> Option<Fault> {

@@ -70,6 +70,11 @@ impl WorkerQuery {
         page(self.offset, self.limit)
     }
 
+    /// Whether a page is asked for.
+    pub(super) const fn is_paged(&self) -> bool {
+        self.offset > 0 || self.limit.is_some()
+    }
+
     /// Whether only names and pools are asked for: then no worker's status need be looked at.
     pub(super) fn fits_entry(&self, worker: &Worker) -> bool {
         self.name.as_ref().is_none_or(|pattern| fits(pattern, &worker.name))

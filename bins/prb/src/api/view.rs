@@ -5,13 +5,15 @@ use std::{collections::HashMap, time::SystemTime};
 use prb_core::{
     chain::{ChainView, PoolOnChain, Session, WorkerOnChain},
     inventory::{Pool, Snapshot, Worker},
-    primitives::{AccountId, Hash, PHALA_SS58_PREFIX},
+    primitives::{AccountId, PHALA_SS58_PREFIX},
     worker::{Event, EventKind, WorkerStatus},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use crate::version;
 
 /// A worker's entry.
 #[derive(Serialize, ToSchema)]
@@ -110,7 +112,7 @@ impl WorkerEntry {
     pub(super) fn of(worker: &Worker) -> Self {
         Self {
             id: worker.id,
-            version: worker_version(worker),
+            version: version::of_worker(worker),
             name: worker.name.clone(),
             pid: worker.pid.0,
             endpoint: worker.endpoint.clone(),
@@ -166,7 +168,7 @@ impl PoolEntry {
         let operator = pool.operator.as_ref().map(|operator| operator.account);
         Self {
             id: pool.id,
-            version: pool_version(pool),
+            version: version::of_pool(pool),
             pid: pool.pid.0,
             name: pool.name.clone(),
             enabled: pool.enabled,
@@ -187,32 +189,6 @@ pub(super) fn worker_counts(snapshot: &Snapshot) -> HashMap<u64, usize> {
         *counts.entry(worker.pid.0).or_default() += 1;
     }
     counts
-}
-
-/// A text that differs for entries that differ in any field: `Debug` names them all.
-pub(super) fn worker_version(worker: &Worker) -> String {
-    short(Hash::of(format!("{worker:?}").as_bytes()))
-}
-
-/// The same of a pool. The sealed key counts too, which `Debug` does not show.
-pub(super) fn pool_version(pool: &Pool) -> String {
-    let mut bytes = format!("{pool:?}").into_bytes();
-    if let Some(operator) = &pool.operator {
-        bytes.extend(&operator.key.0);
-    }
-    short(Hash::of(&bytes))
-}
-
-/// The same of all pools and workers. Not the inventory's revision: that counts what the fleet saves as well, and
-/// an editor would be refused because a worker's goal has changed.
-pub(super) fn inventory_version(snapshot: &Snapshot) -> String {
-    let pools = snapshot.pools.iter().map(|pool| pool_version(pool));
-    let workers = snapshot.workers.iter().map(|worker| worker_version(worker));
-    short(Hash::of(pools.chain(workers).collect::<String>().as_bytes()))
-}
-
-fn short(hash: Hash) -> String {
-    hash.to_string().chars().skip(2).take(20).collect()
 }
 
 pub(super) fn address(account: AccountId) -> String {

@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use axum::{
     Json,
     extract::{Path, State},
-    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use prb_core::{
@@ -21,13 +20,14 @@ use uuid::Uuid;
 
 use super::{
     Api,
-    edits::{self, Edited, Kind, Terms},
+    edits::{self, Kind, Terms},
     fields::WorkerFields,
     problem::{Fault, Problem},
     query::{EditQuery, WorkerQuery},
-    request::{Asked, Body, IfMatch, etag},
+    request::{Asked, Body, etag},
     view::{self, WorkerDetail, WorkerEntry, WorkerSummary},
 };
+use crate::version;
 
 pub(super) fn router() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
@@ -47,7 +47,7 @@ struct WorkerList {
 
 /// What an edit has put.
 #[derive(Serialize, ToSchema)]
-struct EditedWorkers {
+pub(super) struct EditedWorkers {
     /// Whether everything was checked and nothing changed.
     dry_run: bool,
     /// The workers that were added or changed, in the request's order.
@@ -123,13 +123,10 @@ async fn list(State(api): State<Api>, Asked(query): Asked<WorkerQuery>) -> Resul
     security(("token" = [])))]
 async fn create(
     State(api): State<Api>,
-    Asked(query): Asked<EditQuery>,
-    headers: HeaderMap,
+    terms: Terms,
     Body(body): Body<NewWorkers>,
 ) -> Result<Response, Problem> {
-    let terms = terms(&query, &headers)?;
-    let edited = edits::create::<Workers>(&api, body.workers, &terms).await?;
-    Ok(answer(edited, query.dry_run, StatusCode::CREATED))
+    edits::post::<Workers>(&api, body.workers, &terms).await
 }
 
 /// Changes and deletes workers, all or none.
@@ -139,13 +136,10 @@ async fn create(
     security(("token" = [])))]
 async fn edit(
     State(api): State<Api>,
-    Asked(query): Asked<EditQuery>,
-    headers: HeaderMap,
+    terms: Terms,
     Body(body): Body<WorkerChanges>,
 ) -> Result<Response, Problem> {
-    let terms = terms(&query, &headers)?;
-    let edited = edits::update::<Workers>(&api, body.items, &terms).await?;
-    Ok(answer(edited, query.dry_run, StatusCode::OK))
+    edits::patch::<Workers>(&api, body.items, &terms).await
 }
 
 /// Shows everything that is known of a worker, by its id or name.
@@ -155,7 +149,7 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
     let id = api.worker(&named)?;
     let mut status = api.manager().status(&[id])?;
     let status = status.pop().ok_or_else(|| no_worker(&named))?;
-    Ok((etag(&view::worker_version(&status.worker)), Json(WorkerDetail::of(&status))).into_response())
+    Ok((etag(&version::of_worker(&status.worker)), Json(WorkerDetail::of(&status))).into_response())
 }
 
 /// Changes a worker's fields; those that are absent stay.
@@ -166,12 +160,11 @@ async fn show(State(api): State<Api>, Path(named): Path<String>) -> Result<Respo
 async fn change(
     State(api): State<Api>,
     Path(named): Path<String>,
-    Asked(query): Asked<EditQuery>,
-    headers: HeaderMap,
+    terms: Terms,
     Body(set): Body<Value>,
 ) -> Result<Response, Problem> {
     let id = api.worker(&named)?;
-    one(&api, &query, &headers, json!({ "id": id, "set": set })).await
+    edits::one::<Workers>(&api, json!({ "id": id, "set": set }), terms).await
 }
 
 /// Deletes a worker. It is not stopped on chain by that: stop it first, and reclaim its stake.
@@ -181,11 +174,10 @@ async fn change(
 async fn delete(
     State(api): State<Api>,
     Path(named): Path<String>,
-    Asked(query): Asked<EditQuery>,
-    headers: HeaderMap,
+    terms: Terms,
 ) -> Result<Response, Problem> {
     let id = api.worker(&named)?;
-    one(&api, &query, &headers, json!({ "id": id, "delete": true })).await
+    edits::one::<Workers>(&api, json!({ "id": id, "delete": true }), terms).await
 }
 
 /// Shows what happened to a worker since the daemon has started.
@@ -201,39 +193,6 @@ async fn events(
     Ok(Json(Events { events: wanted.map(view::event).collect() }))
 }
 
-/// An edit of one entry, whose condition is of that entry.
-async fn one(
-    api: &Api,
-    query: &EditQuery,
-    headers: &HeaderMap,
-    mut item: Value,
-) -> Result<Response, Problem> {
-    if let IfMatch::Version(version) = IfMatch::read(headers)? {
-        item["version"] = Value::from(version);
-    }
-    let terms = Terms { if_match: IfMatch::Any, dry_run: query.dry_run, force: query.force };
-    let edited = edits::update::<Workers>(api, vec![item], &terms).await?;
-    let version = edited.entries.first().map(|worker| view::worker_version(worker));
-    let body = Json(shown(&edited, query.dry_run));
-    Ok(match version {
-        Some(version) => (etag(&version), body).into_response(),
-        None => body.into_response(),
-    })
-}
-
-fn terms(query: &EditQuery, headers: &HeaderMap) -> Result<Terms, Problem> {
-    Ok(Terms { if_match: IfMatch::read(headers)?, dry_run: query.dry_run, force: query.force })
-}
-
-fn answer(edited: Edited<Worker>, dry_run: bool, status: StatusCode) -> Response {
-    let status = if dry_run { StatusCode::OK } else { status };
-    (status, etag(&edited.inventory), Json(shown(&edited, dry_run))).into_response()
-}
-
-fn shown(edited: &Edited<Worker>, dry_run: bool) -> EditedWorkers {
-    EditedWorkers { dry_run, workers: edited.entries.iter().map(|worker| WorkerEntry::of(worker)).collect() }
-}
-
 pub(super) fn no_worker(named: &str) -> Problem {
     Problem::not_found(format!("there is no worker {named:?}"))
 }
@@ -247,6 +206,7 @@ impl Kind for Workers {
     type Fields = WorkerFields;
     type Value = WorkerValue;
     type Entry = Worker;
+    type Shown = EditedWorkers;
 
     fn whole(fields: WorkerFields, old: Option<&Worker>) -> Result<WorkerValue, Vec<Fault>> {
         fields.over(old)
@@ -270,11 +230,15 @@ impl Kind for Workers {
     }
 
     fn version(entry: &Worker) -> String {
-        view::worker_version(entry)
+        version::of_worker(entry)
     }
 
     fn secret_fault(_: &WorkerValue, _: &dyn OperatorKeys) -> Option<Fault> {
         None
+    }
+
+    fn shown(dry_run: bool, entries: &[Arc<Worker>]) -> EditedWorkers {
+        EditedWorkers { dry_run, workers: entries.iter().map(|worker| WorkerEntry::of(worker)).collect() }
     }
 
     fn keeps(_: &Snapshot, _: &Worker) -> Option<Fault> {

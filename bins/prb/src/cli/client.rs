@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::args::Remote;
 use crate::{
-    api::TOKEN_FILE,
     config::{PageArgs, first_line, host_only},
+    token::TOKEN_FILE,
 };
 
 /// How long the daemon may take: an import of many pools reads and seals a key for each.

@@ -35,7 +35,8 @@ pub struct PageArgs {
     #[arg(long, env = "PRB_PAGE_HOSTS", value_delimiter = ',', value_name = "NAME", value_parser = host_name)]
     pub page_hosts: Vec<String>,
     /// File whose first line is the token that lets people change something on the pages (at least 16 bytes). The
-    /// variable PRB_API_TOKEN may hold the token itself; without either, nothing can be changed.
+    /// variable PRB_API_TOKEN may hold the token itself. Without either, daemons with a management API and the
+    /// monitor make one in the file api-token of their folder.
     #[arg(long, env = "PRB_API_TOKEN_FILE", value_name = "FILE")]
     pub api_token_file: Option<PathBuf>,
 }

@@ -10,7 +10,7 @@ use prb_core::{
 };
 use uuid::Uuid;
 
-use super::view::FleetView;
+use super::{view::FleetView, words};
 
 /// Why a backend does not do what it is asked for. The message is for operators.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -34,6 +34,17 @@ impl Error {
 
     pub(super) fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, message)
+    }
+
+    /// Somebody else has changed the entry since it was read.
+    pub fn changed() -> Self {
+        Self::conflict("somebody else has changed it since this page was opened: load the page again")
+    }
+
+    /// Workers still belong to the pool.
+    pub(super) fn in_use(workers: usize) -> Self {
+        let text = "by now: remove them, or move them to another pool, and load the page again";
+        Self::conflict(format!("the pool has {} {text}", words::count(workers, "worker")))
     }
 
     /// Whether the same may succeed later.
@@ -88,6 +99,10 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Why entries cannot be edited here, if so, in a sentence.
     fn read_only(&self) -> Option<&str>;
 
-    /// Edits an entry.
-    async fn edit(&self, edit: Edit) -> Result<(), Error>;
+    /// Edits an entry. `version` is that of the entry when it was read; none is needed for a new one.
+    ///
+    /// # Errors
+    /// A conflict where the entry has another version by now, or workers still belong to a pool that is to go: nothing
+    /// was changed then.
+    async fn edit(&self, edit: Edit, version: &str) -> Result<(), Error>;
 }

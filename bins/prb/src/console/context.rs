@@ -12,10 +12,11 @@ use maud::{Markup, html};
 use super::{
     Console,
     backend::{Backend, Error},
+    history::History,
     live::Part,
     words,
 };
-use crate::pages::layout::Shell;
+use crate::pages::{TokenPlace, layout::Shell};
 
 /// What a request is about.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub(super) struct Context {
     /// What stands before the paths of the fleet's pages; empty for the fleet of this process.
     pub(super) base: String,
     backend: Option<Arc<dyn Backend>>,
+    history: Option<Arc<History>>,
+    token: TokenPlace,
 }
 
 impl FromRequestParts<Console> for Context {
@@ -33,13 +36,15 @@ impl FromRequestParts<Console> for Context {
         let params = RawPathParams::from_request_parts(parts, console).await.ok();
         let manager = params.as_ref().and_then(|params| params.iter().find(|(name, _)| *name == "manager"));
         let inner = &console.0;
-        let (base, backend) = match (manager, &inner.managers, &inner.node) {
+        let (base, backend, history) = match (manager, &inner.managers, &inner.node) {
             (Some((_, name)), Some(managers), Some(node)) => {
-                (format!("/managers/{name}"), managers.get(node, name))
+                let (backend, history) = managers.get(node, name).unzip();
+                (format!("/managers/{name}"), backend, history)
             }
-            _ => (String::new(), inner.fleet.clone()),
+            _ => (String::new(), inner.fleet.clone(), Some(Arc::clone(&inner.history))),
         };
-        Ok(Self { console: console.clone(), base, backend })
+        let Ok(token) = TokenPlace::from_request_parts(parts, console).await;
+        Ok(Self { console: console.clone(), base, backend, history, token })
     }
 }
 
@@ -49,6 +54,11 @@ impl Context {
         self.backend
             .as_ref()
             .ok_or_else(|| Error::not_found("there is no such lifecycle manager among the peers"))
+    }
+
+    /// What the fleet was like lately, where that is kept.
+    pub(super) fn history(&self) -> Option<&History> {
+        self.history.as_deref()
     }
 
     /// Whether this is a page of one fleet, and not of all peers.
@@ -68,29 +78,12 @@ impl Context {
 
     /// A page of this console. `here` is the path of its entry in the head, `live` that of its parts.
     pub(super) fn page(&self, title: &str, here: &str, live: Option<&str>, content: &Markup) -> Markup {
-        let entries = self.entries();
+        let entries = self.console.entries(&self.base);
         let entries: Vec<_> = entries.iter().map(|(path, name)| (path.as_str(), *name)).collect();
         let here = format!("{}{here}", self.base);
         let here = if here.is_empty() { "/" } else { &here };
-        Shell { title, entries: &entries, here, live, is_stream: live.is_some() }.around(content)
-    }
-
-    fn entries(&self) -> Vec<(String, &'static str)> {
-        let mut entries = Vec::new();
-        if self.is_of_fleet() {
-            entries.push((self.home().to_owned(), "Overview"));
-            entries.push((format!("{}/workers", self.base), "Workers"));
-            entries.push((format!("{}/pools", self.base), "Pools"));
-        }
-        if self.console.0.managers.is_some() {
-            entries.push(("/".to_owned(), "Peers"));
-        } else if self.console.0.node.is_some() {
-            entries.push(("/peers".to_owned(), "Peers"));
-        }
-        if self.console.0.queue.is_some() {
-            entries.push(("/queue".to_owned(), "Trade queue"));
-        }
-        entries
+        Shell { title, entries: &entries, here, live, is_stream: live.is_some(), token: Some(&self.token) }
+            .around(content)
     }
 
     /// A page that says why there is none.

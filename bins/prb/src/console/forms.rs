@@ -1,9 +1,9 @@
 //! Forms for pools and workers: added, changed, removed.
 //!
-//! A form carries the version of the entry that it was filled with; an entry that somebody else has changed since
-//! is not overwritten.
+//! A form carries the version of the entry that it was filled with; the backend does not overwrite an entry that
+//! somebody else has changed since.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use axum::{
     body::Bytes,
@@ -21,18 +21,18 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::{
-    backend::{Edit, Error},
+    backend::{Backend, Edit, Error},
     context::Context,
     fields::Fields,
     view::{FleetView, PoolView, WorkerView},
     words,
 };
-use crate::pages::layout;
+use crate::{pages::layout, version};
 
 /// The form of a new worker, or of the one in the path.
 pub(super) async fn worker_page(context: Context, params: RawPathParams) -> Response {
     let shown = async {
-        let fleet = editable(&context).await?;
+        let fleet = editable(&context)?.fleet().await?;
         let worker = match id_of(&params)? {
             None => None,
             Some(id) => Some(fleet.worker(id).ok_or_else(|| gone("worker"))?),
@@ -46,7 +46,7 @@ pub(super) async fn worker_page(context: Context, params: RawPathParams) -> Resp
 /// The form of a new pool, or of the one in the path.
 pub(super) async fn pool_page(context: Context, params: RawPathParams) -> Response {
     let shown = async {
-        let fleet = editable(&context).await?;
+        let fleet = editable(&context)?.fleet().await?;
         let pool = match id_of(&params)? {
             None => None,
             Some(id) => Some(fleet.pools.iter().find(|pool| pool.id == id).ok_or_else(|| gone("pool"))?),
@@ -57,11 +57,12 @@ pub(super) async fn pool_page(context: Context, params: RawPathParams) -> Respon
     shown.await.map_or_else(|error: Error| context.failed(&error), IntoResponse::into_response)
 }
 
-async fn editable(context: &Context) -> Result<std::sync::Arc<FleetView>, Error> {
+/// The fleet, where its entries can be edited.
+fn editable(context: &Context) -> Result<&Arc<dyn Backend>, Error> {
     let backend = context.fleet()?;
     match backend.read_only() {
         Some(reason) => Err(Error::conflict(reason)),
-        None => backend.fleet().await,
+        None => Ok(backend),
     }
 }
 
@@ -72,24 +73,6 @@ fn id_of(params: &RawPathParams) -> Result<Option<Uuid>, Error> {
 
 fn gone(what: &str) -> Error {
     Error::not_found(format!("there is no such {what} (any more)"))
-}
-
-fn version(of: &impl std::fmt::Debug) -> String {
-    let mut hasher = DefaultHasher::new();
-    format!("{of:?}").hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
-}
-
-fn pool_version(pool: &PoolView) -> String {
-    version(&(
-        &pool.name,
-        pool.pid,
-        pool.enabled,
-        pool.sync_only,
-        pool.after_stop,
-        pool.operator,
-        pool.proxied,
-    ))
 }
 
 fn check(name: &str, label: &str, checked: bool) -> Markup {
@@ -121,7 +104,7 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
         form.edit method="post" action={ (list) "/save" } data-act data-then=(back) autocomplete="off" {
             @if let Some(entry) = entry {
                 input type="hidden" name="id" value=(entry.id);
-                input type="hidden" name="version" value=(version(entry));
+                input type="hidden" name="version" value=(version::of_worker(entry));
             }
             label {
                 "Name"
@@ -159,7 +142,8 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
             p.buttons { a.button href=(back) { "Back" } button.main #save type="submit" { "Save" } }
         }
         @if let Some(entry) = entry {
-            (removal(&format!("{list}/remove"), &list, entry.id, &entry.name, removal_text(worker.is_some_and(WorkerView::is_computing))))
+            @let text = removal_text(worker.is_some_and(WorkerView::is_computing));
+            (removal(&format!("{list}/remove"), &list, entry.id, &version::of_worker(entry), &entry.name, text))
         }
     }
 }
@@ -172,10 +156,11 @@ fn removal_text(computing: bool) -> &'static str {
     }
 }
 
-fn removal(action: &str, then: &str, id: Uuid, name: &str, consequence: &str) -> Markup {
+fn removal(action: &str, then: &str, id: Uuid, version: &str, name: &str, consequence: &str) -> Markup {
     html! {
         form.remove method="post" action=(action) data-act data-then=(then) data-ask={ "Remove " (name) "? " (consequence) } {
             input type="hidden" name="id" value=(id);
+            input type="hidden" name="version" value=(version);
             p.small { (consequence) }
             button.danger #remove type="submit" { "Remove " (name) }
         }
@@ -191,7 +176,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
         form.edit method="post" action={ (list) "/save" } data-act data-then=(list) autocomplete="off" {
             @if let Some(pool) = pool {
                 input type="hidden" name="id" value=(pool.id);
-                input type="hidden" name="version" value=(pool_version(pool));
+                input type="hidden" name="version" value=(pool.version);
             }
             label {
                 "Pool number (pid)"
@@ -219,7 +204,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
             @if workers > 0 {
                 p.small { "It has " (words::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it." }
             } @else {
-                (removal(&format!("{list}/remove"), &list, pool.id, &pool.name, "Nothing changes on chain."))
+                (removal(&format!("{list}/remove"), &list, pool.id, &pool.version, &pool.name, "Nothing changes on chain."))
             }
         }
     }
@@ -229,12 +214,8 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
 pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Bytes) -> Response {
     let fields = Fields::read(&body);
     let done = async {
-        let fleet = editable(&context).await?;
+        let backend = editable(&context)?;
         let id = form_id(&fields)?;
-        if let Some(id) = id {
-            let now = fleet.worker(id).ok_or_else(|| gone("worker"))?;
-            unchanged(&fields, &version(&*now.entry))?;
-        }
         let whole = !context.is_of_peer();
         let endpoints = fields.get("endpoints").split(',').map(str::trim).filter(|text| !text.is_empty());
         let value = WorkerValue {
@@ -249,7 +230,7 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
             after_stop: if whole { Some(setting(&fields)?) } else { None },
         };
         let name = value.name.clone();
-        context.fleet()?.edit(Edit::PutWorker(id, value)).await?;
+        backend.edit(Edit::PutWorker(id, value), fields.get("version")).await?;
         tracing::info!(worker = name, "saved by hand");
         Ok(format!("Worker {name} is saved."))
     };
@@ -260,12 +241,8 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
 pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes) -> Response {
     let fields = Fields::read(&body);
     let done = async {
-        let fleet = editable(&context).await?;
+        let backend = editable(&context)?;
         let id = form_id(&fields)?;
-        if let Some(id) = id {
-            let now = fleet.pools.iter().find(|pool| pool.id == id).ok_or_else(|| gone("pool"))?;
-            unchanged(&fields, &pool_version(now))?;
-        }
         let secret = fields.get("secret");
         let value = PoolValue {
             pid: pid(&fields)?,
@@ -277,7 +254,7 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
             after_stop: if context.is_of_peer() { None } else { Some(setting(&fields)?) },
         };
         let name = value.name.clone();
-        context.fleet()?.edit(Edit::PutPool(id, value)).await?;
+        backend.edit(Edit::PutPool(id, value), fields.get("version")).await?;
         tracing::info!(pool = name, "saved by hand");
         Ok(format!("Pool {name} is saved."))
     };
@@ -301,7 +278,7 @@ async fn remove(
     edit: fn(Uuid) -> Edit,
 ) -> Result<String, Error> {
     let id = form_id(fields)?.ok_or_else(|| gone(what))?;
-    context.fleet()?.edit(edit(id)).await?;
+    context.fleet()?.edit(edit(id), fields.get("version")).await?;
     tracing::info!(%id, "{what} removed by hand");
     Ok(format!("The {what} is removed."))
 }
@@ -311,13 +288,6 @@ fn form_id(fields: &Fields) -> Result<Option<Uuid>, Error> {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| gone("entry")),
     }
-}
-
-fn unchanged(fields: &Fields, version: &str) -> Result<(), Error> {
-    if fields.get("version") == version {
-        return Ok(());
-    }
-    Err(Error::conflict("somebody else has changed it since this form was opened: load the page again"))
 }
 
 fn pid(fields: &Fields) -> Result<PoolId, Error> {

@@ -120,13 +120,27 @@ impl Asked {
 /// Whether a text, in lower case, is in what is shown of a worker.
 fn holds(worker: &WorkerView, text: &str) -> bool {
     let entry = &worker.entry;
-    let has = |value: &str| value.to_lowercase().contains(text);
+    let has = |value: &str| has(value, text);
+    // Ids and keys are made into texts only where they can have the one that is looked for.
+    let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-' || byte == b'x');
     has(&entry.name)
         || has(&entry.endpoint)
         || has(&worker.message)
         || worker.reason.is_some_and(has)
-        || has(&entry.id.to_string())
-        || worker.key.is_some_and(|key| has(&key.to_string()))
+        || is_hex && has(&entry.id.to_string())
+        || is_hex && worker.key.is_some_and(|key| has(&key.to_string()))
+}
+
+/// Whether a value has a text, which is in lower case, whatever the case of the value.
+fn has(value: &str, text: &str) -> bool {
+    if !(value.is_ascii() && text.is_ascii()) {
+        return value.to_lowercase().contains(text);
+    }
+    let (value, text) = (value.as_bytes(), text.as_bytes());
+    let Some(first) = text.first() else { return true };
+    let begins = |at: &usize| value[*at].to_ascii_lowercase() == *first;
+    let ends = value.len().saturating_sub(text.len() - 1);
+    (0..ends).filter(begins).any(|at| value[at..at + text.len()].eq_ignore_ascii_case(text))
 }
 
 /// One page of a list.
@@ -154,4 +168,26 @@ impl<'a> Page<'a> {
 /// Unknown values come last in both senses of reading: they count as the smallest.
 pub(super) fn by<K: Ord>(a: K, b: K) -> Ordering {
     a.cmp(&b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has;
+
+    #[test]
+    fn a_text_is_found_whatever_its_case() {
+        for (value, text) in [
+            ("Rack-07", "rack"),
+            ("Rack-07", "07"),
+            ("abc", ""),
+            ("Größe ÄB", "äb"),
+            ("aab", "ab"),
+            ("A", "a"),
+        ] {
+            assert!(has(value, text), "{value} {text}");
+        }
+        for (value, text) in [("", "a"), ("ab", "abc"), ("rack", "k-"), ("größe", "o")] {
+            assert!(!has(value, text), "{value} {text}");
+        }
+    }
 }

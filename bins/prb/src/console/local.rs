@@ -10,7 +10,9 @@ use axum::http::StatusCode;
 use prb_core::{
     blob::Heights,
     chain::ChainView,
+    inventory::{Pool, Snapshot},
     manage::{self, Change, Manager, Selector},
+    primitives::PoolId,
     worker::{Command, Event},
 };
 use tokio::sync::watch;
@@ -21,7 +23,7 @@ use super::{
     view::{FleetView, PoolView, Tip, WorkerView},
     words,
 };
-use crate::desk::Seen;
+use crate::{desk::Seen, version};
 
 /// How long a view is shared by those who look.
 const MAX_AGE: Duration = Duration::from_millis(900);
@@ -92,10 +94,11 @@ impl Local {
     }
 }
 
-fn pool_view(pool: &prb_core::inventory::Pool, chain: Option<&ChainView>) -> PoolView {
+fn pool_view(pool: &Pool, chain: Option<&ChainView>) -> PoolView {
     let operator = pool.operator.as_ref().map(|operator| operator.account);
     PoolView {
         id: pool.id,
+        version: version::of_pool(pool),
         pid: pool.pid.0,
         name: pool.name.clone(),
         enabled: pool.enabled,
@@ -150,12 +153,18 @@ impl Backend for Local {
         self.read_only.as_deref()
     }
 
-    async fn edit(&self, edit: Edit) -> Result<(), Error> {
+    async fn edit(&self, edit: Edit, version: &str) -> Result<(), Error> {
         if let Some(reason) = &self.read_only {
             return Err(Error::conflict(reason.clone()));
         }
-        let manager = &self.manager;
-        match edit {
+        let manager = match &edit {
+            Edit::PutPool(None, _) | Edit::PutWorker(None, _) => self.manager.clone(),
+            Edit::PutPool(Some(id), _) => self.if_pool(*id, version, |_, _| true),
+            Edit::RemovePool(id) => self.if_pool(*id, version, |now, pool| workers_of(now, pool.pid) == 0),
+            Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) => self.if_worker(*id, version),
+        };
+        let removed = if let Edit::RemovePool(id) = edit { Some(id) } else { None };
+        let done = match edit {
             Edit::PutPool(None, value) => manager.create_pools(vec![value]).await.map(drop),
             Edit::PutPool(Some(id), value) => {
                 manager.update_pools(vec![(Selector::Id(id), Change::Put(value))]).await.map(drop)
@@ -170,11 +179,48 @@ impl Backend for Local {
             Edit::RemoveWorker(id) => {
                 manager.update_workers(vec![(Selector::Id(id), Change::Delete)]).await.map(drop)
             }
-        }
-        .map_err(refused)?;
+        };
         *self.cache() = None;
-        Ok(())
+        done.map_err(|error| match error {
+            manage::Error::Changed => self.changed(removed),
+            error => refused(error),
+        })
     }
+}
+
+impl Local {
+    /// The manager, for an edit of a pool that must still be as it was read.
+    fn if_pool(&self, id: Uuid, version: &str, test: fn(&Snapshot, &Pool) -> bool) -> Manager {
+        let version = version.to_owned();
+        self.manager.only_if(move |now| {
+            let pool = now.pools.iter().find(|pool| pool.id == id);
+            pool.is_some_and(|pool| version::of_pool(pool) == version && test(now, pool))
+        })
+    }
+
+    /// The same of a worker.
+    fn if_worker(&self, id: Uuid, version: &str) -> Manager {
+        let version = version.to_owned();
+        self.manager.only_if(move |now| {
+            let worker = now.workers.iter().find(|worker| worker.id == id);
+            worker.is_some_and(|worker| version::of_worker(worker) == version)
+        })
+    }
+
+    /// Why an edit came too late.
+    fn changed(&self, removed: Option<Uuid>) -> Error {
+        let snapshots = self.manager.snapshots();
+        let now = snapshots.borrow();
+        let pool = removed.and_then(|id| now.pools.iter().find(|pool| pool.id == id));
+        match pool.map_or(0, |pool| workers_of(&now, pool.pid)) {
+            0 => Error::changed(),
+            workers => Error::in_use(workers),
+        }
+    }
+}
+
+fn workers_of(now: &Snapshot, pid: PoolId) -> usize {
+    now.workers.iter().filter(|worker| worker.pid == pid).count()
 }
 
 fn refused(error: manage::Error) -> Error {

@@ -6,7 +6,9 @@ use maud::{Markup, html};
 use prb_core::{chain::SessionState, primitives::Balance, queue::Stats, worker::State};
 
 use super::{
+    charts::charts,
     context::Context,
+    history::Span,
     list::Asked,
     live::Part,
     view::{FleetView, Tip, WorkerView},
@@ -19,7 +21,7 @@ const AT_TIP: u32 = 4;
 const LAGS: [(u32, &str); 4] =
     [(AT_TIP, "at the tip"), (64, "5 to 64"), (1000, "65 to 1,000"), (u32::MAX, "over 1,000")];
 
-pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
+pub(super) fn parts(context: &Context, fleet: &FleetView, span: Span) -> Vec<Part> {
     let total = fleet.workers.len();
     let head = html! {
         div.title {
@@ -34,6 +36,10 @@ pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
         attention(context, fleet),
         Part::new("money", money(context, fleet)),
         Part::new("progress", progress(fleet)),
+        Part::new(
+            "charts",
+            context.history().map_or_else(|| html! {}, |history| charts(context, history, span)),
+        ),
     ]
 }
 
@@ -240,7 +246,7 @@ fn jobs(jobs: &Stats) -> Markup {
     }
 }
 
-fn heights(tip: &Tip, chain_block: Option<u32>) -> Markup {
+pub(super) fn heights(tip: &Tip, chain_block: Option<u32>) -> Markup {
     let row = |name: &str, have: Option<u32>, target: Option<u32>| {
         html! {
             div {

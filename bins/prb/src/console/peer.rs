@@ -10,41 +10,36 @@ use std::{
         Arc, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use axum::http::StatusCode;
-use prb_core::{
-    manage::{PoolValue, WorkerValue},
-    primitives::{AccountId, WorkerKey},
-    worker::{Command, Event, State},
-};
+use prb_core::worker::{Command, Event};
 use prb_walkie::{
     manage::detail::ToldWorker,
     node::{Node, PeerId},
-    proto::{
-        self, ErrorType, FullAccount, Identity, QueryIdentity, Role, db, detail as wire, lifecycle as lm,
-    },
+    proto::{self, ErrorType, Identity, QueryIdentity, Role, db, detail as wire, lifecycle as lm},
     rpc,
 };
-use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 mod detail;
+mod values;
+
+use values::{pool_value, pool_view, worker_value};
 
 use super::{
     backend::{Backend, Commanded, Edit, Error, Preview},
-    session,
-    view::{FleetView, PoolView, Tip, WorkerView},
+    history::{self, History},
+    view::{FleetView, Tip},
     words,
 };
+use crate::pages::time_left;
 
 /// How long a view is shared by those who look.
 const MAX_AGE: Duration = Duration::from_millis(1900);
-/// How long a peer may take: less than the port gives a request.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// What a peer takes over Walkie.
 const COMMANDS: [Command; 3] = [Command::Restart, Command::RegisterAgain, Command::Kick];
 
@@ -54,9 +49,19 @@ pub struct Peer {
     node: Node,
     peer: PeerId,
     /// Held while the peer is asked, so that those who look at once ask once.
-    last: Mutex<Option<(Instant, Arc<FleetView>)>>,
+    asking: Mutex<()>,
+    last: std::sync::Mutex<Last>,
+    history: Arc<History>,
     /// Whether it takes every command, and previews them.
     takes_all: AtomicBool,
+}
+
+/// The last view of a peer's fleet.
+#[derive(Debug, Default)]
+struct Last {
+    view: Option<(Instant, Arc<FleetView>)>,
+    /// How many changes were made here: a view that was asked for before one does not show it.
+    changes: u64,
 }
 
 /// The peers' fleets that somebody has looked at.
@@ -64,8 +69,8 @@ pub struct Peer {
 pub(super) struct Peers(std::sync::Mutex<HashMap<PeerId, Arc<Peer>>>);
 
 impl Peers {
-    /// The fleet of a lifecycle manager that is known.
-    pub(super) fn get(&self, node: &Node, name: &str) -> Option<Arc<dyn Backend>> {
+    /// The fleet of a lifecycle manager that is known, and what it was like lately.
+    pub(super) fn get(&self, node: &Node, name: &str) -> Option<(Arc<dyn Backend>, Arc<History>)> {
         let peer: PeerId = name.parse().ok()?;
         let table = node.peers();
         let table = table.borrow();
@@ -74,11 +79,13 @@ impl Peers {
         // No more than the node remembers.
         all.retain(|peer, _| table.get(peer).is_some());
         let made = || {
-            let (last, takes_all) = (Mutex::default(), AtomicBool::default());
-            Arc::new(Peer { node: node.clone(), peer, last, takes_all })
+            let (asking, last, history) = (Mutex::default(), std::sync::Mutex::default(), Arc::default());
+            let takes_all = AtomicBool::default();
+            Arc::new(Peer { node: node.clone(), peer, asking, last, history, takes_all })
         };
-        let backend: Arc<dyn Backend> = Arc::<Peer>::clone(all.entry(peer).or_insert_with(made));
-        Some(backend)
+        let found = Arc::clone(all.entry(peer).or_insert_with(made));
+        let history = Arc::clone(&found.history);
+        Some((found, history))
     }
 }
 
@@ -111,7 +118,7 @@ impl Peer {
         });
         let asked = providers.map(|peer| {
             let client = self.node.client(peer.peer_id);
-            async move { tokio::time::timeout(PATIENCE, client.data_provider_info()).await.ok()?.ok() }
+            async move { tokio::time::timeout(time_left(), client.data_provider_info()).await.ok()?.ok() }
         });
         let infos: Vec<_> = futures::future::join_all(asked).await.into_iter().flatten().collect();
         let newest = |field: fn(&proto::data_provider::Info) -> i32| {
@@ -129,7 +136,9 @@ impl Peer {
     async fn told(&self, ids: &[Uuid], command: Command, dry_run: bool) -> Result<Vec<Preview>, Error> {
         let ids = ids.iter().map(Uuid::to_string).collect();
         let request = wire::CommandRequest { ids, command: command.to_string(), dry_run };
-        let told = patient(self.node.client(self.peer).command_workers(request)).await?;
+        let client = self.node.client(self.peer);
+        let call = client.command_workers(request);
+        let told = if dry_run { patient(call).await? } else { change(call).await? };
         let answer = |answer: wire::CommandAnswer| {
             let id = answer.uuid.parse().ok()?;
             Some((id, if answer.refused { Err(answer.text) } else { Ok(answer.text) }))
@@ -137,23 +146,85 @@ impl Peer {
         Ok(told.answers.into_iter().filter_map(answer).collect())
     }
 
-    async fn forget(&self) {
-        *self.last.lock().await = None;
+    fn last(&self) -> std::sync::MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the next who looks ask the peer again. Waits for nobody.
+    fn forget(&self) {
+        let mut last = self.last();
+        last.view = None;
+        last.changes += 1;
+    }
+
+    /// The last view, or a new one where it is too old.
+    async fn shared_view(&self) -> Result<Arc<FleetView>, Error> {
+        let _asking = self.asking.lock().await;
+        let changes = {
+            let last = self.last();
+            match &last.view {
+                Some((at, view)) if at.elapsed() < MAX_AGE => return Ok(Arc::clone(view)),
+                _ => last.changes,
+            }
+        };
+        let view = Arc::new(self.view().await?);
+        let now = history::now();
+        if self.history.is_due(now) {
+            self.history.record(now, &view, view.jobs.as_ref());
+        }
+        let mut last = self.last();
+        if last.changes == changes {
+            last.view = Some((Instant::now(), Arc::clone(&view)));
+        }
+        Ok(view)
+    }
+
+    /// Sees that an entry is as it was read. Walkie's calls carry no version: another edit can come between this and
+    /// the edit, and only there.
+    async fn unchanged(&self, edit: &Edit, version: &str) -> Result<(), Error> {
+        let client = self.node.client(self.peer);
+        match edit {
+            Edit::PutPool(None, _) | Edit::PutWorker(None, _) => return Ok(()),
+            Edit::PutPool(Some(id), _) | Edit::RemovePool(id) => {
+                let pools = patient(client.list_pools()).await?.pools;
+                let pool = pools.iter().filter_map(pool_view).find(|pool| pool.id == *id);
+                let pool = pool.ok_or_else(|| Error::not_found("the manager has no such pool (any more)"))?;
+                if pool.version != version {
+                    return Err(Error::changed());
+                }
+                if matches!(edit, Edit::RemovePool(_)) {
+                    let workers = patient(client.list_workers()).await?.workers;
+                    let of_pool = workers.iter().filter(|worker| worker.pid == pool.pid).count();
+                    return if of_pool == 0 { Ok(()) } else { Err(Error::in_use(of_pool)) };
+                }
+            }
+            Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) => {
+                // As for the view, which has more of an entry than the original's calls.
+                let ids = vec![id.to_string()];
+                let query = wire::StatusQuery { ids, detail: true, ..wire::StatusQuery::default() };
+                let update = patient(client.worker_detail(query)).await?;
+                let read = detail::fleet_view(update, &[], Tip::default());
+                let worker = read.fleet.worker(*id);
+                let worker =
+                    worker.ok_or_else(|| Error::not_found("the manager has no such worker (any more)"))?;
+                if worker.version() != version {
+                    return Err(Error::changed());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 #[async_trait]
 impl Backend for Peer {
     async fn fleet(&self) -> Result<Arc<FleetView>, Error> {
-        let mut last = self.last.lock().await;
-        if let Some((at, view)) = &*last
-            && at.elapsed() < MAX_AGE
-        {
-            return Ok(Arc::clone(view));
+        let limit = time_left();
+        // Others may have asked before, and get their answer first.
+        match tokio::time::timeout(limit, self.shared_view()).await {
+            Ok(view) => view,
+            Err(_) => Err(late(limit)),
         }
-        let view = Arc::new(self.view().await?);
-        *last = Some((Instant::now(), Arc::clone(&view)));
-        Ok(view)
     }
 
     async fn events(&self, id: Uuid) -> Result<Option<Vec<Event>>, Error> {
@@ -186,19 +257,19 @@ impl Backend for Peer {
     async fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
         if self.takes_all.load(Relaxed) {
             let answers = self.told(ids, command, false).await?;
-            self.forget().await;
+            self.forget();
             let refused: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.clone().err()).collect();
             return Ok(Commanded { taken: answers.len() - refused.len(), refused });
         }
         let client = self.node.client(self.peer);
         let request = lm::UuidQueryRequest { ids: ids.iter().map(Uuid::to_string).collect() };
         let done = match command {
-            Command::Restart => patient(client.restart_workers(request)).await?,
-            Command::RegisterAgain => patient(client.refresh_ra_and_restart_workers(request)).await?,
-            Command::Kick => patient(client.kick_workers(request)).await?,
+            Command::Restart => change(client.restart_workers(request)).await?,
+            Command::RegisterAgain => change(client.refresh_ra_and_restart_workers(request)).await?,
+            Command::Kick => change(client.kick_workers(request)).await?,
             other => return Err(Error::conflict(format!("no call of Walkie has the command {other}"))),
         };
-        self.forget().await;
+        self.forget();
         Ok(Commanded { taken: done.worker_states.len(), refused: Vec::new() })
     }
 
@@ -206,39 +277,40 @@ impl Backend for Peer {
         None
     }
 
-    async fn edit(&self, edit: Edit) -> Result<(), Error> {
+    async fn edit(&self, edit: Edit, version: &str) -> Result<(), Error> {
+        self.unchanged(&edit, version).await?;
         let client = self.node.client(self.peer);
         let id = |id: Uuid| Some(QueryIdentity { identity: Some(Identity::Uuid(id.to_string())) });
         match edit {
             Edit::PutPool(None, value) => {
-                patient(client.create_pools(lm::CreatePool { pools: vec![pool_value(&value)] }))
+                change(client.create_pools(lm::CreatePool { pools: vec![pool_value(&value)] }))
                     .await
                     .map(drop)
             }
             Edit::PutPool(Some(of), value) => {
                 let items = vec![lm::UpdatePoolItem { id: id(of), pool: Some(pool_value(&value)) }];
-                patient(client.update_pools(lm::UpdatePool { items })).await.map(drop)
+                change(client.update_pools(lm::UpdatePool { items })).await.map(drop)
             }
             Edit::RemovePool(of) => {
                 let pool = Some(db::Pool { deleted: true, ..db::Pool::default() });
                 let items = vec![lm::UpdatePoolItem { id: id(of), pool }];
-                patient(client.update_pools(lm::UpdatePool { items })).await.map(drop)
+                change(client.update_pools(lm::UpdatePool { items })).await.map(drop)
             }
             Edit::PutWorker(None, value) => {
                 let workers = vec![worker_value(&value)];
-                patient(client.create_workers(lm::CreateWorker { workers })).await.map(drop)
+                change(client.create_workers(lm::CreateWorker { workers })).await.map(drop)
             }
             Edit::PutWorker(Some(of), value) => {
                 let items = vec![lm::UpdateWorkerItem { id: id(of), worker: Some(worker_value(&value)) }];
-                patient(client.update_workers(lm::UpdateWorker { items })).await.map(drop)
+                change(client.update_workers(lm::UpdateWorker { items })).await.map(drop)
             }
             Edit::RemoveWorker(of) => {
                 let worker = Some(db::Worker { deleted: true, ..db::Worker::default() });
                 let items = vec![lm::UpdateWorkerItem { id: id(of), worker }];
-                patient(client.update_workers(lm::UpdateWorker { items })).await.map(drop)
+                change(client.update_workers(lm::UpdateWorker { items })).await.map(drop)
             }
         }?;
-        self.forget().await;
+        self.forget();
         Ok(())
     }
 }
@@ -251,15 +323,29 @@ const fn effect(command: Command) -> &'static str {
     }
 }
 
-/// Gives a call up before the page's own time is over.
+/// Gives a call up before the request's own time is over.
 pub(super) async fn patient<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(PATIENCE, call).await {
+    let limit = time_left();
+    match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer.map_err(refused),
-        Err(_) => Err(Error::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("the peer has not answered within {} s", PATIENCE.as_secs()),
-        )),
+        Err(_) => Err(late(limit)),
     }
+}
+
+/// The same of a call that changes something: where no answer comes, it may have done so.
+async fn change<T>(call: impl Future<Output = Result<T, rpc::Error>>) -> Result<T, Error> {
+    patient(call).await.map_err(|error| match error.status {
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::BAD_GATEWAY => {
+            let text = "the change may have been made all the same: look before you repeat it";
+            Error::new(error.status, format!("{}; {text}", error.message))
+        }
+        _ => error,
+    })
+}
+
+fn late(limit: Duration) -> Error {
+    let text = format!("the peer has not answered within {:.1} s", limit.as_secs_f64());
+    Error::new(StatusCode::GATEWAY_TIMEOUT, text)
 }
 
 fn refused(error: rpc::Error) -> Error {
@@ -281,153 +367,4 @@ fn refused(error: rpc::Error) -> Error {
         error => words::chain(error),
     };
     Error::new(status, message)
-}
-
-fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option<WorkerView> {
-    let wire = state.worker.as_ref()?;
-    let stake = wire.stake.parse().unwrap_or_default();
-    let pid = prb_core::primitives::PoolId(wire.pid);
-    let id = wire.uuid.parse().ok()?;
-    let mut entry = prb_core::inventory::Worker::new(id, pid, &wire.name, &wire.endpoint, stake);
-    (entry.enabled, entry.sync_only) = (wire.enabled, wire.sync_only);
-    let height = |number: i32| u32::try_from(number).ok();
-    let para_block = height(state.para_block_dispatched_to);
-    let (at, message) = message(&state.last_message);
-    let told = session::read(&state.session_info_json, &state.worker_account_id);
-    let running = wire.enabled && para_block.is_some();
-    Some(WorkerView {
-        state: state_of(state.status()),
-        reason: None,
-        message: message.into(),
-        message_at: at,
-        relay_header: height(state.parent_header_synched_to),
-        para_header: height(state.para_header_synched_to),
-        para_block,
-        lag: para_block.zip(tip).filter(|_| running).map(|(block, tip)| tip.saturating_sub(block)),
-        key: key(&state.public_key),
-        info: told.info.map(Arc::new),
-        chain: told.chain.map(Arc::new),
-        goal: None,
-        stalled: None,
-        failures: None,
-        checkpoint: None,
-        entry: Arc::new(entry),
-    })
-}
-
-const fn state_of(status: proto::WorkerStatus) -> State {
-    use proto::WorkerStatus as Label;
-    match status {
-        Label::Idle => State::Idle,
-        Label::Starting => State::Starting,
-        Label::Synching => State::Synching,
-        Label::Synched => State::Synched,
-        Label::PreActive => State::PreActive,
-        Label::Active => State::Active,
-        Label::Kicked => State::Kicked,
-        Label::Error => State::Error,
-    }
-}
-
-fn key(text: &str) -> Option<WorkerKey> {
-    text.parse().ok()
-}
-
-/// `[2022-05-12T10:00:00+00:00] text`.
-fn message(text: &str) -> (Option<SystemTime>, String) {
-    let parts = text.strip_prefix('[').and_then(|text| text.split_once("] "));
-    match parts.and_then(|(at, rest)| Some((at.parse::<jiff::Timestamp>().ok()?, rest))) {
-        Some((at, rest)) => (Some(at.into()), rest.to_owned()),
-        None => (None, text.to_owned()),
-    }
-}
-
-fn pool_view(pool: &db::Pool) -> Option<PoolView> {
-    let account = |address: &str| AccountId::from_address(address).ok();
-    Some(PoolView {
-        id: pool.uuid.parse().ok()?,
-        pid: pool.pid,
-        name: pool.name.clone(),
-        enabled: pool.enabled,
-        sync_only: pool.sync_only,
-        after_stop: None,
-        operator: pool.owner.as_ref().and_then(|owner| account(&owner.ss58_phala)),
-        proxied: account(&pool.real_phala_ss58),
-        chain: None,
-        account: None,
-    })
-}
-
-fn pool_value(value: &PoolValue) -> db::Pool {
-    let owner = value.secret.as_ref().map(|secret| {
-        let mut owner = FullAccount::default();
-        secret.expose_secret().clone_into(&mut owner.mnemonic);
-        owner
-    });
-    db::Pool {
-        pid: value.pid.0,
-        name: value.name.clone(),
-        owner,
-        real_phala_ss58: value.proxied.clone(),
-        enabled: value.enabled,
-        sync_only: value.sync_only,
-        ..db::Pool::default()
-    }
-}
-
-fn worker_value(value: &WorkerValue) -> db::Worker {
-    db::Worker {
-        pid: value.pid.0,
-        name: value.name.clone(),
-        endpoint: value.endpoint.clone(),
-        stake: value.stake.clone(),
-        enabled: value.enabled,
-        sync_only: value.sync_only,
-        ..db::Worker::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_message_is_parted_from_its_time() {
-        let (at, text) = message("[2022-05-12T10:00:00+00:00] Synching block data...");
-        assert_eq!(at.unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs(), 1_652_349_600);
-        assert_eq!(text, "Synching block data...");
-        for odd in ["", "no time", "[yesterday] text", "[2022"] {
-            assert_eq!(message(odd), (None, odd.to_owned()));
-        }
-    }
-
-    #[test]
-    fn a_worker_of_the_wire_is_shown_with_its_lag() {
-        let worker = db::Worker {
-            uuid: Uuid::nil().to_string(),
-            pid: 7,
-            name: "w".into(),
-            enabled: true,
-            stake: "12".into(),
-            ..db::Worker::default()
-        };
-        let state = proto::WorkerState {
-            status: proto::WorkerStatus::Active.into(),
-            para_block_dispatched_to: 90,
-            parent_header_synched_to: -1,
-            public_key: "ab".repeat(32),
-            worker: Some(worker),
-            ..proto::WorkerState::default()
-        };
-        let view = worker_view(state.clone(), Some(100)).unwrap();
-        assert_eq!((view.lag, view.relay_header, view.para_block), (Some(10), None, Some(90)));
-        assert_eq!(
-            (view.state, view.entry.stake, view.key),
-            (State::Active, 12, Some(WorkerKey([0xab; 32])))
-        );
-        assert_eq!(worker_view(state, None).unwrap().lag, None);
-        // One without an entry is none.
-        assert!(worker_view(proto::WorkerState::default(), None).is_none());
-    }
 }

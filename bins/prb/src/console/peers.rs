@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 use prb_walkie::{
     node::{Peer, PeerId, Standing},
-    proto::{Role, data_provider as dp},
+    proto::{Empty, Role, data_provider as dp, provider_detail::GetFullInfo},
 };
 
-use super::{backend::Error, context::Context, live::Part, peer::patient, words};
+use super::{backend::Error, chain_data, context::Context, live::Part, peer::patient, words};
 
 pub(super) fn parts(context: &Context) -> Vec<Part> {
     let Some(node) = &context.console.0.node else { return Vec::new() };
@@ -85,7 +85,8 @@ pub(super) async fn provider(context: &Context, peer: PeerId) -> Result<Vec<Part
     let none = || Error::not_found("there is no such data provider among the peers");
     let node = context.console.0.node.as_ref().ok_or_else(none)?;
     let known = node.peers().borrow().get(&peer).cloned().ok_or_else(none)?;
-    let info = patient(node.client(peer).data_provider_info()).await?;
+    let told = patient(node.client(peer).call(GetFullInfo, Empty::default())).await?;
+    let info = told.info;
     let status = match info.status() {
         dp::Status::Idle => ("succeeded", "at the tip"),
         dp::Status::Synching => ("waiting", "fetching"),
@@ -103,7 +104,12 @@ pub(super) async fn provider(context: &Context, peer: PeerId) -> Result<Vec<Part
         }
         (heights(&info))
     };
-    Ok(vec![Part::new("provider", content)])
+    let detail = told.detail();
+    Ok(vec![
+        Part::new("provider", content),
+        Part::new("nodes", detail.map_or_else(|| html! {}, chain_data::nodes)),
+        Part::new("disk", detail.map_or_else(|| html! {}, chain_data::disk)),
+    ])
 }
 
 fn fact(name: &str, value: &str) -> Markup {

@@ -1,5 +1,7 @@
 //! The pools: who signs, what they own, and how their workers are.
 
+use std::collections::HashMap;
+
 use maud::{Markup, html};
 use prb_core::{
     primitives::{AccountId, Balance, PHALA_SS58_PREFIX},
@@ -15,7 +17,11 @@ use super::{
 };
 
 pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
-    let rows = fleet.pools.iter().map(|pool| (format!("p-{}", pool.id), row(context, pool, fleet)));
+    let counts = Counts::by_pool(fleet);
+    let rows = fleet.pools.iter().map(|pool| {
+        let counts = counts.get(&pool.pid).copied().unwrap_or_default();
+        (format!("p-{}", pool.id), row(context, pool, counts))
+    });
     let read_only = context.fleet().ok().and_then(|fleet| fleet.read_only());
     let head = html! {
         div.title {
@@ -38,7 +44,29 @@ pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
     )]
 }
 
-fn row(context: &Context, pool: &PoolView, fleet: &FleetView) -> Markup {
+/// A pool's workers.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    all: usize,
+    active: usize,
+    trouble: usize,
+}
+
+impl Counts {
+    /// One walk over the workers, however many pools there are.
+    fn by_pool(fleet: &FleetView) -> HashMap<u64, Self> {
+        let mut all = HashMap::<u64, Self>::with_capacity(fleet.pools.len());
+        for worker in &fleet.workers {
+            let counts = all.entry(worker.entry.pid.0).or_default();
+            counts.all += 1;
+            counts.active += usize::from(worker.state == State::Active);
+            counts.trouble += usize::from(worker.needs_attention());
+        }
+        all
+    }
+}
+
+fn row(context: &Context, pool: &PoolView, counts: Counts) -> Markup {
     let editable = context.fleet().is_ok_and(|fleet| fleet.read_only().is_none());
     let amount = |of: fn(&prb_core::chain::PoolOnChain) -> Balance| {
         pool.on_chain().map_or_else(|| "–".to_owned(), |chain| words::amount(of(chain)))
@@ -63,7 +91,7 @@ fn row(context: &Context, pool: &PoolView, fleet: &FleetView) -> Markup {
             td data-label="Free" { (amount(|chain| chain.free_stake)) }
             td data-label="Releasing" { (amount(|chain| chain.releasing_stake)) }
             td data-label="Total" { (amount(|chain| chain.total_value)) (trouble(pool)) }
-            td data-label="Workers" { (workers(context, pool, fleet)) }
+            td data-label="Workers" { (workers(context, pool, counts)) }
             td.acts { @if editable { a id={ "edit-" (pool.pid) } href={ (context.base) "/pools/" (pool.id) "/edit" } { "Edit…" } } }
         }
     }
@@ -103,10 +131,7 @@ fn trouble(pool: &PoolView) -> Markup {
     }
 }
 
-fn workers(context: &Context, pool: &PoolView, fleet: &FleetView) -> Markup {
-    let of = || fleet.workers.iter().filter(|worker| worker.entry.pid.0 == pool.pid);
-    let (all, active) = (of().count(), of().filter(|worker| worker.state == State::Active).count());
-    let trouble = of().filter(|worker| worker.needs_attention()).count();
+fn workers(context: &Context, pool: &PoolView, Counts { all, active, trouble }: Counts) -> Markup {
     let path = format!("{}/workers", context.base);
     let asked = Asked { pool: pool.pid.to_string(), ..Asked::default() };
     html! {

@@ -12,8 +12,10 @@ use uuid::Uuid;
 
 use super::{
     backend::Error,
+    chain_data,
     context::{Context, notice, status},
     fields::Fields,
+    history::Span,
     list::Asked,
     live::{self, Part},
     overview, peers, pools, worker, workers,
@@ -23,12 +25,13 @@ use crate::pages::layout;
 /// A page.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Target {
-    Overview,
+    Overview(Span),
     Workers(Box<Asked>),
     Worker(Uuid),
     Pools,
     Peers,
     Provider(PeerId),
+    ChainData,
 }
 
 impl Target {
@@ -36,11 +39,14 @@ impl Target {
     fn read(context: &Context, path: &str, query: &str) -> Option<Self> {
         let mut steps = path.split('/').filter(|step| !step.is_empty());
         let target = match (steps.next(), steps.next()) {
-            (None, _) if context.is_of_fleet() => Self::Overview,
+            (None, _) if context.is_of_fleet() => {
+                Self::Overview(Span::named(Fields::read(query.as_bytes()).get("span")))
+            }
             (None, _) | (Some("peers"), None) => Self::Peers,
             (Some("workers"), None) => Self::Workers(Box::new(Asked::read(&Fields::read(query.as_bytes())))),
             (Some("workers"), Some(id)) => Self::Worker(id.parse().ok()?),
             (Some("pools"), None) => Self::Pools,
+            (Some("chain-data"), None) => Self::ChainData,
             (Some("providers"), Some(peer)) => Self::Provider(peer.parse().ok()?),
             _ => return None,
         };
@@ -49,21 +55,23 @@ impl Target {
 
     fn title(&self) -> &'static str {
         match self {
-            Self::Overview => "Overview",
+            Self::Overview(_) => "Overview",
             Self::Workers(_) => "Workers",
             Self::Worker(_) => "Worker",
             Self::Pools => "Pools",
             Self::Peers => "Peers",
             Self::Provider(_) => "Data provider",
+            Self::ChainData => "Chain data",
         }
     }
 
     /// The path of its entry in the head, below the fleet's.
     fn entry(&self, context: &Context) -> &'static str {
         match self {
-            Self::Overview => "",
+            Self::Overview(_) => "",
             Self::Workers(_) | Self::Worker(_) => "/workers",
             Self::Pools => "/pools",
+            Self::ChainData => "/chain-data",
             Self::Peers | Self::Provider(_) if context.is_of_fleet() => "/peers",
             Self::Peers | Self::Provider(_) => "",
         }
@@ -72,9 +80,9 @@ impl Target {
     /// What changes.
     async fn parts(&self, context: &Context) -> Result<Vec<Part>, Error> {
         match self {
-            Self::Overview => {
+            Self::Overview(span) => {
                 let fleet = context.fleet()?.fleet().await?;
-                Ok(overview::parts(context, &fleet))
+                Ok(overview::parts(context, &fleet, *span))
             }
             Self::Workers(asked) => {
                 let fleet = context.fleet()?.fleet().await?;
@@ -86,6 +94,7 @@ impl Target {
                 Ok(pools::parts(context, &fleet))
             }
             Self::Peers => Ok(peers::parts(context)),
+            Self::ChainData => chain_data::parts(context).await,
             Self::Provider(peer) => peers::provider(context, *peer).await,
         }
     }

@@ -15,6 +15,8 @@ use prb_core::{
 };
 use uuid::Uuid;
 
+use crate::version;
+
 /// A worker.
 #[derive(Clone, Debug)]
 pub struct WorkerView {
@@ -80,6 +82,11 @@ impl WorkerView {
         self.entry.id
     }
 
+    /// Changes with every edit of its entry.
+    pub fn version(&self) -> String {
+        version::of_worker(&self.entry)
+    }
+
     pub(super) fn session(&self) -> Option<&Session> {
         self.chain.as_ref()?.session.as_ref()
     }
@@ -130,6 +137,8 @@ impl WorkerView {
 pub struct PoolView {
     /// Its id here.
     pub id: Uuid,
+    /// Changes with every edit of its entry.
+    pub version: String,
     /// Its number on chain.
     pub pid: u64,
     /// Its name here.

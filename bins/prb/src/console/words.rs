@@ -15,28 +15,7 @@ use prb_core::{
     worker::{EventKind, State},
 };
 
-pub(super) use crate::pages::queue::words::{chain, grouped, sentence};
-
-/// Decimals of an amount that are shown.
-const SHOWN_DECIMALS: u32 = 4;
-
-/// An amount without its unit, cut to four decimals: `1,200.5`.
-pub(super) fn amount(value: Balance) -> String {
-    let unit = 10u128.pow(PHA_DECIMALS);
-    let (whole, part) = (value / unit, value % unit / 10u128.pow(PHA_DECIMALS - SHOWN_DECIMALS));
-    let whole = u64::try_from(whole).map_or_else(|_| whole.to_string(), grouped);
-    match format!("{part:04}").trim_end_matches('0') {
-        // Not nothing.
-        "" if whole == "0" && value > 0 => "0.0001".to_owned(),
-        "" => whole,
-        part => format!("{whole}.{part}"),
-    }
-}
-
-/// `1,200.5 PHA`; it does not break.
-pub(super) fn pha(value: Balance) -> String {
-    format!("{}\u{a0}PHA", amount(value))
-}
+pub(super) use crate::pages::queue::words::{amount, chain, grouped, pha, sentence};
 
 /// An amount as a form has it, all its decimals, without thousands: `1200.5`.
 pub(super) fn plain_amount(value: Balance) -> String {

@@ -1,5 +1,7 @@
 //! One worker: its state with cause and cure, what may be done, what happened, and everything that is known of it.
 
+use std::sync::Arc;
+
 use maud::{Markup, html};
 use prb_core::{
     chain::WorkerOnChain,
@@ -10,6 +12,7 @@ use prb_core::{
 use uuid::Uuid;
 
 use super::{
+    TRANSACTIONS_PATH,
     backend::Error,
     context::Context,
     live::Part,
@@ -21,7 +24,8 @@ pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Erro
     let backend = context.fleet()?;
     let fleet = backend.fleet().await?;
     let worker = fleet.worker(id).ok_or_else(|| Error::not_found("there is no such worker (any more)"))?;
-    let events = backend.events(id).await?;
+    let (events, jobs) = tokio::join!(backend.events(id), jobs(context, worker));
+    let events = events?;
     Ok(vec![
         Part::new("worker", state(context, worker)),
         Part::new("commands", commands(context, worker)),
@@ -29,8 +33,20 @@ pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Erro
         Part::new("session", session(worker)),
         Part::new("runtime", runtime(worker)),
         Part::new("entry", entry(context, worker, &fleet)),
+        Part::new("jobs", jobs),
         timeline(events),
     ])
+}
+
+/// Its newest jobs, where this process has a queue.
+async fn jobs(context: &Context, worker: &WorkerView) -> Markup {
+    let recent = context.console.0.recent.as_ref().filter(|_| !context.is_of_peer());
+    let (Some(recent), Some(key)) = (recent, worker.key) else { return html! {} };
+    let known = [(key, Arc::clone(&worker.entry))].into();
+    html! {
+        h2 { "Transactions" }
+        (recent.of_worker(TRANSACTIONS_PATH, key, &known).await)
+    }
 }
 
 fn state(context: &Context, worker: &WorkerView) -> Markup {
@@ -195,7 +211,6 @@ fn machine(info: &PhactoryInfo, worker: &WorkerView) -> Markup {
 fn entry(context: &Context, worker: &WorkerView, fleet: &FleetView) -> Markup {
     let (entry, base) = (&worker.entry, &context.base);
     let editable = context.fleet().is_ok_and(|fleet| fleet.read_only().is_none());
-    let jobs = worker.key.filter(|_| context.console.0.queue.is_some());
     html! {
         h2 { "Entry" }
         dl.facts {
@@ -213,7 +228,6 @@ fn entry(context: &Context, worker: &WorkerView, fleet: &FleetView) -> Markup {
         }
         nav.acts {
             @if editable { a.button #edit href={ (base) "/workers/" (entry.id) "/edit" } { "Edit or remove…" } }
-            @if let Some(key) = jobs { a.button href={ "/queue?text=" (key) } { "Its jobs" } }
         }
     }
 }

@@ -9,19 +9,31 @@ use prb_walkie::{
         external::{self, Error, Wanted},
         tokens::{self, Tokens},
     },
+    proto::provider_detail::{FullInfo, GetFullInfo},
     rpc::{Handlers, ResponseError, calls},
 };
 
 use super::info;
+use crate::chain_data::ChainData;
 
 /// The calls of a provider that is the peer `origin` and has its blob server at `port`.
-pub(super) fn of(store: Arc<Store>, source: Arc<dyn RangeSource>, origin: String, port: u16) -> Handlers {
+pub(super) fn of(
+    store: Arc<Store>,
+    chain_data: ChainData,
+    source: Arc<dyn RangeSource>,
+    origin: String,
+    port: u16,
+) -> Handlers {
     let tokens = Arc::new(Tokens::<Wanted>::new(tokens::Config::default()));
     let (wanted, given) = ((Arc::clone(&source), Arc::clone(&tokens)), (source, tokens));
     Handlers::new()
-        .on(calls::GetDataProviderInfo, move |_, _| {
-            let info = info::of(&store, port);
-            async move { Ok(info) }
+        .on(GetFullInfo, move |caller, _| {
+            let (info, chain_data) = (info::of(&store, port), chain_data.clone());
+            async move {
+                // Where nodes are and what is wrong with them is for those who manage.
+                let detail = if caller.granted { Some(chain_data.look().await) } else { None };
+                Ok(FullInfo::new(info, detail))
+            }
         })
         .on(calls::WantBlob, move |caller, request| {
             let ((source, tokens), origin) = (wanted.clone(), origin.clone());

@@ -162,7 +162,7 @@ impl Proxy {
         if method.is_repeatable() && method != Method::Hello {
             return Ok(());
         }
-        if self.local && !guard.has_token() {
+        if self.local && !guard.is_token_given() {
             let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
             let from_page = headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none");
             return if from_page || !asks_this_machine(headers) {
@@ -257,7 +257,7 @@ impl Failure {
         Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorType::Server, message)
     }
 
-    fn unauthorized(status: StatusCode, message: &str) -> Self {
+    fn unauthorized(status: StatusCode, message: impl Into<String>) -> Self {
         Self::new(status, ErrorType::Unauthorized, message)
     }
 

@@ -1,25 +1,41 @@
 //! What holds for every request: bounds, the name that is asked for, headers, and the token for changes.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
+    extract::{FromRequestParts, Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts, uri::Authority,
+    },
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::layout;
+use crate::token::Access;
 
 /// Requests worked on at once; others are asked to come again.
 pub const MAX_REQUESTS: usize = 16;
 /// How long a request may take: a little more than Redis is given.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
-/// The largest body of a request to the queue page, in bytes. It reads none.
-pub(crate) const NO_BODY_BYTES: usize = 4096;
+/// How long a request may wait for others, all its waits together: an answer that says so still comes in time.
+const WAITS_WITHIN: Duration = Duration::from_secs(10);
+/// The largest body of a request to the queue page, in bytes.
+pub(crate) const SMALL_BODY_BYTES: usize = 8192;
+
+tokio::task_local! {
+    /// When the waits of the request that is worked on must be over.
+    static DEADLINE: Instant;
+}
+
+/// How long what is asked for now may take: what is left to the request that is worked on, and all of it outside of
+/// one.
+pub(crate) fn time_left() -> Duration {
+    DEADLINE.try_with(|end| end.saturating_duration_since(Instant::now())).unwrap_or(WAITS_WITHIN)
+}
 
 /// Nothing but what comes from this port, no frames around it, no forms to elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -41,9 +57,22 @@ pub(crate) struct Guard(Arc<Inner>);
 struct Inner {
     /// Names that are let in besides IP addresses and localhost, in lower case.
     names: Vec<String>,
-    token: Option<SecretString>,
+    access: Access,
     rules: Rules,
     slots: Semaphore,
+}
+
+/// Where the token is, in words, for those who are asked for it; nothing where there is none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TokenPlace(pub(crate) Option<Arc<str>>);
+
+impl<S: Sync> FromRequestParts<S> for TokenPlace {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let guard = parts.extensions.get::<Guard>();
+        Ok(Self(guard.and_then(|guard| guard.0.access.place().cloned())))
+    }
 }
 
 /// What differs between ports.
@@ -73,19 +102,19 @@ pub(crate) enum Refusal {
 }
 
 impl Guard {
-    pub(crate) fn new(mut names: Vec<String>, token: Option<SecretString>, rules: Rules) -> Self {
+    pub(crate) fn new(mut names: Vec<String>, access: Access, rules: Rules) -> Self {
         names.push(gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
-        Self(Arc::new(Inner { names, token, rules, slots: Semaphore::new(MAX_REQUESTS) }))
+        Self(Arc::new(Inner { names, access, rules, slots: Semaphore::new(MAX_REQUESTS) }))
     }
 
-    /// Whether there is a token that changes need.
-    pub(crate) fn has_token(&self) -> bool {
-        self.0.token.is_some()
+    /// Whether the operator gives a token.
+    pub(crate) fn is_token_given(&self) -> bool {
+        self.0.access.is_given()
     }
 
     /// Whether a request with these headers may change something; else the status and the words of the refusal.
-    pub(crate) fn may_change(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
-        self.shows_token(headers).map_err(Refusal::text)
+    pub(crate) fn may_change(&self, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
+        self.shows_token(headers).map_err(|refusal| self.words(refusal, &Method::POST))
     }
 
     fn check(&self, request: &Request) -> Result<(), Refusal> {
@@ -99,11 +128,7 @@ impl Guard {
         }
         let checked_later =
             self.0.rules.checked_below.is_some_and(|prefix| request.uri().path().starts_with(prefix));
-        if checked_later || matches!(*request.method(), Method::GET | Method::HEAD) {
-            Ok(())
-        } else {
-            self.shows_token(headers)
-        }
+        if checked_later || reads(request.method()) { Ok(()) } else { self.shows_token(headers) }
     }
 
     /// Whether this machine is known by the name in the request. An address cannot be made to point elsewhere; a
@@ -123,7 +148,7 @@ impl Guard {
     }
 
     fn shows_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(token) = &self.0.token else { return Err(Refusal::NoToken) };
+        let Some(token) = self.0.access.token() else { return Err(Refusal::NoToken) };
         let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
         let shown = match shown.split_at_checked("Bearer ".len()) {
             Some((scheme, shown)) if scheme.eq_ignore_ascii_case(b"Bearer ") => shown,
@@ -137,61 +162,72 @@ impl Guard {
 
 /// Lets a request in, or says why not.
 pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let headers = request.headers().clone();
+    let (method, headers) = (request.method().clone(), request.headers().clone());
     request.extensions_mut().insert(guard.clone());
     let answered = async {
         let _slot = guard.0.slots.try_acquire().map_err(|_| Refusal::Busy)?;
         guard.check(&request)?;
-        tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.map_err(|_| Refusal::Late)
+        let answer = DEADLINE.scope(Instant::now() + WAITS_WITHIN, next.run(request));
+        tokio::time::timeout(REQUEST_TIMEOUT, answer).await.map_err(|_| Refusal::Late)
     };
-    let mut response = answered.await.unwrap_or_else(|refusal| refusal.answer(&headers));
+    let mut response = answered.await.unwrap_or_else(|refusal| guard.answer(refusal, &method, &headers));
     response.headers_mut().extend(HEADERS);
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-impl Refusal {
-    const fn text(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Busy => {
+impl Guard {
+    /// The status and the words of a refusal.
+    fn words(&self, refusal: Refusal, method: &Method) -> (StatusCode, String) {
+        let (status, text) = match refusal {
+            Refusal::Busy => {
                 (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once. Try again in a moment.")
             }
-            Self::Host => (
+            Refusal::Host => (
                 StatusCode::MISDIRECTED_REQUEST,
                 "This page is not known by that name. Use its IP address or localhost, or let the variable \
                  PRB_PAGE_HOSTS name the host.",
             ),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
-            Self::NoToken => (
+            Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large."),
+            Refusal::NoToken => (
                 StatusCode::FORBIDDEN,
                 "Nothing can be changed here: no token is configured. Set the variable PRB_API_TOKEN (or \
                  PRB_API_TOKEN_FILE) to at least 16 characters and start the daemon again.",
             ),
-            Self::BadToken => (
-                StatusCode::UNAUTHORIZED,
-                "Changes need the token that is in the variable PRB_API_TOKEN (or in the file that \
-                 PRB_API_TOKEN_FILE names). What was sent is not it.",
+            Refusal::BadToken => {
+                let place = self.0.access.place().map(AsRef::as_ref).unwrap_or_default();
+                let text = format!("Changes need the token that is in {place}. What was sent is not it.");
+                return (StatusCode::UNAUTHORIZED, text);
+            }
+            Refusal::Late if reads(method) => (StatusCode::GATEWAY_TIMEOUT, "No answer came in time."),
+            Refusal::Late => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "No answer came in time. The change may have been made all the same: look before you repeat it.",
             ),
-            Self::Late => (StatusCode::GATEWAY_TIMEOUT, "No answer came in time."),
-        }
+        };
+        (status, text.to_owned())
     }
 
-    fn answer(self, headers: &HeaderMap) -> Response {
-        let (status, text) = self.text();
-        let mut response = layout::said(headers, status, text).into_response();
-        match self {
-            Self::BadToken => {
+    fn answer(&self, refusal: Refusal, method: &Method, headers: &HeaderMap) -> Response {
+        let (status, text) = self.words(refusal, method);
+        let mut response = layout::said(headers, status, &text).into_response();
+        match refusal {
+            Refusal::BadToken => {
                 response
                     .headers_mut()
                     .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"prb\""));
             }
-            Self::Busy => {
+            Refusal::Busy => {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }
         response
     }
+}
+
+const fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 #[cfg(test)]
@@ -202,8 +238,9 @@ mod tests {
     use super::*;
 
     fn guard(token: Option<&str>) -> Guard {
-        let rules = Rules { max_body_bytes: NO_BODY_BYTES, checked_below: Some("/ptp/") };
-        Guard::new(vec!["queue.example.org".into()], token.map(Into::into), rules)
+        let rules = Rules { max_body_bytes: SMALL_BODY_BYTES, checked_below: Some("/ptp/") };
+        let access = token.map(Access::of_test).unwrap_or_default();
+        Guard::new(vec!["queue.example.org".into()], access, rules)
     }
 
     fn request(method: Method, host: &str, authorization: Option<&str>) -> Request {
@@ -277,5 +314,30 @@ mod tests {
         assert_eq!(guard(None).check(&below), Ok(()));
         below.headers_mut().insert(header::HOST, HeaderValue::from_static("evil.example"));
         assert_eq!(guard(None).check(&below), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn a_change_that_was_not_answered_in_time_may_have_been_made() {
+        let guard = guard(None);
+        assert!(guard.words(Refusal::Late, &Method::POST).1.contains("may have been made"));
+        assert!(!guard.words(Refusal::Late, &Method::GET).1.contains("may have been made"));
+    }
+
+    #[tokio::test]
+    async fn the_waits_of_a_request_share_its_time() {
+        assert_eq!(time_left(), WAITS_WITHIN, "outside of one");
+        assert!(WAITS_WITHIN < REQUEST_TIMEOUT);
+        let end = Instant::now() + Duration::from_secs(3);
+        DEADLINE
+            .scope(end, async {
+                let first = time_left();
+                assert!(first <= Duration::from_secs(3), "{first:?}");
+                while time_left() == first {
+                    tokio::task::yield_now().await;
+                }
+                assert!(time_left() < first);
+            })
+            .await;
+        assert_eq!(DEADLINE.scope(Instant::now(), async { time_left() }).await, Duration::ZERO);
     }
 }

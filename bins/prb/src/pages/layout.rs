@@ -7,7 +7,10 @@ use axum::{
 };
 use maud::{DOCTYPE, Markup, html};
 
-use super::assets::{ICON, SCRIPT, STYLE};
+use super::{
+    TokenPlace,
+    assets::{ICON, SCRIPT, STYLE},
+};
 
 /// Around a page's content.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +25,8 @@ pub(crate) struct Shell<'a> {
     pub(crate) live: Option<&'a str>,
     /// Whether `live` can also stream what changes.
     pub(crate) is_stream: bool,
+    /// Where the token is that changes need; `None` on pages without changes.
+    pub(crate) token: Option<&'a TokenPlace>,
 }
 
 impl Shell<'_> {
@@ -48,12 +53,12 @@ impl Shell<'_> {
                                 a href=(path) aria-current=[(*path == self.here).then_some("page")] { (name) }
                             }
                         }
-                        button #token.quiet type="button" hidden { "Token" }
+                        @if self.token.is_some() { button #token.quiet type="button" hidden { "Token" } }
                     }
                     p #offline.notice.bad role="alert" hidden {}
                     main data-live=[self.live] data-stream[self.is_stream] { (content) }
                     p #said role="status" aria-live="polite" hidden {}
-                    (token_dialog())
+                    @if let Some(place) = self.token { (token_dialog(place)) }
                     noscript { p.notice { "Without JavaScript this page stands still and changes nothing." } }
                 }
             }
@@ -61,13 +66,16 @@ impl Shell<'_> {
     }
 }
 
-fn token_dialog() -> Markup {
+fn token_dialog(place: &TokenPlace) -> Markup {
     html! {
         dialog #token-dialog aria-labelledby="token-title" {
             form method="dialog" {
                 h2 #token-title { "Token" }
                 p #token-why {
-                    "Changes need the token that is in " code { "PRB_API_TOKEN" } ". It is kept until this tab is closed."
+                    @match &place.0 {
+                        Some(place) => { "Changes need the token that is in " (place) ". It is kept until this tab is closed." }
+                        None => { "No token is configured (PRB_API_TOKEN): nothing can be changed here." }
+                    }
                 }
                 label { "Token" input #token-value type="password" autocomplete="off" maxlength="4096"; }
                 p.buttons {
@@ -100,7 +108,7 @@ pub(crate) fn nothing_here(text: &str) -> Response {
 }
 
 fn message(text: &str) -> Markup {
-    let shell = Shell { title: "Message", entries: &[], here: "", live: None, is_stream: false };
+    let shell = Shell { title: "Message", entries: &[], here: "", live: None, is_stream: false, token: None };
     shell.around(&html! {
         p.notice { (text) }
         p { a href="/" { "Back" } }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::PageArgs,
     listen::{self, Port},
+    token::Access,
 };
 
 /// A port with pages, open; served by [`Site::serve`].
@@ -28,15 +29,16 @@ impl Site {
     /// What a port shows, behind what holds for all pages.
     ///
     /// # Errors
-    /// Where the token cannot be read, or the system does not say where it listens.
+    /// Where the system does not say where it listens.
     pub(crate) fn new(
         port: Port,
         listener: TcpListener,
         args: &PageArgs,
+        access: &Access,
         rules: Rules,
         pages: Router,
     ) -> anyhow::Result<Self> {
-        let guard = Guard::new(args.page_hosts.clone(), args.token()?, rules);
+        let guard = Guard::new(args.page_hosts.clone(), access.clone(), rules);
         let router = pages
             .merge(assets::router())
             .fallback(async || layout::nothing_here("There is no such page."))

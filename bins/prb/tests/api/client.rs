@@ -89,3 +89,47 @@ impl Client {
         Answer { status, etag, body: serde_json::from_str(body).unwrap_or(Value::Null), head }
     }
 }
+
+/// Server-sent events as they come.
+pub struct Events {
+    stream: TcpStream,
+    seen: String,
+}
+
+impl Events {
+    pub async fn open(client: &Client, path: &str) -> Self {
+        let mut stream = TcpStream::connect(client.address).await.unwrap();
+        let head = format!(
+            "GET /api/v1{path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n",
+            client.address
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        Self { stream, seen: String::new() }
+    }
+
+    /// The data of the next event.
+    pub async fn next(&mut self) -> Value {
+        let read = async {
+            loop {
+                if let Some((event, rest)) = self.seen.split_once("\n\n") {
+                    let (event, rest) = (event.to_owned(), rest.to_owned());
+                    self.seen = rest;
+                    if let Some((_, data)) = event.split_once("data: ") {
+                        return serde_json::from_str(data).unwrap();
+                    }
+                    continue;
+                }
+                let mut buffer = [0; 65_536];
+                let length = self.stream.read(&mut buffer).await.unwrap();
+                assert!(length > 0, "the stream has ended: {}", self.seen);
+                // Lengths of chunks stand on lines of their own.
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                let is_length = |line: &str| {
+                    !line.is_empty() && line.len() < 7 && line.bytes().all(|byte| byte.is_ascii_hexdigit())
+                };
+                self.seen.extend(text.split("\r\n").filter(|line| !is_length(line)));
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), read).await.unwrap()
+    }
+}

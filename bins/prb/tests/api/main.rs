@@ -303,6 +303,70 @@ async fn futures_join<T>(all: impl Iterator<Item = impl Future<Output = T>>) {
     .await;
 }
 
+/// A pool is removed while workers are added to it: one of the two is refused, whichever comes first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_does_not_go_with_workers_that_come_at_once() {
+    let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
+    let pid = net.devnet.pools()[0].pid;
+    let (mut removed, mut kept) = (0, 0);
+    for _ in 0..60 {
+        let pool = json!({ "pools": [{ "pid": pid, "sync_only": true, "enabled": false }] });
+        api.post("/pools", pool).await;
+        let (path, workers) = (format!("/pools/{pid}"), json!({ "workers": [worker(pid, 1)] }));
+        let (gone, come) = tokio::join!(api.delete(&path), api.post("/workers", workers));
+        match (gone.status, come.status) {
+            (200, 404 | 422) => removed += 1,
+            (409 | 412, 201) => kept += 1,
+            _ => panic!("{gone:?} {come:?}"),
+        }
+        api.delete("/workers/w1").await;
+    }
+    assert_eq!(removed + kept, 60);
+    ended(net, bridge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_has_all_workers_and_then_what_changes() {
+    let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
+    let pid = net.devnet.pools()[0].pid;
+    api.post("/pools", json!({ "pools": [{ "pid": pid, "sync_only": true, "enabled": false }] }))
+        .await
+        .is(201);
+    let workers: Vec<_> = (0..50).map(|n| worker(pid, n)).collect();
+    api.post("/workers", json!({ "workers": workers })).await.is(201);
+    let mut events = client::Events::open(&api, "/stream/workers?name=w1*").await;
+    let names = |event: &Value| -> Vec<String> {
+        event["workers"].as_array().unwrap().iter().map(|w| w["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = events.next().await;
+    assert_eq!((&first["all"], names(&first).len()), (&json!(true), 11), "{first}");
+    // One that the query lets through, one that it does not, and one that it no longer does.
+    api.patch("/workers/w2", json!({ "stake": "8" })).await.is(200);
+    api.patch("/workers/w12", json!({ "stake": "8" })).await.is(200);
+    let mut next = events.next().await;
+    // What the fleet makes of its new workers comes, too.
+    while names(&next) != ["w12"] || next["workers"][0]["stake"] != "8" {
+        next = events.next().await;
+    }
+    assert_eq!(next["all"], false);
+    let id = api.get("/workers/w13").await.body["id"].clone();
+    api.patch("/workers/w13", json!({ "name": "another" })).await.is(200);
+    while next["gone"] != json!([id]) {
+        next = events.next().await;
+    }
+    for (query, headers, status) in [
+        ("?limit=5", None, 400),
+        ("?state=ACTIVE", None, 400),
+        ("", Some(("accept", "application/json")), 406),
+    ] {
+        let headers: Vec<_> = headers.into_iter().collect();
+        let refused = api.ask("GET", &format!("/stream/workers{query}"), None, &headers).await;
+        assert_eq!(refused.status, status, "{query}");
+    }
+    drop(events);
+    ended(net, bridge).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_token_reads_and_other_hosts_do_nothing() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
@@ -381,7 +445,7 @@ async fn the_document_names_every_route_and_scheme() {
             // It is there: what it answers is not the fallback's refusal.
             let anyone = Client { token: None, ..api };
             let method = method.to_ascii_uppercase();
-            let answer = anyone.ask(&method, &filled, None, &[]).await;
+            let answer = anyone.ask(&method, &filled, None, &[("accept", "application/json")]).await;
             assert_eq!(answer.status == 401, !reads, "{method} {path}: {answer:?}");
             assert!(
                 answer.status != 405 && !answer.body["message"].as_str().unwrap_or("").contains("openapi")

@@ -10,7 +10,7 @@ use crate::{driver::Browser, rig::*};
 const WIDE: &str = "document.documentElement.scrollWidth > document.documentElement.clientWidth";
 
 /// Looks at a page at both widths, light and dark; nothing may stick out on a phone.
-async fn look(browser: &mut Browser, name: &str) {
+pub async fn look(browser: &mut Browser, name: &str) {
     for (width, height) in [(1400, 900), (390, 844)] {
         browser.call("setViewportSize", json!([{ "width": width, "height": height }])).await;
         for scheme in ["light", "dark"] {
@@ -115,4 +115,38 @@ async fn commands_and_forms_with_the_token_only() {
     look(&mut browser, "worker-form").await;
     let refusals = browser.complaints().await;
     assert!(refusals.iter().all(|text| text.contains("401") || text.contains("409")), "{refusals:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn charts_of_an_hour_are_drawn_at_every_width() {
+    let made = Made::new(fleet(200, 20));
+    let page = Page::of(&made).await;
+    let now = std::time::SystemTime::now();
+    for n in 0..360u32 {
+        made.change(|fleet| {
+            for (at, worker) in fleet.workers.iter_mut().enumerate() {
+                let at = u32::try_from(at).unwrap();
+                worker.lag = Some((n * 7 + at) % (40 + n / 2));
+                worker.para_block = Some(900_000 + n * 2 + (n / 60) * at % 7);
+                worker.state = if (at + n) % 40 < 3 { State::Synching } else { State::Active };
+            }
+        });
+        // For ten minutes nobody measured.
+        if !(100..160).contains(&n) {
+            page.console.take_sample(now - std::time::Duration::from_secs(3600 - u64::from(n) * 10)).await;
+        }
+    }
+    let mut browser = Browser::start().await;
+    browser.open(&page.url("/")).await;
+    browser.until("document.querySelectorAll('figure.chart path.line').length >= 5").await;
+    // What a screen reader is told of a drawing.
+    let named = "[...document.querySelectorAll('.plot svg')].every((svg) => svg.getAttribute('aria-labelledby')\
+                 .split(' ').every((id) => document.getElementById(id).textContent.length > 2))";
+    assert_eq!(browser.evaluate(named).await, true);
+    look(&mut browser, "charts").await;
+    browser.call("focus", json!([".spans a:last-child"])).await;
+    browser.call("press", json!([".spans a:last-child", "Enter"])).await;
+    browser.until("location.search === '?span=day'").await;
+    browser.until_shows("#charts", "a day ago").await;
+    assert_eq!(browser.complaints().await, Vec::<String>::new());
 }

@@ -207,7 +207,8 @@ async fn forms_are_checked_and_overwrite_nobodys_edit() {
         other => panic!("{other:?}"),
     }
     assert_eq!(page.post("/pools/save", Some(TOKEN), &pool.replace("99", "7")).await.status, 409);
-    let answer = page.post("/workers/remove", Some(TOKEN), &format!("id={}", worker.id)).await;
+    let answer =
+        page.post("/workers/remove", Some(TOKEN), &format!("id={}&version={version}", worker.id)).await;
     assert_eq!(answer.status, 200);
     assert!(matches!(made.edits.lock().unwrap()[..], [Edit::RemoveWorker(id)] if id == worker.id));
 }
@@ -237,6 +238,46 @@ async fn a_stream_has_only_what_changes() {
     *made.trouble.lock().unwrap() = Some(Error::new(StatusCode::BAD_GATEWAY, "the peer cannot be reached"));
     let next = stream.next().await;
     assert_eq!((next["parts"].as_array().unwrap().len(), &next["parts"][0][0]), (1, &"notice".into()));
+}
+
+#[tokio::test]
+async fn what_was_lately_is_drawn() {
+    let made = Made::new(fleet(100, 10));
+    let queue = prb_core::queue::memory::MemoryQueue::default();
+    let page = Page::with_queue(&made, &queue).await;
+    page.get("/").await.has(&["Nothing has been measured yet"]).lacks(&["<figure"]);
+    page.console.take_sample(std::time::SystemTime::now()).await;
+    let drawn = page.get("/").await;
+    assert_eq!(drawn.count("<figure"), 4, "no rate from one sample");
+    drawn.has(&[
+        "aria-labelledby=\"chart-lag-title chart-lag-desc\"",
+        "<title id=\"chart-lag-title\">Lag</title>",
+        "From an hour ago to now: from 1 to 100,000 blocks. Now largest 100,000. Now median 1.",
+        "<h2>Lately</h2>",
+        "Lowest operator balance",
+        "chart-jobs",
+        "href=\"/?span=day\"",
+    ]);
+    drawn.lacks(&["style=", "onload"]);
+    page.get("/?span=day").await.has(&["From a day ago to now"]);
+    // The charts are a part of their own: a sample changes that and nothing else.
+    let mut stream = page.stream("/live/").await;
+    stream.next().await;
+    made.change(|fleet| fleet.workers.iter_mut().for_each(|worker| worker.lag = Some(7)));
+    page.console.take_sample(std::time::SystemTime::now()).await;
+    let mut changed = Vec::new();
+    while !changed.contains(&"charts".to_owned()) {
+        let next = stream.next().await;
+        changed.extend(
+            next["parts"].as_array().unwrap().iter().map(|part| part[0].as_str().unwrap().to_owned()),
+        );
+    }
+    page.get("/").await.has(&["Now median 7."]);
+    // What cannot be had is a gap, and no end.
+    *made.trouble.lock().unwrap() = Some(Error::new(StatusCode::BAD_GATEWAY, "away"));
+    page.console.take_sample(std::time::SystemTime::now()).await;
+    *made.trouble.lock().unwrap() = None;
+    page.get("/").await.has(&["Now median 7."]);
 }
 
 #[tokio::test]

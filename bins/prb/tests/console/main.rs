@@ -4,5 +4,7 @@
 mod browser;
 #[path = "../support/browser.rs"]
 mod driver;
+mod editors;
 mod http;
 mod rig;
+mod transactions;

@@ -15,13 +15,15 @@ use prb::{
         backend::{Backend, Commanded, Edit, Error, Preview},
         view::{FleetView, PoolView, Tip, WorkerView},
     },
+    pages::queue::Source,
+    token::Access,
 };
 use prb_core::{
     chain::{PoolOnChain, Registration, Session, SessionState, WorkerOnChain},
     inventory::{Goal, Worker},
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
-    queue::Stats,
+    queue::{Stats, memory::MemoryQueue},
     worker::{Command, Event, State},
 };
 use tempfile::TempDir;
@@ -107,7 +109,14 @@ impl Backend for Made {
         self.read_only.as_deref()
     }
 
-    async fn edit(&self, edit: Edit) -> Result<(), Error> {
+    async fn edit(&self, edit: Edit, version: &str) -> Result<(), Error> {
+        if let Edit::PutWorker(Some(id), _) | Edit::RemoveWorker(id) = &edit {
+            let fleet = self.fleet.lock().unwrap();
+            let worker = fleet.workers.iter().find(|worker| worker.entry.id == *id);
+            if worker.is_none_or(|worker| worker.version() != version) {
+                return Err(Error::changed());
+            }
+        }
         if let Edit::PutPool(None, value) = &edit
             && self.fleet.lock().unwrap().pools.iter().any(|pool| pool.pid == value.pid.0)
         {
@@ -221,6 +230,7 @@ pub fn pool(pid: u64) -> PoolView {
     chain.total_value = 1_000_000 * PHA;
     PoolView {
         id: Uuid::from_u64_pair(2, pid),
+        version: "1".into(),
         pid,
         name: format!("pool {pid}"),
         enabled: true,
@@ -263,13 +273,22 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
 /// A console that is served until dropped.
 pub struct Page {
     pub address: SocketAddr,
+    pub console: Console,
     _folder: TempDir,
     _tasks: JoinSet<()>,
 }
 
 impl Page {
     pub async fn of(made: &Arc<Made>) -> Self {
-        let backend: Arc<dyn Backend> = Arc::<Made>::clone(made);
+        Self::with_queue(made, &MemoryQueue::default()).await
+    }
+
+    pub async fn with_queue(made: &Arc<Made>, queue: &MemoryQueue) -> Self {
+        Self::over(Arc::<Made>::clone(made), queue).await
+    }
+
+    pub async fn over(backend: Arc<dyn Backend>, queue: &MemoryQueue) -> Self {
+        let queue = Source { queue: Arc::new(queue.clone()), admin: Arc::new(queue.clone()) };
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
@@ -278,11 +297,13 @@ impl Page {
             api_token_file: Some(file),
             ..PageArgs::default()
         };
-        let site = console::open(&args, Console::of_fleet(backend)).await.unwrap().unwrap();
+        let access = Access::given(&args).unwrap();
+        let console = Console::of_fleet(backend).with_queue(queue);
+        let site = console::open(&args, &access, console.clone()).await.unwrap().unwrap();
         let address = site.address();
         let mut tasks = JoinSet::new();
         tasks.spawn(site.serve());
-        Self { address, _folder: folder, _tasks: tasks }
+        Self { address, console, _folder: folder, _tasks: tasks }
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -137,22 +137,25 @@ async fn retry_and_remove_with_the_token_only() {
     let page = Page::of(&queue).await;
     let mut browser = Browser::start().await;
     browser.open(&page.url("/jobs/1")).await;
+    browser.click("#retry-1").await;
+    browser.until_shows("h1", "retry: 1 job").await;
 
     // Asked for it, given up: nothing changes.
-    browser.click("#retry-1").await;
+    browser.click("#give").await;
     browser.until("document.querySelector('#token-dialog').open").await;
     browser.picture("token").await;
     browser.call("press", json!(["#token-value", "Escape"])).await;
     browser.until("!document.querySelector('#token-dialog').open").await;
     // A wrong one.
-    browser.click("#retry-1").await;
+    browser.until_shows("#token-why", "token that is in the file").await;
+    browser.click("#give").await;
     browser.call("fill", json!(["#token-value", "not-the-token-of-this-test"])).await;
     browser.click("#token-use").await;
-    browser.until_shows("#said", "What was sent is not it").await;
+    browser.until_shows("[data-error]", "What was sent is not it").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 0);
     assert_eq!(browser.evaluate("sessionStorage.length").await, 0);
     // The right one, with Enter; kept for this tab.
-    browser.click("#retry-1").await;
+    browser.click("#give").await;
     browser.call("fill", json!(["#token-value", TOKEN])).await;
     browser.call("press", json!(["#token-value", "Enter"])).await;
     browser.until_shows("#said", "Job 1 is in line again").await;
@@ -161,13 +164,18 @@ async fn retry_and_remove_with_the_token_only() {
     assert_eq!(browser.evaluate("document.cookie").await, "");
 
     browser.open(&page.url("/?state=failed")).await;
-    browser.click("#retry-2").await;
+    browser.call("check", json!(["#choose-2"])).await;
+    browser.click("#bulk-chosen").await;
+    browser.until_shows("h1", "retry: 1 job").await;
+    browser.picture("confirm").await;
+    browser.click("#give").await;
     browser.until_shows("#said", "Job 2 is in line again").await;
-    browser.until_shows("#jobs .extent", "No job fits.").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 2);
 
     browser.open(&page.url("/jobs/2")).await;
     browser.click("#remove-2").await;
+    browser.until_shows("h1", "remove: 1 job").await;
+    browser.click("#give").await;
     browser.until("location.pathname === '/'").await;
     browser.until_shows("#jobs .extent", "1–1 of 1").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 1);

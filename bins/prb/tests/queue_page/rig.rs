@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use prb::{
     config::{OpsListen, PageArgs},
     pages::queue::{self, Source},
+    token::Access,
 };
 use prb_core::{
     chain::Call,
@@ -53,7 +54,8 @@ impl Page {
             }),
             ..PageArgs::default()
         };
-        let site = queue::open(&args, source).await.unwrap().unwrap();
+        let access = Access::given(&args).unwrap();
+        let site = queue::open(&args, &access, source).await.unwrap().unwrap();
         let address = site.address();
         let mut tasks = JoinSet::new();
         tasks.spawn(site.serve());
@@ -67,6 +69,15 @@ impl Page {
     /// Asks as a browser does.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/html\r\n", self.address)).await
+    }
+
+    /// A change of several jobs, as the page's script sends it.
+    pub async fn act(&self, token: Option<&str>, body: &str) -> Answer {
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let length = body.len();
+        let head =
+            format!("POST /act HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n{token}", self.address);
+        tokio::time::timeout(LONG, ask_with(self.address, &head, body)).await.expect("no answer")
     }
 
     /// A change, as the page's script sends it.
@@ -84,8 +95,12 @@ impl Page {
 
 /// Sends a head to an address.
 pub async fn ask(address: SocketAddr, head: &str) -> Answer {
+    ask_with(address, head, "").await
+}
+
+async fn ask_with(address: SocketAddr, head: &str, body: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
+    stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
     // Who refuses a head may close before all of it was read: what came before that counts.
     let _ = stream.read_to_end(&mut bytes).await;
@@ -166,7 +181,8 @@ pub async fn take(queue: &impl JobQueue) -> (JobId, u64) {
 pub async fn carry_out(queue: &impl JobQueue, error: &str) -> JobId {
     let (id, token) = take(queue).await;
     let calls = vec![CallOutcome::Done, CallOutcome::Failed(error.to_owned())];
-    let outcome = JobOutcome { calls, block: ParaNumber(1_234_567), extrinsic: Some(Hash([0xab; 32])) };
+    let extrinsic = Some(Hash([0xab; 32]));
+    let outcome = JobOutcome { calls, block: ParaNumber(1_234_567), extrinsic, fee: Some(12_500_000_000) };
     queue.complete(id, token, outcome).await.unwrap();
     id
 }

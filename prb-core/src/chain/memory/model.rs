@@ -83,15 +83,20 @@ impl Model {
     /// Executes a transaction: charges the fee, then runs `force_batch`, through `Proxy` if it names an
     /// account.
     pub(super) fn execute(&mut self, batch: &CallBatch) -> Result<Vec<Dispatch>, DispatchError> {
-        let operator = batch.operator();
+        let (operator, fee) = (batch.operator(), self.fee(batch));
         if let Some(funds) = self.funds.get_mut(&operator) {
-            *funds = funds.saturating_sub(self.config.fee * batch.calls.len() as Balance);
+            *funds = funds.saturating_sub(fee);
         }
         if let Some(real) = batch.proxied {
             ensure(self.proxies.contains(&(real, operator)), "Proxy::NotProxy")?;
         }
         let origin = batch.proxied.unwrap_or(operator);
         Ok(batch.calls.iter().map(|call| self.dispatch(origin, call)).collect())
+    }
+
+    /// What a transaction costs.
+    pub(super) fn fee(&self, batch: &CallBatch) -> Balance {
+        self.config.fee * batch.calls.len() as Balance
     }
 
     fn dispatch(&mut self, origin: AccountId, call: &Call) -> Dispatch {

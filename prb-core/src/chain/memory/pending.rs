@@ -19,6 +19,7 @@ impl State {
 
     pub(super) fn include(&mut self, batch: &CallBatch, extrinsic: Hash, max_events: usize) -> SubmitResult {
         let calls = self.model.execute(batch).map_err(SubmitError::Dispatch)?;
+        let fee = Some(self.model.fee(batch));
         let block = ParaNumber(self.model.block);
         for (call, result) in batch.calls.iter().cloned().zip(calls.iter().cloned()) {
             if self.events.len() >= max_events {
@@ -26,7 +27,7 @@ impl State {
             }
             self.events.push_back(Event { block, operator: batch.operator(), call, result });
         }
-        Ok(BatchOutcome { extrinsic, block: block_hash(block.0), number: block, calls })
+        Ok(BatchOutcome { extrinsic, block: block_hash(block.0), number: block, calls, fee })
     }
 
     /// Accepts a batch into the transaction pool, unless it is invalid or a fault is injected.

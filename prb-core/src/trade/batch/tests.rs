@@ -162,12 +162,21 @@ fn equal_calls_are_sent_once_and_outcomes_are_told_by_job() {
     let (places, _) = work.select(|outcome| outcome.is_none());
     assert_eq!(places, [0, 1, 3]);
     let results = [CallOutcome::Done, CallOutcome::Failed("A::B".into())];
-    work.sent(Hash([4; 32]), ParaNumber(10), places.into_iter().zip(results));
+    let sent = Included { extrinsic: Hash([4; 32]), block: ParaNumber(10), fee: Some(7) };
+    work.sent(sent, places.into_iter().zip(results));
     let finished: Vec<_> = work.finish().into_iter().map(|(_, outcome)| outcome).collect();
-    let sent = |calls| Some(JobOutcome { calls, block: ParaNumber(10), extrinsic: Some(Hash([4; 32])) });
+    let sent = |calls| {
+        let extrinsic = Some(Hash([4; 32]));
+        Some(JobOutcome { calls, block: ParaNumber(10), extrinsic, fee: Some(7) })
+    };
     assert_eq!(finished[0], sent(vec![CallOutcome::Done, CallOutcome::Failed("A::B".into())]));
     assert_eq!(finished[1], sent(vec![CallOutcome::Done]));
-    let already = JobOutcome { calls: vec![CallOutcome::AlreadyDone], block: ParaNumber(9), extrinsic: None };
+    let already = JobOutcome {
+        calls: vec![CallOutcome::AlreadyDone],
+        block: ParaNumber(9),
+        extrinsic: None,
+        fee: None,
+    };
     assert_eq!(finished[2], Some(already));
     assert_eq!(finished[3], None, "a call without result leaves its job without outcome");
 }

@@ -8,7 +8,7 @@ use super::{
     super::{
         Phase,
         account_lease_manager::AccountLease,
-        batch::PendingBatch,
+        batch::{Included, PendingBatch},
         verdict::{self, Ending, Next, Sent, Verdict},
     },
     Lane, Queued,
@@ -188,7 +188,8 @@ impl Lane {
             Ok(()) => CallOutcome::Done,
             Err(e) => CallOutcome::Failed(e.name),
         });
-        work.sent(outcome.extrinsic, outcome.number, places.into_iter().zip(results));
+        let sent = Included { extrinsic: outcome.extrinsic, block: outcome.number, fee: outcome.fee };
+        work.sent(sent, places.into_iter().zip(results));
     }
 
     async fn end(&mut self, mut work: PendingBatch) {

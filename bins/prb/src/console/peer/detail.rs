@@ -9,7 +9,7 @@ use prb_walkie::{
 };
 use uuid::Uuid;
 
-use super::{pool_view, worker_view};
+use super::values::{pool_view, worker_view};
 use crate::console::view::{FleetView, PoolView, Tip, WorkerView};
 
 /// A peer's fleet, and whether it takes every command.

@@ -49,7 +49,8 @@ impl Found {
 impl Desk {
     pub(super) async fn find(&self, wish: &Wish) -> Result<Found, Error> {
         match &wish.look_for {
-            LookFor::All => self.page(wish).await,
+            LookFor::All if wish.workers.is_none() => self.page(wish).await,
+            LookFor::All => self.search(wish, "").await,
             LookFor::Job(id) => self.one(wish, *id).await,
             LookFor::Text(text) => self.search(wish, text).await,
         }
@@ -71,7 +72,7 @@ impl Desk {
 
     async fn one(&self, wish: &Wish, id: JobId) -> Result<Found, Error> {
         let job = self.job(id).await?.map(|detail| detail.record);
-        let job = job.filter(|record| lets_through(wish.filter, record));
+        let job = job.filter(|record| lets_through(wish.filter, record) && is_about(wish, record));
         Ok(Found {
             total: job.iter().len(),
             jobs: job.into_iter().collect(),
@@ -110,9 +111,15 @@ impl Desk {
     }
 }
 
+/// Whether a job is about one of the workers that are asked for.
+fn is_about(wish: &Wish, job: &JobRecord) -> bool {
+    wish.workers.as_ref().is_none_or(|keys| job.workers.iter().any(|key| keys.contains(key)))
+}
+
 /// Keeps the page that is wished for, and the last one should there be none such.
 struct Sieve<'a> {
     text: &'a str,
+    wish: &'a Wish,
     page: usize,
     size: usize,
     total: usize,
@@ -120,12 +127,12 @@ struct Sieve<'a> {
 }
 
 impl<'a> Sieve<'a> {
-    const fn new(wish: &Wish, text: &'a str) -> Self {
-        Self { text, page: wish.page, size: wish.size, total: 0, kept: Vec::new() }
+    const fn new(wish: &'a Wish, text: &'a str) -> Self {
+        Self { text, wish, page: wish.page, size: wish.size, total: 0, kept: Vec::new() }
     }
 
     fn look(&mut self, job: JobRecord) {
-        if !mentions(&job, self.text) {
+        if !is_about(self.wish, &job) || !(self.text.is_empty() || mentions(&job, self.text)) {
             return;
         }
         if self.total < self.page.saturating_mul(self.size) {

@@ -7,49 +7,37 @@ use prb_core::queue::{
 };
 use serde_json::Value;
 
-use super::words;
+use super::{
+    setting::{self, Directory, Setting},
+    words,
+};
 
 /// Characters of a job's data that are shown.
 const MAX_DATA_CHARS: usize = 20_000;
 
-/// Puts it in line again.
-pub(super) fn retry_form(base: &str, id: JobId) -> Markup {
+/// Leads to what would happen to it.
+pub(super) fn act_link(base: &str, id: JobId, action: &str) -> Markup {
     html! {
-        form method="post" action={ (base) "/jobs/" (id) "/retry" } data-act {
-            button type="submit" id={ "retry-" (id) } { "Retry" }
-        }
-    }
-}
-
-fn remove_form(base: &str, record: &JobRecord) -> Markup {
-    let id = record.id;
-    let consequence = match record.state {
-        JobState::Succeeded | JobState::Failed => "It is forgotten.",
-        JobState::Active => {
-            "What was sent already may take effect; its submitter learns that the job is gone."
-        }
-        _ => "It is not sent; its submitter learns that the job is gone, and may want it again.",
-    };
-    let question = format!("Remove job {id}? {consequence}");
-    html! {
-        form method="post" action={ (base) "/jobs/" (id) "/remove" } data-act data-ask=(question) data-then=(super::list::home(base)) {
-            button.danger type="submit" id={ "remove-" (id) } { "Remove" }
+        a.button id={ (action) "-" (id) } href={ (base) "/confirm?do=" (action) "&id=" (id) } {
+            @if action == "retry" { "Retry…" } @else { "Remove…" }
         }
     }
 }
 
 /// What changes while somebody looks.
-pub(super) fn state(base: &str, record: &JobRecord) -> Markup {
+pub(super) fn state(setting: &Setting, record: &JobRecord, known: &Directory) -> Markup {
+    let base = setting.base;
     html! {
         div.title {
             h1 { "Job " (record.id) " " (words::badge(record.state)) }
             div.acts {
-                @if record.state == JobState::Failed { (retry_form(base, record.id)) }
-                (remove_form(base, record))
+                @if record.state == JobState::Failed { (act_link(base, record.id, "retry")) }
+                (act_link(base, record.id, "remove"))
             }
         }
         dl.facts {
             (fact("Pool", &html! { @if let Some(pool) = record.pool { (pool) } @else { "–" } }))
+            (fact("Worker", &setting::workers(&record.workers, known)))
             (fact("Action", &words::action(&record.action)))
             (fact("Created (UTC)", &words::moment(record.created_ms)))
             @if let Some(ended) = record.ended_ms {
@@ -62,6 +50,7 @@ pub(super) fn state(base: &str, record: &JobRecord) -> Markup {
             @if let Some(word) = &record.progress { (fact("Progress", &html! { (words::progress(word)) })) }
             @if let Some(outcome) = &record.outcome {
                 (fact("Block", &html! { (words::grouped(outcome.block.0.into())) }))
+                @if let Some(fee) = outcome.fee { (fact("Fee of its transaction", &html! { (words::pha(fee)) })) }
                 div.wide {
                     dt { "Transaction" }
                     dd {

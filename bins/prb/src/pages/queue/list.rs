@@ -6,12 +6,19 @@ use prb_core::queue::{JobState, Stats, admin::JobRecord};
 use super::{
     STATES,
     find::Found,
+    job::act_link,
+    setting::{self, Directory, Setting},
     wish::{self, Asked, SIZES},
     words,
 };
 
 /// How many jobs there are, by state; each count leads to its list.
-pub(super) fn counts(base: &str, last: Option<(Stats, u64)>, stale: bool, here: Option<JobState>) -> Markup {
+pub(super) fn counts(
+    setting: &Setting,
+    last: Option<(Stats, u64)>,
+    stale: bool,
+    here: Option<JobState>,
+) -> Markup {
     let number = |state| {
         last.map(|(stats, _)| match state {
             JobState::Waiting => stats.waiting as u64,
@@ -26,7 +33,7 @@ pub(super) fn counts(base: &str, last: Option<(Stats, u64)>, stale: bool, here: 
             @for state in STATES {
                 @let name = words::state(state);
                 @let asked = Asked { state: name.into(), ..Asked::default() };
-                a class={ "count " (name) } id={ "count-" (name) } href=(wish::link(&home(base), &asked))
+                a class={ "count " (name) } id={ "count-" (name) } href=(wish::link(setting.home(), &asked))
                     aria-current=[(here == Some(state)).then_some("true")] {
                     b { (number(state).map_or_else(|| "–".into(), words::grouped)) }
                     span { (name) }
@@ -40,9 +47,9 @@ pub(super) fn counts(base: &str, last: Option<(Stats, u64)>, stale: bool, here: 
 }
 
 /// What the list is narrowed by. Stands outside of the parts that change by themselves.
-pub(super) fn filter(base: &str, asked: &Asked) -> Markup {
+pub(super) fn filter(setting: &Setting, asked: &Asked) -> Markup {
     html! {
-        form.filter method="get" action=(home(base)) data-filter autocomplete="off" {
+        form.filter method="get" action=(setting.home()) data-filter autocomplete="off" {
             label {
                 "State"
                 select name="state" {
@@ -53,6 +60,9 @@ pub(super) fn filter(base: &str, asked: &Asked) -> Markup {
                 }
             }
             label { "Pool" input.short name="pool" inputmode="numeric" maxlength="20" placeholder="all" value=(asked.pool); }
+            @if setting.workers.is_some() {
+                label { "Worker" input name="worker" type="search" maxlength="200" placeholder="all" value=(asked.worker); }
+            }
             label.wide {
                 "Number, action, worker, error or transaction"
                 input name="text" type="search" maxlength="200" value=(asked.text);
@@ -67,13 +77,18 @@ pub(super) fn filter(base: &str, asked: &Asked) -> Markup {
                 }
             }
             button type="submit" { "Show" }
-            a.quiet href=(home(base)) { "Show all" }
+            a.quiet href=(setting.home()) { "Show all" }
         }
     }
 }
 
 /// The jobs that were found, or why nothing can be looked for.
-pub(super) fn jobs(base: &str, asked: &Asked, found: Result<&Found, &str>) -> Markup {
+pub(super) fn jobs(
+    setting: &Setting,
+    asked: &Asked,
+    found: Result<&Found, &str>,
+    known: &Directory,
+) -> Markup {
     let found = match found {
         Ok(found) => found,
         Err(refusal) => return html! { p.empty role="alert" { (refusal) } },
@@ -81,24 +96,42 @@ pub(super) fn jobs(base: &str, asked: &Asked, found: Result<&Found, &str>) -> Ma
     html! {
         (extent(found))
         @if !found.jobs.is_empty() {
-            table.jobs {
-                thead {
-                    tr {
-                        @for name in ["Job", "State", "Pool", "Action", "Created (UTC)", "Took", "Tries", "Result", ""] {
-                            th scope="col" { (name) }
-                        }
-                    }
-                }
-                tbody { @for job in &found.jobs { (row(base, job)) } }
-            }
+            (table(setting.base, &found.jobs, known, true))
         }
-        (pager(base, asked, found))
+        (pager(setting, asked, found))
     }
 }
 
-/// The path of the list.
-pub(super) fn home(base: &str) -> String {
-    if base.is_empty() { "/".to_owned() } else { base.to_owned() }
+/// Jobs, one a row; they may be chosen where there is a form for that.
+pub(super) fn table(base: &str, jobs: &[JobRecord], known: &Directory, can_choose: bool) -> Markup {
+    html! {
+        table.jobs {
+            thead {
+                tr {
+                    @if can_choose {
+                        th.choose scope="col" { input #choose-all type="checkbox" aria-label="Choose all on this page" data-choose="id"; }
+                    }
+                    @for name in ["Job", "State", "Pool", "Worker", "Action", "Created (UTC)", "Took", "Tries", "Result", "Fee (PHA)", ""] {
+                        th scope="col" { (name) }
+                    }
+                }
+            }
+            tbody { @for job in jobs { (row(base, job, known, can_choose)) } }
+        }
+    }
+}
+
+/// What is done with the chosen jobs. Stands outside of the parts that change by themselves.
+pub(super) fn bulk(setting: &Setting) -> Markup {
+    html! {
+        form.bulk #bulk-form method="get" action={ (setting.base) "/confirm" } {
+            label {
+                "Chosen jobs"
+                select #bulk-command name="do" { option value="retry" { "retry" } option value="remove" { "remove" } }
+            }
+            button #bulk-chosen type="submit" { "For the chosen…" }
+        }
+    }
 }
 
 fn extent(found: &Found) -> Markup {
@@ -119,20 +152,26 @@ fn extent(found: &Found) -> Markup {
     }
 }
 
-fn row(base: &str, job: &JobRecord) -> Markup {
+fn row(base: &str, job: &JobRecord, known: &Directory, can_choose: bool) -> Markup {
     let result = result(job);
+    let fee = job.outcome.as_ref().and_then(|outcome| outcome.fee);
     let took = job.ended_ms.map(|ended| words::span(ended.saturating_sub(job.created_ms)));
     html! {
         tr {
+            @if can_choose {
+                td.choose { input type="checkbox" form="bulk-form" name="id" value=(job.id) id={ "choose-" (job.id) } aria-label={ "Choose job " (job.id) }; }
+            }
             td.job data-label="Job" { a href={ (base) "/jobs/" (job.id) } id={ "job-" (job.id) } { (job.id) } }
             td.state-of data-label="State" { (words::badge(job.state)) }
             td data-label="Pool" { @if let Some(pool) = job.pool { (pool) } @else { "–" } }
+            td.of-worker data-label="Worker" { (setting::workers(&job.workers, known)) }
             td.action data-label="Action" { (words::action(&job.action)) }
             td.created data-label="Created" { (words::moment(job.created_ms)) }
             td.took data-label="Took" { (took.as_deref().unwrap_or("–")) }
             td data-label="Tries" { (job.hand_outs) }
             td.result.none[result.is_none()] data-label="Result" { (result.unwrap_or_else(|| html! { "–" })) }
-            td.acts { @if job.state == JobState::Failed { (super::job::retry_form(base, job.id)) } }
+            td.fee.none[fee.is_none()] data-label="Fee (PHA)" { @match fee { Some(fee) => (words::amount(fee)), None => "–" } }
+            td.acts { @if job.state == JobState::Failed { (act_link(base, job.id, "retry")) } }
         }
     }
 }
@@ -159,9 +198,9 @@ fn first_words(error: &str) -> String {
     }
 }
 
-fn pager(base: &str, asked: &Asked, found: &Found) -> Markup {
+fn pager(setting: &Setting, asked: &Asked, found: &Found) -> Markup {
     let (page, pages) = (found.page, found.pages());
-    let to = |page: usize| wish::link(&home(base), &Asked { page: page.to_string(), ..asked.clone() });
+    let to = |page: usize| wish::link(setting.home(), &Asked { page: page.to_string(), ..asked.clone() });
     let entries = [
         ("first", "« First", 1, page > 1),
         ("previous", "‹ Previous", page.saturating_sub(1), page > 1),

@@ -1,13 +1,16 @@
 //! What a browser asks for, as the address says it.
 
+use std::collections::HashSet;
+
 use prb_core::{
-    primitives::PoolId,
+    inventory::Worker,
+    primitives::{PoolId, WorkerKey},
     queue::{JobId, admin::Filter},
 };
 use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
-use super::{STATES, words};
+use super::{STATES, setting::Directory, words};
 
 /// Jobs on a page, where nothing else is asked for.
 const SIZE: usize = 50;
@@ -22,6 +25,8 @@ const MAX_TEXT_BYTES: usize = 200;
 pub(super) struct Asked {
     pub(super) state: String,
     pub(super) pool: String,
+    /// A worker's name or a part of it, its id or its key.
+    pub(super) worker: String,
     pub(super) text: String,
     pub(super) page: String,
     pub(super) size: String,
@@ -31,6 +36,8 @@ pub(super) struct Asked {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wish {
     pub(super) filter: Filter,
+    /// Only jobs about one of these.
+    pub(super) workers: Option<HashSet<WorkerKey>>,
     pub(super) look_for: LookFor,
     /// From 1.
     pub(super) page: usize,
@@ -52,7 +59,7 @@ pub(super) enum LookFor {
 impl Wish {
     /// # Errors
     /// What cannot be meant, for people.
-    pub(super) fn read(asked: &Asked) -> Result<Self, String> {
+    pub(super) fn read(asked: &Asked, known: &Directory) -> Result<Self, String> {
         let state = match asked.state.trim() {
             "" => None,
             name => match STATES.into_iter().find(|state| words::state(*state) == name) {
@@ -67,6 +74,10 @@ impl Wish {
                 Err(_) => return Err("A pool has a number.".into()),
             },
         };
+        let workers = match asked.worker.trim() {
+            "" => None,
+            name => Some(keys_of(name, known)?),
+        };
         let text = asked.text.trim();
         if text.len() > MAX_TEXT_BYTES {
             return Err(format!("The text has more than {MAX_TEXT_BYTES} bytes."));
@@ -78,8 +89,26 @@ impl Wish {
         };
         let size = asked.size.parse().ok().filter(|size| SIZES.contains(size)).unwrap_or(SIZE);
         let page = asked.page.parse().unwrap_or(1).max(1);
-        Ok(Self { filter: Filter { state, pool }, look_for, page, size })
+        Ok(Self { filter: Filter { state, pool }, workers, look_for, page, size })
     }
+}
+
+/// The keys of the workers that are meant: of the one of that name, id or key, else of those whose name has it.
+fn keys_of(name: &str, known: &Directory) -> Result<HashSet<WorkerKey>, String> {
+    if let Ok(key) = name.parse::<WorkerKey>() {
+        return Ok([key].into());
+    }
+    let keys = |fits: &dyn Fn(&Worker) -> bool| -> HashSet<WorkerKey> {
+        known.iter().filter(|(_, worker)| fits(worker)).map(|(key, _)| *key).collect()
+    };
+    let exact = keys(&|worker| worker.name == name || worker.id.to_string() == name);
+    let lower = name.to_lowercase();
+    let found =
+        if exact.is_empty() { keys(&|worker| worker.name.to_lowercase().contains(&lower)) } else { exact };
+    if found.is_empty() {
+        return Err("No worker of that name, id or key has a key yet.".into());
+    }
+    Ok(found)
 }
 
 /// A job's number. No sign, no spaces.
@@ -90,8 +119,15 @@ pub(super) fn number(text: &str) -> Option<JobId> {
 
 /// An address with the fields that are not empty.
 pub(super) fn link(path: &str, asked: &Asked) -> String {
-    let Asked { state, pool, text, page, size } = asked;
-    let fields = [("state", state), ("pool", pool), ("text", text), ("page", page), ("size", size)];
+    let Asked { state, pool, worker, text, page, size } = asked;
+    let fields = [
+        ("state", state),
+        ("pool", pool),
+        ("worker", worker),
+        ("text", text),
+        ("page", page),
+        ("size", size),
+    ];
     let mut query = Serializer::new(String::new());
     query.extend_pairs(fields.into_iter().filter(|(_, value)| !value.is_empty()));
     match query.finish().as_str() {
@@ -109,25 +145,58 @@ mod tests {
 
     fn asked(state: &str, pool: &str, text: &str, page: &str, size: &str) -> Asked {
         let [state, pool, text, page, size] = [state, pool, text, page, size].map(str::to_owned);
-        Asked { state, pool, text, page, size }
+        Asked { state, pool, text, page, size, worker: String::new() }
+    }
+
+    fn read(asked: &Asked) -> Result<Wish, String> {
+        Wish::read(asked, &Directory::new())
+    }
+
+    #[test]
+    fn workers_are_named_by_name_id_or_key() {
+        let worker = |n: u8, name: &str| {
+            let worker = Worker::new(uuid::Uuid::from_u128(n.into()), PoolId(1), name, "http://w", 1);
+            (WorkerKey([n; 32]), std::sync::Arc::new(worker))
+        };
+        let known: Directory = [worker(1, "rack-1"), worker(2, "rack-10"), worker(3, "shelf")].into();
+        let keys = |text: &str| {
+            let asked = Asked { worker: text.into(), ..Asked::default() };
+            Wish::read(&asked, &known).map(|wish| {
+                let mut keys: Vec<_> = wish.workers.unwrap().iter().map(|key| key.0[0]).collect();
+                keys.sort_unstable();
+                keys
+            })
+        };
+        assert_eq!(keys("rack-1"), Ok(vec![1]), "the whole name before a part of it");
+        assert_eq!(keys("RACK"), Ok(vec![1, 2]));
+        assert_eq!(keys(&uuid::Uuid::from_u128(3).to_string()), Ok(vec![3]));
+        assert_eq!(
+            keys(&WorkerKey([9; 32]).to_string()),
+            Ok(vec![9]),
+            "one that is not of the fleet any more"
+        );
+        assert!(keys("nobody").unwrap_err().contains("No worker"));
     }
 
     #[test]
     fn an_address_is_read_as_it_is_meant() {
-        let wish = Wish::read(&asked("failed", " 7 ", "#12", "3", "100")).unwrap();
+        let wish = read(&asked("failed", " 7 ", "#12", "3", "100")).unwrap();
         let filter = Filter { state: Some(JobState::Failed), pool: Some(PoolId(7)) };
-        assert_eq!(wish, Wish { filter, look_for: LookFor::Job(JobId(12)), page: 3, size: 100 });
-        let wish = Wish::read(&asked("", "", " BadOrigin ", "0", "1000000")).unwrap();
+        assert_eq!(
+            wish,
+            Wish { filter, workers: None, look_for: LookFor::Job(JobId(12)), page: 3, size: 100 }
+        );
+        let wish = read(&asked("", "", " BadOrigin ", "0", "1000000")).unwrap();
         let look_for = LookFor::Text("badorigin".into());
-        assert_eq!(wish, Wish { filter: Filter::default(), look_for, page: 1, size: 50 });
-        assert_eq!(Wish::read(&Asked::default()).unwrap().look_for, LookFor::All);
+        assert_eq!(wish, Wish { filter: Filter::default(), workers: None, look_for, page: 1, size: 50 });
+        assert_eq!(read(&Asked::default()).unwrap().look_for, LookFor::All);
     }
 
     #[test]
     fn nonsense_is_named() {
-        assert!(Wish::read(&asked("lost", "", "", "", "")).is_err());
-        assert!(Wish::read(&asked("", "-1", "", "", "")).is_err());
-        assert!(Wish::read(&asked("", "", &"x".repeat(201), "", "")).is_err());
+        assert!(read(&asked("lost", "", "", "", "")).is_err());
+        assert!(read(&asked("", "-1", "", "", "")).is_err());
+        assert!(read(&asked("", "", &"x".repeat(201), "", "")).is_err());
         assert_eq!(number("+1"), None);
         assert_eq!(number("18446744073709551616"), None);
     }

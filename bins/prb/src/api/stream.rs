@@ -1,0 +1,179 @@
+//! `/stream/workers`: workers as they change, as server-sent events.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use prb_core::worker::WorkerStatus;
+use serde_json::{Value, json};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Interval, MissedTickBehavior, interval, timeout_at},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{Api, problem::Problem, query::WorkerQuery, request::Asked, view::WorkerSummary};
+
+/// Streams at once.
+pub(super) const MAX_STREAMS: usize = 16;
+/// Time between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long a stream lasts: less than a connection is kept.
+const LASTS: Duration = Duration::from_secs(50);
+/// How soon a client opens the next one.
+const OPEN_AGAIN: Duration = Duration::from_millis(500);
+
+pub(super) fn router() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(workers))
+}
+
+/// Streams workers with their status as they change.
+///
+/// The first event has all that the query lets through, each later one those that changed within a second: its data is
+/// `{"all": …, "workers": […], "gone": […]}`, with workers as the list shows them and the ids of those that are no
+/// longer let through. A stream ends within a minute; the next one starts with all of them again.
+#[utoipa::path(get, path = "/stream/workers", tag = "workers", params(WorkerQuery), responses(
+    (status = 200, description = "events named `workers`", content_type = "text/event-stream", body = String),
+    (status = 400, body = Problem), (status = 406, body = Problem),
+    (status = 503, description = "too many streams", body = Problem)))]
+async fn workers(
+    State(api): State<Api>,
+    Asked(query): Asked<WorkerQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    if accepted.is_some_and(|kinds| !kinds.contains("text/event-stream") && !kinds.contains("*/*")) {
+        let text = "this address streams events: ask for text/event-stream";
+        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", text));
+    }
+    query.page()?;
+    if query.is_paged() {
+        return Err(Problem::bad_request("a stream has no pages: leave offset and limit out"));
+    }
+    let permit = Arc::clone(&api.0.streams).try_acquire_owned().map_err(|_| {
+        let text =
+            format!("{MAX_STREAMS} streams are open already: close one, or ask for the list again and again");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
+    })?;
+    Ok(stream(permit, api, query))
+}
+
+fn stream(permit: OwnedSemaphorePermit, api: Api, query: WorkerQuery) -> Response {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let start = (permit, api, query, ticks, Sent::default());
+    let end = Instant::now() + LASTS;
+    let events =
+        futures::stream::unfold(start, move |(permit, api, query, mut ticks, mut sent)| async move {
+            let event = timeout_at(end, next(&mut ticks, &mut sent, &api, &query)).await.ok()??;
+            Some((Ok::<_, Infallible>(event), (permit, api, query, ticks, sent)))
+        });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
+}
+
+/// Waits for something to change; `None` ends the stream.
+async fn next(ticks: &mut Interval, sent: &mut Sent, api: &Api, query: &WorkerQuery) -> Option<Event> {
+    loop {
+        ticks.tick().await;
+        let mut all = api.manager().status(&[]).ok()?;
+        all.retain(|one| query.fits_entry(&one.worker) && query.fits_status(one));
+        if let Some(changes) = sent.changes(all) {
+            return Event::default().event("workers").retry(OPEN_AGAIN).json_data(&changes).ok();
+        }
+    }
+}
+
+/// What a client has been sent.
+#[derive(Default)]
+struct Sent {
+    began: bool,
+    workers: HashMap<Uuid, (Arc<WorkerStatus>, u64)>,
+}
+
+impl Sent {
+    /// What has changed since the last time, if anything.
+    fn changes(&mut self, all: Vec<Arc<WorkerStatus>>) -> Option<Value> {
+        let mut before = std::mem::replace(&mut self.workers, HashMap::with_capacity(all.len()));
+        let mut changed = Vec::new();
+        for status in all {
+            let id = status.worker.id;
+            let old = before.remove(&id);
+            let hash = match &old {
+                Some((old, hash)) if Arc::ptr_eq(old, &status) => *hash,
+                _ => {
+                    let shown = json!(WorkerSummary::of(&status));
+                    let hash = hash(&shown);
+                    if old.is_none_or(|(_, old)| old != hash) {
+                        changed.push(shown);
+                    }
+                    hash
+                }
+            };
+            self.workers.insert(id, (status, hash));
+        }
+        let all = !std::mem::replace(&mut self.began, true);
+        let gone: Vec<_> = before.into_keys().collect();
+        (all || !changed.is_empty() || !gone.is_empty())
+            .then(|| json!({ "all": all, "workers": changed, "gone": gone }))
+    }
+}
+
+fn hash(shown: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    shown.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::SystemTime;
+
+    use prb_core::{
+        inventory::Worker,
+        primitives::PoolId,
+        worker::{Desired, Reason},
+    };
+
+    use super::*;
+
+    fn status(n: u128, name: &str) -> Arc<WorkerStatus> {
+        let worker = Worker::new(Uuid::from_u128(n), PoolId(1), name, "http://w", 1).into();
+        let desired = Desired { worker, pool: None };
+        Arc::new(WorkerStatus::idle(&desired, Reason::NoFleet, SystemTime::UNIX_EPOCH))
+    }
+
+    #[test]
+    fn everything_once_then_what_changes() {
+        let mut sent = Sent::default();
+        let (one, two) = (status(1, "a"), status(2, "b"));
+        let first = sent.changes(vec![one.clone(), two.clone()]).unwrap();
+        assert_eq!((&first["all"], first["workers"].as_array().unwrap().len()), (&json!(true), 2));
+        // The same, and the same made anew.
+        assert_eq!(sent.changes(vec![one.clone(), two]), None);
+        assert_eq!(sent.changes(vec![status(1, "a"), status(2, "b")]), None);
+        let second = sent.changes(vec![one, status(2, "c")]).unwrap();
+        assert_eq!((&second["all"], &second["workers"][0]["name"]), (&json!(false), &json!("c")));
+        assert_eq!(second["workers"].as_array().unwrap().len(), 1);
+        let third = sent.changes(vec![status(2, "c")]).unwrap();
+        assert_eq!(third, json!({ "all": false, "workers": [], "gone": [Uuid::from_u128(1)] }));
+        assert_eq!(
+            Sent::default().changes(Vec::new()).unwrap()["all"],
+            true,
+            "that there is nothing is said, too"
+        );
+    }
+}

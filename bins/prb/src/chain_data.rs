@@ -1,0 +1,104 @@
+//! [`ChainData`]: what a process knows of the chains' nodes and of its disk, for pages and peers.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use prb_chain::{
+    rpc::{Health, NodePool},
+    store::Store,
+};
+use prb_walkie::proto::provider_detail::{Detail, Node};
+use tokio::sync::Semaphore;
+
+/// How long what the disk says is kept.
+const DISK_AGE: Duration = Duration::from_secs(5);
+/// How long the disk may take to answer; a network's may never.
+const DISK_WITHIN: Duration = Duration::from_secs(2);
+
+/// The nodes and the disk of a process. Clones share one.
+#[derive(Clone, Debug)]
+pub(crate) struct ChainData(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pools: Vec<NodePool>,
+    folder: PathBuf,
+    store: Option<Arc<Store>>,
+    disk: Mutex<Option<(Instant, Disk)>>,
+    /// One question to the disk at a time: where it hangs, so does the thread that asks.
+    asking: Arc<Semaphore>,
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Disk {
+    store: Option<u64>,
+    free: Option<u64>,
+    all: Option<u64>,
+}
+
+impl ChainData {
+    /// Of the nodes of these pools, and of the folder that data is kept in.
+    pub(crate) fn new(pools: Vec<NodePool>, folder: PathBuf, store: Option<Arc<Store>>) -> Self {
+        let asking = Arc::new(Semaphore::new(1));
+        Self(Arc::new(Inner { pools, folder, store, disk: Mutex::default(), asking }))
+    }
+
+    /// How everything is now.
+    pub(crate) async fn look(&self) -> Detail {
+        let inner = &self.0;
+        let nodes = inner.pools.iter().flat_map(|pool| {
+            pool.nodes().iter().map(|shown| node(pool.chain(), &shown.health())).collect::<Vec<_>>()
+        });
+        let problems = inner.pools.iter().flat_map(NodePool::problems).map(|problem| problem.message);
+        let (nodes, problems) = (nodes.collect(), problems.collect());
+        let Disk { store, free, all } = self.disk().await;
+        Detail { nodes, problems, store_bytes: store, free_bytes: free, disk_bytes: all }
+    }
+
+    /// What the disk says, or said when it last answered.
+    async fn disk(&self) -> Disk {
+        let inner = &self.0;
+        let kept = *inner.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = match kept {
+            Some((at, disk)) if at.elapsed() < DISK_AGE => return disk,
+            kept => kept.map(|(_, disk)| disk).unwrap_or_default(),
+        };
+        let Ok(permit) = Arc::clone(&inner.asking).try_acquire_owned() else { return old };
+        let (folder, store) = (inner.folder.clone(), inner.store.clone());
+        let asked = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let system = rustix::fs::statvfs(&folder).ok();
+            let system = system.as_ref();
+            Disk {
+                store: store.and_then(|store| store.disk_bytes().ok()),
+                free: system.map(|system| system.f_bavail.saturating_mul(system.f_frsize)),
+                all: system.map(|system| system.f_blocks.saturating_mul(system.f_frsize)),
+            }
+        });
+        let Ok(Ok(disk)) = tokio::time::timeout(DISK_WITHIN, asked).await else { return old };
+        *inner.disk.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), disk));
+        disk
+    }
+}
+
+fn node(chain: &str, health: &Health) -> Node {
+    Node {
+        chain: chain.to_owned(),
+        name: health.name.to_string(),
+        connected: health.connected,
+        demoted: health.demoted,
+        deferred: health.deferred,
+        backing_off: health.backing_off,
+        other_chain: health.other_chain,
+        lacks: health
+            .lacks
+            .iter()
+            .map(|lack| format!("{}: {}", lack.capability.name(), lack.reason))
+            .collect(),
+        last_error: health.last_error.clone(),
+    }
+}

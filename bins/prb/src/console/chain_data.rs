@@ -1,0 +1,157 @@
+//! The chains' nodes and the disk, of this process or of a data provider among the peers.
+
+use maud::{Markup, html};
+use prb_walkie::proto::provider_detail::{Detail, Node};
+
+use super::{backend::Error, context::Context, live::Part, view::Tip, words};
+
+/// Nodes and problems of a peer that are shown.
+const MAX_SHOWN: usize = 64;
+/// Characters of a peer's text that are shown.
+const MAX_CHARS: usize = 400;
+/// A disk with less free is marked.
+const FEW_BYTES: u64 = 20 << 30;
+/// So is one of which a smaller part is free: the parts of a hundred.
+const FEW_PERCENT: u64 = 5;
+
+/// The page of this process.
+pub(super) async fn parts(context: &Context) -> Result<Vec<Part>, Error> {
+    let none = || Error::not_found("this process follows no chain");
+    let detail = context.console.0.chain_data.as_ref().ok_or_else(none)?.look().await;
+    let tip = match context.fleet() {
+        Ok(fleet) => fleet.fleet().await?.tip,
+        Err(_) => Tip::default(),
+    };
+    Ok(vec![
+        Part::new("head", html! { h1 { "Chain data" } (super::overview::heights(&tip, None)) }),
+        Part::new("nodes", nodes(&detail)),
+        Part::new("disk", disk(&detail)),
+    ])
+}
+
+/// The chain nodes with what is held against them.
+pub(super) fn nodes(detail: &Detail) -> Markup {
+    let demoted = detail.nodes.iter().filter(|node| node.demoted || node.other_chain).count();
+    html! {
+        h2 { "Chain nodes" }
+        @for problem in detail.problems.iter().take(MAX_SHOWN) {
+            p.notice.bad { (words::sentence(&cut(problem))) }
+        }
+        @if demoted > 0 { p.small { (words::count(demoted, "node")) " answered wrongly: the reason is in the last column." } }
+        @if detail.nodes.is_empty() {
+            p.empty { "No nodes are known." }
+        } @else {
+            table.nodes {
+                thead { tr { @for name in ["Chain", "Node", "State", "Does not offer", "What went wrong last"] { th scope="col" { (name) } } } }
+                tbody { @for node in detail.nodes.iter().take(MAX_SHOWN) { (row(node)) } }
+            }
+            @if detail.nodes.len() > MAX_SHOWN { p.small { "And " (words::count(detail.nodes.len() - MAX_SHOWN, "node")) " more." } }
+        }
+    }
+}
+
+fn row(node: &Node) -> Markup {
+    let (tone, state) = state(node);
+    html! {
+        tr {
+            td data-label="Chain" { @match node.chain.as_str() { "relay" => "relay chain", "para" => "parachain", other => (cut(other)) } }
+            td.name data-label="Node" { (cut(&node.name)) }
+            td data-label="State" { span class={ "state " (tone) } { (state) } }
+            td.result.none[node.lacks.is_empty()] data-label="Does not offer" {
+                @for lack in node.lacks.iter().take(3) { (cut(lack)) br; }
+                @if node.lacks.is_empty() { "–" }
+            }
+            td.result.none[node.last_error.is_none()] data-label="What went wrong last" {
+                @match &node.last_error {
+                    Some(error) => { span.bad[node.demoted || node.other_chain] { (cut(error)) } }
+                    None => "–",
+                }
+            }
+        }
+    }
+}
+
+/// The worst that is known of it.
+const fn state(node: &Node) -> (&'static str, &'static str) {
+    match node {
+        Node { other_chain: true, .. } => ("failed", "another chain"),
+        Node { demoted: true, .. } => ("failed", "demoted: asked last"),
+        Node { backing_off: true, .. } => ("failed", "not reachable"),
+        Node { deferred: true, .. } => ("waiting", "behind the others"),
+        Node { connected: true, .. } => ("succeeded", "in use"),
+        _ => ("idle", "not connected"),
+    }
+}
+
+/// What the data takes, and what is left.
+pub(super) fn disk(detail: &Detail) -> Markup {
+    let few = detail
+        .free_bytes
+        .zip(detail.disk_bytes)
+        .is_some_and(|(free, all)| free < FEW_BYTES || free < all / 100 * FEW_PERCENT);
+    html! {
+        h2 { "Disk" }
+        dl.facts.figures {
+            @if let Some(bytes) = detail.store_bytes { (fact("Block store", &size(bytes), false)) }
+            @match (detail.free_bytes, detail.disk_bytes) {
+                (Some(free), Some(all)) => { (fact("Free", &format!("{} of {}", size(free), size(all)), few)) }
+                _ => { (fact("Free", "not known", false)) }
+            }
+        }
+        @if few { p.bad { "Little is left: without room no block can be stored, and workers wait." } }
+    }
+}
+
+fn fact(name: &str, value: &str, bad: bool) -> Markup {
+    html! { div { dt { (name) } dd.bad[bad] { (value) } } }
+}
+
+/// Bytes in the unit that fits; it does not break.
+fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)];
+    match UNITS.into_iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => {
+            format!("{}.{}\u{a0}{name}", words::grouped(bytes / unit), bytes % unit * 10 / unit)
+        }
+        None => format!("{}\u{a0}KiB", bytes / 1024),
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_in_the_unit_that_fits() {
+        let shown = [0, 1024, 5 << 20, (3 << 30) + (1 << 29), 2 << 40]
+            .map(|bytes| size(bytes).replace('\u{a0}', " "));
+        assert_eq!(shown, ["0 KiB", "1 KiB", "5.0 MiB", "3.5 GiB", "2.0 TiB"]);
+    }
+
+    #[test]
+    fn the_worst_of_a_node_is_shown_with_its_reason() {
+        let mut node = Node { connected: true, deferred: true, ..Node::default() };
+        assert_eq!(state(&node).1, "behind the others");
+        node.demoted = true;
+        node.last_error = Some("a header of <b>another</b> chain".to_owned());
+        let detail = Detail {
+            nodes: vec![node],
+            free_bytes: Some(1 << 30),
+            disk_bytes: Some(1 << 40),
+            ..Detail::default()
+        };
+        let shown = nodes(&detail).into_string();
+        assert!(
+            shown.contains("demoted: asked last") && shown.contains("a header of &lt;b&gt;another"),
+            "{shown}"
+        );
+        assert!(shown.contains("1 node answered wrongly"), "{shown}");
+        assert!(disk(&detail).into_string().contains("Little is left"));
+        let room = Detail { free_bytes: Some(500 << 30), ..detail };
+        assert!(!disk(&room).into_string().contains("Little is left"));
+    }
+}

@@ -1,0 +1,311 @@
+//! What an operator may do with jobs: first what will happen to each, then, with the token, the change.
+
+use std::time::Duration;
+
+use axum::{
+    body::Bytes,
+    extract::{Path, RawQuery, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use maud::{Markup, html};
+use prb_core::queue::{
+    Error, JobId, JobState,
+    admin::{JobDetail, JobRecord},
+};
+use url::form_urlencoded;
+
+use super::{Desk, patient, setting, wish::number, words};
+use crate::pages::{TokenPlace, layout};
+
+/// Jobs that are acted on at once: a page of the list.
+pub(super) const MAX_CHOSEN: usize = 200;
+/// Calls of a job that are shown before it is acted on.
+const MAX_CALLS: usize = 5;
+/// Jobs asked for at once.
+const AT_ONCE: usize = 8;
+/// How long the jobs of one request may take: less than the port gives it.
+const ALL_WITHIN: Duration = Duration::from_secs(9);
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Retry,
+    Remove,
+}
+
+impl Action {
+    fn named(name: &str) -> Option<Self> {
+        [Self::Retry, Self::Remove].into_iter().find(|action| action.name() == name)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Remove => "remove",
+        }
+    }
+
+    /// What it does to a job, or why it cannot be done.
+    fn effect(self, record: &JobRecord) -> Result<&'static str, String> {
+        match (self, record.state) {
+            (Self::Retry, JobState::Failed) => Ok(
+                "It is put in line again. Calls whose effect is on chain already are not sent. Who submitted it was \
+                 told of the failure and learns no more.",
+            ),
+            (Self::Retry, state) => {
+                Err(format!("It is {}: only a failed job can be put in line again.", words::state(state)))
+            }
+            (Self::Remove, JobState::Succeeded | JobState::Failed) => Ok("It is forgotten."),
+            (Self::Remove, JobState::Active) => {
+                Ok("What was sent already may take effect; its submitter learns that the job is gone.")
+            }
+            (Self::Remove, _) => {
+                Ok("It is not sent; its submitter learns that the job is gone, and may want it again.")
+            }
+        }
+    }
+}
+
+/// What a request asks for.
+struct Chosen {
+    action: Action,
+    ids: Vec<JobId>,
+}
+
+impl Chosen {
+    /// Reads the fields `do` and `id`; several ids may stand in one value, by comma.
+    ///
+    /// # Errors
+    /// What is wrong, for people.
+    fn read(text: &[u8]) -> Result<Self, String> {
+        let fields: Vec<_> = form_urlencoded::parse(text).collect();
+        let action = fields.iter().find(|(name, _)| name == "do").and_then(|(_, value)| Action::named(value));
+        let action = action.ok_or("There is no such action.")?;
+        let values = fields.iter().filter(|(name, _)| name == "id").flat_map(|(_, value)| value.split(','));
+        let ids =
+            values.filter(|text| !text.is_empty()).map(|text| number(text).ok_or("A job has a number."));
+        let mut ids: Vec<_> = ids.take(MAX_CHOSEN + 1).collect::<Result<_, _>>()?;
+        if ids.len() > MAX_CHOSEN {
+            return Err(format!("At most {MAX_CHOSEN} jobs can be chosen at once."));
+        }
+        ids.dedup();
+        Ok(Self { action, ids })
+    }
+}
+
+/// What would happen to the chosen jobs.
+pub(super) async fn confirm(
+    State(desk): State<Desk>,
+    place: TokenPlace,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let setting = &desk.0.setting;
+    let chosen = match Chosen::read(query.unwrap_or_default().as_bytes()) {
+        Ok(chosen) => chosen,
+        Err(text) => {
+            let content = html! { p.notice.bad role="alert" { (text) } (back(setting.home())) };
+            return (StatusCode::BAD_REQUEST, setting.page(&place, "Message", None, &content))
+                .into_response();
+        }
+    };
+    let title = format!("{}: what will happen", chosen.action.name());
+    match desk.details(&chosen.ids).await {
+        Ok(jobs) => {
+            let known = setting.directory().await;
+            let content = preview(setting, &chosen, &jobs, &known);
+            setting.page(&place, &title, None, &content).into_response()
+        }
+        Err(error) => {
+            let content = html! { (super::notice(Some(&error))) (back(setting.home())) };
+            (StatusCode::SERVICE_UNAVAILABLE, setting.page(&place, &title, None, &content)).into_response()
+        }
+    }
+}
+
+fn back(to: &str) -> Markup {
+    html! { p { a.button href=(to) { "Back" } } }
+}
+
+fn preview(
+    setting: &setting::Setting,
+    chosen: &Chosen,
+    jobs: &[(JobId, Option<JobDetail>)],
+    known: &setting::Directory,
+) -> Markup {
+    let (action, base) = (chosen.action, setting.base);
+    let effect = |detail: &Option<JobDetail>| match detail {
+        Some(detail) => action.effect(&detail.record),
+        None => Err("The queue has no job of that number (any more).".to_owned()),
+    };
+    let taken: Vec<_> =
+        jobs.iter().filter(|(_, detail)| effect(detail).is_ok()).map(|(id, _)| id.to_string()).collect();
+    let back_to = match chosen.ids[..] {
+        [id] if action == Action::Retry => format!("{base}/jobs/{id}"),
+        _ => setting.home().to_owned(),
+    };
+    html! {
+        div.title { h1 { (action.name()) ": " (count(taken.len())) } }
+        @if jobs.is_empty() {
+            p.empty { "No job was chosen." }
+        } @else if taken.len() < jobs.len() {
+            p.notice { (count(jobs.len() - taken.len())) " of those chosen will be left out; the reasons are below." }
+        }
+        @if taken.is_empty() {
+            (back(&back_to))
+        } @else {
+            form.acts method="post" action={ (base) "/act" } data-act data-then=(back_to) {
+                input type="hidden" name="do" value=(action.name());
+                input type="hidden" name="id" value=(taken.join(","));
+                button.main #give type="submit" { (action.name()) " " (count(taken.len())) }
+                a.button href=(back_to) { "Back" }
+            }
+            p.error role="alert" data-error hidden {}
+        }
+        table.preview {
+            thead { tr { @for name in ["Job", "State", "Pool", "Worker", "Calls", "What will happen"] { th scope="col" { (name) } } } }
+            tbody {
+                @for (id, detail) in jobs {
+                    tr {
+                        td.name data-label="Job" { a href={ (base) "/jobs/" (id) } { (id) } }
+                        @if let Some(detail) = detail { (cells(detail, known)) }
+                        @else { td data-label="State" { "–" } td data-label="Pool" { "–" } td data-label="Worker" { "–" } td data-label="Calls" { "–" } }
+                        td.result {
+                            @match effect(detail) {
+                                Ok(text) => (text),
+                                Err(text) => { span.bad { "Left out: " (text) } }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn cells(detail: &JobDetail, known: &setting::Directory) -> Markup {
+    let JobDetail { record, calls, .. } = detail;
+    html! {
+        td data-label="State" { (words::badge(record.state)) }
+        td data-label="Pool" { @if let Some(pool) = record.pool { (pool) } @else { "–" } }
+        td.of-worker data-label="Worker" { (setting::workers(&record.workers, known)) }
+        td.result data-label="Calls" {
+            @for call in calls.iter().take(MAX_CALLS) { (call) br; }
+            @if calls.len() > MAX_CALLS { "and " (calls.len() - MAX_CALLS) " more" }
+            @if calls.is_empty() { (words::action(&record.action)) }
+        }
+    }
+}
+
+fn count(number: usize) -> String {
+    if number == 1 { "1 job".to_owned() } else { format!("{number} jobs") }
+}
+
+/// Acts on the chosen jobs.
+pub(super) async fn act(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Response {
+    let Chosen { action, ids } = match Chosen::read(&body) {
+        Ok(chosen) => chosen,
+        Err(text) => return layout::said(&headers, StatusCode::BAD_REQUEST, &text),
+    };
+    if let [id] = ids[..] {
+        return match action {
+            Action::Retry => put_again(&desk, id, &headers).await,
+            Action::Remove => forget(&desk, id, &headers).await,
+        };
+    }
+    let admin = &desk.0.source.admin;
+    let mut done = 0;
+    for &id in &ids {
+        let answer = match action {
+            Action::Retry => admin.retry(id).await,
+            Action::Remove => admin.remove(id).await,
+        };
+        match answer {
+            Ok(is_done) => done += usize::from(is_done),
+            Err(error) => {
+                let text = format!("{} done, then the queue refuses: {}.", count(done), words::chain(&error));
+                return layout::said(&headers, StatusCode::SERVICE_UNAVAILABLE, &text);
+            }
+        }
+    }
+    tracing::info!(action = action.name(), jobs = ids.len(), done, "jobs were changed by hand");
+    let what = match action {
+        Action::Retry => "in line again",
+        Action::Remove => "removed",
+    };
+    let mut text = format!("{}: {what}.", count(done));
+    if done < ids.len() {
+        text.push_str(&format!(" {} left out: gone, or not failed.", count(ids.len() - done)));
+    }
+    layout::said(&headers, StatusCode::OK, &text)
+}
+
+/// Puts a job in line again.
+pub(super) async fn retry(State(desk): State<Desk>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    match number(&id) {
+        Some(id) => put_again(&desk, id, &headers).await,
+        None => no_such_job(&headers),
+    }
+}
+
+/// Forgets a job.
+pub(super) async fn remove(State(desk): State<Desk>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    match number(&id) {
+        Some(id) => forget(&desk, id, &headers).await,
+        None => no_such_job(&headers),
+    }
+}
+
+async fn put_again(desk: &Desk, id: JobId, headers: &HeaderMap) -> Response {
+    match desk.0.source.admin.retry(id).await {
+        Ok(true) => {
+            tracing::info!(job = %id, "put in line again by hand");
+            layout::said(headers, StatusCode::OK, &format!("Job {id} is in line again."))
+        }
+        Ok(false) => match desk.job(id).await {
+            Ok(Some(JobDetail { record, .. })) => {
+                let state = words::state(record.state);
+                let text = format!("Job {id} is {state}: only a failed job can be put in line again.");
+                layout::said(headers, StatusCode::CONFLICT, &text)
+            }
+            Ok(None) => no_such_job(headers),
+            Err(error) => refused(headers, &error),
+        },
+        Err(error) => refused(headers, &error),
+    }
+}
+
+async fn forget(desk: &Desk, id: JobId, headers: &HeaderMap) -> Response {
+    match desk.0.source.admin.remove(id).await {
+        Ok(true) => {
+            tracing::info!(job = %id, "removed by hand");
+            layout::said(headers, StatusCode::OK, &format!("Job {id} is removed."))
+        }
+        Ok(false) => no_such_job(headers),
+        Err(error) => refused(headers, &error),
+    }
+}
+
+fn no_such_job(headers: &HeaderMap) -> Response {
+    layout::said(headers, StatusCode::NOT_FOUND, "There is no job of that number (any more).")
+}
+
+fn refused(headers: &HeaderMap, error: &Error) -> Response {
+    let text = format!("The queue refuses: {}.", words::chain(error));
+    layout::said(headers, StatusCode::SERVICE_UNAVAILABLE, &text)
+}
+
+impl Desk {
+    /// Jobs with their calls, in the order of the ids.
+    async fn details(&self, ids: &[JobId]) -> Result<Vec<(JobId, Option<JobDetail>)>, Error> {
+        let asked = stream::iter(ids.to_vec())
+            .map(|id| async move { Ok((id, patient(self.0.source.admin.job(id)).await?)) })
+            .buffered(AT_ONCE)
+            .try_collect();
+        match tokio::time::timeout(ALL_WITHIN, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Unavailable(format!("no answer within {ALL_WITHIN:?}").into())),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! [`Access`]: the token that changes need. The operator's, or one that is made at the first start.
+
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::Context;
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::NamedTempFile;
+use uuid::Uuid;
+
+use crate::config::{PageArgs, TOKEN_VARIABLE, first_line};
+
+/// The file of the token that is made, in the daemon's data folder.
+pub(crate) const TOKEN_FILE: &str = "api-token";
+/// The largest file of a token, in bytes.
+const MAX_FILE_BYTES: u64 = 4096;
+
+/// The token that changes need, and where people find it. Its `Debug` shows no token.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    token: Option<SecretString>,
+    place: Option<Arc<str>>,
+    is_given: bool,
+}
+
+impl Access {
+    /// The token that the operator gives; none where there is none.
+    ///
+    /// # Errors
+    /// Where it is given twice, cannot be read, or is too short.
+    pub fn given(args: &PageArgs) -> anyhow::Result<Self> {
+        let Some(token) = args.token()? else { return Ok(Self::default()) };
+        let place = match &args.api_token_file {
+            Some(file) => format!("the file {}", file.display()),
+            None => format!("the variable {TOKEN_VARIABLE}"),
+        };
+        Ok(Self { token: Some(token), place: Some(place.into()), is_given: true })
+    }
+
+    /// The token that the operator gives, else the one in `folder`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// Those of [`given`](Self::given), and where the file can neither be read nor made.
+    pub fn find_or_make(args: &PageArgs, folder: &Path) -> anyhow::Result<Self> {
+        let given = Self::given(args)?;
+        if given.token.is_some() {
+            return Ok(given);
+        }
+        let file = folder.join(TOKEN_FILE);
+        let shown = file.display();
+        let token = match first_line(&file, MAX_FILE_BYTES) {
+            Ok(token) => token,
+            Err(error) if is_missing(&error) => {
+                let token = make(&file).with_context(|| format!("cannot make the API's token in {shown}"))?;
+                tracing::info!(file = %shown, "a token for changes was made");
+                token
+            }
+            Err(error) => return Err(error),
+        };
+        anyhow::ensure!(
+            token.expose_secret().len() >= 16,
+            "the token in {shown} has less than 16 bytes: delete the file, and a new one is made"
+        );
+        Ok(Self { token: Some(token), place: Some(format!("the file {shown}").into()), is_given: false })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_test(token: &str) -> Self {
+        Self { token: Some(token.into()), place: Some("the variable PRB_API_TOKEN".into()), is_given: true }
+    }
+
+    /// Where the token is, in words; `None` where there is no token.
+    pub fn place(&self) -> Option<&Arc<str>> {
+        self.place.as_ref()
+    }
+
+    /// Whether the operator gives a token.
+    pub(crate) const fn is_given(&self) -> bool {
+        self.is_given
+    }
+
+    pub(crate) const fn token(&self) -> Option<&SecretString> {
+        self.token.as_ref()
+    }
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// Makes a token of 244 random bits, and its file in one step: no reader sees a part of it, and nobody else
+/// may read it at any time.
+fn make(file: &Path) -> anyhow::Result<SecretString> {
+    let token = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let folder = file.parent().context("it has no folder")?;
+    fs::create_dir_all(folder)?;
+    let mut made = NamedTempFile::new_in(folder)?;
+    made.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+    writeln!(made, "{token}")?;
+    made.as_file().sync_all()?;
+    made.persist_noclobber(file).map_err(|error| error.error)?;
+    Ok(token.into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_once_for_its_owner_only() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let folder = folder.path().join("new");
+        let args = PageArgs::default();
+        let made = Access::find_or_make(&args, &folder).unwrap();
+        let (first, place) = (made.token().unwrap(), made.place().unwrap());
+        let file = folder.join(TOKEN_FILE);
+        assert!(place.contains(file.to_str().unwrap()) && !place.contains(first.expose_secret()));
+        assert!(!made.is_given() && !format!("{made:?}").contains(first.expose_secret()));
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let again = Access::find_or_make(&args, &folder).unwrap();
+        assert_eq!(first.expose_secret(), again.token().unwrap().expose_secret());
+        assert!(first.expose_secret().len() >= 32);
+
+        fs::write(&file, "\n").unwrap();
+        let error = Access::find_or_make(&args, &folder).unwrap_err().to_string();
+        assert!(error.contains("16 bytes"), "{error}");
+    }
+}

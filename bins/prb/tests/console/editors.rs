@@ -1,0 +1,130 @@
+//! Several editors of one fleet: over the real manager, none overwrites another.
+
+use std::sync::Arc;
+
+use prb::console::{Local, backend::Backend};
+use prb_core::{
+    inventory::memory::MemoryInventory,
+    manage::{Manager, Parts, PoolValue, WorkerValue, memory::MemoryKeys},
+    primitives::PoolId,
+    vault::memory::MemoryVault,
+};
+
+use crate::rig::*;
+
+/// A manager without a fleet, with one pool and one worker.
+async fn manager() -> Manager {
+    let manager = Manager::new(Parts {
+        inventory: Arc::new(MemoryInventory::default()),
+        vault: Arc::new(MemoryVault::new()),
+        keys: Arc::new(MemoryKeys),
+        fleet: None,
+    });
+    let pool = PoolValue {
+        pid: PoolId(7),
+        name: "seven".into(),
+        secret: Some("operator".into()),
+        enabled: true,
+        ..PoolValue::default()
+    };
+    manager.create_pools(vec![pool]).await.unwrap();
+    manager.create_workers(vec![worker("a")]).await.unwrap();
+    manager
+}
+
+fn worker(name: &str) -> WorkerValue {
+    let endpoint = format!("http://{name}");
+    let stake = "1".into();
+    WorkerValue {
+        pid: PoolId(7),
+        name: name.into(),
+        endpoint,
+        stake,
+        enabled: true,
+        ..WorkerValue::default()
+    }
+}
+
+/// The value of a hidden field of a form; of the last one of that name.
+fn hidden(page: &Answer, name: &str) -> String {
+    let field = format!("name=\"{name}\" value=\"");
+    page.body.rsplit(&field).next().unwrap().split('"').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn of_two_editors_the_second_is_told_and_nothing_is_lost() {
+    let manager = manager().await;
+    let backend: Arc<dyn Backend> = Arc::new(Local::new(manager.clone()));
+    let page = Page::over(backend, &prb_core::queue::memory::MemoryQueue::default()).await;
+    let (worker, pool) = (manager.workers()[0].id, manager.pools()[0].id);
+
+    // Both have opened the form of the same worker, and save at once, again and again.
+    for round in 0..20 {
+        let form = page.get(&format!("/workers/{worker}/edit")).await;
+        let version = hidden(&form, "version");
+        let body = |stake: u32| {
+            format!("id={worker}&version={version}&name=a&pid=7&endpoint=http://a&stake={stake}&enabled=1")
+        };
+        let (first, second) = (body(2 * round + 2), body(2 * round + 3));
+        let (first, second) = tokio::join!(
+            page.post("/workers/save", Some(TOKEN), &first),
+            page.post("/workers/save", Some(TOKEN), &second)
+        );
+        let mut statuses = [first.status, second.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 409], "{} {}", first.body, second.body);
+        let (told, stake) =
+            if first.status == 409 { (first, 2 * round + 3) } else { (second, 2 * round + 2) };
+        told.has(&["Somebody else has changed it"]);
+        assert_eq!(manager.workers()[0].stake, u128::from(stake) * PHA);
+    }
+
+    // A pool that somebody changes by the API while the form is open: the view may be a moment old.
+    let form = page.get(&format!("/pools/{pool}/edit")).await;
+    let version = hidden(&form, "version");
+    let renamed = PoolValue { pid: PoolId(7), name: "eight".into(), enabled: true, ..PoolValue::default() };
+    let selector = prb_core::manage::Selector::Id(pool);
+    let change = prb_core::manage::Change::Put(renamed.clone());
+    manager.update_pools(vec![(selector.clone(), change)]).await.unwrap();
+    let body = format!("id={pool}&version={version}&pid=7&name=mine&enabled=1");
+    assert_eq!(page.post("/pools/save", Some(TOKEN), &body).await.status, 409);
+    assert_eq!(manager.pools()[0].name, "eight");
+    // So does another secret for the same operator, which no page shows.
+    let read = manager.pools()[0].clone();
+    let version = hidden(&page.get(&format!("/pools/{pool}/edit")).await, "version");
+    let change = prb_core::manage::Change::Put(PoolValue { secret: Some("operator".into()), ..renamed });
+    manager.update_pools(vec![(selector, change)]).await.unwrap();
+    assert_eq!(
+        read.operator.as_ref().unwrap().account,
+        manager.pools()[0].operator.as_ref().unwrap().account
+    );
+    let body = format!("id={pool}&version={version}&pid=7&name=mine&enabled=1");
+    assert_eq!(page.post("/pools/save", Some(TOKEN), &body).await.status, 409);
+}
+
+#[tokio::test]
+async fn what_came_meanwhile_is_not_removed_with() {
+    let manager = manager().await;
+    let backend: Arc<dyn Backend> = Arc::new(Local::new(manager.clone()));
+    let page = Page::over(backend, &prb_core::queue::memory::MemoryQueue::default()).await;
+    let (one, pool) = (manager.workers()[0].id, manager.pools()[0].id);
+    // The pool is empty, and its form is open.
+    let form = page.get(&format!("/workers/{one}/edit")).await;
+    let body = format!("id={one}&version={}", hidden(&form, "version"));
+    assert_eq!(
+        page.post("/workers/remove", Some(TOKEN), &body.replace("version=", "version=x")).await.status,
+        409
+    );
+    assert_eq!(page.post("/workers/remove", Some(TOKEN), &body).await.status, 200);
+    assert_eq!(page.post("/workers/remove", Some(TOKEN), &body).await.status, 404, "it is gone");
+    let form = page.get(&format!("/pools/{pool}/edit")).await;
+    form.has(&["Remove seven"]);
+    let body = format!("id={pool}&version={}", hidden(&form, "version"));
+    // Somebody adds a worker.
+    manager.create_workers(vec![worker("b")]).await.unwrap();
+    let refused = page.post("/pools/remove", Some(TOKEN), &body).await;
+    assert_eq!(refused.status, 409);
+    refused.has(&["The pool has 1 worker by now"]);
+    assert_eq!(manager.pools().len(), 1);
+    page.get(&format!("/pools/{pool}/edit")).await.has(&["It has 1 worker here"]).lacks(&["Remove seven"]);
+}

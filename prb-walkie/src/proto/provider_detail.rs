@@ -1,0 +1,155 @@
+//! What data providers of this implementation tell beyond the original's `Info`: chain nodes and disk.
+//!
+//! [`FullInfo`] is `Info` and, in a field numbered from 1000 on, [`Detail`]. The original's decoder skips what it does
+//! not know, and an original's answer has none. Within the messages of this module numbers count from 1.
+
+use prost::{
+    DecodeError, Message,
+    bytes::{Buf, BufMut},
+    encoding::{DecodeContext, WireType},
+};
+
+use super::{Empty, data_provider::Info};
+use crate::rpc::{Call, Method};
+
+/// The chain nodes and the disk of a data provider.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Detail {
+    /// Its chain nodes.
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: Vec<Node>,
+    /// Bytes that its block store takes.
+    #[prost(uint64, optional, tag = "2")]
+    pub store_bytes: Option<u64>,
+    /// Bytes that are free where its data is.
+    #[prost(uint64, optional, tag = "3")]
+    pub free_bytes: Option<u64>,
+    /// All bytes of that file system.
+    #[prost(uint64, optional, tag = "4")]
+    pub disk_bytes: Option<u64>,
+    /// What keeps a chain from being followed, or slows it down, in sentences.
+    #[prost(string, repeated, tag = "5")]
+    pub problems: Vec<String>,
+}
+
+/// A chain node.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Node {
+    /// `relay` or `para`.
+    #[prost(string, tag = "1")]
+    pub chain: String,
+    /// Host and port.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// A connection is open.
+    #[prost(bool, tag = "3")]
+    pub connected: bool,
+    /// It answered wrongly a while ago: it is asked last, and only what is verified.
+    #[prost(bool, tag = "4")]
+    pub demoted: bool,
+    /// Other nodes go first for a while.
+    #[prost(bool, tag = "5")]
+    pub deferred: bool,
+    /// Its last connection failed or was lost a moment ago.
+    #[prost(bool, tag = "6")]
+    pub backing_off: bool,
+    /// It serves another chain.
+    #[prost(bool, tag = "7")]
+    pub other_chain: bool,
+    /// What it was found not to offer.
+    #[prost(string, repeated, tag = "8")]
+    pub lacks: Vec<String>,
+    /// What went wrong last: the reason of a demotion, too.
+    #[prost(string, optional, tag = "9")]
+    pub last_error: Option<String>,
+}
+
+/// [`Detail`] in its field.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+struct Beyond {
+    #[prost(message, optional, tag = "1000")]
+    detail: Option<Detail>,
+}
+
+/// The first number that is not the original's.
+const FIRST: u32 = 1000;
+
+/// `Info`, and more from those who know more than the original.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FullInfo {
+    /// The original's part.
+    pub info: Info,
+    beyond: Beyond,
+}
+
+impl FullInfo {
+    /// An answer.
+    pub const fn new(info: Info, detail: Option<Detail>) -> Self {
+        Self { info, beyond: Beyond { detail } }
+    }
+
+    /// What was told beyond the original's part.
+    pub const fn detail(&self) -> Option<&Detail> {
+        self.beyond.detail.as_ref()
+    }
+}
+
+/// Both messages share one encoding: their numbers differ.
+impl Message for FullInfo {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        self.info.encode_raw(buf);
+        self.beyond.encode_raw(buf);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            ..FIRST => self.info.merge_field(tag, wire_type, buf, context),
+            _ => self.beyond.merge_field(tag, wire_type, buf, context),
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.info.encoded_len() + self.beyond.encoded_len()
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// `GetDataProviderInfo` with the fields that are not the original's: who does not know them answers without.
+#[derive(Clone, Copy, Debug)]
+pub struct GetFullInfo;
+
+impl Call for GetFullInfo {
+    type Request = Empty;
+    type Response = FullInfo;
+    const METHOD: Method = Method::GetDataProviderInfo;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn originals_read_their_part_and_are_read_without_the_rest() {
+        let info = Info { para_id: 2004, blob_server_port: 8012, ..Info::default() };
+        let node = Node { chain: "relay".into(), demoted: true, ..Node::default() };
+        let detail = Detail { nodes: vec![node], free_bytes: Some(7), ..Detail::default() };
+        let full = FullInfo::new(info, Some(detail.clone()));
+        let bytes = full.encode_to_vec();
+        assert_eq!(Info::decode(&*bytes).unwrap(), info);
+        assert_eq!(FullInfo::decode(&*bytes).unwrap(), full);
+        let theirs = FullInfo::decode(&*info.encode_to_vec()).unwrap();
+        assert_eq!((theirs.info, theirs.detail()), (info, None));
+        assert_eq!(full.detail(), Some(&detail));
+        assert!(FullInfo::decode(&bytes[..bytes.len() - 1]).is_err());
+    }
+}
