@@ -140,15 +140,7 @@ pub enum Error {
 impl Error {
     /// Whether no further attempt can help: another chain's store, or one that cannot be read.
     const fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Self::Store(
-                store::Error::OtherChain { .. }
-                    | store::Error::Schema { .. }
-                    | store::Error::Corrupt { .. }
-                    | store::Error::Unmapped { .. }
-            )
-        )
+        matches!(self, Self::Store(e) if e.is_fatal())
     }
 }
 

@@ -1,0 +1,447 @@
+//! Checks of everything that is stored: what bad disks, bad memory and bad programs do to it.
+//!
+//! Headers hash and chain from the start to the newest, justifications are signed by the sets that the headers
+//! announce, read proofs hold and name the stored parachain headers, and segments of storage changes have the
+//! digests that they were stored with. (Whether the changes are the right ones takes the whole state to tell; a
+//! worker does so.)
+
+use std::fmt;
+
+use codec::{Decode, DecodeAll};
+use prb_core::{
+    primitives::{Hash, ParaNumber, RelayNumber},
+    wire::{AuthoritySet, GenesisBlockInfo},
+};
+
+use super::{Alignment, Error, Store, decode, map::Txn, segment, split_alignment};
+use crate::verify::{self, Checked, Start, grandpa, scale, state};
+
+/// Faults that are named; more are counted.
+const MOST_NAMED: usize = 1000;
+/// Blocks between two calls of the progress function.
+const TELL_EVERY: u32 = 256;
+
+/// A part of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Where the chains start.
+    Genesis,
+    /// Relay headers, justifications, read proofs.
+    Relay,
+    /// Parachain headers.
+    ParaHeaders,
+    /// Storage changes.
+    Changes,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Genesis => "genesis",
+            Self::Relay => "relay block",
+            Self::ParaHeaders => "parachain header",
+            Self::Changes => "storage changes of block",
+        })
+    }
+}
+
+/// Something stored that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where.
+    pub part: Part,
+    /// The block; the first of the segment for storage changes that cannot be told apart.
+    pub number: u32,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.part {
+            Part::Genesis => write!(f, "{}: {}", self.part, self.what),
+            part => write!(f, "{part} {}: {}", self.number, self.what),
+        }
+    }
+}
+
+/// How far a check is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is looked at.
+    pub part: Part,
+    /// Blocks that were looked at.
+    pub done: u32,
+    /// Blocks of the part.
+    pub total: u32,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Relay headers.
+    pub relay_headers: u32,
+    /// Justified relay blocks.
+    pub justified: u32,
+    /// Parachain headers.
+    pub para_headers: u32,
+    /// Blocks with storage changes.
+    pub changes: u32,
+    /// What is wrong, in the order of the parts; the first thousand.
+    pub faults: Vec<Fault>,
+    /// How many faults there are.
+    pub faulty: usize,
+}
+
+impl Report {
+    /// The first block of a part with a fault.
+    pub fn first_of(&self, part: Part) -> Option<u32> {
+        self.faults.iter().filter(|fault| fault.part == part).map(|fault| fault.number).min()
+    }
+
+    fn fault(&mut self, part: Part, number: u32, what: impl ToString) {
+        self.faulty += 1;
+        if self.faults.len() < MOST_NAMED {
+            self.faults.push(Fault { part, number, what: what.to_string() });
+        }
+    }
+}
+
+impl Store {
+    /// Checks everything that is stored.
+    ///
+    /// Blocks on the disk and, for the signatures, the processor: `tell` hears of the progress, and ends the
+    /// check where it answers false.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all. What is read and wrong is in the report.
+    pub fn verify(&self, tell: &mut dyn FnMut(Progress) -> bool) -> Result<Report, Error> {
+        let mut check = Check { store: self, txn: self.read()?, report: Report::default(), tell };
+        if let Some((start, genesis)) = self.genesis() {
+            check.genesis(start, genesis);
+            let _ =
+                check.relay(start, genesis.para_id)? && check.para_headers(genesis)? && check.changes()?;
+        }
+        Ok(check.report)
+    }
+
+    /// Checks the segment that holds a block's storage changes.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all. What is read and wrong is in the report.
+    pub fn verify_segment(&self, number: ParaNumber) -> Result<Option<Fault>, Error> {
+        let mut check =
+            Check { store: self, txn: self.read()?, report: Report::default(), tell: &mut |_| true };
+        let table = check.txn.tables.changes;
+        let found = table.get_lower_than_or_equal_to(&check.txn, &number.0).map_err(|e| self.error(e))?;
+        if let Some((first, encoded)) = found {
+            let encoded = encoded.to_vec();
+            check.segment(first, &encoded)?;
+        }
+        Ok(check.report.faults.into_iter().next())
+    }
+}
+
+struct Check<'s, 't> {
+    store: &'s Store,
+    txn: Txn<'s>,
+    report: Report,
+    tell: &'t mut dyn FnMut(Progress) -> bool,
+}
+
+/// A justified block, as its rows say.
+struct Stop {
+    number: u32,
+    alignment: Alignment,
+    proof: Vec<Vec<u8>>,
+}
+
+impl Check<'_, '_> {
+    fn error(&self, e: heed::Error) -> Error {
+        self.store.error(e)
+    }
+
+    fn told(&mut self, part: Part, done: u32, total: u32) -> bool {
+        !done.is_multiple_of(TELL_EVERY) && done != total || (self.tell)(Progress { part, done, total })
+    }
+
+    fn genesis(&mut self, start: &Start, genesis: &prb_core::blob::Genesis) {
+        if let Err(what) = check_start(start, genesis) {
+            self.report.fault(Part::Genesis, start.number, what);
+        }
+    }
+
+    fn stop(&self, number: u32, encoded: &[u8]) -> Result<Stop, Error> {
+        let (alignment, proof) = split_alignment(encoded)?;
+        let proof = Vec::<Vec<u8>>::decode(&mut &*proof).map_err(|_| Error::Corrupt { what: "proof" })?;
+        Ok(Stop { number, alignment, proof })
+    }
+
+    /// Relay headers with their justified blocks; false where the check was ended.
+    fn relay(&mut self, start: &Start, para_id: u32) -> Result<bool, Error> {
+        let tables = self.txn.tables;
+        let total = tables.relay_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
+        let (mut parent, mut expected, mut set) = (start.hash, start.first().0, start.set.clone());
+        let mut next_stop = self.stop_from(0)?;
+        let mut row = 0;
+        while let Some((number, header)) = self.relay_header(row)? {
+            row = number + 1;
+            self.report.relay_headers += 1;
+            if number != expected {
+                let gap = format!("the headers from {expected} on are missing");
+                self.report.fault(Part::Relay, expected, gap);
+            } else if header.get(..32) != Some(&parent.0[..]) {
+                let what = verify::Error::Parent { number };
+                self.report.fault(Part::Relay, number.saturating_sub(1).max(start.first().0), what);
+            }
+            (expected, parent) = (number + 1, Hash::of(&header));
+            while next_stop.as_ref().is_some_and(|stop| stop.number < number) {
+                let lost = next_stop.as_ref().map_or(0, |stop| stop.number);
+                self.report.fault(Part::Relay, lost, "a justified block has no header");
+                next_stop = self.stop_from(lost + 1)?;
+            }
+            match (Checked::new(number, header), next_stop.take()) {
+                (Err(e), stop) => {
+                    self.report.fault(Part::Relay, number, e);
+                    next_stop = match stop {
+                        Some(stop) if stop.number == number => self.stop_from(number + 1)?,
+                        other => other,
+                    };
+                }
+                (Ok(header), Some(stop)) if stop.number == number => {
+                    self.report.justified += 1;
+                    match self.justified(&header, &stop, &set, para_id)? {
+                        Ok(next) => set = next,
+                        Err(e) => {
+                            self.report.fault(Part::Relay, number, e);
+                            set = self.stored_set(&stop)?.unwrap_or(set);
+                        }
+                    }
+                    next_stop = self.stop_from(number + 1)?;
+                }
+                (Ok(header), stop) => {
+                    if header.change.is_some() {
+                        self.report.fault(
+                            Part::Relay,
+                            number,
+                            "it ends its authority set and is not justified",
+                        );
+                    }
+                    next_stop = stop;
+                }
+            }
+            if !self.told(Part::Relay, self.report.relay_headers, total) {
+                return Ok(false);
+            }
+        }
+        if self.txn.tables.alignments.last(&self.txn).map_err(|e| self.error(e))?.map(|(n, _)| n + 1)
+            != (total > 0).then_some(expected)
+        {
+            self.report.fault(Part::Relay, expected.saturating_sub(1), "the newest header is not justified");
+        }
+        Ok(true)
+    }
+
+    fn relay_header(&self, from: u32) -> Result<Option<(u32, Vec<u8>)>, Error> {
+        let found = self.txn.tables.relay_headers.get_greater_than_or_equal_to(&self.txn, &from);
+        Ok(found.map_err(|e| self.error(e))?.map(|(number, header)| (number, header.to_vec())))
+    }
+
+    fn stop_from(&mut self, from: u32) -> Result<Option<Stop>, Error> {
+        let mut from = from;
+        loop {
+            let found = self.txn.tables.alignments.get_greater_than_or_equal_to(&self.txn, &from);
+            let Some((number, encoded)) = found.map_err(|e| self.error(e))? else { return Ok(None) };
+            match self.stop(number, encoded) {
+                Ok(stop) => return Ok(Some(stop)),
+                Err(e) => {
+                    self.report.fault(Part::Relay, number, e);
+                    from = number + 1;
+                }
+            }
+        }
+    }
+
+    /// Checks a justified block; gives the set that signs after it.
+    fn justified(
+        &self,
+        header: &Checked,
+        stop: &Stop,
+        set: &AuthoritySet,
+        para_id: u32,
+    ) -> Result<Result<AuthoritySet, String>, Error> {
+        let justification = self.txn.tables.justifications.get(&self.txn, &stop.number);
+        let Some(justification) = justification.map_err(|e| self.error(e))? else {
+            return Ok(Err("its justification is missing".into()));
+        };
+        let stored_next = self.stored_set(stop)?;
+        Ok(check_justified(header, stop, set, para_id, justification, stored_next).map_err(|e| e.to_string()))
+    }
+
+    fn stored_set(&self, stop: &Stop) -> Result<Option<AuthoritySet>, Error> {
+        let id = stop.alignment.set_id + u64::from(stop.alignment.ends_set);
+        let found = self.txn.tables.sets.get(&self.txn, &id).map_err(|e| self.error(e))?;
+        Ok(found.and_then(|encoded| decode(encoded, "authority set").ok()))
+    }
+
+    fn para_headers(&mut self, genesis: &prb_core::blob::Genesis) -> Result<bool, Error> {
+        let tables = self.txn.tables;
+        let total = tables.para_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
+        let (mut parent, mut expected) = (Hash::default(), 0);
+        let mut named = self.named_from(0)?;
+        loop {
+            let found = tables.para_headers.get_greater_than_or_equal_to(&self.txn, &expected);
+            let Some((number, header)) = found.map_err(|e| self.error(e))? else { break };
+            let header = header.to_vec();
+            self.report.para_headers += 1;
+            if number != expected {
+                self.report.fault(Part::ParaHeaders, expected, "it and those after it are missing");
+            } else if number > 0 && header.get(..32) != Some(&parent.0[..]) {
+                self.report.fault(Part::ParaHeaders, number - 1, verify::Error::Parent { number });
+            }
+            (expected, parent) = (number + 1, Hash::of(&header));
+            match Checked::new(number, header) {
+                Err(e) => self.report.fault(Part::ParaHeaders, number, e),
+                Ok(header) if number == 0 => {
+                    let pairs = scale::pairs(&genesis.state).unwrap_or_default();
+                    if let Err(e) = state::whole_state(header.state_root, &pairs) {
+                        self.report.fault(Part::Genesis, 0, e);
+                    }
+                }
+                Ok(header) if number == 1 && header.hash != genesis.chain_identity => {
+                    self.report.fault(Part::ParaHeaders, 1, "it is not the chain's block 1");
+                }
+                Ok(_) => {}
+            }
+            while let Some((stop, head, hash)) = named.filter(|(_, head, _)| *head <= number) {
+                if head == number && hash != parent {
+                    let what = format!("relay block {stop} names another one");
+                    self.report.fault(Part::ParaHeaders, number, what);
+                }
+                named = self.named_from(stop + 1)?;
+            }
+            if !self.told(Part::ParaHeaders, self.report.para_headers, total) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next justified relay block that names a head: its number, the head's number and hash.
+    fn named_from(&self, from: u32) -> Result<Option<(u32, u32, Hash)>, Error> {
+        for entry in self.txn.tables.alignments.range(&self.txn, &(from..)).map_err(|e| self.error(e))? {
+            let (stop, encoded) = entry.map_err(|e| self.error(e))?;
+            // What cannot be read is told of among the relay blocks.
+            let Ok((alignment, _)) = split_alignment(encoded) else { continue };
+            if let Some((number, hash)) = alignment.para_head {
+                return Ok(Some((stop, number, hash)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn changes(&mut self) -> Result<bool, Error> {
+        let total = self.store.state().tips.changes.0;
+        let (mut expected, mut row) = (1, 0);
+        loop {
+            let found = self.txn.tables.changes.get_greater_than_or_equal_to(&self.txn, &row);
+            let Some((first, encoded)) = found.map_err(|e| self.error(e))? else { break };
+            let encoded = encoded.to_vec();
+            if first != expected {
+                self.report.fault(Part::Changes, expected, "they and those after them are missing");
+            }
+            row = first + 1;
+            expected = first + self.segment(first, &encoded)?;
+            self.report.changes = expected - 1;
+            if !(self.tell)(Progress { part: Part::Changes, done: expected - 1, total }) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Checks a segment; gives how many blocks it has.
+    fn segment(&mut self, first: u32, encoded: &[u8]) -> Result<u32, Error> {
+        let digest = self.txn.tables.digests.get(&self.txn, &first).map_err(|e| self.error(e))?;
+        let is_whole = digest == Some(&segment::digest(encoded)[..]);
+        let items = segment::Segment::read(encoded);
+        let count = items.map_or(1, |items| items.count());
+        if !is_whole {
+            let what = match digest {
+                Some(_) => "their segment is not as it was stored",
+                None => "the digest of their segment is missing",
+            };
+            self.report.fault(
+                Part::Changes,
+                first,
+                format!("{what} (blocks {first} to {})", first + count - 1),
+            );
+        }
+        let Some(items) = items else {
+            self.report.fault(Part::Changes, first, "their segment cannot be read");
+            return Ok(count);
+        };
+        for index in 0..count {
+            if !items.get(index).is_some_and(scale::is_storage_changes) {
+                self.report.fault(Part::Changes, first + index, "they cannot be read");
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Checks the relay block that workers start after against what is said of it.
+pub(crate) fn check_start(start: &Start, genesis: &prb_core::blob::Genesis) -> Result<(), String> {
+    let info = GenesisBlockInfo::decode_all(&mut &genesis.info[..]).map_err(|_| "it cannot be read")?;
+    let header = &info.block_header;
+    if (header.number, header.hash()) != (start.number, start.hash)
+        || (genesis.relay_number, genesis.relay_hash) != (RelayNumber(start.number), start.hash)
+    {
+        return Err("its relay block is another one".into());
+    }
+    let set = state::authority_set(header.state_root, info.proof).map_err(|e| e.to_string())?;
+    if set != info.authority_set || set != start.set {
+        return Err("its authorities are others than its state holds".into());
+    }
+    let pairs = scale::pairs(&genesis.state).ok_or("the genesis state cannot be read")?;
+    let key = state::value_key("ParachainInfo", "ParachainId");
+    let id = pairs.iter().find(|(found, _)| *found == key).map(|(_, value)| *value);
+    if id.and_then(|id| u32::decode(&mut &*id).ok()) != Some(genesis.para_id) {
+        return Err("the genesis state is of another parachain".into());
+    }
+    Ok(())
+}
+
+fn check_justified(
+    header: &Checked,
+    stop: &Stop,
+    set: &AuthoritySet,
+    para_id: u32,
+    justification: &[u8],
+    stored_next: Option<AuthoritySet>,
+) -> Result<AuthoritySet, verify::Error> {
+    let bad = |reason| verify::Error::Justification { number: stop.number, reason };
+    if stop.alignment.set_id != set.id {
+        return Err(bad("it is of another authority set"));
+    }
+    grandpa::check(justification, set, header.number, header.hash)?;
+    let head = state::para_head(header.state_root, stop.proof.clone(), para_id)?;
+    if head.map(|head| (head.number, head.hash)) != stop.alignment.para_head {
+        let reason = "it names another head than the stored one".into();
+        return Err(verify::Error::Proof { what: "the parachain's head", reason });
+    }
+    let next = header.next_set(set)?;
+    if next.is_some() != stop.alignment.ends_set {
+        return Err(bad("whether it ends its authority set is stored wrongly"));
+    }
+    let Some(next) = next else { return Ok(set.clone()) };
+    if state::authority_set(header.state_root, stop.proof.clone())? != next
+        || stored_next.as_ref() != Some(&next)
+    {
+        let reason = "it is another set than the block schedules".into();
+        return Err(verify::Error::Proof { what: "the authorities", reason });
+    }
+    Ok(next)
+}
