@@ -60,6 +60,7 @@ pub use append::{NewStop, ParaHead, RelayBatch};
 pub use compact::Compacted;
 pub use error::Error;
 pub use migrate::SCHEMA;
+pub(crate) use verify::check_start;
 pub use verify::{Fault, Part, Progress, Report};
 pub use view::StoreView;
 

@@ -19,7 +19,10 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     let mut in_full = true;
     loop {
         tips.mark_unchanged();
-        match advance(chains, config, in_full).await {
+        let turn = chains.turn.read().await;
+        let advanced = advance(chains, config, in_full).await;
+        drop(turn);
+        match advanced {
             Ok(Step::Stored) => {
                 pause.reset();
                 in_full = true;

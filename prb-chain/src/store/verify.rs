@@ -34,6 +34,18 @@ pub enum Part {
     Changes,
 }
 
+impl Part {
+    /// Its name in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Genesis => "genesis",
+            Self::Relay => "relay",
+            Self::ParaHeaders => "para_headers",
+            Self::Changes => "changes",
+        }
+    }
+}
+
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -57,6 +57,18 @@ impl<'s> StoreView<'s> {
         self.txn.tables.relay_headers.get(&self.txn, &number.0).map_err(|e| self.store.error(e))
     }
 
+    /// Calls `take` with the storage changes of each block of the span until it answers false.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn changes_of<'a>(
+        &'a self,
+        span: Span<ParaNumber>,
+        take: &mut dyn FnMut(&'a [u8]) -> bool,
+    ) -> Result<(), Error> {
+        self.sequence_of_changes(span, take)
+    }
+
     /// Values of a table in sequence; stops at the first gap.
     fn sequence<'a>(
         &'a self,

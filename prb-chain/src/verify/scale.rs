@@ -31,6 +31,17 @@ pub fn pairs(mut encoded: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     input.is_empty().then_some(pairs)
 }
 
+/// Items of a SCALE `Vec<Vec<u8>>`, and nothing after them.
+pub fn list(mut encoded: &[u8]) -> Option<Vec<&[u8]>> {
+    let input = &mut encoded;
+    let count = length(input)?;
+    if count > input.len() {
+        return None;
+    }
+    let items: Option<Vec<_>> = (0..count).map(|_| bytes(input)).collect();
+    items.filter(|_| input.is_empty())
+}
+
 /// Calls `take` with each key and its new value, `None` where it was removed.
 fn key_changes<'a>(input: &mut &'a [u8], take: &mut dyn FnMut(&'a [u8], Option<&'a [u8]>)) -> Option<()> {
     for _ in 0..length(input)? {

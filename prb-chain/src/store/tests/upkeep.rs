@@ -130,9 +130,9 @@ fn a_full_disk_leaves_the_store_as_it_was() {
         let full = store.append_changes(ParaNumber(PARA + 1), &more).unwrap_err();
         assert!(matches!(full, Error::DiskFull { .. }) && full.is_retryable(), "{full}");
         assert_eq!(verify(&store), before);
-        drop(store);
-
-        fs::write(dir.path().join("others"), vec![0; 300 * 1024]).unwrap();
+    });
+    on_a_disk_of(400, |dir| {
+        let before = verify(&open(dir));
         let full = open(dir).compact().unwrap_err();
         assert!(matches!(full, Error::DiskFull { .. }), "{full:?}");
         assert!(!dir.path().join("data.mdb.compact").exists());

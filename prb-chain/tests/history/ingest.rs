@@ -1,0 +1,67 @@
+//! An ingest with history sources beside its nodes.
+
+use std::{sync::Arc, time::Duration};
+
+use prb_chain::{
+    history::{self, archive},
+    ingest::{self, Ingest},
+    rpc::{self, NodePool},
+};
+use prb_core::primitives::{ParaNumber, RelayNumber};
+use prb_devnet::{Config, Devnet};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::ground::{Kept, empty, is_part_of};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn config() -> Config {
+    Config { history: 60, set_length: 12, justification_period: 8, ..Config::default() }
+}
+
+fn pools(devnet: &Devnet) -> (NodePool, NodePool) {
+    let pool = |chain, url| NodePool::new(chain, rpc::Config::new([url])).unwrap();
+    (pool("relay", devnet.relay().url()), pool("para", devnet.para().url()))
+}
+
+async fn until(kept: &Kept, relay: u32, para: u32) {
+    let mut heights = kept.store.heights();
+    let there = heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
+    if timeout(PATIENCE, there).await.is_err() {
+        panic!("wanted {relay} and {para}: {:?}", kept.store);
+    }
+}
+
+async fn fetched(devnet: &Devnet, sources: Vec<Arc<dyn history::HistorySource>>) -> Kept {
+    let kept = empty();
+    let (relay, para) = pools(devnet);
+    let ingest = Ingest::new(relay, para, Arc::clone(&kept.store), ingest::Config::default())
+        .with_history(sources, history::Config::default());
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(ingest.run(cancel.clone()));
+    until(&kept, devnet.relay().finalized_number(), devnet.para().finalized_number()).await;
+    cancel.cancel();
+    task.await.unwrap().unwrap();
+    kept
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_and_pruned_nodes_give_the_whole_history() {
+    let devnet = Devnet::start(config()).await.unwrap();
+    let by_nodes = fetched(&devnet, vec![]).await;
+    let folder = TempDir::new().unwrap();
+    by_nodes.store.drop_relay_from(RelayNumber(40)).unwrap();
+    by_nodes.store.drop_para_from(ParaNumber(15), true).unwrap();
+    archive::export(&by_nodes.store, folder.path(), archive::Config::default(), &mut |_| true).unwrap();
+
+    // The nodes have neither the states of the start nor those that the history's proofs need.
+    let (relay_tip, _) = by_nodes.store.tips().borrow().relay.unwrap();
+    devnet.relay().faults().prune_below(relay_tip.0);
+    devnet.para().faults().prune_below(by_nodes.store.tips().borrow().changes.0);
+    let source = archive::ArchiveHistory::open(folder.path()).unwrap();
+    let kept = fetched(&devnet, vec![Arc::new(source)]).await;
+    is_part_of(&by_nodes.store, &kept.store);
+    assert_eq!(kept.store.verify(&mut |_| true).unwrap().faults, []);
+}
