@@ -36,6 +36,9 @@ pub struct Config {
     pub retry_min: Duration,
     /// How long at most.
     pub retry_max: Duration,
+    /// Beside nodes: how long the stored blocks may stay the same, while sources say that they have more, before
+    /// the sources are asked.
+    pub stalled_after: Duration,
     /// How long a source that was found to be wrong is left alone at first; doubles each time.
     pub wrong_for: Duration,
 }
@@ -47,6 +50,7 @@ impl Default for Config {
             poll: Duration::from_secs(6),
             retry_min: Duration::from_secs(2),
             retry_max: Duration::from_secs(300),
+            stalled_after: Duration::from_secs(10),
             wrong_for: Duration::from_secs(600),
         }
     }
@@ -159,6 +163,10 @@ impl Replay {
         let extent = self.extent();
         self.store.set_targets(extent.relay, extent.para);
         self.drain().await
+    }
+
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The newest blocks that any source says it has.

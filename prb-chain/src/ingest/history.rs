@@ -7,8 +7,6 @@ use tokio::sync::OwnedRwLockWriteGuard;
 use super::{Chains, Config, Error, Pause, start};
 use crate::history::Replay;
 
-/// How long the stored blocks may stay the same, while sources say that they have more, before they are asked.
-const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// How long the nodes' loops may keep their turn then: they give it back between two attempts.
 const TURN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -71,7 +69,7 @@ async fn stalled(chains: &Chains, history: &Replay) {
     let mut tips = chains.store.tips();
     loop {
         let before = *tips.borrow_and_update();
-        tokio::time::sleep(STALLED_AFTER).await;
+        tokio::time::sleep(history.config().stalled_after).await;
         let (now, extent) = (*tips.borrow(), history.extent());
         let has_more = extent.relay > now.relay.map(|(number, _)| number) || extent.para > Some(now.changes);
         if now == before && has_more {

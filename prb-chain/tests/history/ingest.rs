@@ -37,8 +37,10 @@ async fn until(kept: &Kept, relay: u32, para: u32) {
 async fn fetched(devnet: &Devnet, sources: Vec<Arc<dyn history::HistorySource>>) -> Kept {
     let kept = empty();
     let (relay, para) = pools(devnet);
-    let ingest = Ingest::new(relay, para, Arc::clone(&kept.store), ingest::Config::default())
-        .with_history(sources, history::Config::default());
+    let ingest = Ingest::new(relay, para, Arc::clone(&kept.store), ingest::Config::default()).with_history(
+        sources,
+        history::Config { stalled_after: Duration::from_millis(300), ..Default::default() },
+    );
     let cancel = CancellationToken::new();
     let task = tokio::spawn(ingest.run(cancel.clone()));
     until(&kept, devnet.relay().finalized_number(), devnet.para().finalized_number()).await;

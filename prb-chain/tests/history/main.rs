@@ -5,4 +5,5 @@ mod archive;
 mod ground;
 mod ingest;
 mod replay;
+mod sources;
 mod suite;

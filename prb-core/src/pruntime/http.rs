@@ -13,7 +13,7 @@ use reqwest::{Client, Response, StatusCode, Url, redirect};
 use super::{Connect, ConnectError, Error, PRuntimeClient};
 use crate::prpc::{Method, ServerError};
 
-pub(crate) mod tls;
+pub mod tls;
 
 /// Time that an ordinary call may take (`PHALA_PRPC_REQUEST_TIMEOUT`).
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);

@@ -15,7 +15,10 @@ use super::BuildError;
 /// Both stores: a container often has no certificates of its own, and an operator's authority is often known to
 /// the system only. The cryptography is named, so that it does not depend on which providers other crates of
 /// the program switch on.
-pub(crate) fn client_config(extra_pem: &[u8]) -> Result<ClientConfig, BuildError> {
+///
+/// # Errors
+/// [`BuildError::Certificates`] for what is no certificate.
+pub fn client_config(extra_pem: &[u8]) -> Result<ClientConfig, BuildError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let system = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(system.certs);
