@@ -12,6 +12,7 @@ pub mod data_provider;
 pub mod descriptors;
 mod desk;
 pub mod fleet_file;
+mod history;
 mod inventory;
 pub mod keys;
 pub mod lifecycle;

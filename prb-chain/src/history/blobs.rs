@@ -11,7 +11,7 @@ use bytes::Bytes;
 use codec::{Compact, Decode, Encode};
 use prb_core::{
     blob::{self, BlobSource, BlockCursor, Genesis, HeaderCursor, Span},
-    primitives::{ParaNumber, RelayNumber},
+    primitives::ParaNumber,
     prpc::{Blocks, CombinedHeadersToSync},
     wire::{AuthoritySetChange, Header},
 };
