@@ -154,7 +154,7 @@ pub struct Ingest {
     chains: Chains,
     config: Config,
     suspects: Suspects,
-    reported: mpsc::Receiver<ParaNumber>,
+    reported: mpsc::Receiver<suspects::Suspect>,
     history: Option<Replay>,
 }
 

@@ -82,7 +82,9 @@ impl Bridge {
         let para = chains.para.clone();
         let desk = Desk::built_in(para.clone(), Arc::clone(&vault)).map_err(Failure::Run)?;
         let desk = desk.with_page(&args.pages).await?;
-        let blocks = Blocks::start(&args.data.join("blocks"), Some(chains), &args.history.history).await.map_err(Failure::Run)?;
+        let blocks = Blocks::start(&args.data.join("blocks"), Some(chains), &args.history.history)
+            .await
+            .map_err(Failure::Run)?;
         let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
         let chain = Chain::follow(para);

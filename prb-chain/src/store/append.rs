@@ -3,6 +3,7 @@
 use codec::Encode;
 use heed::PutFlags;
 use prb_core::{
+    blob::Span,
     primitives::{Hash, ParaNumber, RelayNumber},
     wire::AuthoritySet,
 };
@@ -220,6 +221,46 @@ impl Store {
             digests.put(&mut txn, &key, &segment::digest(&encoded)).map_err(|e| self.error(e))?;
         }
         txn.commit().map_err(|e| self.error(e))
+    }
+
+    /// The blocks of the segment that holds a block's storage changes, and the digest that it was stored with. The
+    /// segment itself need not be readable.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where they are not stored.
+    pub fn segment_of(&self, number: ParaNumber) -> Result<(Span<ParaNumber>, Option<[u8; 4]>), Error> {
+        let txn = self.read()?;
+        let error = |e| self.error(e);
+        let found = txn.tables.changes.get_lower_than_or_equal_to(&txn, &number.0).map_err(error)?;
+        let (first, _) = found.ok_or(Error::Missing { what: "storage changes" })?;
+        let next = txn.tables.changes.get_greater_than(&txn, &first).map_err(error)?;
+        let last = next.map_or(self.state().tips.changes.0, |(next, _)| next - 1);
+        let digest = txn.tables.digests.get(&txn, &first).map_err(error)?;
+        let span = Span { first: ParaNumber(first), last: ParaNumber(last.max(first)) };
+        Ok((span, digest.and_then(|digest| digest.try_into().ok())))
+    }
+
+    /// Stores a segment's storage changes again, in place of what the disk has made of it.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where no segment starts at `first`.
+    pub fn put_segment(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
+        let items: Vec<&[u8]> = changes.iter().map(Vec::as_slice).collect();
+        let encoded = segment::write(&items);
+        self.growing(|| {
+            let held = self.hold()?;
+            let mut txn = self.write(&held)?;
+            let (table, digests) = (txn.tables.changes, txn.tables.digests);
+            table
+                .get(&txn, &first.0)
+                .map_err(|e| self.error(e))?
+                .ok_or(Error::Missing { what: "segment" })?;
+            table.put(&mut txn, &first.0, &encoded).map_err(|e| self.error(e))?;
+            digests.put(&mut txn, &first.0, &segment::digest(&encoded)).map_err(|e| self.error(e))?;
+            txn.commit().map_err(|e| self.error(e))
+        })
     }
 
     /// Commits, and tells everybody.

@@ -9,6 +9,7 @@ use std::fmt;
 
 use codec::{Decode, DecodeAll};
 use prb_core::{
+    blob::{Genesis, HeaderCursor},
     primitives::{Hash, ParaNumber, RelayNumber},
     wire::{AuthoritySet, GenesisBlockInfo},
 };
@@ -131,9 +132,48 @@ impl Store {
         let mut check = Check { store: self, txn: self.read()?, report: Report::default(), tell };
         if let Some((start, genesis)) = self.genesis() {
             check.genesis(start, genesis);
-            let _ =
-                check.relay(start, genesis.para_id)? && check.para_headers(genesis)? && check.changes()?;
+            let from = From { parent: start.hash, first: start.first().0, set: start.set.clone() };
+            let _ = check.relay(from, u32::MAX, genesis.para_id)?
+                && check.is_justified_at_end()?
+                && check.para_headers(0, u32::MAX, genesis)?
+                && check.changes()?;
         }
+        Ok(check.report)
+    }
+
+    /// Checks the headers from a cursor on, to the end of the authority set, and what proves them: what a worker
+    /// is given at that cursor.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all. What is read and wrong is in the report.
+    pub fn verify_headers(&self, cursor: HeaderCursor) -> Result<Report, Error> {
+        let mut check =
+            Check { store: self, txn: self.read()?, report: Report::default(), tell: &mut |_| true };
+        let Some((start, genesis)) = self.genesis() else { return Ok(check.report) };
+        let mut from = From { parent: start.hash, first: start.first().0, set: start.set.clone() };
+        let tables = check.txn.tables;
+        let before =
+            tables.alignments.get_lower_than(&check.txn, &cursor.relay.0).map_err(|e| self.error(e))?;
+        if let Some((number, encoded)) = before {
+            let stop = check.stop(number, encoded)?;
+            let header = tables.relay_headers.get(&check.txn, &number).map_err(|e| self.error(e))?;
+            let set = check.stored_set(&stop)?.ok_or(Error::Corrupt { what: "authority set" })?;
+            let parent = header.map(Hash::of).ok_or(Error::Corrupt { what: "relay header" })?;
+            from = From { parent, first: number + 1, set };
+        }
+        let mut last = u32::MAX;
+        for entry in tables.alignments.range(&check.txn, &(cursor.relay.0..)).map_err(|e| self.error(e))? {
+            let (number, encoded) = entry.map_err(|e| self.error(e))?;
+            if split_alignment(encoded).is_ok_and(|(alignment, _)| alignment.ends_set) {
+                last = number;
+                break;
+            }
+        }
+        check.relay(from, last, genesis.para_id)?;
+        let head = self.state().tips.proven.map_or(0, |head| head.number.0);
+        check.para_headers(cursor.para.0, head, genesis)?;
         Ok(check.report)
     }
 
@@ -163,6 +203,13 @@ struct Check<'s, 't> {
     tell: &'t mut dyn FnMut(Progress) -> bool,
 }
 
+/// Where a check of relay headers starts: after a known one, signed by a known set.
+struct From {
+    parent: Hash,
+    first: u32,
+    set: AuthoritySet,
+}
+
 /// A justified block, as its rows say.
 struct Stop {
     number: u32,
@@ -179,7 +226,7 @@ impl Check<'_, '_> {
         !done.is_multiple_of(TELL_EVERY) && done != total || (self.tell)(Progress { part, done, total })
     }
 
-    fn genesis(&mut self, start: &Start, genesis: &prb_core::blob::Genesis) {
+    fn genesis(&mut self, start: &Start, genesis: &Genesis) {
         if let Err(what) = check_start(start, genesis) {
             self.report.fault(Part::Genesis, start.number, what);
         }
@@ -191,14 +238,14 @@ impl Check<'_, '_> {
         Ok(Stop { number, alignment, proof })
     }
 
-    /// Relay headers with their justified blocks; false where the check was ended.
-    fn relay(&mut self, start: &Start, para_id: u32) -> Result<bool, Error> {
+    /// Relay headers up to `last`, with their justified blocks; false where the check was ended.
+    fn relay(&mut self, from: From, last: u32, para_id: u32) -> Result<bool, Error> {
         let tables = self.txn.tables;
         let total = tables.relay_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
-        let (mut parent, mut expected, mut set) = (start.hash, start.first().0, start.set.clone());
-        let mut next_stop = self.stop_from(0)?;
-        let mut row = 0;
-        while let Some((number, header)) = self.relay_header(row)? {
+        let From { mut parent, first, mut set } = from;
+        let (mut row, mut expected) = (first, first);
+        let mut next_stop = self.stop_from(first)?;
+        while let Some((number, header)) = self.relay_header(row)?.filter(|(number, _)| *number <= last) {
             row = number + 1;
             self.report.relay_headers += 1;
             if number != expected {
@@ -206,7 +253,7 @@ impl Check<'_, '_> {
                 self.report.fault(Part::Relay, expected, gap);
             } else if header.get(..32) != Some(&parent.0[..]) {
                 let what = verify::Error::Parent { number };
-                self.report.fault(Part::Relay, number.saturating_sub(1).max(start.first().0), what);
+                self.report.fault(Part::Relay, number.saturating_sub(1).max(first), what);
             }
             (expected, parent) = (number + 1, Hash::of(&header));
             while next_stop.as_ref().is_some_and(|stop| stop.number < number) {
@@ -248,10 +295,16 @@ impl Check<'_, '_> {
                 return Ok(false);
             }
         }
-        if self.txn.tables.alignments.last(&self.txn).map_err(|e| self.error(e))?.map(|(n, _)| n + 1)
-            != (total > 0).then_some(expected)
-        {
-            self.report.fault(Part::Relay, expected.saturating_sub(1), "the newest header is not justified");
+        Ok(true)
+    }
+
+    fn is_justified_at_end(&mut self) -> Result<bool, Error> {
+        let tables = self.txn.tables;
+        let header =
+            tables.relay_headers.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
+        let stop = tables.alignments.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
+        if header != stop {
+            self.report.fault(Part::Relay, header.unwrap_or_default(), "the newest header is not justified");
         }
         Ok(true)
     }
@@ -298,14 +351,19 @@ impl Check<'_, '_> {
         Ok(found.and_then(|encoded| decode(encoded, "authority set").ok()))
     }
 
-    fn para_headers(&mut self, genesis: &prb_core::blob::Genesis) -> Result<bool, Error> {
+    /// Parachain headers from `first` to `last`; false where the check was ended.
+    fn para_headers(&mut self, first: u32, last: u32, genesis: &Genesis) -> Result<bool, Error> {
         let tables = self.txn.tables;
         let total = tables.para_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
-        let (mut parent, mut expected) = (Hash::default(), 0);
+        let before =
+            first.checked_sub(1).map(|before| tables.para_headers.get(&self.txn, &before)).transpose();
+        let mut parent = before.map_err(|e| self.error(e))?.flatten().map(Hash::of).unwrap_or_default();
+        let mut expected = first;
         let mut named = self.named_from(0)?;
         loop {
             let found = tables.para_headers.get_greater_than_or_equal_to(&self.txn, &expected);
-            let Some((number, header)) = found.map_err(|e| self.error(e))? else { break };
+            let found = found.map_err(|e| self.error(e))?.filter(|(number, _)| *number <= last);
+            let Some((number, header)) = found else { break };
             let header = header.to_vec();
             self.report.para_headers += 1;
             if number != expected {
@@ -405,7 +463,7 @@ impl Check<'_, '_> {
 }
 
 /// Checks the relay block that workers start after against what is said of it.
-pub(crate) fn check_start(start: &Start, genesis: &prb_core::blob::Genesis) -> Result<(), String> {
+pub(crate) fn check_start(start: &Start, genesis: &Genesis) -> Result<(), String> {
     let info = GenesisBlockInfo::decode_all(&mut &genesis.info[..]).map_err(|_| "it cannot be read")?;
     let header = &info.block_header;
     if (header.number, header.hash()) != (start.number, start.hash)

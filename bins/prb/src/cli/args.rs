@@ -396,7 +396,13 @@ pub struct StoreArgs {
     #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true)]
     pub data: Option<PathBuf>,
     /// Folder of a data provider's block store; not read where --data is given.
-    #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/0", value_name = "DIR", global = true)]
+    #[arg(
+        long,
+        env = "PHALA_LOCAL_DB_PATH",
+        default_value = "/var/data/0",
+        value_name = "DIR",
+        global = true
+    )]
     pub local_db_path: PathBuf,
     /// What to do.
     #[command(subcommand)]

@@ -35,7 +35,10 @@ pub(super) async fn run(args: StoreArgs) -> anyhow::Result<()> {
 
 fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
     if !path.join("data.mdb").exists() {
-        bail!("there is no block store at {}: set PHALA_LOCAL_DB_PATH, or --data for that of prb all", path.display());
+        bail!(
+            "there is no block store at {}: set PHALA_LOCAL_DB_PATH, or --data for that of prb all",
+            path.display()
+        );
     }
     let store = open(&path)?;
     match action {
@@ -97,7 +100,8 @@ fn cures(report: &Report) -> String {
             );
         }
         (None, Some(number)) => {
-            cures += &format!("Run `prb store drop --para-from {number}`: the daemon fetches the rest again.\n");
+            cures +=
+                &format!("Run `prb store drop --para-from {number}`: the daemon fetches the rest again.\n");
         }
         (None, None) => {}
     }
@@ -171,7 +175,9 @@ async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyho
         eprintln!("{}: {}: {}", fault.source, fault.part.name(), fault.what);
     }
     if !drained.faults.is_empty() {
-        bail!("not all of the archive was imported; what is stored is verified, and may be added to from elsewhere");
+        bail!(
+            "not all of the archive was imported; what is stored is verified, and may be added to from elsewhere"
+        );
     }
     Ok(())
 }

@@ -50,12 +50,16 @@ fn history_place(text: &str) -> Result<HistoryPlace, String> {
     match text.split_once("://") {
         None if !text.is_empty() => Ok(HistoryPlace::Archive(text.into())),
         Some(("http" | "https", host)) if !host.is_empty() => Ok(HistoryPlace::HeadersCache(text.to_owned())),
-        Some(("tcp", address)) if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => {
+        Some(("tcp", address))
+            if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
+        {
             Ok(HistoryPlace::Provider(address.to_owned()))
         }
-        _ => Err("must be the folder of an archive, http://… or https://… of a headers cache, or tcp://HOST:PORT \
+        _ => Err(
+            "must be the folder of an archive, http://… or https://… of a headers cache, or tcp://HOST:PORT \
                   of a data provider"
-            .into()),
+                .into(),
+        ),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Each kind of damage is found and named.
 
+use prb_core::blob::HeaderCursor;
+
 use super::*;
 
 /// What the check finds after a change.
@@ -120,4 +122,40 @@ fn a_check_can_be_ended() {
     let dir = layout_1();
     let report = open(&dir).verify(&mut |_| false).unwrap();
     assert_eq!(report.para_headers, 0);
+}
+
+#[test]
+fn headers_are_checked_from_a_cursor_on() {
+    let (justified, plain) = some_blocks();
+    let (plain, _) = (plain, justified);
+    let dir = layout_1();
+    let store = open(&dir);
+    let cursor = |relay, para| HeaderCursor { relay: RelayNumber(relay), para: ParaNumber(para) };
+    for (relay, para) in [(2, 0), (plain, 3), (RELAY, PARA)] {
+        let report = store.verify_headers(cursor(relay, para)).unwrap();
+        assert_eq!((report.faulty, report.relay_headers > 0), (0, true), "{relay}");
+    }
+    tamper(&store, |txn| flip(txn, txn.tables.relay_headers, plain, 40));
+    let report = store.verify_headers(cursor(plain, 3)).unwrap();
+    assert_eq!(report.first_of(Part::Relay), Some(plain));
+    tamper(&store, |txn| flip(txn, txn.tables.para_headers, 7, 40));
+    assert_eq!(store.verify_headers(cursor(RELAY, 5)).unwrap().first_of(Part::ParaHeaders), Some(7));
+    assert_eq!(store.verify_headers(cursor(RELAY, 12)).unwrap().first_of(Part::ParaHeaders), None);
+}
+
+#[test]
+fn a_segment_is_stored_again() {
+    let dir = layout_1();
+    let store = open(&dir);
+    let (span, digest) = store.segment_of(ParaNumber(4)).unwrap();
+    let items: Vec<_> = (span.first.0..=span.last.0).map(|n| store.changes(ParaNumber(n)).unwrap()).collect();
+    // As a disk may leave it: no segment at all.
+    tamper(&store, |txn| {
+        let table = txn.tables.changes;
+        table.put(txn, &span.first.0, &[0xff; 100]).unwrap();
+    });
+    assert!(store.verify_segment(ParaNumber(4)).unwrap().is_some());
+    assert_eq!(store.segment_of(ParaNumber(4)).unwrap(), (span, digest));
+    store.put_segment(span.first, &items).unwrap();
+    assert_eq!(verify(&store).faults, []);
 }
