@@ -232,6 +232,7 @@ async fn a_database_without_saved_states_is_opened_and_takes_them() {
     let json: serde_json::Value = serde_json::from_slice(&read(&path, "saved", id.as_bytes())).unwrap();
     let expected = serde_json::json!({
         "key": format!("0x{}", "07".repeat(32)), "goal": "stay-stopped", "was_computing": true,
+        "sent": { "operation": "start", "at": 9 },
     });
     assert_eq!(json, expected);
 }

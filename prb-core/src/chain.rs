@@ -23,7 +23,8 @@ pub use call::Call;
 pub use refusal::{KnownRefusal, REFUSALS, RefusalClass, refusal};
 pub use stake::StakeRules;
 pub use submit::{
-    BatchOutcome, CallBatch, ChainSubmitter, DispatchError, Effect, Effects, SubmitError, SubmitProgress,
+    BatchOutcome, CallBatch, ChainSubmitter, DispatchError, Effect, Effects, MessageEffects, SubmitError,
+    SubmitProgress,
 };
 pub use view::{
     AccountOnChain, ChainView, PoolOnChain, Reading, Registration, Session, SessionState, Unreadable,

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    primitives::{AccountId, Balance, PoolId, WorkerKey},
+    primitives::{AccountId, Balance, ParaNumber, PoolId, WorkerKey},
     vault::Sealed,
 };
 
@@ -209,6 +209,37 @@ pub struct Saved {
     pub goal: Goal,
     /// Whether its session was computing when it was last seen: if not any more, it was stopped elsewhere.
     pub was_computing: bool,
+    /// The start or stop that was sent last, until its effect is seen: such an effect is not from elsewhere,
+    /// also where the process that sent it has ended, or never learned its outcome.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Sent>,
+}
+
+/// A start or a stop that was sent and may still be included in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Sent {
+    /// What was sent.
+    pub operation: SentOperation,
+    /// The newest parachain block known when it was.
+    pub at: ParaNumber,
+}
+
+impl Sent {
+    /// `operation`, sent when `at` was the newest block.
+    pub const fn new(operation: SentOperation, at: ParaNumber) -> Self {
+        Self { operation, at }
+    }
+}
+
+/// What of a worker's operations is remembered beyond a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SentOperation {
+    /// Start computing.
+    Start,
+    /// Stop computing.
+    Stop,
 }
 
 /// All pools and workers at one moment.

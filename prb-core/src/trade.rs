@@ -50,6 +50,7 @@ mod lane;
 mod order;
 mod recently_sent;
 mod reports;
+mod sequences;
 mod status;
 mod verdict;
 

@@ -4,7 +4,7 @@
 //! assembled from already encoded items, because a SCALE `Vec` is a compact length and its items: see
 //! [`encode_vec_from_parts`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use codec::{Compact, Decode, Encode};
 
@@ -167,6 +167,21 @@ pub enum MessageOrigin {
     /// Never used by a sender.
     #[codec(index = 255)]
     Reserved,
+}
+
+impl fmt::Display for MessageOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pallet(name) => write!(f, "pallet {}", String::from_utf8_lossy(name)),
+            Self::Contract(id) => write!(f, "contract {id}"),
+            Self::Worker(key) => write!(f, "worker {key}"),
+            Self::AccountId(id) => write!(f, "account {id}"),
+            Self::MultiLocation(location) => write!(f, "location 0x{}", hex::encode(location)),
+            Self::Gatekeeper => f.write_str("the gatekeepers"),
+            Self::Cluster(id) => write!(f, "cluster {id}"),
+            Self::Reserved => f.write_str("a reserved sender"),
+        }
+    }
 }
 
 /// A message between chain and workers.

@@ -96,3 +96,38 @@ async fn a_stop_that_comes_after_its_start_was_sent_stops_it() {
         until_reason(&rig, "stopped").await;
     }
 }
+
+/// Whatever makes a fleet forget its jobs: what it sent may land all the same.
+#[tokio::test(start_paused = true)]
+async fn a_stop_whose_job_is_forgotten_is_still_its_own() {
+    for by_restart_of_the_fleet in [false, true] {
+        let mut rig = computing().await;
+        stop_on_its_way(&rig).await;
+        if by_restart_of_the_fleet {
+            rig.fleet.take().unwrap().stop().await;
+            rig.start();
+            rig.until_worker(0, "seen", |w| w.chain.is_some()).await;
+        } else {
+            tell(&rig, Command::Restart);
+        }
+        tell(&rig, Command::Start);
+        until_reason(&rig, "cooling-down").await;
+        rig.until_all(State::Active).await;
+        assert_eq!((starts(&rig), rig.status(0).saved.goal), (2, Goal::Compute));
+        assert_eq!(rig.status(0).saved.sent, None, "seen");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_comes_after_its_owners_is_not_taken_for_its_own() {
+    let rig = computing().await;
+    stop_on_its_way(&rig).await;
+    until_reason(&rig, "cooled-down").await;
+    tell(&rig, Command::Start);
+    rig.until_all(State::Active).await;
+    let pool = rig.status(0).worker.pid;
+    rig.submit(Call::StopComputing { pool, worker: rig.key(0) }).await;
+    until_reason(&rig, "cooled-down").await;
+    tokio::time::sleep(HOUR).await;
+    assert_eq!((starts(&rig), rig.status(0).saved.goal), (2, Goal::StayStopped));
+}

@@ -2,7 +2,7 @@
 
 use codec::Encode;
 use prb_core::{
-    chain::{Call, Effect, Effects, Registration, SubmitError},
+    chain::{Call, Effect, Effects, MessageEffects, Registration, SubmitError},
     primitives::{AccountId, Balance, ParaNumber, PoolId, WorkerKey},
     wire::VersionedWorkerEndpoints,
 };
@@ -65,9 +65,10 @@ impl Inner {
                 let questions = Questions::new(&runtime)?;
                 let keys = calls.iter().flat_map(|call| questions.keys(call)).collect();
                 let values = storage::query(&node, keys, head.hash, KEYS_PER_CALL).await?;
-                let effects =
-                    calls.iter().map(|call| questions.effect(call, &values)).collect::<Result<_, _>>()?;
-                Ok(Effects { block: ParaNumber(head.header.number), calls: effects })
+                let mut messages = MessageEffects::default();
+                let effects = calls.iter().map(|call| questions.effect(call, &values, &mut messages));
+                let calls = effects.collect::<Result<_, _>>()?;
+                Ok(Effects { block: ParaNumber(head.header.number), calls })
             })
             .await;
             match found {
@@ -117,7 +118,12 @@ impl Questions {
         }
     }
 
-    fn effect(&self, call: &Call, values: &Values) -> Result<Effect, metadata::Error> {
+    fn effect(
+        &self,
+        call: &Call,
+        values: &Values,
+        messages: &mut MessageEffects,
+    ) -> Result<Effect, metadata::Error> {
         let value = |key: Vec<u8>| values.get(&key).and_then(Option::as_deref);
         let session = |pool: PoolId, worker: &WorkerKey| {
             self.sessions.read::<SessionState>(value(self.sessions.key(&session_account(pool, worker).0)))
@@ -127,7 +133,8 @@ impl Questions {
         let present = match call {
             Call::SyncOffchainMessage(signed) => {
                 let key = self.ingress.key(&signed.message.sender.encode());
-                self.ingress.read::<u64>(value(key))?.unwrap_or(0) > signed.sequence
+                let ingress = self.ingress.read::<u64>(value(key))?.unwrap_or(0);
+                return Ok(messages.effect(signed, ingress));
             }
             Call::RegisterWorker { worker, replaces, .. } => {
                 let found =

@@ -302,10 +302,7 @@ impl ChainSubmitter for MemoryChain {
     async fn effects(&self, account: AccountId, calls: &[Call]) -> Result<Effects, SubmitError> {
         let look = |state: &mut State| {
             let model = state.finalised();
-            Effects {
-                block: ParaNumber(model.block),
-                calls: calls.iter().map(|call| model.effect(call)).collect(),
-            }
+            Effects { block: ParaNumber(model.block), calls: model.effects(calls) }
         };
         Ok(self.settled(account, look).await)
     }

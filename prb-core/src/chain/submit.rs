@@ -1,6 +1,6 @@
 //! [`ChainSubmitter`]: sends batches of calls and watches each to its end.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{cmp::Ordering, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use super::Call;
 use crate::{
     primitives::{AccountId, Balance, Hash, ParaNumber},
     signer::{self, Signer},
+    wire::{MessageOrigin, SignedMessage},
 };
 
 /// Calls that go in one transaction, as `Utility::force_batch` (a lone call too), inside `Proxy::proxy`
@@ -178,6 +179,35 @@ pub enum Effect {
     Missing,
     /// There already: sending it again would fail or do it twice.
     Present,
+    /// Not there, and it would be refused now: an earlier message of its sender is neither on chain nor among the
+    /// calls asked about.
+    OutOfOrder,
+}
+
+/// Tells the effects of messages, whose senders' sequences the chain takes without a gap: for backends of
+/// [`ChainSubmitter::effects`].
+#[derive(Debug, Default)]
+pub struct MessageEffects {
+    /// By sender, the sequence that follows on the messages looked at so far.
+    next: HashMap<MessageOrigin, u64>,
+}
+
+impl MessageEffects {
+    /// The effect of the next call that was asked about. `ingress` is the sequence that the chain takes next
+    /// from its sender, by `PhalaMq::OffchainIngress`.
+    pub fn effect(&mut self, signed: &SignedMessage, ingress: u64) -> Effect {
+        let next = self.next.entry(signed.message.sender.clone()).or_insert(ingress);
+        match signed.sequence.cmp(next) {
+            Ordering::Greater => Effect::OutOfOrder,
+            Ordering::Equal => {
+                *next += 1;
+                Effect::Missing
+            }
+            Ordering::Less if signed.sequence < ingress => Effect::Present,
+            // The same message, or another of its number, once more.
+            Ordering::Less => Effect::Missing,
+        }
+    }
 }
 
 /// What [`ChainSubmitter::effects`] found.

@@ -7,9 +7,9 @@ use uuid::Uuid;
 use crate::{
     inventory::{
         AfterStop, Edit, Error, Goal, Inventory, Limits, MAX_ANNOUNCED, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES,
-        Operator, Pool, Saved, Snapshot, Worker,
+        Operator, Pool, Saved, Sent, SentOperation, Snapshot, Worker,
     },
-    primitives::{AccountId, PoolId, WorkerKey},
+    primitives::{AccountId, ParaNumber, PoolId, WorkerKey},
     vault::Sealed,
 };
 
@@ -114,6 +114,7 @@ async fn applies_all_or_nothing(inventory: &impl Inventory) {
 pub fn saved() -> Saved {
     let mut saved = Saved::default();
     (saved.key, saved.goal, saved.was_computing) = (Some(WorkerKey([7; 32])), Goal::StayStopped, true);
+    saved.sent = Some(Sent::new(SentOperation::Start, ParaNumber(9)));
     saved
 }
 

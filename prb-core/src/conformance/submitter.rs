@@ -17,6 +17,7 @@ use crate::{
     chain::{BatchOutcome, Call, CallBatch, ChainSubmitter, Effect, SubmitError, SubmitProgress},
     primitives::{AccountId, ParaNumber, PoolId, WorkerKey},
     signer::{Error, SIGNATURE_BYTES, Signer},
+    wire::{Message, MessageOrigin, SignedMessage},
 };
 
 /// Time between two blocks while something is waited for.
@@ -51,6 +52,7 @@ pub trait Ground: Send + Sync {
 pub async fn all<G: Ground>(ground: &G) {
     each_call_has_its_outcome_in_order(ground).await;
     effects_are_told_before_and_after(ground).await;
+    messages_ahead_of_a_missing_one_are_told(ground).await;
     outcomes_are_final(ground).await;
     a_cancelled_submission_is_waited_for(ground).await;
     forged_signatures_are_refused(ground).await;
@@ -133,6 +135,19 @@ async fn effects_are_told_before_and_after<G: Ground>(ground: &G) {
         assert!(block >= outcome.number, "asked of block {block}, before {}", outcome.number);
     }
     assert_eq!(effects(ground, &*ground.submitter(), &[]).await.0, []);
+}
+
+/// The chain takes a sender's messages in sequence; of this sender it has none.
+async fn messages_ahead_of_a_missing_one_are_told<G: Ground>(ground: &G) {
+    let message = |sender: u8, sequence| {
+        let sender = MessageOrigin::Worker(WorkerKey([sender; 32]));
+        let message = Message { sender, destination: vec![], payload: vec![] };
+        Call::SyncOffchainMessage(SignedMessage { message, sequence, signature: vec![0; 64] })
+    };
+    let calls = [message(0xe1, 0), message(0xe2, 1), message(0xe1, 1), message(0xe1, 3), message(0xe1, 2)];
+    let expected =
+        [Effect::Missing, Effect::OutOfOrder, Effect::Missing, Effect::OutOfOrder, Effect::Missing];
+    assert_eq!(effects(ground, &*ground.submitter(), &calls).await.0, expected);
 }
 
 /// Block by block: what is in a block that is not final has no outcome yet.

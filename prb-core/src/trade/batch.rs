@@ -167,6 +167,11 @@ impl Work {
         self.jobs.into_iter().map(|job| Queued { ask: job.ask || known, ..job }).collect()
     }
 
+    /// All calls, without repetitions.
+    pub(super) fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
     /// The calls that have no outcome, or whose outcome `is` so, with their places.
     pub(super) fn select(&self, is: impl Fn(Option<&CallOutcome>) -> bool) -> (Vec<usize>, Vec<Call>) {
         self.calls
@@ -182,6 +187,19 @@ impl Work {
         self.seen = self.seen.max(block);
         for place in places {
             self.outcomes[place] = Some(CallOutcome::AlreadyDone);
+        }
+    }
+
+    /// Notes calls that are not sent, as the chain would refuse them with `error` in the state of `block`.
+    pub(super) fn not_sent(
+        &mut self,
+        places: impl IntoIterator<Item = usize>,
+        error: &str,
+        block: ParaNumber,
+    ) {
+        self.seen = self.seen.max(block);
+        for place in places {
+            self.outcomes[place] = Some(CallOutcome::Failed(error.to_owned()));
         }
     }
 

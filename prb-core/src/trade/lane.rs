@@ -19,6 +19,7 @@ use super::{
     order::Order,
     recently_sent::RecentlySent,
     reports::Reports,
+    sequences::Sequences,
     status::Board,
 };
 use crate::{
@@ -63,6 +64,7 @@ pub(super) struct Lane {
     /// Something may have been sent whose outcome this lane does not know: its predecessor's at the start.
     unresolved: bool,
     recently_sent: RecentlySent,
+    sequences: Sequences,
     /// Nothing is sent before.
     paused_until: Option<Instant>,
     /// Failures to get a signature, in a row.
@@ -71,7 +73,7 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(shared: Arc<Context>, operator: AccountId, inbox: Arc<Inbox>) -> Self {
-        let (pending, signers, recently_sent) = Default::default();
+        let (pending, signers, recently_sent, sequences) = Default::default();
         let limits = shared.caps.limits(operator, &shared.config);
         Self {
             shared,
@@ -83,6 +85,7 @@ impl Lane {
             limits,
             unresolved: true,
             recently_sent,
+            sequences,
             paused_until: None,
             sign_failures: 0,
         }
@@ -161,7 +164,7 @@ impl Lane {
         let jobs = self.take_batch();
         let Some((jobs, signer)) = self.with_signer(jobs).await else { return };
         let Some(jobs) = self.still_ours(jobs).await else { return };
-        if let Some(work) = self.leave_out_what_is_done(Work::new(jobs)).await {
+        if let Some(work) = self.leave_out_what_is_futile(Work::new(jobs)).await {
             self.shared.reports.tell(Progress::Prepared, work.jobs.iter().map(|job| &job.lease));
             self.submit(work, &signer).await;
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Reason, State};
-use crate::{primitives::Balance, sync::Step};
+use crate::{inventory::SentOperation, primitives::Balance, sync::Step};
 
 /// An operation on chain that moves a worker on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +53,15 @@ impl Operation {
             Self::Reclaim => "Reclaiming its stake",
             Self::LeavePool => "Taking worker out of its pool",
             Self::AnnounceEndpoints => "Announcing its endpoints",
+        }
+    }
+
+    /// What is remembered of it beyond a restart, until its effect is seen.
+    pub(super) const fn remembered(self) -> Option<SentOperation> {
+        match self {
+            Self::Start(_) => Some(SentOperation::Start),
+            Self::Stop => Some(SentOperation::Stop),
+            _ => None,
         }
     }
 

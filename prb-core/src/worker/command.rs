@@ -94,8 +94,7 @@ pub(super) fn saved_after(command: Command, saved: Saved, status: &WorkerStatus)
     if command == Command::ConfirmKey
         && let Some(key) = status.public_key
     {
-        saved.key = Some(key);
-        saved.was_computing = false;
+        saved = Saved { key: Some(key), was_computing: false, sent: None, ..saved };
     }
     saved
 }

@@ -2,10 +2,19 @@
 
 use crate::{
     chain::{SessionState, WorkerOnChain},
-    inventory::{AfterStop, Goal, Saved},
-    primitives::{Balance, PoolId, WorkerKey},
-    worker::Operation,
+    inventory::{AfterStop, Goal, Saved, Sent, SentOperation},
+    primitives::{Balance, ParaNumber, PoolId, WorkerKey},
 };
+
+/// Parachain blocks (a day at six seconds each) after which a start or stop without an effect counts as lost: what
+/// is seen then is from elsewhere.
+const SENT_COUNTS_FOR: u32 = 14_400;
+
+/// Whether `operation` is remembered as sent, for long enough that its effect is recognised.
+pub(super) fn is_remembered(saved: &Saved, operation: SentOperation, block: ParaNumber) -> bool {
+    let renewed_after = |sent: Sent| sent.at.0.saturating_add(SENT_COUNTS_FOR / 2);
+    saved.sent.is_some_and(|sent| sent.operation == operation && block.0 < renewed_after(sent))
+}
 
 /// What is seen of a worker whose state a view shows.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +29,8 @@ pub(super) struct Seen<'a> {
     pub(super) after_stop: AfterStop,
     /// What the last known key has at stake, where another one answers now and that is known.
     pub(super) last_at_stake: Option<Balance>,
-    /// What was sent for it and may still land, or has just been carried out.
-    pub(super) under_way: Option<Operation>,
+    /// The parachain block at which it does.
+    pub(super) block: ParaNumber,
 }
 
 /// What is to be kept from now on.
@@ -32,13 +41,14 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
         None => saved.key = Some(seen.key),
         // Nothing is lost with the last key: the new one takes its place.
         Some(_) if seen.last_at_stake == Some(0) => {
-            saved.key = Some(seen.key);
-            saved.was_computing = false;
+            saved = Saved { key: Some(seen.key), was_computing: false, sent: None, ..saved };
         }
         // An operator has to decide.
         Some(_) => return saved,
     }
-    let starting = matches!(seen.under_way, Some(Operation::Start(_)));
+    saved.sent = saved.sent.filter(|sent| seen.block.0 < sent.at.0.saturating_add(SENT_COUNTS_FOR));
+    let sent = saved.sent.map(|sent| sent.operation);
+    let starting = sent == Some(SentOperation::Start);
     let ours = seen.chain.pool == Some(seen.pool);
     match seen.chain.session.as_ref().map(|session| session.state) {
         Some(state) if state.is_computing() => {
@@ -57,16 +67,18 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
                     _ => Goal::Compute,
                 };
             }
+            saved.sent = saved.sent.filter(|_| !starting);
         }
         Some(SessionState::WorkerCoolingDown) => {
             saved.goal = match saved.goal {
                 Goal::Stop => Goal::StayStopped,
                 // It was told to start when its stop could not be taken back any more.
-                Goal::Compute if seen.under_way == Some(Operation::Stop) => Goal::StartAgain,
+                Goal::Compute if sent == Some(SentOperation::Stop) => Goal::StartAgain,
                 Goal::Compute => stopped_elsewhere(seen.after_stop),
                 goal => goal,
             };
             saved.was_computing = false;
+            saved.sent = None;
         }
         // Ready, or without a session: nothing is locked.
         state => {
@@ -84,6 +96,7 @@ pub(super) fn saved_after(saved: Saved, seen: Seen<'_>) -> Saved {
                 goal => goal,
             };
             saved.was_computing = false;
+            saved.sent = saved.sent.filter(|_| starting);
         }
     }
     saved
@@ -105,6 +118,7 @@ mod tests {
     const KEY: WorkerKey = WorkerKey([1; 32]);
     const OTHER: WorkerKey = WorkerKey([2; 32]);
     const POOL: PoolId = PoolId(7);
+    const NOW: ParaNumber = ParaNumber(100);
 
     fn session(state: SessionState) -> Session {
         Session {
@@ -187,16 +201,10 @@ mod tests {
             (G::LeavePool, false, "none", A::StayStopped, G::StayStopped, false),
         ];
         for (goal, was_computing, word, after_stop, goal_after, was_after) in table {
-            let saved = Saved { key: Some(KEY), goal, was_computing };
+            let saved = Saved { key: Some(KEY), goal, was_computing, sent: None };
             let chain = chain(word);
-            let seen = Seen {
-                key: KEY,
-                chain: &chain,
-                pool: POOL,
-                after_stop,
-                last_at_stake: None,
-                under_way: None,
-            };
+            let seen =
+                Seen { key: KEY, chain: &chain, pool: POOL, after_stop, last_at_stake: None, block: NOW };
             let after = saved_after(saved, seen);
             let case = format!("{goal:?} {was_computing} {word} {after_stop:?}");
             assert_eq!((after.goal, after.was_computing), (goal_after, was_after), "{case}");
@@ -207,32 +215,53 @@ mod tests {
     #[test]
     fn what_could_not_be_taken_back_is_not_from_elsewhere() {
         let (computes, cools, ready) = (chain("idle"), chain("cooling"), chain("ready"));
-        let after = |saved: Saved, chain, under_way| {
+        let at = |saved: Saved, chain, block| {
             let after_stop = AfterStop::StayStopped;
-            let seen = Seen { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, under_way };
+            let seen = Seen { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, block };
             saved_after(saved, seen)
         };
+        let after = |saved, chain| at(saved, chain, NOW);
         // Told to start while its stop is on its way.
-        let told_to_start = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true };
-        assert_eq!(after(told_to_start, &computes, Some(Operation::Stop)), told_to_start);
-        let landed = after(told_to_start, &cools, Some(Operation::Stop));
-        assert_eq!(landed.goal, Goal::StartAgain);
-        assert_eq!(after(landed, &cools, None), landed);
-        assert_eq!(after(told_to_start, &cools, None).goal, Goal::StayStopped);
+        let sent = Some(Sent::new(SentOperation::Stop, NOW));
+        let told_to_start = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
+        assert_eq!(after(told_to_start, &computes), told_to_start);
+        let landed = after(told_to_start, &cools);
+        assert_eq!((landed.goal, landed.sent), (Goal::StartAgain, None));
+        assert_eq!(after(landed, &cools), landed);
+        let not_sent = Saved { sent: None, ..told_to_start };
+        assert_eq!(after(not_sent, &cools).goal, Goal::StayStopped);
+        let (last, lost) = (ParaNumber(NOW.0 + SENT_COUNTS_FOR - 1), ParaNumber(NOW.0 + SENT_COUNTS_FOR));
+        assert_eq!(at(told_to_start, &cools, last).goal, Goal::StartAgain);
+        assert_eq!(at(told_to_start, &computes, lost), not_sent);
+        assert_eq!(at(told_to_start, &cools, lost).goal, Goal::StayStopped);
+        assert_eq!(after(told_to_start, &ready).sent, None, "landed, and reclaimed");
         // Told to stop while its start is on its way.
-        let start = Some(Operation::Start(1));
-        let told_to_stop = Saved { key: Some(KEY), goal: Goal::Stop, was_computing: false };
-        assert_eq!(after(told_to_stop, &ready, start), told_to_stop);
-        assert_eq!(after(told_to_stop, &computes, None).goal, Goal::Stop);
-        assert_eq!(after(told_to_stop, &ready, None).goal, Goal::StayStopped);
+        let sent = Some(Sent::new(SentOperation::Start, NOW));
+        let told_to_stop = Saved { key: Some(KEY), goal: Goal::Stop, was_computing: false, sent };
+        assert_eq!(after(told_to_stop, &ready), told_to_stop);
+        let landed = after(told_to_stop, &computes);
+        assert_eq!((landed.goal, landed.sent), (Goal::Stop, None));
+        assert_eq!(after(Saved { sent: None, ..told_to_stop }, &ready).goal, Goal::StayStopped);
+        assert_eq!(after(told_to_stop, &cools).sent, None, "landed, and stopped since");
         for goal in [Goal::Reclaim, Goal::LeavePool, Goal::StayStopped] {
-            assert_eq!(after(Saved { goal, ..told_to_stop }, &computes, start).goal, Goal::Stop, "{goal:?}");
+            assert_eq!(after(Saved { goal, ..told_to_stop }, &computes).goal, Goal::Stop, "{goal:?}");
         }
     }
 
     #[test]
+    fn what_is_sent_again_is_remembered_for_longer() {
+        let saved = Saved { sent: Some(Sent::new(SentOperation::Stop, NOW)), ..Saved::default() };
+        let later = |blocks| ParaNumber(NOW.0 + blocks);
+        assert!(is_remembered(&saved, SentOperation::Stop, later(SENT_COUNTS_FOR / 2 - 1)));
+        assert!(!is_remembered(&saved, SentOperation::Stop, later(SENT_COUNTS_FOR / 2)));
+        assert!(!is_remembered(&saved, SentOperation::Start, NOW));
+        assert!(!is_remembered(&Saved::default(), SentOperation::Stop, NOW));
+    }
+
+    #[test]
     fn another_key_is_taken_only_where_the_last_has_nothing_at_stake() {
-        let saved = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true };
+        let sent = Some(Sent::new(SentOperation::Stop, NOW));
+        let saved = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
         let chain = chain("none");
         let seen = |last_at_stake| Seen {
             key: OTHER,
@@ -240,12 +269,13 @@ mod tests {
             pool: POOL,
             after_stop: AfterStop::StayStopped,
             last_at_stake,
-            under_way: None,
+            block: NOW,
         };
         assert_eq!(saved_after(saved, seen(None)), saved, "not known yet");
         assert_eq!(saved_after(saved, seen(Some(1))), saved);
         let after = saved_after(saved, seen(Some(0)));
         assert_eq!((after.key, after.goal, after.was_computing), (Some(OTHER), Goal::Compute, false));
+        assert_eq!(after.sent, None, "it was for the last key");
         let fresh = saved_after(Saved::default(), seen(None));
         assert_eq!(fresh.key, Some(OTHER));
     }

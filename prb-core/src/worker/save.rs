@@ -62,6 +62,11 @@ impl Saver {
         }
     }
 
+    /// What is to be kept of the worker: what waits to be stored, else what is `stored`.
+    pub(crate) fn newest(&self, worker: Uuid, stored: Saved) -> Saved {
+        self.waiting().edits.get(&worker).copied().unwrap_or(stored)
+    }
+
     /// Why the last attempt to store something failed.
     pub(crate) fn problem(&self) -> Option<Arc<str>> {
         self.waiting().problem.clone()

@@ -128,7 +128,7 @@ impl Task {
             preparing: None,
             refresh_ra: false,
             registration: None,
-            saved: slot.saved(),
+            saved: ctx.saver.newest(slot.id(), slot.saved()),
             desired,
             slot,
             runner,
@@ -310,6 +310,10 @@ impl Task {
             self.slot.event(EventKind::KeyChanged { last, now });
         }
         self.saved = saved;
+    }
+
+    fn store_saved(&self) {
+        self.ctx.saver.keep(self.slot.id(), self.slot.saved(), self.saved);
     }
 
     fn wakes_at(&self) -> Option<Instant> {

@@ -22,14 +22,18 @@ use crate::{
 
 /// Reports of a transaction's progress that may wait to be shown.
 const PROGRESS_SLOTS: usize = 4;
+/// What the chain says to a message that does not follow on the last one of its sender.
+const BAD_SEQUENCE: &str = "PhalaMq::BadSequence";
 
 impl Lane {
-    /// Asks the chain which calls are done already, where something may have been sent before. `None` where
-    /// the batch does not go on.
-    pub(super) async fn leave_out_what_is_done(&mut self, mut work: Work) -> Option<Work> {
+    /// Leaves out calls that are done already, and messages that the chain would refuse because an earlier one is
+    /// missing. Asks the chain if something may have been sent before, or if the lane does not know that the
+    /// messages follow on what the chain has. `None` if the batch does not go on.
+    pub(super) async fn leave_out_what_is_futile(&mut self, mut work: Work) -> Option<Work> {
         let shared = self.shared.clone();
         let may_be_done = |job: &Queued| job.ask || self.recently_sent.has_any(&job.lease.job.calls);
-        if !self.unresolved && !work.jobs.iter().any(may_be_done) {
+        let follow_on = self.sequences.follow_on(work.calls());
+        if !self.unresolved && follow_on && !work.jobs.iter().any(may_be_done) {
             return Some(work);
         }
         let asked = tokio::select! {
@@ -53,9 +57,10 @@ impl Lane {
         }
     }
 
-    /// Asks for the effects of the calls whose outcome `is` so, and notes those that are there.
+    /// Asks for the effects of the calls whose outcome `is` so, and notes those that are there, and
+    /// messages that cannot be taken yet: whoever submitted these looks at the chain and starts from there.
     pub(super) async fn ask(
-        &self,
+        &mut self,
         work: &mut Work,
         is: impl Fn(Option<&CallOutcome>) -> bool,
     ) -> Result<(), SubmitError> {
@@ -66,8 +71,15 @@ impl Lane {
         self.shared.board.phase(self.operator, Phase::Checking);
         let asked = self.shared.submitter.effects(self.operator, &calls);
         let found = self.within_limit(asked).await?;
-        let present = places.into_iter().zip(found.calls).filter(|(_, e)| *e == Effect::Present);
-        work.already_done(present.map(|(place, _)| place), found.block);
+        let of = |wanted| {
+            let found = places.iter().zip(&found.calls);
+            found.filter_map(|(place, effect)| (*effect == wanted).then_some(*place)).collect::<Vec<_>>()
+        };
+        let present = of(Effect::Present);
+        present.iter().for_each(|place| self.sequences.taken(&work.calls()[*place]));
+        let out_of_order = of(Effect::OutOfOrder);
+        work.already_done(present, found.block);
+        work.not_sent(out_of_order, BAD_SEQUENCE, found.block);
         Ok(())
     }
 
@@ -121,6 +133,7 @@ impl Lane {
     fn note(&mut self, batch: &CallBatch, verdict: Verdict) {
         if verdict.maybe_sent {
             self.recently_sent.add(&batch.calls);
+            batch.calls.iter().for_each(|call| self.sequences.unknown(call));
         }
         self.unresolved |= verdict.unresolved;
         if verdict.next != Next::Pause {
@@ -166,6 +179,11 @@ impl Lane {
     fn record(&mut self, work: &mut Work, outcome: BatchOutcome, places: Vec<usize>) {
         self.shared.board.batch(places.len(), "included");
         self.shared.board.lane(self.operator, |lane| lane.last_error = None);
+        for (place, result) in places.iter().zip(&outcome.calls) {
+            if result.is_ok() {
+                self.sequences.taken(&work.calls()[*place]);
+            }
+        }
         let results = outcome.calls.into_iter().map(|result| match result {
             Ok(()) => CallOutcome::Done,
             Err(e) => CallOutcome::Failed(e.name),
@@ -173,7 +191,7 @@ impl Lane {
         work.sent(outcome.extrinsic, outcome.number, places.into_iter().zip(results));
     }
 
-    async fn end(&self, mut work: Work) {
+    async fn end(&mut self, mut work: Work) {
         // A call also fails because somebody else has done it in the meantime.
         if let Err(e) = self.ask(&mut work, |o| matches!(o, Some(CallOutcome::Failed(_)))).await {
             tracing::warn!(operator = %self.operator, error = %e, "failed calls were not looked up");

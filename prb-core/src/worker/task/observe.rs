@@ -35,7 +35,7 @@ impl Task {
             seen = self.follow_goal(view);
         }
         self.ctx.keys.set_interest(self.slot.id(), Some(interest(&self.desired, &self.saved)));
-        self.ctx.saver.keep(self.slot.id(), self.slot.saved(), self.saved);
+        self.store_saved();
         seen
     }
 
@@ -49,8 +49,8 @@ impl Task {
         let last_at_stake = self.last_key(view).and_then(|last| last.at_stake());
         let after_stop = self.desired.after_stop(self.ctx.settings.after_stop);
         let pool = self.desired.worker.pid;
-        let under_way = self.operation.or(self.on_chain.confirming.map(|(operation, _)| operation));
-        let seen = Seen { key, chain, pool, after_stop, last_at_stake, under_way };
+        let block = self.on_chain.block;
+        let seen = Seen { key, chain, pool, after_stop, last_at_stake, block };
         let saved = goal::saved_after(self.saved, seen);
         self.keep(saved);
         true

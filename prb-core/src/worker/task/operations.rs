@@ -14,12 +14,13 @@ use super::{
 use crate::{
     attestation::{Expected, RegistrationError, RegistrationRequest, registration},
     chain::{Call, REFUSALS},
+    inventory::{Saved, Sent},
     primitives::WorkerKey,
     pruntime::{Error, endpoints},
     queue::{JobFailure, JobOutcome},
     text::describe,
     wire::EgressMessages,
-    worker::{EventKind, Reason, operate},
+    worker::{EventKind, Reason, goal, operate},
 };
 
 /// A transaction made from what the worker says, or why it is not.
@@ -40,6 +41,13 @@ impl Task {
             return;
         }
         let Some(key) = self.identity.claimed() else { return };
+        if let Some(sent) = operation.remembered()
+            && !goal::is_remembered(&self.saved, sent, self.on_chain.block)
+        {
+            // Sent once that is stored: its effect must be recognised whatever happens to this process.
+            self.keep(Saved { sent: Some(Sent::new(sent, self.on_chain.block)), ..self.saved });
+            return self.store_saved();
+        }
         self.operation = Some(operation);
         self.preparing = Some(match operation {
             Operation::Register => self.registration(key).boxed(),
@@ -136,6 +144,8 @@ impl Task {
             }
             Ok(JobEvent::Added(Ticket::Operation(operation), Err(error))) => {
                 self.operation = None;
+                // A queue that does not answer may have taken it all the same.
+                self.on_chain.settling = Some(self.on_chain.block.next());
                 self.operation_failed(operation, failed(operation, &describe(&error)));
             }
             Ok(JobEvent::Ended(Ticket::Messages(sender, ticket), result)) => {
@@ -189,6 +199,10 @@ impl Task {
     }
 
     fn operation_refused(&mut self, operation: Operation, error: &str) {
+        if operation.remembered().is_some() {
+            // It was included, without an effect: there will be none.
+            self.keep(Saved { sent: None, ..self.saved });
+        }
         let pool = self.views.borrow().as_ref().and_then(|v| v.pools.get(&self.desired.worker.pid).cloned());
         self.on_chain.refuse(operation, error, pool);
         self.note_failure(operation, error);

@@ -114,7 +114,7 @@ impl Relay {
         let mut runs = Vec::new();
         for (origin, messages) in by_sender {
             if !self.senders.contains_key(&origin) && self.senders.len() >= MAX_SENDERS {
-                warn!(worker = %worker.name, ?origin, limit = MAX_SENDERS, "too many senders: left out");
+                warn!(worker = %worker.name, %origin, limit = MAX_SENDERS, "too many senders: left out");
                 continue;
             }
             let backoff = self.backoff;
@@ -181,7 +181,7 @@ impl Sender {
             match keys.claim_sender(origin.clone(), worker.id, &worker.name) {
                 Ok(claim) => self.claim = Some(claim),
                 Err(holder) => {
-                    debug!(worker = %worker.name, ?origin, %holder, "another worker brings these messages");
+                    debug!(worker = %worker.name, %origin, %holder, "another worker brings these messages");
                 }
             }
         }
@@ -190,7 +190,7 @@ impl Sender {
     fn failed(&mut self, origin: &MessageOrigin, error: &str, worker: &str) {
         self.failures.fail(Reason::RelayFailing { error: error.into() });
         if self.failures.is_worth_a_warning() {
-            warn!(%worker, ?origin, %error, "messages were not sent");
+            warn!(%worker, %origin, %error, "messages were not sent");
         }
     }
 }

@@ -2,25 +2,30 @@
 
 use super::Model;
 use crate::{
-    chain::{Call, Effect, SessionState},
+    chain::{Call, Effect, MessageEffects, SessionState},
     primitives::{PoolId, WorkerKey},
     wire::MessageOrigin,
 };
 
 impl Model {
-    /// Whether the call's effect is there, as [`ChainSubmitter::effects`](crate::chain::ChainSubmitter) means.
-    pub(in crate::chain::memory) fn effect(&self, call: &Call) -> Effect {
+    /// Which of the calls' effects are there, as [`ChainSubmitter::effects`](crate::chain::ChainSubmitter) means.
+    pub(in crate::chain::memory) fn effects(&self, calls: &[Call]) -> Vec<Effect> {
+        let mut messages = MessageEffects::default();
+        calls.iter().map(|call| self.effect(call, &mut messages)).collect()
+    }
+
+    fn effect(&self, call: &Call, messages: &mut MessageEffects) -> Effect {
         let of = |worker: &WorkerKey| self.workers.get(worker);
         let session = |pool: &PoolId, worker: &WorkerKey| {
             of(worker).filter(|w| w.pool == Some(*pool)).and_then(|w| w.session.as_ref())
         };
         let present = match call {
             Call::SyncOffchainMessage(m) => {
-                let next = match &m.message.sender {
+                let ingress = match &m.message.sender {
                     MessageOrigin::Worker(worker) => of(worker).map_or(0, |w| w.ingress_sequence),
                     other => self.ingress.get(other).copied().unwrap_or_default(),
                 };
-                next > m.sequence
+                return messages.effect(m, ingress);
             }
             Call::RegisterWorker { worker, replaces, .. } => of(worker)
                 .and_then(|w| w.registration.as_ref())
