@@ -131,7 +131,7 @@ fn a_full_disk_leaves_the_store_as_it_was() {
         assert!(matches!(full, Error::DiskFull { .. }) && full.is_retryable(), "{full}");
         assert_eq!(verify(&store), before);
     });
-    on_a_disk_of(400, |dir| {
+    on_a_disk_of(350, |dir| {
         let before = verify(&open(dir));
         let full = open(dir).compact().unwrap_err();
         assert!(matches!(full, Error::DiskFull { .. }), "{full:?}");
