@@ -79,7 +79,7 @@ fn storage_changes_are_dropped_from_a_block_on() {
     assert_eq!(store.changes(ParaNumber(9)).unwrap(), kept);
     assert!(store.changes(ParaNumber(10)).is_err());
     assert_eq!(verify(&store).faults, []);
-    store.append_changes(ParaNumber(10), &[dropped.clone()]).unwrap();
+    store.append_changes(ParaNumber(10), std::slice::from_ref(&dropped)).unwrap();
     assert_eq!(store.changes(ParaNumber(10)).unwrap(), dropped);
 }
 
