@@ -1,6 +1,6 @@
 //! Dropping blocks, compacting, and going on after a failure of the database.
 
-use std::process::Command;
+use std::{io::Write, process::Command};
 
 use prb_core::blob::{Span, assemble::View};
 
@@ -131,8 +131,12 @@ fn a_full_disk_leaves_the_store_as_it_was() {
         assert!(matches!(full, Error::DiskFull { .. }) && full.is_retryable(), "{full}");
         assert_eq!(verify(&store), before);
     });
-    on_a_disk_of(350, |dir| {
+    on_a_disk_of(400, |dir| {
         let before = verify(&open(dir));
+        // All but 64 KiB, less than the copy takes.
+        let mut others = fs::File::create(dir.path().join("others")).unwrap();
+        while others.write_all(&[0; 4096]).is_ok() {}
+        others.set_len(others.metadata().unwrap().len() - (64 << 10)).unwrap();
         let full = open(dir).compact().unwrap_err();
         assert!(matches!(full, Error::DiskFull { .. }), "{full:?}");
         assert!(!dir.path().join("data.mdb.compact").exists());
