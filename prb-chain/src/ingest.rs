@@ -15,16 +15,18 @@ use std::{sync::Arc, time::Duration};
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use metrics::counter;
 use prb_core::primitives::{ParaNumber, RelayNumber};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    history::{self as history_sources, HistorySource, Replay},
     rpc::{self, Node, NodePool},
     store::{self, Store},
     verify,
 };
 
 mod changes;
+mod history;
 mod pace;
 mod para;
 mod recheck;
@@ -34,6 +36,8 @@ mod start;
 mod suspects;
 
 pub use recheck::{Rechecked, recheck};
+pub(crate) use relay::{append as append_relay, check_pieces};
+pub(crate) use start::validation_data;
 pub use suspects::Suspects;
 
 /// How much is asked for at once.
@@ -141,15 +145,7 @@ pub enum Error {
 impl Error {
     /// Whether no further attempt can help: another chain's store, or one that cannot be read.
     const fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Self::Store(
-                store::Error::OtherChain { .. }
-                    | store::Error::Schema { .. }
-                    | store::Error::Corrupt { .. }
-                    | store::Error::Unmapped { .. }
-            )
-        )
+        matches!(self, Self::Store(e) if e.is_fatal())
     }
 }
 
@@ -159,7 +155,8 @@ pub struct Ingest {
     chains: Chains,
     config: Config,
     suspects: Suspects,
-    reported: mpsc::Receiver<ParaNumber>,
+    reported: mpsc::Receiver<suspects::Suspect>,
+    history: Option<Replay>,
 }
 
 /// Where blocks come from and go to.
@@ -168,6 +165,9 @@ struct Chains {
     relay: NodePool,
     para: NodePool,
     store: Arc<Store>,
+    /// Held for reading while blocks from nodes are fetched and stored, for writing while history sources have
+    /// more.
+    turn: Arc<RwLock<()>>,
 }
 
 impl Chains {
@@ -214,9 +214,16 @@ impl Ingest {
     pub fn new(relay: NodePool, para: NodePool, store: Arc<Store>, config: Config) -> Self {
         let (sender, reported) = mpsc::channel(suspects::WAITING);
         let suspects = Suspects::new(sender);
-        let chains = Chains { relay, para, store };
+        let chains = Chains { relay, para, store, turn: Arc::default() };
         start::pin(&chains);
-        Self { chains, config, suspects, reported }
+        Self { chains, config, suspects, reported, history: None }
+    }
+
+    /// Takes from history sources what they have, and from nodes the rest; what nodes fail to give is asked of
+    /// the sources again.
+    pub fn with_history(self, sources: Vec<Arc<dyn HistorySource>>, config: history_sources::Config) -> Self {
+        let replay = Replay::new(Arc::clone(&self.chains.store), sources, config);
+        Self { history: Some(replay), ..self }
     }
 
     /// Where to tell of blocks that a worker cannot apply (`StateRootMismatch`): their storage changes are
@@ -238,14 +245,20 @@ impl Ingest {
     }
 
     async fn follow(self) -> Result<(), Error> {
-        let Self { chains, config, reported, .. } = self;
+        let Self { chains, config, reported, mut history, .. } = self;
         let mut pause = Pause::new(&config);
         loop {
             match start::settle(&chains).await {
                 Ok(()) => break,
+                Err(e) if !e.is_fatal() && history::settle(&chains, history.as_mut()).await? => {
+                    tracing::warn!("nodes do not tell the chain's start: {}", chain_of(&e));
+                    break;
+                }
                 Err(e) => pause.after(&chains, "start", e).await?,
             }
         }
+        // History sources come first.
+        let turn = Arc::clone(&chains.turn).write_owned().await;
         let (target, targets) = watch::channel(None);
         tokio::try_join!(
             watch_heads(&chains, target),
@@ -253,6 +266,7 @@ impl Ingest {
             para::run(&chains, &config),
             changes::run(&chains, &config),
             suspects::run(&chains, &config, reported),
+            history::run(&chains, &config, history, turn),
         )?;
         Ok(())
     }
@@ -328,9 +342,9 @@ impl Pause {
 }
 
 /// An error with its causes, in one line.
-fn chain_of(error: &Error) -> String {
+pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.ends_with(&cause_text) {

@@ -24,6 +24,8 @@
 //! - [`verify`]: headers, GRANDPA justifications, read proofs; pure functions.
 //! - [`ingest`]: both chains into the store, by finality proof, or by the blocks' justifications where nodes
 //!   refuse proofs.
+//! - [`history`]: past blocks from elsewhere than nodes (an archive, a headers cache, another data provider),
+//!   put through the same checks.
 //! - [`store`]: every block once, in LMDB; a killed process leaves whole batches.
 //! - [`source`]: the store as a [`BlobSource`](prb_core::blob::BlobSource): batches are concatenations of
 //!   stored slices, assembled when asked for.
@@ -89,6 +91,7 @@
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod history;
 pub mod ingest;
 pub mod inventory;
 pub mod keys;

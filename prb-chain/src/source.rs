@@ -83,9 +83,11 @@ impl BlobSource for StoreSource {
     }
 
     fn refused(&self, refusal: &Refusal) {
-        // Headers are stored only once they are proven.
-        if let (Refusal::Blocks { at: Some(at), .. }, Some(suspects)) = (refusal, &self.suspects) {
-            suspects.report(*at);
+        let Some(suspects) = &self.suspects else { return };
+        match refusal {
+            Refusal::Blocks { at: Some(at), .. } => suspects.report(*at),
+            Refusal::Headers { cursor, .. } => suspects.report_headers(*cursor),
+            _ => {}
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | `sets` | set id | SCALE authority set |
 //! | `para_headers` | number | SCALE header |
 //! | `changes` | first number | a segment of several blocks' storage changes |
+//! | `digests` | first number | CRC-32C of that segment, little-endian |
 //!
 //! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: a crash
 //! leaves all of it or nothing. A store belongs to one process at a time and to one pair of chains for ever.
@@ -16,11 +17,15 @@
 //! Justified blocks within an authority set are thinned once the set's last block can be given to
 //! workers: only one in [`Config::keep_stop_every`] stays, because a batch can go to the set's end.
 //!
-//! Not for: verifying. Whoever appends has done that (`crate::ingest`).
+//! A store of an older layout is migrated in place when it is opened (`store/migrate.rs`). What is stored can be
+//! checked again ([`Store::verify`]), dropped from a block on ([`Store::drop_relay_from`],
+//! [`Store::drop_para_from`]) and compacted ([`Store::compact`]).
+//!
+//! Not for: verifying what comes from elsewhere. Whoever appends has done that (`crate::ingest`).
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, atomic::AtomicUsize},
@@ -29,7 +34,7 @@ use std::{
 use bytes::Bytes;
 use codec::{Decode, Encode};
 use heed::{
-    CommitOrAbort, Database, Env, EnvOpenOptions, RwTxn, WithoutTls,
+    Database, RwTxn,
     byteorder::BigEndian,
     types::{Bytes as RawBytes, Str, U32, U64},
 };
@@ -41,21 +46,25 @@ use prb_core::{
 use tokio::sync::watch;
 
 mod append;
+mod compact;
+mod cut;
 mod error;
 mod map;
+mod migrate;
+mod open;
 pub mod segment;
+mod verify;
 mod view;
 
 pub use append::{NewStop, ParaHead, RelayBatch};
+pub use compact::Compacted;
 pub use error::Error;
+pub use migrate::SCHEMA;
+pub(crate) use verify::check_start;
+pub use verify::{Fault, Part, Progress, Report};
 pub use view::StoreView;
 
 use crate::verify::Start;
-
-/// A multiple of every page size.
-const PAGE: usize = 64 * 1024;
-/// The layout that this code reads and writes.
-const SCHEMA: u32 = 1;
 
 type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
 
@@ -109,18 +118,18 @@ struct Tables {
     sets: Database<'static, U64<BigEndian>, RawBytes>,
     para_headers: Numbered,
     changes: Numbered,
+    digests: Numbered,
 }
 
 /// The verified blocks of a relay chain and its parachain.
 pub struct Store {
     path: PathBuf,
     config: Config,
-    env: Env<WithoutTls>,
-    /// Whether the file is mapped; locked for reading by each transaction, for writing while the map changes.
-    mapped: RwLock<bool>,
+    /// The database; locked for reading by each transaction, for writing while the map changes or the database
+    /// is opened again.
+    database: RwLock<map::Mapped>,
     /// How many wait to change the map.
     growing: AtomicUsize,
-    tables: Tables,
     genesis: OnceLock<(Start, Genesis)>,
     state: Mutex<State>,
     heights: watch::Sender<Heights>,
@@ -152,7 +161,7 @@ impl Store {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`Error::InUse`] by another process, [`Error::Schema`] of another version, or what the disk says.
+    /// [`Error::InUse`] by another process, [`Error::Schema`] of a newer version, or what the disk says.
     pub fn open(path: &Path, config: Config) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
@@ -163,24 +172,22 @@ impl Store {
             .mode(0o600)
             .open(path.join("in-use"))
             .map_err(io)?;
-        lock.try_lock().map_err(|_| Error::InUse { path: path.to_owned() })?;
-        let env = open_env(path, config)?;
-        env.clear_stale_readers().map_err(|e| Error::from_heed(path, e))?;
-        let tables = open_tables(&env).map_err(|e| Error::from_heed(path, e))?;
+        lock.try_lock().map_err(|e| match e {
+            TryLockError::WouldBlock => Error::InUse { path: path.to_owned() },
+            TryLockError::Error(source) => Error::Lock { path: path.to_owned(), source },
+        })?;
         let store = Self {
             path: path.to_owned(),
             config,
-            env,
-            mapped: RwLock::new(true),
+            database: RwLock::new(map::Mapped::open(path, config)?),
             growing: AtomicUsize::new(0),
-            tables,
             genesis: OnceLock::new(),
             state: Mutex::default(),
             heights: watch::Sender::default(),
             tips: watch::Sender::default(),
             _lock: lock,
         };
-        store.check_schema()?;
+        store.migrate()?;
         store.load()?;
         Ok(store)
     }
@@ -195,7 +202,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be looked at.
     pub fn disk_bytes(&self) -> Result<u64, Error> {
-        self.env.real_disk_size().map_err(|e| self.error(e))
+        self.hold()?.env().real_disk_size().map_err(|e| self.error(e))
     }
 
     /// Heights for workers, now and whenever they change.
@@ -246,7 +253,9 @@ impl Store {
             };
             return if same { Ok(()) } else { Err(other()) };
         }
-        let mut txn = self.write()?;
+        let held = self.hold()?;
+        let mut txn = self.write(&held)?;
+        let tables = txn.tables;
         let stored = StoredGenesis {
             start: start.clone(),
             para_id: genesis.para_id,
@@ -254,11 +263,12 @@ impl Store {
             info: genesis.info.to_vec(),
         };
         let put = |txn: &mut RwTxn<'_>| {
-            self.tables.meta.put(txn, "genesis", &stored.encode())?;
-            self.tables.meta.put(txn, "genesis_state", &genesis.state)?;
-            self.tables.sets.put(txn, &start.set.id, &start.set.encode())
+            tables.meta.put(txn, "genesis", &stored.encode())?;
+            tables.meta.put(txn, "genesis_state", &genesis.state)?;
+            tables.sets.put(txn, &start.set.id, &start.set.encode())
         };
-        put(&mut txn).and_then(|()| txn.commit()).map_err(|e| self.error(e))?;
+        put(&mut txn).map_err(|e| self.error(e))?;
+        txn.commit().map_err(|e| self.error(e))?;
         // Only one writer gets here first; another one's genesis was written before ours.
         let _ = self.genesis.set((start.clone(), genesis.clone()));
         Ok(())
@@ -270,7 +280,7 @@ impl Store {
     /// [`Error::Missing`] before the genesis is known.
     pub fn current_set(&self) -> Result<AuthoritySet, Error> {
         let txn = self.read()?;
-        let last = self.tables.sets.last(&txn).map_err(|e| self.error(e))?;
+        let last = txn.tables.sets.last(&txn).map_err(|e| self.error(e))?;
         let (_, encoded) = last.ok_or(Error::Missing { what: "authority set" })?;
         decode(encoded, "authority set")
     }
@@ -286,7 +296,7 @@ impl Store {
         let reach = state.tips.para_header.map_or(limit, |(tip, _)| tip.0.saturating_add(limit));
         let txn = self.read()?;
         let mut found = None;
-        for entry in self.tables.alignments.range(&txn, &(from..)).map_err(|e| self.error(e))? {
+        for entry in txn.tables.alignments.range(&txn, &(from..)).map_err(|e| self.error(e))? {
             let (_, encoded) = entry.map_err(|e| self.error(e))?;
             let (alignment, _) = split_alignment(encoded)?;
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
@@ -305,7 +315,7 @@ impl Store {
     /// When the store cannot be read.
     pub fn tip_ends_set(&self) -> Result<bool, Error> {
         let txn = self.read()?;
-        let last = self.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
+        let last = txn.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
         last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.ends_set))
     }
 
@@ -315,7 +325,7 @@ impl Store {
     /// When the store cannot be read.
     pub fn tip_names_head(&self) -> Result<bool, Error> {
         let txn = self.read()?;
-        let last = self.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
+        let last = txn.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
         last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.para_head.is_some()))
     }
 
@@ -325,7 +335,7 @@ impl Store {
     /// [`Error::Missing`] where its header is not stored.
     pub fn para_hash(&self, number: ParaNumber) -> Result<Hash, Error> {
         let txn = self.read()?;
-        let header = self.tables.para_headers.get(&txn, &number.0).map_err(|e| self.error(e))?;
+        let header = txn.tables.para_headers.get(&txn, &number.0).map_err(|e| self.error(e))?;
         header.map(Hash::of).ok_or(Error::Missing { what: "parachain header" })
     }
 
@@ -354,27 +364,13 @@ impl Store {
         Error::from_heed(&self.path, e)
     }
 
-    fn check_schema(&self) -> Result<(), Error> {
-        let mut txn = self.write()?;
-        let meta = self.tables.meta;
-        let found = meta.get(&txn, "schema").map_err(|e| self.error(e))?;
-        match found.map(|found| decode::<u32>(found, "schema version")).transpose()? {
-            Some(SCHEMA) => Ok(()),
-            Some(found) => Err(Error::Schema { path: self.path.clone(), found, expected: SCHEMA }),
-            None => meta
-                .put(&mut txn, "schema", &SCHEMA.encode())
-                .and_then(|()| txn.commit())
-                .map_err(|e| self.error(e)),
-        }
-    }
-
     /// Finds out what is stored.
     fn load(&self) -> Result<(), Error> {
         let txn = self.read()?;
         let error = |e| self.error(e);
-        if let Some(stored) = self.tables.meta.get(&txn, "genesis").map_err(error)? {
+        if let Some(stored) = txn.tables.meta.get(&txn, "genesis").map_err(error)? {
             let stored: StoredGenesis = decode(stored, "genesis")?;
-            let state = self.tables.meta.get(&txn, "genesis_state").map_err(error)?.unwrap_or_default();
+            let state = txn.tables.meta.get(&txn, "genesis_state").map_err(error)?.unwrap_or_default();
             let genesis = Genesis {
                 para_id: stored.para_id,
                 relay_number: RelayNumber(stored.start.number),
@@ -387,13 +383,13 @@ impl Store {
         }
         let last = |table: Numbered| table.last(&txn).map_err(error);
         let mut state = State::default();
-        state.tips.relay = last(self.tables.relay_headers)?.map(|(n, h)| (RelayNumber(n), Hash::of(h)));
-        state.tips.para_header = last(self.tables.para_headers)?.map(|(n, h)| (ParaNumber(n), Hash::of(h)));
-        if let Some((first, encoded)) = last(self.tables.changes)? {
+        state.tips.relay = last(txn.tables.relay_headers)?.map(|(n, h)| (RelayNumber(n), Hash::of(h)));
+        state.tips.para_header = last(txn.tables.para_headers)?.map(|(n, h)| (ParaNumber(n), Hash::of(h)));
+        if let Some((first, encoded)) = last(txn.tables.changes)? {
             let count = segment::Segment::read(encoded).ok_or(Error::Corrupt { what: "segment" })?.count();
             state.tips.changes = ParaNumber(first + count - 1);
         }
-        for entry in self.tables.alignments.rev_iter(&txn).map_err(error)? {
+        for entry in txn.tables.alignments.rev_iter(&txn).map_err(error)? {
             let (number, encoded) = entry.map_err(error)?;
             let (alignment, _) = split_alignment(encoded)?;
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
@@ -456,34 +452,5 @@ fn split_alignment(mut encoded: &[u8]) -> Result<(Alignment, &[u8]), Error> {
     Ok((alignment, encoded))
 }
 
-#[allow(unsafe_code)]
-fn open_env(path: &Path, config: Config) -> Result<Env<WithoutTls>, Error> {
-    let mut options = EnvOpenOptions::new().read_txn_without_tls();
-    // What is there, and as much again.
-    let stored = fs::metadata(path.join("data.mdb")).map_or(0, |file| file.len());
-    let twice = usize::try_from(stored).unwrap_or(usize::MAX / 2).saturating_mul(2);
-    let map_bytes = config.map_bytes.max(twice).next_multiple_of(PAGE);
-    options.map_size(map_bytes).max_readers(config.max_readers).max_dbs(8);
-    // SAFETY: the files are changed through LMDB alone: the lock above keeps other processes out, and heed
-    // refuses to open them twice within this one.
-    unsafe { options.open(path) }.map_err(|e| Error::from_heed(path, e))
-}
-
-fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {
-    let txn = env.write_txn()?;
-    let opened = env.create_databases_and_commit(txn, |db, txn| {
-        let meta = db.create_database(txn, Some("meta"))?;
-        let sets = db.create_database(txn, Some("sets"))?;
-        let numbered = [
-            db.create_database(txn, Some("relay_headers"))?,
-            db.create_database(txn, Some("justifications"))?,
-            db.create_database(txn, Some("alignments"))?,
-            db.create_database(txn, Some("para_headers"))?,
-            db.create_database(txn, Some("changes"))?,
-        ];
-        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, sets, numbered)))
-    })?;
-    let (meta, sets, numbered) = opened.unwrap_commit();
-    let [relay_headers, justifications, alignments, para_headers, changes] = numbered;
-    Ok(Tables { meta, relay_headers, justifications, alignments, sets, para_headers, changes })
-}
+#[cfg(test)]
+mod tests;

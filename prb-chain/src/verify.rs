@@ -11,6 +11,7 @@ use prb_core::{
 };
 
 pub mod grandpa;
+pub mod scale;
 pub mod state;
 
 /// Why an answer is not the truth.

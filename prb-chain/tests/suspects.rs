@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::OpenOptions, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
 use codec::Encode;
 use prb_chain::{
     ingest::{self, Ingest, Suspects},
     rpc::{self, NodePool},
     source::StoreSource,
-    store::{self, Store},
+    store::{self, Store, segment},
 };
 use prb_core::{
     blob::{
@@ -185,5 +185,39 @@ async fn a_broken_worker_costs_one_look() {
     provider.until_right(40, &devnet).await;
     // One for block 33, one for block 40, one for those after it.
     assert!(looks() - before <= 3, "{} looks", looks() - before);
+    provider.stop().await;
+}
+
+/// What the disk has changed is fetched again, though nodes and digest are as they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_the_disk_changed_is_fetched_again() {
+    let devnet = Devnet::start(config()).await.unwrap();
+    let provider = Provider::filled_from(std::slice::from_ref(&devnet)).await;
+    let number = ParaNumber(5);
+    let (span, _) = provider.store.segment_of(number).unwrap();
+    let items = (span.first.0..=span.last.0).map(|n| provider.store.changes(ParaNumber(n)).unwrap());
+    let items: Vec<_> = items.collect();
+    let encoded = segment::write(&items.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let path = provider.store.path().join("data.mdb");
+    let file = std::fs::read(&path).unwrap();
+    let places = file.windows(encoded.len()).enumerate().filter(|(_, window)| *window == encoded);
+    // How many items it has: nothing of it can be read then.
+    let database = OpenOptions::new().write(true).open(&path).unwrap();
+    places.for_each(|(at, _)| database.write_all_at(&[0xff; 4], at as u64).unwrap());
+    assert!(provider.store.changes(number).is_err());
+    let blocks = Span { first: ParaNumber(1), last: ParaNumber(9) };
+    provider.source.refused(&Refusal::Blocks {
+        blocks,
+        at: Some(number),
+        message: "StateRootMismatch".into(),
+    });
+    let mended = async {
+        while provider.store.changes(number).is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, mended).await.unwrap();
+    provider.until_right(5, &devnet).await;
+    assert_eq!(provider.store.verify(&mut |_| true).unwrap().faults, []);
     provider.stop().await;
 }

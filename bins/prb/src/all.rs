@@ -84,7 +84,9 @@ impl Bridge {
         let desk = Desk::built_in(para.clone(), Arc::clone(&vault)).map_err(Failure::Run)?;
         let access = Access::find_or_make(&args.pages, &args.data).map_err(Failure::Configuration)?;
         let desk = desk.with_page(&args.pages, &access).await?;
-        let blocks = Blocks::start(&args.data.join("blocks"), chains).await.map_err(Failure::Run)?;
+        let blocks = Blocks::start(&args.data.join("blocks"), Some(chains), &args.history.history)
+            .await
+            .map_err(Failure::Run)?;
         let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
         let chain = Chain::follow(para);

@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use prb_chain::{
+    history::{self as sources, Replay},
     ingest::{self, Ingest},
     rpc::NodePool,
     source::StoreSource,
@@ -12,7 +13,9 @@ use prb_chain::{
 
 use crate::{
     chain_data::ChainData,
+    config::HistoryPlace,
     daemon::{Background, ended},
+    history,
     nodes::NodeWatch,
     ops::Reason,
     readiness::{self, Growth},
@@ -30,33 +33,45 @@ pub(crate) struct Chains {
 pub(crate) struct Blocks {
     pub(crate) store: Arc<Store>,
     pub(crate) source: Arc<StoreSource>,
-    pools: [NodePool; 2],
-    nodes: [NodeWatch; 2],
+    pools: Vec<NodePool>,
+    nodes: Vec<NodeWatch>,
     growth: [Arc<Growth>; 2],
     ingest: Background,
 }
 
 impl Blocks {
-    /// Opens the store and starts to fill it.
+    /// Opens the store and starts to fill it, from the places of past blocks and from the nodes, if there are any.
     ///
     /// # Errors
-    /// Where the store cannot be opened.
-    pub(crate) async fn start(path: &Path, chains: Chains) -> anyhow::Result<Self> {
+    /// Where the store or a place cannot be opened.
+    pub(crate) async fn start(
+        path: &Path,
+        chains: Option<Chains>,
+        history: &[HistoryPlace],
+    ) -> anyhow::Result<Self> {
         let opening = path.to_owned();
         let store = tokio::task::spawn_blocking(move || Store::open(&opening, store::Config::default()))
             .await?
             .with_context(|| format!("cannot open the block store {}", path.display()))?;
         let store = Arc::new(store);
-        let Chains { relay, para } = chains;
         let mut background = Background::default();
-        let nodes = [
-            NodeWatch::relay(relay.clone(), &mut background),
-            NodeWatch::para(para.clone(), &mut background),
-        ];
-        let pools = [relay.clone(), para.clone()];
-        let ingest = Ingest::new(relay, para, Arc::clone(&store), ingest::Config::default());
-        let source = StoreSource::new(Arc::clone(&store)).with_suspects(ingest.suspects());
-        background.spawn(|stop| async move { ended("the ingest", ingest.run(stop).await) });
+        let history = history::open(history, &mut background).await.context("PRB_HISTORY")?;
+        let mut source = StoreSource::new(Arc::clone(&store));
+        let (mut pools, mut nodes) = (Vec::new(), Vec::new());
+        if let Some(Chains { relay, para }) = chains {
+            pools.extend([relay.clone(), para.clone()]);
+            nodes.push(NodeWatch::relay(relay.clone(), &mut background));
+            nodes.push(NodeWatch::para(para.clone(), &mut background));
+            let mut ingest = Ingest::new(relay, para, Arc::clone(&store), ingest::Config::default());
+            if !history.is_empty() {
+                ingest = ingest.with_history(history, sources::Config::default());
+            }
+            source = source.with_suspects(ingest.suspects());
+            background.spawn(|stop| async move { ended("the ingest", ingest.run(stop).await) });
+        } else {
+            let replay = Replay::new(Arc::clone(&store), history, sources::Config::default());
+            background.spawn(|stop| async move { ended("the history sources", replay.run(stop).await) });
+        }
         Ok(Self {
             store,
             source: Arc::new(source),
@@ -69,7 +84,7 @@ impl Blocks {
 
     /// The nodes, and the disk that `folder` is on.
     pub(crate) fn chain_data(&self, folder: &Path) -> ChainData {
-        ChainData::new(self.pools.to_vec(), folder.to_owned(), Some(Arc::clone(&self.store)))
+        ChainData::new(self.pools.clone(), folder.to_owned(), Some(Arc::clone(&self.store)))
     }
 
     /// Gives what keeps the store from being filled, and how far it is behind.

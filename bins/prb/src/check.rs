@@ -41,8 +41,10 @@ async fn check(command: &Command) -> anyhow::Result<()> {
             }
         }
         Command::DataProvider(args) => {
-            nodes("relay", &args.parent_chain_endpoint)?;
-            nodes("para", &args.chain_endpoint)?;
+            if !args.chain_endpoint.is_empty() {
+                nodes("relay", &args.parent_chain_endpoint)?;
+                nodes("para", &args.chain_endpoint)?;
+            }
             Identity::load(&args.walkie.peer_id_prefix, Role::DataProvider)?;
             Ok(())
         }

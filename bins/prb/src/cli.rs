@@ -14,7 +14,7 @@ use serde_json::Value;
 use self::{
     args::{
         Caution, CompletionsArgs, JobsArgs, ManArgs, PoolsArgs, ProviderAction, ProvidersArgs, StatusArgs,
-        WorkersArgs,
+        StoreArgs, WorkersArgs,
     },
     client::Client,
 };
@@ -27,6 +27,7 @@ mod jobs;
 mod pages;
 mod pools;
 mod status;
+mod store;
 pub(crate) mod table;
 mod workers;
 
@@ -46,6 +47,8 @@ pub enum Request {
     Job(JobsArgs),
     /// List the data providers that a running daemon has met.
     Provider(ProvidersArgs),
+    /// Check, export, import, compact and cut the block store of a data provider or `prb all` that is stopped.
+    Store(StoreArgs),
     /// Print completions for a shell.
     Completions(CompletionsArgs),
     /// Print or write man pages.
@@ -77,6 +80,7 @@ async fn answer(request: Request) -> anyhow::Result<()> {
             let json = args.remote.json;
             watched(args.watch, async || status::providers(&client, json).await).await
         }
+        Request::Store(args) => store::run(args).await,
         Request::Completions(args) => pages::completions(args.shell),
         Request::Man(args) => pages::man(args.to.as_deref()),
     }

@@ -24,6 +24,7 @@ mod all;
 mod api;
 mod data_provider;
 mod effective;
+mod history;
 mod import;
 mod keys;
 mod lifecycle;
@@ -43,6 +44,7 @@ mod workers;
 pub use all::AllArgs;
 pub use api::ApiArgs;
 pub use data_provider::DataProviderArgs;
+pub use history::{HistoryArgs, HistoryPlace};
 pub use import::{ImportArgs, ImportFrom, ImportInto, V2Args, V3Args};
 pub use keys::{BackupArgs, KeyRole, KeysAction, KeysArgs, PassphraseArgs, RestoreArgs};
 pub use lifecycle::LifecycleArgs;
@@ -162,7 +164,10 @@ impl Command {
     /// Checks what takes more than one value to see, or must not be quoted.
     fn check(&self) -> Result<(), clap::Error> {
         match self {
-            Self::DataProvider(args) => check_psk(&args.walkie),
+            Self::DataProvider(args) => {
+                check_psk(&args.walkie)?;
+                check_chains(args)
+            }
             Self::Lifecycle(args) => {
                 check_psk(&args.walkie)?;
                 check_token(&args.pages)?;
@@ -179,6 +184,17 @@ impl Command {
             Self::All(args) => check_token(&args.pages),
             Self::Keys(_) | Self::Import(_) | Self::Healthcheck(_) | Self::Request(_) => Ok(()),
         }
+    }
+}
+
+/// A data provider has nodes of both chains, or of none and something else to take blocks from.
+fn check_chains(args: &DataProviderArgs) -> Result<(), clap::Error> {
+    match (args.chain_endpoint.is_empty(), args.parent_chain_endpoint.is_empty()) {
+        (true, false) | (false, true) => Err(wrong(
+            "nodes of one chain alone are of no use: set both PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT, \
+             or neither where PRB_HISTORY has the whole history",
+        )),
+        _ => Ok(()),
     }
 }
 

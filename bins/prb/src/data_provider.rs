@@ -56,14 +56,13 @@ impl DataProvider {
     pub async fn start(args: &DataProviderArgs) -> Result<Self, Failure> {
         args.warn_of_no_effect();
         original::warn_of_blocks(&args.local_db_path, "PHALA_LOCAL_DB_PATH");
-        let relay = pool("relay", &args.parent_chain_endpoint).map_err(Failure::Configuration)?;
-        let para = pool("para", &args.chain_endpoint).map_err(Failure::Configuration)?;
+        let chains = chains(args).map_err(Failure::Configuration)?;
         let folder = &args.walkie.peer_id_prefix;
         let identity = peers::identity(folder, identity::Role::DataProvider).await;
         let config =
             peers::config(&args.walkie, identity.map_err(Failure::Configuration)?, Role::DataProviderInt);
         let config = config.map_err(Failure::Configuration)?;
-        let blocks = Blocks::start(&args.local_db_path, Chains { relay, para }).await;
+        let blocks = Blocks::start(&args.local_db_path, chains, &args.history.history).await;
         let blocks = blocks.context("PHALA_LOCAL_DB_PATH").map_err(Failure::Run)?;
         Self::compose(args, blocks, config).await
     }
@@ -164,6 +163,15 @@ impl Daemon for DataProvider {
 /// See [`Failure`].
 pub async fn run(args: DataProviderArgs, display: Display) -> Result<(), Failure> {
     daemon::run(&args.ops, DataProvider::start(&args), &display).await
+}
+
+/// The chains' nodes, where there are any.
+fn chains(args: &DataProviderArgs) -> anyhow::Result<Option<Chains>> {
+    if args.chain_endpoint.is_empty() {
+        return Ok(None);
+    }
+    let relay = pool("relay", &args.parent_chain_endpoint)?;
+    Ok(Some(Chains { relay, para: pool("para", &args.chain_endpoint)? }))
 }
 
 /// How many connections the descriptors are enough for.

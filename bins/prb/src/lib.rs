@@ -13,6 +13,7 @@ pub mod data_provider;
 pub mod descriptors;
 mod desk;
 pub mod fleet_file;
+mod history;
 pub mod image;
 pub mod import;
 mod inventory;

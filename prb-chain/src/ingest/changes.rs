@@ -55,7 +55,15 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
             continue;
         }
         in_full = true;
-        match Round::new(chains, config, &mut pace, next.0, last.0).run().await {
+        let turn = chains.turn.read().await;
+        let stored = chains.store.tips().borrow().changes;
+        let round = match stored.next() == next {
+            true => Round::new(chains, config, &mut pace, next.0, last.0).run().await,
+            // A history source had more meanwhile.
+            false => Ok(()),
+        };
+        drop(turn);
+        match round {
             Ok(()) => pause.reset(),
             Err(e) => pause.after(chains, "storage changes", e).await?,
         }

@@ -24,7 +24,10 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     let mut pace = Pace::new(FIRST, config.headers_per_batch, config.answer_time);
     loop {
         tips.mark_unchanged();
-        match advance(chains, config, &mut pace, in_full).await {
+        let turn = chains.turn.read().await;
+        let advanced = advance(chains, config, &mut pace, in_full).await;
+        drop(turn);
+        match advanced {
             Ok(Step::Stored) => {
                 pause.reset();
                 in_full = true;

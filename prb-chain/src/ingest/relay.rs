@@ -17,8 +17,9 @@ use tokio::sync::watch;
 use self::walk::Found;
 use super::{Chains, Config, Error, Pause, absent, write, wrong};
 use crate::{
+    history::Piece,
     rpc::{self, ASK_AGAIN, Capability, Node, Refusal, json},
-    store::{NewStop, ParaHead, RelayBatch},
+    store::{self, NewStop, ParaHead, RelayBatch, Store},
     verify::{self, Checked, grandpa, state},
 };
 
@@ -55,7 +56,10 @@ pub(super) async fn run(
     let mut in_vain = 0;
     loop {
         let target = *targets.borrow_and_update();
-        match advance(chains, config, target, in_vain >= NEAR_ATTEMPTS).await {
+        let turn = chains.turn.read().await;
+        let advanced = advance(chains, config, target, in_vain >= NEAR_ATTEMPTS).await;
+        drop(turn);
+        match advanced {
             Ok(true) => {
                 in_vain = 0;
                 pause.reset();
@@ -135,17 +139,46 @@ async fn advance(
     };
     node.has_offered(Capability::States);
     let para_id = genesis.para_id;
-    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
-    let named_head = write(&chains.store, move |store| {
-        let named_head = store.tip_names_head()?;
-        store.append_relay(&batch)?;
-        Ok(named_head)
-    })
-    .await?;
-    let last = chains.store.tips().borrow().proven.map(|head| head.number.0);
-    if let (Some(relay), Some(last), true) = (gone, last, named_head) {
+    write(&chains.store, move |store| append(store, para_id, &batch)).await?;
+    Ok(true)
+}
+
+/// Stores what has passed the checks.
+pub(crate) fn append(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
+    notice_missing_head(store, para_id, batch)?;
+    store.append_relay(batch)
+}
+
+/// Puts pieces from elsewhere than nodes through the same checks: they follow `parent`, `set` justifies the first.
+pub(crate) fn check_pieces(
+    para_id: u32,
+    set: AuthoritySet,
+    parent: Hash,
+    first: RelayNumber,
+    pieces: Vec<Piece>,
+) -> Result<RelayBatch, verify::Error> {
+    let (mut parent, mut next, mut answers) = (parent, first.0, Vec::new());
+    for Piece { headers, justification, proof } in pieces {
+        let headers = verify::chain(parent, next, headers)?;
+        let Some(last) = headers.last() else { continue };
+        (parent, next) = (last.hash, last.number + 1);
+        answers.push((Proven { headers, justification }, proof));
+    }
+    let (headers, stops) = check(para_id, set, answers)?;
+    let headers = headers.into_iter().map(|header| header.encoded).collect();
+    Ok(RelayBatch { first, headers, stops })
+}
+
+/// Says so where the relay chain names no head of the parachain any more: it was offboarded.
+fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
+    let Some(last) = store.tips().borrow().proven.map(|head| head.number) else { return Ok(()) };
+    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none());
+    if let Some(stop) = gone
+        && store.tip_names_head()?
+    {
+        let (relay, last) = (stop.number.0, last.0);
         tracing::warn!(
-            relay = relay.0,
+            relay,
             para_id,
             last,
             "the relay chain names no head of the parachain: its last block stays the newest"

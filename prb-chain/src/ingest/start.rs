@@ -29,6 +29,19 @@ struct ValidationData {
     relay_parent_storage_root: Hash,
 }
 
+/// The relay parent's number and the root of its state in a value of `ParachainSystem::ValidationData`.
+pub(crate) fn validation_data(mut value: &[u8]) -> Option<(u32, Hash)> {
+    let data = ValidationData::decode(&mut value).ok()?;
+    Some((data.relay_parent_number, data.relay_parent_storage_root))
+}
+
+/// Whether the nodes, as far as they answer, are of the chains that somebody else names the start of.
+pub(super) async fn agrees(chains: &Chains, start: &Start, genesis: &Genesis) -> bool {
+    let relay = block_hash(&chains.relay.pick(), start.number).await;
+    let para = block_hash(&chains.para.pick(), 1).await;
+    relay.is_ok_and(|hash| hash == start.hash) && para.is_ok_and(|hash| hash == genesis.chain_identity)
+}
+
 /// Makes the pools refuse nodes of other chains than the stored ones.
 pub(super) fn pin(chains: &Chains) {
     if let Some((start, genesis)) = chains.store.genesis() {

@@ -1,14 +1,27 @@
-//! Blocks whose storage changes a worker could not apply: looked at again, one at a time.
+//! What a worker refused: looked at again, one at a time.
+//!
+//! Storage changes are read again from the disk first, against the digest that they were stored with, and fetched
+//! again where the disk has changed them; else they are compared with what all nodes say. Headers were proven
+//! before they were stored, so that only the disk can have changed them: their chain, justifications and proofs are
+//! checked again, and what does not hold is named with what to do.
 
 use std::{collections::HashMap, future::pending, time::Duration};
 
 use metrics::counter;
-use prb_core::{blob::Span, primitives::ParaNumber};
+use prb_core::{
+    blob::{HeaderCursor, Span},
+    primitives::ParaNumber,
+};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Chains, Config, Error, chain_of,
+    Chains, Config, Error, chain_of, changes,
     recheck::{self, PER_CALL},
+    write,
+};
+use crate::{
+    rpc::Node,
+    store::{Part, segment},
 };
 
 /// Suspects that may wait; one that finds no room is refused by the worker, and reported, again.
@@ -16,20 +29,38 @@ pub(super) const WAITING: usize = 64;
 /// Blocks whose last look is remembered.
 const REMEMBERED: usize = 1024;
 
+/// Something that a worker refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Suspect {
+    /// A block's storage changes.
+    Changes(ParaNumber),
+    /// The headers from a cursor on.
+    Headers(HeaderCursor),
+}
+
 /// Where to tell of blocks whose storage changes a worker could not apply (see
 /// [`Ingest::suspects`](super::Ingest::suspects)).
 #[derive(Clone, Debug)]
-pub struct Suspects(mpsc::Sender<ParaNumber>);
+pub struct Suspects(mpsc::Sender<Suspect>);
 
 impl Suspects {
-    pub(super) const fn new(sender: mpsc::Sender<ParaNumber>) -> Self {
+    pub(super) const fn new(sender: mpsc::Sender<Suspect>) -> Self {
         Self(sender)
     }
 
     /// Asks for a second look at a block's storage changes. Returns at once, whether there is room or not.
     pub fn report(&self, number: ParaNumber) {
+        self.send(Suspect::Changes(number));
+    }
+
+    /// Asks for a second look at the stored headers from a cursor on. Returns at once.
+    pub fn report_headers(&self, cursor: HeaderCursor) {
+        self.send(Suspect::Headers(cursor));
+    }
+
+    fn send(&self, suspect: Suspect) {
         // A worker that is right says so again.
-        let outcome = if self.0.try_send(number).is_ok() { "taken" } else { "full" };
+        let outcome = if self.0.try_send(suspect).is_ok() { "taken" } else { "full" };
         counter!("prb_ingest_suspects_total", "outcome" => outcome).increment(1);
     }
 }
@@ -38,15 +69,25 @@ impl Suspects {
 pub(super) async fn run(
     chains: &Chains,
     config: &Config,
-    mut suspects: mpsc::Receiver<ParaNumber>,
+    mut suspects: mpsc::Receiver<Suspect>,
 ) -> Result<(), Error> {
     let mut looks = Looks::new(config);
-    while let Some(number) = suspects.recv().await {
-        if number > chains.store.tips().borrow().changes || !looks.is_due(number) {
+    while let Some(suspect) = suspects.recv().await {
+        if !looks.is_due(suspect) {
             continue;
         }
+        let number = match suspect {
+            Suspect::Changes(number) if number <= chains.store.tips().borrow().changes => number,
+            Suspect::Changes(_) => continue,
+            Suspect::Headers(cursor) => {
+                let outcome = look_at_headers(chains, cursor).await;
+                looks.looked(suspect, outcome != "failed");
+                counter!("prb_ingest_rechecks_total", "outcome" => outcome).increment(1);
+                continue;
+            }
+        };
         let found = look(chains, number).await;
-        looks.looked(number, matches!(found, Ok(Found::Right)));
+        looks.looked(suspect, matches!(found, Ok(Found::Right)));
         let outcome = match found {
             Ok(Found::Wrong { replaced, last }) => {
                 tracing::warn!(block = number.0, replaced, %last, "wrong storage changes were replaced");
@@ -77,6 +118,12 @@ enum Found {
 /// Looks at a block again and, where it was wrong, at those after it: who tells one block wrongly may have
 /// told others so.
 async fn look(chains: &Chains, number: ParaNumber) -> Result<Found, Error> {
+    if let Some(blocks) = mend_segment(chains, number).await? {
+        return Ok(Found::Wrong {
+            replaced: (blocks.last.0 - blocks.first.0) as usize + 1,
+            last: blocks.last,
+        });
+    }
     let recheck = |first, last| recheck::recheck(&chains.para, &chains.store, Span { first, last });
     let mut replaced = recheck(number, number).await?.replaced.len();
     if replaced == 0 {
@@ -97,11 +144,79 @@ async fn look(chains: &Chains, number: ParaNumber) -> Result<Found, Error> {
     }
 }
 
+/// Fetches the segment of a block's storage changes again, where the disk has changed it; gives its blocks then.
+async fn mend_segment(chains: &Chains, number: ParaNumber) -> Result<Option<Span<ParaNumber>>, Error> {
+    let store = &chains.store;
+    let Some(fault) = write(store, move |store| store.verify_segment(number)).await? else { return Ok(None) };
+    let path = store.path().display().to_string();
+    tracing::error!(%path, "the disk has changed what was stored: {fault}; it is fetched again");
+    let (blocks, digest) = write(store, move |store| store.segment_of(number)).await?;
+    for node in chains.para.candidates() {
+        let fetched = match fetch(chains, &node, blocks).await {
+            Ok(fetched) => fetched,
+            Err(e) => {
+                tracing::warn!(%path, "storage changes not fetched again: {}", chain_of(&e));
+                continue;
+            }
+        };
+        let items: Vec<&[u8]> = fetched.iter().map(Vec::as_slice).collect();
+        if digest == Some(segment::digest(&segment::write(&items))) {
+            write(store, move |store| store.put_segment(blocks.first, &fetched)).await?;
+            return Ok(Some(blocks));
+        }
+    }
+    tracing::error!(
+        %path,
+        "no node gives what was stored there: stop the daemon and drop it to be fetched again: prb store drop \
+         --para-from {}",
+        blocks.first
+    );
+    Ok(None)
+}
+
+async fn fetch(chains: &Chains, node: &Node, blocks: Span<ParaNumber>) -> Result<Vec<Vec<u8>>, Error> {
+    let (mut fetched, mut first) = (Vec::new(), blocks.first.0);
+    while first <= blocks.last.0 {
+        let last = blocks.last.0.min(first.saturating_add(PER_CALL - 1));
+        fetched.extend(changes::fetch_from(node, &chains.store, first, last).await?);
+        first = last + 1;
+    }
+    Ok(fetched)
+}
+
+/// Checks the headers that a worker refused once more, as they lie on the disk.
+async fn look_at_headers(chains: &Chains, cursor: HeaderCursor) -> &'static str {
+    let path = chains.store.path().display();
+    match write(&chains.store, move |store| store.verify_headers(cursor)).await {
+        Ok(report) if report.faulty == 0 => {
+            let relay = cursor.relay.0;
+            tracing::warn!(relay, "a worker refuses headers that hold as they are stored: it may be broken");
+            "confirmed"
+        }
+        Ok(report) => {
+            for fault in &report.faults {
+                let option = if fault.part == Part::Relay { "--relay-from" } else { "--headers --para-from" };
+                tracing::error!(
+                    %path,
+                    "the disk has changed what was stored: {fault}; stop the daemon and drop it to be fetched again: \
+                     prb store drop {option} {}",
+                    fault.number
+                );
+            }
+            "faulty"
+        }
+        Err(e) => {
+            tracing::error!(%path, "suspect headers cannot be read: {}", chain_of(&e));
+            "failed"
+        }
+    }
+}
+
 /// When blocks were looked at, and when they may be again.
 struct Looks {
     min: Duration,
     max: Duration,
-    blocks: HashMap<ParaNumber, Look>,
+    blocks: HashMap<Suspect, Look>,
 }
 
 /// The last look at a block.
@@ -116,22 +231,22 @@ impl Looks {
     }
 
     /// Whether the block may be looked at now. While very many were looked at of late, no further one may.
-    fn is_due(&mut self, number: ParaNumber) -> bool {
+    fn is_due(&mut self, suspect: Suspect) -> bool {
         let now = Instant::now();
         if self.blocks.len() >= REMEMBERED {
             self.blocks.retain(|_, look| look.again_at > now);
         }
-        match self.blocks.get(&number) {
+        match self.blocks.get(&suspect) {
             Some(look) => look.again_at <= now,
             None => self.blocks.len() < REMEMBERED,
         }
     }
 
     /// Notes a look; each that found the block right doubles the time to the next.
-    fn looked(&mut self, number: ParaNumber, right: bool) {
-        let before = self.blocks.get(&number).map(|look| look.wait);
+    fn looked(&mut self, suspect: Suspect, right: bool) {
+        let before = self.blocks.get(&suspect).map(|look| look.wait);
         let wait = before.filter(|_| right).map_or(self.min, |wait| (wait * 2).min(self.max));
-        self.blocks.insert(number, Look { again_at: Instant::now() + wait, wait });
+        self.blocks.insert(suspect, Look { again_at: Instant::now() + wait, wait });
     }
 }
 
@@ -146,7 +261,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_block_that_is_found_right_is_looked_at_ever_less() {
-        let (mut looks, block) = (looks(10, 100), ParaNumber(7));
+        let (mut looks, block) = (looks(10, 100), Suspect::Changes(ParaNumber(7)));
         let mut count = 0;
         // A broken worker reports it every second for an hour.
         for _ in 0..3600 {
@@ -162,7 +277,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_block_that_was_mended_is_looked_at_again_soon() {
-        let (mut looks, block) = (looks(10, 100), ParaNumber(7));
+        let (mut looks, block) = (looks(10, 100), Suspect::Changes(ParaNumber(7)));
         for _ in 0..5 {
             looks.looked(block, true);
         }
@@ -176,7 +291,7 @@ mod tests {
     async fn many_blocks_take_bounded_room_and_make_room_in_time() {
         let mut looks = looks(10, 100);
         let mut admitted = 0;
-        for block in (0..10 * REMEMBERED as u32).map(ParaNumber) {
+        for block in (0..10 * REMEMBERED as u32).map(|n| Suspect::Changes(ParaNumber(n))) {
             if looks.is_due(block) {
                 looks.looked(block, true);
                 admitted += 1;
@@ -184,7 +299,7 @@ mod tests {
         }
         assert_eq!((admitted, looks.blocks.len()), (REMEMBERED, REMEMBERED));
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(looks.is_due(ParaNumber(u32::MAX)));
+        assert!(looks.is_due(Suspect::Changes(ParaNumber(u32::MAX))));
     }
 
     #[tokio::test]
@@ -193,7 +308,7 @@ mod tests {
         let suspects = Suspects::new(sender);
         (0..1000).for_each(|n| suspects.report(ParaNumber(n)));
         let taken: Vec<_> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
-        assert_eq!(taken, [0, 1].map(ParaNumber));
+        assert_eq!(taken, [0, 1].map(|n| Suspect::Changes(ParaNumber(n))));
         drop(receiver);
         suspects.report(ParaNumber(1));
     }

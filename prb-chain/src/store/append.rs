@@ -1,8 +1,9 @@
 //! Adding verified blocks.
 
 use codec::Encode;
-use heed::{PutFlags, RwTxn};
+use heed::PutFlags;
 use prb_core::{
+    blob::Span,
     primitives::{Hash, ParaNumber, RelayNumber},
     wire::AuthoritySet,
 };
@@ -58,7 +59,8 @@ impl Store {
     }
 
     fn try_append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
-        let mut txn = self.write()?;
+        let held = self.hold()?;
+        let mut txn = self.write(&held)?;
         let mut state = *self.state();
         let sequence = || Error::OutOfSequence { what: "relay header", number: batch.first.0 };
         let (next, parent) = match (state.tips.relay, self.genesis()) {
@@ -80,11 +82,11 @@ impl Store {
         self.finish(txn, state)
     }
 
-    fn put_relay(&self, txn: &mut RwTxn<'_>, batch: &RelayBatch) -> heed::Result<()> {
+    fn put_relay(&self, txn: &mut WriteTxn<'_>, batch: &RelayBatch) -> heed::Result<()> {
         // In sequence and at the end: pages are filled to the brim.
-        let append = PutFlags::APPEND;
+        let (append, tables) = (PutFlags::APPEND, txn.tables);
         for (number, header) in (batch.first.0..).zip(&batch.headers) {
-            self.tables.relay_headers.put_with_flags(txn, append, &number, header)?;
+            tables.relay_headers.put_with_flags(txn, append, &number, header)?;
         }
         for stop in &batch.stops {
             let alignment = Alignment {
@@ -94,10 +96,10 @@ impl Store {
             };
             let mut encoded = alignment.encode();
             stop.proof.encode_to(&mut encoded);
-            self.tables.alignments.put_with_flags(txn, append, &stop.number.0, &encoded)?;
-            self.tables.justifications.put_with_flags(txn, append, &stop.number.0, &stop.justification)?;
+            tables.alignments.put_with_flags(txn, append, &stop.number.0, &encoded)?;
+            tables.justifications.put_with_flags(txn, append, &stop.number.0, &stop.justification)?;
             if let Some(set) = &stop.next_set {
-                self.tables.sets.put(txn, &set.id, &set.encode())?;
+                tables.sets.put(txn, &set.id, &set.encode())?;
             }
         }
         Ok(())
@@ -115,7 +117,8 @@ impl Store {
 
     fn try_append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
         let Some(last_header) = headers.last() else { return Ok(()) };
-        let mut txn = self.write()?;
+        let held = self.hold()?;
+        let mut txn = self.write(&held)?;
         let mut state = *self.state();
         let (next, parent) = match state.tips.para_header {
             Some((tip, hash)) => (tip.next(), Some(hash)),
@@ -127,11 +130,9 @@ impl Store {
         if first != next || !follows || !proven {
             return Err(Error::OutOfSequence { what: "parachain header", number: first.0 });
         }
+        let table = txn.tables.para_headers;
         for (number, header) in (first.0..).zip(headers) {
-            self.tables
-                .para_headers
-                .put_with_flags(&mut txn, PutFlags::APPEND, &number, header)
-                .map_err(|e| self.error(e))?;
+            table.put_with_flags(&mut txn, PutFlags::APPEND, &number, header).map_err(|e| self.error(e))?;
         }
         state.tips.para_header = Some((last, Hash::of(last_header)));
         self.finish(txn, state)
@@ -151,7 +152,8 @@ impl Store {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut txn = self.write()?;
+        let held = self.hold()?;
+        let mut txn = self.write(&held)?;
         let mut state = *self.state();
         if first != state.tips.changes.next() {
             return Err(Error::OutOfSequence { what: "storage changes of block", number: first.0 });
@@ -162,8 +164,13 @@ impl Store {
     }
 
     /// Fills up the last segment and goes on with new ones.
-    fn put_changes(&self, txn: &mut RwTxn<'_>, first: u32, changes: &[Vec<u8>]) -> Result<(), Error> {
-        let table = self.tables.changes;
+    pub(super) fn put_changes(
+        &self,
+        txn: &mut WriteTxn<'_>,
+        first: u32,
+        changes: &[Vec<u8>],
+    ) -> Result<(), Error> {
+        let (table, digests) = (txn.tables.changes, txn.tables.digests);
         let mut start = first;
         let mut items: Vec<&[u8]> = Vec::with_capacity(changes.len());
         let open = match table.last(txn).map_err(|e| self.error(e))? {
@@ -179,7 +186,9 @@ impl Store {
         let mut from = 0;
         for to in segment::cut(&items) {
             let encoded = segment::write(&items[from..to]);
-            table.put(txn, &(start + from as u32), &encoded).map_err(|e| self.error(e))?;
+            let key = start + from as u32;
+            table.put(txn, &key, &encoded).map_err(|e| self.error(e))?;
+            digests.put(txn, &key, &segment::digest(&encoded)).map_err(|e| self.error(e))?;
             from = to;
         }
         Ok(())
@@ -196,8 +205,9 @@ impl Store {
     }
 
     fn try_replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
-        let table = self.tables.changes;
-        let mut txn = self.write()?;
+        let held = self.hold()?;
+        let mut txn = self.write(&held)?;
+        let (table, digests) = (txn.tables.changes, txn.tables.digests);
         for (number, new) in (first.0..).zip(changes) {
             let found = table.get_lower_than_or_equal_to(&txn, &number).map_err(|e| self.error(e))?;
             let (key, encoded) = found.ok_or(Error::Missing { what: "storage changes" })?;
@@ -208,8 +218,49 @@ impl Store {
             *slot = new;
             let encoded = segment::write(&items);
             table.put(&mut txn, &key, &encoded).map_err(|e| self.error(e))?;
+            digests.put(&mut txn, &key, &segment::digest(&encoded)).map_err(|e| self.error(e))?;
         }
         txn.commit().map_err(|e| self.error(e))
+    }
+
+    /// The blocks of the segment that holds a block's storage changes, and the digest that it was stored with. The
+    /// segment itself need not be readable.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where they are not stored.
+    pub fn segment_of(&self, number: ParaNumber) -> Result<(Span<ParaNumber>, Option<[u8; 4]>), Error> {
+        let txn = self.read()?;
+        let error = |e| self.error(e);
+        let found = txn.tables.changes.get_lower_than_or_equal_to(&txn, &number.0).map_err(error)?;
+        let (first, _) = found.ok_or(Error::Missing { what: "storage changes" })?;
+        let next = txn.tables.changes.get_greater_than(&txn, &first).map_err(error)?;
+        let last = next.map_or(self.state().tips.changes.0, |(next, _)| next - 1);
+        let digest = txn.tables.digests.get(&txn, &first).map_err(error)?;
+        let span = Span { first: ParaNumber(first), last: ParaNumber(last.max(first)) };
+        Ok((span, digest.and_then(|digest| digest.try_into().ok())))
+    }
+
+    /// Stores a segment's storage changes again, in place of what the disk has made of it.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where no segment starts at `first`.
+    pub fn put_segment(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
+        let items: Vec<&[u8]> = changes.iter().map(Vec::as_slice).collect();
+        let encoded = segment::write(&items);
+        self.growing(|| {
+            let held = self.hold()?;
+            let mut txn = self.write(&held)?;
+            let (table, digests) = (txn.tables.changes, txn.tables.digests);
+            table
+                .get(&txn, &first.0)
+                .map_err(|e| self.error(e))?
+                .ok_or(Error::Missing { what: "segment" })?;
+            table.put(&mut txn, &first.0, &encoded).map_err(|e| self.error(e))?;
+            digests.put(&mut txn, &first.0, &segment::digest(&encoded)).map_err(|e| self.error(e))?;
+            txn.commit().map_err(|e| self.error(e))
+        })
     }
 
     /// Commits, and tells everybody.
@@ -224,10 +275,10 @@ impl Store {
     }
 
     /// Moves on to the newest justified block whose parachain headers are there, thinning what it passes.
-    fn cover(&self, txn: &mut RwTxn<'_>, state: &mut State) -> Result<(), Error> {
+    fn cover(&self, txn: &mut WriteTxn<'_>, state: &mut State) -> Result<(), Error> {
         let from = state.covered.map_or(0, |(number, _)| number.0 + 1);
         let mut ended = Vec::new();
-        for entry in self.tables.alignments.range(txn, &(from..)).map_err(|e| self.error(e))? {
+        for entry in txn.tables.alignments.range(txn, &(from..)).map_err(|e| self.error(e))? {
             let (number, encoded) = entry.map_err(|e| self.error(e))?;
             let (alignment, _) = split_alignment(encoded)?;
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
@@ -245,10 +296,10 @@ impl Store {
     }
 
     /// Drops justified blocks of the set that ended, but for a few on the way.
-    fn thin(&self, txn: &mut RwTxn<'_>, end: u32) -> heed::Result<()> {
+    fn thin(&self, txn: &mut WriteTxn<'_>, end: u32) -> heed::Result<()> {
         let mut drop = Vec::new();
         let mut later = end;
-        for entry in self.tables.alignments.rev_range(txn, &(..end))? {
+        for entry in txn.tables.alignments.rev_range(txn, &(..end))? {
             let (number, encoded) = entry?;
             if split_alignment(encoded).is_ok_and(|(alignment, _)| alignment.ends_set) {
                 break;
@@ -259,9 +310,10 @@ impl Store {
                 later = number;
             }
         }
+        let tables = txn.tables;
         for number in drop {
-            self.tables.alignments.delete(txn, &number)?;
-            self.tables.justifications.delete(txn, &number)?;
+            tables.alignments.delete(txn, &number)?;
+            tables.justifications.delete(txn, &number)?;
         }
         Ok(())
     }

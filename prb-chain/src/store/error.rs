@@ -1,25 +1,43 @@
 //! What can go wrong with a store.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use heed::MdbError;
 use prb_core::primitives::Hash;
 
-/// `errno` of a full disk and of an exceeded quota.
-const DISK_FULL: [i32; 2] = [28, 122];
+/// `errno` of a full disk, of an exceeded quota, and of a limit on files' sizes.
+const DISK_FULL: [i32; 3] = [28, 122, 27];
+/// `errno` of a failing disk: LMDB's, too, where a write ended early, as one does that fills the disk.
+const FAILING: i32 = 5;
+/// Room on a disk that such a write leaves at most.
+const ROOM_LEFT: u64 = 64 * 1024;
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Another process has the store open, or this one has it twice.
-    #[error("the store at {path} is in use")]
+    #[error("the store at {path} is in use: stop the daemon or command that has it open")]
     InUse {
         /// The store.
         path: PathBuf,
     },
-    /// The store was written by another version.
-    #[error("the store at {path} has layout {found}, this program reads {expected}: move it away")]
+    /// Its lock file cannot be locked, for another reason than that it is locked.
+    #[error("the store at {path} cannot be locked: it has to be on a disk whose file system has locks")]
+    Lock {
+        /// The store.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The store was written by a newer version.
+    #[error(
+        "the store at {path} has layout {found}, this program reads layouts up to {expected}: run the newer version, \
+         or move the store away"
+    )]
     Schema {
         /// The store.
         path: PathBuf,
@@ -39,16 +57,18 @@ pub enum Error {
         asked: Hash,
     },
     /// The disk is full.
-    #[error("the disk of the store at {path} is full")]
+    #[error("the disk of the store at {path} is full (or its quota is used up): make room")]
     DiskFull {
         /// The store.
         path: PathBuf,
     },
-    /// The store's map is full, and readers, or the process's address space, keep it from growing.
-    #[error("the store at {path} cannot grow at the moment")]
+    /// The store's map is full, and cannot grow at the moment.
+    #[error("the map of the store at {path} is full and cannot grow at the moment: {reason}")]
     MapFull {
         /// The store.
         path: PathBuf,
+        /// What keeps it from growing.
+        reason: &'static str,
     },
     /// The system did not map the grown store.
     #[error(
@@ -57,6 +77,25 @@ pub enum Error {
     Unmapped {
         /// The store.
         path: PathBuf,
+    },
+    /// LMDB gave the database up after a failed write; the next write opens it again.
+    #[error(
+        "writing to the database at {path} failed, and it is opened again at the next write: check the disk"
+    )]
+    Broken {
+        /// The store.
+        path: PathBuf,
+    },
+    /// LMDB found its own file damaged.
+    #[error(
+        "the database file at {path} is damaged: check the disk; move the store away to fetch everything again, or \
+         import an archive (prb store import)"
+    )]
+    Damaged {
+        /// The store.
+        path: PathBuf,
+        /// What LMDB says.
+        source: Box<heed::Error>,
     },
     /// Blocks that do not follow the stored ones.
     #[error("{what} {number} does not follow what is stored")]
@@ -73,7 +112,7 @@ pub enum Error {
         what: &'static str,
     },
     /// Stored bytes that cannot be read.
-    #[error("a stored {what} cannot be read")]
+    #[error("a stored {what} cannot be read: prb store verify says which")]
     Corrupt {
         /// What it should be.
         what: &'static str,
@@ -99,20 +138,84 @@ pub enum Error {
 impl Error {
     /// Whether it may work later, when somebody has made room.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::DiskFull { .. } | Self::MapFull { .. })
+        matches!(self, Self::DiskFull { .. } | Self::MapFull { .. } | Self::Broken { .. } | Self::Io { .. })
     }
 
-    pub(super) fn from_heed(path: &std::path::Path, e: heed::Error) -> Self {
-        let path = path.to_owned();
+    /// Whether no further attempt can help before somebody has changed something and started again.
+    pub const fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::OtherChain { .. }
+                | Self::Schema { .. }
+                | Self::Corrupt { .. }
+                | Self::Damaged { .. }
+                | Self::Unmapped { .. }
+        )
+    }
+
+    pub(super) fn from_heed(path: &Path, e: heed::Error) -> Self {
         match e {
-            heed::Error::EnvAlreadyOpened => Self::InUse { path },
-            heed::Error::Mdb(MdbError::MapFull) => Self::MapFull { path },
-            heed::Error::Io(source) if source.raw_os_error().is_some_and(|n| DISK_FULL.contains(&n)) => {
-                Self::DiskFull { path }
+            heed::Error::EnvAlreadyOpened => Self::InUse { path: path.to_owned() },
+            heed::Error::Mdb(MdbError::MapFull) => {
+                Self::MapFull { path: path.to_owned(), reason: "its owner does not let it" }
             }
-            heed::Error::Mdb(MdbError::Other(n)) if DISK_FULL.contains(&n) => Self::DiskFull { path },
-            heed::Error::Io(source) => Self::Io { path, source },
-            e => Self::Database { path, source: Box::new(e) },
+            heed::Error::Mdb(MdbError::Panic) => Self::Broken { path: path.to_owned() },
+            heed::Error::Mdb(
+                MdbError::Corrupted
+                | MdbError::PageNotFound
+                | MdbError::Invalid
+                | MdbError::VersionMismatch
+                | MdbError::Incompatible,
+            ) => Self::Damaged { path: path.to_owned(), source: Box::new(e) },
+            heed::Error::Io(source) => Self::from_io(path, source),
+            heed::Error::Mdb(MdbError::Other(n)) => Self::from_io(path, io::Error::from_raw_os_error(n)),
+            e => Self::Database { path: path.to_owned(), source: Box::new(e) },
+        }
+    }
+
+    pub(super) fn from_io(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.raw_os_error() {
+            Some(n) if DISK_FULL.contains(&n) => Self::DiskFull { path },
+            Some(FAILING) if is_full(&path) => Self::DiskFull { path },
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+fn is_full(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) <= ROOM_LEFT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(e: heed::Error) -> Error {
+        Error::from_heed(Path::new("/data"), e)
+    }
+
+    #[test]
+    fn each_failure_of_the_database_says_what_it_is() {
+        use heed::Error::{Io, Mdb};
+        let os = io::Error::from_raw_os_error;
+        let cases = [
+            (Mdb(MdbError::MapFull), "the map of the store at /data is full", true, false),
+            (Mdb(MdbError::Panic), "opened again at the next write", true, false),
+            (Mdb(MdbError::Corrupted), "is damaged", false, true),
+            (Mdb(MdbError::PageNotFound), "is damaged", false, true),
+            (Mdb(MdbError::Invalid), "is damaged", false, true),
+            (Mdb(MdbError::Other(28)), "is full", true, false),
+            (Mdb(MdbError::Other(5)), "cannot be used", true, false),
+            (Io(os(122)), "is full", true, false),
+            (Io(os(13)), "cannot be used", true, false),
+            (heed::Error::EnvAlreadyOpened, "in use", false, false),
+        ];
+        for (e, text, is_retryable, is_fatal) in cases {
+            let shown = e.to_string();
+            let error = of(e);
+            assert!(error.to_string().contains(text), "{shown}: {error}");
+            assert_eq!((error.is_retryable(), error.is_fatal()), (is_retryable, is_fatal), "{shown}");
         }
     }
 }

@@ -1,15 +1,17 @@
-//! Transactions, and the memory map under them, which grows when it is full.
+//! Transactions, the memory map under them, which grows when it is full, and the database, which is opened again
+//! after a failure that LMDB does not recover from.
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{PoisonError, RwLockReadGuard, TryLockError, atomic::Ordering},
+    path::Path,
+    sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard, TryLockError, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use heed::{RoTxn, RwTxn, WithoutTls};
+use heed::{Env, RoTxn, RwTxn, WithoutTls};
 
-use super::{Error, Store};
+use super::{Config, Error, Store, Tables, open};
 
 /// How long a map that is full waits for readers to end before the append fails, to be tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,18 +23,62 @@ const STEP_ASIDE: Duration = Duration::from_secs(1);
 /// More address space than a process has.
 const MOST: usize = 1 << 46;
 
-/// Holds the map as it is.
-type Held<'s> = RwLockReadGuard<'s, bool>;
+/// The database, as far as it can be used.
+pub(super) enum Mapped {
+    /// It is open; the number grows each time that it is opened again.
+    Open(Opened, u64),
+    /// LMDB gave it up, and it could not be opened again so far.
+    Closed(u64),
+    /// The system did not map it after it grew.
+    Unmapped,
+}
+
+/// LMDB's environment and its tables.
+pub(super) struct Opened {
+    env: Env<WithoutTls>,
+    tables: Tables,
+}
+
+impl Mapped {
+    pub(super) fn open(path: &Path, config: Config) -> Result<Self, Error> {
+        let (env, tables) = open::database(path, config)?;
+        Ok(Self::Open(Opened { env, tables }, 0))
+    }
+
+    const fn generation(&self) -> u64 {
+        match self {
+            Self::Open(_, generation) | Self::Closed(generation) => *generation,
+            Self::Unmapped => 0,
+        }
+    }
+}
+
+/// Holds the database and its map as they are.
+pub(super) struct Held<'s>(RwLockReadGuard<'s, Mapped>);
+
+impl Held<'_> {
+    fn opened(&self) -> &Opened {
+        match &*self.0 {
+            Mapped::Open(opened, _) => opened,
+            Mapped::Closed(_) | Mapped::Unmapped => unreachable!("only what is open is given out"),
+        }
+    }
+
+    pub(super) fn env(&self) -> &Env<WithoutTls> {
+        &self.opened().env
+    }
+}
 
 /// A read transaction.
 pub(super) struct Txn<'s> {
     // Dropped before the map may change.
-    txn: RoTxn<'s, WithoutTls>,
+    txn: RoTxn<'static, WithoutTls>,
+    pub(super) tables: Tables,
     _held: Held<'s>,
 }
 
-impl<'s> Deref for Txn<'s> {
-    type Target = RoTxn<'s, WithoutTls>;
+impl Deref for Txn<'_> {
+    type Target = RoTxn<'static, WithoutTls>;
 
     fn deref(&self) -> &Self::Target {
         &self.txn
@@ -40,10 +86,9 @@ impl<'s> Deref for Txn<'s> {
 }
 
 /// A write transaction.
-pub(super) struct WriteTxn<'s> {
-    // Dropped before the map may change.
-    txn: RwTxn<'s>,
-    _held: Held<'s>,
+pub(super) struct WriteTxn<'h> {
+    txn: RwTxn<'h>,
+    pub(super) tables: Tables,
 }
 
 impl WriteTxn<'_> {
@@ -52,8 +97,8 @@ impl WriteTxn<'_> {
     }
 }
 
-impl<'s> Deref for WriteTxn<'s> {
-    type Target = RwTxn<'s>;
+impl<'h> Deref for WriteTxn<'h> {
+    type Target = RwTxn<'h>;
 
     fn deref(&self) -> &Self::Target {
         &self.txn
@@ -69,77 +114,125 @@ impl DerefMut for WriteTxn<'_> {
 impl Store {
     pub(super) fn read(&self) -> Result<Txn<'_>, Error> {
         let held = self.hold()?;
-        Ok(Txn { txn: self.env.read_txn().map_err(|e| self.error(e))?, _held: held })
+        let Opened { env, tables } = held.opened();
+        let txn = env.clone().static_read_txn().map_err(|e| self.error(e))?;
+        Ok(Txn { txn, tables: *tables, _held: held })
     }
 
-    pub(super) fn write(&self) -> Result<WriteTxn<'_>, Error> {
-        let held = self.hold()?;
-        Ok(WriteTxn { txn: self.env.write_txn().map_err(|e| self.error(e))?, _held: held })
+    /// Starts to write; waits for who writes already.
+    pub(super) fn write<'h>(&self, held: &'h Held<'_>) -> Result<WriteTxn<'h>, Error> {
+        let Opened { env, tables } = held.opened();
+        Ok(WriteTxn { txn: env.write_txn().map_err(|e| self.error(e))?, tables: *tables })
     }
 
     /// Keeps the map from changing. Several may hold it, also one thread several times: who changes it does
     /// not queue up before them, or that thread would wait for itself. They only come a little later.
-    fn hold(&self) -> Result<Held<'_>, Error> {
+    pub(super) fn hold(&self) -> Result<Held<'_>, Error> {
         let until = Instant::now() + STEP_ASIDE;
         while self.growing.load(Ordering::Relaxed) > 0 && Instant::now() < until {
             thread::sleep(PAUSE);
         }
-        let held = self.mapped.read().unwrap_or_else(PoisonError::into_inner);
-        if *held { Ok(held) } else { Err(Error::Unmapped { path: self.path.clone() }) }
+        let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        match &*held {
+            Mapped::Open(..) => Ok(Held(held)),
+            Mapped::Closed(_) => Err(Error::Broken { path: self.path.clone() }),
+            Mapped::Unmapped => Err(Error::Unmapped { path: self.path.clone() }),
+        }
     }
 
-    /// Does it again with a larger map where the map is full.
+    /// Does it again with a larger map where the map is full, and once with the database opened again where
+    /// LMDB has given it up.
     pub(super) fn growing<T>(&self, mut work: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+        let mut reopened = false;
         loop {
-            let size = {
-                let _held = self.hold()?;
-                self.env.info().map_size
+            let (size, generation) = {
+                let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
+                let size = match &*held {
+                    Mapped::Open(opened, _) => opened.env.info().map_size,
+                    Mapped::Closed(_) | Mapped::Unmapped => 0,
+                };
+                (size, held.generation())
             };
             match work() {
                 Err(Error::MapFull { .. }) => self.grow(size)?,
+                Err(Error::Broken { .. }) if !reopened => {
+                    reopened = true;
+                    self.reopen(generation)?;
+                }
                 other => return other,
             }
         }
     }
 
-    /// Doubles a map of this size, once nobody reads or writes.
-    fn grow(&self, size: usize) -> Result<(), Error> {
+    /// Waits until nobody reads or writes; `None` where that takes too long.
+    fn alone(&self) -> Option<RwLockWriteGuard<'_, Mapped>> {
         self.growing.fetch_add(1, Ordering::Relaxed);
-        let grown = self.resize(size);
-        self.growing.fetch_sub(1, Ordering::Relaxed);
-        grown
-    }
-
-    #[allow(unsafe_code)]
-    fn resize(&self, size: usize) -> Result<(), Error> {
-        let full = || Error::MapFull { path: self.path.clone() };
         let deadline = Instant::now() + PATIENCE;
-        let mut mapped = loop {
-            match self.mapped.try_write() {
-                Ok(mapped) => break mapped,
-                Err(TryLockError::Poisoned(e)) => break e.into_inner(),
+        let alone = loop {
+            match self.database.try_write() {
+                Ok(mapped) => break Some(mapped),
+                Err(TryLockError::Poisoned(e)) => break Some(e.into_inner()),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(PAUSE),
-                Err(TryLockError::WouldBlock) => return Err(full()),
+                Err(TryLockError::WouldBlock) => break None,
             }
         };
+        self.growing.fetch_sub(1, Ordering::Relaxed);
+        alone
+    }
+
+    /// Doubles a map of this size, once nobody reads or writes.
+    #[allow(unsafe_code)]
+    fn grow(&self, size: usize) -> Result<(), Error> {
+        let full = |reason| Error::MapFull { path: self.path.clone(), reason };
+        let mut mapped = self.alone().ok_or_else(|| full("readers hold it"))?;
+        let Mapped::Open(Opened { env, .. }, _) = &*mapped else { return Ok(()) };
         // Another has made it larger meanwhile.
-        if self.env.info().map_size > size {
+        if env.info().map_size > size {
             return Ok(());
         }
         let larger = size.saturating_mul(2);
         if larger > MOST {
-            return Err(full());
+            return Err(full("a process has no larger address space"));
         }
-        // LMDB has no map at all after a failure: the store must not be used any more.
-        *mapped = false;
-        // SAFETY: each transaction of this process holds `mapped` for reading, so that none is active; the lock
+        // SAFETY: each transaction of this process holds `database` for reading, so that none is active; the lock
         // file keeps other processes out.
-        if let Err(error) = unsafe { self.env.resize(larger) } {
+        if let Err(error) = unsafe { env.resize(larger) } {
             tracing::error!(path = %self.path.display(), bytes = larger, %error, "the store's map could not grow");
+            // LMDB has no map at all after a failure: the store must not be used any more.
+            *mapped = Mapped::Unmapped;
             return Err(Error::Unmapped { path: self.path.clone() });
         }
-        *mapped = true;
         tracing::info!(path = %self.path.display(), bytes = larger, "the store's map was full and has grown");
         Ok(())
+    }
+
+    /// Closes the database that LMDB has given up and opens it again: what was committed is there.
+    fn reopen(&self, generation: u64) -> Result<(), Error> {
+        let broken = || Error::Broken { path: self.path.clone() };
+        let mut mapped = self.alone().ok_or_else(broken)?;
+        // Another has done so meanwhile.
+        if mapped.generation() != generation {
+            return Ok(());
+        }
+        if let Mapped::Open(Opened { env, .. }, _) =
+            std::mem::replace(&mut *mapped, Mapped::Closed(generation))
+        {
+            env.prepare_for_closing().wait_timeout(PATIENCE);
+        }
+        let Mapped::Open(opened, _) = Mapped::open(&self.path, self.config)? else { return Err(broken()) };
+        *mapped = Mapped::Open(opened, generation + 1);
+        tracing::warn!(path = %self.path.display(), "the store's database had failed and was opened again");
+        Ok(())
+    }
+
+    /// Closes the database for good.
+    pub(super) fn close(&self) {
+        let mut mapped = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let generation = mapped.generation();
+        if let Mapped::Open(Opened { env, .. }, _) =
+            std::mem::replace(&mut *mapped, Mapped::Closed(generation))
+        {
+            env.prepare_for_closing().wait_timeout(PATIENCE);
+        }
     }
 }

@@ -60,6 +60,11 @@ pub fn write(items: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// What is kept beside a segment, so that a disk's fault is found out: its CRC-32C, little-endian.
+pub fn digest(encoded: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(encoded).to_le_bytes()
+}
+
 /// Cuts items into segments of about [`TARGET_BYTES`]: the index after the last item of each.
 pub fn cut(items: &[&[u8]]) -> Vec<usize> {
     let (mut cuts, mut bytes) = (Vec::new(), 0);

@@ -33,7 +33,7 @@ impl<'s> StoreView<'s> {
     /// # Errors
     /// When the store cannot be read.
     pub fn changes(&self, number: ParaNumber) -> Result<Option<&[u8]>, Error> {
-        let table = self.store.tables.changes;
+        let table = self.txn.tables.changes;
         let found =
             table.get_lower_than_or_equal_to(&self.txn, &number.0).map_err(|e| self.store.error(e))?;
         let Some((first, encoded)) = found else { return Ok(None) };
@@ -46,7 +46,7 @@ impl<'s> StoreView<'s> {
     /// # Errors
     /// When the store cannot be read.
     pub fn para_header(&self, number: ParaNumber) -> Result<Option<&[u8]>, Error> {
-        self.store.tables.para_headers.get(&self.txn, &number.0).map_err(|e| self.store.error(e))
+        self.txn.tables.para_headers.get(&self.txn, &number.0).map_err(|e| self.store.error(e))
     }
 
     /// A relay header, if it is stored.
@@ -54,7 +54,19 @@ impl<'s> StoreView<'s> {
     /// # Errors
     /// When the store cannot be read.
     pub fn relay_header(&self, number: RelayNumber) -> Result<Option<&[u8]>, Error> {
-        self.store.tables.relay_headers.get(&self.txn, &number.0).map_err(|e| self.store.error(e))
+        self.txn.tables.relay_headers.get(&self.txn, &number.0).map_err(|e| self.store.error(e))
+    }
+
+    /// Calls `take` with the storage changes of each block of the span until it answers false.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn changes_of<'a>(
+        &'a self,
+        span: Span<ParaNumber>,
+        take: &mut dyn FnMut(&'a [u8]) -> bool,
+    ) -> Result<(), Error> {
+        self.sequence_of_changes(span, take)
     }
 
     /// Values of a table in sequence; stops at the first gap.
@@ -85,7 +97,7 @@ impl<'s> StoreView<'s> {
         span: Span<ParaNumber>,
         take: &mut dyn FnMut(&'a [u8]) -> bool,
     ) -> Result<(), Error> {
-        let table = self.store.tables.changes;
+        let table = self.txn.tables.changes;
         let error = |e| self.store.error(e);
         let found = table.get_lower_than_or_equal_to(&self.txn, &span.first.0).map_err(error)?;
         let Some((start, _)) = found else { return Ok(()) };
@@ -109,7 +121,7 @@ impl<'s> StoreView<'s> {
 impl StoreView<'_> {
     /// The stop at a number, from its row among the alignments.
     fn stop<'a>(&'a self, number: u32, encoded: &'a [u8]) -> Result<Stop<'a>, Error> {
-        let tables = &self.store.tables;
+        let tables = &self.txn.tables;
         let error = |e| self.store.error(e);
         let missing = |what| Error::Missing { what };
         let (alignment, proof) = split_alignment(encoded)?;
@@ -144,7 +156,7 @@ impl View for StoreView<'_> {
         from: RelayNumber,
         take: &mut dyn FnMut(Stop<'a>) -> bool,
     ) -> Result<(), Self::Error> {
-        let tables = &self.store.tables;
+        let tables = &self.txn.tables;
         let error = |e| self.store.error(e);
         for entry in tables.alignments.range(&self.txn, &(from.0..)).map_err(error)? {
             let (number, encoded) = entry.map_err(error)?;
@@ -157,7 +169,7 @@ impl View for StoreView<'_> {
     }
 
     fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Self::Error> {
-        let found = self.store.tables.alignments.get_lower_than(&self.txn, &number.0);
+        let found = self.txn.tables.alignments.get_lower_than(&self.txn, &number.0);
         let found = found.map_err(|e| self.store.error(e))?;
         found.map(|(number, encoded)| self.stop(number, encoded)).transpose()
     }
@@ -167,7 +179,7 @@ impl View for StoreView<'_> {
         span: Span<RelayNumber>,
         take: &mut dyn FnMut(&'a [u8]) -> bool,
     ) -> Result<(), Self::Error> {
-        self.sequence(self.store.tables.relay_headers, span.first.0, span.last.0, take)
+        self.sequence(self.txn.tables.relay_headers, span.first.0, span.last.0, take)
     }
 
     fn para_headers<'a>(
@@ -175,7 +187,7 @@ impl View for StoreView<'_> {
         span: Span<ParaNumber>,
         take: &mut dyn FnMut(&'a [u8]) -> bool,
     ) -> Result<(), Self::Error> {
-        self.sequence(self.store.tables.para_headers, span.first.0, span.last.0, take)
+        self.sequence(self.txn.tables.para_headers, span.first.0, span.last.0, take)
     }
 
     fn para_blocks<'a>(
@@ -184,7 +196,7 @@ impl View for StoreView<'_> {
         take: &mut dyn FnMut(&'a [u8], &'a [u8]) -> bool,
     ) -> Result<(), Self::Error> {
         let headers = self
-            .store
+            .txn
             .tables
             .para_headers
             .range(&self.txn, &(span.first.0..=span.last.0))

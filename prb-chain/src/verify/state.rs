@@ -89,7 +89,7 @@ pub fn authority_set(state_root: Hash, proof: Vec<Vec<u8>>) -> Result<AuthorityS
 ///
 /// # Errors
 /// [`Error::Proof`] where they are not, or only under state version 1, which workers cannot follow.
-pub fn whole_state(state_root: Hash, pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Error> {
+pub fn whole_state<B: AsRef<[u8]> + Ord>(state_root: Hash, pairs: &[(B, B)]) -> Result<(), Error> {
     let what = "the genesis state";
     let items = || pairs.iter().map(|(key, value)| (key, value));
     if LayoutV0::<BlakeTwo256>::trie_root(items()).0 == state_root.0 {

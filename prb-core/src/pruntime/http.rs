@@ -14,7 +14,7 @@ use reqwest::{Client, Response, StatusCode, Url, redirect};
 use super::{Connect, ConnectError, Error, PRuntimeClient};
 use crate::prpc::{Method, ServerError};
 
-pub(crate) mod tls;
+pub mod tls;
 
 /// Default timeout of an ordinary call (`PHALA_PRPC_REQUEST_TIMEOUT`).
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);

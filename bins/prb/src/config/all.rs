@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    ApiArgs, OpsArgs, PageArgs, WorkerArgs,
+    ApiArgs, HistoryArgs, OpsArgs, PageArgs, WorkerArgs,
     values::{NodeUrl, ws_url},
 };
 
@@ -26,6 +26,9 @@ pub struct AllArgs {
         hide_env_values = true
     )]
     pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Where blocks of the past come from.
+    #[command(flatten)]
+    pub history: HistoryArgs,
     /// Folder of the block store and of what is kept of workers; made where it is missing.
     #[arg(long, env = "PRB_DATA", value_name = "DIR")]
     pub data: PathBuf,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{
-    OpsArgs, WalkieArgs,
+    HistoryArgs, OpsArgs, WalkieArgs,
     values::{NodeUrl, whole, ws_url},
 };
 
@@ -16,19 +16,30 @@ const BLOB_MAX_RANGE_COUNT: u32 = 60;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Chains and blobs")]
 pub struct DataProviderArgs {
-    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used.
-    #[arg(long, env = "PHALA_CHAIN_ENDPOINT", value_delimiter = ',', required = true, value_parser = ws_url, hide_env_values = true)]
+    /// WebSocket endpoints of the parachain's nodes, by comma; the first that works is used. Without nodes of
+    /// either chain, what --history has is served: enough for a chain that has ended.
+    #[arg(
+        long,
+        env = "PHALA_CHAIN_ENDPOINT",
+        value_delimiter = ',',
+        required_unless_present = "history",
+        value_parser = ws_url,
+        hide_env_values = true
+    )]
     pub chain_endpoint: Vec<NodeUrl>,
     /// WebSocket endpoints of the relay chain's nodes, by comma; the first that works is used.
     #[arg(
         long,
         env = "PHALA_PARENT_CHAIN_ENDPOINT",
         value_delimiter = ',',
-        required = true,
+        required_unless_present = "history",
         value_parser = ws_url,
         hide_env_values = true
     )]
     pub parent_chain_endpoint: Vec<NodeUrl>,
+    /// Where blocks of the past come from.
+    #[command(flatten)]
+    pub history: HistoryArgs,
     /// Folder of the block store; made where it is missing.
     #[arg(long, env = "PHALA_LOCAL_DB_PATH", default_value = "/var/data/0", value_name = "DIR")]
     pub local_db_path: PathBuf,

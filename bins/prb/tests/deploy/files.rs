@@ -149,7 +149,7 @@ fn the_unit_names_one_program() {
     }
 }
 
-const DOCS: [&str; 3] = ["../../README.md", "../operating.md", "../migration.md"];
+const DOCS: [&str; 4] = ["../../README.md", "../operating.md", "../data-provider.md", "../migration.md"];
 
 /// What stands in `](…)`, without addresses elsewhere.
 fn links(text: &str) -> Vec<&str> {

@@ -15,7 +15,10 @@ use super::BuildError;
 /// Both stores are needed: a container often has no certificates of its own, and an operator's own authority
 /// is often known to the system only. The crypto provider is explicit, so that it does not depend on the
 /// providers that other crates of the program enable.
-pub(crate) fn client_config(extra_pem: &[u8]) -> Result<ClientConfig, BuildError> {
+///
+/// # Errors
+/// [`BuildError::Certificates`] for what is no certificate.
+pub fn client_config(extra_pem: &[u8]) -> Result<ClientConfig, BuildError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let system = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(system.certs);

@@ -1,0 +1,291 @@
+//! `prb store`: the block store of a daemon that is stopped, on this machine.
+
+use std::{
+    io::IsTerminal,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use prb_chain::{
+    history::{self, HistorySource, Replay, archive},
+    store::{self, Part, Report, Store},
+};
+use prb_core::primitives::{ParaNumber, RelayNumber};
+
+use super::{
+    args::{Caution, StoreAction, StoreArgs},
+    confirm, print,
+};
+
+/// Time between two lines of progress, where nobody watches.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Where somebody does.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
+
+/// Does what was asked.
+pub(super) async fn run(args: StoreArgs) -> anyhow::Result<()> {
+    let path = args.data.map_or(args.local_db_path, |data| data.join("blocks"));
+    match args.action {
+        StoreAction::Import { from, chain_identity } => import(path, from, chain_identity).await,
+        action => tokio::task::spawn_blocking(move || on_store(path, action)).await?,
+    }
+}
+
+fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
+    if !path.join("data.mdb").exists() {
+        bail!(
+            "there is no block store at {}: set PHALA_LOCAL_DB_PATH, or --data for that of prb all",
+            path.display()
+        );
+    }
+    let store = open(&path)?;
+    match action {
+        StoreAction::Verify => verify(&store),
+        StoreAction::Export { to, level, file_mib } => {
+            export(&store, &to, archive::Config { level, file_bytes: file_mib << 20 })
+        }
+        StoreAction::Compact => {
+            let store::Compacted { before, after } = store.compact()?;
+            print(&format!("compacted from {} to {}\n", size(before), size(after)))
+        }
+        StoreAction::Drop { relay_from, para_from, headers, caution } => {
+            cut(&store, relay_from, para_from, headers, caution)
+        }
+        StoreAction::Import { .. } => Ok(()),
+    }
+}
+
+fn open(path: &std::path::Path) -> anyhow::Result<Store> {
+    Ok(Store::open(path, store::Config::default())?)
+}
+
+fn verify(store: &Store) -> anyhow::Result<()> {
+    let mut meter = Meter::new();
+    let report = store.verify(&mut |progress| {
+        meter.show(&format!("{}s", progress.part), progress.done.into(), progress.total.into());
+        true
+    })?;
+    meter.end();
+    let Report { relay_headers, justified, para_headers, changes, faults, faulty } = &report;
+    let mut text = format!(
+        "checked {relay_headers} relay headers ({justified} justified), {para_headers} parachain headers, storage \
+         changes of {changes} blocks\n"
+    );
+    for fault in faults {
+        text += &format!("{fault}\n");
+    }
+    text += &cures(&report);
+    print(&text)?;
+    if *faulty > 0 {
+        bail!("{faulty} faults in the store at {}", store.path().display());
+    }
+    Ok(())
+}
+
+/// What to do about the faults, from the part that the others hang on.
+fn cures(report: &Report) -> String {
+    let mut cures = String::new();
+    if report.first_of(Part::Genesis).is_some() {
+        return "Move the store away: the daemon fetches everything again, or `prb store import` an archive.\n".into();
+    }
+    if let Some(number) = report.first_of(Part::Relay) {
+        cures += &format!("Run `prb store drop --relay-from {number}`: the daemon fetches the rest again.\n");
+    }
+    match (report.first_of(Part::ParaHeaders), report.first_of(Part::Changes)) {
+        (Some(header), _) => {
+            cures += &format!(
+                "Run `prb store drop --para-from {header} --headers`: the daemon fetches the rest again.\n"
+            );
+        }
+        (None, Some(number)) => {
+            cures +=
+                &format!("Run `prb store drop --para-from {number}`: the daemon fetches the rest again.\n");
+        }
+        (None, None) => {}
+    }
+    cures
+}
+
+fn export(store: &Store, to: &std::path::Path, config: archive::Config) -> anyhow::Result<()> {
+    let (mut meter, start) = (Meter::new(), Instant::now());
+    let exported = archive::export(store, to, config, &mut |progress| {
+        meter.show(progress.kind.name(), progress.done.into(), progress.total.into());
+        true
+    })?;
+    meter.end();
+    let archive::Exported { files, bytes, content_bytes, relay_headers, para_headers, changes } = exported;
+    print(&format!(
+        "added {files} files with {relay_headers} relay headers, {para_headers} parachain headers and storage changes \
+         of {changes} blocks in {:.1} s: {} of {}\n",
+        start.elapsed().as_secs_f64(),
+        size(bytes),
+        size(content_bytes),
+    ))
+}
+
+async fn import(path: PathBuf, from: PathBuf, expected: Option<String>) -> anyhow::Result<()> {
+    let archive = tokio::task::spawn_blocking(move || archive::ArchiveHistory::open(&from)).await??;
+    let store = Arc::new(tokio::task::spawn_blocking(move || open(&path)).await??);
+    let end = archive.extent();
+    let mut replay = Replay::new(Arc::clone(&store), vec![Arc::new(archive)], history::Config::default());
+    if store.genesis().is_none() {
+        let Some((start, genesis, _)) = replay.start().await else {
+            bail!("the archive has no start of the chain that holds: genesis.prb is missing or damaged");
+        };
+        let identity = genesis.chain_identity.to_string();
+        if expected.as_ref().is_some_and(|expected| !expected.eq_ignore_ascii_case(&identity)) {
+            bail!("the archive is of chain {identity}, another one than expected");
+        }
+        eprintln!(
+            "chain {identity}, parachain {}, from relay block {} ({}) on",
+            genesis.para_id, start.number, start.hash
+        );
+        replay.settle(start, genesis).await?;
+    }
+    let start = Instant::now();
+    let mut tips = store.tips();
+    let drained = {
+        let drain = replay.drain();
+        tokio::pin!(drain);
+        let mut meter = Meter::new();
+        loop {
+            tokio::select! {
+                drained = &mut drain => break drained?,
+                _ = tips.changed() => {
+                    let now = *tips.borrow_and_update();
+                    let done = now.relay.map_or(0, |(number, _)| number.0) as u64 + u64::from(now.changes.0);
+                    let total = end.relay.map_or(0, |n| n.0) as u64 + end.para.map_or(0, |n| n.0) as u64;
+                    meter.show("blocks of both chains", done, total.max(done));
+                }
+            }
+        }
+    };
+    let heights = *store.heights().borrow();
+    let shown = |number: Option<u32>| number.map_or("none".to_owned(), |number| number.to_string());
+    let (relay, para) = (heights.relay.map(|n| n.0), heights.para.map(|n| n.0));
+    print(&format!(
+        "verified and stored up to relay block {} and parachain block {} in {:.1} s\n",
+        shown(relay),
+        shown(para),
+        start.elapsed().as_secs_f64()
+    ))?;
+    for fault in &drained.faults {
+        eprintln!("{}: {}: {}", fault.source, fault.part.name(), fault.what);
+    }
+    if !drained.faults.is_empty() {
+        bail!(
+            "not all of the archive was imported; what is stored is verified, and may be added to from elsewhere"
+        );
+    }
+    Ok(())
+}
+
+fn cut(
+    store: &Store,
+    relay: Option<u32>,
+    para: Option<u32>,
+    headers: bool,
+    caution: Caution,
+) -> anyhow::Result<()> {
+    let tips = *store.tips().borrow();
+    let mut what = Vec::new();
+    if let Some(number) = relay {
+        what.push(format!("relay blocks {number} to {}", tips.relay.map_or(0, |(tip, _)| tip.0)));
+    }
+    if let Some(number) = para {
+        what.push(format!("storage changes of parachain blocks {number} to {}", tips.changes));
+    }
+    if headers {
+        what.push("their headers".into());
+    }
+    let what = what.join(", ");
+    if caution.dry_run {
+        return print(&format!("would drop {what}\n"));
+    }
+    confirm(caution, &format!("Drop {what}?"))?;
+    if let Some(number) = para {
+        store.drop_para_from(ParaNumber(number), headers).context("not all of it was dropped")?;
+    }
+    if let Some(number) = relay {
+        store.drop_relay_from(RelayNumber(number)).context("not all of it was dropped")?;
+    }
+    let tips = *store.tips().borrow();
+    let end = |number: Option<u32>| number.map_or("no".to_owned(), |number| number.to_string());
+    print(&format!(
+        "dropped {what}; the store ends with relay block {}, parachain header {} and storage changes of block {}\n",
+        end(tips.relay.map(|(number, _)| number.0)),
+        end(tips.para_header.map(|(number, _)| number.0)),
+        tips.changes
+    ))
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.1} GiB", mib / 1024.0) }
+}
+
+/// Shows how far something is, how fast it goes and how long it will take.
+struct Meter {
+    is_watched: bool,
+    what: String,
+    start: Instant,
+    first: u64,
+    told: Instant,
+}
+
+impl Meter {
+    fn new() -> Self {
+        let now = Instant::now();
+        let is_watched = std::io::stderr().is_terminal();
+        Self { is_watched, what: String::new(), start: now, first: 0, told: now }
+    }
+
+    fn show(&mut self, what: &str, done: u64, total: u64) {
+        let now = Instant::now();
+        if self.what != what {
+            self.what = what.to_owned();
+            (self.start, self.first) = (now, done);
+        }
+        let pause = if self.is_watched { SHOW_EVERY } else { TELL_EVERY };
+        if now - self.told < pause {
+            return;
+        }
+        self.told = now;
+        let line = line(what, done, total, done.saturating_sub(self.first), now - self.start);
+        if self.is_watched { eprint!("\r\u{1b}[K{line}") } else { eprintln!("{line}") }
+    }
+
+    fn end(&self) {
+        if self.is_watched {
+            eprint!("\r\u{1b}[K");
+        }
+    }
+}
+
+fn line(what: &str, done: u64, total: u64, since: u64, took: Duration) -> String {
+    let rate = since as f64 / took.as_secs_f64().max(0.001);
+    let left = total.saturating_sub(done);
+    let time = if rate >= 1.0 { format!(", {} s left", (left as f64 / rate).ceil()) } else { String::new() };
+    format!("{what}: {done} of {total}, {rate:.0}/s{time}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_has_rate_and_time_left() {
+        let text = line("relay blocks", 3000, 9000, 2000, Duration::from_secs(4));
+        assert_eq!(text, "relay blocks: 3000 of 9000, 500/s, 12 s left");
+        assert_eq!(line("x", 0, 5, 0, Duration::ZERO), "x: 0 of 5, 0/s");
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        assert_eq!(size(3 << 20), "3.0 MiB");
+        assert_eq!(size(5 << 30), "5.0 GiB");
+    }
+}

@@ -1,0 +1,82 @@
+//! Where blocks of the past come from besides nodes.
+
+use std::{fmt, path::PathBuf};
+
+use clap::Args;
+
+use super::values::host_only;
+
+/// Where blocks of the past come from besides nodes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Chains and blobs")]
+pub struct HistoryArgs {
+    /// Where blocks of the past come from before nodes are asked, by comma, the first one first: the folder of an
+    /// archive (of `prb store export`), http://… or https://… of a headers cache, tcp://HOST:PORT of another data
+    /// provider's blob server. All of it is verified as nodes' answers are.
+    #[arg(
+        long,
+        env = "PRB_HISTORY",
+        value_delimiter = ',',
+        value_parser = history_place,
+        value_name = "PLACE",
+        hide_env_values = true
+    )]
+    pub history: Vec<HistoryPlace>,
+}
+
+/// Where blocks of the past are. A URL may hold a key, so `Debug` shows the host only.
+#[derive(Clone, PartialEq, Eq)]
+pub enum HistoryPlace {
+    /// A folder with an archive.
+    Archive(PathBuf),
+    /// A headers cache over HTTP.
+    HeadersCache(String),
+    /// A data provider's blob server: host and port.
+    Provider(String),
+}
+
+impl fmt::Debug for HistoryPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive(folder) => write!(f, "{}", folder.display()),
+            Self::HeadersCache(url) => f.write_str(&host_only(url)),
+            Self::Provider(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+fn history_place(text: &str) -> Result<HistoryPlace, String> {
+    let text = text.trim();
+    match text.split_once("://") {
+        None if !text.is_empty() => Ok(HistoryPlace::Archive(text.into())),
+        Some(("http" | "https", host)) if !host.is_empty() => Ok(HistoryPlace::HeadersCache(text.to_owned())),
+        Some(("tcp", address))
+            if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
+        {
+            Ok(HistoryPlace::Provider(address.to_owned()))
+        }
+        _ => Err(
+            "must be the folder of an archive, http://… or https://… of a headers cache, or tcp://HOST:PORT \
+                  of a data provider"
+                .into(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn places_are_told_apart() {
+        assert_eq!(history_place("/srv/archive"), Ok(HistoryPlace::Archive("/srv/archive".into())));
+        assert_eq!(history_place("tcp://a:8012"), Ok(HistoryPlace::Provider("a:8012".into())));
+        let cache = history_place(" https://a.example:444/key/abc").unwrap();
+        assert_eq!(cache, HistoryPlace::HeadersCache("https://a.example:444/key/abc".into()));
+        assert_eq!(format!("{cache:?}"), "https://a.example:444");
+        for bad in ["", "tcp://a", "tcp://a:99999", "ws://a:1", "http://"] {
+            assert!(history_place(bad).is_err(), "{bad}");
+        }
+    }
+}

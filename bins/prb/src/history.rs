@@ -1,0 +1,61 @@
+//! Opens the sources of past blocks that an operator names.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use prb_chain::history::{
+    HistorySource,
+    archive::ArchiveHistory,
+    blobs::BlobHistory,
+    headers_cache::{self, HeadersCache},
+};
+use prb_walkie::blob::remote::{self, Candidate, RemoteBlobSource};
+use tokio::sync::watch;
+
+use crate::{config::HistoryPlace, daemon::Background};
+
+/// The sources at these places. Those that need tasks have them in the background.
+///
+/// # Errors
+/// Where a folder is no archive, a URL is none, or a host has no address.
+pub(crate) async fn open(
+    places: &[HistoryPlace],
+    background: &mut Background,
+) -> anyhow::Result<Vec<Arc<dyn HistorySource>>> {
+    let mut sources: Vec<Arc<dyn HistorySource>> = Vec::new();
+    for place in places {
+        sources.push(match place {
+            HistoryPlace::Archive(folder) => {
+                let folder = folder.clone();
+                Arc::new(tokio::task::spawn_blocking(move || ArchiveHistory::open(&folder)).await??)
+            }
+            HistoryPlace::HeadersCache(url) => {
+                Arc::new(HeadersCache::new(url, headers_cache::Config::default())?)
+            }
+            HistoryPlace::Provider(address) => Arc::new(provider(address, background).await?),
+        });
+    }
+    Ok(sources)
+}
+
+async fn provider(
+    address: &str,
+    background: &mut Background,
+) -> anyhow::Result<BlobHistory<RemoteBlobSource>> {
+    let found = tokio::net::lookup_host(address).await.with_context(|| format!("no address of {address}"))?;
+    let address_found = found.into_iter().next().with_context(|| format!("no address of {address}"))?;
+    let candidate = Candidate {
+        id: format!("tcp://{address}"),
+        address: address_found,
+        chain_identity: None,
+        announced: None,
+    };
+    let (candidates, told) = watch::channel(vec![candidate]);
+    background.spawn(|stop| async move {
+        stop.cancelled().await;
+        drop(candidates);
+        anyhow::anyhow!("stopped")
+    });
+    let source = RemoteBlobSource::start(told, remote::Config::default());
+    Ok(BlobHistory::new(format!("data provider tcp://{address}"), source))
+}

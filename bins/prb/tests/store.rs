@@ -1,0 +1,203 @@
+//! `prb store` on the store of a data provider, and data providers without nodes: from its archive, and from one
+//! another.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use prb_chain::store::{self, Store};
+use prb_core::primitives::ParaNumber;
+
+mod support;
+use support::{
+    Net, chain,
+    daemons::{Daemon, free_port, provider},
+};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// What a command did: exit code, standard output, standard error.
+type Done = (Option<i32>, String, String);
+
+fn prb(store: &Path, arguments: &[&str]) -> Done {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prb"));
+    command.arg("store").args(arguments).env_clear().env("PHALA_LOCAL_DB_PATH", store);
+    let done = command.stdin(std::process::Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (done.status.code(), text(done.stdout), text(done.stderr))
+}
+
+#[track_caller]
+fn good(store: &Path, arguments: &[&str]) -> String {
+    let (code, out, err) = prb(store, arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {out}{err}");
+    out
+}
+
+#[track_caller]
+fn bad(store: &Path, arguments: &[&str], texts: &[&str]) {
+    let (code, out, err) = prb(store, arguments);
+    assert_eq!(code, Some(1), "{arguments:?}: {out}{err}");
+    for text in texts {
+        assert!(out.contains(text) || err.contains(text), "{text:?} is missing in\n{out}{err}");
+    }
+}
+
+fn store_of(daemon: &Daemon) -> PathBuf {
+    daemon.variable("PHALA_LOCAL_DB_PATH").unwrap().into()
+}
+
+/// Numbers of relay headers and blocks with storage changes that a daemon has.
+fn metric(daemon: &Daemon, name: &str) -> Option<u64> {
+    let metrics = daemon.ops("/metrics")?.1;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().parse().ok()
+}
+
+/// A data provider without nodes.
+fn without_nodes(net: &Net, name: &str, history: impl std::fmt::Display) -> Daemon {
+    Daemon::new(net.dir.path(), "data_provider", name)
+        .set("PRB_HISTORY", history)
+        .set("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT", free_port())
+        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
+}
+
+/// Waits until a provider says that it has stored all that there is.
+async fn until_stored(daemon: &Daemon, para: u32) {
+    let start = Instant::now();
+    let wanted = format!("\"para\":{para}");
+    while !daemon.log().lines().any(|line| line.contains("stored all blocks") && line.contains(&wanted)) {
+        assert!(start.elapsed() < LIMIT, "{}", daemon.log_tail());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The last number in a text that follows some words.
+fn number_after(text: &str, words: &str) -> u32 {
+    let rest = &text[text.rfind(words).unwrap() + words.len()..];
+    let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_goes_on_to_other_machines() {
+    let net = Net::start(chain(), 0).await;
+    let mut first = provider(&net, "first");
+    first.start();
+    first.until_unready(&[], LIMIT).await;
+    let store = store_of(&first);
+    bad(&store, &["verify"], &["in use", "stop the daemon"]);
+    assert!(metric(&first, "prb_usable_peers ").is_some());
+    first.stop().await;
+
+    let checked = good(&store, &["verify"]);
+    let blocks = number_after(&checked, "storage changes of ");
+    assert!(blocks > 100, "{checked}");
+    let archive = net.dir.path().join("archive");
+    let to = archive.to_str().unwrap();
+    let added = good(&store, &["export", "--to", to]);
+    assert!(added.contains("added 4 files"), "{added}");
+    assert!(good(&store, &["export", "--to", to]).contains("added 0 files"));
+
+    // Imported on another machine.
+    let elsewhere = net.dir.path().join("elsewhere");
+    let imported = good(&elsewhere, &["import", "--from", to]);
+    let last = number_after(&imported, "parachain block ");
+    assert!(last > 100 && last <= blocks, "{imported}");
+    good(&elsewhere, &["verify"]);
+    let compacted = good(&elsewhere, &["compact"]);
+    assert!(compacted.starts_with("compacted from "), "{compacted}");
+    let stranger = net.dir.path().join("stranger");
+    let other = format!("0x{}", "7".repeat(64));
+    bad(&stranger, &["import", "--from", to, "--chain-identity", &other], &["another one than expected"]);
+
+    // A chain that has ended is served to its last block, from the archive and from one provider to the next.
+    let mut second = without_nodes(&net, "second", to);
+    second.start();
+    until_stored(&second, last).await;
+    second.until_unready(&[], LIMIT).await;
+    let port = second.variable("PHALA_DATA_PROVIDER_LOCAL_SERVER_PORT").unwrap();
+    let mut third = without_nodes(&net, "third", format!("tcp://127.0.0.1:{port}"));
+    third.start();
+    until_stored(&third, last).await;
+    third.stop().await;
+    second.stop().await;
+    for daemon in [&second, &third] {
+        let checked = good(&store_of(daemon), &["verify"]);
+        assert_eq!(number_after(&checked, "storage changes of "), last, "{checked}");
+    }
+
+    // The archive goes on with the store.
+    first.start();
+    first.until_unready(&[], LIMIT).await;
+    first.stop().await;
+    assert!(good(&store, &["export", "--to", to]).contains("added 3 files"));
+    let more = good(&elsewhere, &["import", "--from", to]);
+    assert!(number_after(&more, "parachain block ") > last, "{more}");
+    good(&elsewhere, &["verify"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_named_with_its_cure() {
+    let net = Net::start(chain(), 0).await;
+    let mut first = provider(&net, "first");
+    first.start();
+    first.until_unready(&[], LIMIT).await;
+    first.stop().await;
+    let store = store_of(&first);
+
+    let archive = net.dir.path().join("archive");
+    let to = archive.to_str().unwrap();
+    good(&store, &["export", "--to", to]);
+    let file = archive.join("changes-0000000001.prb");
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let elsewhere = net.dir.path().join("elsewhere");
+    bad(&elsewhere, &["import", "--from", to], &["changes-0000000001.prb", "not all of the archive"]);
+    good(&elsewhere, &["verify"]);
+
+    // A disk's fault in the middle of the storage changes.
+    let some = {
+        let store = Store::open(&store, store::Config::default()).unwrap();
+        store.changes(ParaNumber(60)).unwrap()
+    };
+    let database = store.join("data.mdb");
+    let mut bytes = fs::read(&database).unwrap();
+    let places = bytes.windows(some.len()).enumerate().filter(|(_, window)| *window == some);
+    let places: Vec<usize> = places.map(|(at, _)| at).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at + some.len() / 2] ^= 0xff);
+    fs::write(&database, bytes).unwrap();
+    let (code, out, err) = prb(&store, &["verify"]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(out.contains("storage changes of block ") && out.contains("not as it was stored"), "{out}");
+    let line = out.lines().find(|line| line.contains("prb store drop --para-from")).unwrap();
+    let words: Vec<&str> = line.split('`').nth(1).unwrap().split(' ').skip(2).collect();
+    assert!(good(&store, &[&words[..], &["--dry-run"]].concat()).starts_with("would drop "));
+    assert!(good(&store, &[&words[..], &["--yes"]].concat()).starts_with("dropped "));
+    good(&store, &["verify"]);
+    first.start();
+    first.until_unready(&[], LIMIT).await;
+    first.stop().await;
+    good(&store, &["verify"]);
+    bad(&net.dir.path().join("none"), &["verify"], &["no block store at"]);
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_refused() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut daemon = Daemon::new(folder.path(), "data_provider", "none");
+    assert!(daemon.refuses(LIMIT).await.contains("PHALA_CHAIN_ENDPOINT"));
+    let mut daemon = Daemon::new(folder.path(), "data_provider", "half")
+        .set("PRB_HISTORY", "/srv/archive")
+        .set("PHALA_CHAIN_ENDPOINT", "ws://127.0.0.1:1");
+    assert!(daemon.refuses(LIMIT).await.contains("nodes of one chain alone"));
+    let mut daemon = Daemon::new(folder.path(), "data_provider", "odd").set("PRB_HISTORY", "ftp://a");
+    assert!(daemon.refuses(LIMIT).await.contains("must be the folder of an archive"));
+}

@@ -1,0 +1,315 @@
+//! Writing an archive from a store.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use codec::Encode;
+use prb_core::{
+    blob::{Span, assemble::View},
+    primitives::{Hash, ParaNumber, RelayNumber},
+};
+
+use super::{
+    format::{self, Chain, FrameHead, Head, Kind, chained, put_piece},
+    read::Archive,
+};
+use crate::store::{self, Store, StoreView, segment};
+
+/// Bytes of content after which a frame is closed.
+const FRAME_BYTES: usize = 4 << 20;
+/// Blocks after which one is.
+const FRAME_BLOCKS: u32 = 65_536;
+
+/// How an archive is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Zstandard's level, 1 to 19: higher ones take longer for smaller files.
+    pub level: i32,
+    /// Bytes after which a file is closed and the next one begun.
+    pub file_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { level: 3, file_bytes: 256 << 20 }
+    }
+}
+
+/// Why an archive was not written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store has no blocks yet.
+    #[error("there is nothing to export: the store is empty")]
+    Empty,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The folder has another archive, or a damaged one.
+    #[error("cannot add to the archive at {path}: {reason}")]
+    Archive {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk is full.
+    #[error("the disk of {path} is full: make room and export again, what is there stays")]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// How far an export is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is written.
+    pub kind: Kind,
+    /// Blocks of it that are written, with those that were there.
+    pub done: u32,
+    /// Blocks of it that there are.
+    pub total: u32,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// Files that were added.
+    pub files: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of what they have, unpacked.
+    pub content_bytes: u64,
+    /// Relay headers that were added.
+    pub relay_headers: u32,
+    /// Parachain headers that were added.
+    pub para_headers: u32,
+    /// Blocks whose storage changes were added.
+    pub changes: u32,
+}
+
+/// Writes everything that the store has and the folder has not.
+///
+/// Blocks on the disk. `tell` hears of the progress, and ends the export where it answers false: what is written
+/// is whole, and the next export goes on there.
+///
+/// # Errors
+/// See [`Error`]. What was written before is whole.
+pub fn export(
+    store: &Store,
+    folder: &Path,
+    config: Config,
+    tell: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Exported, Error> {
+    let Some((_, genesis)) = store.genesis() else { return Err(Error::Empty) };
+    let chain = Chain {
+        para_id: genesis.para_id,
+        identity: genesis.chain_identity,
+        relay_number: genesis.relay_number.0,
+        relay_hash: genesis.relay_hash,
+    };
+    let io = |source| failed(folder, source);
+    fs::create_dir_all(folder).map_err(io)?;
+    let there = |reason| Error::Archive { path: folder.to_owned(), reason };
+    let archive = Archive::open(folder).map_err(|e| there(e.to_string()))?;
+    if archive.chain().is_some_and(|other| other != chain) {
+        return Err(there("it is of another chain: use another folder".into()));
+    }
+    let mut export = Export { store, folder, config, chain, tell, exported: Exported::default() };
+    if archive.next(Kind::Genesis) == 0 {
+        export.genesis()?;
+    }
+    let tips = *store.tips().borrow();
+    let ends = [
+        (Kind::Relay, chain.relay_number + 1, tips.relay.map(|(n, _)| n.0)),
+        (Kind::Headers, 0, tips.para_header.map(|(n, _)| n.0)),
+        (Kind::Changes, 1, Some(tips.changes.0)),
+    ];
+    for (kind, first, last) in ends {
+        let first = first.max(archive.next(kind));
+        let Some(last) = last.filter(|last| *last >= first) else { continue };
+        if !export.blocks(kind, first, last)? {
+            break;
+        }
+    }
+    Ok(export.exported)
+}
+
+fn failed(path: &Path, source: io::Error) -> Error {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            Error::DiskFull { path }
+        }
+        _ => Error::Io { path, source },
+    }
+}
+
+struct Export<'a> {
+    store: &'a Store,
+    folder: &'a Path,
+    config: Config,
+    chain: Chain,
+    tell: &'a mut dyn FnMut(Progress) -> bool,
+    exported: Exported,
+}
+
+impl Export<'_> {
+    fn genesis(&mut self) -> Result<(), Error> {
+        let Some((_, genesis)) = self.store.genesis() else { return Err(Error::Empty) };
+        let content = (genesis.info.to_vec(), genesis.state.to_vec()).encode();
+        let mut file = OpenFile::create(self.folder, Kind::Genesis, self.chain, 0)?;
+        self.exported.content_bytes += content.len() as u64;
+        file.frame(0, 1, &content, self.config.level)?;
+        self.close(file)
+    }
+
+    /// Writes the blocks from `first` to `last`; false where the export was ended.
+    fn blocks(&mut self, kind: Kind, first: u32, last: u32) -> Result<bool, Error> {
+        let (mut next, mut open, mut goes_on) = (first, None, true);
+        while next <= last && goes_on {
+            let view = self.store.view()?;
+            let (count, content) = match kind {
+                Kind::Relay => relay_frame(&view, next, last)?,
+                kind => list_frame(&view, kind, next, last)?,
+            };
+            drop(view);
+            if count == 0 {
+                break;
+            }
+            let mut file = match open.take() {
+                Some(file) => file,
+                None => OpenFile::create(self.folder, kind, self.chain, next)?,
+            };
+            file.frame(next, count, &content, self.config.level)?;
+            next += count;
+            self.exported.content_bytes += content.len() as u64;
+            match kind {
+                Kind::Relay => self.exported.relay_headers += count,
+                Kind::Headers => self.exported.para_headers += count,
+                Kind::Changes | Kind::Genesis => self.exported.changes += count,
+            }
+            if file.bytes >= self.config.file_bytes {
+                self.close(file)?;
+            } else {
+                open = Some(file);
+            }
+            goes_on = (self.tell)(Progress { kind, done: next, total: last + 1 });
+        }
+        open.map_or(Ok(()), |file| self.close(file))?;
+        Ok(goes_on)
+    }
+
+    fn close(&mut self, file: OpenFile) -> Result<(), Error> {
+        self.exported.bytes += file.close(self.folder)?;
+        self.exported.files += 1;
+        Ok(())
+    }
+}
+
+/// Relay pieces up to about [`FRAME_BYTES`].
+fn relay_frame(view: &StoreView<'_>, first: u32, last: u32) -> Result<(u32, Vec<u8>), Error> {
+    let (mut next, mut content, mut failure) = (RelayNumber(first), Vec::new(), None);
+    view.stops(next, &mut |stop| {
+        if stop.number.0 > last {
+            return false;
+        }
+        let mut headers = Vec::new();
+        let span = Span { first: next, last: stop.number };
+        let read = view.relay_headers(span, &mut |header| {
+            headers.push(header);
+            true
+        });
+        let proof = crate::verify::scale::list(stop.proof);
+        match (read, proof) {
+            (Ok(()), Some(proof)) if headers.len() as u32 == stop.number.0 + 1 - next.0 => {
+                put_piece(&mut content, &headers, stop.justification, &proof);
+                next = stop.number.next();
+                content.len() < FRAME_BYTES && next.0 - first < FRAME_BLOCKS
+            }
+            (Err(e), _) => {
+                failure = Some(e);
+                false
+            }
+            _ => {
+                failure = Some(store::Error::Corrupt { what: "relay block" });
+                false
+            }
+        }
+    })?;
+    failure.map_or(Ok((next.0 - first, content)), |e| Err(e.into()))
+}
+
+/// Headers or changes up to about [`FRAME_BYTES`].
+fn list_frame(view: &StoreView<'_>, kind: Kind, first: u32, last: u32) -> Result<(u32, Vec<u8>), Error> {
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    let span = Span { first: ParaNumber(first), last: ParaNumber(last.min(first + FRAME_BLOCKS - 1)) };
+    let mut take = |item| {
+        items.push(item);
+        bytes += <[u8]>::len(item);
+        bytes < FRAME_BYTES
+    };
+    match kind {
+        Kind::Headers => view.para_headers(span, &mut take)?,
+        _ => view.changes_of(span, &mut take)?,
+    }
+    let content = if items.is_empty() { Vec::new() } else { segment::write(&items) };
+    Ok((items.len() as u32, content))
+}
+
+/// A file that is being written, under another name.
+struct OpenFile {
+    out: BufWriter<File>,
+    path: PathBuf,
+    name: String,
+    hash: Hash,
+    frames: u32,
+    next: u32,
+    bytes: u64,
+}
+
+impl OpenFile {
+    fn create(folder: &Path, kind: Kind, chain: Chain, first: u32) -> Result<Self, Error> {
+        let name = kind.file_name(first);
+        let path = folder.join(format!("{name}.partial"));
+        let head = Head { kind, chain, first }.encode();
+        let file = File::create(&path).map_err(|e| failed(&path, e))?;
+        let mut out = BufWriter::new(file);
+        out.write_all(&head).map_err(|e| failed(&path, e))?;
+        let hash = Hash::of(&head[..head.len() - 32]);
+        Ok(Self { out, path, name, hash, frames: 0, next: first, bytes: head.len() as u64 })
+    }
+
+    fn frame(&mut self, first: u32, count: u32, content: &[u8], level: i32) -> Result<(), Error> {
+        let written = format::write_frame(&mut self.out, first, count, content, level);
+        let (hash, bytes) = written.map_err(|e| failed(&self.path, e))?;
+        self.hash = chained(self.hash, hash);
+        self.frames += 1;
+        self.next = first + count;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Ends the file and gives it its name.
+    fn close(mut self, folder: &Path) -> Result<u64, Error> {
+        let end = FrameHead::end(self.next, self.frames, self.hash).encode();
+        let done = self.out.write_all(&end).and_then(|()| self.out.flush());
+        let done = done.and_then(|()| self.out.get_ref().sync_all());
+        let done = done.and_then(|()| fs::rename(&self.path, folder.join(&self.name)));
+        let done = done.and_then(|()| File::open(folder)?.sync_all());
+        done.map_err(|e| failed(&self.path, e))?;
+        Ok(self.bytes + end.len() as u64)
+    }
+}

@@ -1,0 +1,122 @@
+//! A [`HistorySource`] in memory, for tests and embedders.
+
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use prb_core::{
+    blob::{Genesis, Span},
+    primitives::{ParaNumber, RelayNumber},
+};
+
+use super::{Error, Extent, HistorySource, Next, Piece};
+
+/// Blocks as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// The start.
+    pub genesis: Option<Genesis>,
+    /// Relay pieces in sequence.
+    pub relay: Vec<Piece>,
+    /// Number of the first relay header.
+    pub first_relay: RelayNumber,
+    /// Parachain headers from block 0 on.
+    pub para_headers: Vec<Vec<u8>>,
+    /// Storage changes from block 1 on.
+    pub changes: Vec<Vec<u8>>,
+}
+
+impl Blocks {
+    /// How far they go.
+    pub fn extent(&self) -> Extent {
+        let headers: usize = self.relay.iter().map(|piece| piece.headers.len()).sum();
+        let relay = headers.checked_sub(1).map(|more| RelayNumber(self.first_relay.0 + more as u32));
+        let headers = self.para_headers.len().checked_sub(1);
+        let para = headers.map(|last| ParaNumber(last.min(self.changes.len()) as u32));
+        Extent { relay, para }
+    }
+}
+
+/// A source in memory.
+#[derive(Debug, Default)]
+pub struct MemoryHistory {
+    name: String,
+    blocks: Mutex<Blocks>,
+    /// Items in one answer at most.
+    per_answer: usize,
+}
+
+impl MemoryHistory {
+    /// A source of these blocks that gives at most `per_answer` pieces, headers or changes at once.
+    pub fn new(name: impl Into<String>, blocks: Blocks, per_answer: usize) -> Self {
+        Self { name: name.into(), blocks: Mutex::new(blocks), per_answer: per_answer.max(1) }
+    }
+
+    /// Changes what it has.
+    pub fn edit(&self, change: impl FnOnce(&mut Blocks)) {
+        change(&mut self.blocks.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&Blocks) -> T) -> T {
+        read(&self.blocks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn slice(&self, all: &[Vec<u8>], from: u32, span: Span<ParaNumber>) -> Vec<Vec<u8>> {
+        let (Some(first), Some(last)) = (span.first.0.checked_sub(from), span.last.0.checked_sub(from))
+        else {
+            return Vec::new();
+        };
+        let count = (last as usize + 1).saturating_sub(first as usize).min(self.per_answer);
+        all.iter().skip(first as usize).take(count).cloned().collect()
+    }
+}
+
+#[async_trait]
+impl HistorySource for MemoryHistory {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn extent(&self) -> Extent {
+        self.with(Blocks::extent)
+    }
+
+    async fn genesis(&self) -> Result<Option<Genesis>, Error> {
+        Ok(self.with(|blocks| blocks.genesis.clone()))
+    }
+
+    async fn relay(&self, next: Next) -> Result<Vec<Piece>, Error> {
+        Ok(self.with(|blocks| from_header(&blocks.relay, blocks.first_relay, next.relay, self.per_answer)))
+    }
+
+    async fn para_headers(&self, span: Span<ParaNumber>) -> Result<Vec<Vec<u8>>, Error> {
+        Ok(self.with(|blocks| self.slice(&blocks.para_headers, 0, span)))
+    }
+
+    async fn changes(&self, span: Span<ParaNumber>) -> Result<Vec<Vec<u8>>, Error> {
+        Ok(self.with(|blocks| self.slice(&blocks.changes, 1, span)))
+    }
+}
+
+/// Pieces from a header on; the first of them without the headers before it.
+pub(super) fn from_header(
+    pieces: &[Piece],
+    first: RelayNumber,
+    wanted: RelayNumber,
+    most: usize,
+) -> Vec<Piece> {
+    let mut number = first.0;
+    let mut found = Vec::new();
+    for piece in pieces {
+        let end = number.saturating_add(piece.headers.len() as u32);
+        if end > wanted.0 && found.len() < most {
+            let skip = wanted.0.saturating_sub(number);
+            if number + skip != wanted.0 && found.is_empty() {
+                // It starts later.
+                break;
+            }
+            found.push(Piece { headers: piece.headers[skip as usize..].to_vec(), ..piece.clone() });
+        }
+        number = end;
+    }
+    found
+}

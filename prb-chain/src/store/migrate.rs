@@ -1,0 +1,120 @@
+//! Migration of stores that older versions wrote, in place.
+//!
+//! Each step turns a layout into the next one, in transactions of bounded size. The store is marked with the new
+//! layout first, so that the older version does not write into what is half done, and with how far the step is: a
+//! step that was interrupted goes on where it was.
+
+use std::time::{Duration, Instant};
+
+use codec::{Decode, Encode};
+
+use super::{Error, Store, decode, segment};
+
+/// The layout that this code reads and writes.
+pub const SCHEMA: u32 = 2;
+/// The oldest layout that can be migrated.
+const OLDEST: u32 = 1;
+/// Steps by the layout that they start from, [`OLDEST`] first.
+const STEPS: [Step; (SCHEMA - OLDEST) as usize] = [Store::add_digests];
+/// Bytes of values read in one transaction.
+const BYTES_PER_TRANSACTION: usize = 64 << 20;
+/// Time between two lines in the log.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Does a part of a step from a row on; gives the row to go on from, or none at the end.
+type Step = fn(&Store, u32) -> Result<Option<u32>, Error>;
+
+/// A step that has not ended.
+#[derive(Clone, Copy, Encode, Decode)]
+struct Unfinished {
+    /// The layout that it starts from.
+    from: u32,
+    /// The row that comes next.
+    row: u32,
+}
+
+impl Store {
+    /// Brings the store to the layout of this version.
+    pub(super) fn migrate(&self) -> Result<(), Error> {
+        let (found, mut unfinished) = self.growing(|| self.layout())?;
+        if !(OLDEST..=SCHEMA).contains(&found) {
+            return Err(Error::Schema { path: self.path.clone(), found, expected: SCHEMA });
+        }
+        let mut from = unfinished.map_or(found, |unfinished| unfinished.from);
+        while from < SCHEMA {
+            let row = unfinished.take().map_or(0, |unfinished| unfinished.row);
+            self.step(Unfinished { from, row })?;
+            from += 1;
+        }
+        Ok(())
+    }
+
+    /// The store's layout, and the step to it that has not ended. A new store is given this version's.
+    fn layout(&self) -> Result<(u32, Option<Unfinished>), Error> {
+        let held = self.hold()?;
+        let mut txn = self.write(&held)?;
+        let meta = txn.tables.meta;
+        let Some(found) = meta.get(&txn, "schema").map_err(|e| self.error(e))? else {
+            meta.put(&mut txn, "schema", &SCHEMA.encode()).map_err(|e| self.error(e))?;
+            txn.commit().map_err(|e| self.error(e))?;
+            return Ok((SCHEMA, None));
+        };
+        let found = decode(found, "schema version")?;
+        let unfinished = meta.get(&txn, "migration").map_err(|e| self.error(e))?;
+        Ok((found, unfinished.map(|row| decode(row, "state of a migration")).transpose()?))
+    }
+
+    fn step(&self, step: Unfinished) -> Result<(), Error> {
+        let Unfinished { from, mut row } = step;
+        let path = self.path.display();
+        tracing::info!(%path, from, to = from + 1, row, "the store is brought to a newer layout");
+        let run = STEPS[(from - OLDEST) as usize];
+        let mut told = Instant::now();
+        self.growing(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
+        while let Some(next) = self.growing(|| run(self, row))? {
+            row = next;
+            self.growing(|| self.mark(from + 1, Some(Unfinished { from, row })))?;
+            if told.elapsed() > TELL_EVERY {
+                told = Instant::now();
+                tracing::info!(%path, from, to = from + 1, row, "still bringing the store to a newer layout");
+            }
+        }
+        self.growing(|| self.mark(from + 1, None))?;
+        tracing::info!(%path, layout = from + 1, "the store has a newer layout");
+        Ok(())
+    }
+
+    fn mark(&self, layout: u32, unfinished: Option<Unfinished>) -> Result<(), Error> {
+        let held = self.hold()?;
+        let mut txn = self.write(&held)?;
+        let meta = txn.tables.meta;
+        let put = meta.put(&mut txn, "schema", &layout.encode());
+        let marked = put.and_then(|()| match unfinished {
+            Some(unfinished) => meta.put(&mut txn, "migration", &unfinished.encode()),
+            None => meta.delete(&mut txn, "migration").map(drop),
+        });
+        marked.and_then(|()| txn.commit()).map_err(|e| self.error(e))
+    }
+
+    /// From layout 1 to 2: digests of the storage changes' segments.
+    fn add_digests(&self, from: u32) -> Result<Option<u32>, Error> {
+        let held = self.hold()?;
+        let mut txn = self.write(&held)?;
+        let tables = txn.tables;
+        let (mut digests, mut bytes, mut next) = (Vec::new(), 0, None);
+        for entry in tables.changes.range(&txn, &(from..)).map_err(|e| self.error(e))? {
+            let (first, encoded) = entry.map_err(|e| self.error(e))?;
+            if bytes > BYTES_PER_TRANSACTION {
+                next = Some(first);
+                break;
+            }
+            bytes += encoded.len();
+            digests.push((first, segment::digest(encoded)));
+        }
+        for (first, digest) in digests {
+            tables.digests.put(&mut txn, &first, &digest).map_err(|e| self.error(e))?;
+        }
+        txn.commit().map_err(|e| self.error(e))?;
+        Ok(next)
+    }
+}

@@ -1,0 +1,53 @@
+//! Opening the database.
+
+use std::{fs, path::Path};
+
+use heed::{CommitOrAbort, Env, EnvOpenOptions, WithoutTls};
+
+use super::{Config, Error, Tables};
+
+/// A multiple of every page size.
+const PAGE: usize = 64 * 1024;
+/// Room for tables of later layouts.
+const MAX_TABLES: u32 = 16;
+
+/// Opens the database of the folder and its tables, making them where they are missing.
+pub(super) fn database(path: &Path, config: Config) -> Result<(Env<WithoutTls>, Tables), Error> {
+    let env = open_env(path, config)?;
+    env.clear_stale_readers().map_err(|e| Error::from_heed(path, e))?;
+    let tables = open_tables(&env).map_err(|e| Error::from_heed(path, e))?;
+    Ok((env, tables))
+}
+
+#[allow(unsafe_code)]
+fn open_env(path: &Path, config: Config) -> Result<Env<WithoutTls>, Error> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    // What is there, and as much again.
+    let stored = fs::metadata(path.join("data.mdb")).map_or(0, |file| file.len());
+    let twice = usize::try_from(stored).unwrap_or(usize::MAX / 2).saturating_mul(2);
+    let map_bytes = config.map_bytes.max(twice).next_multiple_of(PAGE);
+    options.map_size(map_bytes).max_readers(config.max_readers).max_dbs(MAX_TABLES);
+    // SAFETY: the files are changed through LMDB alone: the lock above keeps other processes out, and heed
+    // refuses to open them twice within this one.
+    unsafe { options.open(path) }.map_err(|e| Error::from_heed(path, e))
+}
+
+fn open_tables(env: &Env<WithoutTls>) -> heed::Result<Tables> {
+    let txn = env.write_txn()?;
+    let opened = env.create_databases_and_commit(txn, |db, txn| {
+        let meta = db.create_database(txn, Some("meta"))?;
+        let sets = db.create_database(txn, Some("sets"))?;
+        let numbered = [
+            db.create_database(txn, Some("relay_headers"))?,
+            db.create_database(txn, Some("justifications"))?,
+            db.create_database(txn, Some("alignments"))?,
+            db.create_database(txn, Some("para_headers"))?,
+            db.create_database(txn, Some("changes"))?,
+            db.create_database(txn, Some("digests"))?,
+        ];
+        Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, sets, numbered)))
+    })?;
+    let (meta, sets, numbered) = opened.unwrap_commit();
+    let [relay_headers, justifications, alignments, para_headers, changes, digests] = numbered;
+    Ok(Tables { meta, relay_headers, justifications, alignments, sets, para_headers, changes, digests })
+}

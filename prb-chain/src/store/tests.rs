@@ -1,0 +1,44 @@
+//! A store that the version before wrote, from a devnet's history of 39 relay blocks and 19 parachain blocks.
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+use super::*;
+
+mod damage;
+mod migration;
+mod upkeep;
+
+const RELAY: u32 = 39;
+const PARA: u32 = 19;
+
+/// The store in layout 1, as it lay on the disk.
+fn layout_1() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let packed = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/layout-1.mdb.zst")).unwrap();
+    fs::write(dir.path().join("data.mdb"), zstd::decode_all(&packed[..]).unwrap()).unwrap();
+    dir
+}
+
+fn open(dir: &TempDir) -> Store {
+    Store::open(dir.path(), Config { map_bytes: 1 << 26, ..Config::default() }).unwrap()
+}
+
+fn heights(store: &Store) -> (Option<u32>, Option<u32>) {
+    let heights = *store.heights().borrow();
+    (heights.relay.map(|n| n.0), heights.para.map(|n| n.0))
+}
+
+/// Changes the store behind its back.
+fn tamper(store: &Store, change: impl FnOnce(&mut map::WriteTxn<'_>)) {
+    let held = store.hold().unwrap();
+    let mut txn = store.write(&held).unwrap();
+    change(&mut txn);
+    txn.commit().unwrap();
+}
+
+fn verify(store: &Store) -> Report {
+    store.verify(&mut |_| true).unwrap()
+}

@@ -1,0 +1,161 @@
+//! Each kind of damage is found and named.
+
+use prb_core::blob::HeaderCursor;
+
+use super::*;
+
+/// What the check finds after a change.
+fn faults_after(change: impl FnOnce(&mut map::WriteTxn<'_>)) -> Vec<(Part, u32)> {
+    let dir = layout_1();
+    let store = open(&dir);
+    tamper(&store, change);
+    let report = verify(&store);
+    assert_eq!(report.faulty, report.faults.len());
+    report.faults.iter().map(|fault| (fault.part, fault.number)).collect()
+}
+
+fn flip(txn: &mut map::WriteTxn<'_>, table: Numbered, key: u32, byte: usize) {
+    let mut value = table.get(txn, &key).unwrap().unwrap().to_vec();
+    let at = byte.min(value.len() - 1);
+    value[at] ^= 0x10;
+    table.put(txn, &key, &value).unwrap();
+}
+
+/// A justified block, and one that is not.
+fn blocks(store: &Store) -> (u32, u32) {
+    let txn = store.read().unwrap();
+    let stops: Vec<u32> =
+        txn.tables.alignments.iter(&txn).unwrap().map(|row| row.map(|(n, _)| n).unwrap()).collect();
+    let plain = (2..RELAY).find(|n| !stops.contains(n) && !stops.contains(&(n + 1))).unwrap();
+    (stops[1], plain)
+}
+
+fn some_blocks() -> (u32, u32) {
+    blocks(&open(&layout_1()))
+}
+
+#[test]
+fn a_changed_relay_header_is_named() {
+    let (justified, plain) = some_blocks();
+    // Its state root: it hashes to something else than the next one says.
+    let found = faults_after(|txn| flip(txn, txn.tables.relay_headers, plain, 40));
+    assert_eq!(found, [(Part::Relay, plain)]);
+    let found = faults_after(|txn| flip(txn, txn.tables.relay_headers, justified, 40));
+    assert!(found.iter().all(|fault| *fault == (Part::Relay, justified)) && !found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn a_missing_relay_header_is_named() {
+    let (_, plain) = some_blocks();
+    let found = faults_after(|txn| {
+        let table = txn.tables.relay_headers;
+        table.delete(txn, &plain).unwrap();
+    });
+    assert_eq!(found, [(Part::Relay, plain)]);
+}
+
+#[test]
+fn a_changed_justification_is_named() {
+    let (justified, _) = some_blocks();
+    let found = faults_after(|txn| flip(txn, txn.tables.justifications, justified, 60));
+    assert_eq!(found, [(Part::Relay, justified)]);
+    let found = faults_after(|txn| {
+        let table = txn.tables.justifications;
+        table.delete(txn, &justified).unwrap();
+    });
+    assert_eq!(found, [(Part::Relay, justified)]);
+}
+
+#[test]
+fn a_changed_proof_is_named() {
+    let (justified, _) = some_blocks();
+    let found = faults_after(|txn| flip(txn, txn.tables.alignments, justified, usize::MAX));
+    assert_eq!(found, [(Part::Relay, justified)]);
+}
+
+#[test]
+fn a_changed_parachain_header_is_named() {
+    let found = faults_after(|txn| flip(txn, txn.tables.para_headers, 7, 40));
+    assert!(found.contains(&(Part::ParaHeaders, 7)), "{found:?}");
+    assert!(found.iter().all(|(part, number)| (*part, *number) == (Part::ParaHeaders, 7)), "{found:?}");
+}
+
+#[test]
+fn changed_storage_changes_are_named() {
+    let dir = layout_1();
+    let store = open(&dir);
+    tamper(&store, |txn| flip(txn, txn.tables.changes, 1, usize::MAX));
+    let report = verify(&store);
+    assert_eq!(report.first_of(Part::Changes), Some(1));
+    assert!(
+        report.faults[0].to_string().contains("not as it was stored (blocks 1 to "),
+        "{}",
+        report.faults[0]
+    );
+    assert!(store.verify_segment(ParaNumber(3)).unwrap().is_some());
+}
+
+#[test]
+fn a_changed_start_is_named() {
+    let found = faults_after(|txn| {
+        let meta = txn.tables.meta;
+        let mut state = meta.get(txn, "genesis_state").unwrap().unwrap().to_vec();
+        *state.last_mut().unwrap() ^= 1;
+        meta.put(txn, "genesis_state", &state).unwrap();
+    });
+    // What is in memory is what was read when the store was opened.
+    assert_eq!(found, []);
+    let dir = layout_1();
+    let store = open(&dir);
+    tamper(&store, |txn| {
+        let meta = txn.tables.meta;
+        let mut state = meta.get(txn, "genesis_state").unwrap().unwrap().to_vec();
+        *state.last_mut().unwrap() ^= 1;
+        meta.put(txn, "genesis_state", &state).unwrap();
+    });
+    drop(store);
+    assert_eq!(verify(&open(&dir)).first_of(Part::Genesis), Some(0));
+}
+
+#[test]
+fn a_check_can_be_ended() {
+    let dir = layout_1();
+    let report = open(&dir).verify(&mut |_| false).unwrap();
+    assert_eq!(report.para_headers, 0);
+}
+
+#[test]
+fn headers_are_checked_from_a_cursor_on() {
+    let (justified, plain) = some_blocks();
+    let (plain, _) = (plain, justified);
+    let dir = layout_1();
+    let store = open(&dir);
+    let cursor = |relay, para| HeaderCursor { relay: RelayNumber(relay), para: ParaNumber(para) };
+    for (relay, para) in [(2, 0), (plain, 3), (RELAY, PARA)] {
+        let report = store.verify_headers(cursor(relay, para)).unwrap();
+        assert_eq!((report.faulty, report.relay_headers > 0), (0, true), "{relay}");
+    }
+    tamper(&store, |txn| flip(txn, txn.tables.relay_headers, plain, 40));
+    let report = store.verify_headers(cursor(plain, 3)).unwrap();
+    assert_eq!(report.first_of(Part::Relay), Some(plain));
+    tamper(&store, |txn| flip(txn, txn.tables.para_headers, 7, 40));
+    assert_eq!(store.verify_headers(cursor(RELAY, 5)).unwrap().first_of(Part::ParaHeaders), Some(7));
+    assert_eq!(store.verify_headers(cursor(RELAY, 12)).unwrap().first_of(Part::ParaHeaders), None);
+}
+
+#[test]
+fn a_segment_is_stored_again() {
+    let dir = layout_1();
+    let store = open(&dir);
+    let (span, digest) = store.segment_of(ParaNumber(4)).unwrap();
+    let items: Vec<_> = (span.first.0..=span.last.0).map(|n| store.changes(ParaNumber(n)).unwrap()).collect();
+    // As a disk may leave it: no segment at all.
+    tamper(&store, |txn| {
+        let table = txn.tables.changes;
+        table.put(txn, &span.first.0, &[0xff; 100]).unwrap();
+    });
+    assert!(store.verify_segment(ParaNumber(4)).unwrap().is_some());
+    assert_eq!(store.segment_of(ParaNumber(4)).unwrap(), (span, digest));
+    store.put_segment(span.first, &items).unwrap();
+    assert_eq!(verify(&store).faults, []);
+}

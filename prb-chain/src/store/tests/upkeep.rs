@@ -1,0 +1,182 @@
+//! Dropping blocks, compacting, and going on after a failure of the database.
+
+use std::{io::Write, process::Command};
+
+use prb_core::blob::{Span, assemble::View};
+
+use super::*;
+
+#[test]
+fn relay_blocks_are_dropped_down_to_a_justified_one_and_taken_again() {
+    let (dir, whole) = (layout_1(), layout_1());
+    let (store, whole) = (open(&dir), open(&whole));
+    store.drop_relay_from(RelayNumber(15)).unwrap();
+    let (tip, _) = store.tips().borrow().relay.unwrap();
+    assert!(tip < RelayNumber(15) && tip > RelayNumber(1));
+    assert!(heights(&store).0 <= Some(tip.0));
+    assert_eq!(verify(&store).faults, []);
+    // The rest as the whole store has it.
+    let view = whole.view().unwrap();
+    let mut batches = Vec::new();
+    let mut first = tip.next();
+    view.stops(first, &mut |stop| {
+        batches.push((first, stop.number));
+        first = stop.number.next();
+        true
+    })
+    .unwrap();
+    for (first, last) in batches {
+        let mut headers = Vec::new();
+        view.relay_headers(Span { first, last }, &mut |header| {
+            headers.push(header.to_vec());
+            true
+        })
+        .unwrap();
+        let mut stops = Vec::new();
+        view.stops(last, &mut |stop| {
+            let (alignment, proof) = {
+                let txn = whole.read().unwrap();
+                let encoded = txn.tables.alignments.get(&txn, &last.0).unwrap().unwrap().to_vec();
+                let (alignment, proof) = split_alignment(&encoded).unwrap();
+                (alignment, proof.to_vec())
+            };
+            stops.push(NewStop {
+                number: last,
+                justification: stop.justification.to_vec(),
+                set_id: stop.set_id,
+                next_set: stop.next_set.map(|mut set| AuthoritySet::decode(&mut set).unwrap()),
+                para_head: alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash }),
+                proof: Vec::decode(&mut &proof[..]).unwrap(),
+            });
+            false
+        })
+        .unwrap();
+        store.append_relay(&RelayBatch { first, headers, stops }).unwrap();
+    }
+    assert_eq!(heights(&store), (Some(RELAY), Some(PARA)));
+    assert_eq!(verify(&store).faults, []);
+}
+
+#[test]
+fn everything_can_be_dropped() {
+    let dir = layout_1();
+    let store = open(&dir);
+    store.drop_relay_from(RelayNumber(0)).unwrap();
+    store.drop_para_from(ParaNumber(0), true).unwrap();
+    assert_eq!(*store.tips().borrow(), Tips::default());
+    assert_eq!(store.current_set().unwrap(), store.genesis().unwrap().0.set);
+    assert_eq!(verify(&store), Report::default());
+}
+
+#[test]
+fn storage_changes_are_dropped_from_a_block_on() {
+    let dir = layout_1();
+    let store = open(&dir);
+    let kept = store.changes(ParaNumber(9)).unwrap();
+    let dropped = store.changes(ParaNumber(10)).unwrap();
+    store.drop_para_from(ParaNumber(10), false).unwrap();
+    assert_eq!(heights(&store), (Some(RELAY), Some(9)));
+    assert_eq!(store.changes(ParaNumber(9)).unwrap(), kept);
+    assert!(store.changes(ParaNumber(10)).is_err());
+    assert_eq!(verify(&store).faults, []);
+    store.append_changes(ParaNumber(10), std::slice::from_ref(&dropped)).unwrap();
+    assert_eq!(store.changes(ParaNumber(10)).unwrap(), dropped);
+}
+
+#[test]
+fn a_compacted_store_is_smaller_and_the_same() {
+    let dir = layout_1();
+    let store = open(&dir);
+    // Free pages.
+    tamper(&store, |txn| {
+        let meta = txn.tables.meta;
+        meta.put(txn, "large", &vec![1; 1 << 22]).unwrap();
+    });
+    tamper(&store, |txn| {
+        let meta = txn.tables.meta;
+        meta.delete(txn, "large").unwrap();
+    });
+    let before = verify(&store);
+    let Compacted { before: bytes, after } = store.compact().unwrap();
+    assert!(after * 4 < bytes, "{after} of {bytes}");
+    assert_eq!(fs::metadata(dir.path().join("data.mdb")).unwrap().len(), after);
+    let store = open(&dir);
+    assert_eq!(verify(&store), before);
+    store.drop_para_from(ParaNumber(5), false).unwrap();
+}
+
+/// What `work` makes of a copy of the store on a disk of so many KiB.
+fn on_a_disk_of(kib: u32, work: impl FnOnce(&TempDir)) {
+    let dir = layout_1();
+    let saved = fs::read(dir.path().join("data.mdb")).unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "prb-test"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert!(mount.status.success(), "{}", String::from_utf8_lossy(&mount.stderr));
+    fs::write(dir.path().join("data.mdb"), saved).unwrap();
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&dir)));
+    assert!(Command::new("umount").arg("-l").arg(dir.path()).status().unwrap().success());
+    done.unwrap();
+}
+
+#[test]
+fn a_full_disk_leaves_the_store_as_it_was() {
+    on_a_disk_of(600, |dir| {
+        let store = open(dir);
+        let before = verify(&store);
+        let more: Vec<Vec<u8>> = (0..64u32).map(|n| vec![n as u8; 32 * 1024]).collect();
+        let full = store.append_changes(ParaNumber(PARA + 1), &more).unwrap_err();
+        assert!(matches!(full, Error::DiskFull { .. }) && full.is_retryable(), "{full}");
+        assert_eq!(verify(&store), before);
+    });
+    on_a_disk_of(400, |dir| {
+        let before = verify(&open(dir));
+        // All but 64 KiB, less than the copy takes.
+        let mut others = fs::File::create(dir.path().join("others")).unwrap();
+        while others.write_all(&[0; 4096]).is_ok() {}
+        others.set_len(others.metadata().unwrap().len() - (64 << 10)).unwrap();
+        let full = open(dir).compact().unwrap_err();
+        assert!(matches!(full, Error::DiskFull { .. }), "{full:?}");
+        assert!(!dir.path().join("data.mdb.compact").exists());
+        assert_eq!(verify(&open(dir)), before);
+    });
+}
+
+#[test]
+fn a_database_that_was_given_up_is_opened_again() {
+    let dir = layout_1();
+    let store = open(&dir);
+    let broken = || Error::Broken { path: dir.path().to_owned() };
+    let mut tries = 0;
+    let changes = store.changes(ParaNumber(3)).unwrap();
+    store
+        .growing(|| {
+            tries += 1;
+            if tries == 1 { Err(broken()) } else { store.drop_para_from(ParaNumber(PARA), false) }
+        })
+        .unwrap();
+    assert_eq!(tries, 2);
+    assert_eq!(store.changes(ParaNumber(3)).unwrap(), changes, "readers read on");
+    assert_eq!(heights(&store), (Some(RELAY), Some(PARA - 1)));
+
+    // What fails again is told, to be tried again later.
+    let mut tries = 0;
+    let failed = store.growing(|| {
+        tries += 1;
+        Err::<(), _>(broken())
+    });
+    assert!(failed.unwrap_err().is_retryable() && tries == 2);
+
+    // The disk is gone for a while.
+    let (database, away) = (dir.path().join("data.mdb"), dir.path().join("away"));
+    fs::rename(&database, &away).unwrap();
+    fs::create_dir(&database).unwrap();
+    assert!(store.growing(|| Err::<(), _>(broken())).is_err());
+    assert!(matches!(store.changes(ParaNumber(3)), Err(Error::Broken { .. })));
+    fs::remove_dir(&database).unwrap();
+    fs::rename(&away, &database).unwrap();
+    store.append_changes(ParaNumber(PARA), std::slice::from_ref(&changes)).unwrap();
+    assert_eq!(store.changes(ParaNumber(PARA)).unwrap(), changes);
+}

@@ -1,0 +1,468 @@
+//! Checks of everything that is stored: what bad disks, bad memory and bad programs do to it.
+//!
+//! Headers hash and chain from the start to the newest, justifications are signed by the sets that the headers
+//! announce, read proofs hold and name the stored parachain headers, and segments of storage changes have the
+//! digests that they were stored with. (Whether the changes are the right ones takes the whole state to tell; a
+//! worker does so.)
+
+use std::fmt;
+
+use codec::Decode;
+use prb_core::{
+    blob::{Genesis, HeaderCursor},
+    primitives::{Hash, ParaNumber},
+    wire::AuthoritySet,
+};
+
+use super::{Alignment, Error, Store, decode, map::Txn, segment, split_alignment};
+use crate::verify::{self, Checked, Start, scale, state};
+
+mod rules;
+
+use rules::check_justified;
+pub(crate) use rules::check_start;
+
+/// Faults that are named; more are counted.
+const MOST_NAMED: usize = 1000;
+/// Blocks between two calls of the progress function.
+const TELL_EVERY: u32 = 256;
+
+/// A part of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Where the chains start.
+    Genesis,
+    /// Relay headers, justifications, read proofs.
+    Relay,
+    /// Parachain headers.
+    ParaHeaders,
+    /// Storage changes.
+    Changes,
+}
+
+impl Part {
+    /// Its name in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Genesis => "genesis",
+            Self::Relay => "relay",
+            Self::ParaHeaders => "para_headers",
+            Self::Changes => "changes",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Genesis => "genesis",
+            Self::Relay => "relay block",
+            Self::ParaHeaders => "parachain header",
+            Self::Changes => "storage changes of block",
+        })
+    }
+}
+
+/// Something stored that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where.
+    pub part: Part,
+    /// The block; the first of the segment for storage changes that cannot be told apart.
+    pub number: u32,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.part {
+            Part::Genesis => write!(f, "{}: {}", self.part, self.what),
+            part => write!(f, "{part} {}: {}", self.number, self.what),
+        }
+    }
+}
+
+/// How far a check is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is looked at.
+    pub part: Part,
+    /// Blocks that were looked at.
+    pub done: u32,
+    /// Blocks of the part.
+    pub total: u32,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Relay headers.
+    pub relay_headers: u32,
+    /// Justified relay blocks.
+    pub justified: u32,
+    /// Parachain headers.
+    pub para_headers: u32,
+    /// Blocks with storage changes.
+    pub changes: u32,
+    /// What is wrong, in the order of the parts; the first thousand.
+    pub faults: Vec<Fault>,
+    /// How many faults there are.
+    pub faulty: usize,
+}
+
+impl Report {
+    /// The first block of a part with a fault.
+    pub fn first_of(&self, part: Part) -> Option<u32> {
+        self.faults.iter().filter(|fault| fault.part == part).map(|fault| fault.number).min()
+    }
+
+    fn fault(&mut self, part: Part, number: u32, what: impl ToString) {
+        self.faulty += 1;
+        if self.faults.len() < MOST_NAMED {
+            self.faults.push(Fault { part, number, what: what.to_string() });
+        }
+    }
+}
+
+impl Store {
+    /// Checks everything that is stored.
+    ///
+    /// Blocks on the disk and, for the signatures, the processor: `tell` hears of the progress, and ends the
+    /// check where it answers false.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all. What is read and wrong is in the report.
+    pub fn verify(&self, tell: &mut dyn FnMut(Progress) -> bool) -> Result<Report, Error> {
+        let mut check = Check { store: self, txn: self.read()?, report: Report::default(), tell };
+        if let Some((start, genesis)) = self.genesis() {
+            check.genesis(start, genesis);
+            let from = From { parent: start.hash, first: start.first().0, set: start.set.clone() };
+            let _ = check.relay(from, u32::MAX, genesis.para_id)?
+                && check.is_justified_at_end()?
+                && check.para_headers(0, u32::MAX, genesis)?
+                && check.changes()?;
+        }
+        Ok(check.report)
+    }
+
+    /// Checks the headers from a cursor on, to the end of the authority set, and what proves them: what a worker
+    /// is given at that cursor.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all. What is read and wrong is in the report.
+    pub fn verify_headers(&self, cursor: HeaderCursor) -> Result<Report, Error> {
+        let mut check =
+            Check { store: self, txn: self.read()?, report: Report::default(), tell: &mut |_| true };
+        let Some((start, genesis)) = self.genesis() else { return Ok(check.report) };
+        let mut from = From { parent: start.hash, first: start.first().0, set: start.set.clone() };
+        let tables = check.txn.tables;
+        let before =
+            tables.alignments.get_lower_than(&check.txn, &cursor.relay.0).map_err(|e| self.error(e))?;
+        if let Some((number, encoded)) = before {
+            let stop = check.stop(number, encoded)?;
+            let header = tables.relay_headers.get(&check.txn, &number).map_err(|e| self.error(e))?;
+            let set = check.stored_set(&stop)?.ok_or(Error::Corrupt { what: "authority set" })?;
+            let parent = header.map(Hash::of).ok_or(Error::Corrupt { what: "relay header" })?;
+            from = From { parent, first: number + 1, set };
+        }
+        let mut last = u32::MAX;
+        for entry in tables.alignments.range(&check.txn, &(cursor.relay.0..)).map_err(|e| self.error(e))? {
+            let (number, encoded) = entry.map_err(|e| self.error(e))?;
+            if split_alignment(encoded).is_ok_and(|(alignment, _)| alignment.ends_set) {
+                last = number;
+                break;
+            }
+        }
+        check.relay(from, last, genesis.para_id)?;
+        let head = self.state().tips.proven.map_or(0, |head| head.number.0);
+        check.para_headers(cursor.para.0, head, genesis)?;
+        Ok(check.report)
+    }
+
+    /// Checks the segment that holds a block's storage changes.
+    ///
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all. What is read and wrong is in the report.
+    pub fn verify_segment(&self, number: ParaNumber) -> Result<Option<Fault>, Error> {
+        let mut check =
+            Check { store: self, txn: self.read()?, report: Report::default(), tell: &mut |_| true };
+        let table = check.txn.tables.changes;
+        let found = table.get_lower_than_or_equal_to(&check.txn, &number.0).map_err(|e| self.error(e))?;
+        if let Some((first, encoded)) = found {
+            let encoded = encoded.to_vec();
+            check.segment(first, &encoded)?;
+        }
+        Ok(check.report.faults.into_iter().next())
+    }
+}
+
+struct Check<'s, 't> {
+    store: &'s Store,
+    txn: Txn<'s>,
+    report: Report,
+    tell: &'t mut dyn FnMut(Progress) -> bool,
+}
+
+/// Where a check of relay headers starts: after a known one, signed by a known set.
+struct From {
+    parent: Hash,
+    first: u32,
+    set: AuthoritySet,
+}
+
+/// A justified block, as its rows say.
+struct Stop {
+    number: u32,
+    alignment: Alignment,
+    proof: Vec<Vec<u8>>,
+}
+
+impl Check<'_, '_> {
+    fn error(&self, e: heed::Error) -> Error {
+        self.store.error(e)
+    }
+
+    fn told(&mut self, part: Part, done: u32, total: u32) -> bool {
+        !done.is_multiple_of(TELL_EVERY) && done != total || (self.tell)(Progress { part, done, total })
+    }
+
+    fn genesis(&mut self, start: &Start, genesis: &Genesis) {
+        if let Err(what) = check_start(start, genesis) {
+            self.report.fault(Part::Genesis, start.number, what);
+        }
+    }
+
+    fn stop(&self, number: u32, encoded: &[u8]) -> Result<Stop, Error> {
+        let (alignment, proof) = split_alignment(encoded)?;
+        let proof = Vec::<Vec<u8>>::decode(&mut &*proof).map_err(|_| Error::Corrupt { what: "proof" })?;
+        Ok(Stop { number, alignment, proof })
+    }
+
+    /// Relay headers up to `last`, with their justified blocks; false where the check was ended.
+    fn relay(&mut self, from: From, last: u32, para_id: u32) -> Result<bool, Error> {
+        let tables = self.txn.tables;
+        let total = tables.relay_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
+        let From { mut parent, first, mut set } = from;
+        let (mut row, mut expected) = (first, first);
+        let mut next_stop = self.stop_from(first)?;
+        while let Some((number, header)) = self.relay_header(row)?.filter(|(number, _)| *number <= last) {
+            row = number + 1;
+            self.report.relay_headers += 1;
+            if number != expected {
+                let gap = format!("the headers from {expected} on are missing");
+                self.report.fault(Part::Relay, expected, gap);
+            } else if header.get(..32) != Some(&parent.0[..]) {
+                let what = verify::Error::Parent { number };
+                self.report.fault(Part::Relay, number.saturating_sub(1).max(first), what);
+            }
+            (expected, parent) = (number + 1, Hash::of(&header));
+            while next_stop.as_ref().is_some_and(|stop| stop.number < number) {
+                let lost = next_stop.as_ref().map_or(0, |stop| stop.number);
+                self.report.fault(Part::Relay, lost, "a justified block has no header");
+                next_stop = self.stop_from(lost + 1)?;
+            }
+            match (Checked::new(number, header), next_stop.take()) {
+                (Err(e), stop) => {
+                    self.report.fault(Part::Relay, number, e);
+                    next_stop = match stop {
+                        Some(stop) if stop.number == number => self.stop_from(number + 1)?,
+                        other => other,
+                    };
+                }
+                (Ok(header), Some(stop)) if stop.number == number => {
+                    self.report.justified += 1;
+                    match self.justified(&header, &stop, &set, para_id)? {
+                        Ok(next) => set = next,
+                        Err(e) => {
+                            self.report.fault(Part::Relay, number, e);
+                            set = self.stored_set(&stop)?.unwrap_or(set);
+                        }
+                    }
+                    next_stop = self.stop_from(number + 1)?;
+                }
+                (Ok(header), stop) => {
+                    if header.change.is_some() {
+                        self.report.fault(
+                            Part::Relay,
+                            number,
+                            "it ends its authority set and is not justified",
+                        );
+                    }
+                    next_stop = stop;
+                }
+            }
+            if !self.told(Part::Relay, self.report.relay_headers, total) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_justified_at_end(&mut self) -> Result<bool, Error> {
+        let tables = self.txn.tables;
+        let header =
+            tables.relay_headers.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
+        let stop = tables.alignments.last(&self.txn).map_err(|e| self.error(e))?.map(|(number, _)| number);
+        if header != stop {
+            self.report.fault(Part::Relay, header.unwrap_or_default(), "the newest header is not justified");
+        }
+        Ok(true)
+    }
+
+    fn relay_header(&self, from: u32) -> Result<Option<(u32, Vec<u8>)>, Error> {
+        let found = self.txn.tables.relay_headers.get_greater_than_or_equal_to(&self.txn, &from);
+        Ok(found.map_err(|e| self.error(e))?.map(|(number, header)| (number, header.to_vec())))
+    }
+
+    fn stop_from(&mut self, from: u32) -> Result<Option<Stop>, Error> {
+        let mut from = from;
+        loop {
+            let found = self.txn.tables.alignments.get_greater_than_or_equal_to(&self.txn, &from);
+            let Some((number, encoded)) = found.map_err(|e| self.error(e))? else { return Ok(None) };
+            match self.stop(number, encoded) {
+                Ok(stop) => return Ok(Some(stop)),
+                Err(e) => {
+                    self.report.fault(Part::Relay, number, e);
+                    from = number + 1;
+                }
+            }
+        }
+    }
+
+    /// Checks a justified block; gives the set that signs after it.
+    fn justified(
+        &self,
+        header: &Checked,
+        stop: &Stop,
+        set: &AuthoritySet,
+        para_id: u32,
+    ) -> Result<Result<AuthoritySet, String>, Error> {
+        let justification = self.txn.tables.justifications.get(&self.txn, &stop.number);
+        let Some(justification) = justification.map_err(|e| self.error(e))? else {
+            return Ok(Err("its justification is missing".into()));
+        };
+        let stored_next = self.stored_set(stop)?;
+        Ok(check_justified(header, stop, set, para_id, justification, stored_next).map_err(|e| e.to_string()))
+    }
+
+    fn stored_set(&self, stop: &Stop) -> Result<Option<AuthoritySet>, Error> {
+        let id = stop.alignment.set_id + u64::from(stop.alignment.ends_set);
+        let found = self.txn.tables.sets.get(&self.txn, &id).map_err(|e| self.error(e))?;
+        Ok(found.and_then(|encoded| decode(encoded, "authority set").ok()))
+    }
+
+    /// Parachain headers from `first` to `last`; false where the check was ended.
+    fn para_headers(&mut self, first: u32, last: u32, genesis: &Genesis) -> Result<bool, Error> {
+        let tables = self.txn.tables;
+        let total = tables.para_headers.len(&self.txn).map_err(|e| self.error(e))? as u32;
+        let before =
+            first.checked_sub(1).map(|before| tables.para_headers.get(&self.txn, &before)).transpose();
+        let mut parent = before.map_err(|e| self.error(e))?.flatten().map(Hash::of).unwrap_or_default();
+        let mut expected = first;
+        let mut named = self.named_from(0)?;
+        loop {
+            let found = tables.para_headers.get_greater_than_or_equal_to(&self.txn, &expected);
+            let found = found.map_err(|e| self.error(e))?.filter(|(number, _)| *number <= last);
+            let Some((number, header)) = found else { break };
+            let header = header.to_vec();
+            self.report.para_headers += 1;
+            if number != expected {
+                self.report.fault(Part::ParaHeaders, expected, "it and those after it are missing");
+            } else if number > 0 && header.get(..32) != Some(&parent.0[..]) {
+                self.report.fault(Part::ParaHeaders, number - 1, verify::Error::Parent { number });
+            }
+            (expected, parent) = (number + 1, Hash::of(&header));
+            match Checked::new(number, header) {
+                Err(e) => self.report.fault(Part::ParaHeaders, number, e),
+                Ok(header) if number == 0 => {
+                    let pairs = scale::pairs(&genesis.state).unwrap_or_default();
+                    if let Err(e) = state::whole_state(header.state_root, &pairs) {
+                        self.report.fault(Part::Genesis, 0, e);
+                    }
+                }
+                Ok(header) if number == 1 && header.hash != genesis.chain_identity => {
+                    self.report.fault(Part::ParaHeaders, 1, "it is not the chain's block 1");
+                }
+                Ok(_) => {}
+            }
+            while let Some((stop, head, hash)) = named.filter(|(_, head, _)| *head <= number) {
+                if head == number && hash != parent {
+                    let what = format!("relay block {stop} names another one");
+                    self.report.fault(Part::ParaHeaders, number, what);
+                }
+                named = self.named_from(stop + 1)?;
+            }
+            if !self.told(Part::ParaHeaders, self.report.para_headers, total) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next justified relay block that names a head: its number, the head's number and hash.
+    fn named_from(&self, from: u32) -> Result<Option<(u32, u32, Hash)>, Error> {
+        for entry in self.txn.tables.alignments.range(&self.txn, &(from..)).map_err(|e| self.error(e))? {
+            let (stop, encoded) = entry.map_err(|e| self.error(e))?;
+            // What cannot be read is told of among the relay blocks.
+            let Ok((alignment, _)) = split_alignment(encoded) else { continue };
+            if let Some((number, hash)) = alignment.para_head {
+                return Ok(Some((stop, number, hash)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn changes(&mut self) -> Result<bool, Error> {
+        let total = self.store.state().tips.changes.0;
+        let (mut expected, mut row) = (1, 0);
+        loop {
+            let found = self.txn.tables.changes.get_greater_than_or_equal_to(&self.txn, &row);
+            let Some((first, encoded)) = found.map_err(|e| self.error(e))? else { break };
+            let encoded = encoded.to_vec();
+            if first != expected {
+                self.report.fault(Part::Changes, expected, "they and those after them are missing");
+            }
+            row = first + 1;
+            expected = first + self.segment(first, &encoded)?;
+            self.report.changes = expected - 1;
+            if !(self.tell)(Progress { part: Part::Changes, done: expected - 1, total }) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Checks a segment; gives how many blocks it has.
+    fn segment(&mut self, first: u32, encoded: &[u8]) -> Result<u32, Error> {
+        let digest = self.txn.tables.digests.get(&self.txn, &first).map_err(|e| self.error(e))?;
+        let is_whole = digest == Some(&segment::digest(encoded)[..]);
+        let items = segment::Segment::read(encoded);
+        let count = items.map_or(1, |items| items.count());
+        if !is_whole {
+            let what = match digest {
+                Some(_) => "their segment is not as it was stored",
+                None => "the digest of their segment is missing",
+            };
+            self.report.fault(
+                Part::Changes,
+                first,
+                format!("{what} (blocks {first} to {})", first + count - 1),
+            );
+        }
+        let Some(items) = items else {
+            self.report.fault(Part::Changes, first, "their segment cannot be read");
+            return Ok(count);
+        };
+        for index in 0..count {
+            if !items.get(index).is_some_and(scale::is_storage_changes) {
+                self.report.fault(Part::Changes, first + index, "they cannot be read");
+            }
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,66 @@
+//! What holds of the chains' start and of a justified relay block.
+
+use codec::{Decode, DecodeAll};
+use prb_core::{
+    blob::Genesis,
+    primitives::RelayNumber,
+    wire::{AuthoritySet, GenesisBlockInfo},
+};
+
+use super::Stop;
+use crate::verify::{self, Checked, Start, grandpa, scale, state};
+
+/// Checks the relay block that workers start after against what is said of it.
+pub(crate) fn check_start(start: &Start, genesis: &Genesis) -> Result<(), String> {
+    let info = GenesisBlockInfo::decode_all(&mut &genesis.info[..]).map_err(|_| "it cannot be read")?;
+    let header = &info.block_header;
+    if (header.number, header.hash()) != (start.number, start.hash)
+        || (genesis.relay_number, genesis.relay_hash) != (RelayNumber(start.number), start.hash)
+    {
+        return Err("its relay block is another one".into());
+    }
+    let set = state::authority_set(header.state_root, info.proof).map_err(|e| e.to_string())?;
+    if set != info.authority_set || set != start.set {
+        return Err("its authorities are others than its state holds".into());
+    }
+    let pairs = scale::pairs(&genesis.state).ok_or("the genesis state cannot be read")?;
+    let key = state::value_key("ParachainInfo", "ParachainId");
+    let id = pairs.iter().find(|(found, _)| *found == key).map(|(_, value)| *value);
+    if id.and_then(|id| u32::decode(&mut &*id).ok()) != Some(genesis.para_id) {
+        return Err("the genesis state is of another parachain".into());
+    }
+    Ok(())
+}
+
+/// Checks a justified block against the set that signs it; gives the set that signs after it.
+pub(super) fn check_justified(
+    header: &Checked,
+    stop: &Stop,
+    set: &AuthoritySet,
+    para_id: u32,
+    justification: &[u8],
+    stored_next: Option<AuthoritySet>,
+) -> Result<AuthoritySet, verify::Error> {
+    let bad = |reason| verify::Error::Justification { number: stop.number, reason };
+    if stop.alignment.set_id != set.id {
+        return Err(bad("it is of another authority set"));
+    }
+    grandpa::check(justification, set, header.number, header.hash)?;
+    let head = state::para_head(header.state_root, stop.proof.clone(), para_id)?;
+    if head.map(|head| (head.number, head.hash)) != stop.alignment.para_head {
+        let reason = "it names another head than the stored one".into();
+        return Err(verify::Error::Proof { what: "the parachain's head", reason });
+    }
+    let next = header.next_set(set)?;
+    if next.is_some() != stop.alignment.ends_set {
+        return Err(bad("whether it ends its authority set is stored wrongly"));
+    }
+    let Some(next) = next else { return Ok(set.clone()) };
+    if state::authority_set(header.state_root, stop.proof.clone())? != next
+        || stored_next.as_ref() != Some(&next)
+    {
+        let reason = "it is another set than the block schedules".into();
+        return Err(verify::Error::Proof { what: "the authorities", reason });
+    }
+    Ok(next)
+}

@@ -1,0 +1,125 @@
+//! An ingest with history sources beside its nodes.
+
+use std::{sync::Arc, time::Duration};
+
+use prb_chain::{
+    history::{self, archive},
+    ingest::{self, Ingest},
+    rpc::{self, NodePool, Snapshot},
+    source::StoreSource,
+};
+use prb_core::{
+    blob::{BlobSource, BlockCursor, HeaderCursor},
+    primitives::{ParaNumber, RelayNumber},
+    prpc::InitRuntimeRequest,
+    pruntime::{
+        Connect, PRuntime,
+        http::{HttpConfig, HttpConnect},
+    },
+};
+use prb_devnet::{
+    Config, Devnet,
+    worker::{Worker, WorkerConfig},
+};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::ground::{Kept, PARA, RELAY, empty, filled, is_part_of, replay};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn config() -> Config {
+    Config { history: 60, set_length: 12, justification_period: 8, ..Config::default() }
+}
+
+fn pools(devnet: &Devnet) -> (NodePool, NodePool) {
+    let pool = |chain, url| NodePool::new(chain, rpc::Config::new([url])).unwrap();
+    (pool("relay", devnet.relay().url()), pool("para", devnet.para().url()))
+}
+
+async fn until(kept: &Kept, relay: u32, para: u32) {
+    let mut heights = kept.store.heights();
+    let there = heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
+    if timeout(PATIENCE, there).await.is_err() {
+        panic!("wanted {relay} and {para}: {:?}", kept.store);
+    }
+}
+
+/// What an ingest stores of a devnet's chains with these sources beside the nodes, and what that asked of both
+/// chains' nodes.
+pub(crate) async fn fetch(
+    devnet: &Devnet,
+    sources: Vec<Arc<dyn history::HistorySource>>,
+) -> (Kept, [Snapshot; 2]) {
+    let kept = empty();
+    let (relay, para) = pools(devnet);
+    let config = history::Config { stalled_after: Duration::from_millis(300), ..Default::default() };
+    let ingest = Ingest::new(relay.clone(), para.clone(), Arc::clone(&kept.store), ingest::Config::default());
+    let ingest = ingest.with_history(sources, config);
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(ingest.run(cancel.clone()));
+    until(&kept, devnet.relay().finalized_number(), devnet.para().finalized_number()).await;
+    let calls = [relay, para].map(|pool| pool.counters().snapshot());
+    cancel.cancel();
+    task.await.unwrap().unwrap();
+    (kept, calls)
+}
+
+async fn fetched(devnet: &Devnet, sources: Vec<Arc<dyn history::HistorySource>>) -> Kept {
+    fetch(devnet, sources).await.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_and_pruned_nodes_give_the_whole_history() {
+    let devnet = Devnet::start(config()).await.unwrap();
+    let by_nodes = fetched(&devnet, vec![]).await;
+    let folder = TempDir::new().unwrap();
+    by_nodes.store.drop_relay_from(RelayNumber(40)).unwrap();
+    by_nodes.store.drop_para_from(ParaNumber(15), true).unwrap();
+    archive::export(&by_nodes.store, folder.path(), archive::Config::default(), &mut |_| true).unwrap();
+
+    // The nodes have neither the states of the start nor those that the history's proofs need.
+    let (relay_tip, _) = by_nodes.store.tips().borrow().relay.unwrap();
+    devnet.relay().faults().prune_below(relay_tip.0);
+    devnet.para().faults().prune_below(by_nodes.store.tips().borrow().changes.0);
+    let source = archive::ArchiveHistory::open(folder.path()).unwrap();
+    let kept = fetched(&devnet, vec![Arc::new(source)]).await;
+    is_part_of(&by_nodes.store, &kept.store);
+    assert_eq!(kept.store.verify(&mut |_| true).unwrap().faults, []);
+}
+
+/// A worker that verifies everything takes what was imported, to the chain's last block.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_take_what_was_imported() {
+    let whole = filled();
+    let folder = TempDir::new().unwrap();
+    archive::export(&whole.store, folder.path(), archive::Config::default(), &mut |_| true).unwrap();
+    let into = empty();
+    let source = archive::ArchiveHistory::open(folder.path()).unwrap();
+    assert_eq!(replay(&into, vec![Arc::new(source)]).await.faults, []);
+
+    let source = StoreSource::new(Arc::clone(&into.store));
+    let handle = Worker::spawn(WorkerConfig::new("history", 0)).await.unwrap();
+    let connect = HttpConnect::new(HttpConfig::default()).unwrap();
+    let api = PRuntime::new(connect.connect(&handle.endpoint()).unwrap());
+    let genesis = source.genesis().await.unwrap();
+    let init = InitRuntimeRequest {
+        skip_ra: true,
+        encoded_genesis_info: genesis.info,
+        encoded_genesis_state: genesis.state,
+        is_parachain: true,
+        ..Default::default()
+    };
+    api.init(&init).await.unwrap();
+    let mut next = HeaderCursor { relay: (genesis.relay_number.0 + 1).into(), para: 0.into() };
+    while let Some(batch) = source.headers(next, 1 << 24).await.unwrap() {
+        next.relay = batch.relay.last.next();
+        next.para = batch.para.map_or(next.para, |span| span.last.next());
+        api.sync_headers(batch.body).await.unwrap();
+    }
+    let blocks = BlockCursor { from: ParaNumber(1), to: next.para.prev().unwrap() };
+    let batch = source.blocks(blocks, 1 << 24).await.unwrap().unwrap();
+    assert_eq!(api.dispatch_blocks(batch.body).await.unwrap().synced_to, PARA);
+    assert_eq!(next.relay, RelayNumber(RELAY + 1));
+}
