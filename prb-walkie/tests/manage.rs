@@ -330,7 +330,10 @@ async fn in_config_mode_everybody_is_idle() {
     };
     assert_eq!(all.worker_states, [expected]);
     let message = &all.worker_states[0].last_message;
-    assert!(message.ends_with("+00:00] This process only manages the inventory; workers do not run here"), "{message}");
+    assert!(
+        message.ends_with("+00:00] This process only manages the inventory; workers do not run here"),
+        "{message}"
+    );
 }
 
 #[tokio::test]

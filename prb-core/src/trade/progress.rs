@@ -59,8 +59,13 @@ impl ProgressReporter {
                 for leases in leases.chunks(MAX_JOBS_PER_CALL) {
                     match timeout(REPORT_TIMEOUT, self.queue.progress(leases, progress)).await {
                         Ok(Ok(())) => {}
-                        Ok(Err(e)) => tracing::debug!(error = %e, progress = progress.as_str(), "progress was not reported"),
-                        Err(_) => tracing::debug!(progress = progress.as_str(), "reporting progress to the queue timed out"),
+                        Ok(Err(e)) => {
+                            tracing::debug!(error = %e, progress = progress.as_str(), "progress was not reported")
+                        }
+                        Err(_) => tracing::debug!(
+                            progress = progress.as_str(),
+                            "reporting progress to the queue timed out"
+                        ),
                     }
                 }
             }
