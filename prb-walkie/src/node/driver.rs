@@ -72,7 +72,7 @@ enum Pending {
     /// A call of a handle; the permit is its place among the calls to that peer.
     Call { reply: oneshot::Sender<Result<Frame, Error>>, _permit: Permit },
     /// A `Hello` of the driver's own, with its half of the exchange where there is a key.
-    Hello { nonce: String, offer: Option<Offer> },
+    Hello { nonce: String, offer: Option<Box<Offer>> },
 }
 
 /// Who this node is: what its handlers, its calls and the driver share.

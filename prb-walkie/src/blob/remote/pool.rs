@@ -288,12 +288,11 @@ impl Pool {
         if self.identity().is_some_and(|ours| ours != genesis.chain_identity) {
             return Err(Failure::bad(format!("its genesis is of the chain {}", genesis.chain_identity)));
         }
-        match &self.own {
-            Some(own) => own.genesis.check(&genesis).await.map_err(|error| match error {
+        if let Some(own) = &self.own {
+            own.genesis.check(&genesis).await.map_err(|error| match error {
                 GenesisError::Wrong(reason) => Failure::Bad(reason),
                 unchecked => Failure::Verdict(Error::Unavailable(Box::new(unchecked))),
-            })?,
-            None => {}
+            })?;
         }
         Ok(genesis)
     }

@@ -128,7 +128,12 @@ impl Driver {
                 known.greeting = true;
                 known.greet_at = now + self.limits.hello_interval;
             }
-            self.send(peer, Protocol::Pb, Frame::new(bytes, ANSWER_BYTES), Pending::Hello { nonce, offer });
+            self.send(
+                peer,
+                Protocol::Pb,
+                Frame::new(bytes, ANSWER_BYTES),
+                Pending::Hello { nonce, offer: offer.map(Box::new) },
+            );
         }
     }
 
@@ -136,7 +141,7 @@ impl Driver {
         &mut self,
         peer: PeerId,
         nonce: &str,
-        offer: Option<Offer>,
+        offer: Option<Box<Offer>>,
         result: Result<Frame, Error>,
     ) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
