@@ -33,7 +33,9 @@ async fn main() -> anyhow::Result<()> {
 
     // What a lifecycle manager does with the address of a provider.
     let chain_identity = Some(genesis.chain_identity);
-    let candidate = remote::Candidate { id: "ours".into(), address, chain_identity, announced: None };
+    let provenance = remote::Provenance::Named;
+    let candidate =
+        remote::Candidate { id: "ours".into(), address, chain_identity, announced: None, provenance };
     let (_candidates, found) = watch::channel(vec![candidate]);
     let fetched = remote::RemoteBlobSource::start(found, Default::default());
     fetched.heights().wait_for(|heights| heights.relay.is_some()).await?;

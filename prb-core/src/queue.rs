@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     chain::Call,
+    encoding::decimal_option,
     primitives::{AccountId, Balance, Hash, ParaNumber, PoolId},
     vault::Sealed,
 };
@@ -139,28 +140,8 @@ pub struct JobOutcome {
     /// The transaction's hash; `None` if nothing had to be sent.
     pub extrinsic: Option<Hash>,
     /// What the operator paid for the transaction; calls of other jobs may be in it.
-    #[serde(default, with = "fee", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "decimal_option", skip_serializing_if = "Option::is_none")]
     pub fee: Option<Balance>,
-}
-
-/// A fee in JSON: a decimal string, as numbers are too small for it.
-mod fee {
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    use crate::primitives::Balance;
-
-    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
-    pub(super) fn serialize<S: Serializer>(fee: &Option<Balance>, to: S) -> Result<S::Ok, S::Error> {
-        match fee {
-            Some(fee) => to.collect_str(fee),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Balance>, D::Error> {
-        let text = Option::<String>::deserialize(from)?;
-        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
-    }
 }
 
 /// One call's result.

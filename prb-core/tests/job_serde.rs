@@ -92,8 +92,9 @@ fn outcome() -> impl Strategy<Value = JobOutcome> {
         Just(CallOutcome::AlreadyDone),
         ".{0,20}".prop_map(CallOutcome::Failed)
     ];
-    (vec(call, 0..5), any::<u32>(), option::of(any::<[u8; 32]>())).prop_map(|(calls, block, extrinsic)| {
-        JobOutcome { calls, block: ParaNumber(block), extrinsic: extrinsic.map(Hash) }
+    (vec(call, 0..5), any::<u32>(), option::of(any::<([u8; 32], u128)>())).prop_map(|(calls, block, sent)| {
+        let (extrinsic, fee) = sent.map(|(extrinsic, fee)| (Hash(extrinsic), fee)).unzip();
+        JobOutcome { calls, block: ParaNumber(block), extrinsic, fee }
     })
 }
 
@@ -118,12 +119,13 @@ proptest! {
 
     #[test]
     fn ends_come_back_as_they_were(outcome in outcome(), message in ".{0,40}", failed in any::<bool>()) {
+        let fee = outcome.fee;
         prop_assert_eq!(there_and_back(&outcome), outcome);
         let failure = JobFailure { message: message.clone() };
         prop_assert_eq!(there_and_back(&failure), failure);
         let calls = vec![if failed { Err(DispatchError { name: message }) } else { Ok(()) }];
         let batch =
-            BatchOutcome { extrinsic: Hash([1; 32]), block: Hash([2; 32]), number: ParaNumber(3), calls };
+            BatchOutcome { extrinsic: Hash([1; 32]), block: Hash([2; 32]), number: ParaNumber(3), calls, fee };
         prop_assert_eq!(there_and_back(&batch), batch);
         let effects = Effects { block: ParaNumber(4), calls: vec![Effect::Missing, Effect::Present] };
         prop_assert_eq!(there_and_back(&effects), effects);

@@ -116,6 +116,8 @@ pub mod manage;
 #[cfg(feature = "node")]
 pub mod node;
 pub mod proto;
+#[cfg(feature = "blob")]
+mod provenance;
 #[cfg(feature = "node")]
 pub mod rpc;
 pub mod vault;

@@ -54,12 +54,12 @@ mod start;
 mod table;
 mod transport;
 
+pub use crate::provenance::Provenance;
 pub use config::{Config, ConfigError, Limits, parse_addresses};
 pub use libp2p::{Multiaddr, PeerId};
 #[cfg(feature = "fuzzing")]
 pub(crate) use mdns::read_for_fuzzing as read_mdns;
-pub(crate) use provenance::share_of;
-pub use provenance::{Provenance, Trust};
+pub use provenance::Trust;
 pub use table::{Peer, PeerTable, Standing};
 
 use crate::{

@@ -9,7 +9,10 @@ use prb_chain::history::{
     blobs::BlobHistory,
     headers_cache::{self, HeadersCache},
 };
-use prb_walkie::blob::remote::{self, Candidate, RemoteBlobSource};
+use prb_walkie::{
+    blob::remote::{self, Candidate, RemoteBlobSource},
+    node::Provenance,
+};
 use tokio::sync::watch;
 
 use crate::{config::HistoryPlace, daemon::Background};
@@ -49,6 +52,7 @@ async fn provider(
         address: address_found,
         chain_identity: None,
         announced: None,
+        provenance: Provenance::Named,
     };
     let (candidates, told) = watch::channel(vec![candidate]);
     background.spawn(|stop| async move {

@@ -145,8 +145,12 @@ async fn advance(
 
 /// Stores what has passed the checks.
 pub(crate) fn append(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
-    notice_missing_head(store, para_id, batch)?;
-    store.append_relay(batch)
+    let named_head = store.tip_names_head()?;
+    store.append_relay(batch)?;
+    if named_head {
+        notice_missing_head(store, para_id, batch);
+    }
+    Ok(())
 }
 
 /// Puts pieces from elsewhere than nodes through the same checks: they follow `parent`, `set` justifies the first.
@@ -170,13 +174,10 @@ pub(crate) fn check_pieces(
 }
 
 /// Says so where the relay chain names no head of the parachain any more: it was offboarded.
-fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
-    let Some(last) = store.tips().borrow().proven.map(|head| head.number) else { return Ok(()) };
-    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none());
-    if let Some(stop) = gone
-        && store.tip_names_head()?
-    {
-        let (relay, last) = (stop.number.0, last.0);
+fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) {
+    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number.0);
+    let last = store.tips().borrow().proven.map(|head| head.number.0);
+    if let (Some(relay), Some(last)) = (gone, last) {
         tracing::warn!(
             relay,
             para_id,
@@ -184,7 +185,6 @@ fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) -> Resul
             "the relay chain names no head of the parachain: its last block stays the newest"
         );
     }
-    Ok(true)
 }
 
 /// Sees whether the node has old states, before hundreds of headers are fetched that would be of no use

@@ -176,7 +176,10 @@ fn khalas_events_tell_what_became_of_a_batch() {
     let item_failed = event(2, "Utility", "ItemFailed", module.clone());
     let batch = event(2, "Utility", "BatchCompletedWithErrors", vec![]);
     let ran = outcome(&[done(), item_failed, batch, ended()], 2);
-    assert!(matches!(&ran, Ok(ExtrinsicOutcome::Ran(calls)) if *calls == [Ok(()), failed()]), "{ran:?}");
+    assert!(
+        matches!(&ran, Ok(ExtrinsicOutcome::Ran { calls, .. }) if *calls == [Ok(()), failed()]),
+        "{ran:?}"
+    );
     let proxied = event(2, "Proxy", "ProxyExecuted", [vec![1], module.clone()].concat());
     let refused = outcome(&[proxied, ended()], 1);
     assert_eq!(refused, Ok(ExtrinsicOutcome::Failed(failed().unwrap_err())));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Call;
 use crate::{
+    encoding::decimal_option,
     primitives::{AccountId, Balance, Hash, ParaNumber},
     signer::{self, Signer},
     wire::{MessageOrigin, SignedMessage},
@@ -69,6 +70,7 @@ pub struct BatchOutcome {
     /// One result per call, in order.
     pub calls: Vec<Result<(), DispatchError>>,
     /// What the operator paid for the transaction, where the chain says so.
+    #[serde(default, with = "decimal_option", skip_serializing_if = "Option::is_none")]
     pub fee: Option<Balance>,
 }
 

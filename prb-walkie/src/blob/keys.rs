@@ -25,7 +25,9 @@
 //! Reading is strict: decimal numbers without sign or leading zeros, nothing before or after, so that each key
 //! has one spelling and a cache may go by the text.
 
-use std::{borrow::Cow, fmt, str::Split};
+#[cfg(feature = "node")]
+use std::borrow::Cow;
+use std::{fmt, str::Split};
 
 use prb_core::{
     blob::{BlockCursor, HeaderCursor, Span},
@@ -106,6 +108,7 @@ pub enum Key {
 
 /// A key as it is asked for by a call between peers: an answer is not held back there, as it would keep a place that
 /// others need. Heights are waited for over the blob server's own wire.
+#[cfg(feature = "node")]
 pub(crate) fn without_wait(key: &str) -> Cow<'_, str> {
     match Key::parse(key) {
         Some(Key::Heights { relay, para, wait_ms: 1.. }) => {

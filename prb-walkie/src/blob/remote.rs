@@ -43,7 +43,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{client, metrics};
-use crate::node::Provenance;
+pub use crate::provenance::Provenance;
 
 mod ask;
 mod choose;

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, warn};
 
 use super::{Lookup, metrics};
-use crate::node::share_of;
+use crate::provenance::share_of;
 
 mod connection;
 mod outbox;

@@ -10,10 +10,7 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::ConnectionId};
 use prb_core::{primitives::Hash, sync::Backoff};
 
-use super::{
-    Limits, Peer, PeerTable, Standing,
-    provenance::{Provenance, Trust},
-};
+use super::{Limits, Peer, PeerTable, Provenance, Standing, Trust};
 use crate::proto::{AuthStatus, Role, SystemInfo};
 
 /// Addresses kept of a peer.

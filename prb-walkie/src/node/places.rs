@@ -12,7 +12,8 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use prost::Message;
 
-use super::{Limits, behaviour::Protocol, provenance::share_of};
+use super::{Limits, behaviour::Protocol};
+use crate::provenance::share_of;
 use crate::{
     blob::keys::Key,
     proto::data_provider::GetBlobByKey,

@@ -16,7 +16,8 @@ use libp2p::{
     },
 };
 
-use super::{Limits, peers::ip_of, provenance::share_of};
+use super::{Limits, peers::ip_of};
+use crate::provenance::share_of;
 
 /// Peers of the key that are remembered.
 const MAX_TRUSTED: usize = 4096;

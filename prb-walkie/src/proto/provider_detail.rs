@@ -9,8 +9,7 @@ use prost::{
     encoding::{DecodeContext, WireType},
 };
 
-use super::{Empty, data_provider::Info};
-use crate::rpc::{Call, Method};
+use super::data_provider::Info;
 
 /// The chain nodes and the disk of a data provider.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
@@ -121,16 +120,6 @@ impl Message for FullInfo {
     fn clear(&mut self) {
         *self = Self::default();
     }
-}
-
-/// `GetDataProviderInfo` with the fields that are not the original's: who does not know them answers without.
-#[derive(Clone, Copy, Debug)]
-pub struct GetFullInfo;
-
-impl Call for GetFullInfo {
-    type Request = Empty;
-    type Response = FullInfo;
-    const METHOD: Method = Method::GetDataProviderInfo;
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use prost::Message;
 
 use crate::proto::{
     AuthRequest, AuthResponse, Empty, SystemInfo, WorkerStateUpdate, data_provider as dp, detail,
-    lifecycle as lm,
+    lifecycle as lm, provider_detail,
 };
 
 /// A method and its messages.
@@ -27,7 +27,17 @@ macro_rules! service {
         #[non_exhaustive]
         pub enum Method { $($(#[$doc])* $name),* }
 
-        impl Method {
+        /// `GetDataProviderInfo` with the fields that are not the original's: who does not know them answers without.
+#[derive(Clone, Copy, Debug)]
+pub struct GetFullInfo;
+
+impl Call for GetFullInfo {
+    type Request = Empty;
+    type Response = provider_detail::FullInfo;
+    const METHOD: Method = Method::GetDataProviderInfo;
+}
+
+impl Method {
             /// Every method.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 

@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 use prb_walkie::{
     node::{Peer, PeerId, Standing},
-    proto::{Empty, Role, data_provider as dp, provider_detail::GetFullInfo},
+    proto::{Empty, Role, data_provider as dp},
+    rpc::calls,
 };
 
 use super::{backend::Error, chain_data, context::Context, live::Part, peer::patient, words};
@@ -85,7 +86,7 @@ pub(super) async fn provider(context: &Context, peer: PeerId) -> Result<Vec<Part
     let none = || Error::not_found("there is no such data provider among the peers");
     let node = context.console.0.node.as_ref().ok_or_else(none)?;
     let known = node.peers().borrow().get(&peer).cloned().ok_or_else(none)?;
-    let told = patient(node.client(peer).call(GetFullInfo, Empty::default())).await?;
+    let told = patient(node.client(peer).call(calls::GetFullInfo, Empty::default())).await?;
     let info = told.info;
     let status = match info.status() {
         dp::Status::Idle => ("succeeded", "at the tip"),

@@ -9,7 +9,7 @@ use prb_walkie::{
         external::{self, Error, Wanted},
         tokens::{self, Tokens},
     },
-    proto::provider_detail::{FullInfo, GetFullInfo},
+    proto::provider_detail::FullInfo,
     rpc::{Handlers, ResponseError, calls},
 };
 
@@ -27,7 +27,7 @@ pub(super) fn of(
     let tokens = Arc::new(Tokens::<Wanted>::new(tokens::Config::default()));
     let (wanted, given) = ((Arc::clone(&source), Arc::clone(&tokens)), (source, tokens));
     Handlers::new()
-        .on(GetFullInfo, move |caller, _| {
+        .on(calls::GetFullInfo, move |caller, _| {
             let (info, chain_data) = (info::of(&store, port), chain_data.clone());
             async move {
                 // Where nodes are and what is wrong with them is for those who manage.

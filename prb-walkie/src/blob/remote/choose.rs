@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::HashMap, net::IpAddr, time::Duration};
 use prb_core::blob::Heights;
 
 use super::Candidate;
-use crate::node::{Provenance, share_of};
+use crate::provenance::{Provenance, share_of};
 
 /// A provider as the choice sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::{
         client::{self, Bounds, Client, Link},
         metrics,
     },
-    node::Provenance,
+    provenance::Provenance,
 };
 
 /// After so long without a reason to be put aside, a provider starts afresh.

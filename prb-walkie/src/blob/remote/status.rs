@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::provider::{Kind, Provider};
-use crate::{blob::client::Link, node::Provenance};
+use crate::{blob::client::Link, provenance::Provenance};
 
 /// A provider's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
