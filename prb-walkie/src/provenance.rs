@@ -28,6 +28,20 @@ pub enum Provenance {
     SharedKey,
 }
 
+impl Provenance {
+    /// A short name for logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Discovered => "discovered",
+            Self::TrustedNetwork => "trusted_network",
+            Self::SameMachine => "same_machine",
+            Self::BootNode => "boot_node",
+            Self::Named => "named",
+            Self::SharedKey => "shared_key",
+        }
+    }
+}
+
 /// What shares of connections, calls and bytes are counted by: an IPv4 address, or an IPv6 network of /64, as one
 /// machine commonly has all of it.
 pub(crate) fn share_of(ip: IpAddr) -> IpAddr {

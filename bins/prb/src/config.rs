@@ -194,6 +194,10 @@ fn check_chains(args: &DataProviderArgs) -> Result<(), clap::Error> {
             "nodes of one chain alone are of no use: set both PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT, \
              or neither where PRB_HISTORY has the whole history",
         )),
+        (true, true) if args.history.history.is_empty() => Err(wrong(
+            "no chain nodes are named: set PHALA_CHAIN_ENDPOINT and PHALA_PARENT_CHAIN_ENDPOINT (or --chain-endpoint and \
+             --parent-chain-endpoint), or PRB_HISTORY if that has the whole history",
+        )),
         _ => Ok(()),
     }
 }

@@ -22,7 +22,6 @@ pub struct DataProviderArgs {
         long,
         env = "PHALA_CHAIN_ENDPOINT",
         value_delimiter = ',',
-        required_unless_present = "history",
         value_parser = ws_url,
         hide_env_values = true
     )]
@@ -32,7 +31,6 @@ pub struct DataProviderArgs {
         long,
         env = "PHALA_PARENT_CHAIN_ENDPOINT",
         value_delimiter = ',',
-        required_unless_present = "history",
         value_parser = ws_url,
         hide_env_values = true
     )]

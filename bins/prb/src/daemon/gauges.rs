@@ -46,12 +46,13 @@ const GAUGES: [(&str, &str); 14] = [
     ("prb_rpc_node_lacks", "1 where a chain node lacks what is wanted of it, by chain, node and capability"),
 ];
 
-const COUNTERS: [(&str, &str); 14] = [
+const COUNTERS: [(&str, &str); 15] = [
     (
         "prb_blob_cache_forgotten_total",
         "Cached blobs that were forgotten because they turned out to be wrong, by kind",
     ),
     ("prb_blob_cache_total", "Requests to the blob cache, by kind and outcome"),
+    ("prb_history_faults_total", "Failures of sources of past blocks, by part"),
     ("prb_ingest_failures_total", "Failures to fetch or verify blocks, by part"),
     ("prb_ingest_rechecks_total", "Ranges of storage changes fetched again from another node, by outcome"),
     (

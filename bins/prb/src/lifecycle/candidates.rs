@@ -139,7 +139,7 @@ fn learn(known: &mut BTreeMap<PeerId, Known>, table: &PeerTable, id: PeerId, inf
     let provenance = candidate.provenance;
     let new = known.insert(id, Known { candidate: candidate.clone(), heard: Instant::now() });
     if new.is_none_or(|old| old.candidate.address != candidate.address) {
-        tracing::info!(peer = %id, address = %candidate.address, ?provenance, "data provider found");
+        tracing::info!(peer = %id, address = %candidate.address, provenance = provenance.as_str(), "data provider found");
     }
 }
 

@@ -19,7 +19,7 @@ async fn the_first_page_names_what_needs_a_hand() {
         .has(&[
             "10 workers",
             "unreachable",
-            "Nobody answers at its endpoint",
+            "Nothing answers at the endpoint",
             "free-stake-short",
             "Contribute",
         ])
