@@ -291,7 +291,12 @@ impl Replay {
         asked.aside.insert(part, Aside { until, term });
         let (source, what) = (asked.source.name().to_owned(), ingest::chain_of(failure));
         counter!("prb_history_faults_total", "part" => part.name()).increment(1);
-        tracing::warn!(source, part = part.name(), retry_in_seconds = term.as_secs(), "history source fails: {what}");
+        tracing::warn!(
+            source,
+            part = part.name(),
+            retry_in_seconds = term.as_secs(),
+            "history source fails: {what}"
+        );
         if faults.len() < MAX_FAULTS {
             faults.push(Fault { source, part, what });
         }

@@ -12,6 +12,7 @@ use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::transport::ListenerId,
     request_response::{InboundRequestId, OutboundRequestId},
+    swarm::ConnectionId,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -45,6 +46,7 @@ use crate::{
 mod boot;
 mod events;
 mod hello;
+mod here;
 mod inbound;
 
 use boot::Boot;
@@ -129,6 +131,8 @@ pub(super) struct Driver {
     listeners: HashSet<ListenerId>,
     /// Who waits for a peer's connections to be closed.
     closing: HashMap<PeerId, Vec<oneshot::Sender<()>>>,
+    /// Dials of peers of this machine, and who waits for them.
+    connecting: HashMap<ConnectionId, oneshot::Sender<()>>,
     /// Answers that are being written, with the places that they keep meanwhile.
     writing: HashMap<(Protocol, InboundRequestId), Option<Place>>,
     /// When the last answer was written.
@@ -185,6 +189,7 @@ impl Driver {
             lookups: JoinSet::new(),
             listeners: HashSet::new(),
             closing: HashMap::new(),
+            connecting: HashMap::new(),
             writing: HashMap::new(),
             wrote: None,
             drain: None,
@@ -244,6 +249,7 @@ impl Driver {
                     let _ = done.send(());
                 }
             },
+            Command::ConnectFromHere { peer, done } => self.connect_from_here(peer, done),
             Command::Drain(done) => self.drain = Some(done),
         }
     }

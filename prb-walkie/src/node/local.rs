@@ -44,7 +44,8 @@ impl LocalAddresses {
         }
     }
 
-    fn contains(&mut self, ip: IpAddr) -> bool {
+    /// Whether an address is one of this machine's, and of no link-local network.
+    pub(super) fn contains(&mut self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         if ip.is_loopback() || is_link_local(ip) {
             return ip.is_loopback();

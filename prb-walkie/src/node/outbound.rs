@@ -2,12 +2,15 @@
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::sleep,
+};
 
 use super::{Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, rooms::Rooms};
 use crate::{
@@ -19,6 +22,10 @@ use crate::{
         exchange::Shown,
     },
 };
+
+/// How often a call is repeated, and after which pause, until a peer has seen a new connection.
+const SEEN_WITHIN: u32 = 10;
+const SEEN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Room among the calls to one peer; held until the driver is done with the call.
 pub(super) type Permit = OwnedSemaphorePermit;
@@ -59,9 +66,21 @@ pub(super) async fn exchange(
 ) -> Result<Response, Error> {
     let started = Instant::now();
     let mut result = once_more(shared, peer, method, data.clone()).await;
-    let refused = matches!(&result, Ok(answer) if answer.error.as_ref().is_some_and(is_unauthorized));
-    if refused && method.is_management() && authenticate(shared, peer).await? {
-        result = once_more(shared, peer, method, data).await;
+    let is_refused =
+        |result: &_| matches!(result, Ok(Response { error: Some(error), .. }) if is_unauthorized(error));
+    if is_refused(&result) && method.is_management() {
+        if authenticate(shared, peer).await? {
+            result = once_more(shared, peer, method, data).await;
+        } else if connect_from_here(shared, peer).await {
+            // The other end may learn of the connection a moment after this one.
+            for _ in 0..SEEN_WITHIN {
+                result = once_more(shared, peer, method, data.clone()).await;
+                if !is_refused(&result) {
+                    break;
+                }
+                sleep(SEEN_INTERVAL).await;
+            }
+        }
     }
     metrics::call("out", Some(method), outcome(&result), started.elapsed());
     result
@@ -90,6 +109,17 @@ async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> 
         return Err(Error::Unreachable { peer, reason: "it closed the stream without an answer".to_owned() });
     }
     envelope::read(answer.into_bytes(), &nonce).map_err(|reason| Error::Malformed { peer, reason })
+}
+
+/// Makes a connection to a peer of this machine, which shows it that this node is there too. Returns whether one was
+/// made.
+async fn connect_from_here(shared: &Shared, peer: PeerId) -> bool {
+    let (done, made) = oneshot::channel();
+    if shared.commands.send(Command::ConnectFromHere { peer, done }).await.is_err() {
+        return false;
+    }
+    let made = tokio::time::timeout(shared.outbound.limits.call_timeout, made);
+    shared.cancel.run_until_cancelled(made).await.is_some_and(|made| matches!(made, Ok(Ok(()))))
 }
 
 /// Shows a peer that this node knows the key, if it may know that. Gives whether it was let in.

@@ -42,6 +42,16 @@ impl Link {
         self.local && !self.outbound
     }
 
+    /// Whether it does not leave this machine.
+    pub(super) const fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// Whether this node has made it, to a peer of this machine.
+    pub(super) const fn is_made_here(&self) -> bool {
+        self.local && self.outbound
+    }
+
     pub(super) fn ip(&self) -> Option<IpAddr> {
         ip_of(&self.address)
     }

@@ -47,7 +47,7 @@ fn lists(daemon: &Daemon, peer: &Peer, role: &str) -> bool {
         line.contains("met a peer")
             && line.contains(&peer.peer_id)
             && line.contains(role)
-            && line.contains("Accepted")
+            && line.contains("accepted")
     };
     daemon.log().lines().any(line)
 }
@@ -86,7 +86,7 @@ async fn by_mdns() {
     }
     for theirs in [&asks, &shy] {
         until("both list both", || {
-            [&provider, &manager].iter().all(|daemon| lists(daemon, theirs, "DataProviderInt"))
+            [&provider, &manager].iter().all(|daemon| lists(daemon, theirs, "data provider"))
         })
         .await;
     }

@@ -73,11 +73,13 @@ impl Driver {
         }
         let local = self.local.has_both_ends(&endpoint);
         self.peers.connected(peer, id, Link::new(address, outbound, local));
+        self.connect_ended(id, true);
         self.count_connections();
         self.wake = true;
     }
 
     fn on_dial_error(&mut self, id: ConnectionId, peer: Option<PeerId>, error: &DialError) {
+        self.connect_ended(id, false);
         // Not an attempt: it is connected, or being dialled, already.
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
             return;

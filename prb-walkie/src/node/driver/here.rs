@@ -1,0 +1,52 @@
+//! Connections to peers of the same machine, made so that they can see where this node is.
+
+use libp2p::{
+    PeerId,
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use super::Driver;
+use crate::node::peers::{Link, ip_of};
+
+/// Connections being made at a time.
+const MAX_DIALS: usize = 64;
+
+impl Driver {
+    /// Connects to a peer of this machine that has made all connections itself. Management calls are granted to
+    /// programs of the same machine, and only the end that makes a connection shows that it is one: which of two
+    /// peers found the other first must not decide that.
+    ///
+    /// `done` is dropped if there is nothing to connect, or if that fails.
+    pub(super) fn connect_from_here(&mut self, peer: PeerId, done: oneshot::Sender<()>) {
+        let Some(known) = self.peers.get(&peer) else { return };
+        let has = |wanted: fn(&Link) -> bool| known.links.values().any(wanted);
+        if self.connecting.len() >= MAX_DIALS || !has(Link::is_local) || has(Link::is_made_here) {
+            return;
+        }
+        let mut addresses = known.addresses().to_vec();
+        addresses.retain(|address| ip_of(address).is_some_and(|ip| self.local.contains(ip)));
+        if addresses.is_empty() {
+            return;
+        }
+        let dial = DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Always).build();
+        let id = dial.connection_id();
+        match self.swarm.dial(dial) {
+            Ok(()) => drop(self.connecting.insert(id, done)),
+            Err(error) => debug!(%peer, %error, "cannot connect to a peer of this machine"),
+        }
+    }
+
+    /// A dial has ended.
+    pub(super) fn connect_ended(&mut self, id: ConnectionId, is_connected: bool) {
+        if let Some(done) = self.connecting.remove(&id)
+            && is_connected
+        {
+            let _ = done.send(());
+        }
+    }
+}
