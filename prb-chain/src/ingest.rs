@@ -36,7 +36,7 @@ mod start;
 mod suspects;
 
 pub use recheck::{Rechecked, recheck};
-pub(crate) use relay::{append as append_relay, check_pieces};
+pub(crate) use relay::{append as append_relay, check_pieces, notice_missing_head};
 pub(crate) use start::validation_data;
 pub use suspects::Suspects;
 

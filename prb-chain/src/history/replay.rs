@@ -337,11 +337,12 @@ impl Replay {
         if pieces.is_empty() {
             return Ok(false);
         }
-        self.with_store(move |store| {
+        let check_and_store = move |store: &Store| {
             let batch = ingest::check_pieces(para_id, store.current_set()?, parent, first, pieces)?;
-            Ok(ingest::append_relay(store, para_id, &batch)?)
-        })
-        .await?;
+            Ok(ingest::append_relay(store, &batch)?)
+        };
+        let gone = self.with_store(check_and_store).await?;
+        ingest::notice_missing_head(&self.store, para_id, gone);
         Ok(true)
     }
 

@@ -139,18 +139,17 @@ async fn advance(
     };
     node.has_offered(Capability::States);
     let para_id = genesis.para_id;
-    write(&chains.store, move |store| append(store, para_id, &batch)).await?;
+    let gone = write(&chains.store, move |store| append(store, &batch)).await?;
+    notice_missing_head(&chains.store, para_id, gone);
     Ok(true)
 }
 
-/// Stores what has passed the checks.
-pub(crate) fn append(store: &Store, para_id: u32, batch: &RelayBatch) -> Result<(), store::Error> {
+/// Stores what has passed the checks. Returns the first block whose state names no head of the parachain any more.
+pub(crate) fn append(store: &Store, batch: &RelayBatch) -> Result<Option<RelayNumber>, store::Error> {
     let named_head = store.tip_names_head()?;
     store.append_relay(batch)?;
-    if named_head {
-        notice_missing_head(store, para_id, batch);
-    }
-    Ok(())
+    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number);
+    Ok(gone.filter(|_| named_head))
 }
 
 /// Puts pieces from elsewhere than nodes through the same checks: they follow `parent`, `set` justifies the first.
@@ -174,12 +173,11 @@ pub(crate) fn check_pieces(
 }
 
 /// Says so where the relay chain names no head of the parachain any more: it was offboarded.
-fn notice_missing_head(store: &Store, para_id: u32, batch: &RelayBatch) {
-    let gone = batch.stops.iter().find(|stop| stop.para_head.is_none()).map(|stop| stop.number.0);
+pub(crate) fn notice_missing_head(store: &Store, para_id: u32, gone: Option<RelayNumber>) {
     let last = store.tips().borrow().proven.map(|head| head.number.0);
     if let (Some(relay), Some(last)) = (gone, last) {
         tracing::warn!(
-            relay,
+            relay = relay.0,
             para_id,
             last,
             "the relay chain names no head of the parachain: its last block stays the newest"
