@@ -142,6 +142,15 @@ async fn without_both_the_same_machine_is_let_in() {
     }
 }
 
+/// Which of two peers of a machine has found the other first does not matter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_machine_is_let_in_whoever_made_the_connection() {
+    let caller = start(config(1, Role::Trader)).await;
+    let local = start_knowing(managed(0), &caller).await;
+    until_friends(&local, &caller).await;
+    assert!(may(&caller, &local).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_node_asks_nobody() {
     let mut open = keyed(0, KEY);
