@@ -83,9 +83,9 @@ enum Command {
     KnowsKey { peer: PeerId, knows: bool },
     /// No connection with a peer, for now; the reply comes when there is none.
     Disconnect { peer: PeerId, done: oneshot::Sender<()> },
-    /// A connection of our own to a peer of this machine; the reply comes when there is one, and is dropped if none is
-    /// needed or possible.
-    ConnectFromHere { peer: PeerId, done: oneshot::Sender<()> },
+    /// A connection of our own to a peer of this machine. The reply says whether there is one now, or may be later; it
+    /// is dropped if the peer is elsewhere, or cannot be reached.
+    ConnectFromHere { peer: PeerId, done: oneshot::Sender<bool> },
     /// Our chain.
     ChainIdentity(Hash),
     /// No more calls; the reply is dropped when the last is answered.

@@ -132,7 +132,7 @@ pub(super) struct Driver {
     /// Who waits for a peer's connections to be closed.
     closing: HashMap<PeerId, Vec<oneshot::Sender<()>>>,
     /// Dials of peers of this machine, and who waits for them.
-    connecting: HashMap<ConnectionId, oneshot::Sender<()>>,
+    connecting: HashMap<ConnectionId, oneshot::Sender<bool>>,
     /// Answers that are being written, with the places that they keep meanwhile.
     writing: HashMap<(Protocol, InboundRequestId), Option<Place>>,
     /// When the last answer was written.

@@ -23,9 +23,9 @@ use crate::{
     },
 };
 
-/// How often a call is repeated, and after which pause, until a peer has seen a new connection.
+/// How often it is tried, and after which pause, until a peer of the same machine has seen that this node is there too.
 const SEEN_WITHIN: u32 = 10;
-const SEEN_INTERVAL: Duration = Duration::from_millis(50);
+const SEEN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Room among the calls to one peer; held until the driver is done with the call.
 pub(super) type Permit = OwnedSemaphorePermit;
@@ -71,12 +71,16 @@ pub(super) async fn exchange(
     if is_refused(&result) && method.is_management() {
         if authenticate(shared, peer).await? {
             result = once_more(shared, peer, method, data).await;
-        } else if connect_from_here(shared, peer).await {
-            // The other end may learn of the connection a moment after this one.
+        } else {
+            // Its addresses may still have to become known, and the other end learns of a connection a moment after
+            // this one.
             for _ in 0..SEEN_WITHIN {
-                result = once_more(shared, peer, method, data.clone()).await;
-                if !is_refused(&result) {
-                    break;
+                let Some(is_connected) = connect_from_here(shared, peer).await else { break };
+                if is_connected {
+                    result = once_more(shared, peer, method, data.clone()).await;
+                    if !is_refused(&result) {
+                        break;
+                    }
                 }
                 sleep(SEEN_INTERVAL).await;
             }
@@ -111,15 +115,13 @@ async fn attempt(shared: &Shared, peer: PeerId, method: Method, data: Bytes) -> 
     envelope::read(answer.into_bytes(), &nonce).map_err(|reason| Error::Malformed { peer, reason })
 }
 
-/// Makes a connection to a peer of this machine, which shows it that this node is there too. Returns whether one was
-/// made.
-async fn connect_from_here(shared: &Shared, peer: PeerId) -> bool {
+/// Makes sure that this node has made a connection to a peer of this machine, which shows the peer that it is there too.
+/// Returns whether there is one now; `None` if the peer is elsewhere, or cannot be reached.
+async fn connect_from_here(shared: &Shared, peer: PeerId) -> Option<bool> {
     let (done, made) = oneshot::channel();
-    if shared.commands.send(Command::ConnectFromHere { peer, done }).await.is_err() {
-        return false;
-    }
+    shared.commands.send(Command::ConnectFromHere { peer, done }).await.ok()?;
     let made = tokio::time::timeout(shared.outbound.limits.call_timeout, made);
-    shared.cancel.run_until_cancelled(made).await.is_some_and(|made| matches!(made, Ok(Ok(()))))
+    shared.cancel.run_until_cancelled(made).await?.ok()?.ok()
 }
 
 /// Shows a peer that this node knows the key, if it may know that. Gives whether it was let in.

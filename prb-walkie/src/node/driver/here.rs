@@ -21,16 +21,22 @@ impl Driver {
     /// programs of the same machine, and only the end that makes a connection shows that it is one: which of two
     /// peers found the other first must not decide that.
     ///
-    /// `done` is dropped if there is nothing to connect, or if that fails.
-    pub(super) fn connect_from_here(&mut self, peer: PeerId, done: oneshot::Sender<()>) {
+    /// Tells `done` whether there is a connection; `false` while no address of the peer is known. Drops it if the peer is
+    /// not of this machine, or cannot be reached.
+    pub(super) fn connect_from_here(&mut self, peer: PeerId, done: oneshot::Sender<bool>) {
         let Some(known) = self.peers.get(&peer) else { return };
         let has = |wanted: fn(&Link) -> bool| known.links.values().any(wanted);
-        if self.connecting.len() >= MAX_DIALS || !has(Link::is_local) || has(Link::is_made_here) {
+        if self.connecting.len() >= MAX_DIALS || !has(Link::is_local) {
+            return;
+        }
+        if has(Link::is_made_here) {
+            let _ = done.send(true);
             return;
         }
         let mut addresses = known.addresses().to_vec();
         addresses.retain(|address| ip_of(address).is_some_and(|ip| self.local.contains(ip)));
         if addresses.is_empty() {
+            let _ = done.send(false);
             return;
         }
         let dial = DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Always).build();
@@ -46,7 +52,7 @@ impl Driver {
         if let Some(done) = self.connecting.remove(&id)
             && is_connected
         {
-            let _ = done.send(());
+            let _ = done.send(true);
         }
     }
 }
