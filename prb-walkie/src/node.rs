@@ -60,6 +60,7 @@ pub use libp2p::{Multiaddr, PeerId};
 #[cfg(feature = "fuzzing")]
 pub(crate) use mdns::read_for_fuzzing as read_mdns;
 pub use provenance::Trust;
+pub(crate) use provenance::is_in;
 pub use table::{Peer, PeerTable, Standing};
 
 use crate::{

@@ -16,9 +16,14 @@ pub struct Trust {
 
 impl Trust {
     pub(super) fn has_network(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.networks.iter().any(|network| network.contains(&ip))
+        is_in(&self.networks, ip)
     }
+}
+
+/// Whether an address is in one of the networks. One listener for both families shows IPv4 addresses as mapped ones.
+pub(crate) fn is_in(networks: &[IpNet], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    networks.iter().any(|network| network.contains(&ip))
 }
 
 #[cfg(test)]

@@ -56,7 +56,10 @@ use sha2::Sha256;
 
 use zeroize::Zeroizing;
 
-use crate::proto::{AuthRequest, AuthResponse, AuthStatus, AuthType};
+use crate::{
+    node::is_in,
+    proto::{AuthRequest, AuthResponse, AuthStatus, AuthType},
+};
 
 /// How far the time of an auth string may be from the clock of the one who checks it.
 pub const WINDOW: Duration = Duration::from_secs(30);
@@ -95,12 +98,6 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn has_network(&self, ip: IpAddr) -> bool {
-        // One listener for both families shows IPv4 addresses as mapped ones.
-        let ip = ip.to_canonical();
-        self.networks.iter().any(|network| network.contains(&ip))
-    }
-
     /// What is wrong with it, for people.
     pub(crate) fn problem(&self) -> Option<String> {
         weakness(self.psk.as_ref()?).map(|problem| format!("the pre-shared key {problem}"))
@@ -210,7 +207,7 @@ impl Gate {
         if policy.psk.is_some() && self.granted.get(peer).is_some_and(|since| since.elapsed() < GRANT_LASTS) {
             return AuthStatus::Granted;
         }
-        if ip.is_some_and(|ip| policy.has_network(ip)) {
+        if ip.is_some_and(|ip| is_in(&policy.networks, ip)) {
             return AuthStatus::None;
         }
         if policy.psk.is_none() && policy.whitelist.is_empty() && comes_from_here {
