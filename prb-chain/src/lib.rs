@@ -29,6 +29,7 @@
 //! - [`store`]: every block once, in LMDB; a killed process leaves whole batches.
 //! - [`source`]: the store as a [`BlobSource`](prb_core::blob::BlobSource): batches are concatenations of
 //!   stored slices, assembled when asked for.
+//! - [`verified`]: a decorator over any `BlobSource`: header batches are verified once, before workers get them.
 //! - [`reader`]: a [`ChainReader`](prb_core::chain::ChainReader): one snapshot, then one question a block.
 //! - [`submit`]: a [`ChainSubmitter`](prb_core::chain::ChainSubmitter): signs, sends, watches, and asks the
 //!   chain where the watch is lost.
@@ -102,6 +103,7 @@ pub mod signer;
 pub mod source;
 pub mod store;
 pub mod submit;
+pub mod verified;
 pub mod verify;
 
 #[cfg(doctest)]

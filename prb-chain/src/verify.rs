@@ -6,8 +6,9 @@
 
 use codec::{Decode, Encode};
 use prb_core::{
+    blob::Genesis,
     primitives::{Hash, RelayNumber},
-    wire::{AuthoritySet, DigestItem, GRANDPA_ENGINE_ID, Header, ScheduledChange},
+    wire::{AuthoritySet, DigestItem, GRANDPA_ENGINE_ID, GenesisBlockInfo, Header, ScheduledChange},
 };
 
 pub mod grandpa;
@@ -76,6 +77,12 @@ pub enum Error {
         /// The block.
         number: u32,
     },
+    /// A batch of headers goes past a change of authorities.
+    #[error("relay block {number} changes the authorities, and headers after it are in the same batch")]
+    Crossed {
+        /// The block.
+        number: u32,
+    },
     /// A proof does not belong to the state root, or leaves out what was asked for.
     #[error("the read proof of {what} does not hold: {reason}")]
     Proof {
@@ -118,10 +125,7 @@ impl Checked {
     pub fn new(expected: u32, encoded: Vec<u8>) -> Result<Self, Error> {
         let header = decode_header(expected, &encoded)?;
         let change = header.scheduled_change();
-        // `ConsensusLog::ForcedChange` is variant 2.
-        let forces_change = header.digest.iter().any(
-            |item| matches!(item, DigestItem::Consensus(GRANDPA_ENGINE_ID, data) if data.first() == Some(&2)),
-        );
+        let forces_change = forces_change(&header);
         let hash = Hash::of(&encoded);
         let state_root = header.state_root;
         Ok(Self { number: expected, hash, encoded, state_root, change, forces_change })
@@ -144,6 +148,22 @@ impl Checked {
             }
             Some(change) => Ok(Some(AuthoritySet { list: change.next_authorities.clone(), id: set.id + 1 })),
         }
+    }
+}
+
+/// `ConsensusLog::ForcedChange` is variant 2.
+fn forces_change(header: &Header) -> bool {
+    header.digest.iter().any(
+        |item| matches!(item, DigestItem::Consensus(GRANDPA_ENGINE_ID, data) if data.first() == Some(&2)),
+    )
+}
+
+/// The change of authorities in a header that workers cannot follow.
+pub(crate) fn unsupported_change(header: &Header) -> Option<Error> {
+    let number = header.number;
+    match header.scheduled_change() {
+        Some(ScheduledChange { delay, .. }) if delay != 0 => Some(Error::DelayedChange { number, delay }),
+        _ => forces_change(header).then_some(Error::ForcedChange { number }),
     }
 }
 
@@ -247,6 +267,23 @@ impl Start {
     pub const fn first(&self) -> RelayNumber {
         RelayNumber(self.number + 1)
     }
+}
+
+/// The relay block that workers are initialised with, once its hash and its authorities' proof hold.
+///
+/// # Errors
+/// What is wrong with the genesis.
+pub fn genesis(genesis: &Genesis) -> Result<Start, Error> {
+    let what = "the genesis' authorities";
+    let info = GenesisBlockInfo::decode(&mut &*genesis.info)
+        .map_err(|_| Error::Encoding { what: "the genesis info" })?;
+    let number = genesis.relay_number.0;
+    let header = header(genesis.relay_hash, number, info.block_header.encode())?;
+    let proven = state::authorities(header.state_root, &info.proof);
+    if proven.as_ref() != Some(&info.authority_set.list) {
+        return Err(Error::Proof { what, reason: "the state does not have them".into() });
+    }
+    Ok(Start { number, hash: header.hash, set: info.authority_set })
 }
 
 #[cfg(test)]

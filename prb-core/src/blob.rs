@@ -195,6 +195,29 @@ pub enum Refusal {
         /// The worker's error text.
         message: String,
     },
+    /// A header batch that was proven false before a worker got it.
+    FalseHeaders(FalseHeaders),
+}
+
+/// A header batch that does not verify: whoever gave it is at fault.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FalseHeaders {
+    /// The cursor of the request.
+    pub cursor: HeaderCursor,
+    /// The batch's body, which tells whose answer it was.
+    pub body: Bytes,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Debug for FalseHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FalseHeaders")
+            .field("cursor", &self.cursor)
+            .field("body_bytes", &self.body.len())
+            .field("reason", &self.reason)
+            .finish()
+    }
 }
 
 /// Verified chain data for workers.

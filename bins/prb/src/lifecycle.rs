@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use prb_chain::{keys::Sr25519Keys, rpc::NodePool};
+use prb_chain::{keys::Sr25519Keys, rpc::NodePool, verified::VerifiedSource};
 use prb_core::{
     blob::{BlobSource, cache::CachedSource},
     inventory::Inventory,
@@ -174,7 +174,11 @@ async fn work(
 ) -> Result<(Work, Providers), Failure> {
     let remote = RemoteBlobSource::start_on(candidates, own, args.remote_config());
     let providers = remote.watcher();
-    let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
+    let mut source: Arc<dyn BlobSource> = Arc::new(remote);
+    if args.verify_headers {
+        source = Arc::new(VerifiedSource::open(source, args.verified_config()));
+    }
+    let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(source, args.cache_config()));
     let chain = Chain::follow(parts.para.clone());
     let desk = match &args.q_redis_endpoint {
         // Jobs of other managers, the original's perhaps, may be in that Redis, too.

@@ -85,6 +85,18 @@ pub fn authority_set(state_root: Hash, proof: Vec<Vec<u8>>) -> Result<AuthorityS
     })
 }
 
+/// The authorities that the relay block's state holds, as far as the proof reaches: old chains keep them elsewhere,
+/// and a proof need not say which set it is.
+pub fn authorities(state_root: Hash, proof: &[Vec<u8>]) -> Option<AuthorityList> {
+    let [new, old, _] = authority_keys();
+    let listed = |key: Vec<u8>, version_bytes: usize| {
+        let values = read("the authorities", state_root, proof.to_vec(), &[key]).ok()?;
+        let value = values.into_iter().next().flatten()?;
+        AuthorityList::decode(&mut value.get(version_bytes..)?).ok()
+    };
+    listed(new, 0).or_else(|| listed(old, 1))
+}
+
 /// Whether the pairs are the whole state under the root; workers keep state version 0.
 ///
 /// # Errors

@@ -138,7 +138,7 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
                 let now = touched.filter(|(key, _)| eviction_limits.entries.admit(**key));
                 now.for_each(|(_, entry)| entry.evict("blocks"));
             }
-            Refusal::Headers { .. } | Refusal::Blocks { .. } => {}
+            Refusal::Headers { .. } | Refusal::Blocks { .. } | Refusal::FalseHeaders(_) => {}
         }
     }
 }

@@ -221,6 +221,9 @@ impl BlobSource for RemoteBlobSource {
     }
 
     fn refused(&self, refusal: &Refusal) {
+        if let Refusal::FalseHeaders(given) = refusal {
+            return self.pool.convict(given);
+        }
         self.pool.suspect(refusal);
         // See above: what finds no place is told again.
         let _ = self.refusals.try_send(refusal.clone());

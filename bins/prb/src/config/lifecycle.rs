@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
+use prb_chain::verified;
 use prb_core::{blob::cache, sync::BackoffConfig};
 use prb_walkie::{
     blob::{client, remote},
@@ -52,6 +53,10 @@ pub struct LifecycleArgs {
     /// the pre-shared key.
     #[arg(long, env = "PRB_DATA_PROVIDERS", value_delimiter = ',', value_name = "PEERS", value_parser = trusted)]
     pub data_providers: Vec<Trusted>,
+    /// Verify relay and parachain headers of data providers before a worker gets them. Without it, a worker's refusal
+    /// tells a false one.
+    #[arg(long, env = "PRB_VERIFY_HEADERS", default_value = "true", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
+    pub verify_headers: bool,
     /// Blob requests in flight, to each data provider.
     #[arg(long, env = "PHALA_LIFECYCLE_BLOB_QUEUE_SIZE", default_value_t = 36, value_parser = whole(1u32..=10_000))]
     pub lifecycle_blob_queue_size: u32,
@@ -99,6 +104,12 @@ impl LifecycleArgs {
     /// Whose data is used, besides what is known otherwise.
     pub fn trust(&self) -> Trust {
         Trusted::all(&self.data_providers)
+    }
+
+    /// How headers of data providers are verified.
+    pub fn verified_config(&self) -> verified::Config {
+        let path = Some(self.local_db_path.join("authority-sets"));
+        verified::Config { path, ..verified::Config::default() }
     }
 
     /// How data providers are asked.

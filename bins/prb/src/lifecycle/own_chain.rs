@@ -104,8 +104,7 @@ async fn follow_heads(para: NodePool, told: watch::Sender<Option<Finalized>>) {
     }
 }
 
-/// Holds a genesis to the own node's: everything in it but the authorities, which workers check by their proof under
-/// the relay block's state.
+/// Holds a genesis to the own node's; the authorities by their proof under the relay block's state, as workers do.
 #[derive(Debug)]
 struct OwnGenesis {
     para: NodePool,
@@ -122,6 +121,7 @@ impl GenesisCheck for OwnGenesis {
                 "its genesis is of the chain {theirs}, not of {identity}"
             )));
         }
+        verify::genesis(genesis).map_err(|e| GenesisError::Wrong(format!("its genesis does not hold: {e}")))?;
         self.check_relay(genesis, identity).await?;
         let root = self.state_root().await.map_err(unchecked)?;
         let state = genesis.state.clone();

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use prb_core::primitives::Hash;
+use prb_core::{primitives::Hash, prpc::Method};
 use prb_walkie::{
     identity::Identity,
     node::{self, Node},
@@ -162,6 +162,51 @@ async fn liars_are_put_aside_and_workers_get_no_bad_block() {
     for liar in liars.into_iter().chain([forger]) {
         liar.node.stop(Duration::from_secs(1)).await;
     }
+    hand.close().await;
+    managing.close().await;
+    net.shutdown().await;
+}
+
+/// One provider forges relay headers that only the authorities' signatures give away: the manager finds out itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_worker_is_sent_a_false_header() {
+    let net = Net::start(chain(), 2).await;
+    let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
+    behind.start();
+    let hand = Hand::new(vec![behind.address()], "default").await;
+    let info = info_at_tip(&hand.find(Role::DataProviderInt, "behind", LIMIT).await).await;
+    let forger = Liar::start(&net, &info, Mischief::ForgeHeaders).await;
+    let mut manager = manager(&net, "lm").set("PHALA_WALKIE_BOOT_NODES", forger.address());
+    manager.start();
+    let managing = Hand::new(vec![manager.address()], "default").await;
+    let client = managing.find(Role::LifecycleManager, "default", LIMIT).await;
+    assign(&net, &client, &[0], &[0, 1]).await;
+
+    // Nobody else is there: workers wait, and the forger is named.
+    until("it is put aside", || forger.aside(&manager).is_some(), || manager.log_tail()).await;
+    let reason = forger.aside(&manager).unwrap();
+    assert!(reason.contains("is false: bad justification of relay block"), "{reason}");
+    until("it is asked again", || forger.middle.done() > 2, || manager.log_tail()).await;
+    let sent = net.workers.iter().map(|worker| worker.calls(Method::SyncCombinedHeaders)).sum::<u64>();
+    assert_eq!(sent, 0, "a worker was sent a false header");
+
+    // With an honest one all workers compute, at the tip too, where the forger comes back now and then.
+    let mut honest = provider(&net, "honest").set("PHALA_WALKIE_BOOT_NODES", manager.address().to_string());
+    honest.start();
+    net.until_active(0..2, LIMIT).await;
+    let done = forger.middle.done();
+    until("it has been asked at the tip", || forger.middle.done() > done, || manager.log_tail()).await;
+    let tip = net.devnet.para().finalized_number();
+    let taken = || net.workers.iter().all(|worker| worker.info().blocknum > tip + 3);
+    until("workers go on", taken, || manager.log_tail()).await;
+    assert_eq!(refusals(&manager), [""; 0], "a worker was sent a false header");
+    net.assert_done_once();
+
+    is_sound(&manager);
+    for daemon in [&mut manager, &mut honest, &mut behind] {
+        daemon.stop().await;
+    }
+    forger.node.stop(Duration::from_secs(1)).await;
     hand.close().await;
     managing.close().await;
     net.shutdown().await;

@@ -11,6 +11,10 @@ use std::{
     time::Duration,
 };
 
+use codec::{Decode, Encode};
+use prb_core::{prpc::CombinedHeadersToSync, wire::HeaderToSync};
+use prb_walkie::blob::answer::HEADERS_HEAD_BYTES;
+use prost::Message;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
@@ -29,6 +33,8 @@ pub(crate) enum Mischief {
     Flip,
     /// The same, with a checksum that fits.
     Forge,
+    /// The last relay header of a batch has another state root; all that can be seen without the authorities fits.
+    ForgeHeaders,
     /// It ends in the middle.
     Truncate,
     /// It comes later.
@@ -128,7 +134,7 @@ async fn bytes(peer: TcpStream, server: TcpStream, shared: Arc<Shared>) -> io::R
             }
             match now {
                 Mischief::None => {}
-                Mischief::Flip | Mischief::Forge | Mischief::OtherKey => bytes[read - 1] ^= 1,
+                Mischief::Flip | Mischief::Forge | Mischief::ForgeHeaders | Mischief::OtherKey => bytes[read - 1] ^= 1,
                 Mischief::Truncate => return peer_out.write_all(&bytes[..read / 2]).await,
                 Mischief::Delay(time) => tokio::time::sleep(time).await,
                 Mischief::Huge => return flood(&mut peer_out).await,
@@ -176,7 +182,7 @@ async fn blobs(peer: TcpStream, server: TcpStream, shared: Arc<Shared>) -> io::R
             let kind = key.split(':').next().unwrap_or_default();
             let now = if frame.len() > HEAD { shared.now() } else { Mischief::None };
             match (kind, now) {
-                ("headers", Mischief::Forge) => write_frame(&mut peer_out, &frame).await?,
+                ("headers", Mischief::Forge) | ("blocks", Mischief::ForgeHeaders) => write_frame(&mut peer_out, &frame).await?,
                 ("headers" | "blocks", now) => {
                     let last = before.insert(kind.to_owned(), frame.clone());
                     if now != Mischief::None && (now != Mischief::OtherKey || last.is_some()) {
@@ -203,9 +209,14 @@ async fn spoil(
         Mischief::Flip => *frame.last_mut().unwrap() ^= 1,
         Mischief::Forge => {
             forge(&mut frame[HEAD..], key);
-            let crc = u64::from(crc32c::crc32c(&frame[HEAD..]));
-            frame[8..HEAD].copy_from_slice(&crc.to_be_bytes());
+            sum(&mut frame);
         }
+        // Shorter answers say that there is nothing.
+        Mischief::ForgeHeaders if frame.len() > HEAD + HEADERS_HEAD_BYTES => {
+            forge_headers(&mut frame);
+            sum(&mut frame);
+        }
+        Mischief::ForgeHeaders => {}
         Mischief::Truncate => {
             write_length(out, frame.len()).await?;
             out.write_all(&frame[..frame.len() / 2]).await?;
@@ -225,6 +236,22 @@ async fn spoil(
         }
     }
     write_frame(out, &frame).await
+}
+
+/// Writes the checksum that fits.
+fn sum(frame: &mut [u8]) {
+    let crc = u64::from(crc32c::crc32c(&frame[HEAD..]));
+    frame[8..HEAD].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// Gives the last relay header another state root.
+fn forge_headers(frame: &mut Vec<u8>) {
+    let body = frame.split_off(HEAD + HEADERS_HEAD_BYTES);
+    let mut batch = CombinedHeadersToSync::decode(&*body).unwrap();
+    let mut relay = Vec::<HeaderToSync>::decode(&mut &*batch.encoded_relaychain_headers).unwrap();
+    relay.last_mut().unwrap().header.state_root.0[0] ^= 1;
+    batch.encoded_relaychain_headers = relay.encode().into();
+    batch.encode(frame).unwrap();
 }
 
 /// Changes a value of the first block, such that it is a block still: its storage root is not what its header says.

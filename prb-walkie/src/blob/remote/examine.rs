@@ -6,6 +6,8 @@
 //! pays; if it was the right one, workers will refuse the other's bytes too, time and again, and its times aside
 //! grow.
 //!
+//! A batch that does not verify is another matter: whoever gave it is put aside at once.
+//!
 //! Where nobody else can be asked because the provider alone claims to be that far, it is put aside at once. Where it
 //! is the only provider, or the own node knows that the chain is that far, it stays.
 
@@ -15,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use prb_core::blob::{BlockCursor, Refusal};
+use prb_core::blob::{BlockCursor, HeaderCursor, Refusal};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
@@ -75,6 +77,14 @@ impl Served {
         };
         let served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         served.iter().rev().find(|(asked, _)| *asked == question).cloned()
+    }
+
+    /// Who gave that very answer to a question about headers.
+    pub(super) fn giver(&self, cursor: HeaderCursor, body: &[u8]) -> Option<Arc<str>> {
+        let print = (body.len(), crc32c::crc32c(body));
+        let served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = served.iter().rev().filter(|(asked, _)| *asked == Question::Headers(cursor));
+        given.find(|(_, record)| record.print == print).map(|(_, record)| record.provider.clone())
     }
 }
 

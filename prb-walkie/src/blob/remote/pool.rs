@@ -11,7 +11,7 @@ use std::{
 };
 
 use prb_core::{
-    blob::{Error, Genesis, Heights, Refusal},
+    blob::{Error, FalseHeaders, Genesis, Heights, Refusal},
     primitives::Hash,
 };
 use tokio::sync::{Mutex as AsyncMutex, watch};
@@ -237,6 +237,15 @@ impl Pool {
             }
             self.suspects.add(question, served.provider);
         }
+    }
+
+    /// Puts the provider aside that gave a batch which does not verify.
+    pub(super) fn convict(&self, given: &FalseHeaders) {
+        let giver = self.served.giver(given.cursor, &given.body);
+        let Some(provider) = giver.and_then(|id| self.provider(&id)) else { return };
+        provider.was_refused();
+        let reason = format!("its answer to {} is false: {}", given.cursor, given.reason);
+        self.put_aside(&provider, reason, true);
     }
 
     /// The genesis: fetched once, and again where who gave it has turned out to lie.

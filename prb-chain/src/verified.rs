@@ -1,0 +1,402 @@
+//! [`VerifiedSource`]: header batches of another [`BlobSource`], verified before any worker gets them.
+//!
+//! Workers verify all that they are sent, and a false header costs them a call and the fleet time. A lifecycle
+//! manager whose blocks come from data providers checks each batch itself, once for all workers: the headers follow
+//! one another, the authority set in force has finalised the last one, what changes the set is what that header
+//! schedules, and the parachain's headers end at the head that its state names. The source is told of a batch that
+//! fails ([`Refusal::FalseHeaders`]), and asked again: a remote one puts the provider aside that gave it.
+//!
+//! The sets are tracked from the block that workers start after: each change comes with a verified batch. They are
+//! kept in a file, so that a restart goes on where it was. Where the set in force at a block is not known (a manager
+//! that is new to workers synced before, or a span of the past whose set made room for others), the gap is walked
+//! through a few batches at a time, from the last block whose set is known, and meanwhile batches are passed on as
+//! they are: the workers' own check is as good as it always was. [`HEADER_BATCHES`] counts them, and the log says so.
+//!
+//! Put it below a [`CachedSource`](prb_core::blob::cache::CachedSource), so that a batch is verified once, and not
+//! once for each worker.
+//!
+//! Not for: storage changes, which only the whole state can prove.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use metrics::{counter, describe_counter};
+use prb_core::{
+    blob::{
+        BlobSource, BlockBatch, BlockCursor, Error, FalseHeaders, Genesis, HeaderBatch, HeaderCursor, Heights,
+        Refusal,
+    },
+    primitives::{Hash, RelayNumber},
+};
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    time::Instant,
+};
+use tracing::{info, warn};
+
+use crate::verify;
+
+mod batch;
+mod file;
+mod sets;
+
+use batch::Seen;
+use file::ChainKey;
+use sets::{AuthoritySets, InForce};
+
+/// Counts header batches by `outcome`: `verified`, `refused`, `unverified`.
+pub const HEADER_BATCHES: &str = "prb_header_batches_total";
+
+/// Other answers that are asked for in place of a false one.
+const ATTEMPTS: usize = 16;
+/// Batches of a gap that one request walks through.
+const WALK_BATCHES: usize = 4;
+/// Time after which it takes no further one.
+const WALK_TIME: Duration = Duration::from_millis(500);
+/// Batches and justifications that are remembered as verified.
+const REMEMBERED: usize = 4096;
+/// Time between two lines of the log about the same thing, and between two looks at the genesis.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// Time between two writes of the file.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Settings of a [`VerifiedSource`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the authority sets are kept; nowhere if `None`.
+    pub path: Option<PathBuf>,
+    /// Maximum size of the authority sets in memory, in bytes.
+    pub max_set_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { path: None, max_set_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+/// What is tracked of a chain.
+#[derive(Debug)]
+struct Tracked {
+    chain: ChainKey,
+    sets: AuthoritySets,
+    /// There is something that the file does not have.
+    is_new: bool,
+}
+
+/// When something was done last.
+#[derive(Debug, Default)]
+struct Times {
+    reported: Option<Instant>,
+    genesis: Option<Instant>,
+    saved: Option<Instant>,
+}
+
+/// What is known of the chain; verification on another thread uses it.
+#[derive(Debug)]
+struct Known {
+    tracked: Mutex<Option<Tracked>>,
+    batches: Mutex<Seen>,
+    justifications: Mutex<Seen>,
+}
+
+/// A [`BlobSource`] that passes on what another one gives, without false headers.
+pub struct VerifiedSource<S: ?Sized> {
+    known: Arc<Known>,
+    config: Config,
+    times: Mutex<Times>,
+    /// A worker refused a batch: the genesis that verification starts from may be another than its.
+    in_doubt: AtomicBool,
+    /// Held by the request that walks through a gap.
+    walking: AsyncMutex<()>,
+    inner: Arc<S>,
+}
+
+/// What the check of a batch says.
+#[derive(Debug)]
+enum Verdict {
+    Verified,
+    False(verify::Error),
+    /// It cannot be checked.
+    Unverified(String),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether something may be done that was done last at that time; notes that it is.
+fn is_due(last: &mut Option<Instant>, every: Duration) -> bool {
+    let due = last.is_none_or(|at| at.elapsed() >= every);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
+}
+
+impl Known {
+    /// Checks a batch. Takes some ten milliseconds where the authorities are many.
+    fn judge(&self, batch: &HeaderBatch) -> Verdict {
+        let first = batch.relay.first.0;
+        let (para_id, in_force) = match &mut *lock(&self.tracked) {
+            Some(tracked) => (tracked.chain.0, tracked.sets.at(first)),
+            None => return Verdict::Unverified("the chain's start is not known".into()),
+        };
+        let unknown = || Verdict::Unverified(format!("the authority set of relay block {first} is not known"));
+        let (set, is_certain) = match in_force {
+            InForce::Known(set) => (set, true),
+            InForce::Perhaps(set) => (set, false),
+            InForce::Unknown => return unknown(),
+        };
+        let key = Hash::of(&batch.body);
+        let key = Hash::of(&[&key.0[..], &first.to_le_bytes(), &set.id.to_le_bytes()].concat());
+        if lock(&self.batches).contains(&key) {
+            return Verdict::Verified;
+        }
+        let mut is_signed = true;
+        let checked = batch::check(batch, para_id, &set, &mut |justification, header| {
+            let signed = batch::signed(&self.justifications, &set, justification, header);
+            is_signed = signed.is_ok();
+            signed
+        });
+        match checked {
+            Ok(finding) => {
+                if let Some(tracked) = &mut *lock(&self.tracked) {
+                    tracked.sets.learn(&finding);
+                    tracked.is_new = true;
+                }
+                lock(&self.batches).insert(key);
+                Verdict::Verified
+            }
+            // The set has signed it: workers cannot follow the chain itself.
+            Err(error) if error.is_of_chain() => Verdict::Unverified(error.to_string()),
+            // Another set may have signed it.
+            Err(_) if !is_certain && !is_signed => unknown(),
+            Err(error) => Verdict::False(error),
+        }
+    }
+
+    /// Tracks the chain of a genesis, unless that is done already. `anew`: also where it starts otherwise.
+    fn follow(&self, genesis: &Genesis, anew: bool, max_set_bytes: usize) -> Result<(), verify::Error> {
+        let chain = (genesis.para_id, genesis.chain_identity);
+        let start = verify::genesis(genesis)?;
+        let mut tracked = lock(&self.tracked);
+        let is_same = |known: &Tracked| known.chain == chain && (!anew || *known.sets.start() == start);
+        if tracked.as_ref().is_some_and(is_same) {
+            return Ok(());
+        }
+        if tracked.is_some() {
+            warn!(
+                relay_start = start.number,
+                "headers are verified from another genesis on: what was verified before is forgotten"
+            );
+        }
+        *tracked = Some(Tracked { chain, sets: AuthoritySets::new(start, max_set_bytes), is_new: true });
+        lock(&self.batches).clear();
+        lock(&self.justifications).clear();
+        Ok(())
+    }
+
+    fn frontier_below(&self, block: u32) -> Option<u32> {
+        lock(&self.tracked).as_ref().and_then(|tracked| tracked.sets.frontier_below(block))
+    }
+
+    /// What the file does not have yet.
+    fn unsaved(&self) -> Option<(ChainKey, Vec<u8>)> {
+        let mut tracked = lock(&self.tracked);
+        let tracked = tracked.as_mut().filter(|tracked| tracked.is_new)?;
+        tracked.is_new = false;
+        Some((tracked.chain, tracked.sets.encode()))
+    }
+
+    fn save(&self, path: &PathBuf) {
+        let Some((chain, sets)) = self.unsaved() else { return };
+        if let Err(error) = file::write(path, chain, &sets) {
+            warn!(path = %path.display(), %error, "the verified authority sets cannot be kept");
+            if let Some(tracked) = &mut *lock(&self.tracked) {
+                tracked.is_new = true;
+            }
+        }
+    }
+}
+
+impl<S: BlobSource + ?Sized> VerifiedSource<S> {
+    /// Verifies what `inner` gives. Blocks on the disk where the sets are kept; a file that cannot be read is named
+    /// in the log and replaced.
+    pub fn open(inner: Arc<S>, config: Config) -> Self {
+        describe_counter!(
+            HEADER_BATCHES,
+            "Header batches of data providers by outcome of the manager's own verification."
+        );
+        for outcome in ["verified", "refused", "unverified"] {
+            counter!(HEADER_BATCHES, "outcome" => outcome).increment(0);
+        }
+        let read = config.path.as_ref().map(|path| (path, file::read(path, config.max_set_bytes)));
+        let tracked = match read {
+            Some((_, Ok(Some((chain, sets))))) => Some(Tracked { chain, sets, is_new: false }),
+            Some((path, Err(error))) => {
+                warn!(path = %path.display(), %error, "the verified authority sets cannot be read, and are learnt again");
+                None
+            }
+            Some((_, Ok(None))) | None => None,
+        };
+        let known = Known {
+            tracked: Mutex::new(tracked),
+            batches: Mutex::new(Seen::new(REMEMBERED)),
+            justifications: Mutex::new(Seen::new(REMEMBERED)),
+        };
+        Self {
+            known: Arc::new(known),
+            config,
+            times: Mutex::default(),
+            in_doubt: AtomicBool::new(false),
+            walking: AsyncMutex::default(),
+            inner,
+        }
+    }
+
+    /// Knows from where on the chain is verified, or says why not.
+    async fn follow(&self) -> Result<(), String> {
+        let doubt = self.in_doubt.swap(false, Ordering::Relaxed);
+        let is_known = lock(&self.known.tracked).is_some();
+        if is_known && !doubt {
+            return Ok(());
+        }
+        let followed = match self.inner.genesis().await {
+            Ok(genesis) => self.known.follow(&genesis, doubt, self.config.max_set_bytes),
+            Err(error) if is_known => return Ok(tracing::debug!(%error, "the genesis cannot be read again")),
+            Err(error) => return Err(format!("the chain's start is not known: {error}")),
+        };
+        followed.map_err(|error| format!("the genesis does not hold: {error}"))
+    }
+
+    async fn judge(&self, batch: &HeaderBatch) -> Verdict {
+        if let Err(reason) = self.follow().await {
+            return Verdict::Unverified(reason);
+        }
+        let (known, batch) = (Arc::clone(&self.known), batch.clone());
+        let judged = tokio::task::spawn_blocking(move || known.judge(&batch)).await;
+        judged.unwrap_or_else(|error| Verdict::Unverified(error.to_string()))
+    }
+
+    /// Goes on from the last block whose set is known towards the cursor. Says whether more is known.
+    async fn walk(&self, cursor: HeaderCursor, max_bytes: usize) -> bool {
+        let Ok(_walking) = self.walking.try_lock() else { return false };
+        let start = Instant::now();
+        let mut moved = false;
+        for _ in 0..WALK_BATCHES {
+            let left = WALK_TIME.saturating_sub(start.elapsed());
+            let Some(from) = self.known.frontier_below(cursor.relay.0) else { return moved };
+            let at = HeaderCursor { relay: RelayNumber(from), para: cursor.para };
+            let Ok(Ok(Some(batch))) = tokio::time::timeout(left, self.inner.headers(at, max_bytes)).await else {
+                return moved;
+            };
+            match self.judge(&batch).await {
+                Verdict::Verified => moved = true,
+                Verdict::False(error) => drop(self.refuse(at, &batch, &error)),
+                Verdict::Unverified(_) => return moved,
+            }
+        }
+        moved
+    }
+
+    /// Tells the source of a false batch.
+    fn refuse(&self, cursor: HeaderCursor, batch: &HeaderBatch, error: &verify::Error) -> Error {
+        counter!(HEADER_BATCHES, "outcome" => "refused").increment(1);
+        let reason = error.to_string();
+        let text = format!("the answer to {cursor} is false: {reason}");
+        self.inner.refused(&Refusal::FalseHeaders(FalseHeaders { cursor, body: batch.body.clone(), reason }));
+        Error::Unavailable(text.into())
+    }
+
+    fn report(&self, reason: &str) {
+        counter!(HEADER_BATCHES, "outcome" => "unverified").increment(1);
+        if is_due(&mut lock(&self.times).reported, AGAIN_AFTER) {
+            info!(%reason, "header batches are passed on unverified, each worker checks them itself");
+        }
+    }
+
+    fn save_now_and_then(&self) {
+        let Some(path) = &self.config.path else { return };
+        if is_due(&mut lock(&self.times).saved, SAVE_EVERY) {
+            let (known, path) = (Arc::clone(&self.known), path.clone());
+            // Nobody waits for it; it ends by itself, and `drop` writes what it leaves.
+            tokio::task::spawn_blocking(move || known.save(&path));
+        }
+    }
+}
+
+impl<S: ?Sized> Drop for VerifiedSource<S> {
+    fn drop(&mut self) {
+        if let Some(path) = &self.config.path {
+            self.known.save(path);
+        }
+    }
+}
+
+impl<S: BlobSource + ?Sized> fmt::Debug for VerifiedSource<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedSource").field("inner", &&*self.inner).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl<S: BlobSource + ?Sized + 'static> BlobSource for VerifiedSource<S> {
+    fn heights(&self) -> watch::Receiver<Heights> {
+        self.inner.heights()
+    }
+
+    async fn genesis(&self) -> Result<Genesis, Error> {
+        let genesis = self.inner.genesis().await?;
+        if let Err(error) = self.known.follow(&genesis, false, self.config.max_set_bytes) {
+            return Err(Error::Unavailable(format!("the genesis does not hold: {error}").into()));
+        }
+        Ok(genesis)
+    }
+
+    async fn headers(&self, cursor: HeaderCursor, max_bytes: usize) -> Result<Option<HeaderBatch>, Error> {
+        let mut refused: Option<(HeaderBatch, Error)> = None;
+        for _ in 0..ATTEMPTS {
+            let Some(batch) = self.inner.headers(cursor, max_bytes).await? else { break };
+            if refused.as_ref().is_some_and(|(before, _)| before.body == batch.body) {
+                break;
+            }
+            let mut verdict = self.judge(&batch).await;
+            if matches!(verdict, Verdict::Unverified(_)) && self.walk(cursor, max_bytes).await {
+                verdict = self.judge(&batch).await;
+            }
+            match verdict {
+                Verdict::Verified => counter!(HEADER_BATCHES, "outcome" => "verified").increment(1),
+                Verdict::Unverified(reason) => self.report(&reason),
+                Verdict::False(error) => {
+                    let error = self.refuse(cursor, &batch, &error);
+                    refused = Some((batch, error));
+                    continue;
+                }
+            }
+            self.save_now_and_then();
+            return Ok(Some(batch));
+        }
+        refused.map_or(Ok(None), |(_, error)| Err(error))
+    }
+
+    async fn blocks(&self, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+        self.inner.blocks(cursor, max_bytes).await
+    }
+
+    fn refused(&self, refused: &Refusal) {
+        let is_headers = matches!(refused, Refusal::Headers { .. });
+        if is_headers && is_due(&mut lock(&self.times).genesis, AGAIN_AFTER) {
+            self.in_doubt.store(true, Ordering::Relaxed);
+        }
+        self.inner.refused(refused);
+    }
+}
