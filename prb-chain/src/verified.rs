@@ -19,7 +19,7 @@
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -217,7 +217,7 @@ impl Known {
         Some((tracked.chain, tracked.sets.encode()))
     }
 
-    fn save(&self, path: &PathBuf) {
+    fn save(&self, path: &Path) {
         let Some((chain, sets)) = self.unsaved() else { return };
         if let Err(error) = file::write(path, chain, &sets) {
             warn!(path = %path.display(), %error, "the verified authority sets cannot be kept");
@@ -272,7 +272,10 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         }
         let followed = match self.inner.genesis().await {
             Ok(genesis) => self.known.follow(&genesis, doubt, self.config.max_set_bytes),
-            Err(error) if is_known => return Ok(tracing::debug!(%error, "the genesis cannot be read again")),
+            Err(error) if is_known => {
+                tracing::debug!(%error, "the genesis cannot be read again");
+                return Ok(());
+            }
             Err(error) => return Err(format!("the chain's start is not known: {error}")),
         };
         followed.map_err(|error| format!("the genesis does not hold: {error}"))

@@ -62,6 +62,9 @@ impl Seen {
     }
 }
 
+/// Checks a justification of a header.
+pub(super) type SignatureCheck<'a> = dyn FnMut(&[u8], &Checked) -> Result<(), Error> + 'a;
+
 /// The last relay header of a batch, and what claims to prove it.
 struct End {
     header: Checked,
@@ -80,7 +83,7 @@ pub(super) fn check(
     batch: &HeaderBatch,
     para_id: u32,
     set: &AuthoritySet,
-    is_signed: &mut dyn FnMut(&[u8], &Checked) -> Result<(), Error>,
+    is_signed: &mut SignatureCheck<'_>,
 ) -> Result<Finding, Error> {
     let body = CombinedHeadersToSync::decode(batch.body.clone())
         .map_err(|_| Error::Encoding { what: "the header batch" })?;
