@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use codec::Encode;
+use codec::Encode as _;
 use criterion::{Criterion, criterion_group, criterion_main};
 use finality_grandpa::{Commit, Message, Precommit, SignedPrecommit};
 use prb_chain::{
@@ -74,7 +74,7 @@ fn genesis(set: &AuthoritySet) -> (Genesis, Header) {
         let mut trie = TrieDBMutBuilder::<LayoutV0<BlakeTwo256>>::new(&mut db, &mut root).build();
         let [list, _, id] = authority_keys();
         trie.insert(&list, &set.list.encode()).unwrap();
-        trie.insert(&id, &set.id.encode()).unwrap();
+        trie.insert(&id, &set.id.to_le_bytes()).unwrap();
     }
     let proof = db.drain().into_values().map(|(node, _)| node).collect();
     let block_header = header(0, Hash::default(), Hash(root.0));
@@ -89,9 +89,8 @@ fn genesis(set: &AuthoritySet) -> (Genesis, Header) {
 
 impl Chain {
     fn new() -> Self {
-        let pairs: Vec<_> = (0..AUTHORITIES)
-            .map(|i| ed25519::Pair::from_seed(&Hash::of(&i.encode()).0))
-            .collect();
+        let pairs: Vec<_> =
+            (0..AUTHORITIES).map(|i| ed25519::Pair::from_seed(&Hash::of(&i.to_le_bytes()).0)).collect();
         let list = pairs.iter().map(|pair| (pair.public().0, 1)).collect();
         let set = AuthoritySet { list, id: 7 };
         let (genesis, start) = genesis(&set);

@@ -4,7 +4,7 @@
 //! manager whose blocks come from data providers checks each batch itself, once for all workers: the headers follow
 //! one another, the authority set in force has finalised the last one, what changes the set is what that header
 //! schedules, and the parachain's headers end at the head that its state names. The source is told of a batch that
-//! fails ([`Refusal::FalseHeaders`]), and asked again: a remote one puts the provider aside that gave it.
+//! fails ([`RefusedData::FalseHeaders`]), and asked again: a remote one puts the provider aside that gave it.
 //!
 //! The sets are tracked from the block that workers start after: each change comes with a verified batch. They are
 //! kept in a file, so that a restart goes on where it was. Where the set in force at a block is not known (a manager
@@ -31,8 +31,8 @@ use async_trait::async_trait;
 use metrics::{counter, describe_counter};
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, FalseHeaders, Genesis, HeaderBatch, HeaderCursor, Heights,
-        Refusal,
+        BlobSource, BlockBatch, BlockCursor, Error, FalseHeaders, Genesis, HeaderBatch, HeaderCursor,
+        Heights, RefusedData,
     },
     primitives::{Hash, RelayNumber},
 };
@@ -150,7 +150,8 @@ impl Known {
             Some(tracked) => (tracked.chain.0, tracked.sets.at(first)),
             None => return Verdict::Unverified("the chain's start is not known".into()),
         };
-        let unknown = || Verdict::Unverified(format!("the authority set of relay block {first} is not known"));
+        let unknown =
+            || Verdict::Unverified(format!("the authority set of relay block {first} is not known"));
         let (set, is_certain) = match in_force {
             InForce::Known(set) => (set, true),
             InForce::Perhaps(set) => (set, false),
@@ -299,7 +300,8 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
             let left = WALK_TIME.saturating_sub(start.elapsed());
             let Some(from) = self.known.frontier_below(cursor.relay.0) else { return moved };
             let at = HeaderCursor { relay: RelayNumber(from), para: cursor.para };
-            let Ok(Ok(Some(batch))) = tokio::time::timeout(left, self.inner.headers(at, max_bytes)).await else {
+            let Ok(Ok(Some(batch))) = tokio::time::timeout(left, self.inner.headers(at, max_bytes)).await
+            else {
                 return moved;
             };
             match self.judge(&batch).await {
@@ -316,7 +318,11 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
         counter!(HEADER_BATCHES, "outcome" => "refused").increment(1);
         let reason = error.to_string();
         let text = format!("the answer to {cursor} is false: {reason}");
-        self.inner.refused(&Refusal::FalseHeaders(FalseHeaders { cursor, body: batch.body.clone(), reason }));
+        self.inner.refused(&RefusedData::FalseHeaders(FalseHeaders {
+            cursor,
+            body: batch.body.clone(),
+            reason,
+        }));
         Error::Unavailable(text.into())
     }
 
@@ -395,8 +401,8 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for VerifiedSource<S> {
         self.inner.blocks(cursor, max_bytes).await
     }
 
-    fn refused(&self, refused: &Refusal) {
-        let is_headers = matches!(refused, Refusal::Headers { .. });
+    fn refused(&self, refused: &RefusedData) {
+        let is_headers = matches!(refused, RefusedData::Headers { .. });
         if is_headers && is_due(&mut lock(&self.times).genesis, AGAIN_AFTER) {
             self.in_doubt.store(true, Ordering::Relaxed);
         }

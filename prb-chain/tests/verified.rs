@@ -22,7 +22,7 @@ use prb_chain::{
 };
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
     },
     primitives::{Hash, ParaNumber, RelayNumber},
     prpc::CombinedHeadersToSync,
@@ -65,7 +65,7 @@ struct Forger {
     /// It gives a false batch so often, and is honest then.
     times: AtomicUsize,
     has_genesis: bool,
-    told: Mutex<Vec<Refusal>>,
+    told: Mutex<Vec<RefusedData>>,
 }
 
 impl Forger {
@@ -87,8 +87,8 @@ impl Forger {
     /// Reasons of the false batches that it was told of.
     fn reasons(&self) -> Vec<String> {
         let told = self.told.lock().unwrap();
-        let reason = |refused: &Refusal| match refused {
-            Refusal::FalseHeaders(it) => Some(it.reason.clone()),
+        let reason = |refused: &RefusedData| match refused {
+            RefusedData::FalseHeaders(it) => Some(it.reason.clone()),
             _ => None,
         };
         told.iter().filter_map(reason).collect()
@@ -120,7 +120,7 @@ impl BlobSource for Forger {
         self.honest.blocks(cursor, max_bytes).await
     }
 
-    fn refused(&self, refused: &Refusal) {
+    fn refused(&self, refused: &RefusedData) {
         self.told.lock().unwrap().push(refused.clone());
     }
 }
@@ -148,7 +148,8 @@ fn forge(batch: HeaderBatch, forgery: Forgery) -> HeaderBatch {
             justification[8] ^= 1;
         }
         Forgery::SetChange => {
-            let mut change = AuthoritySetChange::decode(&mut &**body.authority_set_change.as_ref().unwrap()).unwrap();
+            let mut change =
+                AuthoritySetChange::decode(&mut &**body.authority_set_change.as_ref().unwrap()).unwrap();
             change.authority_set.list[0].0 = [7; 32];
             body.authority_set_change = Some(change.encode());
         }
@@ -183,7 +184,8 @@ async fn filled(dir: &Path) -> Arc<Store> {
     let ingest = Ingest::new(relay, para, Arc::clone(&store), ingest::Config::default());
     let task = tokio::spawn(ingest.run(cancel.clone()));
     let mut heights = store.heights();
-    let there = heights.wait_for(|h| h.relay >= Some(RelayNumber(RELAY - 8)) && h.para >= Some(ParaNumber(40)));
+    let there =
+        heights.wait_for(|h| h.relay >= Some(RelayNumber(RELAY - 8)) && h.para >= Some(ParaNumber(40)));
     tokio::time::timeout(Duration::from_secs(60), there).await.unwrap().unwrap();
     cancel.cancel();
     task.await.unwrap().unwrap();

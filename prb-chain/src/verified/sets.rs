@@ -117,7 +117,8 @@ impl AuthoritySets {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let entries: Vec<(u32, Entry)> = self.entries.iter().map(|(first, entry)| (*first, entry.clone())).collect();
+        let entries: Vec<(u32, Entry)> =
+            self.entries.iter().map(|(first, entry)| (*first, entry.clone())).collect();
         (&self.start, entries).encode()
     }
 

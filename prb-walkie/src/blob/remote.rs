@@ -35,7 +35,7 @@ use std::{
 use async_trait::async_trait;
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
     },
     primitives::Hash,
 };
@@ -130,7 +130,7 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct RemoteBlobSource {
     pool: Arc<Pool>,
-    refusals: mpsc::Sender<Refusal>,
+    refusals: mpsc::Sender<RefusedData>,
     _tasks: [AbortOnDropHandle<()>; 3],
 }
 
@@ -220,8 +220,8 @@ impl BlobSource for RemoteBlobSource {
         }
     }
 
-    fn refused(&self, refusal: &Refusal) {
-        if let Refusal::FalseHeaders(given) = refusal {
+    fn refused(&self, refusal: &RefusedData) {
+        if let RefusedData::FalseHeaders(given) = refusal {
             return self.pool.convict(given);
         }
         self.pool.suspect(refusal);

@@ -121,7 +121,8 @@ impl GenesisCheck for OwnGenesis {
                 "its genesis is of the chain {theirs}, not of {identity}"
             )));
         }
-        verify::genesis(genesis).map_err(|e| GenesisError::Wrong(format!("its genesis does not hold: {e}")))?;
+        verify::genesis(genesis)
+            .map_err(|e| GenesisError::Wrong(format!("its genesis does not hold: {e}")))?;
         self.check_relay(genesis, identity).await?;
         let root = self.state_root().await.map_err(unchecked)?;
         let state = genesis.state.clone();

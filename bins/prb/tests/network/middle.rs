@@ -134,7 +134,9 @@ async fn bytes(peer: TcpStream, server: TcpStream, shared: Arc<Shared>) -> io::R
             }
             match now {
                 Mischief::None => {}
-                Mischief::Flip | Mischief::Forge | Mischief::ForgeHeaders | Mischief::OtherKey => bytes[read - 1] ^= 1,
+                Mischief::Flip | Mischief::Forge | Mischief::ForgeHeaders | Mischief::OtherKey => {
+                    bytes[read - 1] ^= 1
+                }
                 Mischief::Truncate => return peer_out.write_all(&bytes[..read / 2]).await,
                 Mischief::Delay(time) => tokio::time::sleep(time).await,
                 Mischief::Huge => return flood(&mut peer_out).await,
@@ -182,7 +184,9 @@ async fn blobs(peer: TcpStream, server: TcpStream, shared: Arc<Shared>) -> io::R
             let kind = key.split(':').next().unwrap_or_default();
             let now = if frame.len() > HEAD { shared.now() } else { Mischief::None };
             match (kind, now) {
-                ("headers", Mischief::Forge) | ("blocks", Mischief::ForgeHeaders) => write_frame(&mut peer_out, &frame).await?,
+                ("headers", Mischief::Forge) | ("blocks", Mischief::ForgeHeaders) => {
+                    write_frame(&mut peer_out, &frame).await?
+                }
                 ("headers" | "blocks", now) => {
                     let last = before.insert(kind.to_owned(), frame.clone());
                     if now != Mischief::None && (now != Mischief::OtherKey || last.is_some()) {
