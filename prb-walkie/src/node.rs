@@ -54,7 +54,7 @@ mod start;
 mod table;
 mod transport;
 
-pub use crate::provenance::Provenance;
+pub use crate::provenance::{Provenance, share_of};
 pub use config::{Config, ConfigError, Limits, parse_addresses};
 pub use libp2p::{Multiaddr, PeerId};
 #[cfg(feature = "fuzzing")]

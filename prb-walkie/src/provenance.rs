@@ -44,7 +44,7 @@ impl Provenance {
 
 /// What shares of connections, calls and bytes are counted by: an IPv4 address, or an IPv6 network of /64, as one
 /// machine commonly has all of it.
-pub(crate) fn share_of(ip: IpAddr) -> IpAddr {
+pub fn share_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => {

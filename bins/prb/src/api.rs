@@ -30,7 +30,7 @@ use prb_core::{
     manage::{Manager, OperatorKeys},
 };
 use prb_walkie::node::PeerTable;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use utoipa::{
     OpenApi,
     openapi::{
@@ -45,7 +45,7 @@ use self::{guard::Gate, problem::Problem};
 use crate::{
     config::{ApiArgs, PageArgs},
     daemon::Background,
-    listen::{self, Port},
+    listen::{self, Limits, Port, Shares},
     pages,
     token::Access,
     version,
@@ -159,7 +159,7 @@ struct Inner {
     keys: Arc<dyn OperatorKeys>,
     /// The version of all pools and workers, with the inventory's revision that it is of.
     version: Mutex<Option<(u64, String)>>,
-    streams: Arc<Semaphore>,
+    streams: Shares,
 }
 
 impl fmt::Debug for Api {
@@ -170,7 +170,7 @@ impl fmt::Debug for Api {
 
 impl Api {
     fn new(source: Source) -> Self {
-        let streams = Arc::new(Semaphore::new(stream::MAX_STREAMS));
+        let streams = Shares::new(Limits::of(stream::MAX_STREAMS));
         Self(Arc::new(Inner { source, keys: Arc::new(Sr25519Keys), version: Mutex::default(), streams }))
     }
 

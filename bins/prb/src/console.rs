@@ -29,16 +29,13 @@ use axum::{
     routing::{get, post},
 };
 use prb_walkie::node::Node;
-use tokio::{
-    sync::Semaphore,
-    time::{MissedTickBehavior, timeout},
-};
+use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::{
     chain_data::ChainData,
     config::{MONITOR_PORT, PageArgs},
     daemon::{Background, Failure},
-    listen::Port,
+    listen::{Limits, Port, Shares},
     pages::{
         self, Rules, Site,
         queue::{Directory, PageHost, Recent, Workers},
@@ -114,12 +111,12 @@ struct Inner {
     queue: Option<pages::queue::Source>,
     /// Its newest jobs, for the workers' pages.
     recent: Option<Recent>,
-    streams: Arc<Semaphore>,
+    streams: Shares,
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        let streams = Arc::new(Semaphore::new(live::MAX_STREAMS));
+        let streams = Shares::new(Limits::of(live::MAX_STREAMS));
         Self {
             fleet: None,
             history: Arc::default(),

@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors for everything but connections of others: files, nodes, Redis, logs, the ops port and the pages.
-const RESERVE: u64 = 320;
+const RESERVE: u64 = 448;
 /// What is taken where the system states no limit.
 const UNLIMITED: u64 = 1 << 20;
 

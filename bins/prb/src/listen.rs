@@ -1,41 +1,96 @@
 //! Ports that speak HTTP: opened as the operator says, and served within bounds.
+//!
+//! Connections, requests worked on and streams each have shares by address, with a reserve for this machine
+//! ([`Shares`]). A request's head, its body and its answer each have a time: who sends or reads too slowly is hung up
+//! on.
 
 use std::{
     collections::VecDeque,
     io,
-    net::SocketAddr,
-    pin::{Pin, pin},
-    task::{Context, Poll},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::pin,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{
+    Router,
+    extract::ConnectInfo,
+    http::{Extensions, Request, StatusCode, header},
+};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     task::{AbortHandle, JoinSet},
-    time::{Sleep, timeout},
+    time::timeout,
 };
 
 use crate::config::OpsListen;
 
-/// Connections served at once; more wait to be accepted.
+mod body;
+mod shares;
+mod writes;
+
+use body::TimedBody;
+pub(crate) use shares::{Limits, Place, Shares};
+use writes::TimedWrites;
+
+/// Connections served at once from this machine; the shares of others follow from it ([`Limits::of`]).
 pub(crate) const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may take to ask.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer may take nothing of what is there for it.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection is kept, whatever it asks.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-/// Connections of the reserve, and how long each is kept.
+/// Connections of the reserve.
 const RESERVED_CONNECTIONS: usize = 16;
-const RESERVED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a client may take.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// For a request's head.
+    head: Duration,
+    /// For its body, once it is waited for.
+    body: Duration,
+    /// To take any of an answer.
+    write: Duration,
+    /// For a connection, whatever it asks.
+    connection: Duration,
+    /// For one of the reserve.
+    reserved: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            head: HEADER_TIMEOUT,
+            body: Duration::from_secs(20),
+            write: WRITE_TIMEOUT,
+            connection: Duration::from_secs(60),
+            reserved: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How a port is served.
+#[derive(Clone, Debug)]
+struct Settings {
+    /// The port's name in the log.
+    name: &'static str,
+    /// What answers those who have no share left.
+    reserve: Router,
+    /// Bytes that a request's head may have.
+    head_bytes: usize,
+    times: Times,
+}
+
 /// Bytes that a request's head may have.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The same on ports with pages: the console's addresses name up to 500 workers.
@@ -79,52 +134,74 @@ impl Port {
     }
 }
 
-/// Serves connections, a bounded number at once, until dropped.
+/// Serves connections, a bounded number at once, until dropped. Who has no share left is told so.
 pub(crate) async fn serve(listener: TcpListener, router: Router, name: &'static str) {
-    serve_within(listener, router, name, None, MAX_PAGE_HEAD_BYTES).await;
+    let times = Times::default();
+    serve_within(
+        listener,
+        router,
+        Settings { name, reserve: busy(), head_bytes: MAX_PAGE_HEAD_BYTES, times },
+    )
+    .await;
 }
 
 /// The same, with places of their own for what the `reserve` answers: it takes those who come while all places are
 /// held, for a moment each.
-pub(crate) async fn serve_with(
-    listener: TcpListener,
-    router: Router,
-    name: &'static str,
-    reserve: Option<Router>,
-) {
-    serve_within(listener, router, name, reserve, MAX_HEAD_BYTES).await;
+pub(crate) async fn serve_with(listener: TcpListener, router: Router, name: &'static str, reserve: Router) {
+    let times = Times::default();
+    serve_within(listener, router, Settings { name, reserve, head_bytes: MAX_HEAD_BYTES, times }).await;
 }
 
-async fn serve_within(
-    listener: TcpListener,
-    router: Router,
-    name: &'static str,
-    reserve: Option<Router>,
-    head_bytes: usize,
-) {
+fn busy() -> Router {
+    Router::new().fallback(async || {
+        let wait = [(header::RETRY_AFTER, "2")];
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            wait,
+            "too many connections: close some, or try again in a moment\n",
+        )
+    })
+}
+
+async fn serve_within(listener: TcpListener, router: Router, settings: Settings) {
+    let shares = Shares::new(Limits::of(MAX_CONNECTIONS));
     let (mut connections, mut short) = (JoinSet::new(), JoinSet::new());
+    // The reserve's connections, the oldest first.
     let mut oldest = VecDeque::new();
     loop {
-        let room = connections.len() < MAX_CONNECTIONS;
         tokio::select! {
-            accepted = listener.accept(), if room || reserve.is_some() => match (accepted, &reserve) {
-                (Ok((stream, _)), Some(reserve)) if !room => {
-                    if short.len() >= RESERVED_CONNECTIONS {
-                        oldest.pop_front().inspect(AbortHandle::abort);
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => match shares.take(peer.ip()) {
+                    Some(place) => {
+                        let (router, settings) = (router.clone(), settings.clone());
+                        connections.spawn(async move {
+                            connection(stream, peer, router, &settings, settings.times.connection).await;
+                            drop(place);
+                        });
                     }
-                    let served = connection(stream, reserve.clone(), name, RESERVED_TIMEOUT, head_bytes);
-                    oldest.push_back(short.spawn(served));
-                    oldest.retain(|task| !task.is_finished());
-                }
-                (Ok((stream, _)), _) => {
-                    connections.spawn(connection(stream, router.clone(), name, CONNECTION_TIMEOUT, head_bytes));
-                }
-                (Err(error), _) => pause(error, name).await,
+                    None => {
+                        if short.len() >= RESERVED_CONNECTIONS {
+                            oldest.pop_front().inspect(AbortHandle::abort);
+                        }
+                        let (router, settings) = (settings.reserve.clone(), settings.clone());
+                        oldest.push_back(short.spawn(async move {
+                            connection(stream, peer, router, &settings, settings.times.reserved).await;
+                        }));
+                        oldest.retain(|task| !task.is_finished());
+                    }
+                },
+                Err(error) => pause(error, settings.name).await,
             },
             Some(_) = connections.join_next() => {}
             Some(_) = short.join_next() => {}
         }
     }
+}
+
+/// The address that a request comes from; this machine's where it comes over no connection, as in tests.
+pub(crate) fn peer_of(extensions: &Extensions) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(address)| address.ip())
 }
 
 async fn pause(error: io::Error, name: &str) {
@@ -133,19 +210,30 @@ async fn pause(error: io::Error, name: &str) {
 }
 
 /// Serves one connection for at most `limit`: a request that is being answered then has as long again.
-async fn connection(stream: TcpStream, router: Router, name: &str, limit: Duration, head_bytes: usize) {
-    let service = TowerToHyperService::new(router);
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    settings: &Settings,
+    limit: Duration,
+) {
+    let Settings { name, times, .. } = settings;
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.call(request.map(|body| TimedBody::new(body, times.body)))
+    });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT.min(limit))
-        .max_buf_size(head_bytes)
-        .serve_connection(TokioIo::new(TimedWrites::new(stream)), service);
+        .header_read_timeout(times.head.min(limit))
+        .max_buf_size(settings.head_bytes)
+        .serve_connection(TokioIo::new(TimedWrites::new(stream, times.write)), service);
     let mut serving = pin!(serving);
     let served = match timeout(limit, serving.as_mut()).await {
         Ok(served) => served,
         Err(_) => {
             serving.as_mut().graceful_shutdown();
-            match timeout(limit.max(WRITE_TIMEOUT), serving).await {
+            match timeout(limit.max(times.write), serving).await {
                 Ok(served) => served,
                 Err(_) => return tracing::debug!("{name}: a connection was cut off"),
             }
@@ -156,69 +244,5 @@ async fn connection(stream: TcpStream, router: Router, name: &str, limit: Durati
     }
 }
 
-/// A stream that breaks where its peer takes nothing for [`WRITE_TIMEOUT`].
-struct TimedWrites {
-    stream: TcpStream,
-    stuck: Option<Pin<Box<Sleep>>>,
-}
-
-impl TimedWrites {
-    const fn new(stream: TcpStream) -> Self {
-        Self { stream, stuck: None }
-    }
-
-    fn timed<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stuck = None;
-            return written;
-        }
-        let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
-        match stuck.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
-impl AsyncRead for TimedWrites {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for TimedWrites {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.timed(context, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.timed(context, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.timed(context, flushed)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,7 @@ impl Ops {
         let stop = cancel.clone();
         let reserve = livez().with_state(shared.clone());
         tasks.spawn(async move {
-            let serving = listen::serve_with(listener, router(shared), "ops port", Some(reserve));
+            let serving = listen::serve_with(listener, router(shared), "ops port", reserve);
             stop.run_until_cancelled(serving).await;
         });
         tracing::info!(%address, "ops port open");

@@ -5,18 +5,19 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::problem::Problem;
+use crate::{
+    listen::{self, Limits, Shares},
+    pages::guard::Guard,
+};
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::sync::Semaphore;
 
-use super::problem::Problem;
-use crate::pages::guard::Guard;
-
-/// Requests worked on at once; others are asked to come again.
+/// Requests worked on at once from this machine, with shares for others ([`Limits::of`]); more are asked to come again.
 pub(crate) const MAX_REQUESTS: usize = 16;
 /// How long a request may take: an import of many pools reads and seals a key for each.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,12 +33,17 @@ struct Inner {
     on_loopback: bool,
     /// Where the token is, for those who lack it.
     token_place: String,
-    slots: Semaphore,
+    slots: Shares,
 }
 
 impl Gate {
     pub(super) fn new(guard: Guard, on_loopback: bool, token_place: String) -> Self {
-        Self(Arc::new(Inner { guard, on_loopback, token_place, slots: Semaphore::new(MAX_REQUESTS) }))
+        Self(Arc::new(Inner {
+            guard,
+            on_loopback,
+            token_place,
+            slots: Shares::new(Limits::of(MAX_REQUESTS)),
+        }))
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
@@ -94,7 +100,7 @@ const MAX_LOGGED_PATH: usize = 200;
 pub(super) async fn enter(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let answered = async {
-        let _slot = gate.0.slots.try_acquire().map_err(|_| {
+        let _slot = gate.0.slots.take(listen::peer_of(request.extensions())).ok_or_else(|| {
             let text = "too many requests at once: try again in a moment";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
         })?;

@@ -10,7 +10,7 @@ use std::{
 
 use axum::{
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{Extensions, HeaderMap, StatusCode, header},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
@@ -18,16 +18,15 @@ use axum::{
 };
 use prb_core::worker::WorkerStatus;
 use serde_json::{Value, json};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Interval, MissedTickBehavior, interval, timeout_at},
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
+use crate::listen::{self, Place};
+
 use super::{Api, problem::Problem, query::WorkerQuery, request::Asked, view::WorkerSummary};
 
-/// Streams at once.
+/// Streams at once from this machine, with shares for others ([`Limits::of`](listen::Limits::of)).
 pub(super) const MAX_STREAMS: usize = 16;
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -53,6 +52,7 @@ async fn workers(
     State(api): State<Api>,
     Asked(query): Asked<WorkerQuery>,
     headers: HeaderMap,
+    extensions: Extensions,
 ) -> Result<Response, Problem> {
     let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     if accepted.is_some_and(|kinds| !kinds.contains("text/event-stream") && !kinds.contains("*/*")) {
@@ -63,24 +63,22 @@ async fn workers(
     if query.is_paged() {
         return Err(Problem::bad_request("a stream has no pages: leave offset and limit out"));
     }
-    let permit = Arc::clone(&api.0.streams).try_acquire_owned().map_err(|_| {
-        let text =
-            format!("{MAX_STREAMS} streams are open already: close one, or ask for the list again and again");
+    let place = api.0.streams.take(listen::peer_of(&extensions)).ok_or_else(|| {
+        let text = "too many streams are open already: close one, or ask for the list again and again";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", text)
     })?;
-    Ok(stream(permit, api, query))
+    Ok(stream(place, api, query))
 }
 
-fn stream(permit: OwnedSemaphorePermit, api: Api, query: WorkerQuery) -> Response {
+fn stream(place: Place, api: Api, query: WorkerQuery) -> Response {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let start = (permit, api, query, ticks, Sent::default());
+    let start = (place, api, query, ticks, Sent::default());
     let end = Instant::now() + LASTS;
-    let events =
-        futures::stream::unfold(start, move |(permit, api, query, mut ticks, mut sent)| async move {
-            let event = timeout_at(end, next(&mut ticks, &mut sent, &api, &query)).await.ok()??;
-            Some((Ok::<_, Infallible>(event), (permit, api, query, ticks, sent)))
-        });
+    let events = futures::stream::unfold(start, move |(place, api, query, mut ticks, mut sent)| async move {
+        let event = timeout_at(end, next(&mut ticks, &mut sent, &api, &query)).await.ok()??;
+        Some((Ok::<_, Infallible>(event), (place, api, query, ticks, sent)))
+    });
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }
 

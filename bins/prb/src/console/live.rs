@@ -16,12 +16,11 @@ use axum::response::{
 };
 use maud::{Markup, html};
 use serde::Serialize;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Interval, MissedTickBehavior, timeout_at},
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, timeout_at};
 
-/// Streams at once; others ask again and again instead.
+use crate::listen::Place;
+
+/// Streams at once from this machine, with shares for others; more ask again and again instead.
 pub const MAX_STREAMS: usize = 32;
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -140,18 +139,18 @@ fn hash(text: &str) -> u64 {
 }
 
 /// Streams what changes; `look` gives the parts as they are now.
-pub(super) fn stream<F, Fut>(permit: OwnedSemaphorePermit, look: F) -> Response
+pub(super) fn stream<F, Fut>(place: Place, look: F) -> Response
 where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Vec<Part>> + Send,
 {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let start = (permit, ticks, Sent::default(), look);
+    let start = (place, ticks, Sent::default(), look);
     let end = Instant::now() + LASTS;
-    let events = futures::stream::unfold(start, move |(permit, mut ticks, mut sent, look)| async move {
+    let events = futures::stream::unfold(start, move |(place, mut ticks, mut sent, look)| async move {
         let event = timeout_at(end, next(&mut ticks, &mut sent, &look)).await.ok()?;
-        Some((Ok::<_, Infallible>(event), (permit, ticks, sent, look)))
+        Some((Ok::<_, Infallible>(event), (place, ticks, sent, look)))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
 }

@@ -1,9 +1,7 @@
 //! [`Target`]: the pages whose parts change while somebody looks, and how they are shown and streamed.
 
-use std::sync::Arc;
-
 use axum::{
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{Extensions, HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use maud::{Markup, html};
@@ -20,7 +18,7 @@ use super::{
     live::{self, Part},
     overview, peers, pools, worker, workers,
 };
-use crate::pages::layout;
+use crate::{listen, pages::layout};
 
 /// A page.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,7 +131,7 @@ pub(super) async fn page(context: Context, uri: Uri) -> Response {
 }
 
 /// Its parts: as a stream of what changes, or all of them once.
-pub(super) async fn live(context: Context, uri: Uri, headers: HeaderMap) -> Response {
+pub(super) async fn live(context: Context, uri: Uri, headers: HeaderMap, extensions: Extensions) -> Response {
     let path = uri.path().strip_prefix("/live").unwrap_or_default();
     let Some(target) = Target::read(&context, path, uri.query().unwrap_or_default()) else {
         return StatusCode::NOT_FOUND.into_response();
@@ -143,13 +141,13 @@ pub(super) async fn live(context: Context, uri: Uri, headers: HeaderMap) -> Resp
         let parts = all(&context, &target).await;
         return html! { @for part in &parts { (part.markup()) } }.into_response();
     }
-    match Arc::clone(&context.console.0.streams).try_acquire_owned() {
-        Ok(permit) => live::stream(permit, move || {
+    match context.console.0.streams.take(listen::peer_of(&extensions)) {
+        Some(place) => live::stream(place, move || {
             let (context, target) = (context.clone(), target.clone());
             async move { all(&context, &target).await }
         }),
         // The script asks again and again instead.
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
 

@@ -12,12 +12,15 @@ use axum::{
 };
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use super::layout;
-use crate::token::Access;
+use crate::{
+    listen::{self, Limits, Shares},
+    token::Access,
+};
 
-/// Requests worked on at once; others are asked to come again.
+/// Requests worked on at once from this machine, with shares for others ([`Limits::of`]); more are asked to come again.
 pub const MAX_REQUESTS: usize = 16;
 /// How long a request may take: a little more than Redis is given.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(12);
@@ -59,7 +62,7 @@ struct Inner {
     names: Vec<String>,
     access: Access,
     rules: Rules,
-    slots: Semaphore,
+    slots: Shares,
 }
 
 /// Where the token is, in words, for those who are asked for it; nothing where there is none.
@@ -104,7 +107,7 @@ pub(crate) enum Refusal {
 impl Guard {
     pub(crate) fn new(mut names: Vec<String>, access: Access, rules: Rules) -> Self {
         names.push(gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
-        Self(Arc::new(Inner { names, access, rules, slots: Semaphore::new(MAX_REQUESTS) }))
+        Self(Arc::new(Inner { names, access, rules, slots: Shares::new(Limits::of(MAX_REQUESTS)) }))
     }
 
     /// Whether the operator gives a token.
@@ -165,7 +168,7 @@ pub(super) async fn enter(State(guard): State<Guard>, mut request: Request, next
     let (method, headers) = (request.method().clone(), request.headers().clone());
     request.extensions_mut().insert(guard.clone());
     let answered = async {
-        let _slot = guard.0.slots.try_acquire().map_err(|_| Refusal::Busy)?;
+        let _slot = guard.0.slots.take(listen::peer_of(request.extensions())).ok_or(Refusal::Busy)?;
         guard.check(&request)?;
         let answer = DEADLINE.scope(Instant::now() + WAITS_WITHIN, next.run(request));
         tokio::time::timeout(REQUEST_TIMEOUT, answer).await.map_err(|_| Refusal::Late)

@@ -36,6 +36,7 @@ pub(super) struct LineWriter {
 #[derive(Default)]
 struct Shared {
     waiting_bytes: AtomicUsize,
+    /// In all.
     dropped: AtomicU64,
 }
 
@@ -80,18 +81,18 @@ pub(super) fn start(to: File, display: Display) -> io::Result<(LineWriter, Flush
 }
 
 fn write_all(mut to: File, display: &Display, lines: &Receiver<Message>, shared: &Shared) {
+    let mut reported = 0;
     while let Ok(message) = lines.recv() {
         match message {
             Message::Line(line) => {
                 shared.waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
                 // There is nobody to tell: a full disk may have room again, a reader may be gone for good.
                 let _ = display.suspended(|| to.write_all(&line));
-                let dropped = shared.dropped.swap(0, Ordering::Relaxed);
-                if dropped > 0 {
-                    tracing::warn!(
-                        lines = dropped,
-                        "log lines were dropped: whoever reads the log is too slow"
-                    );
+                let dropped = shared.dropped.load(Ordering::Relaxed);
+                if dropped > reported {
+                    let lines = dropped - reported;
+                    reported = dropped;
+                    tracing::warn!(lines, "log lines were dropped: whoever reads the log is too slow");
                 }
             }
             Message::Flush(done) => {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 /// What came back.
@@ -98,13 +98,27 @@ pub struct Events {
 
 impl Events {
     pub async fn open(client: &Client, path: &str) -> Self {
-        let mut stream = TcpStream::connect(client.address).await.unwrap();
+        Self::open_from(1, client, path).await
+    }
+
+    /// From 127.0.0.x.
+    pub async fn open_from(from: u8, client: &Client, path: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).unwrap();
+        let mut stream = socket.connect(client.address).await.unwrap();
         let head = format!(
             "GET /api/v1{path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n",
             client.address
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         Self { stream, seen: String::new() }
+    }
+
+    /// The status that the stream begins with.
+    pub async fn status(&mut self) -> u16 {
+        let mut begin = [0; 12];
+        self.stream.read_exact(&mut begin).await.unwrap();
+        std::str::from_utf8(&begin[9..]).unwrap().parse().unwrap()
     }
 
     /// The data of the next event.

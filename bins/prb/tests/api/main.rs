@@ -368,6 +368,25 @@ async fn a_stream_has_all_workers_and_then_what_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_of_one_address_leave_others_theirs() {
+    let (net, bridge, api) = started(chain(), 0).await;
+    let mut held = Vec::new();
+    for (from, share) in [(2, 4), (3, 4)] {
+        for _ in 0..share {
+            let mut stream = client::Events::open_from(from, &api, "/stream/workers").await;
+            assert_eq!(stream.status().await, 200);
+            held.push(stream);
+        }
+        let mut refused = client::Events::open_from(from, &api, "/stream/workers").await;
+        assert_eq!(refused.status().await, 503, "127.0.0.{from} has its share");
+    }
+    let mut local = client::Events::open(&api, "/stream/workers").await;
+    assert_eq!(local.status().await, 200);
+    drop((held, local));
+    ended(net, bridge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_token_reads_and_other_hosts_do_nothing() {
     let (net, bridge, api) = started(Config { history: 0, ..chain() }, 0).await;
     let token = api.token.clone().unwrap();

@@ -1,0 +1,143 @@
+//! Ports over real sockets; addresses of 127.0.0.0/8 stand for other machines.
+#![allow(clippy::unwrap_used)]
+
+use axum::{body::Bytes, routing::post};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::*;
+
+/// Longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(20);
+const ASK: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+struct Open {
+    address: SocketAddr,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// A port with short times, which answers `here` and reads what is posted.
+async fn open() -> Open {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", post(async |body: Bytes| body).get(async || "here"));
+    let short = Duration::from_millis(400);
+    let times = Times { head: short, body: short, write: short, ..Times::default() };
+    let settings = Settings { name: "port", reserve: busy(), head_bytes: MAX_HEAD_BYTES, times };
+    let task = tokio::spawn(serve_within(listener, router, settings));
+    Open { address, _task: AbortOnDropHandle::new(task) }
+}
+
+/// Connects from another machine.
+async fn connect(from: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, from], 0))).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// The status of what is answered; 0 where nothing is.
+async fn status(stream: &mut TcpStream) -> u16 {
+    let mut answer = String::new();
+    let read =
+        timeout(LIMIT, stream.read_to_string(&mut answer)).await.expect("neither answered nor hung up");
+    match read {
+        Ok(_) => answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0),
+        Err(_) => 0,
+    }
+}
+
+async fn ask(from: u8, to: SocketAddr) -> u16 {
+    let mut stream = connect(from, to).await;
+    stream.write_all(ASK.as_bytes()).await.unwrap();
+    status(&mut stream).await
+}
+
+/// Holds connections that keep asking: one request is answered, the next begun.
+async fn hold(from: u8, count: usize, to: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let mut stream = connect(from, to).await;
+        // It has its place once it is answered.
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        held.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut rest = [0; 4096];
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.is_err() {
+                    return;
+                }
+                let _ = timeout(Duration::from_millis(100), stream.read(&mut rest)).await;
+            }
+        })));
+    }
+    held
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_address_takes_the_places_of_others_and_this_machine_has_a_reserve() {
+    let port = open().await;
+    let share = MAX_CONNECTIONS / 4;
+    let mut held = hold(2, share, port.address).await;
+    assert_eq!(ask(2, port.address).await, 503, "its share is held");
+    assert_eq!(ask(3, port.address).await, 200);
+    for from in 3..6 {
+        held.extend(hold(from, share, port.address).await);
+    }
+    assert_eq!(ask(6, port.address).await, 503, "others have no more together");
+    assert_eq!(ask(1, port.address).await, 200, "this machine has its reserve");
+    drop(held);
+    let start = Instant::now();
+    while ask(2, port.address).await != 200 {
+        assert!(start.elapsed() < LIMIT, "places are given back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_send_slowly_are_hung_up_on() {
+    let port = open().await;
+    let body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";
+    for (what, first, fine) in
+        [("a head", "GET / HTTP/1.1\r\nX-Slow: ", [0, 408]), ("a body", body, [400, 408])]
+    {
+        let mut stream = connect(2, port.address).await;
+        stream.write_all(first.as_bytes()).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let drip = async {
+            // A byte at a time, each well within every time-out.
+            while write.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let start = Instant::now();
+        let mut answer = Vec::new();
+        let ended = async {
+            tokio::select! { _ = read.read_to_end(&mut answer) => {} () = drip => {} }
+        };
+        timeout(LIMIT, ended).await.expect(what);
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        assert!(fine.contains(&status), "{what}: {text}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}: {:?}", start.elapsed());
+    }
+    assert_eq!(ask(2, port.address).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_in_time_is_read() {
+    let port = open().await;
+    let mut stream = connect(2, port.address).await;
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 6\r\n\r\n";
+    stream.write_all(format!("{head}abc").as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    stream.write_all(b"def").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("abcdef"), "{answer}");
+}
