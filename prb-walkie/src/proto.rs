@@ -95,6 +95,10 @@ pub struct ResponseError {
     /// For people.
     #[prost(string, tag = "2")]
     pub message: String,
+    /// Of an `UNAUTHORIZED`: whether the same call is let in over a connection that the caller makes on this machine.
+    /// Originals and earlier versions do not say.
+    #[prost(bool, optional, tag = "16")]
+    pub is_let_in_from_same_machine: Option<bool>,
 }
 
 /// Kinds of [`ResponseError`].

@@ -54,17 +54,24 @@ pub struct Caller {
     pub granted: bool,
     /// The same as it is told.
     pub(crate) standing: AuthStatus,
+    /// It would be granted on the same machine.
+    pub(crate) is_granted_here: bool,
 }
 
 impl Caller {
     /// A caller, for handlers that are called without a node, as in tests.
     pub const fn new(peer: PeerId, ip: Option<IpAddr>, granted: bool) -> Self {
         let standing = if granted { AuthStatus::Granted } else { AuthStatus::NeedAuth };
-        Self { peer, ip, granted, standing }
+        Self { peer, ip, granted, standing, is_granted_here: granted }
     }
 
-    pub(crate) const fn standing(peer: PeerId, ip: Option<IpAddr>, standing: AuthStatus) -> Self {
+    pub(crate) const fn standing(
+        peer: PeerId,
+        ip: Option<IpAddr>,
+        standing: AuthStatus,
+        is_granted_here: bool,
+    ) -> Self {
         let granted = matches!(standing, AuthStatus::Granted | AuthStatus::None);
-        Self { peer, ip, granted, standing }
+        Self { peer, ip, granted, standing, is_granted_here }
     }
 }

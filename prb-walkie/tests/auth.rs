@@ -7,7 +7,10 @@ mod rig;
 
 use std::{
     collections::HashMap,
-    sync::{LazyLock, Mutex},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -152,6 +155,43 @@ async fn the_same_machine_is_let_in_whoever_made_the_connection() {
     assert!(may(&caller, &local).await);
 }
 
+/// A peer of this machine that wants a key is asked once, one that wants to see where the caller is until it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_for_want_of_a_key_is_final() {
+    for (said, repeats) in [(Some(false), 1..=1), (None, 2..=2), (Some(true), 5..=100)] {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let raw = RawPeer::start(
+            0,
+            None,
+            Box::new(move |bytes| {
+                let request = Request::decode(bytes.as_slice()).unwrap();
+                counted.fetch_add(u32::from(request.method == "ListPool"), Ordering::SeqCst);
+                let error = prb_walkie::proto::ResponseError {
+                    r#type: 4,
+                    message: "no".into(),
+                    is_let_in_from_same_machine: said,
+                };
+                let response = Response {
+                    request_nonce: request.nonce,
+                    has_error: true,
+                    error: Some(error),
+                    ..Response::default()
+                };
+                Some(response.encode_to_vec())
+            }),
+        )
+        .await;
+        let mut config = managed(1);
+        config.boot_nodes = vec![raw.address.clone()];
+        let caller = start(config).await;
+        let refused = caller.client(raw.peer_id).list_pools().await.unwrap_err();
+        assert_eq!(refused.kind(), Some(ErrorKind::Unauthorized));
+        let calls = calls.load(Ordering::SeqCst);
+        assert!(repeats.contains(&calls), "{said:?}: {calls}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_node_asks_nobody() {
     let mut open = keyed(0, KEY);
@@ -277,6 +317,7 @@ async fn an_original_that_knows_no_auth() {
             let error = prb_walkie::proto::ResponseError {
                 r#type: if unauthorized { 4 } else { 2 },
                 message: "Handler not implemented.".into(),
+                is_let_in_from_same_machine: None,
             };
             let response = Response {
                 request_nonce: request.nonce,

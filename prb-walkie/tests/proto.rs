@@ -28,7 +28,11 @@ fn a_call_and_its_answer() {
         nonce: "m".into(),
         data: Bytes::from_static(b"d"),
         has_error: true,
-        error: Some(ResponseError { r#type: ErrorType::NotFound.into(), message: "x".into() }),
+        error: Some(ResponseError {
+            r#type: ErrorType::NotFound.into(),
+            message: "x".into(),
+            is_let_in_from_same_machine: None,
+        }),
     };
     assert_eq!(
         hex(&answer),

@@ -355,7 +355,8 @@ async fn answers_that_make_no_sense() {
         // An error that says nothing, one without the flag, and one without a nonce.
         |r| Some(Response { request_nonce: r.nonce, has_error: true, ..Response::default() }.encode_to_vec()),
         |_| {
-            let error = proto::ResponseError { r#type: 3, message: "m".into() };
+            let error =
+                proto::ResponseError { r#type: 3, message: "m".into(), is_let_in_from_same_machine: None };
             Some(Response { error: Some(error), ..Response::default() }.encode_to_vec())
         },
         // More than the answer of this method ever has.

@@ -83,7 +83,11 @@ async fn thief(n: usize, heard: &Heard) -> RawPeer {
             };
             response.data = info.encode_to_vec().into();
         } else {
-            let error = prb_walkie::proto::ResponseError { r#type: 4, message: "prove it".into() };
+            let error = prb_walkie::proto::ResponseError {
+                r#type: 4,
+                message: "prove it".into(),
+                is_let_in_from_same_machine: None,
+            };
             (response.has_error, response.error) = (true, Some(error));
         }
         Some(response.encode_to_vec())

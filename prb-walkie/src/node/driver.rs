@@ -105,6 +105,11 @@ impl Own {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner).standing(peer, ip, comes_from_here)
     }
 
+    /// Whether callers need nothing but to be on this machine.
+    fn lets_in_same_machine(&self) -> bool {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner).lets_in_same_machine()
+    }
+
     pub(super) fn info(&self) -> SystemInfo {
         self.info.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -68,32 +68,52 @@ pub(super) async fn exchange(
 ) -> Result<Response, Error> {
     let started = Instant::now();
     let mut result = once_more(shared, peer, method, data.clone()).await;
-    let is_refused =
-        |result: &_| matches!(result, Ok(Response { error: Some(error), .. }) if is_unauthorized(error));
-    if is_refused(&result) && method.is_management() {
+    if unauthorized(&result).is_some() && method.is_management() {
         if authenticate(shared, peer).await? {
             result = once_more(shared, peer, method, data).await;
         } else {
-            // Its addresses may still have to become known, and the other end learns of a connection a moment after
-            // this one.
-            for _ in 0..SEEN_WITHIN {
-                let Some(is_connected) = connect_from_here(shared, peer).await else { break };
-                if is_connected {
-                    result = once_more(shared, peer, method, data.clone()).await;
-                    if !is_refused(&result) {
-                        break;
-                    }
-                }
-                sleep(SEEN_INTERVAL).await;
-            }
+            result = from_here(shared, peer, method, data, result).await;
         }
     }
     metrics::call("out", Some(method), outcome(&result), started.elapsed());
     result
 }
 
-fn is_unauthorized(error: &proto::ResponseError) -> bool {
-    error.r#type() == ErrorKind::Unauthorized
+/// The refusal of a caller that may not call this.
+fn unauthorized(result: &Result<Response, Error>) -> Option<&proto::ResponseError> {
+    let error = result.as_ref().ok()?.error.as_ref()?;
+    (error.r#type() == ErrorKind::Unauthorized).then_some(error)
+}
+
+/// Repeats a refused call over a connection that this node makes to a peer of its machine, if the refusal is for want of
+/// one. The peer's addresses may still have to become known, and it learns of the connection a moment after this node.
+/// A peer that wants a key or a name has refused for good.
+async fn from_here(
+    shared: &Shared,
+    peer: PeerId,
+    method: Method,
+    data: Bytes,
+    mut result: Result<Response, Error>,
+) -> Result<Response, Error> {
+    for _ in 0..SEEN_WITHIN {
+        let Some(refused) = unauthorized(&result) else { break };
+        // Originals and earlier versions do not say what they miss: they are asked once more.
+        let is_last = match refused.is_let_in_from_same_machine {
+            Some(false) => break,
+            said => said.is_none(),
+        };
+        let Some(is_connected) = connect_from_here(shared, peer).await else { break };
+        if is_connected {
+            result = once_more(shared, peer, method, data.clone()).await;
+            if is_last {
+                break;
+            }
+        }
+        if unauthorized(&result).is_some() {
+            sleep(SEEN_INTERVAL).await;
+        }
+    }
+    result
 }
 
 /// A call, and a second try where the connection broke and asking twice does no harm: a peer that hangs up

@@ -18,12 +18,14 @@ pub struct ResponseError {
     pub kind: ErrorKind,
     /// For people; it goes to the caller.
     pub message: String,
+    /// Whether the same call is let in over a connection that the caller makes on this machine.
+    pub(crate) is_let_in_from_same_machine: Option<bool>,
 }
 
 impl ResponseError {
     /// An error of a kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), is_let_in_from_same_machine: None }
     }
 
     /// It failed here, or the request makes no sense.
@@ -49,13 +51,15 @@ impl ResponseError {
 
 impl From<proto::ResponseError> for ResponseError {
     fn from(error: proto::ResponseError) -> Self {
-        Self { kind: error.r#type(), message: error.message }
+        let is_let_in_from_same_machine = error.is_let_in_from_same_machine;
+        Self { kind: error.r#type(), message: error.message, is_let_in_from_same_machine }
     }
 }
 
 impl From<ResponseError> for proto::ResponseError {
     fn from(error: ResponseError) -> Self {
-        Self { r#type: error.kind.into(), message: error.message }
+        let is_let_in_from_same_machine = error.is_let_in_from_same_machine;
+        Self { r#type: error.kind.into(), message: error.message, is_let_in_from_same_machine }
     }
 }
 

@@ -146,7 +146,9 @@ impl Handlers {
             return Err(ResponseError::not_found("Handler not implemented."));
         };
         if method.is_management() && !caller.granted {
-            return Err(ResponseError::unauthorized(not_let_in(method, &caller)));
+            let mut refused = ResponseError::unauthorized(not_let_in(method, &caller));
+            refused.is_let_in_from_same_machine = Some(caller.is_granted_here);
+            return Err(refused);
         }
         // A handler may also panic where it makes its future.
         let work = AssertUnwindSafe(async { handler(caller, data).await }).catch_unwind();

@@ -69,7 +69,8 @@ impl Driver {
         let ip = links.and_then(|links| links.get(&call.connection_id)?.ip());
         // Of whichever connection the call takes: noise has proved that it is the same peer.
         let from_here = links.is_some_and(|links| links.values().any(Link::comes_from_here));
-        let caller = Caller::standing(call.peer, ip, self.own.standing(&call.peer, ip, from_here));
+        let standing = self.own.standing(&call.peer, ip, from_here);
+        let caller = Caller::standing(call.peer, ip, standing, self.own.lets_in_same_machine());
         let is_stranger = self.peers.provenance(&call.peer) < Provenance::BootNode;
         let class = Class::of(call.protocol, request.bytes(), caller.granted);
         let Some(place) = self.places.take(class, Holder { peer: call.peer, ip, is_stranger }) else {
