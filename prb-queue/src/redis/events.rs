@@ -20,12 +20,15 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a subscription is made again; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Time between two lines about lost connections.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Most jobs in one question.
 const MAX_ASKED: usize = 256;
 
 /// Hears events, for ever.
 pub(super) async fn listen(shared: Arc<Shared>) {
     let mut pause = PAUSE_MIN;
+    let mut report = Report::default();
     loop {
         let (end, connected) = match subscribe(&shared).await {
             Ok(subscriptions) => (hear(&shared, subscriptions).await, true),
@@ -33,16 +36,35 @@ pub(super) async fn listen(shared: Arc<Shared>) {
         };
         let was_up = shared.listening.send_replace(false) || (connected && !*shared.submits.borrow());
         if was_up {
-            let endpoint = shared.link.endpoint();
-            tracing::warn!(%endpoint, reason = end, "the connection to the queue's events was lost, connecting again");
+            report.tell(&shared, &end, "the connection to the queue's events was lost, connecting again");
             metrics::counter!("prb_queue_redis_events_lost_total").increment(1);
             // Somebody may have gone with the server.
             shared.pending.ask_all();
         } else if pause == PAUSE_MIN {
-            tracing::warn!(reason = end, "the queue's events cannot be heard, trying again");
+            report.tell(&shared, &end, "the queue's events cannot be heard, trying again");
         }
         pause = if was_up { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         sleep(pause).await;
+    }
+}
+
+/// Tells of lost connections, now and then: a server that takes no writes loses one with each try.
+#[derive(Debug, Default)]
+struct Report {
+    last: Option<Instant>,
+    /// Since then, untold.
+    more: u64,
+}
+
+impl Report {
+    fn tell(&mut self, shared: &Shared, reason: &str, what: &'static str) {
+        if self.last.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            self.more += 1;
+            return;
+        }
+        let more = std::mem::take(&mut self.more);
+        tracing::warn!(endpoint = %shared.link.endpoint(), reason, more, "{what}");
+        self.last = Some(Instant::now());
     }
 }
 

@@ -18,14 +18,49 @@ pub struct Redis {
     folder: PathBuf,
     port: u16,
     process: Option<Process>,
+    /// After the others, which they take the place of.
+    arguments: Vec<String>,
 }
 
 impl Redis {
     pub fn start(folder: &Path) -> Self {
+        Self::with_arguments(folder, &[])
+    }
+
+    /// With further arguments of redis-server.
+    pub fn with_arguments(folder: &Path, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
         let folder = folder.join("redis");
-        let mut redis = Self { folder, port: free_port(), process: None };
+        let mut redis = Self { folder, port: free_port(), process: None, arguments };
         redis.restart(false);
         redis
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where its data are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Kills it, and starts it again with its data and other arguments; does not wait until it answers.
+    pub fn replace(&mut self, arguments: &[&str]) {
+        self.kill();
+        let mut command = self.command();
+        self.process = Some(Process::of(command.args(arguments).spawn().unwrap()));
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+            .arg(&self.folder)
+            .args(&self.arguments)
+            .stdout(Stdio::null());
+        command
     }
 
     pub fn url(&self) -> String {
@@ -46,15 +81,9 @@ impl Redis {
         std::fs::create_dir_all(&self.folder).unwrap();
         let start = Instant::now();
         loop {
-            let child = Command::new("redis-server")
-                .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-                .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-                .arg(&self.folder)
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap_or_else(|e| {
-                    panic!("redis-server is missing ({e}); install it: apt-get install -y redis-server")
-                });
+            let child = self.command().spawn().unwrap_or_else(|e| {
+                panic!("redis-server is missing ({e}); install it: apt-get install -y redis-server")
+            });
             let mut process = Process::of(child);
             while process.is_running() {
                 if self.ask("PING").is_some_and(|answer| answer.starts_with("+PONG")) {
