@@ -12,8 +12,8 @@ use codec::Encode as _;
 use criterion::{Criterion, criterion_group, criterion_main};
 use finality_grandpa::{Commit, Message, Precommit, SignedPrecommit};
 use prb_chain::{
+    internals::verify::state::authority_keys,
     verified::{Config, VerifiedSource},
-    verify::state::authority_keys,
 };
 use prb_core::{
     blob::{

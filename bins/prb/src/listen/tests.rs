@@ -1,5 +1,5 @@
 //! Ports over real sockets; addresses of 127.0.0.0/8 stand for other machines.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use axum::{body::Bytes, routing::post};
 use tokio::{
