@@ -189,8 +189,8 @@ impl RedisQueue {
     /// [`Error::Unavailable`], with what is wrong.
     pub async fn ready(&self) -> Result<(), Error> {
         let mut pipe = redis::pipe();
-        pipe.cmd("INFO").arg("server");
-        let (info,): (String,) = self
+        pipe.cmd("INFO").arg("server").cmd("INFO").arg("persistence");
+        let (info, persistence): (String, String) = self
             .0
             .shared
             .link
@@ -200,6 +200,11 @@ impl RedisQueue {
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
         if let Some(text) = error::too_old(version) {
             return Err(Error::Unavailable(format!("{}: {text}", self.0.shared.link.endpoint()).into()));
+        }
+        // It answers this while other commands have to wait.
+        if persistence.lines().any(|line| line == "loading:1") {
+            let text = format!("{}: {}", self.0.shared.link.endpoint(), error::LOADING);
+            return Err(Error::Unavailable(text.into()));
         }
         let shared = &self.0.shared;
         let consumer = shared.consumer.borrow().as_ref().and_then(|trouble| trouble.now(&shared.config));

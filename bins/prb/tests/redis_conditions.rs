@@ -191,12 +191,10 @@ impl Daemons {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trader_and_manager_name_each_condition_of_redis_and_go_on_after_it() {
+async fn a_redis_that_refuses_is_named_by_trader_and_manager() {
     let net = Net::start(chain(), 0).await;
-    let arguments = ["--appendonly", "no", "--enable-protected-configs", "yes"];
-    let redis = Redis::with_arguments(net.dir.path(), &arguments);
-    let proxy = Proxy::to(redis.port()).await;
-    let mut daemons = Daemons::start(&net, proxy.port).await;
+    let redis = Redis::with_arguments(net.dir.path(), &["--appendonly", "no"]);
+    let mut daemons = Daemons::start(&net, redis.port()).await;
     let ask = async |command: &str| {
         let answer = redis.ask(command).unwrap();
         assert!(!answer.starts_with('-'), "{command}: {answer}");
@@ -224,6 +222,24 @@ async fn trader_and_manager_name_each_condition_of_redis_and_go_on_after_it() {
             async || ask("ACL SETUSER default +@scripting").await,
         )
         .await;
+    for daemon in &mut daemons.all {
+        daemon.stop().await;
+    }
+    net.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_cannot_save_is_cut_off_or_too_old_is_named_by_trader_and_manager() {
+    let net = Net::start(chain(), 0).await;
+    let arguments = ["--appendonly", "no", "--enable-protected-configs", "yes"];
+    let redis = Redis::with_arguments(net.dir.path(), &arguments);
+    let proxy = Proxy::to(redis.port()).await;
+    let mut daemons = Daemons::start(&net, proxy.port).await;
+    let ask = async |command: &str| {
+        let answer = redis.ask(command).unwrap();
+        assert!(!answer.starts_with('-'), "{command}: {answer}");
+    };
+
     let cannot_save = async || {
         ask("CONFIG SET save \"3600 1\"").await;
         std::fs::remove_dir_all(redis.folder()).unwrap();

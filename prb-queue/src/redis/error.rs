@@ -10,6 +10,9 @@ use super::{Config, leasing::WAIT_SECS};
 /// The oldest version that has all commands.
 pub(super) const OLDEST: (u32, u32) = (6, 2);
 
+/// What there is to say of a server that loads its data.
+pub(super) const LOADING: &str = "it is reading its data and will be ready by itself";
+
 /// What Redis answers, with what an operator can do about it: `(a part of the answer, what to do)`.
 const CURES: [(&str, &str); 13] = [
     (
@@ -25,7 +28,7 @@ const CURES: [(&str, &str); 13] = [
     ("READONLY", "it is a replica: give the address of the primary"),
     ("MISCONF", "it cannot write its data to disk: free space on its disk or correct its folder"),
     ("OOM", "its memory is full: raise its maxmemory"),
-    ("LOADING", "it is reading its data and will be ready by itself"),
+    ("LOADING", LOADING),
     ("MASTERDOWN", "it is a replica that has lost its primary"),
     ("Connection refused", "nothing listens there: is it running, and is the address right?"),
 ];
