@@ -145,7 +145,7 @@ pub mod pruntime;
 pub mod queue;
 pub mod signer;
 pub mod sync;
-mod text;
+pub mod text;
 pub mod trade;
 pub mod vault;
 pub mod wire;

@@ -2,8 +2,8 @@
 
 use std::{error::Error, fmt::Write};
 
-/// Formats an error and its causes in one line.
-pub(crate) fn describe(error: &dyn Error) -> String {
+/// Formats an error and its causes in one line, as log fields and messages for operators have it.
+pub fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -219,7 +219,10 @@ impl Daemon for Bridge {
         let file = self.fleet_file.as_deref().map(|file| file.display().to_string()).unwrap_or_default();
         match self.reload().await {
             Ok(()) => tracing::info!(file, "fleet file applied"),
-            Err(error) => tracing::error!("fleet file not applied, nothing changed: {error:#}"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(file, error, "fleet file not applied, nothing changed");
+            }
         }
     }
 

@@ -45,7 +45,7 @@ impl Failure {
             Self::Run(error) => (error, 1),
         };
         let text = format!("{error:#}");
-        tracing::error!(exit_code = code, "the program ends: {text}");
+        tracing::error!(exit_code = code, error = text, "the program ends");
         let (done, said) = std::sync::mpsc::sync_channel(1);
         let say = move || {
             let _ = writeln!(std::io::stderr(), "prb: {text}");

@@ -13,7 +13,7 @@ pub fn raise() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
     {
-        tracing::warn!(%error, "the limit on open files cannot be raised");
+        tracing::warn!(error = %prb_core::text::describe(&error), "the limit on open files cannot be raised");
     }
 }
 

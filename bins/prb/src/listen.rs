@@ -124,7 +124,7 @@ impl Port {
         match TcpListener::bind(address).await {
             Ok(listener) => Ok(Some(listener)),
             Err(error) if chosen.is_none() => {
-                tracing::warn!(%address, %error, "no {name}: its default is taken; {variable} gives another");
+                tracing::warn!(%address, error = %prb_core::text::describe(&error), "no {name}: its default is taken; {variable} gives another");
                 Ok(None)
             }
             Err(error) => {

@@ -152,7 +152,7 @@ fn recorder() -> Option<&'static PrometheusHandle> {
         .get_or_init(|| match install() {
             Ok(handle) => Some(handle),
             Err(error) => {
-                tracing::warn!("no metrics on the ops port: {error}");
+                tracing::warn!(error = %prb_core::text::describe(&error), "no metrics on the ops port");
                 None
             }
         })

@@ -178,7 +178,7 @@ impl TradeQueue {
                     accounts_left = report.accounts_left,
                     "trader stopped"
                 ),
-                Err(error) => tracing::warn!("the trader broke: {error}"),
+                Err(error) => tracing::warn!(error = %prb_core::text::describe(&error), "the trader broke"),
             }
         }
         self.background.stop().await;
@@ -249,7 +249,7 @@ async fn look(queue: &dyn JobQueue, redis: Option<&RedisQueue>, tell: &watch::Se
         };
         match (&*tell.borrow(), &seen) {
             (Seen::Silent(old), Seen::Silent(new)) if old == new => {}
-            (_, Seen::Silent(why)) => tracing::warn!("the trade queue is of no use now: {why}"),
+            (_, Seen::Silent(why)) => tracing::warn!(error = &**why, "the trade queue is of no use now"),
             (Seen::Silent(_), Seen::Answers(_)) => tracing::info!("the trade queue answers again"),
             _ => {}
         }

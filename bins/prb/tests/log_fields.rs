@@ -1,4 +1,5 @@
-//! Lines of the log are for people: no field and no message of any crate shows a value in Rust's `Debug`.
+//! Lines of the log are for people and for programs: no field and no message of any crate shows a value in Rust's
+//! `Debug`; a failure says what it is about and its cause, with the causes of that, in fields.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{fs, path::Path};
@@ -36,36 +37,132 @@ fn asks_for_debug(arguments: &str) -> bool {
     field || arguments.contains(":?}") || arguments.contains(":#?}")
 }
 
-fn look(path: &Path, found: &mut Vec<String>) -> usize {
-    let mut seen = 0;
+/// Lines about the process itself, which are about nothing else and have no cause to tell.
+const ABOUT_THE_PROCESS: [&str; 9] = [
+    "a task of the queue panicked",
+    "no data provider yet",
+    "some calls of peers were not answered in time",
+    "some workers' tasks did not end in time",
+    "background tasks did not end in time",
+    "the end took too long",
+    "the fleet did not stop in time",
+    "the fleet file names no pools",
+    "headers are verified from another genesis",
+];
+
+/// Names of what failures are caused by: they belong into fields, where they can be searched.
+const CAUSES: [&str; 12] =
+    ["e", "err", "error", "cause", "reason", "why", "trouble", "text", "message", "ended", "panic", "source"];
+
+/// What is wrong with the line of a failure.
+fn faults(level: &str, arguments: &str) -> Vec<&'static str> {
+    let mut faults = Vec::new();
+    if level == "debug!(" || level == "trace!(" {
+        return faults;
+    }
+    let (fields, text) = arguments.split_once('"').map_or((arguments, ""), |(fields, text)| {
+        (fields, text.rsplit_once('"').map_or(text, |(text, _)| text))
+    });
+    let names = text.split('{').skip(1).filter_map(|rest| rest.split(['}', ':']).next());
+    // A state's own words are the whole message.
+    if text != "{message}" && names.into_iter().any(|name| CAUSES.contains(&name)) {
+        faults.push("the message quotes a cause: make it a field");
+    }
+    let field = |name: &str| {
+        let words = fields.split([',', '(', ')']).map(str::trim);
+        words
+            .filter(|word| word.trim_start_matches(['%', '?']).split([' ', '=']).next() == Some(name))
+            .count()
+            > 0
+    };
+    if field("message") {
+        faults.push("a field `message` takes the place of the message");
+    }
+    let is_failure = level == "warn!(" || level == "error!(";
+    let is_excepted = || ABOUT_THE_PROCESS.iter().any(|known| text.starts_with(known));
+    if is_failure && fields.trim().is_empty() && !is_excepted() {
+        faults.push("it does not say in a field what it is about");
+    }
+    if fields.contains("%error") || fields.contains("error = %e,") || fields.contains("error = %error") {
+        faults.push("`%error` leaves out its causes: error = %describe(&error), or a text as it is");
+    }
+    faults
+}
+
+/// What a look at the sources has found.
+#[derive(Default)]
+struct Found {
+    lines: usize,
+    debug: Vec<String>,
+    faults: Vec<String>,
+}
+
+fn look(path: &Path, found: &mut Found) {
     for entry in fs::read_dir(path).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            seen += look(&path, found);
+            look(&path, found);
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
         for level in LEVELS {
             for (at, _) in text.match_indices(level) {
                 let arguments = arguments(&text[at + level.len()..]);
-                seen += 1;
+                found.lines += 1;
+                let line = text[..at].matches('\n').count() + 1;
+                let here = format!("{}:{line}: {arguments}", path.display());
                 if asks_for_debug(arguments) {
-                    let line = text[..at].matches('\n').count() + 1;
-                    found.push(format!("{}:{line}: {arguments}", path.display()));
+                    found.debug.push(here.clone());
                 }
+                let faults = faults(level, arguments);
+                found.faults.extend(faults.into_iter().map(|fault| format!("{here}\n  {fault}")));
             }
         }
     }
-    seen
+}
+
+fn look_at(crates: &[&str]) -> Found {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut found = Found::default();
+    crates.iter().for_each(|folder| look(&root.join(folder), &mut found));
+    found
 }
 
 #[test]
 fn no_line_of_the_log_shows_debug() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut found = Vec::new();
-    let seen: usize = CRATES.iter().map(|folder| look(&root.join(folder), &mut found)).sum();
-    assert!(seen > 100, "{seen} lines were found: they look otherwise now");
-    assert!(found.is_empty(), "use Display (%), a number or a name:\n{}", found.join("\n"));
+    let found = look_at(&CRATES);
+    assert!(found.lines > 100, "{} lines were found: they look otherwise now", found.lines);
+    assert!(found.debug.is_empty(), "use Display (%), a number or a name:\n{}", found.debug.join("\n"));
+}
+
+#[test]
+fn failures_have_their_subject_and_their_cause_in_fields() {
+    let crates: Vec<_> = CRATES.into_iter().filter(|folder| *folder != "prb-chain/src").collect();
+    let found = look_at(&crates);
+    assert!(found.lines > 100, "{} lines were found: they look otherwise now", found.lines);
+    assert!(found.faults.is_empty(), "{} faults:\n{}", found.faults.len(), found.faults.join("\n"));
+}
+
+#[test]
+fn faults_are_seen_in_every_form() {
+    for (level, bad) in [
+        ("warn!(", "peer, \"it failed: {error}\""),
+        ("info!(", "%worker, \"it failed: {e:#}\""),
+        ("error!(", "\"it is broken\""),
+        ("warn!(", "message, \"it is broken\""),
+        ("warn!(", "worker = %w, %error, \"it is broken\""),
+        ("warn!(", "worker = %w, error = %e, \"it is broken\""),
+    ] {
+        assert_eq!(faults(level, bad).len(), 1, "{bad}: {:?}", faults(level, bad));
+    }
+    for (level, good) in [
+        ("warn!(", "worker = %w, error = %describe(&e), \"{name} is broken\""),
+        ("info!(", "\"it has begun\""),
+        ("warn!(", "error, \"it is broken\""),
+        ("warn!(", "\"the end took too long and is cut short\""),
+    ] {
+        assert_eq!(faults(level, good), [""; 0], "{good}");
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub(super) async fn fetch(
                 let wait = backoff.fail();
                 // The first attempts usually precede the first stored block: no warning for them.
                 if backoff.attempts() % 10 == 5 {
-                    warn!(%error, "cannot get the chain's genesis from the data source yet");
+                    warn!(error = %crate::text::describe(&error), "cannot get the chain's genesis from the data source yet");
                 }
                 // Growing heights cut the pause short, except for its first second: they may grow many times
                 // a second.

@@ -143,7 +143,7 @@ impl Supervisor {
                 self.spawn(child, Some(HELPER_BACKOFF.first));
             }
             Some(e) => {
-                error!(task = %child, error = %e, "a task of the fleet panicked and is restarted");
+                error!(task = %child, error = %crate::text::describe(&e), "a task of the fleet panicked and is restarted");
                 self.spawn(child, Some(HELPER_BACKOFF.first));
             }
         }

@@ -79,7 +79,7 @@ pub(super) async fn run(
             Some(ended) = dispatcher.lanes.join_next_with_id() => dispatcher.reap(ended),
             Some(ended) = background_tasks.join_next() => {
                 let message = ended.err().map_or_else(|| "a task ended unexpectedly".into(), panic_text);
-                tracing::error!(message, "a background task of the trade engine ended: leases expire");
+                tracing::error!(error = message, "a background task of the trade engine ended: leases expire");
                 break (Instant::now(), Err(Error::Panicked { message }));
             }
         }
@@ -214,7 +214,7 @@ impl Dispatcher {
         {
             let message = panic_text(e);
             tracing::error!(
-                operator = %operator.address(), message, "a lane panicked; its jobs are leased again when their leases expire"
+                operator = %operator.address(), error = message, "a lane panicked; its jobs are leased again when their leases expire"
             );
             let due = Instant::now() + self.shared.config.lease_ttl;
             let jobs = self.shared.leases.abandon(operator);

@@ -77,7 +77,7 @@ impl Saver {
     pub(crate) async fn run(&self, cancel: CancellationToken) {
         cancel.run_until_cancelled(self.store_changes()).await;
         if let Err(error) = self.store_within(FINAL_STORE_TIMEOUT).await {
-            warn!(%error, "the latest goals and keys of workers could not be stored in the inventory");
+            warn!(error, "the latest goals and keys of workers could not be stored in the inventory");
         }
     }
 
@@ -94,7 +94,7 @@ impl Saver {
                 Err(error) => {
                     let wait = backoff.fail();
                     if backoff.attempts() % 10 == 1 {
-                        warn!(%error, "cannot store goals and keys of workers: operations wait");
+                        warn!(error, "cannot store goals and keys of workers: operations wait");
                     }
                     self.pending().problem = Some(error.into());
                     self.changed.notify_one();

@@ -137,7 +137,7 @@ impl Connections {
             if current.said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
                 current.said = Some(Instant::now());
                 let endpoint = &self.endpoint;
-                tracing::warn!(%endpoint, "Redis {reason}: connecting again");
+                tracing::warn!(%endpoint, reason, "Redis is connected to again");
             }
             current.generation += 1;
             current.manager = fresh;

@@ -99,7 +99,9 @@ impl RedisQueue {
         let held = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
         match self.finish(id.clone(), &held, end).await {
             Ok(_) => drop(grant.accept()),
-            Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be told"),
+            Err(e) => {
+                tracing::warn!(job = id, error = %prb_core::text::describe(&e), "the job's failure could not be told")
+            }
         }
     }
 

@@ -308,7 +308,7 @@ impl Dispatcher {
         }
         let result: RedisResult<u64> = self.shared.link.run(&script).await;
         if let Err(error) = result {
-            tracing::warn!(%error, "jobs were not handed back; their leases run out");
+            tracing::warn!(error = %self.shared.link.endpoint_error(error), "jobs were not handed back; their leases run out");
         }
     }
 

@@ -255,7 +255,7 @@ impl Shared {
             let start = Instant::now();
             let error = self.connect_once().await;
             let reason: Arc<str> = error.to_string().into();
-            debug!(provider = %self.provider, "no blob connection: {reason}");
+            debug!(provider = %self.provider, reason = &*reason, "no blob connection");
             metrics::disconnected();
             self.link.send_replace(Link::Down { reason });
             self.pending.fail(&error);

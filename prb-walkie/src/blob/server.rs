@@ -322,7 +322,7 @@ impl Server {
             return;
         };
         if let Err(e) = set_up(&stream) {
-            debug!(%peer, "a blob connection ended before it began: {e}");
+            debug!(%peer, error = %e, "a blob connection ended before it began");
             return;
         }
         let (shared, stop) = (self.shared.clone(), stop.clone());
@@ -331,8 +331,8 @@ impl Server {
             drop(slot);
             metrics::ended(ended.label());
             match ended.is_offence().then(|| shared.complaints.ready()).flatten() {
-                Some(skipped) => warn!(skipped, "a blob connection is dropped: {ended}"),
-                None => debug!("a blob connection ended: {ended}"),
+                Some(skipped) => warn!(%peer, skipped, reason = %ended, "a blob connection is dropped"),
+                None => debug!(reason = %ended, "a blob connection ended"),
             }
         };
         connections.spawn(serve.instrument(tracing::info_span!("blob", %peer)));
@@ -342,7 +342,7 @@ impl Server {
     async fn wait_after(&self, e: &io::Error) {
         metrics::accept_error();
         if let Some(skipped) = self.shared.complaints.ready() {
-            warn!(skipped, "a blob connection cannot be accepted: {e}");
+            warn!(error = %prb_core::text::describe(e), skipped, "a blob connection cannot be accepted");
         }
         sleep(Duration::from_millis(100)).await;
     }
@@ -352,7 +352,7 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(e) = ended
         && e.is_panic()
     {
-        tracing::error!("a blob connection's task failed: {e}");
+        tracing::error!(error = %prb_core::text::describe(&e), "a blob connection's task failed");
     }
 }
 

@@ -150,6 +150,7 @@ pub(super) struct Driver {
     wake: bool,
     /// Lines about peers that were met.
     met: LogQuota,
+    listener_errors: LogQuota,
     next_discovery: Instant,
 }
 
@@ -202,6 +203,7 @@ impl Driver {
             channels,
             wake: true,
             met: LogQuota::new(),
+            listener_errors: LogQuota::new(),
             next_discovery: Instant::now(),
         }
     }

@@ -67,7 +67,7 @@ pub(super) fn interfaces() -> Vec<IpAddr> {
     match if_addrs::get_if_addrs() {
         Ok(interfaces) => interfaces.into_iter().map(|i| i.ip()).collect(),
         Err(error) => {
-            tracing::warn!(%error, "cannot read the interfaces' addresses");
+            tracing::warn!(error = %prb_core::text::describe(&error), "cannot read the interfaces' addresses");
             Vec::new()
         }
     }

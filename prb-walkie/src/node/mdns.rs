@@ -75,7 +75,7 @@ impl Responder {
             if let Err(error) = result
                 && !std::mem::replace(&mut warned, true)
             {
-                warn!(%error, port = PORT, "mDNS cannot find originals; it is tried again and again");
+                warn!(error = %prb_core::text::describe(&error), port = PORT, "mDNS cannot find originals; it is tried again and again");
             }
             cancel.run_until_cancelled(tokio::time::sleep(self.interval)).await;
         }

@@ -130,8 +130,8 @@ impl From<manage::Error> for Problem {
             }
             error if error.is_callers() => Self::of_entries(vec![fault(&error)]),
             error => {
-                tracing::error!("a management call failed: {}", chain(&error));
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", chain(&error))
+                tracing::error!(error = %prb_core::text::describe(&error), "a management call failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", prb_core::text::describe(&error))
             }
         }
     }
@@ -139,7 +139,7 @@ impl From<manage::Error> for Problem {
 
 impl From<queue::Error> for Problem {
     fn from(error: queue::Error) -> Self {
-        let text = format!("the trade queue refuses: {}", chain(&error));
+        let text = format!("the trade queue refuses: {}", prb_core::text::describe(&error));
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "queue-unavailable", text)
     }
 }
@@ -186,16 +186,4 @@ fn field_name(field: &str) -> String {
         other => other,
     }
     .to_owned()
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

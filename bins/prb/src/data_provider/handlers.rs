@@ -1,9 +1,12 @@
 //! What a data provider answers its peers, beside blobs by key.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use prb_chain::store::Store;
-use prb_core::blob::range::RangeSource;
+use prb_core::{blob::range::RangeSource, text::describe};
 use prb_walkie::{
     blob::{
         external::{self, Error, Wanted},
@@ -25,6 +28,8 @@ pub(super) fn of(
     port: u16,
 ) -> Handlers {
     let tokens = Arc::new(Tokens::<Wanted>::new(tokens::Config::default()));
+    let told = Told::default();
+    let (told_wanted, told_given) = (Arc::clone(&told), told);
     let (wanted, given) = ((Arc::clone(&source), Arc::clone(&tokens)), (source, tokens));
     Handlers::new()
         .on(calls::GetFullInfo, move |caller, _| {
@@ -37,27 +42,43 @@ pub(super) fn of(
         })
         .on(calls::WantBlob, move |caller, request| {
             let ((source, tokens), origin) = (wanted.clone(), origin.clone());
+            let told = Arc::clone(&told_wanted);
             async move {
                 let asking = caller.peer.to_string();
-                external::want_blob(&*source, &tokens, &origin, &asking, request).await.map_err(answer)
+                external::want_blob(&*source, &tokens, &origin, &asking, request)
+                    .await
+                    .map_err(|error| answer(error, &asking, &told))
             }
         })
         .on(calls::GetBlobWithToken, move |caller, request| {
             let (source, tokens) = given.clone();
+            let told = Arc::clone(&told_given);
             async move {
                 let asking = caller.peer.to_string();
-                external::get_blob(&*source, &tokens, &asking, &request).await.map_err(answer)
+                external::get_blob(&*source, &tokens, &asking, &request)
+                    .await
+                    .map_err(|error| answer(error, &asking, &told))
             }
         })
 }
 
-fn answer(error: Error) -> ResponseError {
+/// Time between two lines about blocks that cannot be read: peers ask as often as they like.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// When such a line was written last.
+type Told = Arc<Mutex<Option<Instant>>>;
+
+fn answer(error: Error, peer: &str, told: &Mutex<Option<Instant>>) -> ResponseError {
     let text = error.to_string();
     match error {
         Error::NotFound => ResponseError::not_found(text),
         Error::BadToken => ResponseError::unauthorized(text),
         Error::Source(cause) => {
-            tracing::warn!("a block that a peer wanted cannot be read: {cause}");
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                *told = Some(Instant::now());
+                tracing::warn!(peer, error = %describe(&cause), "a block that a peer wanted cannot be read");
+            }
             ResponseError::server(text)
         }
         _ => ResponseError::server(text),

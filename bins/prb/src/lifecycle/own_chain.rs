@@ -70,7 +70,7 @@ async fn ask_identity(para: &NodePool, told: &watch::Sender<Option<Hash>>) {
         };
         if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
             said = Some(Instant::now());
-            tracing::warn!("peers wait: the parachain's node does not say which chain it is: {trouble}");
+            tracing::warn!(error = %prb_core::text::describe(&trouble), "peers wait: the parachain's node does not say which chain it is");
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }

@@ -59,8 +59,10 @@ impl Liar {
     fn aside(&self, manager: &Daemon) -> Option<String> {
         let id = self.node.peer_id().to_string();
         let log = manager.log();
-        let line = log.lines().find(|line| line.contains("is put aside: ") && line.contains(&id))?;
-        Some(line.split("is put aside: ").nth(1).unwrap().to_owned())
+        let line =
+            log.lines().find(|line| line.contains("a data provider is put aside") && line.contains(&id))?;
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        Some(line["fields"]["reason"].as_str().unwrap().to_owned())
     }
 }
 

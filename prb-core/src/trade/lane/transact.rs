@@ -149,7 +149,7 @@ impl Lane {
     async fn after_failure(&mut self, mut work: PendingBatch, sent: Sent, next: Next, error: &SubmitError) {
         match next {
             Next::SendFewer => {
-                tracing::info!(operator = %self.operator.address(), calls = sent.calls, %error, "a batch is reduced and sent in parts");
+                tracing::info!(operator = %self.operator.address(), calls = sent.calls, error = %describe(error), "a batch is reduced and sent in parts");
                 self.put_back(work.unsent());
             }
             Next::Pause => self.pause_for_signer(work.unsent(), &describe(error)),
@@ -195,7 +195,7 @@ impl Lane {
     async fn end(&mut self, mut work: PendingBatch) {
         // A call also fails if another party has achieved its effect in the meantime.
         if let Err(e) = self.ask(&mut work, |o| matches!(o, Some(CallOutcome::Failed(_)))).await {
-            tracing::warn!(operator = %self.operator.address(), error = %e, "the effects of failed calls could not be read");
+            tracing::warn!(operator = %self.operator.address(), error = %describe(&e), "the effects of failed calls could not be read");
         }
         self.finish(work).await;
     }

@@ -155,7 +155,7 @@ impl Task {
     fn call_failed(&mut self, error: Arc<str>) {
         let lost = self.connection.call_failed(Arc::clone(&error));
         if self.connection.failures.should_warn() {
-            warn!(worker = %self.desired.worker.name, %error, "worker does not answer");
+            warn!(worker = %self.desired.worker.name, error = &*error, "worker does not answer");
         }
         if lost {
             self.disconnect();
@@ -175,7 +175,7 @@ impl Task {
                 let error: Arc<str> = describe(&error).into();
                 self.init_failures.fail(Reason::InitFailed { error: Arc::clone(&error) });
                 if self.init_failures.should_warn() {
-                    warn!(worker = %self.desired.worker.name, %error, "worker cannot be initialised");
+                    warn!(worker = %self.desired.worker.name, error = &*error, "worker cannot be initialised");
                 }
             }
         }
@@ -188,7 +188,7 @@ impl Task {
             // Its HTTP server may answer once more before the process exits.
             Ok(()) => self.connection.failures.defer(Reason::Kicked, Duration::from_secs(1)),
             Err(error) => {
-                warn!(worker = %self.desired.worker.name, %error, "worker was not kicked");
+                warn!(worker = %self.desired.worker.name, error = &*error, "worker was not kicked");
                 self.connection.failures.fail(Reason::Unreachable { error });
             }
         }
@@ -204,7 +204,7 @@ impl Task {
             Err(error) => {
                 self.connection.stale |= error.is_connection();
                 let error = describe(&error);
-                warn!(%worker, %error, "worker has not taken a checkpoint");
+                warn!(%worker, error, "worker has not taken a checkpoint");
                 Err(error.into())
             }
         };
@@ -226,11 +226,11 @@ impl Task {
         let Some(problem) = self.sync.health.problem() else { return };
         let (worker, message) = (&self.desired.worker.name, &problem.message);
         if problem.cause.is_alert() && !alerted {
-            error!(%worker, cause = problem.cause.as_str(), "worker does not advance: {message}");
+            error!(%worker, cause = problem.cause.as_str(), error = &**message, "worker does not advance");
         } else if problem.failures % 10 == 1 && stepped.result.is_err() {
-            warn!(%worker, cause = problem.cause.as_str(), failures = problem.failures, "sync failed: {message}");
+            warn!(%worker, cause = problem.cause.as_str(), failures = problem.failures, error = &**message, "sync failed");
         } else {
-            debug!(%worker, cause = problem.cause.as_str(), failures = problem.failures, "sync: {message}");
+            debug!(%worker, cause = problem.cause.as_str(), failures = problem.failures, error = &**message, "sync failed");
         }
     }
 }

@@ -165,7 +165,7 @@ impl Task {
             }
             // These tasks only wait for the queue, so the panic came from it. Which job is lost is unknown.
             Err(error) => {
-                warn!(worker = %self.desired.worker.name, %error, "the queue failed");
+                warn!(worker = %self.desired.worker.name, error = %describe(&error), "the queue failed");
                 self.forget_jobs();
             }
         }
@@ -228,7 +228,7 @@ impl Task {
         let (worker, attempts) = (&self.desired.worker.name, self.on_chain.failures.attempts());
         let operation = operation.name();
         if self.on_chain.failures.should_warn() {
-            warn!(%worker, operation, attempts, %error, "an operation on chain failed");
+            warn!(%worker, operation, attempts, error, "an operation on chain failed");
         } else {
             debug!(%worker, operation, attempts, %error, "an operation on chain failed");
         }

@@ -90,7 +90,7 @@ impl Relay {
     pub(super) fn fetch_failed(&mut self, error: Arc<str>, worker: &str) {
         self.fetching.fail(Reason::RelayFailing { error: Arc::clone(&error) });
         if self.fetching.should_warn() {
-            warn!(%worker, %error, "messages of a worker cannot be fetched");
+            warn!(%worker, error = &*error, "messages of a worker cannot be fetched");
         }
     }
 
@@ -193,7 +193,7 @@ impl Sender {
     fn failed(&mut self, origin: &MessageOrigin, error: &str, worker: &str) {
         self.failures.fail(Reason::RelayFailing { error: error.into() });
         if self.failures.should_warn() {
-            warn!(%worker, %origin, %error, "messages did not reach the chain");
+            warn!(%worker, %origin, error, "messages did not reach the chain");
         }
     }
 }

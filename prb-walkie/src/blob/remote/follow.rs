@@ -124,7 +124,7 @@ async fn follow(pool: Arc<Pool>, provider: Arc<Provider>) {
         };
         provider.learn(None, Heights::default(), None);
         if let Some(error) = ended.settle(&pool, &provider) {
-            debug!(provider = %provider.id, "a data provider is not followed: {error}");
+            debug!(provider = %provider.id, error = %prb_core::text::describe(&error), "a data provider is not followed");
         }
         pool.publish();
         sleep(backoff.fail()).await;

@@ -178,7 +178,7 @@ impl Provider {
         state.strikes += 1;
         state.last_strike = Some(now);
         metrics::put_aside();
-        warn!(provider = %self.id, wait_ms = wait.as_millis() as u64, "a data provider is put aside: {reason}");
+        warn!(provider = %self.id, wait_ms = wait.as_millis() as u64, reason, "a data provider is put aside");
         state.aside = Some(Aside { reason, until: now + wait });
     }
 

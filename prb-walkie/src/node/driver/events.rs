@@ -52,9 +52,14 @@ impl Driver {
                 let addresses: Vec<_> = self.swarm.listeners().cloned().collect();
                 self.channels.listen.send_replace(addresses);
             }
-            SwarmEvent::ListenerError { error, .. } => warn!(%error, "a listener has trouble"),
+            // A process without descriptors has one with each connection that strangers make.
+            SwarmEvent::ListenerError { error, .. } => {
+                if let Some(skipped) = self.listener_errors.take() {
+                    warn!(error = %prb_core::text::describe(&error), skipped, "a listener has trouble");
+                }
+            }
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
-                warn!(addresses = crate::node::listed(&addresses), %error, "a listener has closed");
+                warn!(addresses = crate::node::listed(&addresses), error = %prb_core::text::describe(&error), "a listener has closed");
             }
             _ => {}
         }

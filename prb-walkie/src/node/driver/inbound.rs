@@ -99,7 +99,7 @@ impl Driver {
         message: impl Into<String>,
     ) {
         let message = message.into();
-        debug!(peer = %call.peer, message, "refused a call");
+        debug!(peer = %call.peer, reason = message, "refused a call");
         metrics::refused(reason);
         self.respond(call, channel, Frame::new(refusal(call.protocol, message), 0), None);
     }
@@ -112,7 +112,7 @@ impl Driver {
             }
             Err(e) if e.is_cancelled() => {}
             // Handlers' own panics are caught before.
-            Err(e) => error!(error = %e, "answering a call failed"),
+            Err(e) => error!(error = %prb_core::text::describe(&e), "answering a call failed"),
         }
     }
 

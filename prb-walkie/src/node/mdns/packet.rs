@@ -10,7 +10,7 @@ use simple_dns::{
     CLASS, Name, Packet as Dns, PacketFlag, QCLASS, QTYPE, Question, ResourceRecord, TYPE,
     rdata::{A, AAAA, PTR, RData, SRV, TXT},
 };
-use tracing::warn;
+use tracing::debug;
 
 const SERVICE: &str = "ipfs.local";
 const TTL_SECONDS: u32 = 120;
@@ -79,7 +79,7 @@ fn answer(me: PeerId, hostname: &str, port: u16, records: Vec<RData<'_>>) -> Opt
         }
         encode(&packet)
     };
-    build().inspect_err(|error| warn!(%error, "cannot make an mDNS answer")).ok()
+    build().inspect_err(|error| debug!(%error, "cannot make an mDNS answer")).ok()
 }
 
 fn encode(packet: &Dns<'_>) -> simple_dns::Result<Vec<u8>> {
