@@ -155,8 +155,10 @@ impl Daemon {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
-        let words: Vec<_> =
-            self.launcher.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_prb")]).collect();
+        // Another build of the same program, such as a release.
+        let binary = std::env::var("PRB_TEST_BINARY");
+        let binary = binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_prb"));
+        let words: Vec<_> = self.launcher.iter().map(String::as_str).chain([binary]).collect();
         let child = Command::new(words[0])
             .args(&words[1..])
             .env_clear()
@@ -218,6 +220,16 @@ impl Daemon {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Files and sockets that its process has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process_id())).unwrap().count()
+    }
+
+    /// Where its ops port is.
+    pub const fn ops_address(&self) -> SocketAddr {
+        self.ops
     }
 
     /// The most memory that its process has had, in bytes.
