@@ -8,6 +8,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod core_dumps;
 pub mod daemon;
 pub mod data_provider;
 pub mod descriptors;

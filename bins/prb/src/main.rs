@@ -5,6 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use prb::{
     check,
     config::{self, BAD_CONFIGURATION, Cli, Command},
+    core_dumps,
     daemon::Failure,
     descriptors, image, keys,
     progress::Display,
@@ -62,6 +63,7 @@ fn run(cli: Cli) -> u8 {
 }
 
 fn start(cli: Cli, display: Display) -> Result<(), Failure> {
+    core_dumps::disable();
     descriptors::raise();
     for name in config::unknown_variables() {
         tracing::warn!(variable = name, "this variable looks like a setting, but nothing reads it");

@@ -1,0 +1,214 @@
+//! A search for every secret of a fleet, wherever a process leaves something: its log, its answers, its metrics, its
+//! files, Redis, `/proc`.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use prb_walkie::{
+    identity::{Identity, Role as Key},
+    proto::Role,
+};
+use tokio::time::{Instant, sleep};
+
+mod support;
+use support::{
+    Net, chain,
+    daemons::{Daemon, Hand, Probe, assign, free_port, provider},
+    redis::Redis,
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const SHARED_KEY: &str = "c41f7be05d924a6e83b7f2d05c19ae68";
+const TOKEN: &str = "token-4b8e1c7f30d95a62";
+const REDIS_PASSWORD: &str = "redis-password-9d2f6a";
+const NODE_KEY: &str = "node-key-71c5e8";
+
+/// A secret, and how it may be written.
+struct Secret {
+    name: &'static str,
+    forms: Vec<Vec<u8>>,
+}
+
+impl Secret {
+    fn text(name: &'static str, text: &str) -> Self {
+        let (hex, json) = (hex(text.as_bytes()), serde_json::to_string(text).unwrap());
+        let forms = [text, &hex, json.trim_matches('"')].map(|form| form.as_bytes().to_vec());
+        Self { name, forms: forms.to_vec() }
+    }
+
+    fn bytes(name: &'static str, bytes: &[u8]) -> Self {
+        Self { name, forms: vec![bytes.to_vec(), hex(bytes).into_bytes()] }
+    }
+
+    fn is_in(&self, haystack: &[u8]) -> bool {
+        self.forms.iter().any(|form| haystack.windows(form.len()).any(|window| window == form))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Looks for all of them.
+fn search(secrets: &[Secret], place: &str, haystack: &[u8]) {
+    for secret in secrets {
+        assert!(!secret.is_in(haystack), "{} is in {place}", secret.name);
+    }
+}
+
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_below(&path, found);
+        } else if path.is_file() {
+            found.push(path);
+        }
+    }
+}
+
+/// A file with a secret, for its owner only.
+fn secret_file(folder: &Path, name: &str, text: &str) -> String {
+    let path = folder.join(name);
+    fs::write(&path, format!("{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.display().to_string()
+}
+
+fn search_process(secrets: &[Secret], daemon: &Daemon) {
+    let process = daemon.process_id();
+    for name in ["environ", "cmdline", "status", "maps"] {
+        let content = fs::read(format!("/proc/{process}/{name}")).unwrap();
+        search(secrets, &format!("/proc/{process}/{name} of {}", daemon.name()), &content);
+    }
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{}: {core}", daemon.name());
+    search(secrets, &format!("the log of {}", daemon.name()), daemon.log().as_bytes());
+    for path in ["/metrics", "/readyz", "/livez", "/nothing"] {
+        let answer = daemon.ops(path).unwrap().1;
+        search(secrets, &format!("{path} of {}", daemon.name()), answer.as_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_anywhere_but_where_it_belongs() {
+    let net = Net::start(chain(), 1).await;
+    let folder = net.dir.path();
+    let secret_folder = folder.join("secrets");
+    fs::create_dir(&secret_folder).unwrap();
+    let file = |name: &str, text: &str| secret_file(&secret_folder, name, text);
+    let redis = Redis::start(folder);
+    assert!(redis.ask(&format!("CONFIG SET requirepass {REDIS_PASSWORD}")).unwrap().starts_with("+OK"));
+    let redis_url = file("redis", &redis.url().replace("//", &format!("//:{REDIS_PASSWORD}@")));
+    let (psk, token) = (file("psk", SHARED_KEY), file("token", TOKEN));
+    let node = file("node", &format!("{}/?key={NODE_KEY}", net.devnet.para().url()));
+
+    let mut provider =
+        provider(&net, "dp").set("PRB_WALKIE_PSK_FILE", &psk).set("PHALA_LOGGER_LEVEL", "debug");
+    let (api, console, page) = (free_port(), free_port(), free_port());
+    let mut manager = Daemon::new(folder, "lifecycle", "lm")
+        .set("PHALA_CHAIN_ENDPOINT_FILE", &node)
+        .set("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", true)
+        .set("PRB_WALKIE_PSK_FILE", &psk)
+        .set("PRB_API_TOKEN_FILE", &token)
+        .set("PHALA_Q_REDIS_ENDPOINT_FILE", &redis_url)
+        .set("PHALA_WALKIE_BOOT_NODES", provider.address())
+        .set("PRB_API_LISTEN", format!("127.0.0.1:{api}"))
+        .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"))
+        .set("PHALA_LOGGER_LEVEL", "debug");
+    let identity = Identity::generate().unwrap();
+    identity.store(&manager.identity_folder(), Key::Lifecycle).unwrap();
+    let mut trader = Daemon::new(folder, "trade", "trader")
+        .set("PHALA_CHAIN_ENDPOINT_FILE", &node)
+        .set("PHALA_Q_REDIS_ENDPOINT_FILE", &redis_url)
+        .set("PRB_API_TOKEN_FILE", &token)
+        .set("PRB_QUEUE_PAGE_LISTEN", format!("127.0.0.1:{page}"))
+        .set("PHALA_LOGGER_LEVEL", "debug");
+    identity.store(&trader.identity_folder(), Key::Lifecycle).unwrap();
+    for daemon in [&mut provider, &mut manager, &mut trader] {
+        daemon.start();
+    }
+    let hand = Hand::with_key(vec![manager.address()], "default", SHARED_KEY).await;
+    let client = hand.find(Role::LifecycleManager, "default", LIMIT).await;
+    assign(&net, &client, &[0], &[0]).await;
+    net.until_active([0], LIMIT).await;
+
+    let mnemonic = &net.devnet.pools()[0].mnemonic;
+    let private = identity.private_protobuf().unwrap();
+    // A primes' worth of it: what else the key has is public.
+    let private = &private[private.len() / 2..private.len() / 2 + 32];
+    let secrets = [
+        Secret::text("the mnemonic", mnemonic),
+        Secret::text("the shared key", SHARED_KEY),
+        Secret::text("the token", TOKEN),
+        Secret::text("the password of Redis", REDIS_PASSWORD),
+        Secret::text("the key in the node's address", NODE_KEY),
+        Secret::bytes("the identity's private key", private),
+    ];
+    assert!(secrets[0].is_in(format!("x {mnemonic} y").as_bytes()));
+
+    for daemon in [&provider, &manager, &trader] {
+        search_process(&secrets, daemon);
+    }
+    let pools = client.list_pools().await.unwrap();
+    search(&secrets, "the answer to ListPool", format!("{pools:?}").as_bytes());
+    for (port, paths) in [
+        (
+            api,
+            &["/api/v1/pools", "/api/v1/workers", "/api/v1/status", "/api/v1/jobs", "/api/v1/openapi.json"][..],
+        ),
+        (console, &["/", "/workers", "/pools", "/transactions", "/chain", "/peers"][..]),
+        (page, &["/", "/?state=succeeded"][..]),
+    ] {
+        for path in paths {
+            let (_, answer) = Probe::at(port).ask(path).unwrap();
+            search(&secrets, &format!("port {port}, {path}"), answer.as_bytes());
+        }
+    }
+    search_redis(&secrets, &redis).await;
+    for daemon in [&mut trader, &mut manager, &mut provider] {
+        daemon.stop().await;
+        search(&secrets, &format!("the log of {}", daemon.name()), daemon.log().as_bytes());
+    }
+    search_files(&secrets, folder, &secret_folder);
+    hand.close().await;
+    net.shutdown().await;
+}
+
+/// Every value in it, as a replica would get them.
+async fn search_redis(secrets: &[Secret], redis: &Redis) {
+    let ask = |command: &str| redis.ask(&format!("AUTH {REDIS_PASSWORD}\r\n{command}")).unwrap();
+    let start = Instant::now();
+    while ask("BGREWRITEAOF").contains("-ERR") {
+        assert!(start.elapsed() < LIMIT);
+        sleep(Duration::from_millis(100)).await;
+    }
+    for queue in ["bq:prbmq__main:jobs", "bq:prbmq__main:dones"] {
+        search(secrets, queue, ask(&format!("HGETALL {queue}")).as_bytes());
+    }
+    let jobs = ask("HLEN bq:prbmq__main:jobs");
+    assert!(!jobs.contains(":0\r\n"), "no job was looked at: {jobs}");
+}
+
+/// All files but those whose purpose it is to hold one.
+fn search_files(secrets: &[Secret], folder: &Path, secret_folder: &Path) {
+    let mut files = Vec::new();
+    files_below(folder, &mut files);
+    let is_identity = |path: &Path| path.file_name().is_some_and(|name| name == "LIFECYCLE");
+    // The fleet's file of the test itself has the mnemonic.
+    let is_fleet = |path: &Path| path.extension().is_some_and(|name| name == "toml");
+    let others: Vec<_> = files
+        .into_iter()
+        .filter(|path| !path.starts_with(secret_folder) && !is_identity(path) && !is_fleet(path))
+        .collect();
+    assert!(others.iter().any(|path| path.ends_with("data.mdb")), "{others:?}");
+    for path in others {
+        search(secrets, &path.display().to_string(), &fs::read(&path).unwrap());
+    }
+}
