@@ -235,7 +235,7 @@ impl<S: BlobSource + ?Sized> VerifiedSource<S> {
     pub fn open(inner: Arc<S>, config: Config) -> Self {
         describe_counter!(
             HEADER_BATCHES,
-            "Header batches of data providers by outcome of the manager's own verification."
+            "Header batches of data providers, by outcome of the manager's verification: verified, refused, unverified"
         );
         for outcome in ["verified", "refused", "unverified"] {
             counter!(HEADER_BATCHES, "outcome" => outcome).increment(0);
