@@ -12,10 +12,10 @@ mod http;
 mod peers;
 mod sockets;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use prb_devnet::Config;
-use prb_walkie::{node::Multiaddr, proto::Role};
+use prb_walkie::{identity::Identity, node::Multiaddr, proto::Role};
 use support::{
     Net, STAKE, chain,
     daemons::{Daemon, Hand, assign, free_port, manager, provider},
@@ -48,8 +48,21 @@ struct Targets {
     chain_identity: prb_core::primitives::Hash,
     /// Parachain blocks that there are, about.
     tip: u32,
-    strangers: u32,
+    /// Keys of the data providers that lie: making them takes longer than an attack.
+    identities: Arc<[Identity]>,
 }
+
+/// Makes keys, as many at a time as there are cores.
+async fn identities(count: u32) -> Arc<[Identity]> {
+    let mut made = JoinSet::new();
+    for _ in 0..count {
+        made.spawn_blocking(|| Identity::generate().unwrap());
+    }
+    made.join_all().await.into()
+}
+
+/// Starts an attack, which goes on until it is dropped.
+type Attack = fn(&Targets) -> JoinSet<()>;
 
 /// Everything that is looked at during an attack.
 struct Scene {
@@ -68,6 +81,7 @@ impl Scene {
             free_stake: u128::from(workers) * STAKE,
             ..chain()
         };
+        let identities = identities(variable("PRB_TEST_STRANGERS", 6)).await;
         let net = Net::start(config, workers).await;
         let limited = |daemon: Daemon| {
             daemon.launched_by(&["sh", "-c", "ulimit -n 1024 && exec \"$0\""], [127, 0, 0, 1].into())
@@ -100,7 +114,7 @@ impl Scene {
             http: vec![local(api), local(console), provider.ops_address(), manager.ops_address()],
             chain_identity: prb_core::primitives::Hash(net.devnet.para().block_hash(1).unwrap().0),
             tip: net.devnet.para().finalized_number(),
-            strangers: variable("PRB_TEST_STRANGERS", 6),
+            identities,
         };
         Self { net, provider, manager, targets }
     }
@@ -141,7 +155,7 @@ async fn workers_keep_up_whatever_strangers_do() {
     prb::descriptors::raise();
     let mut scene = Scene::start().await;
     let targets = scene.targets.clone();
-    let attacks: [(&str, fn(&Targets) -> JoinSet<()>); 8] = [
+    let attacks: [(&str, Attack); 8] = [
         ("data providers that lie", peers::false_providers),
         ("floods of calls", peers::call_floods),
         ("guesses of the key", peers::key_guesses),

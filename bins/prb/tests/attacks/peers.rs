@@ -62,8 +62,17 @@ impl Lookup for Lies {
     }
 }
 
-async fn stranger(role: Role, boot_nodes: Vec<Multiaddr>, change: impl FnOnce(&mut node::Config)) -> Node {
+async fn client(boot_node: Multiaddr, change: impl FnOnce(&mut node::Config)) -> Node {
     let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
+    stranger(identity, Role::Client, vec![boot_node], change).await
+}
+
+async fn stranger(
+    identity: Identity,
+    role: Role,
+    boot_nodes: Vec<Multiaddr>,
+    change: impl FnOnce(&mut node::Config),
+) -> Node {
     let mut config = node::Config::new(identity, role);
     config.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
     config.mdns = false;
@@ -75,7 +84,7 @@ async fn stranger(role: Role, boot_nodes: Vec<Multiaddr>, change: impl FnOnce(&m
 /// Peers of the right chain and group that say to be data providers far ahead.
 pub(crate) fn false_providers(targets: &Targets) -> JoinSet<()> {
     let mut liars = JoinSet::new();
-    for _ in 0..targets.strangers {
+    for identity in targets.identities.iter().cloned() {
         let targets = targets.clone();
         liars.spawn(async move {
             let height = targets.tip + INVENTED;
@@ -97,13 +106,17 @@ pub(crate) fn false_providers(targets: &Targets) -> JoinSet<()> {
                 ..Info::default()
             };
             info.set_status(Status::Idle);
-            let _node =
-                stranger(Role::DataProviderInt, vec![targets.manager.clone(), targets.provider], |config| {
+            let _node = stranger(
+                identity,
+                Role::DataProviderInt,
+                vec![targets.manager.clone(), targets.provider],
+                |config| {
                     config.chain_identity = Some(targets.chain_identity);
                     config.handlers =
                         Handlers::new().on(calls::GetDataProviderInfo, move |_, _| async move { Ok(info) });
-                })
-                .await;
+                },
+            )
+            .await;
             server.run(CancellationToken::new()).await;
         });
     }
@@ -117,7 +130,7 @@ pub(crate) fn call_floods(targets: &Targets) -> JoinSet<()> {
         for _ in 0..2 {
             let target = target.clone();
             floods.spawn(async move {
-                let node = stranger(Role::Client, vec![target], |_| {}).await;
+                let node = client(target, |_| {}).await;
                 let mut peers = node.peers();
                 peers.wait_for(|table| table.iter().any(|peer| peer.connected)).await.unwrap();
                 let peer =
@@ -151,8 +164,7 @@ pub(crate) fn key_guesses(targets: &Targets) -> JoinSet<()> {
         let target = targets.manager.clone();
         guesses.spawn(async move {
             let key = format!("{number}c3f91e05b7d24a68a0e3d5c7f1b29e46");
-            let node =
-                stranger(Role::Client, vec![target], |config| config.auth.psk = Some(key.into())).await;
+            let node = client(target, |config| config.auth.psk = Some(key.into())).await;
             let mut peers = node.peers();
             peers.wait_for(|table| table.iter().any(|peer| peer.connected)).await.unwrap();
             let peer = peers.borrow().iter().find(|peer| peer.connected).map(|peer| peer.peer_id).unwrap();

@@ -72,7 +72,7 @@ pub(crate) fn false_mdns(targets: &Targets) -> JoinSet<()> {
                 return;
             }
             sent += 1;
-            if sent % 10 == 0 {
+            if sent.is_multiple_of(10) {
                 sleep(Duration::from_millis(10)).await;
             }
         }
