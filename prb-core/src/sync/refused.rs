@@ -85,7 +85,7 @@ mod tests {
         let sent = Span { first: ParaNumber(5), last: ParaNumber(9) };
         let at = |message: &str| match blocks(sent, message) {
             RefusedData::Blocks { at, .. } => at.map(|at| at.0),
-            RefusedData::Headers { .. } => unreachable!(),
+            _ => unreachable!(),
         };
         assert_eq!(at("StateRootMismatch block=7 expected=0x01 actual=0x02"), Some(7));
         assert_eq!(at("StateRootMismatch block=9"), Some(9));
