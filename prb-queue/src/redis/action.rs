@@ -1,8 +1,8 @@
-//! The original's actions and payloads, and ours beside them.
+//! Encoding of jobs as the original's actions and payloads.
 //!
-//! A job that the original knows has its action and fields exactly; whatever else it needs stands in fields
-//! that the original does not read: who signs in `data.prb`, the registration's version in the payload.
-//! Calls that the original has no action for have actions of our own.
+//! A job that the original knows has exactly its action and fields. Additional data is in fields that the
+//! original ignores: the signer in `data.prb`, the registration's version in the payload. Calls without an
+//! action in the original have actions of their own.
 
 use codec::{Decode, Encode};
 use prb_core::{
@@ -17,7 +17,7 @@ use prb_core::{
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 
-/// What is wrong with a job's data, in words for its submitter.
+/// Describes what is wrong with a job's data; shown to its submitter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct BadData(String);
@@ -26,7 +26,7 @@ fn bad(text: impl Into<String>) -> BadData {
     BadData(text.into())
 }
 
-/// `data` of a job.
+/// The `data` field of a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Data {
     action: String,
@@ -35,14 +35,14 @@ pub(super) struct Data {
     prb: Option<Ours>,
 }
 
-/// Ours: what a trader needs that has nothing but Redis and the identity key.
+/// Extension: what a trader needs that has only Redis and the identity key.
 #[derive(Debug, Serialize, Deserialize)]
 struct Ours {
     operator: AccountId,
     key: Sealed,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     proxied: Option<AccountId>,
-    /// The submitter's own name for the job: numbers begin anew where Redis loses its data.
+    /// The submitter's own id for the job: Redis restarts its job numbers when it loses its data.
     mark: String,
 }
 
@@ -61,18 +61,18 @@ struct Payload {
     runtime_info: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attestation: Option<String>,
-    /// Ours: 2 for `register_worker_v2`.
+    /// Extension: 2 for `register_worker_v2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u8>,
-    /// Ours: the registration that this one replaces.
+    /// Extension: the registration that this one replaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaces: Option<u64>,
-    /// Ours: SCALE `WorkerEndpointPayload`, and its signature.
+    /// Extension: the SCALE-encoded `WorkerEndpointPayload`, and its signature.
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<String>,
-    /// Ours: the calls of a mixed job.
+    /// Extension: the calls of a mixed job.
     #[serde(skip_serializing_if = "Option::is_none")]
     calls: Option<Vec<Item>>,
 }
@@ -97,19 +97,19 @@ const ADD: &str = "ADD_WORKER";
 const START: &str = "START_COMPUTING";
 const RESTART: &str = "RESTART_COMPUTING";
 const STOP: &str = "STOP_COMPUTING";
-// Ours.
+// Extensions.
 const REMOVE: &str = "REMOVE_WORKER";
 const RECLAIM: &str = "RECLAIM_WORKER";
 const ENDPOINT: &str = "UPDATE_WORKER_ENDPOINT";
 const CALLS: &str = "CALLS";
 
-/// A job as Redis is to hold it.
+/// A job encoded for Redis.
 pub(super) struct Encoded {
     pub(super) action: &'static str,
     pub(super) data: Box<RawValue>,
 }
 
-/// Writes a job's `data`.
+/// Encodes a job's `data`.
 pub(super) fn encode(job: &Job, mark: String) -> Result<Encoded, serde_json::Error> {
     let JobSigner { operator, key, proxied } = job.signer.clone();
     let (action, payload) = of_calls(job);
@@ -178,28 +178,28 @@ fn of_call(call: &Call, pool: PoolId) -> (&'static str, Payload) {
         Call::RestartComputing { pool, worker, stake } => (RESTART, staked(*pool, worker, *stake)),
         Call::StopComputing { pool, worker } => (STOP, of(*pool, worker)),
         Call::ReclaimWorker { pool, worker } => (RECLAIM, of(*pool, worker)),
-        // `Call` may grow; whoever adds a variant adds its action: the test below goes over all of them.
+        // `Call` is non-exhaustive. A new variant needs an action here; the test below covers all variants.
         _ => (CALLS, Payload { pid: pool.to_string(), ..Payload::default() }),
     }
 }
 
-/// A job's `data`, read.
+/// A decoded job's `data`.
 #[derive(Debug)]
 pub(super) struct Decoded {
-    /// For people: of a mixed job, the actions of its calls.
+    /// For display: of a mixed job, the actions of its calls.
     pub(super) action: String,
     pub(super) pool: PoolId,
-    /// `None` where the submitter did not say.
+    /// `None` if the submitter did not name one.
     pub(super) signer: Option<JobSigner>,
-    /// Its submitter's name for it.
+    /// The submitter's own id for the job.
     pub(super) mark: Option<String>,
     pub(super) calls: Vec<Call>,
 }
 
-/// Reads a job's `data`.
+/// Decodes a job's `data`.
 pub(super) fn decode(data: &RawValue) -> Result<Decoded, BadData> {
     let Data { action, payload, prb } = serde_json::from_str(data.get())
-        .map_err(|e| bad(format!("the job's data is not what a trader knows: {e}")))?;
+        .map_err(|e| bad(format!("the job's data is not in a known format: {e}")))?;
     let pool = payload.pool()?;
     let calls = payload.calls(&action)?;
     let action = match &payload.calls {
@@ -259,7 +259,7 @@ impl Payload {
                 let mut calls = Vec::new();
                 for Item { action, payload } in items {
                     if action == CALLS {
-                        return Err(bad("the job's calls hold a list of calls"));
+                        return Err(bad("the job's list of calls contains another list"));
                     }
                     calls.extend(payload.calls(action)?);
                 }
@@ -284,7 +284,7 @@ impl Payload {
             }
             _ => {
                 let action: String = action.chars().take(64).collect();
-                return Err(bad(format!("no trader of this version knows the action {action:?}")));
+                return Err(bad(format!("this version does not know the action {action:?}")));
             }
         };
         Ok(vec![call])
@@ -299,8 +299,8 @@ impl Payload {
         messages.iter().map(read).collect()
     }
 
-    /// A registration of either version. The first is the original's; which one it is shows in what the worker
-    /// says of itself, as that is longer in the second.
+    /// Decodes a registration of either version. The original's payload does not name the version. The worker's
+    /// registration info tells it: version 2 appends fields, so version 1 data does not decode as version 2.
     fn registration(&self) -> Result<Call, BadData> {
         let runtime_info = Self::bytes(self.runtime_info.as_ref(), "runtimeInfo")?;
         let attestation = Self::bytes(self.attestation.as_ref(), "attestation")?;
@@ -467,7 +467,7 @@ mod tests {
         };
         let (runtime_info, attestation) = (info.encode(), vec![0]);
         let text = json!({"action": "REGISTER_WORKER", "payload": {
-            // Without 0x, and a number: both are seen.
+            // Without 0x, and with a number as pid: both are accepted.
             "pid": 7, "runtimeInfo": hex::encode(&runtime_info), "attestation": "0x00",
         }});
         let decoded = decode(&serde_json::value::to_raw_value(&text).unwrap()).unwrap();
@@ -492,7 +492,7 @@ mod tests {
         assert!(error(&[runtime_info.as_slice(), &[0]].concat(), &attestation).contains("runtimeInfo"));
         let expected = Call::RegisterWorkerV1 { worker: WORKER, runtime_info, attestation, replaces: None };
         assert_eq!((decoded.action.as_str(), decoded.calls), ("REGISTER_WORKER", vec![expected.clone()]));
-        // And ours is what an original's trader reads.
+        // Our encoding is readable by an original trader.
         let ours = data(&job(vec![expected]));
         assert_eq!((&ours["action"], &ours["payload"]["pid"]), (&json!("REGISTER_WORKER"), &json!("7")));
         assert!(ours["payload"]["version"].is_null());

@@ -1,4 +1,4 @@
-//! Consumers' side: from a job that was taken to a lease, and from a lease to its end.
+//! The consumer's side: turns a job taken from Redis into a lease, and ends leases.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ use super::{
     record::{Event, Record},
 };
 
-/// A job that was taken, read.
+/// A decoded job with its lease.
 pub(super) struct Opened {
     pub(super) lease: Lease,
     pub(super) held: HeldJob,
 }
 
 impl RedisQueue {
-    /// Reads a job that was taken, or says why nobody can carry it out.
+    /// Decodes a job that was taken from Redis, or returns why it cannot be carried out.
     pub(super) async fn open(&self, taken: &Taken) -> Result<Opened, Refusal> {
         let record = Record::read(&taken.json).map_err(|e| Refusal::Unreadable(e.to_string()))?;
         if record.tail.is_done() {
@@ -53,12 +53,13 @@ impl RedisQueue {
         if let Err(e) = job.check() {
             return Err(Refusal::Bad(record, e.to_string()));
         }
-        // Another program's retry does not count in our books; what was done then is to be asked for.
+        // Retries by another program are not counted in `prb:tries`. Any use so far counts as an attempt, so that
+        // the trader checks for effects of earlier ones.
         let attempt = taken.tries.max(record.tail.is_used().into());
         let retries_left = record.tail.retries();
         let lease = Lease { id, token: taken.token, attempt, retries_left, job };
         let progress = std::sync::Mutex::new(None);
-        // What has a mark was added by one of ours, and counted.
+        // Only jobs with a mark were submitted by this crate, so only their size is certain to be counted.
         let bytes = mark.is_some().then_some(taken.json.len());
         let held = HeldJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
         Ok(Opened { lease, held })
@@ -72,13 +73,13 @@ impl RedisQueue {
         };
         found.ok_or_else(|| {
             format!(
-                "the job does not say who signs, and this trader knows no operator of pool {pool}: add the \
+                "the job names no signer, and this trader knows no operator of pool {pool}: add the \
                  pool with its operator here, or submit with a lifecycle manager that sends the signer along"
             )
         })
     }
 
-    /// Ends a job that nobody can carry out. It goes back where this is cancelled.
+    /// Ends a job that cannot be carried out. If this is cancelled, dropping the grant hands the job back.
     pub(super) async fn refuse(&self, grant: Grant, refusal: Refusal) {
         let Some(Taken { id, token, .. }) = grant.taken() else { return };
         let failed = |message| End::Failed { message, retry_after: None };
@@ -92,18 +93,20 @@ impl RedisQueue {
             }
         };
         if let End::Failed { message, .. } = &end {
-            tracing::warn!(job = id, reason = message, "a job cannot be carried out");
+            tracing::warn!(job = id, reason = message, "a job cannot be carried out and is ended as failed");
         }
         let mark = action::decode(&record.data).ok().and_then(|decoded| decoded.mark);
         let progress = std::sync::Mutex::new(None);
         let held = HeldJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
         match self.finish(id.clone(), &held, end).await {
             Ok(_) => drop(grant.accept()),
-            Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be told"),
+            Err(e) => {
+                tracing::warn!(job = id, error = %e, "the job's failure could not be stored; it is handed out again when its lease expires")
+            }
         }
     }
 
-    /// Ends a lease; says whether it was held.
+    /// Ends a lease; returns whether it was still held.
     async fn finish(&self, id: String, held: &HeldJob, end: End) -> Result<bool, Error> {
         let (done, answer) = oneshot::channel();
         let ending = ending(id, held, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
@@ -122,17 +125,17 @@ impl RedisQueue {
     }
 }
 
-/// Why a job that was taken is not handed out.
+/// Why a job taken from Redis is not handed out.
 pub(super) enum Refusal {
-    /// It was done before.
+    /// It has succeeded before.
     Done(Record),
-    /// Nobody can carry it out.
+    /// It cannot be carried out.
     Bad(Record, String),
-    /// It is no job.
+    /// It is not a job.
     Unreadable(String),
 }
 
-/// What a consumer says at a lease's end.
+/// How a consumer ends a lease.
 pub(super) enum End {
     Done,
     Succeeded(JobOutcome),

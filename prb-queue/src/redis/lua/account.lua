@@ -1,4 +1,4 @@
--- Puts the books of jobs right that other programs added, ended, retried or removed. ARGV: ids.
+-- Repairs the index entries of jobs that other programs added, ended, retried or removed. ARGV: ids.
 for _, id in ipairs(ARGV) do
     if call('HEXISTS', JOBS, id) == 0 then
         call('SREM', SUCCEEDED, id)

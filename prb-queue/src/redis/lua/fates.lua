@@ -1,5 +1,6 @@
--- What became of jobs. ARGV: for each its id and its submitter's mark. Answers one a job: 'o' open, 'g' gone,
--- else 's' or 'f' and the JSON. A job of that number with another mark is another job: the counter was lost.
+-- Polls the outcomes of jobs. ARGV: for each job its id and its submitter's mark. Answers for each job 'o'
+-- (open), 'g' (gone), or 's' or 'f' and the JSON. A job with that id but another mark is another job: Redis
+-- lost its counter.
 local answer = {}
 for i = 1, #ARGV, 2 do
     local id, fate = ARGV[i], 'g'

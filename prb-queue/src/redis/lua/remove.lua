@@ -1,4 +1,4 @@
--- Forgets a job in any state. ARGV: id. Answers 1 where there was one.
+-- Deletes a job in any state. ARGV: id. Answers 1 if the job existed.
 local id = ARGV[1]
 local there = call('HEXISTS', JOBS, id)
 call('LREM', WAITING, 0, id)
