@@ -1,4 +1,4 @@
-//! Calls: every method, every error, and the bounds.
+//! Tests of calls: every method, every error, and the limits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "node_rig/rig.rs"]
@@ -29,7 +29,7 @@ use prost::Message;
 use rig::{LONG, RawPeer, address, config, start, start_knowing, until_friends, until_peer};
 use tokio::sync::Semaphore;
 
-/// Blobs that are `n` bytes long, by the key `n`.
+/// Serves blobs that are `n` bytes long by the key `n`.
 #[derive(Debug)]
 struct Sized;
 
@@ -53,7 +53,7 @@ fn update(ids: Vec<String>, message: &str) -> WorkerStateUpdate {
     WorkerStateUpdate { worker_states: ids.into_iter().map(state).collect() }
 }
 
-/// Handlers of every method but `Hello` and `Auth`, which give back what shows that they were asked.
+/// Handlers of every method but `Hello` and `Auth`, whose answers show that they were called.
 fn all_handlers() -> Handlers {
     type Ids = lm::UuidQueryRequest;
     let pool = |name: &str| db::Pool { name: name.to_owned(), ..db::Pool::default() };
@@ -109,7 +109,7 @@ async fn pair() -> (Node, Node) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_method() {
+async fn every_method_is_answered() {
     let (server, caller) = pair().await;
     let client = caller.client(server.peer_id());
     let info = client.data_provider_info().await.unwrap();
@@ -151,13 +151,13 @@ async fn every_method() {
     assert_eq!(client.worker_status(ids()).await.unwrap(), update(ids().ids, "status"));
     assert_eq!(client.worker_status(lm::UuidQueryRequest::default()).await.unwrap().worker_states, []);
 
-    // Also as a method and bytes.
+    // Also with a method and raw bytes.
     let data = caller.call(server.peer_id(), Method::ListPool, Bytes::new()).await.unwrap();
     assert_eq!(lm::PoolList::decode(data).unwrap().pools.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blobs_both_ways() {
+async fn blobs_by_call_and_by_protocol() {
     let (server, caller) = pair().await;
     let client = caller.client(server.peer_id());
     for n in [1, 1000, 3 << 20] {
@@ -169,13 +169,13 @@ async fn blobs_both_ways() {
         assert_eq!(client.blob(missing).await.unwrap(), None, "{missing}");
         assert_eq!(client.blob_by_key(missing).await.unwrap(), None, "{missing}");
     }
-    // What cannot be read is missing on /blob, and an error to a call.
+    // An unreadable blob is missing over /blob, and an error in a call.
     assert_eq!(client.blob("13").await.unwrap(), None);
     assert_eq!(client.blob_by_key("13").await.unwrap_err().kind(), Some(ErrorKind::Server));
     // A key that is too long is not read to its end.
     assert_eq!(client.blob(&"1".repeat(2000)).await.unwrap(), None);
     assert_eq!(client.blob("1").await.unwrap(), Some(Bytes::from_static(&[1])));
-    // The other one has no blobs to give.
+    // The other node serves no blobs.
     let back = server.client(caller.peer_id());
     let error = back.blob("1").await.unwrap_err();
     assert!(matches!(error, Error::Unsupported { protocol: "/blob", .. }), "{error}");
@@ -183,7 +183,7 @@ async fn blobs_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handlers_fail_with_their_kinds() {
+async fn handler_errors_keep_their_kinds() {
     let mut server = config(0, Role::LifecycleManager);
     server.limits.call_timeout = Duration::from_millis(800);
     server.limits.answer_bytes = 200_000;
@@ -217,13 +217,13 @@ async fn handlers_fail_with_their_kinds() {
     assert_eq!(said(client.data_provider_info().await.unwrap_err()), not_there);
 }
 
-/// What a bare peer is answered.
+/// Returns the answer to a bare peer's request.
 async fn answer_to(raw: &RawPeer, node: &Node, bytes: Vec<u8>) -> Response {
     Response::decode(raw.ask(node.peer_id(), bytes).await.unwrap().as_slice()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_make_no_sense() {
+async fn malformed_requests_are_refused() {
     let mut server = config(0, Role::LifecycleManager);
     server.handlers = all_handlers();
     let server = start(server).await;
@@ -256,18 +256,18 @@ async fn requests_that_make_no_sense() {
     assert_eq!(error(&missing), (ErrorType::NotFound, "Handler not implemented.".to_owned()));
     let fine = answer_to(&raw, &server, request("GetDataProviderInfo", b"")).await;
     assert_eq!((fine.has_error, fine.error.is_none(), fine.request_nonce.as_str()), (false, true, "n1"));
-    // JavaScript writes zeros out: an empty error that is none, explicit defaults.
+    // JavaScript writes zeros: an empty error message, explicit defaults.
     let explicit = [request("GetDataProviderInfo", b""), vec![0x1a, 0x00]].concat();
     assert!(!answer_to(&raw, &server, explicit).await.has_error);
     assert_eq!(*raw.closed.lock().unwrap(), 0);
 }
 
-/// A node that answers only what every node does, connected with a bare peer.
+/// A node with the built-in handlers only, connected with a bare peer.
 async fn start_without_handlers(raw: &RawPeer, n: usize) -> Node {
     let mut config = config(n, Role::Client);
     config.boot_nodes = vec![raw.address.clone()];
     let node = start(config).await;
-    // Its Hello is never answered here; a call that waits for nothing else shows that it is connected.
+    // The bare peer never answers Hello, so an unrelated call is used to see that it is connected.
     let hello = SystemInfo::default().encode_to_vec().into();
     let request = Request { method: "Hello".into(), data: hello, ..Request::default() }.encode_to_vec();
     tokio::time::timeout(LONG, async {
@@ -296,14 +296,14 @@ async fn oversized_requests_are_refused_and_the_connection_survives() {
     assert_eq!(dp::Blob::decode(fits.data).unwrap().data.len(), 99_000);
     let error = answer_to(&raw, &server, request(100_001)).await.error.unwrap();
     assert_eq!(error.message, "the request has more than 100000 bytes");
-    // One that goes on and on is cut off: its answer may be lost with the rest of the stream.
+    // An endless request is cut off; its answer may be lost with the rest of the stream.
     if let Ok(answer) = raw.ask(server.peer_id(), request(5 << 20)).await {
         assert!(answer.is_empty() || Response::decode(answer.as_slice()).unwrap().has_error);
     }
     assert!(!answer_to(&raw, &server, request(10)).await.has_error);
     assert_eq!(*raw.closed.lock().unwrap(), 0);
 
-    // Our own callers do not even send it.
+    // Our own callers do not send it at all.
     let mut caller = config(2, Role::Trader);
     caller.limits.request_bytes = 100_000;
     let caller = start_knowing(caller, &server).await;
@@ -327,7 +327,7 @@ async fn liar(n: usize, mut answer: impl FnMut(Request) -> Option<Vec<u8>> + Sen
                 role: Role::DataProviderInt.into(),
                 chain_identity: rig::CHAIN.to_string(),
                 bridge_identity: "default".into(),
-                // Longer than any name, with what would spoil a log.
+                // Longer than any name, with control characters that would corrupt a log.
                 hostname: "\u{1b}[31m".to_owned() + &"h".repeat(1000),
                 ..SystemInfo::default()
             };
@@ -339,7 +339,7 @@ async fn liar(n: usize, mut answer: impl FnMut(Request) -> Option<Vec<u8>> + Sen
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_make_no_sense() {
+async fn malformed_answers_are_errors() {
     type Lie = fn(Request) -> Option<Vec<u8>>;
     let answers: Vec<Lie> = vec![
         |_| Some(Vec::new()),
@@ -352,13 +352,13 @@ async fn answers_that_make_no_sense() {
                     .encode_to_vec(),
             )
         },
-        // An error that says nothing, one without the flag, and one without a nonce.
+        // An error without content, one without the flag, and one without a nonce.
         |r| Some(Response { request_nonce: r.nonce, has_error: true, ..Response::default() }.encode_to_vec()),
         |_| {
             let error = proto::ResponseError { r#type: 3, message: "m".into() };
             Some(Response { error: Some(error), ..Response::default() }.encode_to_vec())
         },
-        // More than the answer of this method ever has.
+        // More than this method's answer ever has.
         |_| Some(vec![0; 100_000]),
         |_| None,
     ];
@@ -392,7 +392,7 @@ async fn answers_that_make_no_sense() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_of_many_mib_are_taken_up_to_the_limit() {
+async fn large_answers_are_accepted_up_to_the_limit() {
     let size = Arc::new(Mutex::new(0));
     let wanted = Arc::clone(&size);
     let big = liar(0, move |request| {
@@ -420,7 +420,7 @@ async fn answers_of_many_mib_are_taken_up_to_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_of_one_peer_are_bounded() {
+async fn concurrent_calls_of_one_peer_are_bounded() {
     let (doors, inside) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut server = config(0, Role::LifecycleManager);
     server.limits.calls_per_peer = 3;
@@ -453,7 +453,7 @@ async fn calls_of_one_peer_are_bounded() {
         Err(Error::Refused { source, .. }) => assert_eq!(source.message, "too many calls at once"),
         other => panic!("{other:?}"),
     }
-    // Another peer has its own room; one that gives up leaves its place once its handler is done.
+    // Another peer has its own slots; an abandoned call keeps its slot until its handler ends.
     let other = call(&modest);
     let mut waiting = waiting.into_iter();
     waiting.next().unwrap().abort();
@@ -471,7 +471,7 @@ async fn calls_of_one_peer_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_calls_at_once() {
+async fn many_concurrent_calls_are_answered() {
     let (server, caller) = pair().await;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..500_usize {
@@ -487,7 +487,7 @@ async fn many_calls_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peers_that_are_not_there() {
+async fn unreachable_peers_are_errors() {
     let node = start(config(0, Role::Trader)).await;
     let nobody = prb_walkie::node::PeerId::random();
     let error = node.client(nobody).list_pools().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Our side.
+//! Our side of the interoperability tests.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use prb_walkie::{
 };
 use tokio::time::timeout;
 
-/// For something to happen on a machine that has much else to do.
+/// Timeout of an event, generous for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Starts a node on a port of 127.0.0.1, without mDNS.
@@ -26,7 +26,7 @@ pub(crate) async fn start(role: Role, configure: impl FnOnce(&mut Config)) -> No
     Node::start(config).await.unwrap()
 }
 
-/// Its first address, with the peer id, as originals need it.
+/// The node's first address with its peer id, as originals need it.
 pub(crate) fn address(node: &Node) -> String {
     node.listen_addresses()[0].clone().with(Protocol::P2p(node.peer_id())).to_string()
 }
@@ -38,7 +38,7 @@ pub(crate) fn without_id(address: &str) -> Multiaddr {
     address
 }
 
-/// Waits until a peer is in the table as `wanted`.
+/// Waits until a peer in the table is as `wanted`.
 pub(crate) async fn peer(node: &Node, id: &str, what: &str, wanted: impl Fn(&Peer) -> bool) -> Peer {
     let id: PeerId = id.parse().unwrap();
     let mut peers = node.peers();
@@ -50,12 +50,12 @@ pub(crate) async fn peer(node: &Node, id: &str, what: &str, wanted: impl Fn(&Pee
     }
 }
 
-/// What stands under `pattern:SIZE`, here and at the JavaScript tools.
+/// The content of the blob `pattern:SIZE`, here and in the JavaScript tools.
 pub(crate) fn pattern(size: u32) -> Vec<u8> {
     (0..size).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
-/// Patterns, and nothing else.
+/// Serves patterns only.
 #[derive(Debug)]
 pub(crate) struct Patterns;
 
