@@ -52,36 +52,36 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    connections::Connections,
     consume::{End, Opened},
-    dispense::{Want, millis},
+    error::ConsumerError,
     finish::Ending,
-    held::Held,
-    link::Link,
+    lease_table::LeaseTable,
+    leasing::{Want, millis},
     pending::Pending,
     record::{Event, Record},
     submit::Submission,
-    trouble::ConsumerTrouble,
 };
 
 mod account_lease;
 mod action;
 mod admin;
 mod config;
+mod connections;
 mod consume;
-mod dispense;
+mod error;
+mod events;
 mod finish;
-mod held;
-mod keep;
-mod link;
+mod housekeeping;
+mod lease_table;
+mod leasing;
 mod pending;
 mod record;
 mod scripts;
 mod submit;
-mod trouble;
-mod watch_events;
 
 pub use account_lease::RedisAccounts;
-pub use config::{BlockHint, Config, Signers, StartError};
+pub use config::{BlockHint, Config, PoolSigners, StartError};
 
 /// Capacity of each task's request channel; further callers wait.
 const DOOR: usize = 256;
@@ -110,11 +110,11 @@ struct Inner {
 /// State that the tasks share.
 struct Shared {
     config: Config,
-    link: Link,
+    link: Connections,
     /// The name of this process in Redis.
     caller: String,
     pending: Pending,
-    held: Held,
+    held: LeaseTable,
     seq: AtomicU64,
     /// Whether this process has submitted a job. Job events are only subscribed to from then on.
     submits: watch::Sender<bool>,
@@ -123,7 +123,7 @@ struct Shared {
     /// Notified when a job may fall due earlier than the dispenser's timer.
     sooner: Notify,
     /// The last error while waiting for jobs.
-    consumer: watch::Sender<Option<ConsumerTrouble>>,
+    consumer: watch::Sender<Option<ConsumerError>>,
     /// The last error of the maintenance task.
     upkeep: watch::Sender<Option<Arc<str>>>,
     /// The connection that blocks while waiting for jobs.
@@ -154,13 +154,13 @@ impl RedisQueue {
     /// When called outside of a tokio runtime.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
-        let link = Link::new(&config)?;
+        let link = Connections::new(&config)?;
         let shared = Arc::new(Shared {
             config,
             link,
             caller: random_name(),
             pending: Pending::default(),
-            held: Held::default(),
+            held: LeaseTable::default(),
             seq: AtomicU64::new(1),
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
@@ -176,11 +176,11 @@ impl RedisQueue {
         let (endings, to_finish) = mpsc::channel(DOOR);
         let mut tasks = JoinSet::new();
         tasks.spawn(submit::run(shared.clone(), to_submit));
-        let dispenser = tasks.spawn(dispense::run(shared.clone(), to_dispense)).id();
+        let dispenser = tasks.spawn(leasing::run(shared.clone(), to_dispense)).id();
         tasks.spawn(finish::run(shared.clone(), to_finish));
-        tasks.spawn(watch_events::listen(shared.clone()));
-        tasks.spawn(watch_events::ask(shared.clone()));
-        tasks.spawn(keep::run(shared.clone()));
+        tasks.spawn(events::listen(shared.clone()));
+        tasks.spawn(events::ask(shared.clone()));
+        tasks.spawn(housekeeping::run(shared.clone()));
         let mut supervisor = JoinSet::new();
         supervisor.spawn(supervise(shared.clone(), tasks, dispenser));
         Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
@@ -202,7 +202,7 @@ impl RedisQueue {
             .await
             .map_err(|e| self.0.shared.link.unavailable(e))?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        if let Some(text) = trouble::too_old(version) {
+        if let Some(text) = error::too_old(version) {
             return Err(Error::Unavailable(format!("{}: {text}", self.0.shared.link.endpoint()).into()));
         }
         let shared = &self.0.shared;

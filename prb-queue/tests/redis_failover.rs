@@ -114,12 +114,12 @@ async fn missing_blmove_is_reported() {
 #[tokio::test]
 async fn password_errors_name_the_server_and_omit_the_password() {
     let server = Server::with_arguments(&["--requirepass", "swordfish"]);
-    for (url, cure) in
+    for (url, remedy) in
         [(server.url(), "requires a password"), (server.url().replace("//", "//:crayfish@"), "password")]
     {
         let queue = RedisQueue::start(Config { url, ..quick(&server) }).unwrap();
         let error = text(&queue.stats().await.unwrap_err());
-        assert!(error.contains(cure) && error.contains(&server.port.to_string()), "{error}");
+        assert!(error.contains(remedy) && error.contains(&server.port.to_string()), "{error}");
         assert!(!error.contains("fish"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use prb_core::{
 
 /// Names a pool's signer, for jobs that do not carry it: those of the original's lifecycle managers.
 #[async_trait]
-pub trait Signers: Send + Sync + fmt::Debug {
+pub trait PoolSigners: Send + Sync + fmt::Debug {
     /// Returns the pool's signer, or `None` if it is unknown.
     async fn signer(&self, pool: PoolId) -> Option<JobSigner>;
 }
@@ -53,7 +53,7 @@ pub struct Config {
     /// How long Redis may be unavailable before outstanding jobs are reported as failed.
     pub outage_limit: Duration,
     /// Names the signer of jobs that do not carry one.
-    pub signers: Option<Arc<dyn Signers>>,
+    pub signers: Option<Arc<dyn PoolSigners>>,
     /// The block that an outcome names if the program that ended the job does not report one, as the original's
     /// trader. Submitters wait for an on-chain view at or after that block, so it should be slightly ahead of the
     /// newest finalised height. Without a hint the block is 0, which any view satisfies.

@@ -37,7 +37,7 @@ use std::{
 use async_trait::async_trait;
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
     },
     primitives::Hash,
 };
@@ -131,7 +131,7 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct RemoteBlobSource {
     pool: Arc<Pool>,
-    refusals: mpsc::Sender<Refusal>,
+    refusals: mpsc::Sender<RefusedData>,
     _tasks: [AbortOnDropHandle<()>; 3],
 }
 
@@ -221,7 +221,7 @@ impl BlobSource for RemoteBlobSource {
         }
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    fn refused(&self, refusal: &RefusedData) {
         self.pool.suspect(refusal);
         // The channel may be full; see [`REFUSALS`].
         let _ = self.refusals.try_send(refusal.clone());

@@ -30,7 +30,7 @@
 //! |---|---|
 //! | [`open`](Policy::open) | everybody |
 //! | a whitelist | those peers, at once |
-//! | a key | those that have proved that they know it, for [`GRANT_LASTS`] |
+//! | a key | those that have proved that they know it, for [`GRANT_LIFETIME`] |
 //! | [networks](Policy::networks) | additionally, peers whose connection comes from one of them |
 //! | neither key nor whitelist | additionally, peers on the same machine: both ends of the connection that they made have the same address, which is not link-local |
 //! Programs on the machine that forward connections (a proxy, a container engine's port forwarding) make
@@ -60,7 +60,7 @@ use crate::{
 /// How far an auth string's time may deviate from the checking peer's clock.
 pub const WINDOW: Duration = Duration::from_secs(30);
 /// How long a peer is authorised after its proof.
-pub const GRANT_LASTS: Duration = Duration::from_secs(12 * 60 * 60);
+pub const GRANT_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// Shortest pre-shared key, in bytes.
 pub const MIN_KEY_BYTES: usize = 16;
 /// Most remembered auth strings, and most authorised peers.
@@ -200,7 +200,9 @@ impl Gate {
         if policy.whitelist.contains(peer) {
             return AuthStatus::Granted;
         }
-        if policy.psk.is_some() && self.granted.get(peer).is_some_and(|since| since.elapsed() < GRANT_LASTS) {
+        if policy.psk.is_some()
+            && self.granted.get(peer).is_some_and(|since| since.elapsed() < GRANT_LIFETIME)
+        {
             return AuthStatus::Granted;
         }
         if ip.is_some_and(|ip| is_in(&policy.networks, ip)) {
@@ -271,7 +273,7 @@ impl Gate {
 
     fn grant(&mut self, peer: PeerId) -> Result<(), &'static str> {
         if self.granted.len() >= MAX_REMEMBERED {
-            self.granted.retain(|_, since| since.elapsed() < GRANT_LASTS);
+            self.granted.retain(|_, since| since.elapsed() < GRANT_LIFETIME);
         }
         if self.granted.len() >= MAX_REMEMBERED && !self.granted.contains_key(&peer) {
             return Err("too many peers are authorised");

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use prb_core::{
     chain::WorkerOnChain,
-    inventory::{AfterStop, Goal},
+    inventory::{AfterExternalStop, Goal},
     primitives::ParaNumber,
     prpc::PhactoryInfo,
     worker::{Checkpoint, Event, Reason, WorkerStatus},
@@ -26,7 +26,7 @@ pub fn tell(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
         failures: status.failures,
         goal: goal_name(status.saved.goal),
         checkpoint: status.checkpoint.as_ref().map(tell_checkpoint),
-        chain: status.chain.as_ref().map(|chain| chain::tell_worker(chain)),
+        chain: status.chain.as_ref().map(|chain| chain::encode_worker(chain)),
         info: status.info.as_deref().cloned(),
         gatekeeper: entry.gatekeeper,
         endpoints: entry.endpoints.clone(),
@@ -55,7 +55,7 @@ pub(super) fn goal(name: &str) -> Option<Goal> {
 /// A decoded worker detail. Names that this version does not know become `None`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct ToldWorker {
+pub struct WorkerDetail {
     /// The code of the reason for its state.
     pub reason: Option<&'static str>,
     /// Since when its message has been this one.
@@ -79,12 +79,12 @@ pub struct ToldWorker {
     /// The URLs that its entry has it announce.
     pub endpoints: Vec<String>,
     /// Its entry's behaviour after an external stop.
-    pub after_stop: Option<AfterStop>,
+    pub after_stop: Option<AfterExternalStop>,
     /// Its events, oldest first.
     pub events: Vec<Event>,
 }
 
-impl From<wire::Worker> for ToldWorker {
+impl From<wire::Worker> for WorkerDetail {
     fn from(told: wire::Worker) -> Self {
         let events = told.events.iter().rev().take(MAX_EVENTS).rev();
         Self {

@@ -19,8 +19,8 @@ use tokio::{
 
 use super::{
     config::{Config, StartError, without_password},
+    error::EndpointError,
     scripts::{self, Scripts},
-    trouble::Trouble,
 };
 
 /// Why the shared connection is replaced: the server refuses writes on it, or nothing arrives over it, as
@@ -42,7 +42,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connections to one Redis: a shared, self-healing one for commands, and dedicated ones.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(super) struct Connections {
     client: Client,
     shared: Arc<watch::Sender<Current>>,
     endpoint: Arc<str>,
@@ -82,7 +82,7 @@ fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionMan
     )
 }
 
-impl Link {
+impl Connections {
     pub(super) fn new(config: &Config) -> Result<Self, StartError> {
         let bad_url = |e: RedisError| StartError::BadUrl {
             url: without_password(&config.url),
@@ -105,12 +105,12 @@ impl Link {
 
     /// Converts a Redis error to the seam's, with the server's address and a remedy where one is known.
     pub(super) fn unavailable(&self, error: RedisError) -> queue::Error {
-        queue::Error::Unavailable(Box::new(self.trouble(error)))
+        queue::Error::Unavailable(Box::new(self.endpoint_error(error)))
     }
 
     /// Adds the server's address to an error.
-    pub(super) fn trouble(&self, error: RedisError) -> Trouble {
-        Trouble::new(Arc::clone(&self.endpoint), error)
+    pub(super) fn endpoint_error(&self, error: RedisError) -> EndpointError {
+        EndpointError::new(Arc::clone(&self.endpoint), error)
     }
 
     /// The server's address, without its password.
@@ -160,7 +160,7 @@ impl Link {
         Instant::now() + self.call_timeout
     }
 
-    /// Like [`Link::run`], with a given deadline.
+    /// Like [`Connections::run`], with a given deadline.
     pub(super) async fn run_until<T: FromRedisValue>(
         &self,
         deadline: Instant,
@@ -174,7 +174,7 @@ impl Link {
         self.settle(self.deadline(), Call::Commands(commands)).await
     }
 
-    /// Like [`Link::query`], with a shorter timeout.
+    /// Like [`Connections::query`], with a shorter timeout.
     pub(super) async fn query_within<T: FromRedisValue>(
         &self,
         limit: Duration,

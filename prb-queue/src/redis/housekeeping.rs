@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Shared, dispense::millis};
+use super::{Shared, leasing::millis};
 
 /// Renewals per stall interval: the original's own workers make two.
 const KEEPS: u32 = 4;
@@ -34,8 +34,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
             let result = sweep(&shared, &mut settled).await.map(Some);
             // The sweep writes. A server that refuses writes is unusable even if it answers reads, so readiness reports
             // it.
-            let trouble =
-                result.as_ref().err().map(|error| shared.link.trouble(error.clone()).to_string().into());
+            let trouble = result
+                .as_ref()
+                .err()
+                .map(|error| shared.link.endpoint_error(error.clone()).to_string().into());
             shared.upkeep.send_replace(trouble);
             order.tell(&shared, result);
         }
@@ -58,7 +60,7 @@ impl Part {
     fn tell(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
         match result {
             Err(error) => {
-                let error = shared.link.trouble(error).to_string();
+                let error = shared.link.endpoint_error(error).to_string();
                 if self.failing.as_ref() != Some(&error) {
                     tracing::warn!(error, "{} failed, retrying", self.what);
                     self.failing = Some(error);

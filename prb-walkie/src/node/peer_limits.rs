@@ -10,13 +10,13 @@ use tokio::sync::Semaphore;
 
 /// A semaphore for each peer, created on demand.
 #[derive(Debug)]
-pub(super) struct Rooms {
+pub(super) struct PeerLimits {
     places: usize,
     max_idle: usize,
     rooms: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
 }
 
-impl Rooms {
+impl PeerLimits {
     /// Creates semaphores with this many permits. Beyond `max_idle` entries, unused ones are removed.
     pub(super) fn new(places: usize, max_idle: usize) -> Self {
         Self { places, max_idle, rooms: Mutex::default() }

@@ -1,11 +1,11 @@
-//! [`Trouble`]: a Redis error with the server's address and a remedy.
+//! [`EndpointError`]: a Redis error with the server's address and a remedy.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use redis::RedisError;
 use tokio::time::Instant;
 
-use super::{Config, dispense::WAIT_SECS};
+use super::{Config, leasing::WAIT_SECS};
 
 /// The oldest version that has all commands.
 pub(super) const OLDEST: (u32, u32) = (6, 2);
@@ -35,18 +35,18 @@ const CURES: [(&str, &str); 13] = [
 
 /// A Redis error with the server's address.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct EndpointError {
     endpoint: Arc<str>,
     error: RedisError,
 }
 
-impl Trouble {
+impl EndpointError {
     pub(super) const fn new(endpoint: Arc<str>, error: RedisError) -> Self {
         Self { endpoint, error }
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, code) = (self.error.to_string(), self.error.code().unwrap_or_default());
         write!(f, "{}: {text}", self.endpoint)?;
@@ -58,17 +58,17 @@ impl fmt::Display for Trouble {
 }
 
 // The text includes the cause, so there is no `source`.
-impl Error for Trouble {}
+impl Error for EndpointError {}
 
 /// The last error while waiting for jobs.
 #[derive(Clone, Debug)]
-pub(super) struct ConsumerTrouble {
+pub(super) struct ConsumerError {
     text: Arc<str>,
     at: Instant,
 }
 
-impl ConsumerTrouble {
-    pub(super) fn new(trouble: &Trouble) -> Self {
+impl ConsumerError {
+    pub(super) fn new(trouble: &EndpointError) -> Self {
         Self { text: trouble.to_string().into(), at: Instant::now() }
     }
 
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn error_names_the_server_and_the_remedy() {
         let error = RedisError::from((redis::ErrorKind::AuthenticationFailed, "WRONGPASS invalid pair"));
-        let text = Trouble::new("redis://***@host:1".into(), error).to_string();
+        let text = EndpointError::new("redis://***@host:1".into(), error).to_string();
         assert!(
             text.starts_with("redis://***@host:1: ")
                 && text.contains("rejects the password")
