@@ -1,9 +1,9 @@
 //! Verified ingest, block store, on-chain reads and transaction submission of Phala Runtime Bridge.
-//!
-//! What a fleet of TEE workers needs of the relay chain and the parachain, over ordinary nodes' JSON-RPC:
-//! blocks that are checked before they are stored and stored once, batches that workers take as they are,
-//! the workers' state on chain at a constant number of calls a block, and transactions that are followed to their end.
-//! It implements the seams of [`prb_core`] and knows neither peers nor queues.
+//! Everything that a fleet of TEE workers needs from the relay chain and the parachain, over ordinary nodes'
+//! JSON-RPC: blocks that are verified before they are stored, and stored once; batches in the workers' own
+//! format; the workers' on-chain state at a constant number of calls for each block; and transactions that
+//! are tracked until their outcome is final. It implements the seams of [`prb_core`] and knows neither peers
+//! nor queues.
 //!
 //! ```text
 //!                        rpc: NodePool (fail-over, demotion, limits)
@@ -18,33 +18,33 @@
 //!                        prb_core's engines
 //! ```
 //!
-//! - [`rpc`]: a pool of nodes for each chain. A node that fails is left for another one, a node that answered
-//!   wrongly is named and put aside for a while, a node of another chain is refused; what a node lacks is known
-//!   with a reason.
-//! - [`verify`]: headers, GRANDPA justifications, read proofs; pure functions.
-//! - [`ingest`]: both chains into the store, by finality proof, or by the blocks' justifications where nodes
-//!   refuse proofs.
-//! - [`history`]: past blocks from elsewhere than nodes (an archive, a headers cache, another data provider),
-//!   put through the same checks.
-//! - [`store`]: every block once, in LMDB; a killed process leaves whole batches.
+//! - [`rpc`]: a pool of nodes for each chain. Calls fail over to other nodes; a node that answered wrongly is
+//!   reported and demoted for a while, a node of another chain is refused; missing capabilities of nodes are
+//!   recorded with their reason.
+//! - [`verify`]: checks of headers, GRANDPA justifications and read proofs, as pure functions.
+//! - [`ingest`]: fetches both chains into the store, by finality proof, or by the blocks' justifications if
+//!   nodes refuse proofs.
+//! - [`history`]: past blocks from other sources than nodes (an archive, a headers cache, another data
+//!   provider), with the same checks.
+//! - [`store`]: every block once, in LMDB; batches are atomic, also when the process is killed.
 //! - [`source`]: the store as a [`BlobSource`](prb_core::blob::BlobSource): batches are concatenations of
-//!   stored slices, assembled when asked for.
-//! - [`reader`]: a [`ChainReader`](prb_core::chain::ChainReader): one snapshot, then one question a block.
-//! - [`submit`]: a [`ChainSubmitter`](prb_core::chain::ChainSubmitter): signs, sends, watches, and asks the
-//!   chain where the watch is lost.
-//! - [`metadata`]: calls, events, errors and storage by name, so that runtime upgrades are survived.
+//!   stored slices, assembled on request.
+//! - [`reader`]: a [`ChainReader`](prb_core::chain::ChainReader): one snapshot, then one call for each block.
+//! - [`submit`]: a [`ChainSubmitter`](prb_core::chain::ChainSubmitter): signs, submits and tracks
+//!   transactions, and queries the chain if the subscription is lost.
+//! - [`metadata`]: looks up calls, events, errors and storage by name, so that runtime upgrades need no new
+//!   version.
 //! - [`keys`]: operators' sr25519 keys.
 //! - [`signer`]: [`Signers`](prb_core::signer::Signers) over a vault.
 //! - [`inventory`]: an [`Inventory`](prb_core::inventory::Inventory) on disk: a lifecycle manager's pools and
 //!   workers.
 //!
-//! # What is trusted
-//!
-//! The relay block that workers start after is the one whose child's state parachain block 1 was built on: a relay
-//! node of another chain is refused. Beyond that it is the nodes' word (as for pRuntime's own operator tools);
-//! everything above it is proven by the authorities in its state. Storage changes of the parachain
-//! are taken from the node: checking them takes the whole state. A worker notices a wrong one at once, and
-//! [`ingest::recheck`] then asks all nodes.
+//! # Trust
+//! The relay block that workers start after is the one whose child's state parachain block 1 was built on, so
+//! a relay node of another chain is refused. Otherwise its choice is trusted (as in pRuntime's own operator
+//! tools); everything after it is proven by the authorities in its state. Storage changes of the parachain
+//! are trusted, because checking them requires the whole state. A worker detects a wrong one at once, and
+//! [`ingest::recheck`] then compares all nodes.
 //!
 //! # Seams
 //!

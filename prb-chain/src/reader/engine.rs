@@ -1,4 +1,5 @@
-//! The reader's loop: waits for a finalised head or a change of the followed set, asks a node, shows a view.
+//! The reader's loop: waits for a finalised head or a change of the followed set, queries a node, publishes a
+//! view.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,17 +32,17 @@ pub(super) struct Engine {
     views: watch::Sender<Option<Arc<ChainView>>>,
     runtimes: Runtimes,
     state: Option<State>,
-    /// The block and the set of the newest view.
+    /// The block and the followed set of the newest view.
     shown: Option<(u32, Arc<Followed>)>,
-    /// The state has changed since the newest view.
+    /// Whether the state has changed since the newest view.
     changed: bool,
     /// Block at which the next snapshot is due.
     snapshot_at: u32,
-    /// Block until which nodes are not asked for changes, after they refused.
+    /// Block until which nodes are not asked for changes, after all refused.
     refused_until: u32,
 }
 
-/// Why a step failed; it is tried again.
+/// Why a step failed; it is retried.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -61,7 +62,7 @@ impl From<metadata::FetchError> for Error {
     }
 }
 
-/// Why everything is read again.
+/// Why a snapshot is taken.
 #[derive(Clone, Copy, Debug)]
 enum Why {
     First,
@@ -73,7 +74,7 @@ enum Why {
 }
 
 impl Why {
-    /// As the metric's label has it.
+    /// The metric's label.
     const fn as_str(self) -> &'static str {
         match self {
             Self::First => "First",
@@ -129,12 +130,12 @@ impl Engine {
             tokio::select! {
                 new = heads.next() => {
                     if new.fell {
-                        // What was read at a head that nobody stands for is read again.
+                        // The head that this state was read at has been withdrawn, so everything is read again.
                         (self.state, self.shown) = (None, None);
                     }
                     head = Some(new);
                 }
-                // Before the first head there is nothing to do, and looking for it shall not be disturbed.
+                // Without a head there is nothing to do, and the search for it must not be interrupted.
                 () = shared.changed.notified(), if known => {}
                 () = retry => {}
             }
@@ -146,7 +147,7 @@ impl Engine {
                 }
                 Err(e) => {
                     if retry_at.is_none() {
-                        tracing::warn!(block = head.number, error = %e, "cannot read the chain, will retry");
+                        tracing::warn!(block = head.number, error = %e, "cannot read the chain, retrying");
                     }
                     metrics::counter!("prb_reader_failures_total").increment(1);
                     let pause = pauses.next().unwrap_or(self.config.retry_max);
@@ -156,7 +157,8 @@ impl Engine {
         }
     }
 
-    /// Steps with the node that told of the head, then with the others, and shows what is known then.
+    /// Tries a step with the node that announced the head, then with the others, and publishes what is known
+    /// then.
     async fn step_on_any(&mut self, head: &FinalizedHead) -> Result<(), Error> {
         let mut nodes = vec![Arc::clone(&head.node)];
         nodes.retain(|node| node.is_trusted());

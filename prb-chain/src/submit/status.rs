@@ -1,4 +1,4 @@
-//! What a watch tells of a transaction (`author_submitAndWatchExtrinsic`).
+//! Decodes the status of a submitted transaction (`author_submitAndWatchExtrinsic`).
 
 use prb_core::primitives::Hash;
 use serde::Deserialize;
@@ -23,7 +23,7 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// Reads what a watch gave; nothing where it has ended or cannot be read.
+    /// Decodes a status; `None` if the subscription has ended or the status is unknown.
     pub(super) fn read(told: Option<Result<Box<RawValue>, serde_json::Error>>) -> Option<Self> {
         json::parse(told?.ok()?.get()).ok()
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_are_read_as_nodes_write_them() {
+    fn statuses_are_decoded() {
         let hash = Hash([0xab; 32]);
         for (json, status) in [
             (r#""ready""#.to_owned(), Status::Ready),

@@ -59,8 +59,9 @@ impl Liar {
     fn aside(&self, manager: &Daemon) -> Option<String> {
         let id = self.node.peer_id().to_string();
         let log = manager.log();
-        let line = log.lines().find(|line| line.contains("is put aside: ") && line.contains(&id))?;
-        Some(line.split("is put aside: ").nth(1).unwrap().to_owned())
+        let line =
+            log.lines().find(|line| line.contains("data provider suspended: ") && line.contains(&id))?;
+        Some(line.split("data provider suspended: ").nth(1).unwrap().to_owned())
     }
 }
 
@@ -91,7 +92,7 @@ fn refusals(manager: &Daemon) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn liars_are_put_aside_and_workers_get_no_bad_block() {
+async fn liars_are_suspended_and_workers_get_no_bad_block() {
     let net = Net::start(chain(), 2).await;
     // The true one behind the liars, in a group of its own.
     let mut behind = provider(&net, "behind").set("PHALA_BRIDGE_IDENTITY", "behind");
@@ -116,9 +117,11 @@ async fn liars_are_put_aside_and_workers_get_no_bad_block() {
 
     // Nobody but liars.
     let [flip, truncate, delay, other_key, huge] = &liars[..] else { unreachable!() };
-    for (liar, why) in
-        [(flip, "it sent bad bytes: the checksum is"), (other_key, "it gave "), (huge, "a frame claims ")]
-    {
+    for (liar, why) in [
+        (flip, "it sent bad bytes: the frame's checksum is"),
+        (other_key, "it gave "),
+        (huge, "a frame claims "),
+    ] {
         until(why, || liar.aside(&manager).is_some(), || manager.log_tail()).await;
         let reason = liar.aside(&manager).unwrap();
         assert!(reason.contains(why), "{reason}");
@@ -142,7 +145,7 @@ async fn liars_are_put_aside_and_workers_get_no_bad_block() {
     manager.put("PHALA_WALKIE_BOOT_NODES", boot.join(","));
     manager.start();
     until(
-        "the forger is put aside",
+        "the forger is suspended",
         || forger.aside(&manager).is_some(),
         || format!("{} forged; {}", forger.middle.done(), manager.log_tail()),
     )

@@ -73,7 +73,7 @@ async fn workers_are_synced_from_an_originals_data_provider() {
     let log = manager.log();
     let found = log.lines().find(|line| line.contains("data provider found")).unwrap();
     assert!(found.contains(&theirs.peer_id), "{found}");
-    assert!(!log.contains("put aside"), "{}", manager.log_tail());
+    assert!(!log.contains("data provider suspended"), "{}", manager.log_tail());
     for worker in &net.workers {
         assert!(worker.calls(Method::SyncCombinedHeaders) > 0);
     }

@@ -15,13 +15,13 @@ fn config() -> Config {
     }
 }
 
-/// Sent to a node that watches it, a second ago.
+/// Sent a second ago to a node that watches it.
 fn watched(start: Instant) -> State {
     let state = State::new(5, start, &config());
     decide(state, Observation::Sent { watched: true }, start, &config()).0
 }
 
-/// In a state where it was told that.
+/// In the state after this status.
 fn told(start: Instant, status: Status) -> State {
     decide(watched(start), Observation::Told(status), start, &config()).0
 }
@@ -39,7 +39,7 @@ fn lost(reason: &str) -> Action {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_state_and_observation_has_its_action() {
+async fn state_and_observation_determine_the_action() {
     let start = Instant::now();
     let after = |secs| start + Duration::from_secs(secs);
     let search = |first| Action::Search { from: 5, first };
@@ -91,7 +91,7 @@ async fn every_state_and_observation_has_its_action() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gap_is_left_alone_unless_it_is_to_be_filled() {
+async fn nonce_gap_is_filled_only_if_configured() {
     let start = Instant::now();
     let config = Config { fill_nonce_gaps: false, ..config() };
     let (_, action) = decide(told(start, Status::Future), not_yet(), start, &config);
@@ -99,7 +99,7 @@ async fn a_gap_is_left_alone_unless_it_is_to_be_filled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_sent_again_ever_less_often() {
+async fn resends_back_off() {
     let start = Instant::now();
     let (mut state, mut now, mut pauses) = (watched(start), start, Vec::new());
     for attempt in 0..8 {
@@ -122,7 +122,7 @@ async fn it_is_sent_again_ever_less_often() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loss_that_some_nodes_deny_is_believed_after_a_while() {
+async fn disputed_loss_is_accepted_after_a_while() {
     let start = Instant::now();
     let disputed = || Observation::Searched(Search::Disputed { reason: "it expired".into() });
     let (state, _) = decide(watched(start), disputed(), start, &config());
@@ -133,7 +133,7 @@ async fn a_loss_that_some_nodes_deny_is_believed_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nodes_that_are_away_for_too_long_leave_it_unknown_and_any_word_of_them_starts_that_again() {
+async fn long_outage_leaves_the_outcome_unknown_and_any_answer_restarts_the_limit() {
     let start = Instant::now();
     let after = |secs| start + Duration::from_secs(secs);
     let (state, _) = decide(watched(start), Observation::WatchEnded, start, &config());
@@ -146,7 +146,7 @@ async fn nodes_that_are_away_for_too_long_leave_it_unknown_and_any_word_of_them_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_goes_on_where_the_last_one_ended() {
+async fn search_continues_where_the_last_one_ended() {
     let start = Instant::now();
     let (state, _) = decide(watched(start), not_yet(), start, &config());
     let (state, action) = decide(state, Observation::Quiet, start, &config());
