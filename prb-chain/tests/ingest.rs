@@ -1,6 +1,7 @@
-//! The ingest against nodes that lie, lag, hang, go away or refuse.
+//! Tests of the ingest with nodes that lie, lag, hang, disappear or refuse.
 //!
-//! Devnets of one configuration author the same chain, byte for byte: two of them are two nodes of it.
+//! Devnets with the same configuration author the same chain, byte for byte: two of them serve as two nodes
+//! of one chain.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -21,7 +22,7 @@ use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A test that is not done by then never will be.
+/// Timeout of a test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
@@ -72,7 +73,7 @@ impl Fetching {
         Self { relay, para, store, cancel, task }
     }
 
-    /// Waits until everything that is final is stored, and compares it with the truth.
+    /// Waits until everything that is final is stored, and compares it with the devnet's blocks.
     async fn has_all_of(&self, truth: &Devnet) {
         let (relay, para) = (truth.relay().finalized_number(), truth.para().finalized_number());
         self.reaches(relay, para).await;
@@ -111,7 +112,7 @@ fn is_demoted(pool: &NodePool, node: usize) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tampered_header_comes_from_another_node() {
+async fn tampered_header_is_fetched_from_another_node() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].relay().faults().corrupt_header(60);
@@ -127,7 +128,7 @@ async fn a_tampered_header_comes_from_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_justification_comes_from_another_node() {
+async fn bad_justification_is_fetched_from_another_node() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     let ends: Vec<u32> = (2..=119).filter(|n| devnets[1].relay().justification(*n).is_some()).collect();
@@ -139,7 +140,7 @@ async fn a_bad_justification_comes_from_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_only_node_is_asked_again_until_it_tells_the_truth() {
+async fn only_node_is_asked_until_it_answers_correctly() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     devnet.relay().faults().corrupt_header(60);
@@ -160,11 +161,11 @@ async fn the_only_node_is_asked_again_until_it_tells_the_truth() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_storage_changes_are_found_by_a_second_look() {
+async fn recheck_replaces_wrong_storage_changes() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].para().faults().corrupt_storage_changes(20);
-    // Everything comes from the liar at first.
+    // At first everything comes from the lying node.
     devnets[1].para().faults().refuse("pha_getStorageChanges");
     let fetching = Fetching::start(&devnets, dir.path());
     fetching.reaches(devnets[1].relay().finalized_number(), devnets[1].para().finalized_number()).await;
@@ -180,7 +181,7 @@ async fn wrong_storage_changes_are_found_by_a_second_look() {
     let again = recheck(&fetching.para, &fetching.store, span).await.unwrap();
     assert!(again.replaced.is_empty(), "the truth is proven, whoever is asked: {again:?}");
 
-    // A single node that told something wrong once, and a node that keeps to it.
+    // With a single node that gave a wrong answer once, and with one that repeats it.
     let liar = NodePool::new("para", quick(vec![devnets[0].para().url()])).unwrap();
     let kept = recheck(&liar, &fetching.store, span).await.unwrap();
     assert!(kept.replaced.is_empty() && is_demoted(&liar, 0), "{kept:?}");
@@ -193,7 +194,7 @@ async fn wrong_storage_changes_are_found_by_a_second_look() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_finality_proofs_blocks_give_the_justifications() {
+async fn justifications_come_with_blocks_without_finality_proofs() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(Config { justification_period: 1, ..config() }).await;
     devnet.relay().faults().refuse("grandpa_proveFinality");
@@ -207,7 +208,7 @@ async fn without_finality_proofs_blocks_give_the_justifications() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_genesis_state_comes_in_whatever_way_the_node_offers() {
+async fn genesis_state_is_fetched_by_the_offered_method() {
     let [devnet] = devnets::<1>(config()).await;
     let mut seen = Vec::new();
     for refused in [&[][..], &["pha_getStorageChanges"], &["pha_getStorageChanges", "state_getPairs"]] {
@@ -233,7 +234,7 @@ async fn the_genesis_state_comes_in_whatever_way_the_node_offers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_goes_away_is_waited_for() {
+async fn ingest_waits_for_an_unreachable_node() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
@@ -243,7 +244,7 @@ async fn a_node_that_goes_away_is_waited_for() {
     for _ in 0..40 {
         devnet.tick().unwrap();
     }
-    // It stays away until connections have been tried in vain.
+    // It stays away until a connection attempt has failed.
     let tried = async {
         while !fetching.relay.nodes()[0].health().backing_off
             || !fetching.para.nodes()[0].health().backing_off
@@ -259,7 +260,7 @@ async fn a_node_that_goes_away_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_hangs_is_left_for_another() {
+async fn ingest_switches_from_a_hanging_node() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].relay().faults().hang(true);
@@ -272,7 +273,7 @@ async fn a_node_that_hangs_is_left_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_node_is_left_for_another() {
+async fn ingest_switches_from_a_stale_node() {
     let dir = TempDir::new().unwrap();
     let devnets = devnets::<2>(config()).await;
     devnets[0].relay().faults().freeze_at(Some(50));
@@ -286,7 +287,7 @@ async fn a_stale_node_is_left_for_another() {
         }
     };
     timeout(PATIENCE, left).await.expect("other nodes go before a stalled one");
-    // It is behind, and not a liar.
+    // It lags, but it did not lie.
     for pool in [&fetching.relay, &fetching.para] {
         assert!(!is_demoted(pool, 0) && !is_demoted(pool, 1));
     }
@@ -294,7 +295,7 @@ async fn a_stale_node_is_left_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_goes_on_where_the_store_ends() {
+async fn restart_continues_where_the_store_ends() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let nets = std::slice::from_ref(&devnet);
@@ -313,7 +314,7 @@ async fn a_restart_goes_on_where_the_store_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_of_another_chain_is_refused() {
+async fn store_of_another_chain_is_refused() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
@@ -326,7 +327,7 @@ async fn the_store_of_another_chain_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_parachain_holds_nothing_up() {
+async fn paused_parachain_does_not_block_the_relay_chain() {
     let dir = TempDir::new().unwrap();
     let [devnet] = devnets::<1>(config()).await;
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
@@ -352,14 +353,14 @@ async fn short_sets_cost_few_round_trips() {
     let trips = [&fetching.relay, &fetching.para].map(|pool| pool.counters().snapshot().round_trips);
     let per_block = (trips[0] + trips[1]) as f64 / 600.0;
     println!("{trips:?} round trips, {per_block:.3} a relay block");
-    // One proof for each set, and little else: asking for the sets' first headers and read proofs one by
-    // one would make it 0.27. Heads that come while it runs cost a few more.
+    // About one proof for each set: requesting the sets' first headers and read proofs one by one would make it
+    // 0.27. Heads that arrive meanwhile cost a few more.
     assert!(per_block < 0.2, "{per_block} round trips a relay block");
     fetching.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finalised_heads_rise_over_lost_connections() {
+async fn finalised_heads_continue_after_lost_connections() {
     let [devnet] = devnets::<1>(config()).await;
     let pool = NodePool::new("relay", quick(vec![devnet.relay().url()])).unwrap();
     let mut heads = pool.finalized_heads();

@@ -1,5 +1,5 @@
-//! Nodes as they are: limited, pruned, hanging, of another chain, or telling of heads that nobody else has.
-//! With one such node, and with a good one beside it, nothing is lost and nothing waits for ever.
+//! Tests of imperfect nodes: limited, pruned, hanging, of another chain, or announcing heads that nobody else
+//! has. With such a node alone, and with a good one beside it, nothing is lost and nothing waits for ever.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -27,7 +27,7 @@ mod requests;
 #[path = "nodes/start.rs"]
 mod start;
 
-/// A test that is not done by then never will be.
+/// Timeout of a test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn config() -> Config {
@@ -62,7 +62,7 @@ fn para_pool(devnets: &[&Devnet]) -> NodePool {
     NodePool::new("para", quick(devnets.iter().map(|devnet| devnet.para().url()).collect())).unwrap()
 }
 
-/// Starts the node's server again with other limits.
+/// Restarts the node's server with other limits.
 async fn limit(node: &Arc<prb_devnet::Node>, limits: RpcLimits) {
     node.stop_rpc().await;
     node.set_rpc_limits(limits);
@@ -106,7 +106,7 @@ impl Fetching {
         Self { relay, para, store, cancel, task, dir }
     }
 
-    /// Waits until everything that is final is stored, and compares it with the truth.
+    /// Waits until everything that is final is stored, and compares it with the devnet's blocks.
     async fn has_all_of(&self, truth: &Devnet) {
         let (relay, para) = (truth.relay().finalized_number(), truth.para().finalized_number());
         self.reaches(relay, para).await;
@@ -139,7 +139,7 @@ impl Fetching {
     }
 }
 
-/// Waits until it holds.
+/// Waits until a condition holds.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {

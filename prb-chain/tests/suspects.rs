@@ -1,4 +1,4 @@
-//! A worker that refuses storage changes makes the ingest look at them again.
+//! Tests that a worker's refusal of storage changes makes the ingest recheck them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -35,10 +35,10 @@ use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A test that is not done by then never will be.
+/// Timeout of a test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A store that is filled by an ingest, and what workers ask.
+/// A store filled by an ingest, and the source for workers.
 struct Provider {
     store: Arc<Store>,
     suspects: Suspects,
@@ -100,7 +100,7 @@ async fn initialised(worker: &WorkerHandle, source: &dyn BlobSource) -> PRuntime
     client
 }
 
-/// Drives a worker to the tip, or until it refuses something; gives what it says then.
+/// Syncs a worker to the tip, or until it refuses something; returns the refusal.
 async fn drive(client: &PRuntime, source: &Arc<dyn BlobSource>) -> Option<String> {
     let budget = TransferBudget::new(TransferLimits::new(64 << 20));
     let driver = Driver::new(Arc::clone(source), budget);
@@ -123,11 +123,11 @@ fn config() -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_node_told_wrongly_is_mended_by_a_workers_refusal() {
+async fn wrong_changes_are_replaced_after_a_workers_refusal() {
     let devnets = [Devnet::start(config()).await.unwrap(), Devnet::start(config()).await.unwrap()];
     let [liar, honest] = &devnets;
     [20, 21, 60].into_iter().for_each(|block| liar.para().faults().corrupt_storage_changes(block));
-    // Everything comes from the liar at first.
+    // At first everything comes from the lying node.
     honest.para().faults().refuse("pha_getStorageChanges");
     let provider = Provider::filled_from(&devnets).await;
     honest.para().faults().heal();
@@ -143,7 +143,7 @@ async fn what_a_node_told_wrongly_is_mended_by_a_workers_refusal() {
     for block in [20, 21, 60] {
         provider.until_right(block, honest).await;
     }
-    // The cache has forgotten what was refused.
+    // The cache has dropped the refused batch.
     assert_eq!(timeout(PATIENCE, drive(&client, &provider.source)).await.unwrap(), None);
     assert_eq!(worker.info().blocknum, honest.para().finalized_number() + 1);
     for n in 1..=honest.para().finalized_number() {
@@ -154,12 +154,12 @@ async fn what_a_node_told_wrongly_is_mended_by_a_workers_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_worker_costs_one_look() {
+async fn broken_worker_costs_one_recheck() {
     let devnet = Devnet::start(config()).await.unwrap();
     let provider = Provider::filled_from(std::slice::from_ref(&devnet)).await;
     let looks = || devnet.para().rpc_counters().get("pha_getStorageChanges").copied().unwrap_or_default();
     let before = looks();
-    // One block really is wrong, and not the one that the worker complains of.
+    // One block is really wrong, but not the one that the worker complains about.
     provider.store.replace_changes(ParaNumber(40), &[vec![0, 0]]).unwrap();
     let blocks = Span { first: ParaNumber(30), last: ParaNumber(35) };
     let message = "StateRootMismatch block=33 expected=0x01 actual=0x02".to_owned();
@@ -168,10 +168,10 @@ async fn a_broken_worker_costs_one_look() {
         provider.source.refused(&refusal);
         tokio::task::yield_now().await;
     }
-    // Nothing that was stored, and nothing of which the worker says no block.
+    // A block that is not stored, and a report without a block.
     provider.suspects.report(ParaNumber(u32::MAX));
     provider.source.refused(&RefusedData::Blocks { blocks, at: None, message: "DecodeError(x)".into() });
-    // Looks are taken in order: once this one is done, all before it are.
+    // Rechecks run in order: once this one is done, all before it are.
     let last = async {
         loop {
             // The queue may still be full of the others.
@@ -189,9 +189,9 @@ async fn a_broken_worker_costs_one_look() {
     provider.stop().await;
 }
 
-/// What the disk has changed is fetched again, though nodes and digest are as they were.
+/// Data changed by the disk is fetched again, although nodes and digest are unchanged.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_the_disk_changed_is_fetched_again() {
+async fn segment_changed_on_disk_is_fetched_again() {
     let devnet = Devnet::start(config()).await.unwrap();
     let provider = Provider::filled_from(std::slice::from_ref(&devnet)).await;
     let number = ParaNumber(5);
@@ -202,7 +202,7 @@ async fn a_segment_that_the_disk_changed_is_fetched_again() {
     let path = provider.store.path().join("data.mdb");
     let file = std::fs::read(&path).unwrap();
     let places = file.windows(encoded.len()).enumerate().filter(|(_, window)| *window == encoded);
-    // How many items it has: nothing of it can be read then.
+    // Its number of items: nothing of it can be decoded then.
     let database = OpenOptions::new().write(true).open(&path).unwrap();
     places.for_each(|(at, _)| database.write_all_at(&[0xff; 4], at as u64).unwrap());
     assert!(provider.store.changes(number).is_err());

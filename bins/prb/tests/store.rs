@@ -176,7 +176,7 @@ async fn damage_is_named_with_its_cure() {
     fs::write(&database, bytes).unwrap();
     let (code, out, err) = prb(&store, &["verify"]);
     assert_eq!(code, Some(1), "{out}{err}");
-    assert!(out.contains("storage changes of block ") && out.contains("not as it was stored"), "{out}");
+    assert!(out.contains("storage changes of block ") && out.contains("differs from its digest"), "{out}");
     let line = out.lines().find(|line| line.contains("prb store drop --para-from")).unwrap();
     let words: Vec<&str> = line.split('`').nth(1).unwrap().split(' ').skip(2).collect();
     assert!(good(&store, &[&words[..], &["--dry-run"]].concat()).starts_with("would drop "));

@@ -90,7 +90,8 @@ async fn what_a_lying_node_told_is_replaced_and_the_worker_goes_on() {
     }
     let log = net.log();
     // What is behind the first wrong block is checked at once, or when the worker refuses it.
-    let replaced = ["wrong storage changes were replaced", "storage changes were wrong, replaced"];
+    let replaced =
+        ["wrong storage changes have been replaced", "storage changes were wrong and have been replaced"];
     assert!(log.contains("StateRootMismatch block="), "the worker did not find out:\n{log}");
     assert!(replaced.iter().any(|words| log.contains(words)), "nothing was replaced:\n{log}");
     prb.signal("TERM");

@@ -49,7 +49,7 @@ impl<'a> Segment<'a> {
 pub fn write(items: &[&[u8]]) -> Vec<u8> {
     let data: usize = items.iter().map(|item| item.len()).sum();
     let mut out = Vec::with_capacity(4 + 4 * items.len() + data);
-    // Items are bounded by RPC answers, far below 4 GiB together.
+    // Cannot truncate: items are bounded by RPC answers, far below 4 GiB together.
     out.extend((items.len() as u32).to_le_bytes());
     let mut end = 0u32;
     for item in items {

@@ -1,10 +1,10 @@
-//! A finalised head is one node's word, and is not believed beyond that node.
+//! Tests that a finalised head is only trusted as far as its node.
 
 use super::*;
 
 const FALSE: u32 = 28_000_000;
 
-/// A pool of two nodes, the first of which tells of a false head, and that head.
+/// A pool of two nodes, the first of which announces a false head, and that head.
 async fn misled(devnets: &[Devnet; 2]) -> (NodePool, rpc::FinalizedHeads) {
     devnets[0].relay().faults().false_head(Some(FALSE));
     let pool = relay_pool(&[&devnets[0], &devnets[1]]);
@@ -14,7 +14,7 @@ async fn misled(devnets: &[Devnet; 2]) -> (NodePool, rpc::FinalizedHeads) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_false_head_is_forgotten_when_its_teller_is_gone() {
+async fn false_head_is_withdrawn_when_its_node_is_gone() {
     let devnets = devnets::<2>(config()).await;
     let (_pool, mut heads) = misled(&devnets).await;
     devnets[0].relay().stop_rpc().await;
@@ -34,7 +34,7 @@ async fn a_false_head_is_forgotten_when_its_teller_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_false_head_is_forgotten_at_once_when_its_teller_is_put_aside() {
+async fn false_head_is_withdrawn_when_its_node_is_demoted() {
     let devnets = devnets::<2>(config()).await;
     let (pool, mut heads) = misled(&devnets).await;
     pool.nodes()[0].demote("proven elsewhere");
@@ -44,7 +44,7 @@ async fn a_false_head_is_forgotten_at_once_when_its_teller_is_put_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_keeps_to_its_false_head_is_left_for_one_that_moves() {
+async fn node_stuck_at_a_false_head_is_replaced() {
     let devnets = devnets::<2>(config()).await;
     let (pool, mut heads) = misled(&devnets).await;
     let honest = async {
@@ -64,7 +64,7 @@ async fn a_node_that_keeps_to_its_false_head_is_left_for_one_that_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_falls_with_the_false_head() {
+async fn target_decreases_with_a_false_head() {
     let devnets = devnets::<2>(config()).await;
     devnets[0].relay().faults().false_head(Some(FALSE));
     let fetching = Fetching::start(&[&devnets[0], &devnets[1]]);
@@ -84,7 +84,7 @@ async fn a_target_falls_with_the_false_head() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_verified_is_not_asked_of_a_proven_liar() {
+async fn unverifiable_data_is_not_requested_from_a_demoted_node() {
     let devnets = devnets::<2>(config()).await;
     let pool = relay_pool(&[&devnets[0], &devnets[1]]);
     pool.request::<String>("system_chain", NO_PARAMS).await.unwrap();
@@ -96,6 +96,6 @@ async fn what_cannot_be_verified_is_not_asked_of_a_proven_liar() {
     let error = pool.request::<String>("system_chain", NO_PARAMS).await.unwrap_err();
     assert!(matches!(error, rpc::Error::NoTrustedNode { .. }), "{error}");
     assert_eq!(pool.problems()[0].code, "no_trusted_node");
-    // What is verified may still come from them.
+    // Verifiable data may still come from it.
     assert_eq!(pool.candidates().len(), 2);
 }

@@ -1,4 +1,4 @@
-//! Reader and submitter against the devnet: a real runtime, a real pool of transactions, real events.
+//! Tests of reader and submitter on the devnet, with a real runtime, transaction pool and events.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod conformance;

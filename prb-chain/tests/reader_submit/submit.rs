@@ -1,4 +1,4 @@
-//! The submitter: outcomes, proxies, nonces, and fates.
+//! Tests of the submitter: outcomes, proxies, nonces, effects.
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,7 +48,7 @@ async fn each_call_has_its_own_outcome_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_gets_from_nothing_to_computing_and_back() {
+async fn worker_is_added_started_stopped_and_removed() {
     let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.scored(&submitter, std::slice::from_ref(&worker)).await;
@@ -66,7 +66,7 @@ async fn a_worker_gets_from_nothing_to_computing_and_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxied_pool_is_served_by_its_operator() {
+async fn operator_acts_for_a_proxied_pool() {
     let net = Net::start(Config { proxied_pools: 1, ..Config::default() }).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     assert!(net.proxied(0).is_some());
@@ -81,7 +81,7 @@ async fn a_proxied_pool_is_served_by_its_operator() {
     assert_eq!(names(&outcome), ["ok", "ok", "PhalaComputation::WorkerNotReady"]);
     assert!(outcome.fee.is_some_and(|fee| fee > 0), "{:?}", outcome.fee);
     assert!(net.session_info(1, &worker).unwrap().state.is_computing());
-    // A proxy of nobody: nothing ran.
+    // Nobody's proxy: nothing was executed.
     let mut wrong = net.batch([worker.add(1)]);
     wrong.proxied = Some(AccountId([3; 32]));
     match net.send(&submitter, &wrong).await {
@@ -92,7 +92,7 @@ async fn a_proxied_pool_is_served_by_its_operator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_follow_one_another_in_order() {
+async fn batches_are_sent_in_order() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.done(&submitter, [worker.register(&net)]).await;
@@ -109,7 +109,7 @@ async fn batches_follow_one_another_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_goes_away_before_finality_does_not_lose_the_outcome() {
+async fn connection_loss_before_finality_keeps_the_outcome() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let (sender, mut progress) = mpsc::channel(8);
@@ -119,7 +119,7 @@ async fn a_node_that_goes_away_before_finality_does_not_lose_the_outcome() {
         until(&mut progress, |p| matches!(p, SubmitProgress::Submitted { .. })).await;
         net.devnet.para().stop_rpc().await;
         let gone_at = net.devnet.para().finalized_number();
-        // It is included and final while nobody can see it.
+        // It is included and finalised while nobody can see it.
         let mut finalised = net.devnet.para().subscribe_finalized();
         finalised.wait_for(|n| *n >= gone_at + 4).await.unwrap();
         net.devnet.para().start_rpc().await.unwrap();
@@ -131,7 +131,7 @@ async fn a_node_that_goes_away_before_finality_does_not_lose_the_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_says_nothing_is_not_waited_for() {
+async fn silent_subscription_is_not_waited_for() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     let impatient =
@@ -147,7 +147,7 @@ async fn a_watch_that_says_nothing_is_not_waited_for() {
         }
         other => panic!("{other:?}"),
     }
-    // Not before no block could hold it.
+    // Not before no block could include it.
     assert!(net.devnet.para().finalized_number() >= sent_at + 63);
     net.devnet.para().faults().heal();
     assert_eq!(
@@ -160,7 +160,7 @@ async fn a_watch_that_says_nothing_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_transaction_is_lost_once_it_expired() {
+async fn dropped_transaction_is_lost_once_expired() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.devnet.para().faults().transactions(TransactionFault::Dropped);
@@ -176,7 +176,7 @@ async fn a_dropped_transaction_is_lost_once_it_expired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_its_node_forgot_is_sent_again() {
+async fn transaction_forgotten_by_its_node_is_sent_again() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let para = net.devnet.para();
@@ -197,7 +197,7 @@ async fn a_transaction_that_its_node_forgot_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_whose_nonce_is_taken_is_lost_at_once() {
+async fn transaction_with_a_used_nonce_is_lost_at_once() {
     let net = Net::start(Config::default()).await;
     let (worker, other) = (Worker::new(1), Worker::new(2));
     let patient = submit::Config { mortality_blocks: 1024, ..config() };
@@ -221,7 +221,7 @@ async fn a_transaction_whose_nonce_is_taken_is_lost_at_once() {
     net.stop().await;
 }
 
-/// A submitter that knows the runtime already, so that it does not lose time before it asks for anything.
+/// A submitter that knows the runtime already, so that it loses no time before its first request.
 async fn warm(net: &Net) -> Submitter {
     let submitter = net.submitter();
     net.still(submitter.effects(AccountId([9; 32]), &[])).await.unwrap();
@@ -229,7 +229,7 @@ async fn warm(net: &Net) -> Submitter {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_program_waits_for_what_its_predecessor_sent() {
+async fn effects_wait_for_a_predecessors_transaction() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     net.done(&net.submitter(), [worker.register(&net)]).await;
@@ -264,7 +264,7 @@ async fn a_restarted_program_waits_for_what_its_predecessor_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_waits_for_the_predecessors_transaction_too() {
+async fn batch_waits_for_a_predecessors_transaction() {
     let net = Net::start(Config::default()).await;
     let (a, b) = (Worker::new(1), Worker::new(2));
     let before = net.submitter();
@@ -291,7 +291,7 @@ async fn a_batch_waits_for_the_predecessors_transaction_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_that_cannot_pay_is_named_before_anything_is_sent() {
+async fn insufficient_fees_are_reported_before_sending() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     let mut batch = net.batch([worker.register(&net)]);
@@ -311,7 +311,7 @@ async fn an_operator_that_cannot_pay_is_named_before_anything_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_and_calls_that_do_not_fit_are_refused_with_reasons() {
+async fn unusable_keys_and_calls_are_refused_with_reasons() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let mut batch = net.batch([worker.register(&net)]);
@@ -340,7 +340,7 @@ async fn keys_and_calls_that_do_not_fit_are_refused_with_reasons() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_no_block_can_hold_is_told_apart() {
+async fn batch_too_large_for_any_block_is_reported() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     let Call::RegisterWorker { worker: key, runtime_info, .. } = worker.register(&net) else { panic!() };
@@ -367,7 +367,7 @@ async fn a_batch_that_no_block_can_hold_is_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_that_stay_away_are_told_from_lost_transactions() {
+async fn unreachable_nodes_are_distinguished_from_lost_transactions() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let (sender, mut progress) = mpsc::channel(8);
@@ -384,7 +384,7 @@ async fn nodes_that_stay_away_are_told_from_lost_transactions() {
     let (sender, _) = mpsc::channel(8);
     let unavailable = net.still(submitter.submit(&batch, sender)).await;
     assert!(matches!(unavailable, Err(SubmitError::Unavailable(_))), "{unavailable:?}");
-    // Its fate can be asked for once a node is back.
+    // Its outcome can be queried once a node is back.
     net.devnet.para().start_rpc().await.unwrap();
     let effects = net.ticking(submitter.effects(batch.operator(), &batch.calls)).await.unwrap();
     assert_eq!(effects.calls, [Effect::Present]);
@@ -392,10 +392,10 @@ async fn nodes_that_stay_away_are_told_from_lost_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_node_holds_nobody_up() {
+async fn dead_node_delays_nobody() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    // Port 1 is nobody's.
+    // Nobody listens on port 1.
     let pool = pool_of(["ws://127.0.0.1:1".to_owned(), net.devnet.para().url()]);
     let submitter = Submitter::new(pool, config()).unwrap();
     net.scored(&submitter, std::slice::from_ref(&worker)).await;
@@ -404,11 +404,11 @@ async fn a_dead_node_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runtime_upgrades_are_survived() {
+async fn submissions_survive_runtime_upgrades() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.done(&submitter, [worker.register(&net)]).await;
-    // A batch in the very block that sets the new code: the old runtime ran it and wrote its events.
+    // A batch in the same block that sets the new code: the old runtime executed it and wrote its events.
     net.devnet.pause_para(true);
     let (sender, mut progress) = mpsc::channel(8);
     let batch = net.batch([worker.add(1), worker.bench_report(&net, 0)]);
@@ -431,7 +431,7 @@ async fn runtime_upgrades_are_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn effects_are_those_on_chain() {
+async fn effects_match_the_chain() {
     let net = Net::start(Config { cool_down_secs: 0, ..Config::default() }).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     let (pool, key) = (PoolId(1), worker.key());
@@ -487,7 +487,7 @@ async fn effects_are_those_on_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn announced_endpoints_are_seen() {
+async fn announced_endpoints_are_recognised() {
     use prb_core::wire::{VersionedWorkerEndpoints, WorkerEndpointPayload};
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
@@ -510,7 +510,7 @@ async fn announced_endpoints_are_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registrations_of_the_first_version_are_sent_and_recognised() {
+async fn version_1_registrations_are_sent_and_recognised() {
     let net = Net::start(Config { ias_attestation: true, ..Config::default() }).await;
     let (worker, other, submitter) = (Worker::new(1), Worker::new(2), net.submitter());
     let effect = async |call: &Call| {
@@ -527,7 +527,7 @@ async fn registrations_of_the_first_version_are_sent_and_recognised() {
     assert_eq!(effect(&again).await, Effect::Missing);
     net.done(&submitter, [again.clone()]).await;
     assert_eq!(effect(&again).await, Effect::Present);
-    // By another call, it is not what this one would make.
+    // After another call, the state is not what this one would cause.
     net.done(&submitter, [worker.register(&net)]).await;
     assert_eq!(effect(&first).await, Effect::Missing);
     // Another worker's report.
@@ -540,7 +540,7 @@ async fn registrations_of_the_first_version_are_sent_and_recognised() {
     let outcome = net.send(&submitter, &net.batch([forged])).await.unwrap();
     assert_eq!(names(&outcome), ["PhalaRegistry::InvalidRuntimeInfoHash"]);
     net.stop().await;
-    // As the service is retired, so is the call.
+    // The call is retired along with the service.
     let net = Net::start(Config::default()).await;
     let batch = net.batch([worker.register_v1(&net, None)]);
     let outcome = net.send(&net.submitter(), &batch).await.unwrap();
