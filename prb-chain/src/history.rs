@@ -2,7 +2,7 @@
 //!
 //! Nodes are asked by [`crate::ingest`], several at once and each by its capabilities. Any other source of
 //! blocks implements this trait: an archive on disk ([`archive`]), a headers cache over HTTP
-//! ([`headers_cache`]), another data provider ([`blobs`]), memory ([`memory`]). No source is trusted:
+//! ([`headers_cache`]), another data provider ([`blobs`]). No source is trusted:
 //! [`Replay`] verifies its blocks like nodes' answers before they are stored, names the source of data that
 //! fails, and continues with the next source.
 //!
@@ -30,7 +30,7 @@ use prb_core::{
 pub mod archive;
 pub mod blobs;
 pub mod headers_cache;
-pub mod memory;
+pub(crate) mod memory;
 mod replay;
 
 pub use replay::{Config, Fault, Replay, ReplayOutcome};

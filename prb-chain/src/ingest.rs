@@ -5,7 +5,7 @@
 //! (`ingest/relay.rs`); the third fetches parachain headers up to the head named in the state of a stored
 //! relay block (`ingest/para.rs`); the fourth fetches storage changes of the stored headers. Each continues
 //! where the store ends, waits for the one before it, and backs off when nodes fail. Nothing is stored before
-//! [`verify`] has accepted it; a node that answered wrongly is demoted, and another one is asked. A fifth
+//! `verify` has accepted it; a node that answered wrongly is demoted, and another one is asked. A fifth
 //! loop rechecks storage changes that a worker could not apply (`ingest/suspects.rs`).
 //!
 //! Not for: serving the blocks (see [`crate::source`]).
@@ -29,13 +29,12 @@ mod changes;
 mod history;
 mod pace;
 mod para;
-mod recheck;
+pub(crate) mod recheck;
 mod relay;
 mod spread;
 mod start;
 mod suspects;
 
-pub use recheck::{RecheckOutcome, recheck};
 pub(crate) use relay::{append as append_relay, check_pieces, notice_missing_head};
 pub(crate) use start::validation_data;
 pub use suspects::Suspects;

@@ -21,8 +21,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
 mod client;
-mod counters;
-mod heads;
+pub(crate) mod counters;
+pub(crate) mod heads;
+#[doc(hidden)]
 pub mod json;
 mod link;
 mod many;
@@ -32,11 +33,13 @@ mod problems;
 mod refusal;
 mod standing;
 
-pub use counters::{Counters, Snapshot};
-pub use heads::{FinalizedHead, FinalizedHeads, HeadFloor};
+pub(crate) use counters::Counters;
+pub(crate) use heads::HeadFloor;
+pub use heads::{FinalizedHead, FinalizedHeads};
 pub(crate) use node::ASK_AGAIN;
 pub use node::Node;
 pub use problems::Problem;
+#[doc(hidden)]
 pub use refusal::Refusal;
 pub use standing::{Capability, Health, MissingCapability};
 
@@ -44,6 +47,7 @@ use pins::Pins;
 use refusal::advice;
 
 /// Parameters of a method without parameters.
+#[doc(hidden)]
 pub const NO_PARAMS: [(); 0] = [];
 
 /// Connection settings and limits of a pool.
@@ -317,6 +321,7 @@ impl NodePool {
     }
 
     /// Counters of requests.
+    #[doc(hidden)]
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
     }
@@ -354,7 +359,7 @@ impl NodePool {
     }
 
     /// The node to ask first for something that not all nodes offer.
-    pub fn pick_for(&self, needed: &[Capability]) -> Arc<Node> {
+    pub(crate) fn pick_for(&self, needed: &[Capability]) -> Arc<Node> {
         self.best(needed)
     }
 
@@ -395,7 +400,7 @@ impl NodePool {
 
     /// As [`NodePool::finalized_heads`], but follows a demoted node if no trusted one is left: for callers that
     /// verify what they build on a head.
-    pub fn finalized_heads_to_verify(&self) -> FinalizedHeads {
+    pub(crate) fn finalized_heads_to_verify(&self) -> FinalizedHeads {
         FinalizedHeads::new(self.clone(), true)
     }
 }

@@ -5,7 +5,7 @@
 //! | `meta` | name | schema version, start, genesis info and state |
 //! | `relay_headers` | number | SCALE header |
 //! | `justifications` | number | GRANDPA justification, at justified blocks |
-//! | `alignments` | number | [`Alignment`] and the read proof, at justified blocks |
+//! | `alignments` | number | `Alignment` and the read proof, at justified blocks |
 //! | `sets` | set id | SCALE authority set |
 //! | `para_headers` | number | SCALE header |
 //! | `changes` | first number | a segment of several blocks' storage changes |
@@ -45,24 +45,25 @@ use prb_core::{
 };
 use tokio::sync::watch;
 
-mod append;
+pub(crate) mod append;
 mod compact;
 mod cut;
 mod error;
 mod map;
 mod migrate;
 mod open;
+#[doc(hidden)]
 pub mod segment;
 mod verify;
-mod view;
+pub(crate) mod view;
 
-pub use append::{NewJustifiedBlock, ParaHead, RelayBatch};
+pub(crate) use append::ParaHead;
+pub(crate) use append::{NewJustifiedBlock, RelayBatch};
 pub use compact::Compacted;
 pub use error::Error;
-pub use migrate::SCHEMA;
 pub(crate) use verify::check_start;
 pub use verify::{Fault, Part, Progress, Report};
-pub use view::StoreView;
+pub(crate) use view::StoreView;
 
 use crate::verify::Start;
 
@@ -92,7 +93,7 @@ pub struct Tips {
     /// Newest relay block; the last one is always justified.
     pub relay: Option<(RelayNumber, Hash)>,
     /// Newest parachain header named in a justified relay block's state: the target of the headers.
-    pub proven: Option<ParaHead>,
+    pub proven: Option<(ParaNumber, Hash)>,
     /// Newest stored parachain header.
     pub para_header: Option<(ParaNumber, Hash)>,
     /// Newest block whose storage changes are stored; 0 if there is none.
@@ -101,7 +102,7 @@ pub struct Tips {
 
 /// What is known at a justified relay block.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Alignment {
+pub(crate) struct Alignment {
     /// The parachain's head in its state: number and hash.
     pub para_head: Option<(u32, Hash)>,
     /// The authority set that signed its justification.
@@ -238,6 +239,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::OtherChain`].
+    #[doc(hidden)]
     pub fn set_genesis(&self, start: &Start, genesis: &Genesis) -> Result<(), Error> {
         self.growing(|| self.try_set_genesis(start, genesis))
     }
@@ -280,6 +282,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Missing`] before the genesis is known.
+    #[doc(hidden)]
     pub fn current_set(&self) -> Result<AuthoritySet, Error> {
         let txn = self.read()?;
         let last = txn.tables.sets.last(&txn).map_err(|e| self.error(e))?;
@@ -292,6 +295,7 @@ impl Store {
     ///
     /// # Errors
     /// The store cannot be read.
+    #[doc(hidden)]
     pub fn next_head(&self, limit: u32) -> Result<Option<ParaHead>, Error> {
         let state = *self.state();
         let from = state.covered.map_or(0, |(relay, _)| relay.0);
@@ -315,7 +319,7 @@ impl Store {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn tip_ends_set(&self) -> Result<bool, Error> {
+    pub(crate) fn tip_ends_set(&self) -> Result<bool, Error> {
         let txn = self.read()?;
         let last = txn.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
         last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.ends_set))
@@ -325,7 +329,7 @@ impl Store {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn tip_names_head(&self) -> Result<bool, Error> {
+    pub(crate) fn tip_names_head(&self) -> Result<bool, Error> {
         let txn = self.read()?;
         let last = txn.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
         last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.para_head.is_some()))
@@ -335,7 +339,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Missing`] if its header is not stored.
-    pub fn para_hash(&self, number: ParaNumber) -> Result<Hash, Error> {
+    pub(crate) fn para_hash(&self, number: ParaNumber) -> Result<Hash, Error> {
         let txn = self.read()?;
         let header = txn.tables.para_headers.get(&txn, &number.0).map_err(|e| self.error(e))?;
         header.map(Hash::of).ok_or(Error::Missing { what: "parachain header" })
@@ -354,6 +358,7 @@ impl Store {
     ///
     /// # Errors
     /// The store cannot be read.
+    #[doc(hidden)]
     pub fn view(&self) -> Result<StoreView<'_>, Error> {
         Ok(StoreView::new(self, self.read()?))
     }
@@ -395,7 +400,7 @@ impl Store {
             let (number, encoded) = entry.map_err(error)?;
             let (alignment, _) = split_alignment(encoded)?;
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
-            state.tips.proven = state.tips.proven.or(head);
+            state.tips.proven = state.tips.proven.or(head.map(|head| (head.number, head.hash)));
             // Blocks after a head that is not covered are not covered either, even if they name none.
             if !state.tips.covers(head) {
                 state.covered = None;

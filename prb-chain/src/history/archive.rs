@@ -1,7 +1,7 @@
 //! An archive: a folder of files with the complete content of a store, from which another data provider can
 //! start.
 //!
-//! [`export`] writes one from a store and, called again, adds new blocks; [`Archive`] reads one as a [`HistorySource`](super::HistorySource). Files are written under a temporary name, renamed once they are complete, and never changed afterwards, so any tool may copy them, including to object stores.
+//! [`export`] writes one from a store and, called again, adds new blocks; [`ArchiveHistory`] reads one as a [`HistorySource`](super::HistorySource). Files are written under a temporary name, renamed once they are complete, and never changed afterwards, so any tool may copy them, including to object stores.
 //!
 //! # Format, version 1
 //!
@@ -36,6 +36,5 @@ mod format;
 mod read;
 mod write;
 
-pub use format::Kind;
-pub use read::{Archive, ArchiveHistory};
+pub use read::ArchiveHistory;
 pub use write::{Config, Error, Exported, Progress, export};

@@ -75,8 +75,8 @@ pub enum Error {
 /// The progress of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being written.
-    pub kind: Kind,
+    /// The part that is being written: `genesis`, `relay`, `headers` or `changes`.
+    pub part: &'static str,
     /// Blocks of this kind in the archive so far, including those from earlier exports.
     pub done: u32,
     /// Blocks of this kind in the store.
@@ -206,7 +206,7 @@ impl Export<'_> {
             } else {
                 open = Some(file);
             }
-            goes_on = (self.tell)(Progress { kind, done: next, total: last + 1 });
+            goes_on = (self.tell)(Progress { part: kind.name(), done: next, total: last + 1 });
         }
         open.map_or(Ok(()), |file| self.close(file))?;
         Ok(goes_on)
