@@ -211,9 +211,9 @@ fn every_bad_row_is_named_and_nothing_is_done() {
     for fault in [
         "its number is that of pool 1",
         "its pool name is that of pool 1",
-        "is no SS58 address",
+        "is not an SS58 address",
         "pool 3",
-        "does not open with this identity",
+        "cannot be opened with this identity",
         "user name or password",
         "its stake (not shown, it may be a secret) is no whole number",
         "belongs to no pool",
@@ -274,7 +274,7 @@ fn v3_output_is_imported_and_keys_must_fit_their_accounts() {
 
     let wrong = keys("7 = \"//Bob\"\n");
     let text = assert_code(&original.import(&["import", "v3", &pools, &operators, &wrong]), 2);
-    assert!(text.contains("pool 7") && text.contains("key is that of"), "{text}");
+    assert!(text.contains("pool 7") && text.contains("key belongs to"), "{text}");
     let broken = keys("7 = hunter2 hunter2\n");
     let text = assert_code(&original.import(&["import", "v3", &pools, &broken]), 2);
     assert!(text.contains("line 1"), "{text}");

@@ -113,7 +113,7 @@ async fn a_store_goes_on_to_other_machines() {
     assert!(compacted.starts_with("compacted from "), "{compacted}");
     let stranger = net.dir.path().join("stranger");
     let other = format!("0x{}", "7".repeat(64));
-    bad(&stranger, &["import", "--from", to, "--chain-identity", &other], &["another one than expected"]);
+    bad(&stranger, &["import", "--from", to, "--chain-identity", &other], &["not the expected one"]);
 
     // A chain that has ended is served to its last block, from the archive and from one provider to the next.
     let mut second = without_nodes(&net, "second", to);
@@ -159,7 +159,7 @@ async fn damage_is_named_with_its_cure() {
     bytes[middle] ^= 1;
     fs::write(&file, bytes).unwrap();
     let elsewhere = net.dir.path().join("elsewhere");
-    bad(&elsewhere, &["import", "--from", to], &["changes-0000000001.prb", "not all of the archive"]);
+    bad(&elsewhere, &["import", "--from", to], &["changes-0000000001.prb", "imported only in part"]);
     good(&elsewhere, &["verify"]);
 
     // A disk's fault in the middle of the storage changes.
@@ -197,7 +197,7 @@ async fn settings_that_make_no_sense_are_refused() {
     let mut daemon = Daemon::new(folder.path(), "data_provider", "half")
         .set("PRB_HISTORY", "/srv/archive")
         .set("PHALA_CHAIN_ENDPOINT", "ws://127.0.0.1:1");
-    assert!(daemon.refuses(LIMIT).await.contains("nodes of one chain alone"));
+    assert!(daemon.refuses(LIMIT).await.contains("nodes of one chain are not sufficient"));
     let mut daemon = Daemon::new(folder.path(), "data_provider", "odd").set("PRB_HISTORY", "ftp://a");
     assert!(daemon.refuses(LIMIT).await.contains("must be the folder of an archive"));
 }

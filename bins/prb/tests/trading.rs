@@ -50,7 +50,10 @@ async fn redis_and_the_built_in_trader_work_together() {
         .store(&manager.identity_folder(), identity::Role::Lifecycle)
         .unwrap();
     let log = manager.refuses(LIMIT).await;
-    assert!(log.contains("does not open") && log.contains(&net.devnet.pools()[0].pid.to_string()), "{log}");
+    assert!(
+        log.contains("cannot open the sealed keys") && log.contains(&net.devnet.pools()[0].pid.to_string()),
+        "{log}"
+    );
     std::fs::rename(&away, &key).unwrap();
     manager.start();
     manager.until_unready(&[], LIMIT).await;

@@ -77,7 +77,7 @@ async fn commands_and_forms_with_the_token_only() {
     browser.click("#give").await;
     browser.call("fill", json!(["#token-value", "not-the-token-of-this-test"])).await;
     browser.click("#token-use").await;
-    browser.until_shows("[data-error]", "What was sent is not it").await;
+    browser.until_shows("[data-error]", "The token that was sent is wrong").await;
     assert!(made.commands.lock().unwrap().is_empty());
     browser.click("#give").await;
     browser.call("fill", json!(["#token-value", TOKEN])).await;

@@ -37,7 +37,7 @@ async fn the_first_page_names_what_needs_a_hand() {
         ]);
     assert_eq!(answer.count("<tr id=\"trouble-"), 5);
     let calm = Page::of(&Made::new(fleet(10, 100))).await;
-    calm.get("/").await.has(&["Nothing. Whatever waits goes on by itself."]).lacks(&["trouble-"]);
+    calm.get("/").await.has(&["Nothing. Waiting workers continue by themselves."]).lacks(&["trouble-"]);
     let empty = Page::of(&Made::new(fleet(0, 1))).await;
     empty.get("/").await.has(&["No workers yet.", "/pools/new"]);
 }
@@ -170,7 +170,7 @@ async fn forms_are_checked_and_overwrite_nobodys_edit() {
     let page = Page::of(&made).await;
     let worker = made.fleet.lock().unwrap().workers[0].entry.clone();
     let form = page.get(&format!("/workers/{}/edit", worker.id)).await;
-    form.has(&["value=\"20000\"", "Remove rack-", "It computes"]);
+    form.has(&["value=\"20000\"", "Remove rack-", "It is computing"]);
     let version = form.body.split("name=\"version\" value=\"").nth(1).unwrap().split('"').next().unwrap();
     let body = |pid: &str, stake: &str, version: &str| {
         format!(

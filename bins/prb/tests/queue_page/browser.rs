@@ -88,7 +88,7 @@ async fn ten_thousand_jobs_are_filtered_and_paged() {
                   await new Promise((done) => setTimeout(done, 100)); } return field.value.length })()";
     assert_eq!(browser.evaluate(typing).await, 33);
     assert_eq!(count_looks(&mut browser).await, looks);
-    browser.until_shows("#jobs .extent", "No job fits.").await;
+    browser.until_shows("#jobs .extent", "No job matches the filter.").await;
 
     browser.call("fill", json!(["[name=text]", ""])).await;
     browser.call("fill", json!(["[name=pool]", ""])).await;
@@ -151,14 +151,14 @@ async fn retry_and_remove_with_the_token_only() {
     browser.click("#give").await;
     browser.call("fill", json!(["#token-value", "not-the-token-of-this-test"])).await;
     browser.click("#token-use").await;
-    browser.until_shows("[data-error]", "What was sent is not it").await;
+    browser.until_shows("[data-error]", "The token that was sent is wrong").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 0);
     assert_eq!(browser.evaluate("sessionStorage.length").await, 0);
     // The right one, with Enter; kept for this tab.
     browser.click("#give").await;
     browser.call("fill", json!(["#token-value", TOKEN])).await;
     browser.call("press", json!(["#token-value", "Enter"])).await;
-    browser.until_shows("#said", "Job 1 is in line again").await;
+    browser.until_shows("#said", "Job 1 is queued again").await;
     browser.until_shows("#job h1", "waiting").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 1);
     assert_eq!(browser.evaluate("document.cookie").await, "");
@@ -169,7 +169,7 @@ async fn retry_and_remove_with_the_token_only() {
     browser.until_shows("h1", "retry: 1 job").await;
     browser.picture("confirm").await;
     browser.click("#give").await;
-    browser.until_shows("#said", "Job 2 is in line again").await;
+    browser.until_shows("#said", "Job 2 is queued again").await;
     assert_eq!(queue.stats().await.unwrap().waiting, 2);
 
     browser.open(&page.url("/jobs/2")).await;

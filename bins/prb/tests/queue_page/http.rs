@@ -51,15 +51,15 @@ async fn ten_thousand_jobs_are_counted_filtered_and_paged() {
     pool.has(&["<b>500</b>", "/?pool=7&amp;page=2&amp;size=25", "data-live=\"/live?pool=7&amp;size=25\""]);
     assert_eq!(pool.count("data-label=\"Pool\">7<"), 25);
     page.get("/?text=%2342").await.has(&["<b>1–1</b>", "href=\"/jobs/42\""]);
-    page.get("/?text=42&pool=3").await.has(&["No job fits."]);
-    page.get("/?state=failed").await.has(&["No job fits."]);
+    page.get("/?text=42&pool=3").await.has(&["No job matches the filter."]);
+    page.get("/?state=failed").await.has(&["No job matches the filter."]);
     page.get("/?state=lost").await.has(&["There is no such state."]);
-    page.get("/?pool=all").await.has(&["A pool has a number."]);
+    page.get("/?pool=all").await.has(&["The number of a pool must be a whole number."]);
 
     let start = Instant::now();
     let none = page.get("/live?text=nowhere").await;
     println!("a text that none of 10,000 jobs has, in memory: {:?}", start.elapsed());
-    none.has(&["No job fits."]).lacks(&["<form class=\"filter\"", "Searched"]);
+    none.has(&["No job matches the filter."]).lacks(&["<form class=\"filter\"", "Searched"]);
 }
 
 #[tokio::test]
@@ -97,13 +97,13 @@ async fn jobs_are_found_by_their_worker() {
         let found = page.get(&format!("/?text={text}")).await;
         found.has(&["<b>1–2</b> of <b>2</b>", "href=\"/jobs/42\"", &format!("href=\"/jobs/{}\"", again.id)]);
     }
-    page.get(&format!("/?text={key}&pool=3")).await.has(&["No job fits."]);
+    page.get(&format!("/?text={key}&pool=3")).await.has(&["No job matches the filter."]);
     // Ended ones too.
     let ended = page.get(&format!("/?text={}&state=succeeded", worker(1))).await;
     ended.has(&["<b>1–1</b> of <b>1</b>", "href=\"/jobs/1\""]);
     // Every key has these digits; so few of them may be a word.
     page.get("/?text=fefefe").await.has(&["of <b>301</b>"]);
-    page.get("/?text=fefe").await.has(&["No job fits."]);
+    page.get("/?text=fefe").await.has(&["No job matches the filter."]);
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn changes_need_the_token() {
     assert_eq!(queue.stats().await.unwrap().waiting, 1, "nothing was changed");
     assert_eq!(page.get("/jobs/1/retry").await.status, 405);
 
-    assert_eq!(page.post("/jobs/1/retry", Some(TOKEN)).await.has(&["in line again"]).status, 200);
+    assert_eq!(page.post("/jobs/1/retry", Some(TOKEN)).await.has(&["queued again"]).status, 200);
     assert_eq!(queue.stats().await.unwrap().waiting, 2);
     let again = page.post("/jobs/1/retry", Some(TOKEN)).await;
     assert_eq!(again.has(&["Job 1 is waiting"]).status, 409);
@@ -206,16 +206,12 @@ async fn what_is_done_with_jobs_is_shown_before() {
         "retry: 2 jobs",
         "2 jobs of those chosen will be left out",
         "value=\"1,2\"",
-        "It is put in line again.",
-        "Left out: It is waiting: only a failed job can be put in line again.",
+        "It is queued again.",
+        "Left out: It is waiting: only a failed job can be queued again.",
         "Left out: The queue has no job of that number (any more).",
         "start_computing: pool 1",
     ]);
-    page.get("/confirm?do=remove&id=1,3").await.has(&[
-        "remove: 2 jobs",
-        "It is forgotten.",
-        "It is not sent;",
-    ]);
+    page.get("/confirm?do=remove&id=1,3").await.has(&["remove: 2 jobs", "It is removed.", "It is not sent;"]);
     page.get("/confirm?do=retry").await.has(&["No job was chosen."]);
     let many: String = (0..201).map(|n| format!("&id={n}")).collect();
     for query in ["do=burn&id=1", "do=retry&id=x", &format!("do=retry{many}")] {
@@ -227,7 +223,7 @@ async fn what_is_done_with_jobs_is_shown_before() {
     assert_eq!(
         page.act(Some(TOKEN), "do=retry&id=1,2,4")
             .await
-            .has(&["2 jobs: in line again. 1 job left out"])
+            .has(&["2 jobs: queued again. 1 job left out"])
             .status,
         200
     );
