@@ -40,7 +40,9 @@ pub(crate) use start::validation_data;
 pub use suspects::Suspects;
 
 /// Sizes of requests, and timing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Headers in one JSON-RPC batch.
     pub headers_per_batch: u32,

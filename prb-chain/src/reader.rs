@@ -30,7 +30,9 @@ mod state;
 pub(crate) mod storage;
 
 /// Limits and intervals of a [`Reader`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Most workers followed; further ones are unreadable, in the order of their keys.
     pub max_workers: usize,

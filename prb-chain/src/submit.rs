@@ -50,7 +50,9 @@ mod watcher;
 const SHARED_FOR: Duration = Duration::from_secs(60);
 
 /// Settings of a [`Submitter`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Lifetime of a transaction in blocks, counted from the finalised head: a power of two from 4 to 4,096. If
     /// finality lags by more than half of it, transactions live longer by the lag.

@@ -105,12 +105,11 @@ const DELAYED: usize = 5;
 impl TestQueue {
     async fn start() -> Self {
         let server = Server::start();
-        let config = Config {
-            name: fresh_name(),
-            stall_interval: Duration::from_millis(200),
-            poll_interval: Duration::from_millis(50),
-            ..server.config()
-        };
+        let config = server
+            .config()
+            .with_name(fresh_name())
+            .with_stall_interval(Duration::from_millis(200))
+            .with_poll_interval(Duration::from_millis(50));
         let queue = RedisQueue::start(config.clone()).unwrap();
         let mut handles = Vec::new();
         for n in 0..6u8 {
@@ -318,13 +317,12 @@ async fn job_removed_in_dashboard_is_gone() {
 #[tokio::test]
 async fn externally_retried_job_is_not_trimmed() {
     let server = Server::start();
-    let config = Config {
-        name: fresh_name(),
-        stall_interval: Duration::from_millis(200),
-        poll_interval: Duration::from_millis(50),
-        keep_age: Duration::from_secs(2),
-        ..server.config()
-    };
+    let config = server
+        .config()
+        .with_name(fresh_name())
+        .with_stall_interval(Duration::from_millis(200))
+        .with_poll_interval(Duration::from_millis(50))
+        .with_keep_age(Duration::from_secs(2));
     let queue = RedisQueue::start(config.clone()).unwrap();
     let failing = queue.submit(job(1, 0)).await.unwrap();
     let other = queue.submit(job(2, 0)).await.unwrap();

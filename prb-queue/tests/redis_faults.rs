@@ -24,14 +24,13 @@ use tokio::{task::JoinSet, time::timeout};
 const TTL: Duration = Duration::from_secs(30);
 
 fn quick(server: &Server) -> Config {
-    Config {
-        name: fresh_name(),
-        stall_interval: Duration::from_millis(500),
-        poll_interval: Duration::from_millis(250),
-        call_timeout: Duration::from_secs(20),
-        outage_limit: Duration::from_secs(30),
-        ..server.config()
-    }
+    server
+        .config()
+        .with_name(fresh_name())
+        .with_stall_interval(Duration::from_millis(500))
+        .with_poll_interval(Duration::from_millis(250))
+        .with_call_timeout(Duration::from_secs(20))
+        .with_outage_limit(Duration::from_secs(30))
 }
 
 /// Consumers that complete every job with an outcome naming its pool, whatever Redis does; counts how often
@@ -204,7 +203,7 @@ async fn flush_is_reported_to_submitters_and_consumers() {
 async fn reused_id_is_another_job() {
     let server = Server::start();
     // Polling is slow, so the event of the other job arrives first.
-    let config = Config { poll_interval: Duration::from_secs(3), ..quick(&server) };
+    let config = quick(&server).with_poll_interval(Duration::from_secs(3));
     let (first, second) = (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap());
     let lost = submit(&first, 1).await;
     let old = lease(&first, TTL).await;
@@ -223,11 +222,8 @@ async fn reused_id_is_another_job() {
 #[tokio::test]
 async fn lasting_outage_is_reported_in_time() {
     let mut server = Server::start();
-    let config = Config {
-        call_timeout: Duration::from_secs(1),
-        outage_limit: Duration::from_secs(2),
-        ..quick(&server)
-    };
+    let config =
+        quick(&server).with_call_timeout(Duration::from_secs(1)).with_outage_limit(Duration::from_secs(2));
     let queue = RedisQueue::start(config).unwrap();
     queue.ready().await.unwrap();
     let handle = submit(&queue, 1).await;
@@ -293,7 +289,7 @@ async fn outcomes_arrive_without_events() {
     let _: () = server.command(rule).await;
     let queue = RedisQueue::start(config.clone()).unwrap();
     let url = format!("redis://deaf:secret@127.0.0.1:{}", server.port);
-    let deaf = RedisQueue::start(Config { url, ..config }).unwrap();
+    let deaf = RedisQueue::start(config.with_url(url)).unwrap();
     let handle = submit(&deaf, 1).await;
     let leased = lease(&queue, TTL).await;
     queue.complete(leased.id, leased.token, done(1)).await.unwrap();
@@ -308,7 +304,7 @@ async fn outcomes_arrive_without_events() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hanging_redis_loses_nothing() {
     let server = Server::start();
-    let config = Config { call_timeout: Duration::from_secs(1), ..quick(&server) };
+    let config = quick(&server).with_call_timeout(Duration::from_secs(1));
     let (submitters, consumer) =
         (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config.clone()).unwrap());
     let consumers = Consumers::start(&consumer, 16);
@@ -370,7 +366,7 @@ async fn cancelled_leases_lose_no_job() {
 async fn expired_lease_of_dead_process_is_noticed_by_waiting_consumer() {
     let server = Server::start();
     // The stall check would recover the job as well, so it is slow here.
-    let config = Config { stall_interval: LONG * 5, ..quick(&server) };
+    let config = quick(&server).with_stall_interval(LONG * 5);
     let (dying, other) = (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap());
     submit(&other, 1).await;
     let first = lease(&other, LONG * 5).await;

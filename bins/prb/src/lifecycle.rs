@@ -11,7 +11,6 @@ use prb_core::{
     manage::{self, Manager},
     vault::Vault,
 };
-use prb_queue::redis as queue;
 use prb_walkie::{
     blob::remote::{Candidate, OwnChain, Providers, RemoteBlobSource},
     manage::{Sources, handlers},
@@ -180,10 +179,8 @@ async fn work(
         // That Redis may also have jobs of other managers, including the original's.
         Some(url) if args.use_built_in_trader => {
             let signers = InventorySigners::new(Arc::clone(&parts.inventory));
-            let config = queue::Config {
-                signers: Some(Arc::new(signers)),
-                ..trade_queue::submitters(url.as_str(), chain.views())
-            };
+            let config =
+                trade_queue::submitters(url.as_str(), chain.views()).with_signers(Some(Arc::new(signers)));
             TradeQueue::trading(config, parts.para.clone(), Arc::clone(&parts.vault))
         }
         Some(url) => TradeQueue::queue_only(url, chain.views()),

@@ -45,7 +45,9 @@ use crate::{
 const MAX_HEADERS: u32 = 10_000;
 
 /// How a headers cache is queried.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Timeout of a request.
     pub timeout: Duration,

@@ -64,7 +64,7 @@ async fn oversized_answer_names_the_flag_and_affects_no_other_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answer_over_the_client_limit_ends_only_its_connection() {
     let [devnet] = devnets::<1>(config()).await;
-    let config = rpc::Config { max_response_bytes: 20_000, ..quick(vec![devnet.para().url()]) };
+    let config = quick(vec![devnet.para().url()]).with_max_response_bytes(20_000);
     let pool = NodePool::new("para", config).unwrap();
     let node = pool.pick();
     let mut heads = node
@@ -90,7 +90,7 @@ async fn answer_over_the_client_limit_ends_only_its_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn oversized_request_is_not_sent() {
     let [devnet] = devnets::<1>(config()).await;
-    let config = rpc::Config { max_request_bytes: 1_000, ..quick(vec![devnet.para().url()]) };
+    let config = quick(vec![devnet.para().url()]).with_max_request_bytes(1_000);
     let pool = NodePool::new("para", config).unwrap();
     let node = pool.pick();
     let error = node.request::<String>("system_chain", ["x".repeat(1_000)]).await.unwrap_err();

@@ -31,7 +31,7 @@ pub(crate) async fn in_block(progress: &mut mpsc::Receiver<SubmitProgress>) -> [
 
 /// Lives long enough for a test in which no transaction may expire.
 fn long_lived() -> submit::Config {
-    submit::Config { mortality_blocks: 1024, ..config() }
+    config().with_mortality_blocks(1024)
 }
 
 pub(crate) fn submitter(net: &Net, config: submit::Config) -> Submitter {
@@ -154,7 +154,7 @@ async fn temporary_refusals_are_retried() {
 async fn permanent_refusals_are_reported_with_nothing_in_flight() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    let impatient = submit::Config { unavailable_after: Duration::from_millis(300), ..config() };
+    let impatient = config().with_unavailable_after(Duration::from_millis(300));
     let submitter = submitter(&net, impatient);
     let faults = net.devnet.para().faults();
     faults.refuse_transactions(vec![PoolError::Full; 10_000]);
@@ -460,7 +460,7 @@ async fn lagging_node_is_not_used() {
 async fn disagreeing_nodes_do_not_lose_a_transaction() {
     let (holder, other) = two_nodes().await;
     let urls = [holder.devnet.para().url(), other.devnet.para().url()];
-    let patient = submit::Config { watch_patience: Duration::from_secs(3), ..config() };
+    let patient = config().with_watch_patience(Duration::from_secs(3));
     let submitter = Submitter::new(pool_of(urls), patient).unwrap();
     let worker = Worker::new(1);
     let batch = holder.batch([worker.register(&holder)]);

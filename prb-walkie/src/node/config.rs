@@ -57,7 +57,9 @@ pub enum ConfigError {
 }
 
 /// Limits and timeouts of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Limits {
     /// Largest request, sent or received, in bytes, including its envelope.
     pub request_bytes: usize,
@@ -136,7 +138,9 @@ impl Default for Limits {
 }
 
 /// A node's configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// The node's key.
     pub identity: Identity,

@@ -77,7 +77,9 @@ const STRETCH_PASSES: u32 = 3;
 const MIN_GUESSES_LOG10: f64 = 15.0;
 
 /// Who may call management methods.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Policy {
     /// The pre-shared key: callers that know it are authorised, and this node proves it to others.
     pub psk: Option<SecretString>,

@@ -127,7 +127,7 @@ async fn detected_liars_are_evicted() {
     let mut all: Vec<_> =
         (0..100).map(|n| found(&format!("a{n:03}"), liar.address, Provenance::SameMachine)).collect();
     all.push(found("zz", good.address, Provenance::SameMachine));
-    let remote = Remote::start_on(all, own.chain(), Config { first_aside: LONG, ..config() });
+    let remote = Remote::start_on(all, own.chain(), config().with_first_aside(LONG));
     remote.ready(&["zz"]).await;
     assert!(remote.source.blocks(blocks(1, 3), LIMIT).await.unwrap().is_some());
 }
@@ -155,7 +155,7 @@ async fn false_genesis_is_not_compared_with_others() {
     let list = |liars: Provenance| {
         vec![found("a", liar.address, liars), found("zz", good.address, Provenance::Discovered)]
     };
-    let config = Config { first_aside: LONG, ..config() };
+    let config = config().with_first_aside(LONG);
     let remote = Remote::start_on(list(Provenance::SharedKey), own.chain(), config);
     remote.ready(&["a", "zz"]).await;
     assert_eq!(remote.source.genesis().await.unwrap(), ours);
@@ -227,7 +227,7 @@ async fn lowered_target_is_passed_on() {
     let memory = source_of(&sample);
     let by = Arc::new(Mutex::new((0, 0, 50)));
     let server = inflated(&memory, &by).await;
-    let config = Config { heights_wait: Duration::from_millis(50), ..config() };
+    let config = config().with_heights_wait(Duration::from_millis(50));
     let remote = Remote::start(vec![candidate("a", server.address)], config);
     let (_, para) = tip(&memory);
     let mut heights = remote.source.heights();
@@ -258,7 +258,7 @@ async fn refused_sole_claimant_is_suspended() {
     .await;
     let good = provider(memory.clone()).await;
     let list = vec![candidate("a", liar.address), candidate("zz", good.address)];
-    let config = Config { first_aside: LONG, ..config() };
+    let config = config().with_first_aside(LONG);
     let own = OwnNode::new(&sample);
     own.is_at(relay, para);
     let remote = Remote::start_on(list, own.chain(), config);

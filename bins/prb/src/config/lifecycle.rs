@@ -4,10 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
 use prb_core::{blob::cache, sync::BackoffConfig};
-use prb_walkie::{
-    blob::{client, remote},
-    node::Trust,
-};
+use prb_walkie::{blob::remote, node::Trust};
 
 use super::{
     ApiArgs, OpsArgs, PageArgs, Trusted, WalkieArgs, WorkerArgs,
@@ -89,11 +86,7 @@ impl LifecycleArgs {
     /// The configuration of the cache. It is bounded in bytes: a number of blobs counts as that many MiB.
     pub fn cache_config(&self) -> cache::Config {
         let mib = if self.disable_lru { 0 } else { self.lru_cache_mib.min(self.lru_cache_size) };
-        cache::Config {
-            max_bytes: u64::from(mib) * MIB,
-            max_age: self.lru_cache_max_age,
-            ..cache::Config::default()
-        }
+        cache::Config::default().with_max_bytes(u64::from(mib) * MIB).with_max_age(self.lru_cache_max_age)
     }
 
     /// The configured trust in data providers.
@@ -104,11 +97,10 @@ impl LifecycleArgs {
     /// The configuration of the remote blob source.
     pub fn remote_config(&self) -> remote::Config {
         let defaults = remote::Config::default();
-        let client = client::Config {
-            max_in_flight: self.lifecycle_blob_queue_size as usize,
-            reconnect: BackoffConfig { max: MAX_RECONNECT, ..defaults.client.reconnect },
-            ..defaults.client
-        };
-        remote::Config { client, ..defaults }
+        let client = defaults
+            .client
+            .with_max_in_flight(self.lifecycle_blob_queue_size as usize)
+            .with_reconnect(BackoffConfig { max: MAX_RECONNECT, ..defaults.client.reconnect });
+        defaults.with_client(client)
     }
 }
