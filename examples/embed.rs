@@ -21,7 +21,7 @@ use prb_core::{
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // The seams. Any of them may be your own type.
+    // The trait implementations. Each can be a custom type.
     let chain = Arc::new(MemoryChain::new(Config::default()));
     let source = Arc::new(MemorySource::of_empty_blocks(3));
     let (queue, vault) = (Arc::new(MemoryQueue::default()), Arc::new(MemoryVault::new()));

@@ -1,4 +1,4 @@
-//! The transactions of a fleet's workers among the console's pages.
+//! The page of transactions in the console.
 
 use axum::http::StatusCode;
 use prb_core::{
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{driver::Browser, rig::*};
 
-/// A job about worker `n` of the made fleet.
+/// Submits a job about worker `n` of the simulated fleet.
 async fn submit(queue: &MemoryQueue, n: u64) {
     let worker = worker(n).key.unwrap();
     let pool = PoolId(n % 20 + 1);
@@ -110,7 +110,7 @@ async fn jobs_are_chosen_and_retried_with_the_token() {
     browser.call("selectOption", json!(["[name=state]", "failed"])).await;
     browser.until_shows("#jobs .extent", "1–14 of 14").await;
     browser.call("check", json!(["#choose-all"])).await;
-    // What is chosen stays so while the list keeps itself fresh.
+    // The selection is kept while the list updates.
     submit(&queue, 1).await;
     browser.until_shows("#count-waiting b", "21").await;
     browser.click("#bulk-chosen").await;
