@@ -61,7 +61,7 @@ pub struct Config {
     /// an account has transactions pending.
     pub poll_interval: Duration,
     /// How long a subscription may be silent before the finalised chain is polled, too.
-    pub watch_patience: Duration,
+    pub watch_timeout: Duration,
     /// How long nodes may be unreachable before a batch that was not sent is returned.
     pub unavailable_after: Duration,
     /// How long nodes may be unreachable before the outcome of a sent transaction counts as unknown.
@@ -94,7 +94,7 @@ impl Default for Config {
             // 13 minutes of 12 s blocks: long enough for a busy chain, and short enough to wait for.
             mortality_blocks: 64,
             poll_interval: Duration::from_secs(6),
-            watch_patience: Duration::from_secs(60),
+            watch_timeout: Duration::from_secs(60),
             unavailable_after: Duration::from_secs(60),
             unknown_after: Duration::from_secs(15 * 60),
             max_block_percent: 50,
@@ -348,7 +348,7 @@ pub(crate) async fn sign_for_test(
         digest: Vec::new(),
     };
     let head = ask::Head { hash: Default::default(), header };
-    let (mortality, patience, ss58_prefix) = (64, Duration::from_secs(1), PHALA_SS58_PREFIX);
-    let terms = sign::Terms { nonce: 5, head: &head, mortality, patience, ss58_prefix };
+    let (mortality, timeout, ss58_prefix) = (64, Duration::from_secs(1), PHALA_SS58_PREFIX);
+    let terms = sign::Terms { nonce: 5, head: &head, mortality, timeout, ss58_prefix };
     Ok(sign::sign(runtime, batch, terms).await?.extrinsic)
 }

@@ -24,7 +24,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Timeout of a test.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
     Config { history: 120, set_length: 25, justification_period: 8, ..Config::default() }
@@ -93,7 +93,7 @@ impl Fetching {
         let mut heights = self.store.heights();
         let there =
             heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
-        if timeout(PATIENCE, there).await.is_err() {
+        if timeout(TIMEOUT, there).await.is_err() {
             panic!("wanted {relay} and {para}, got {:?}: {:?} {:?}", self.store, self.relay, self.para);
         }
     }
@@ -143,14 +143,14 @@ async fn only_node_is_asked_until_it_answers_correctly() {
     devnet.relay().faults().corrupt_header(60);
     let fetching = Fetching::start(std::slice::from_ref(&devnet), dir.path());
     let mut targets = fetching.store.heights();
-    timeout(PATIENCE, targets.wait_for(|h| h.relay_target.is_some())).await.unwrap().unwrap();
+    timeout(TIMEOUT, targets.wait_for(|h| h.relay_target.is_some())).await.unwrap().unwrap();
     let node = &fetching.relay.nodes()[0];
     let demoted = async {
         while !node.health().demoted {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, demoted).await.unwrap();
+    timeout(TIMEOUT, demoted).await.unwrap();
     assert!(fetching.store.heights().borrow().relay < Some(RelayNumber(60)), "nothing wrong is stored");
     devnet.relay().faults().heal();
     fetching.has_all_of(&devnet).await;
@@ -217,7 +217,7 @@ async fn genesis_state_is_fetched_by_the_offered_method() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, known).await.unwrap();
+        timeout(TIMEOUT, known).await.unwrap();
         let (start, genesis) = fetching.store.genesis().unwrap();
         assert_eq!(start.hash, Hash(devnet.relay().block_hash(1).unwrap().0));
         assert_eq!(genesis.chain_identity, Hash(devnet.para().block_hash(1).unwrap().0));
@@ -249,7 +249,7 @@ async fn ingest_waits_for_an_unreachable_node() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, tried).await.unwrap();
+    timeout(TIMEOUT, tried).await.unwrap();
     devnet.relay().start_rpc().await.unwrap();
     devnet.para().start_rpc().await.unwrap();
     fetching.has_all_of(&devnet).await;
@@ -283,7 +283,7 @@ async fn ingest_switches_from_a_stale_node() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, left).await.expect("other nodes go before a stalled one");
+    timeout(TIMEOUT, left).await.expect("other nodes go before a stalled one");
     // It lags, but it did not lie.
     for pool in [&fetching.relay, &fetching.para] {
         assert!(!is_demoted(pool, 0) && !is_demoted(pool, 1));
@@ -319,7 +319,7 @@ async fn store_of_another_chain_is_refused() {
     fetching.stop().await;
     let [other] = devnets::<1>(Config { seed: 7, ..config() }).await;
     let fetching = Fetching::start(&[other], dir.path());
-    let ended = timeout(PATIENCE, fetching.task).await.unwrap().unwrap();
+    let ended = timeout(TIMEOUT, fetching.task).await.unwrap().unwrap();
     assert!(matches!(ended, Err(ingest::Error::Store(store::Error::OtherChain { .. }))), "{ended:?}");
 }
 
@@ -361,15 +361,15 @@ async fn finalised_heads_continue_after_lost_connections() {
     let [devnet] = devnets::<1>(config()).await;
     let pool = NodePool::new("relay", quick(vec![devnet.relay().url()])).unwrap();
     let mut heads = pool.finalized_heads();
-    let first = timeout(PATIENCE, heads.next()).await.unwrap();
+    let first = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert_eq!(first.hash, Hash(devnet.relay().block_hash(first.number).unwrap().0));
     devnet.tick().unwrap();
-    let second = timeout(PATIENCE, heads.next()).await.unwrap();
+    let second = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert!(second.number > first.number);
     devnet.relay().stop_rpc().await;
     devnet.tick().unwrap();
     devnet.relay().start_rpc().await.unwrap();
-    let third = timeout(PATIENCE, heads.next()).await.unwrap();
+    let third = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert!(third.number > second.number);
     let refused = pool.request::<u32>("no_such_method", rpc::NO_PARAMS).await.unwrap_err();
     assert!(refused.is_refused_method() && !refused.is_retryable(), "{refused}");

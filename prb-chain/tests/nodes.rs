@@ -28,7 +28,7 @@ mod requests;
 mod start;
 
 /// Timeout of a test.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn config() -> Config {
     Config { history: 120, set_length: 25, justification_period: 8, ..Config::default() }
@@ -123,7 +123,7 @@ impl Fetching {
         let mut heights = self.store.heights();
         let there =
             heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
-        if timeout(PATIENCE, there).await.is_err() {
+        if timeout(TIMEOUT, there).await.is_err() {
             panic!("wanted {relay} and {para}, got {:?}: {:?} {:?}", self.store, self.relay, self.para);
         }
     }
@@ -142,5 +142,5 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }

@@ -37,7 +37,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Timeout of a test.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A store filled by an ingest, and the source for workers.
 struct Provider {
@@ -67,7 +67,7 @@ impl Provider {
         let para = ParaNumber(truth.para().finalized_number());
         let mut heights = store.heights();
         let filled = heights.wait_for(|h| h.relay >= Some(relay) && h.para >= Some(para));
-        timeout(PATIENCE, filled).await.unwrap().unwrap();
+        timeout(TIMEOUT, filled).await.unwrap().unwrap();
         Self { store, suspects, source, cancel, task, _dir: dir }
     }
 
@@ -78,7 +78,7 @@ impl Provider {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(PATIENCE, mended).await.unwrap();
+        timeout(TIMEOUT, mended).await.unwrap();
     }
 
     async fn stop(self) {
@@ -139,13 +139,13 @@ async fn wrong_changes_are_replaced_after_a_workers_refusal() {
 
     let worker = Worker::spawn(WorkerConfig::new("suspects", 0)).await.unwrap();
     let client = initialised(&worker, &*provider.source).await;
-    let refused = timeout(PATIENCE, drive(&client, &provider.source)).await.unwrap().unwrap();
+    let refused = timeout(TIMEOUT, drive(&client, &provider.source)).await.unwrap().unwrap();
     assert!(refused.starts_with("StateRootMismatch block=20 "), "{refused}");
     for block in [20, 21, 60] {
         provider.until_right(block, honest).await;
     }
     // The cache has dropped the refused batch.
-    assert_eq!(timeout(PATIENCE, drive(&client, &provider.source)).await.unwrap(), None);
+    assert_eq!(timeout(TIMEOUT, drive(&client, &provider.source)).await.unwrap(), None);
     assert_eq!(worker.info().blocknum, honest.para().finalized_number() + 1);
     for n in 1..=honest.para().finalized_number() {
         assert_eq!(provider.store.changes(ParaNumber(n)).unwrap(), truth(n), "block {n}");
@@ -183,7 +183,7 @@ async fn broken_worker_costs_one_recheck() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, last).await.unwrap();
+    timeout(TIMEOUT, last).await.unwrap();
     provider.until_right(40, &devnet).await;
     // One for block 33, one for block 40, one for those after it.
     assert!(looks() - before <= 3, "{} looks", looks() - before);
@@ -218,7 +218,7 @@ async fn segment_changed_on_disk_is_fetched_again() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(PATIENCE, mended).await.unwrap();
+    timeout(TIMEOUT, mended).await.unwrap();
     provider.until_right(5, &devnet).await;
     assert_eq!(provider.store.verify(&mut |_| true).unwrap().faults, []);
     provider.stop().await;

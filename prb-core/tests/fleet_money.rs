@@ -426,7 +426,7 @@ async fn a_lost_outcome_does_not_hold_up_a_worker_for_ever() {
     tokio::time::sleep(BLOCK * 5).await;
     assert_eq!(rig.queue.stats().await.unwrap().waiting, 2);
     tokio::time::sleep(3 * HOUR).await;
-    assert!(rig.queue.stats().await.unwrap().waiting >= 3, "patience has an end");
+    assert!(rig.queue.stats().await.unwrap().waiting >= 3, "the wait is limited");
     rig.trade();
     rig.until_all(State::Active).await;
     let registered = count(&rig, |call| matches!(call, Call::RegisterWorker { .. }));

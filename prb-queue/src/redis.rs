@@ -6,9 +6,9 @@
 //! `prb:` after the queue's prefix.
 //!
 //! ```text
-//!  submit ──▶ one script: jobs, waiting, books            take ◀── lease
-//!  events ◀── one script: active, jobs, succeeded|failed ◀── finish ◀── complete, fail
-//!  fates  ──▶ asked every few seconds, should an event have been missed
+//!  submit ───▶ one script: jobs, waiting, books            take ◀── lease
+//!  events ◀─── one script: active, jobs, succeeded|failed ◀── finish ◀── complete, fail
+//!  outcomes ─▶ polled every few seconds in case an event was missed
 //! ```
 //!
 //! - Every change to more than one key is one script, so a crash on either side leaves no partial change.
@@ -84,7 +84,7 @@ pub use account_lease::RedisAccounts;
 pub use config::{BlockHint, Config, PoolSigners, StartError};
 
 /// Capacity of each task's request channel; further callers wait.
-const DOOR: usize = 256;
+const REQUEST_CAPACITY: usize = 256;
 /// How long unclaimed jobs may take to be handed back when the queue closes.
 const HAND_BACK: Duration = Duration::from_secs(1);
 /// Timeout of the readiness check; shorter than a call's, so that a probe reports the cause soon.
@@ -114,13 +114,13 @@ struct Shared {
     /// The name of this process in Redis.
     caller: String,
     pending: Pending,
-    held: LeaseTable,
+    leases: LeaseTable,
     seq: AtomicU64,
     /// Whether this process has submitted a job. Job events are only subscribed to from then on.
     submits: watch::Sender<bool>,
     /// Whether the subscription to job events is established.
     listening: watch::Sender<bool>,
-    /// Notified when a job may fall due earlier than the dispenser's timer.
+    /// Notified when a job may fall due earlier than the lease task's timer.
     sooner: Notify,
     /// The last error while waiting for jobs.
     consumer: watch::Sender<Option<ConsumerError>>,
@@ -160,7 +160,7 @@ impl RedisQueue {
             link,
             caller: random_name(),
             pending: Pending::default(),
-            held: LeaseTable::default(),
+            leases: LeaseTable::default(),
             seq: AtomicU64::new(1),
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
@@ -171,18 +171,18 @@ impl RedisQueue {
             closed: CancellationToken::new(),
             ended: CancellationToken::new(),
         });
-        let (submissions, to_submit) = mpsc::channel(DOOR);
-        let (wants, to_dispense) = mpsc::channel(DOOR);
-        let (endings, to_finish) = mpsc::channel(DOOR);
+        let (submissions, to_submit) = mpsc::channel(REQUEST_CAPACITY);
+        let (wants, to_dispense) = mpsc::channel(REQUEST_CAPACITY);
+        let (endings, to_finish) = mpsc::channel(REQUEST_CAPACITY);
         let mut tasks = JoinSet::new();
         tasks.spawn(submit::run(shared.clone(), to_submit));
-        let dispenser = tasks.spawn(leasing::run(shared.clone(), to_dispense)).id();
+        let lease_task = tasks.spawn(leasing::run(shared.clone(), to_dispense)).id();
         tasks.spawn(finish::run(shared.clone(), to_finish));
         tasks.spawn(events::listen(shared.clone()));
         tasks.spawn(events::ask(shared.clone()));
         tasks.spawn(housekeeping::run(shared.clone()));
         let mut supervisor = JoinSet::new();
-        supervisor.spawn(supervise(shared.clone(), tasks, dispenser));
+        supervisor.spawn(supervise(shared.clone(), tasks, lease_task));
         Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
     }
 
@@ -206,9 +206,9 @@ impl RedisQueue {
             return Err(Error::Unavailable(format!("{}: {text}", self.0.shared.link.endpoint()).into()));
         }
         let shared = &self.0.shared;
-        let consumer = shared.consumer.borrow().as_ref().and_then(|trouble| trouble.now(&shared.config));
-        let trouble = consumer.or_else(|| shared.upkeep.borrow().clone());
-        trouble.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
+        let consumer = shared.consumer.borrow().as_ref().and_then(|error| error.now(&shared.config));
+        let error = consumer.or_else(|| shared.upkeep.borrow().clone());
+        error.map_or(Ok(()), |text| Err(Error::Unavailable(text.to_string().into())))
     }
 
     /// Completes when the queue has ended, either because it was closed or because one of its tasks failed.
@@ -249,7 +249,7 @@ impl fmt::Debug for RedisQueue {
 }
 
 /// Stops all tasks when the queue is closed or when a task ends by itself, which is a bug.
-async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispenser: task::Id) {
+async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, lease_task: task::Id) {
     let _ended = shared.ended.clone().drop_guard();
     tokio::select! {
         () = shared.closed.cancelled() => {
@@ -264,10 +264,10 @@ async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispenser: task:
             shared.pending.close("a task of the queue ended before the job's end");
         }
     }
-    // The dispenser hands back unclaimed jobs before it ends.
+    // The lease task hands back unclaimed jobs before it ends.
     let handed_back = async {
         while let Some(ended) = tasks.join_next_with_id().await {
-            if ended.map_or_else(|e| e.id(), |(id, ())| id) == dispenser {
+            if ended.map_or_else(|e| e.id(), |(id, ())| id) == lease_task {
                 break;
             }
         }
@@ -277,7 +277,7 @@ async fn supervise(shared: Arc<Shared>, mut tasks: JoinSet<()>, dispenser: task:
 }
 
 /// The progress value as the original reports it.
-const fn word(progress: Progress) -> &'static str {
+const fn progress_code(progress: Progress) -> &'static str {
     match progress {
         Progress::Taken => "RP_INIT",
         Progress::Prepared => "RP_PREPROCESSED",
@@ -321,7 +321,7 @@ impl JobQueue for RedisQueue {
                 let grant = granted.await.map_err(|_| Error::Closed)??;
                 let Some(taken) = grant.taken() else { continue };
                 match self.open(taken).await {
-                    Ok(Opened { lease, held }) => {
+                    Ok(Opened { lease, leased }) => {
                         // The job was leased for a caller that has left, with that caller's lease time.
                         if taken.ttl_ms != millis(ttl) {
                             let lost = self.heartbeat(&[(lease.id, lease.token)], ttl).await?;
@@ -329,7 +329,7 @@ impl JobQueue for RedisQueue {
                                 continue;
                             }
                         }
-                        self.0.shared.held.add(lease.id, held);
+                        self.0.shared.leases.add(lease.id, leased);
                         drop(grant.accept());
                         return Ok(lease);
                     }
@@ -354,7 +354,7 @@ impl JobQueue for RedisQueue {
             lost.extend(ids.into_iter().map(JobId));
         }
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(id)) {
-            shared.held.forget(*id, *token);
+            shared.leases.remove(*id, *token);
         }
         Ok(lost)
     }
@@ -374,7 +374,7 @@ impl JobQueue for RedisQueue {
             }
             let _: u64 = shared.link.run(&script).await.map_err(|e| self.0.shared.link.unavailable(e))?;
             for (id, token) in chunk {
-                shared.held.forget(*id, *token);
+                shared.leases.remove(*id, *token);
             }
         }
         if delay_ms > 0 {
@@ -388,9 +388,9 @@ impl JobQueue for RedisQueue {
         let mut pipe = redis::pipe();
         let mut any = false;
         for (id, token) in leases {
-            let Some(held) = shared.held.get(*id, *token) else { continue };
-            *held.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
-            let data = Some(word(progress));
+            let Some(leased) = shared.leases.get(*id, *token) else { continue };
+            *leased.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(progress);
+            let data = Some(progress_code(progress));
             let event = Event { id: id.to_string().into(), event: "progress".into(), data, mark: None };
             let event = serde_json::to_string(&event).map_err(|e| Error::Unavailable(Box::new(e)))?;
             pipe.publish(shared.link.key("events"), event).ignore();

@@ -185,7 +185,7 @@ impl Console {
         let Ok(fleet) = fleet.fleet().await else { return };
         let jobs = match &self.0.queue {
             Some(source) => {
-                timeout(pages::queue::PATIENCE, source.queue.stats()).await.ok().and_then(Result::ok)
+                timeout(pages::queue::TIMEOUT, source.queue.stats()).await.ok().and_then(Result::ok)
             }
             None => None,
         };

@@ -14,11 +14,11 @@ use heed::{Env, RoTxn, RwTxn, WithoutTls};
 use super::{Config, Error, Store, Tables, open};
 
 /// How long growing a full map waits for readers to end before the append fails and is retried.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval at which it checks for that.
 const PAUSE: Duration = Duration::from_millis(1);
 /// How long each new reader waits meanwhile, so that a moment without readers occurs: longer than an ordinary
-/// read takes, and so much shorter than [`PATIENCE`] that a thread that holds the map already can continue.
+/// read takes, and so much shorter than [`TIMEOUT`] that a thread that holds the map already can continue.
 const STEP_ASIDE: Duration = Duration::from_secs(1);
 /// Largest map: more address space than a process has.
 const MOST: usize = 1 << 46;
@@ -168,7 +168,7 @@ impl Store {
     /// Waits until nobody reads or writes; `None` if that takes too long.
     fn alone(&self) -> Option<RwLockWriteGuard<'_, Mapped>> {
         self.growing.fetch_add(1, Ordering::Relaxed);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let alone = loop {
             match self.database.try_write() {
                 Ok(mapped) => break Some(mapped),
@@ -218,7 +218,7 @@ impl Store {
         if let Mapped::Open(Opened { env, .. }, _) =
             std::mem::replace(&mut *mapped, Mapped::Closed(generation))
         {
-            env.prepare_for_closing().wait_timeout(PATIENCE);
+            env.prepare_for_closing().wait_timeout(TIMEOUT);
         }
         let Mapped::Open(opened, _) = Mapped::open(&self.path, self.config)? else { return Err(broken()) };
         *mapped = Mapped::Open(opened, generation + 1);
@@ -233,7 +233,7 @@ impl Store {
         if let Mapped::Open(Opened { env, .. }, _) =
             std::mem::replace(&mut *mapped, Mapped::Closed(generation))
         {
-            env.prepare_for_closing().wait_timeout(PATIENCE);
+            env.prepare_for_closing().wait_timeout(TIMEOUT);
         }
     }
 }

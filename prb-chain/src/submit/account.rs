@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Inner, ask};
 
 /// How long a node may take for the next nonce once others have returned it.
-const NONCE_PATIENCE: Duration = Duration::from_secs(5);
+const NONCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An account's nonces at one moment.
 struct Nonces {
@@ -87,7 +87,7 @@ impl Inner {
         let nodes = self.pool.trusted();
         let answers = join_all(nodes.iter().map(|node| async {
             let question = node.request::<u64>("system_accountNextIndex", [&address]);
-            tokio::time::timeout(NONCE_PATIENCE, question).await
+            tokio::time::timeout(NONCE_TIMEOUT, question).await
         }))
         .await;
         answers.into_iter().filter_map(|answer| answer.ok()?.ok()).max()

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long a node may take to return its finalised head once another has.
-const HEAD_PATIENCE: Duration = Duration::from_secs(1);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a node did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ pub(super) async fn heads(pool: &NodePool) -> Result<Vec<(Arc<Node>, Head)>, Err
         let next = if told.is_empty() {
             asked.next().await
         } else {
-            tokio::time::timeout(HEAD_PATIENCE, asked.next()).await.ok().flatten()
+            tokio::time::timeout(HEAD_TIMEOUT, asked.next()).await.ok().flatten()
         };
         match next {
             Some((place, node, Ok(head))) => told.push((place, node, head)),

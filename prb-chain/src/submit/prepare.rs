@@ -132,7 +132,7 @@ impl Inner {
             nonce,
             head,
             mortality,
-            patience: self.config.sign_timeout,
+            timeout: self.config.sign_timeout,
             ss58_prefix: self.config.ss58_prefix,
         })
     }

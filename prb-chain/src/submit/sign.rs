@@ -26,7 +26,7 @@ pub(super) struct Terms<'a> {
     pub(super) nonce: u64,
     pub(super) head: &'a Head,
     pub(super) mortality: u32,
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
     /// Address prefix in messages.
     pub(super) ss58_prefix: u16,
 }
@@ -87,7 +87,7 @@ async fn signature(
     terms: Terms<'_>,
 ) -> Result<sr25519::Signature, SubmitError> {
     let account = signer.account();
-    let signed = timeout(terms.patience, signer.sign(payload))
+    let signed = timeout(terms.timeout, signer.sign(payload))
         .await
         .unwrap_or_else(|elapsed| Err(signer::Error::Unavailable { account, source: Box::new(elapsed) }));
     let signature = sr25519::Signature(signed.map_err(SubmitError::NotSigned)?);

@@ -139,8 +139,8 @@ impl State {
     }
 
     fn listen(&self, now: Instant, config: &Config) -> Action {
-        let patience = if self.watched { config.watch_patience } else { config.poll_interval };
-        Action::Listen { until: now + patience }
+        let timeout = if self.watched { config.watch_timeout } else { config.poll_interval };
+        Action::Listen { until: now + timeout }
     }
 
     fn lost(&self, reason: &str) -> Action {
@@ -201,7 +201,7 @@ fn searched(state: &mut State, search: Search, now: Instant, config: &Config) ->
         Search::Excluded { reason } => return state.lost(&reason),
         Search::Disputed { reason } => {
             let since = *state.disputed_since.get_or_insert(now);
-            if now.duration_since(since) >= config.watch_patience {
+            if now.duration_since(since) >= config.watch_timeout {
                 return state.lost(&reason);
             }
             state.heard_at = now;

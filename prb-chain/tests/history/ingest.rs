@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ground::{Kept, PARA, RELAY, empty, filled, is_part_of, replay};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
     Config { history: 60, set_length: 12, justification_period: 8, ..Config::default() }
@@ -42,7 +42,7 @@ fn pools(devnet: &Devnet) -> (NodePool, NodePool) {
 async fn until(kept: &Kept, relay: u32, para: u32) {
     let mut heights = kept.store.heights();
     let there = heights.wait_for(|h| h.relay >= Some(RelayNumber(relay)) && h.para >= Some(ParaNumber(para)));
-    if timeout(PATIENCE, there).await.is_err() {
+    if timeout(TIMEOUT, there).await.is_err() {
         panic!("wanted {relay} and {para}: {:?}", kept.store);
     }
 }

@@ -22,7 +22,7 @@ use crate::rig::Fetching;
 
 /// More bytes than any batch here has.
 const ENOUGH: usize = 1 << 26;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn config() -> Config {
     Config { history: 60, set_length: 20, ..Config::default() }
@@ -155,7 +155,7 @@ async fn assert_forced_change_is_reported(fault: ProofFault, history: u32) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let is_named = timeout(PATIENCE, named).await;
+    let is_named = timeout(TIMEOUT, named).await;
     assert!(is_named.is_ok(), "{:?} {:?}", *fetching.store.heights().borrow(), fetching.log.lines());
     assert!(fetching.store.heights().borrow().relay < Some(RelayNumber(31)));
     let health = |pool: &NodePool| pool.nodes()[0].health();

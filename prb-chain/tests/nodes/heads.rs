@@ -9,7 +9,7 @@ async fn misled(devnets: &[Devnet; 2]) -> (NodePool, rpc::FinalizedHeads) {
     devnets[0].relay().faults().false_head(Some(FALSE));
     let pool = relay_pool(&[&devnets[0], &devnets[1]]);
     let mut heads = pool.finalized_heads();
-    assert_eq!(timeout(PATIENCE, heads.next()).await.unwrap().number, FALSE);
+    assert_eq!(timeout(TIMEOUT, heads.next()).await.unwrap().number, FALSE);
     (pool, heads)
 }
 
@@ -26,10 +26,10 @@ async fn false_head_is_withdrawn_when_its_node_is_gone() {
             }
         }
     };
-    let head = timeout(PATIENCE, honest).await.expect("the honest node's heads count");
+    let head = timeout(TIMEOUT, honest).await.expect("the honest node's heads count");
     assert!(head.fell && head.number < FALSE);
     devnets[1].tick().unwrap();
-    let next = timeout(PATIENCE, heads.next()).await.unwrap();
+    let next = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert!(!next.fell && next.number > head.number);
 }
 
@@ -38,7 +38,7 @@ async fn false_head_is_withdrawn_when_its_node_is_demoted() {
     let devnets = devnets::<2>(config()).await;
     let (pool, mut heads) = misled(&devnets).await;
     pool.nodes()[0].demote("proven elsewhere");
-    let head = timeout(PATIENCE, heads.next()).await.unwrap();
+    let head = timeout(TIMEOUT, heads.next()).await.unwrap();
     assert!(head.fell);
     assert_eq!(head.number, devnets[1].relay().finalized_number());
 }
@@ -55,7 +55,7 @@ async fn node_stuck_at_a_false_head_is_replaced() {
             }
         }
     };
-    let head = timeout(PATIENCE, honest).await.expect("the honest node's heads count");
+    let head = timeout(TIMEOUT, honest).await.expect("the honest node's heads count");
     assert!(head.fell && head.number < FALSE);
     assert!(
         pool.nodes()[0].health().deferred && !pool.nodes()[0].health().demoted,
@@ -70,7 +70,7 @@ async fn target_decreases_with_a_false_head() {
     let fetching = Fetching::start(&[&devnets[0], &devnets[1]]);
     let mut heights = fetching.store.heights();
     let believed = heights.wait_for(|h| h.relay_target == Some(RelayNumber(FALSE)));
-    timeout(PATIENCE, believed).await.unwrap().unwrap();
+    timeout(TIMEOUT, believed).await.unwrap().unwrap();
     devnets[0].relay().stop_rpc().await;
     fetching.has_all_of(&devnets[1]).await;
     let fallen = async {
@@ -79,7 +79,7 @@ async fn target_decreases_with_a_false_head() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(PATIENCE, fallen).await.expect("the target falls");
+    timeout(TIMEOUT, fallen).await.expect("the target falls");
     fetching.stop().await;
 }
 

@@ -58,7 +58,7 @@ async fn oversized_answer_names_the_flag_and_affects_no_other_request() {
     for _ in 0..4 {
         devnet.tick().unwrap();
     }
-    timeout(PATIENCE, heads.next()).await.unwrap().expect("the subscription lives").unwrap();
+    timeout(TIMEOUT, heads.next()).await.unwrap().expect("the subscription lives").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +84,7 @@ async fn answer_over_the_client_limit_ends_only_its_connection() {
     for _ in 0..4 {
         devnet.tick().unwrap();
     }
-    timeout(PATIENCE, heads.next()).await.unwrap().expect("the subscription lives").unwrap();
+    timeout(TIMEOUT, heads.next()).await.unwrap().expect("the subscription lives").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use crate::net::{Net, Worker, config, is_signed};
 
 /// Timeout of a test.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Length of an `add_worker` call in a batch.
 const CALL_BYTES: usize = 42;
 /// More calls than fit into a share of 85 percent by proof size, at 8 KiB each.
@@ -66,7 +66,7 @@ async fn transactions_start_small_and_grow_up_to_their_share() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, all).await.expect("not done in time");
+    tokio::time::timeout(TIMEOUT, all).await.expect("not done in time");
     let sent = transactions(&net);
     // The jobs of the first batch may have arrived one after the other.
     assert!(sent[0] <= 102, "{sent:?}");

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 /// Time between two relay blocks.
 const TICK: Duration = Duration::from_millis(20);
 /// Timeout of a test.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) const MORTALITY: u32 = 32;
 pub(crate) const STAKE: u128 = 1_000 * PHA;
@@ -58,12 +58,12 @@ impl Net {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, ended).await.expect("not done in time")
+        tokio::time::timeout(TIMEOUT, ended).await.expect("not done in time")
     }
 
     /// Runs `work` while no block is authored.
     pub(crate) async fn still<T>(&self, work: impl Future<Output = T>) -> T {
-        tokio::time::timeout(PATIENCE, work).await.expect("not done in time")
+        tokio::time::timeout(TIMEOUT, work).await.expect("not done in time")
     }
 
     pub(crate) fn tick(&self) {
@@ -225,7 +225,7 @@ pub(crate) fn config() -> submit::Config {
     submit::Config::default()
         .with_mortality_blocks(MORTALITY)
         .with_poll_interval(Duration::from_millis(30))
-        .with_watch_patience(Duration::from_millis(400))
+        .with_watch_timeout(Duration::from_millis(400))
         .with_unavailable_after(Duration::from_millis(1_500))
         .with_unknown_after(Duration::from_secs(3))
 }

@@ -111,7 +111,7 @@ impl Rig {
 
 async fn through(what: Stall) {
     let rig = Rig::new().await;
-    let patience = Duration::from_secs(120) + 4 * rig.length;
+    let limit = Duration::from_secs(120) + 4 * rig.length;
     let done = |outcome: &CallOutcome| matches!(outcome, CallOutcome::Done | CallOutcome::AlreadyDone);
     let all = async {
         let mut handles = rig.submit(0).await;
@@ -137,7 +137,7 @@ async fn through(what: Stall) {
         assert!(outcomes.into_iter().all(|outcome| done(&outcome)), "{what:?}");
         shown
     };
-    let shown = tokio::time::timeout(patience, all).await.expect("not done in time");
+    let shown = tokio::time::timeout(limit, all).await.expect("not done in time");
     // The trader must not claim that all is well.
     assert!(shown.iter().all(|shown| !shown.starts_with("Collecting")), "{what:?}: {shown:?}");
     println!("{what:?} stalled for {:?}: the trader showed {shown:#?}", rig.length);

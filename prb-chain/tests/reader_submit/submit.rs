@@ -134,8 +134,8 @@ async fn connection_loss_before_finality_keeps_the_outcome() {
 async fn silent_subscription_is_not_waited_for() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    let impatient = config().with_mortality_blocks(64).with_watch_patience(Duration::from_millis(50));
-    let submitter = Submitter::new(net.pool.clone(), impatient).unwrap();
+    let short_timeout = config().with_mortality_blocks(64).with_watch_timeout(Duration::from_millis(50));
+    let submitter = Submitter::new(net.pool.clone(), short_timeout).unwrap();
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let batch = net.batch([worker.register(&net)]);
     let sent_at = net.devnet.para().finalized_number();
@@ -199,8 +199,8 @@ async fn transaction_forgotten_by_its_node_is_sent_again() {
 async fn transaction_with_a_used_nonce_is_lost_at_once() {
     let net = Net::start(Config::default()).await;
     let (worker, other) = (Worker::new(1), Worker::new(2));
-    let patient = config().with_mortality_blocks(1024);
-    let (first, second) = (Submitter::new(net.pool.clone(), patient).unwrap(), net.submitter());
+    let long_mortality = config().with_mortality_blocks(1024);
+    let (first, second) = (Submitter::new(net.pool.clone(), long_mortality).unwrap(), net.submitter());
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let (sender, mut progress) = mpsc::channel(8);
     let batch = net.batch([worker.register(&net)]);

@@ -154,8 +154,8 @@ async fn temporary_refusals_are_retried() {
 async fn permanent_refusals_are_reported_with_nothing_in_flight() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    let impatient = config().with_unavailable_after(Duration::from_millis(300));
-    let submitter = submitter(&net, impatient);
+    let short_timeout = config().with_unavailable_after(Duration::from_millis(300));
+    let submitter = submitter(&net, short_timeout);
     let faults = net.devnet.para().faults();
     faults.refuse_transactions(vec![PoolError::Full; 10_000]);
     match net.send(&submitter, &net.batch([worker.register(&net)])).await {
@@ -460,8 +460,8 @@ async fn lagging_node_is_not_used() {
 async fn disagreeing_nodes_do_not_lose_a_transaction() {
     let (holder, other) = two_nodes().await;
     let urls = [holder.devnet.para().url(), other.devnet.para().url()];
-    let patient = config().with_watch_patience(Duration::from_secs(3));
-    let submitter = Submitter::new(pool_of(urls), patient).unwrap();
+    let long_timeout = config().with_watch_timeout(Duration::from_secs(3));
+    let submitter = Submitter::new(pool_of(urls), long_timeout).unwrap();
     let worker = Worker::new(1);
     let batch = holder.batch([worker.register(&holder)]);
     let (sender, mut progress) = mpsc::channel(8);

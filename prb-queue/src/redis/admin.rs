@@ -11,7 +11,7 @@ use prb_core::{
 use redis::RedisResult;
 use serde_json::Value;
 
-use super::{RedisQueue, action, leasing::number, record::Record, word};
+use super::{RedisQueue, action, leasing::number, progress_code, record::Record};
 
 /// Most index entries in one request.
 const MAX_CHUNK: usize = 1000;
@@ -115,15 +115,15 @@ impl RedisQueue {
     fn shown(&self, id: JobId, state: JobState, record: &Record) -> JobRecord {
         let tail = &record.tail;
         let decoded = action::decode(&record.data).ok();
-        let held = self.0.shared.held.of(id);
+        let leased = self.0.shared.leases.of(id);
         let mut history = vec![Step { state: JobState::Waiting, at_ms: tail.created_ms(), note: None }];
         tail.history.iter().cloned().for_each(|step| push_step(&mut history, step));
-        if let Some(held) = &held {
-            push_step(&mut history, Step { state: JobState::Active, at_ms: held.since_ms, note: None });
+        if let Some(leased) = &leased {
+            push_step(&mut history, Step { state: JobState::Active, at_ms: leased.since_ms, note: None });
         }
-        let progress = held
-            .and_then(|held| *held.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-            .map(|progress| word(progress).to_owned());
+        let progress = leased
+            .and_then(|leased| *leased.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+            .map(|progress| progress_code(progress).to_owned());
         JobRecord {
             id,
             state,

@@ -24,7 +24,7 @@ use super::{
 /// A decoded job with its lease.
 pub(super) struct Opened {
     pub(super) lease: Lease,
-    pub(super) held: LeasedJob,
+    pub(super) leased: LeasedJob,
 }
 
 impl RedisQueue {
@@ -61,8 +61,8 @@ impl RedisQueue {
         let progress = std::sync::Mutex::new(None);
         // Only jobs with a mark were submitted by this crate, so only their size is certain to be counted.
         let bytes = mark.is_some().then_some(taken.json.len());
-        let held = LeasedJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
-        Ok(Opened { lease, held })
+        let leased = LeasedJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
+        Ok(Opened { lease, leased })
     }
 
     async fn signer(&self, pool: PoolId) -> Result<JobSigner, String> {
@@ -97,8 +97,8 @@ impl RedisQueue {
         }
         let mark = action::decode(&record.data).ok().and_then(|decoded| decoded.mark);
         let progress = std::sync::Mutex::new(None);
-        let held = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
-        match self.finish(id.clone(), &held, end).await {
+        let leased = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
+        match self.finish(id.clone(), &leased, end).await {
             Ok(_) => drop(grant.accept()),
             Err(e) => {
                 tracing::warn!(job = id, error = %e, "the job's failure could not be stored; it is handed out again when its lease expires")
@@ -107,9 +107,9 @@ impl RedisQueue {
     }
 
     /// Ends a lease; returns whether it was still held.
-    async fn finish(&self, id: String, held: &LeasedJob, end: End) -> Result<bool, Error> {
+    async fn finish(&self, id: String, leased: &LeasedJob, end: End) -> Result<bool, Error> {
         let (done, answer) = oneshot::channel();
-        let ending = ending(id, held, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
+        let ending = ending(id, leased, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
         self.unless_closed(async {
             self.0.endings.send(ending).await.map_err(|_| Error::Closed)?;
             answer.await.map_err(|_| Error::Closed)?
@@ -118,10 +118,10 @@ impl RedisQueue {
     }
 
     pub(super) async fn end(&self, id: JobId, token: u64, end: End) -> Result<(), Error> {
-        let held = self.0.shared.held.get(id, token).ok_or(Error::LeaseLost { id })?;
-        let was_held = self.finish(id.to_string(), &held, end).await?;
-        self.0.shared.held.forget(id, token);
-        if was_held { Ok(()) } else { Err(Error::LeaseLost { id }) }
+        let leased = self.0.shared.leases.get(id, token).ok_or(Error::LeaseLost { id })?;
+        let was_leased = self.finish(id.to_string(), &leased, end).await?;
+        self.0.shared.leases.remove(id, token);
+        if was_leased { Ok(()) } else { Err(Error::LeaseLost { id }) }
     }
 }
 
@@ -144,20 +144,20 @@ pub(super) enum End {
 
 fn ending(
     id: String,
-    held: &LeasedJob,
+    leased: &LeasedJob,
     end: End,
     done: oneshot::Sender<Result<bool, Error>>,
 ) -> Result<Ending, serde_json::Error> {
-    let mut tail = held.record.tail.clone();
-    tail.step(Step { state: JobState::Active, at_ms: held.since_ms, note: None });
+    let mut tail = leased.record.tail.clone();
+    tail.step(Step { state: JobState::Active, at_ms: leased.since_ms, note: None });
     let at_ms = now_ms();
     let (kind, json, event) = match end {
-        End::Done => (Kind::Done, held.record.write(&tail)?, String::new()),
+        End::Done => (Kind::Done, leased.record.write(&tail)?, String::new()),
         End::Succeeded(outcome) => {
             tail.succeed(outcome);
             tail.step(Step { state: JobState::Succeeded, at_ms, note: None });
-            let event = event(&id, "succeeded", tail.outcome.as_ref(), held)?;
-            (Kind::Succeeded, held.record.write(&tail)?, event)
+            let event = event(&id, "succeeded", tail.outcome.as_ref(), leased)?;
+            (Kind::Succeeded, leased.record.write(&tail)?, event)
         }
         End::Failed { message, retry_after } => {
             let retry_after = retry_after.filter(|_| tail.retries() > 0);
@@ -166,20 +166,20 @@ fn ending(
                 Some(delay) => (JobState::Delayed, Kind::Retried { delay_ms: millis(delay) }, "retrying"),
                 None => (JobState::Failed, Kind::Failed, "failed"),
             };
-            let event = event(&id, name, Some(&message), held)?;
+            let event = event(&id, name, Some(&message), leased)?;
             tail.step(Step { state, at_ms, note: retry_after.map(|_| message) });
-            (kind, held.record.write(&tail)?, event)
+            (kind, leased.record.write(&tail)?, event)
         }
     };
-    Ok(Ending { id, token: held.token, kind, bytes: held.bytes, json, event, done })
+    Ok(Ending { id, token: leased.token, kind, bytes: leased.bytes, json, event, done })
 }
 
 fn event(
     id: &str,
     name: &str,
     data: Option<&impl Serialize>,
-    held: &LeasedJob,
+    leased: &LeasedJob,
 ) -> Result<String, serde_json::Error> {
-    let mark = held.mark.as_deref().map(Into::into);
+    let mark = leased.mark.as_deref().map(Into::into);
     serde_json::to_string(&Event { id: id.into(), event: name.into(), data, mark })
 }

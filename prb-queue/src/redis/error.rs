@@ -11,7 +11,7 @@ use super::{Config, leasing::WAIT_SECS};
 pub(super) const OLDEST: (u32, u32) = (6, 2);
 
 /// Known errors and their remedies: `(a part of the error, the remedy)`.
-const CURES: [(&str, &str); 13] = [
+const REMEDIES: [(&str, &str); 13] = [
     (
         "unknown command",
         "this Redis is older than 6.2, or a proxy or an ACL hides the command: use Redis 6.2 or newer",
@@ -50,7 +50,7 @@ impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, code) = (self.error.to_string(), self.error.code().unwrap_or_default());
         write!(f, "{}: {text}", self.endpoint)?;
-        match CURES.iter().find(|(part, _)| code == *part || text.contains(part)) {
+        match REMEDIES.iter().find(|(part, _)| code == *part || text.contains(part)) {
             Some((_, cure)) => write!(f, " ({cure})"),
             None => Ok(()),
         }

@@ -95,11 +95,11 @@ fn event(shared: &Shared, payload: &[u8]) {
     let (mark, data) = (event.mark.map(Cow::into_owned), event.data.map_or("null", RawValue::get));
     let end = match (&*event.event, mark) {
         ("succeeded", Some(mark)) => match serde_json::from_str(data) {
-            Ok(outcome) => End::Known { mark, fate: Ok(outcome) },
+            Ok(outcome) => End::Known { mark, outcome: Ok(outcome) },
             Err(_) => End::Ask,
         },
         ("failed", Some(mark)) => match serde_json::from_str(data) {
-            Ok(message) => End::Known { mark, fate: Err(JobFailure { message }) },
+            Ok(message) => End::Known { mark, outcome: Err(JobFailure { message }) },
             Err(_) => End::Ask,
         },
         ("succeeded" | "failed", None) => End::Ask,
@@ -145,24 +145,24 @@ fn give_up(shared: &Shared, reason: &str) {
 async fn ask_once(shared: &Shared) -> RedisResult<()> {
     let jobs = shared.pending.to_ask(shared.config.poll_interval);
     for jobs in jobs.chunks(MAX_ASKED) {
-        let mut script = shared.link.scripts.fates.call();
+        let mut script = shared.link.scripts.outcomes.call();
         for (id, mark) in jobs {
             script.arg(id.0).arg(mark);
         }
         let answers: Vec<Vec<u8>> = shared.link.run(&script).await?;
         for ((id, mark), answer) in jobs.iter().zip(answers) {
-            let fate = match answer.split_first() {
+            let outcome = match answer.split_first() {
                 Some((b'o', _)) | None => continue,
                 Some((b'g', _)) => {
                     metrics::counter!("prb_queue_redis_jobs_gone_total").increment(1);
                     Some(Err(gone()))
                 }
                 Some((end, json)) => match Record::read(json) {
-                    Ok(record) => record.tail.fate(*end == b's'),
+                    Ok(record) => record.tail.outcome(*end == b's'),
                     Err(_) => Some(Err(JobFailure { message: "the ended job cannot be decoded".into() })),
                 },
             };
-            shared.pending.answered(*id, mark, fate, shared.config.block_hint.as_ref());
+            shared.pending.answered(*id, mark, outcome, shared.config.block_hint.as_ref());
         }
     }
     Ok(())

@@ -75,16 +75,16 @@ impl Part {
 }
 
 async fn keep_leases(shared: &Shared) -> RedisResult<Option<()>> {
-    let leases = shared.held.all();
+    let leases = shared.leases.all();
     for leases in leases.chunks(MAX_CHUNK) {
-        let mut script = shared.link.scripts.keep.call();
+        let mut script = shared.link.scripts.mark_alive.call();
         for (id, token) in leases {
             script.arg(id.0).arg(token);
         }
         let lost: Vec<u64> = shared.link.run(&script).await?;
         for (id, token) in leases.iter().filter(|(id, _)| lost.contains(&id.0)) {
             // A job that has ended in the meantime has not lost its lease.
-            if shared.held.forget(*id, *token) {
+            if shared.leases.remove(*id, *token) {
                 tracing::warn!(job = %id, "the lease of a job was lost; another consumer may carry it out");
             }
         }

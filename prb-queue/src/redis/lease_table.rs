@@ -43,7 +43,7 @@ impl LeaseTable {
     }
 
     /// Removes a lease; a newer lease of the same job stays. Returns whether it was there.
-    pub(super) fn forget(&self, id: JobId, token: u64) -> bool {
+    pub(super) fn remove(&self, id: JobId, token: u64) -> bool {
         let mut jobs = self.jobs();
         let there = jobs.get(&id).is_some_and(|job| job.token == token);
         if there {

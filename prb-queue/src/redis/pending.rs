@@ -14,7 +14,7 @@ use tokio::{
 
 use super::config::BlockHint;
 
-pub(super) type Fate = Result<JobOutcome, JobFailure>;
+pub(super) type Outcome = Result<JobOutcome, JobFailure>;
 
 /// Most events that are kept while a submission's answer, which carries the ids, is in flight. The outcomes
 /// of further ones are polled.
@@ -25,7 +25,7 @@ pub(super) struct Waiting {
     /// The submitter's own id for the job.
     pub(super) mark: String,
     pub(super) calls: usize,
-    pub(super) submitter: oneshot::Sender<Fate>,
+    pub(super) submitter: oneshot::Sender<Outcome>,
     pub(super) since: Instant,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) enum End {
     /// A trader of this crate ended it; the event carries the outcome.
-    Known { mark: String, fate: Fate },
+    Known { mark: String, outcome: Outcome },
     /// Another program ended it, or the event cannot be decoded: poll Redis.
     Ask,
 }
@@ -101,9 +101,9 @@ impl Pending {
 
     fn settle(&self, state: &mut State, id: JobId, end: End) {
         match end {
-            End::Known { mark, fate } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
+            End::Known { mark, outcome } if state.open.get(&id).is_some_and(|w| w.mark == mark) => {
                 if let Some(waiting) = state.open.remove(&id) {
-                    tell(waiting, fate);
+                    tell(waiting, outcome);
                 }
             }
             _ => {
@@ -144,14 +144,14 @@ impl Pending {
     }
 
     /// Handles a polled outcome; `None` if Redis has no results of the job's calls.
-    pub(super) fn answered(&self, id: JobId, mark: &str, fate: Option<Fate>, hint: Option<&BlockHint>) {
+    pub(super) fn answered(&self, id: JobId, mark: &str, outcome: Option<Outcome>, hint: Option<&BlockHint>) {
         let mut state = self.state();
         if state.open.get(&id).is_none_or(|waiting| waiting.mark != mark) {
             return;
         }
         let Some(waiting) = state.open.remove(&id) else { return };
         drop(state);
-        let fate = fate.unwrap_or_else(|| {
+        let outcome = outcome.unwrap_or_else(|| {
             let block = hint.map(|hint| hint()).unwrap_or_default();
             Ok(JobOutcome {
                 calls: vec![CallOutcome::Done; waiting.calls],
@@ -160,7 +160,7 @@ impl Pending {
                 fee: None,
             })
         });
-        tell(waiting, fate);
+        tell(waiting, outcome);
     }
 
     /// Fails all outstanding jobs and returns their number.
@@ -187,7 +187,7 @@ pub(super) fn gone() -> JobFailure {
     }
 }
 
-fn tell(waiting: Waiting, fate: Fate) {
+fn tell(waiting: Waiting, outcome: Outcome) {
     // The submitter may have dropped its handle.
-    let _ = waiting.submitter.send(fate);
+    let _ = waiting.submitter.send(outcome);
 }

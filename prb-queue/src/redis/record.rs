@@ -177,7 +177,7 @@ impl Tail {
     }
 
     /// Returns the outcome of an ended job: `None` if the program that ended it does not report its calls.
-    pub(super) fn fate(&self, succeeded: bool) -> Option<Result<JobOutcome, JobFailure>> {
+    pub(super) fn outcome(&self, succeeded: bool) -> Option<Result<JobOutcome, JobFailure>> {
         if succeeded {
             return self.outcome.clone().map(Ok);
         }
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn outcomes_are_decoded() {
         let stack = r#"{"data":0,"options":{"stacktraces":["Error: no\n    at x (y.js:1)"]}}"#;
-        assert_eq!(record(stack).tail.fate(false), Some(Err(JobFailure { message: "no".into() })));
-        let none = record(r#"{"data":0}"#).tail.fate(false).unwrap().unwrap_err();
+        assert_eq!(record(stack).tail.outcome(false), Some(Err(JobFailure { message: "no".into() })));
+        let none = record(r#"{"data":0}"#).tail.outcome(false).unwrap().unwrap_err();
         assert_eq!(none.message, "its worker reported no reason");
-        assert_eq!(record(r#"{"data":0}"#).tail.fate(true), None, "the original reports no calls");
+        assert_eq!(record(r#"{"data":0}"#).tail.outcome(true), None, "the original reports no calls");
     }
 }

@@ -80,20 +80,20 @@ macro_rules! scripts {
 }
 
 scripts! {
-    submit: ["answers", "room"];
-    take: ["clock", "answers", "lines"];
-    promote: ["clock", "lines"];
+    submit: ["answers", "usage"];
+    take: ["clock", "answers", "timers"];
+    promote: ["clock", "timers"];
     finish: ["clock", "release"];
     renew: ["clock", "release"];
     hand_back: ["clock", "release"];
-    keep: [];
-    fates: [];
-    stalled: ["clock", "lines"];
-    trim: ["clock", "room", "forget"];
-    account: ["clock", "forget"];
+    mark_alive: [];
+    outcomes: [];
+    stalled: ["clock", "timers"];
+    trim: ["clock", "usage", "delete_job"];
+    account: ["clock", "delete_job"];
     list: ["clock"];
-    retry: ["room"];
-    remove: ["forget"];
+    retry: ["usage"];
+    remove: ["delete_job"];
     lease_account: ["clock"];
     renew_accounts: [];
 }

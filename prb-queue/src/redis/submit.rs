@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Shared,
-    pending::{Fate, Waiting},
+    pending::{Outcome, Waiting},
 };
 
 /// Most jobs, and roughly most bytes, in one script.
@@ -24,7 +24,7 @@ pub(super) struct Submission {
     pub(super) book: String,
     pub(super) mark: String,
     pub(super) calls: usize,
-    pub(super) submitter: oneshot::Sender<Fate>,
+    pub(super) submitter: oneshot::Sender<Outcome>,
     pub(super) added: oneshot::Sender<Result<JobId, Error>>,
 }
 

@@ -406,11 +406,11 @@ impl Peers {
     pub(super) fn prune(&mut self, now: Instant) {
         let (limits, before) = (self.limits, self.known.len());
         self.known.retain(|_, known| {
-            let patience = match &known.introduction {
+            let timeout = match &known.introduction {
                 Some(who) if who.role != Role::Client => limits.forget_after,
                 _ => limits.idle_timeout.min(limits.forget_after),
             };
-            known.is_boot || !known.links.is_empty() || now.duration_since(known.heard) < patience
+            known.is_boot || !known.links.is_empty() || now.duration_since(known.heard) < timeout
         });
         self.dirty |= self.known.len() != before;
     }

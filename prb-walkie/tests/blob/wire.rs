@@ -332,8 +332,8 @@ async fn silence_times_out_but_slowness_does_not() {
     proxy.set(Mischief::Delay(Duration::from_millis(20)));
     let mut link = client.link();
     timeout(LONG, link.wait_for(|link| *link == client::Link::Up)).await.unwrap().unwrap();
-    let patient = Bounds { timeout: Duration::from_millis(1500), ..BOUNDS };
-    let blob = client.get("size:10000000:1", patient).await.unwrap().unwrap();
+    let bounds = Bounds { timeout: Duration::from_millis(1500), ..BOUNDS };
+    let blob = client.get("size:10000000:1", bounds).await.unwrap().unwrap();
     assert_eq!(blob.len(), 10_000_000);
 }
 

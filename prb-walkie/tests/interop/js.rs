@@ -14,7 +14,7 @@ use tokio::{
 };
 
 /// Timeout of an event, generous for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 fn folder() -> PathBuf {
     const FOLDER: &str = "prb-walkie/tests/js";
@@ -70,7 +70,7 @@ impl Tool {
 
     /// Runs a tool to its end and returns its output.
     pub(crate) async fn run(tool: &str, args: &[&str]) -> Vec<Value> {
-        let output = timeout(PATIENCE, node(tool).args(args).stderr(Stdio::inherit()).output());
+        let output = timeout(TIMEOUT, node(tool).args(args).stderr(Stdio::inherit()).output());
         let output = output.await.expect("it ends").expect("node starts: run scripts/install-node-peer");
         assert!(output.status.success(), "{tool} {args:?}: {}", output.status);
         String::from_utf8(output.stdout)
@@ -85,7 +85,7 @@ impl Tool {
         if let Some(at) = self.seen.iter().position(&wanted) {
             return self.seen.remove(at);
         }
-        let found = timeout(PATIENCE, async {
+        let found = timeout(TIMEOUT, async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
                 if wanted(&event) {
@@ -97,7 +97,7 @@ impl Tool {
         });
         match found.await {
             Ok(event) => event,
-            Err(_) => panic!("{}: no {what} within {PATIENCE:?}; seen: {:#?}", self.name, self.seen),
+            Err(_) => panic!("{}: no {what} within {TIMEOUT:?}; seen: {:#?}", self.name, self.seen),
         }
     }
 

@@ -14,7 +14,7 @@ use prb_walkie::{
 use tokio::time::timeout;
 
 /// Timeout of an event, generous for a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Starts a node on a port of 127.0.0.1, without mDNS.
 pub(crate) async fn start(role: Role, configure: impl FnOnce(&mut Config)) -> Node {
@@ -43,10 +43,10 @@ pub(crate) async fn peer(node: &Node, id: &str, what: &str, wanted: impl Fn(&Pee
     let id: PeerId = id.parse().unwrap();
     let mut peers = node.peers();
     let found =
-        timeout(PATIENCE, peers.wait_for(|table| table.get(&id).is_some_and(|peer| wanted(peer)))).await;
+        timeout(TIMEOUT, peers.wait_for(|table| table.get(&id).is_some_and(|peer| wanted(peer)))).await;
     match found {
         Ok(table) => Peer::clone(table.unwrap().get(&id).unwrap()),
-        Err(_) => panic!("{id} is not {what} within {PATIENCE:?}: {:?}", node.peers().borrow().get(&id)),
+        Err(_) => panic!("{id} is not {what} within {TIMEOUT:?}: {:?}", node.peers().borrow().get(&id)),
     }
 }
 

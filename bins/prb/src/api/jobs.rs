@@ -61,7 +61,7 @@ struct JobList {
 async fn list(State(api): State<Api>, Asked(query): Asked<JobQuery>) -> Result<Json<JobList>, Problem> {
     let (offset, limit) = page(query.offset, query.limit)?;
     let filter = Filter::default().with_state(query.state).with_pool(query.pool.map(PoolId));
-    let page = patient(admin(&api)?.list(filter, offset, limit)).await?;
+    let page = with_timeout(admin(&api)?.list(filter, offset, limit)).await?;
     Ok(Json(JobList { total: page.total, offset, jobs: json!(page.jobs) }))
 }
 
@@ -70,7 +70,7 @@ async fn list(State(api): State<Api>, Asked(query): Asked<JobQuery>) -> Result<J
     (status = 200, body = Object), (status = 404, body = Problem), (status = 503, body = Problem)))]
 async fn show(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
     let id = number(&job)?;
-    let detail = patient(admin(&api)?.job(id)).await?.ok_or_else(|| no_job(&job))?;
+    let detail = with_timeout(admin(&api)?.job(id)).await?.ok_or_else(|| no_job(&job))?;
     let mut shown = json!(detail.record);
     shown["calls"] = json!(detail.calls);
     shown["data"] = detail.data;
@@ -85,11 +85,11 @@ async fn show(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Va
 async fn retry(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
     let id = number(&job)?;
     let admin = admin(&api)?;
-    if patient(admin.retry(id)).await? {
+    if with_timeout(admin.retry(id)).await? {
         tracing::info!(job = %id, "job queued again by an operator");
         return Ok(Json(json!({ "id": id, "state": "waiting" })));
     }
-    let detail = patient(admin.job(id)).await?.ok_or_else(|| no_job(&job))?;
+    let detail = with_timeout(admin.job(id)).await?.ok_or_else(|| no_job(&job))?;
     let state = json!(detail.record.state);
     let text =
         format!("job {id} is {}: only a failed job can be queued again", state.as_str().unwrap_or("there"));
@@ -102,7 +102,7 @@ async fn retry(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<V
     (status = 503, body = Problem)), security(("token" = [])))]
 async fn remove(State(api): State<Api>, Path(job): Path<String>) -> Result<Json<Value>, Problem> {
     let id = number(&job)?;
-    if !patient(admin(&api)?.remove(id)).await? {
+    if !with_timeout(admin(&api)?.remove(id)).await? {
         return Err(no_job(&job));
     }
     tracing::info!(job = %id, "job removed by an operator");
@@ -125,7 +125,7 @@ fn no_job(id: &str) -> Problem {
     Problem::not_found(format!("there is no job {id:?} (any more)"))
 }
 
-async fn patient<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Problem> {
+async fn with_timeout<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Problem> {
     match tokio::time::timeout(TIMEOUT, question).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(Error::Unavailable(format!("no answer within {TIMEOUT:?}").into()).into()),

@@ -44,7 +44,7 @@ use super::{json, schema};
 use crate::{api::guard::asks_this_machine, pages::Guard};
 
 /// Timeout of a peer's answer, slightly shorter than the port's for a request.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Larger answers are converted to JSON on a blocking thread.
 const LARGE_BYTES: usize = 64 * 1024;
 
@@ -136,9 +136,9 @@ impl Proxy {
         })?;
         let data = read_request(request, body)?;
         let exchange = self.node.exchange(peer_id, known, data.into());
-        let response = match tokio::time::timeout(PATIENCE, exchange).await {
+        let response = match tokio::time::timeout(TIMEOUT, exchange).await {
             Ok(result) => result.map_err(Failure::of)?,
-            Err(_) => return Err(Failure::late(format!("{peer_id} has not answered within {PATIENCE:?}"))),
+            Err(_) => return Err(Failure::late(format!("{peer_id} has not answered within {TIMEOUT:?}"))),
         };
         let text = if response.data.len() > LARGE_BYTES {
             let written = tokio::task::spawn_blocking(move || write_answer(answer, response)).await;

@@ -45,7 +45,7 @@ pub(crate) use recent::Recent;
 /// The default port, the original's.
 pub const PORT: u16 = 4567;
 /// Time limit for the queue's answers to a viewer. Changes in Redis have a longer limit.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A body names at most a page of jobs.
 const RULES: Rules = Rules { max_body_bytes: SMALL_BODY_BYTES, checked_below: None };
@@ -223,21 +223,21 @@ impl QueuePages {
 
     /// Requests the counts, and stores them.
     async fn stats(&self) -> Result<(), Error> {
-        let stats = patient(self.0.source.queue.stats()).await?;
+        let stats = with_timeout(self.0.source.queue.stats()).await?;
         *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some((stats, now_ms()));
         Ok(())
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobDetail>, Error> {
-        patient(self.0.source.admin.job(id)).await
+        with_timeout(self.0.source.admin.job(id)).await
     }
 }
 
 /// Applies the viewers' time limit to a question.
-async fn patient<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(PATIENCE, question).await {
+async fn with_timeout<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(TIMEOUT, question).await {
         Ok(answer) => answer,
-        Err(_) => Err(Error::Unavailable(format!("no answer within {PATIENCE:?}").into())),
+        Err(_) => Err(Error::Unavailable(format!("no answer within {TIMEOUT:?}").into())),
     }
 }
 

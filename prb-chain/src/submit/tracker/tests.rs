@@ -8,7 +8,7 @@ const HASH: Hash = Hash([7; 32]);
 fn config() -> Config {
     Config {
         poll_interval: Duration::from_secs(1),
-        watch_patience: Duration::from_secs(10),
+        watch_timeout: Duration::from_secs(10),
         unknown_after: Duration::from_secs(100),
         fill_nonce_gaps: true,
         ..Config::default()
@@ -44,7 +44,7 @@ async fn state_and_observation_determine_the_action() {
     let after = |secs| start + Duration::from_secs(secs);
     let search = |first| Action::Search { from: 5, first };
     let quick = Action::Listen { until: after(2) };
-    let patient = Action::Listen { until: after(11) };
+    let wait = Action::Listen { until: after(11) };
     let resend = Action::Resend { attempt: 0 };
     let unwatched = || State::new(5, start, &config());
     let excluded = || Observation::Searched(Search::Excluded { reason: "it expired".into() });
@@ -53,12 +53,12 @@ async fn state_and_observation_determine_the_action() {
     let cases = [
         // A second after it was sent.
         ("no watch", unwatched(), Observation::Sent { watched: false }, quick.clone()),
-        ("a watch", unwatched(), Observation::Sent { watched: true }, patient.clone()),
-        ("ready", watched(start), status(Status::Ready), patient.clone()),
-        ("broadcast", watched(start), status(Status::Broadcast(vec![])), patient.clone()),
-        ("future", watched(start), status(Status::Future), patient.clone()),
-        ("in a block", watched(start), status(Status::InBlock(HASH)), patient.clone()),
-        ("retracted", watched(start), status(Status::Retracted(HASH)), patient.clone()),
+        ("a watch", unwatched(), Observation::Sent { watched: true }, wait.clone()),
+        ("ready", watched(start), status(Status::Ready), wait.clone()),
+        ("broadcast", watched(start), status(Status::Broadcast(vec![])), wait.clone()),
+        ("future", watched(start), status(Status::Future), wait.clone()),
+        ("in a block", watched(start), status(Status::InBlock(HASH)), wait.clone()),
+        ("retracted", watched(start), status(Status::Retracted(HASH)), wait.clone()),
         ("final", watched(start), status(Status::Finalized(HASH)), search(Some(HASH))),
         ("not final in time", watched(start), status(Status::FinalityTimeout(HASH)), search(None)),
         ("usurped", watched(start), status(Status::Usurped(HASH)), search(None)),
@@ -71,10 +71,10 @@ async fn state_and_observation_determine_the_action() {
         ("not yet, in the pool", told(start, Status::Ready), not_yet(), resend.clone()),
         ("not yet, behind a gap", told(start, Status::Future), not_yet(), Action::FillGap),
         ("gap filled", told(start, Status::Future), Observation::GapFilled, resend.clone()),
-        ("not yet, in a block", told(start, Status::InBlock(HASH)), not_yet(), patient.clone()),
+        ("not yet, in a block", told(start, Status::InBlock(HASH)), not_yet(), wait.clone()),
         ("not yet, retracted", told(start, Status::Retracted(HASH)), not_yet(), resend.clone()),
         ("nodes are away", unwatched(), failed(), resend),
-        ("nodes are away, in a block", told(start, Status::InBlock(HASH)), failed(), patient),
+        ("nodes are away, in a block", told(start, Status::InBlock(HASH)), failed(), wait),
         ("included", watched(start), Observation::Searched(Search::Included), Action::End(End::Included)),
         ("excluded", watched(start), excluded(), lost("it expired (last seen: sent)")),
         (

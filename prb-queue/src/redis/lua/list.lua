@@ -8,9 +8,9 @@ local total, page = 0, {}
 -- Adds a list of `count` jobs; `slice` returns the ids from one position to another, counted from 0.
 local function list(state, count, slice)
     if wanted ~= '' and wanted ~= state then return end
-    local from, room = math.max(0, offset - total), limit - #page
-    if room > 0 and from < count then
-        for _, id in ipairs(slice(from, from + room - 1)) do page[#page + 1] = { id, state } end
+    local from, left = math.max(0, offset - total), limit - #page
+    if left > 0 and from < count then
+        for _, id in ipairs(slice(from, from + left - 1)) do page[#page + 1] = { id, state } end
     end
     total = total + count
 end

@@ -7,6 +7,6 @@ call('ZREM', DELAYED, id)
 call('SREM', STALLING, id)
 if call('SREM', SUCCEEDED, id) == 1 then call('HINCRBY', META, 'trimmed_succeeded', 1) end
 if call('SREM', FAILED, id) == 1 then call('HINCRBY', META, 'trimmed_failed', 1) end
-forget(id)
+delete_job(id)
 write_sums()
 return there

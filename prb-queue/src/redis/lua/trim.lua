@@ -24,7 +24,7 @@ while trimmed < limit do
         elseif failed == 1 then
             call('HINCRBY', META, 'trimmed_failed', 1)
         end
-        forget(id)
+        delete_job(id)
         trimmed = trimmed + 1
     end
 end

@@ -143,8 +143,8 @@ pub(super) async fn serve(
             _ = tick.tick() => {
                 let idle = lookups.is_empty() && outbox.is_empty();
                 let first = config.first_request_timeout.min(config.idle_timeout);
-                let patience = if pulse.has_asked { config.idle_timeout } else { first };
-                if idle && pulse.asked.elapsed() >= patience {
+                let timeout = if pulse.has_asked { config.idle_timeout } else { first };
+                if idle && pulse.asked.elapsed() >= timeout {
                     return Ended::Idle;
                 }
                 if pulse.is_stalled(&outbox, &config) {

@@ -16,7 +16,7 @@ use prb_core::queue::{
 };
 use url::form_urlencoded;
 
-use super::{QueuePages, format, host, patient, query::number};
+use super::{QueuePages, format, host, query::number, with_timeout};
 use crate::pages::{TokenPlace, layout};
 
 /// Maximum number of jobs per action: one page of the list.
@@ -310,7 +310,7 @@ impl QueuePages {
     /// Returns jobs with their calls, in the order of the ids.
     async fn details(&self, ids: &[JobId]) -> Result<Vec<(JobId, Option<JobDetail>)>, Error> {
         let asked = stream::iter(ids.to_vec())
-            .map(|id| async move { Ok((id, patient(self.0.source.admin.job(id)).await?)) })
+            .map(|id| async move { Ok((id, with_timeout(self.0.source.admin.job(id)).await?)) })
             .buffered(AT_ONCE)
             .try_collect();
         match tokio::time::timeout(ALL_WITHIN, asked).await {

@@ -9,8 +9,9 @@ use prb_core::queue::{
 use tokio::time::Instant;
 
 use super::{
-    QueuePages, patient,
+    QueuePages,
     query::{JobQuery, SearchTerm},
+    with_timeout,
 };
 
 /// Maximum duration of a text search.
@@ -60,11 +61,11 @@ impl QueuePages {
         let JobQuery { filter, page, size, .. } = *query;
         let admin = &self.0.source.admin;
         let offset = (page - 1).saturating_mul(size);
-        let answer = patient(admin.list(filter, offset, size)).await?;
+        let answer = with_timeout(admin.list(filter, offset, size)).await?;
         let mut found = Found { total: answer.total, jobs: answer.jobs, page, size, searched: None };
         if offset > 0 && offset >= found.total {
             found.page = found.pages();
-            let answer = patient(admin.list(filter, found.offset(), size)).await?;
+            let answer = with_timeout(admin.list(filter, found.offset(), size)).await?;
             (found.total, found.jobs) = (answer.total, answer.jobs);
         }
         Ok(found)
@@ -90,7 +91,8 @@ impl QueuePages {
         let mut sieve = JobFilter::new(query, text);
         let (mut offset, mut seen) = (0, HashSet::new());
         loop {
-            let Page { total, jobs } = patient(self.0.source.admin.list(query.filter, offset, CHUNK)).await?;
+            let Page { total, jobs } =
+                with_timeout(self.0.source.admin.list(query.filter, offset, CHUNK)).await?;
             offset += CHUNK;
             for job in jobs {
                 // New jobs shift jobs that were already seen into the next chunk. Ended jobs are ordered by their end,

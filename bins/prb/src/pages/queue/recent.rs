@@ -16,7 +16,7 @@ use prb_core::{
 };
 use tokio::sync::Mutex;
 
-use super::{host::Directory, list, patient};
+use super::{host::Directory, list, with_timeout};
 
 /// Number of jobs that are searched for those of a worker.
 pub(crate) const MAX_RECENT: usize = 2000;
@@ -49,7 +49,7 @@ impl Recent {
         {
             return Ok(Arc::clone(jobs));
         }
-        let jobs = Arc::new(patient(self.admin.list(Filter::default(), 0, MAX_RECENT)).await?.jobs);
+        let jobs = Arc::new(with_timeout(self.admin.list(Filter::default(), 0, MAX_RECENT)).await?.jobs);
         *kept = Some((Instant::now(), Arc::clone(&jobs)));
         Ok(jobs)
     }
@@ -57,7 +57,7 @@ impl Recent {
     /// Shows the jobs about a worker, newest first, with links below `base`.
     pub(crate) async fn of_worker(&self, base: &str, key: WorkerKey, known: &Directory) -> Markup {
         // The lock is held during the request to the queue; waiting for it and the request share one time limit.
-        let jobs = match patient(self.newest()).await {
+        let jobs = match with_timeout(self.newest()).await {
             Ok(jobs) => jobs,
             Err(error) => {
                 return html! { p.bad { (super::format::sentence(&super::format::chain(&error))) } };

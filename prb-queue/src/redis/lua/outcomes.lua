@@ -3,17 +3,17 @@
 -- lost its counter.
 local answer = {}
 for i = 1, #ARGV, 2 do
-    local id, fate = ARGV[i], 'g'
+    local id, outcome = ARGV[i], 'g'
     local book = call('HGET', BOOKS, id)
     if book and string.match(book, '^[^|]*') == ARGV[i + 1] and call('HEXISTS', JOBS, id) == 1 then
         if call('SISMEMBER', SUCCEEDED, id) == 1 then
-            fate = 's' .. call('HGET', JOBS, id)
+            outcome = 's' .. call('HGET', JOBS, id)
         elseif call('SISMEMBER', FAILED, id) == 1 then
-            fate = 'f' .. call('HGET', JOBS, id)
+            outcome = 'f' .. call('HGET', JOBS, id)
         else
-            fate = 'o'
+            outcome = 'o'
         end
     end
-    answer[#answer + 1] = fate
+    answer[#answer + 1] = outcome
 end
 return answer

@@ -1,6 +1,6 @@
 -- Moves due delayed jobs to the front of the waiting list: the first due in front, of those due together the
 -- oldest. Jobs are sorted here because Redis orders equal scores by their text.
-local function raise()
+local function promote_delayed()
     local found = call('ZRANGEBYSCORE', DELAYED, '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, 200)
     local due = {}
     for i = 1, #found, 2 do
@@ -43,7 +43,7 @@ end
 -- Moves due jobs and expired leases. Answers when the next delay or lease ends, nil if there is none.
 local function promote()
     local at
-    for key, move in pairs({ [DELAYED] = raise, [LEASES] = expire }) do
+    for key, move in pairs({ [DELAYED] = promote_delayed, [LEASES] = expire }) do
         local head = call('ZRANGE', key, '0', '0', 'WITHSCORES')
         if head[2] and tonumber(head[2]) <= NOW then
             move()

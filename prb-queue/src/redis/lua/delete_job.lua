@@ -6,7 +6,7 @@ local function write_sums()
 end
 
 -- Deletes a job that no list names any more.
-local function forget(id)
+local function delete_job(id)
     local bytes = call('HSTRLEN', JOBS, id)
     if bytes == 0 then
         -- Another program has removed it: the size at submission is the best estimate.
