@@ -162,7 +162,7 @@ async fn requests_are_counted_and_batches_count_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_goes_away_and_comes_back_on_its_port() {
+async fn node_can_be_stopped_and_restarted_on_its_port() {
     let devnet = started(10).await;
     let url = devnet.para().url();
     let rpc = client(url.clone()).await;
@@ -177,7 +177,7 @@ async fn a_node_goes_away_and_comes_back_on_its_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_lies_where_it_is_told_to() {
+async fn node_gives_wrong_answers_as_configured() {
     let devnet = started(30).await;
     let (relay, para) = (devnet.relay(), devnet.para());
     let rpc = client(relay.url()).await;
@@ -211,7 +211,7 @@ async fn a_node_lies_where_it_is_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hanging_node_answers_when_it_is_let_go() {
+async fn hanging_node_answers_when_released() {
     let devnet = started(4).await;
     let rpc = client(devnet.relay().url()).await;
     devnet.relay().faults().hang(true);

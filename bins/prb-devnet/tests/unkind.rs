@@ -96,7 +96,7 @@ async fn faults_are_told_by_flags_and_while_it_runs() {
 }
 
 #[test]
-fn a_flag_that_is_no_fault_is_refused_with_those_that_are() {
+fn unknown_fault_is_refused_with_the_known_ones() {
     let run = |fault: &str| {
         let args = ["run", "--relay-fault", fault];
         Command::new(env!("CARGO_BIN_EXE_prb-devnet")).args(args).output().unwrap()
