@@ -91,6 +91,7 @@ impl Default for Config {
 
 /// The newest stored blocks of each part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tips {
     /// Newest relay block; the last one is always justified.
     pub relay: Option<(RelayNumber, Hash)>,

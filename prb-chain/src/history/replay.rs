@@ -60,6 +60,7 @@ impl Default for Config {
 
 /// A failure of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fault {
     /// The source.
     pub source: String,
@@ -71,6 +72,7 @@ pub struct Fault {
 
 /// The result of a pass over the sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReplayOutcome {
     /// Whether any block was stored.
     pub stored: bool,

@@ -14,6 +14,7 @@ const COPY: &str = "data.mdb.compact";
 
 /// The result of a compaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compacted {
     /// Size of the database before, in bytes.
     pub before: u64,

@@ -65,6 +65,7 @@ impl fmt::Display for Part {
 
 /// A fault in the stored data.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fault {
     /// The part.
     pub part: Part,
@@ -85,6 +86,7 @@ impl fmt::Display for Fault {
 
 /// The progress of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// The part being checked.
     pub part: Part,
@@ -96,6 +98,7 @@ pub struct Progress {
 
 /// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Report {
     /// Number of relay headers.
     pub relay_headers: u32,

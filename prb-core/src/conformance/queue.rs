@@ -33,7 +33,7 @@ const SHORT: Duration = Duration::from_millis(200);
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
 /// // In a `#[tokio::test]` of the backend.
-/// conformance::queue::all(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() })).await;
+/// conformance::queue::all(async |max_jobs| MemoryQueue::new(Config::default().with_max_jobs(max_jobs))).await;
 /// # }
 /// ```
 ///
@@ -408,7 +408,7 @@ async fn enforces_its_limit(queue: &impl JobQueue) {
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
 /// // In a `#[tokio::test]` of the backend.
-/// conformance::queue::admin(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() })).await;
+/// conformance::queue::admin(async |max_jobs| MemoryQueue::new(Config::default().with_max_jobs(max_jobs))).await;
 /// # }
 /// ```
 ///

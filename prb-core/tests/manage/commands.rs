@@ -129,7 +129,7 @@ async fn status_shows_an_edit_immediately() {
     rig.start();
     rig.until_all(State::Active).await;
     let manager = manager_of(&rig);
-    let value = WorkerValue { endpoint: endpoint(7), ..worker(7) };
+    let value = worker(7).with_endpoint(endpoint(7));
     let made = manager.create_workers(vec![value]).await.unwrap();
     // No await in between: the fleet has not seen the edit.
     let all = manager.status(&[]).unwrap();
@@ -138,7 +138,7 @@ async fn status_shows_an_edit_immediately() {
     let error = manager.restart(&[made[0].id]).unwrap_err();
     assert!(matches!(error, Error::NotCommanded(CommandError::NotRunning { .. })), "{error:?}");
 
-    let renamed = WorkerValue { endpoint: endpoint(0), name: "renamed".into(), ..worker(0) };
+    let renamed = worker(0).with_endpoint(endpoint(0)).with_name("renamed".into());
     manager.update_workers(vec![(Selector::Id(rig.ids[0]), Change::Put(renamed))]).await.unwrap();
     let status = manager.status(&rig.ids[..1]).unwrap().remove(0);
     assert_eq!((status.worker.name.as_str(), status.state), ("renamed", State::Active));
@@ -158,7 +158,7 @@ async fn created_worker_starts_computing() {
     let manager = manager_of(&rig);
     let account = manager.create_pools(vec![pool(5)]).await.unwrap()[0].operator.clone().unwrap().account;
     rig.chain.add_pool(PoolId(5), account, 1_000_000 * rig::PHA);
-    let value = WorkerValue { pid: PoolId(5), stake: rig::STAKE.to_string(), ..worker(index) };
+    let value = worker(index).with_pid(PoolId(5)).with_stake(rig::STAKE.to_string());
     manager.create_workers(vec![value]).await.unwrap();
     rig.until_all(State::Active).await;
     assert_eq!(rig.chain.worker(scripted.key()).pool, Some(PoolId(5)));
