@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
     connect.add("http://worker-1", ScriptedWorker::new(1));
 
-    // What is to be managed: a pool with its operator's key, and a worker that stakes 100 PHA.
+    // The entries to manage: a pool with its operator's key, and a worker that stakes 100 PHA.
     let (id, pid, secret) = (uuid::Uuid::new_v4(), PoolId(1), "operator".to_owned());
     let account = MemoryChain::account_of(&secret);
     chain.add_pool(pid, account, 1_000_000_000_000_000);

@@ -1,5 +1,5 @@
 //! Tests of imperfect nodes: limited, pruned, hanging, of another chain, or announcing heads that nobody else
-//! has. With such a node alone, and with a good one beside it, nothing is lost and nothing waits for ever.
+//! has. With such a node alone, and with a good one beside it, nothing is lost and nothing waits forever.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{path::Path, sync::Arc, time::Duration};

@@ -65,7 +65,7 @@ async fn failover_that_keeps_connections_recovers_and_is_logged_once() {
     let before = queue.submit(job(1, 0)).await.unwrap();
     let taken = lease(&queue, TTL).await;
 
-    // Demoted on the live connection: writes fail, and nothing waits for ever.
+    // Demoted on the live connection: writes fail, and nothing waits forever.
     let _: String = old.command(&format!("REPLICAOF 127.0.0.1 {}", new.port)).await;
     let started = Instant::now();
     let refused = text(&queue.submit(job(2, 0)).await.unwrap_err());

@@ -1,5 +1,5 @@
 //! Tests with a Redis that is killed, flushed, hangs or drops connections, and with consumers that leave:
-//! nobody waits for ever, and no job is lost without its submitter being told.
+//! nobody waits forever, and no job is lost without its submitter being told.
 #![allow(clippy::unwrap_used)]
 
 mod support;

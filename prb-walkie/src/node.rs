@@ -9,7 +9,7 @@
 //!
 //! # Peers
 //! Every discovered peer is dialled. The dialler sends `Hello`, and both sides record what they learn. A
-//! connection is kept alive by pings and redialled with backoff when it breaks: boot nodes for ever, others
+//! connection is kept alive by pings and redialled with backoff when it breaks: boot nodes forever, others
 //! until they have been away for [`Limits::forget_after`]. Peers of another chain or namespace stay in the
 //! table as ignored. The table has each peer's [`Provenance`]: how it was found, or what it has proved. Users
 //! of its data decide by that.

@@ -48,7 +48,7 @@ pub(crate) struct Run {
     /// Time of relay block 0 in milliseconds since 1970, or `now` for a history that ends now
     #[arg(long, default_value_t = DEFAULT_EPOCH_MS.to_string())]
     epoch: String,
-    /// Length of an authority set in relay blocks; 0 keeps the first set for ever
+    /// Length of an authority set in relay blocks; 0 keeps the first set forever
     #[arg(long, default_value_t = 50)]
     set_length: u32,
     /// Interval in blocks at which relay blocks keep their justification, besides set changes; 1 = all, 0 = set

@@ -34,7 +34,7 @@ pub struct Config {
     pub block_ms: u64,
     /// The time of relay block 0.
     pub epoch: Epoch,
-    /// Length of an authority set in relay blocks; 0 keeps the first set for ever.
+    /// Length of an authority set in relay blocks; 0 keeps the first set forever.
     pub set_length: u32,
     /// Authorities in a set.
     pub set_size: u32,

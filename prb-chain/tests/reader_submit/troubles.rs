@@ -291,7 +291,7 @@ async fn crash_leaves_nothing_behind_anothers_transaction() {
     let net = Net::start(Config::default()).await;
     let (worker, submitter) = (Worker::new(1), net.submitter());
     net.done(&submitter, [worker.bench_report(&net, 0)]).await;
-    // Another program's transaction is in the pool when ours is to be sent.
+    // Another program's transaction is in the pool before ours is sent.
     let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
     faults.transactions(TransactionFault::Dropped);
     para.submit(remark(&net, 1, 0).await).unwrap();

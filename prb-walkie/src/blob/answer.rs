@@ -9,7 +9,7 @@
 //! 01 01                not yet: wait for the heights to grow
 //! 01 02                the provider knows no chain yet
 //! 01 03 text           the cursor is not on the chain, and why
-//! 01 04 u64            the smallest batch has so many bytes
+//! 01 04 u64            size of the smallest batch, in bytes
 //! 01 05                the provider cannot read its data
 //! ```
 //! The first byte is the version. A batch without parachain headers has a last number below the first. Bodies

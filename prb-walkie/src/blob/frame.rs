@@ -1,7 +1,7 @@
 //! Frames of the blob wire format: how requests and answers are encoded on a TCP stream.
 //!
 //! ```text
-//! frame     LEB128 length, then so many bytes of body; both directions
+//! frame     length as LEB128, then the body; both directions
 //! request   0d 0102030405060708 "hello"                           8-byte id, UTF-8 key
 //! answer    1b 0102030405060708 00000000c99465aa "hello world"    id, CRC-32C as 8 bytes big-endian, payload
 //! missing   08 0102030405060708                                   id alone: no such blob, or an empty one

@@ -295,7 +295,7 @@ impl Peers {
             known.dialling = false;
             known.dial_at = Instant::now() + known.backoff.fail();
             known.failures += 1;
-            // An announced address that never answers is not dialled for ever: that would let strangers use this node
+            // An announced address that never answers is not dialled forever: that would let strangers use this node
             // for port scans.
             let most = if known.introduction.is_some() { MAX_FAILURES } else { 1 };
             if known.failures >= most {

@@ -93,7 +93,7 @@ pub struct Genesis {
     pub candidates: Vec<AuthorityId>,
     /// Authorities in a set.
     pub set_size: u32,
-    /// Length of a set in blocks; 0 keeps the first set for ever.
+    /// Length of a set in blocks; 0 keeps the first set forever.
     pub set_length: u32,
     /// The block that forces a change of authorities; 0 forces none.
     pub forced_change_at: u32,

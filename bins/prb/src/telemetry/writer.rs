@@ -72,7 +72,7 @@ pub(super) fn start(to: File, display: Display) -> io::Result<(LineWriter, Flush
     let (messages, lines) = mpsc::sync_channel(MAX_LINES);
     let shared = Arc::<Shared>::default();
     let (counted, flush) = (Arc::clone(&shared), Flush(messages.clone()));
-    // Ends with the process: the subscriber is never dropped, and a write may block for ever.
+    // Ends with the process: the subscriber is never dropped, and a write may block forever.
     std::thread::Builder::new()
         .name("log".into())
         .spawn(move || write_all(to, &display, &lines, &counted))?;

@@ -13,7 +13,7 @@ use crate::{blob::client::Link, provenance::Provenance};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum ProviderState {
-    /// Connecting, or not heard from yet.
+    /// Connecting, or no answer yet.
     Connecting,
     /// It can be asked.
     Ready,

@@ -42,7 +42,7 @@ pub mod pallet {
     #[pallet::storage]
     pub type SetSize<T> = StorageValue<_, u32, ValueQuery>;
 
-    /// Length of a set in blocks; 0 keeps the first set for ever.
+    /// Length of a set in blocks; 0 keeps the first set forever.
     #[pallet::storage]
     pub type SetLength<T> = StorageValue<_, u32, ValueQuery>;
 
@@ -59,7 +59,7 @@ pub mod pallet {
         pub candidates: Vec<AuthorityId>,
         /// Number of authorities in a set.
         pub set_size: u32,
-        /// Length of a set in blocks; 0 keeps the first set for ever.
+        /// Length of a set in blocks; 0 keeps the first set forever.
         pub set_length: u32,
         /// The block that forces a change of authorities; 0 forces none.
         pub forced_at: u32,
