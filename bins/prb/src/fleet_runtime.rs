@@ -164,6 +164,6 @@ fn chain_time(views: &watch::Receiver<Option<Arc<ChainView>>>) -> SystemTime {
 }
 
 /// Completes when the sender of a watch channel is gone.
-pub(crate) async fn closed<T>(mut told: watch::Receiver<T>) {
-    while told.changed().await.is_ok() {}
+pub(crate) async fn closed<T>(mut receiver: watch::Receiver<T>) {
+    while receiver.changed().await.is_ok() {}
 }

@@ -86,6 +86,7 @@ impl Node {
             return Ok(open.client);
         }
         let mut pauses = link.connecting.lock().await;
+        // Another caller may have connected while this one waited for the lock.
         let open = link.open();
         if let Some(open) = open.clone().filter(checked) {
             return Ok(open.client);
@@ -97,6 +98,7 @@ impl Node {
             return Err(Error::BackingOff { node: Arc::clone(self.name()), retry_after: wait });
         }
         let (client, is_new) = match open {
+            // It was checked before the pins changed: only the check is repeated.
             Some(open) => (Ok(open.client), false),
             None => (self.connect().await, true),
         };
@@ -200,7 +202,9 @@ impl Node {
     }
 
     pub(super) fn drop_connection(&self, lane: Lane, client: &Arc<WsClient>, reason: &str, pause: Duration) {
+        // Lock order: the connection, then the node's state.
         let mut current = self.links[lane as usize].current();
+        // The connection may have been replaced since; the new one is kept.
         if current.as_ref().is_some_and(|open| Arc::ptr_eq(&open.client, client)) {
             *current = None;
             tracing::warn!(chain = self.chain, node = %self.name(), lane = lane.as_str(), reason, "connection to node lost");

@@ -24,8 +24,8 @@ pub(super) enum Status {
 
 impl Status {
     /// Decodes a status; `None` if the subscription has ended or the status is unknown.
-    pub(super) fn read(told: Option<Result<Box<RawValue>, serde_json::Error>>) -> Option<Self> {
-        json::parse(told?.ok()?.get()).ok()
+    pub(super) fn read(message: Option<Result<Box<RawValue>, serde_json::Error>>) -> Option<Self> {
+        json::parse(message?.ok()?.get()).ok()
     }
 
     pub(super) const fn name(&self) -> &'static str {
@@ -63,8 +63,8 @@ mod tests {
             (r#""dropped""#.to_owned(), Status::Dropped),
             (r#""invalid""#.to_owned(), Status::Invalid),
         ] {
-            let told = RawValue::from_string(json).unwrap();
-            assert_eq!(Status::read(Some(Ok(told))), Some(status));
+            let message = RawValue::from_string(json).unwrap();
+            assert_eq!(Status::read(Some(Ok(message))), Some(status));
         }
         let garbled = RawValue::from_string("[]".into()).unwrap();
         assert_eq!(Status::read(Some(Ok(garbled))), None);

@@ -52,7 +52,7 @@ pub(super) enum Observation {
     /// It was sent, with or without a subscription.
     Sent { watched: bool },
     /// The subscription reported a status.
-    Told(Status),
+    Status(Status),
     /// The subscription ended, or its message cannot be decoded.
     WatchEnded,
     /// Nothing was reported within the time limit.
@@ -162,7 +162,7 @@ pub(super) fn decide(
             }
             state.listen(now, config)
         }
-        Observation::Told(status) => told(&mut state, status, now, config),
+        Observation::Status(status) => on_status(&mut state, status, now, config),
         Observation::WatchEnded => {
             state.unwatched();
             state.watch_lost = true;
@@ -175,7 +175,7 @@ pub(super) fn decide(
     (state, action)
 }
 
-fn told(state: &mut State, status: Status, now: Instant, config: &Config) -> Action {
+fn on_status(state: &mut State, status: Status, now: Instant, config: &Config) -> Action {
     (state.heard_at, state.seen, state.watch_lost) = (now, status.name(), false);
     match status {
         Status::Future => state.place = Place::BehindGap,

@@ -113,12 +113,12 @@ impl<'a> Watcher<'a> {
 
     async fn listen(&mut self, until: Instant) -> Observation {
         loop {
-            let told = OptionFuture::from(self.watch.as_mut().map(Watch::next));
+            let next = OptionFuture::from(self.watch.as_mut().map(Watch::next));
             tokio::select! {
-                Some(told) = told => {
-                    let Some(status) = Status::read(told) else { return Observation::WatchEnded };
+                Some(status) = next => {
+                    let Some(status) = Status::read(status) else { return Observation::WatchEnded };
                     self.report(&status);
-                    return Observation::Told(status);
+                    return Observation::Status(status);
                 }
                 Some((nonce, ended)) = self.fillers.next() => self.filler_ended(nonce, &ended),
                 () = tokio::time::sleep_until(until) => return Observation::Quiet,
@@ -177,11 +177,11 @@ impl<'a> Watcher<'a> {
                 self.outcome = Some(outcome);
                 Search::Included
             }
-            Err(e) => Search::Unread { block: block.header.number, error: self.untold(&e) },
+            Err(e) => Search::Unread { block: block.header.number, error: self.log_unread(&e) },
         }
     }
 
-    fn untold(&self, error: &ask::Error) -> String {
+    fn log_unread(&self, error: &ask::Error) -> String {
         tracing::debug!(extrinsic = %self.prepared.hash, %error, "cannot determine the transaction's outcome yet");
         error.to_string()
     }

@@ -59,7 +59,7 @@ struct Current {
     /// When data last arrived over it, or when it was created.
     answered: Arc<Mutex<Instant>>,
     /// When its replacement was last logged.
-    said: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 fn connection_info(url: &str) -> RedisResult<ConnectionInfo> {
@@ -98,7 +98,7 @@ impl Connections {
         let prefix = format!("bq:{}:", config.name);
         let scripts = Arc::new(Scripts::new(&prefix));
         let shared =
-            Arc::new(watch::Sender::new(Current { generation: 0, manager, answered: now(), said: None }));
+            Arc::new(watch::Sender::new(Current { generation: 0, manager, answered: now(), logged: None }));
         let endpoint = without_password(&config.url).into();
         Ok(Self { client, shared, endpoint, prefix, scripts, call_timeout: config.call_timeout })
     }
@@ -134,8 +134,8 @@ impl Connections {
             if current.generation != generation {
                 return false;
             }
-            if current.said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
-                current.said = Some(Instant::now());
+            if current.logged.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
+                current.logged = Some(Instant::now());
                 let endpoint = &self.endpoint;
                 tracing::warn!(%endpoint, "Redis {reason}, reconnecting");
             }
@@ -201,6 +201,8 @@ impl Connections {
                 }
                 Err(_) => timed_out(),
             };
+            // One late answer may be due to a slow call. The connection counts as dead only after a whole timeout
+            // without any answer to any call.
             if error.is_timeout() {
                 if answered.elapsed() >= self.call_timeout {
                     self.replace(generation, SILENT);

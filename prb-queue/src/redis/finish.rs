@@ -65,6 +65,7 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
         script.arg(bytes.map(|bytes| bytes.to_string()).unwrap_or_default()).arg(json).arg(event);
     }
     let deadline = shared.link.deadline();
+    // The script is repeatable: a finished job with the same end is answered as before.
     let answer: Result<Vec<String>, _> = match ahead_of_take(shared, &script).await {
         Some(words) => Ok(words),
         None => shared.link.run_until(deadline, &script).await,
@@ -88,6 +89,7 @@ async fn end(shared: &Shared, batch: Vec<Ending>) {
             }
         }
     }
+    // The retry's delay may end before the dispatcher's timer.
     if retried {
         shared.sooner.notify_one();
     }

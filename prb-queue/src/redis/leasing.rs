@@ -130,7 +130,7 @@ struct Dispatcher {
 pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>) {
     let (returns, mut returned) = mpsc::channel(1024);
     let closed = shared.closed.clone();
-    let mut dispenser =
+    let mut dispatcher =
         Dispatcher { shared, wants: VecDeque::new(), returns, unsettled: None, timer: None, looked_ms: 0 };
     let mut waiting: Option<Waiting> = None;
     // Whether a delay or a lease may have ended.
@@ -138,25 +138,26 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
     let mut failures = 0;
     loop {
         if waiting.is_none() {
-            dispenser.wants.retain(|want| !want.grant.is_closed());
+            dispatcher.wants.retain(|want| !want.grant.is_closed());
         }
-        if !dispenser.wants.is_empty() {
-            if (std::mem::take(&mut look) || dispenser.unsettled.is_some())
-                && let Err(e) = dispenser.look().await
+        if !dispatcher.wants.is_empty() {
+            if (std::mem::take(&mut look) || dispatcher.unsettled.is_some())
+                && let Err(e) = dispatcher.look().await
             {
                 look = true;
-                dispenser.refuse_all(&e).await;
-            } else if waiting.is_none() && !dispenser.wants.is_empty() {
-                waiting = Some(dispenser.take());
+                dispatcher.refuse_all(&e).await;
+            } else if waiting.is_none() && !dispatcher.wants.is_empty() {
+                waiting = Some(dispatcher.take());
             }
         }
-        let due: OptionFuture<_> = dispenser.timer.map(sleep_until).into();
+        let due: OptionFuture<_> = dispatcher.timer.map(sleep_until).into();
         tokio::select! {
             () = closed.cancelled() => break,
             want = incoming.recv() => match want {
                 Some(want) => {
-                    dispenser.wants.push_back(want);
-                    dispenser.wants.extend(std::iter::from_fn(|| incoming.try_recv().ok()));
+                    // All consumers that came in the meantime share the next take.
+                    dispatcher.wants.push_back(want);
+                    dispatcher.wants.extend(std::iter::from_fn(|| incoming.try_recv().ok()));
                 }
                 None => return,
             },
@@ -165,47 +166,50 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                 while let Ok(back) = returned.try_recv() {
                     all.push(back);
                 }
-                dispenser.give_back(&all).await;
+                dispatcher.give_back(&all).await;
             }
             Some((take, result)) = OptionFuture::from(waiting.as_mut()) => {
                 waiting = None;
                 match result {
                     Ok(answer) => {
                         failures = 0;
-                        dispenser.shared.consumer.send_if_modified(|trouble| trouble.take().is_some());
-                        dispenser.settle(&take, answer).await;
+                        dispatcher.shared.consumer.send_if_modified(|error| error.take().is_some());
+                        dispatcher.settle(&take, answer).await;
                     }
                     Err(e) => {
-                        dispenser.unsettled = Some(take);
+                        // It may have leased jobs: it is repeated with its number before any new take.
+                        dispatcher.unsettled = Some(take);
                         failures += 1;
-                        let trouble = ConsumerError::new(&dispenser.shared.link.endpoint_error(e.clone()));
-                        dispenser.shared.consumer.send_replace(Some(trouble));
+                        let error = ConsumerError::new(&dispatcher.shared.link.endpoint_error(e.clone()));
+                        dispatcher.shared.consumer.send_replace(Some(error));
                         if failures > MAX_FAILURES {
-                            dispenser.refuse_all(&e).await;
+                            dispatcher.refuse_all(&e).await;
                         }
                     }
                 }
             }
             Some(()) = due => {
-                dispenser.timer = None;
+                dispatcher.timer = None;
                 look = true;
             }
-            () = dispenser.shared.sooner.notified() => look = true,
+            () = dispatcher.shared.sooner.notified() => look = true,
         }
     }
     // Unclaimed jobs are handed back, including those that the running take still returns.
     if let Some(take) = waiting
         && let Ok((take, Ok(answer))) = timeout(LAST_TAKE, take).await
     {
-        dispenser.settle(&take, answer).await;
+        dispatcher.settle(&take, answer).await;
     }
     let jobs: Vec<_> = std::iter::from_fn(|| returned.try_recv().ok()).collect();
-    dispenser.give_back(&jobs).await;
+    dispatcher.give_back(&jobs).await;
 }
 
 /// Waits for a job and takes as many as wanted; returns an empty answer after [`WAIT_SECS`].
 async fn wait_and_take(shared: &Shared, take: &Take) -> RedisResult<Answer> {
+    // Locked during the whole wait; other users only try the lock.
     let mut slot = shared.blocking.lock().await;
+    // A connection on which this call failed or was cancelled is not put back: an answer may still be outstanding.
     let mut connection = match slot.take() {
         Some(connection) => connection,
         None => {
@@ -215,6 +219,8 @@ async fn wait_and_take(shared: &Shared, take: &Take) -> RedisResult<Answer> {
         }
     };
     let waiting = shared.link.key("waiting");
+    // Moving the last element to its own place changes nothing, but blocks until there is one. The script is in the
+    // same pipeline, so that no round trip passes between a job's arrival and its lease.
     let mut pipe = redis::pipe();
     pipe.cmd("BLMOVE").arg(&waiting).arg(&waiting).arg("RIGHT").arg("RIGHT").arg(WAIT_SECS).ignore();
     pipe.add_command(take.script(shared).into_command());
@@ -243,6 +249,7 @@ pub(super) async fn ahead_of_take<T: FromRedisValue>(shared: &Shared, script: &C
 impl Dispatcher {
     /// Starts a take for the waiting consumers.
     fn take(&self) -> Waiting {
+        // Random, so that tokens of earlier processes do not match; shifted, so that counting up cannot overflow.
         let base: u64 = rand::rng().random::<u64>() >> 8;
         let ttls = self.wants.iter().take(MAX_BATCH).map(|want| millis(want.ttl));
         let leases = ttls.zip(base + 1..).collect();

@@ -219,6 +219,7 @@ impl Driver {
                 }
                 _ = tick.tick() => self.wake = true,
             }
+            // After each event, so that the table is published at most once however many peers changed.
             self.settle();
         }
         self.close().await;
@@ -236,6 +237,7 @@ impl Driver {
             }
             Command::Auth { peer, status } => self.peers.auth(&peer, status),
             Command::KnowsKey { peer, knows } => self.knows_key(peer, knows),
+            // Peers are greeted again only if it changed.
             Command::ChainIdentity(identity) if self.peers.membership.chain_identity == Some(identity) => {}
             Command::ChainIdentity(identity) => {
                 self.peers.membership.chain_identity = Some(identity);
@@ -257,6 +259,7 @@ impl Driver {
 
     /// Sends a request, dialling the peer if necessary.
     fn send(&mut self, peer: PeerId, protocol: Protocol, frame: Frame, pending: Pending) {
+        // libp2p has no address book here: it dials the addresses of the request.
         let addresses = match self.peers.get(&peer) {
             _ if self.swarm.is_connected(&peer) => Vec::new(),
             Some(known) if !known.addresses().is_empty() => known.addresses().to_vec(),
@@ -294,6 +297,7 @@ impl Driver {
             self.swarm.remove_listener(listener);
         }
         if let Some(wrote) = self.wrote {
+            // Answers are written only while the swarm is polled.
             let linger = async {
                 loop {
                     let event = self.swarm.select_next_some().await;
@@ -303,6 +307,7 @@ impl Driver {
             let _ = tokio::time::timeout_at((wrote + LINGER).into(), linger).await;
         }
         let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+        // Peers see a closed connection at once, instead of missing pings later.
         for peer in peers {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
@@ -330,6 +335,7 @@ impl Driver {
             metrics::peers(connected, table.len() - connected);
             self.channels.peers.send_replace(Arc::new(table));
         }
+        // Drained: no call is being answered, and no answer is being written.
         if self.work.is_empty()
             && self.writing.is_empty()
             && let Some(done) = self.drain.take()

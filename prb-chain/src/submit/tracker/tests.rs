@@ -22,8 +22,8 @@ fn watched(start: Instant) -> State {
 }
 
 /// In the state after this status.
-fn told(start: Instant, status: Status) -> State {
-    decide(watched(start), Observation::Told(status), start, &config()).0
+fn reported(start: Instant, status: Status) -> State {
+    decide(watched(start), Observation::Status(status), start, &config()).0
 }
 
 fn not_yet() -> Observation {
@@ -49,7 +49,7 @@ async fn state_and_observation_determine_the_action() {
     let unwatched = || State::new(5, start, &config());
     let excluded = || Observation::Searched(Search::Excluded { reason: "it expired".into() });
     let disputed = || Observation::Searched(Search::Disputed { reason: "it expired".into() });
-    let status = |status| Observation::Told(status);
+    let status = |status| Observation::Status(status);
     let cases = [
         // A second after it was sent.
         ("no watch", unwatched(), Observation::Sent { watched: false }, quick.clone()),
@@ -68,18 +68,18 @@ async fn state_and_observation_determine_the_action() {
         ("quiet", watched(start), Observation::Quiet, search(None)),
         ("quiet, unwatched", unwatched(), Observation::Quiet, search(None)),
         ("not yet, unwatched", unwatched(), not_yet(), resend.clone()),
-        ("not yet, in the pool", told(start, Status::Ready), not_yet(), resend.clone()),
-        ("not yet, behind a gap", told(start, Status::Future), not_yet(), Action::FillGap),
-        ("gap filled", told(start, Status::Future), Observation::GapFilled, resend.clone()),
-        ("not yet, in a block", told(start, Status::InBlock(HASH)), not_yet(), wait.clone()),
-        ("not yet, retracted", told(start, Status::Retracted(HASH)), not_yet(), resend.clone()),
+        ("not yet, in the pool", reported(start, Status::Ready), not_yet(), resend.clone()),
+        ("not yet, behind a gap", reported(start, Status::Future), not_yet(), Action::FillGap),
+        ("gap filled", reported(start, Status::Future), Observation::GapFilled, resend.clone()),
+        ("not yet, in a block", reported(start, Status::InBlock(HASH)), not_yet(), wait.clone()),
+        ("not yet, retracted", reported(start, Status::Retracted(HASH)), not_yet(), resend.clone()),
         ("nodes are away", unwatched(), failed(), resend),
-        ("nodes are away, in a block", told(start, Status::InBlock(HASH)), failed(), wait),
+        ("nodes are away, in a block", reported(start, Status::InBlock(HASH)), failed(), wait),
         ("included", watched(start), Observation::Searched(Search::Included), Action::End(End::Included)),
         ("excluded", watched(start), excluded(), lost("it expired (last seen: sent)")),
         (
             "excluded, dropped",
-            told(start, Status::Dropped),
+            reported(start, Status::Dropped),
             excluded(),
             lost("it expired (last seen: dropped)"),
         ),
@@ -94,7 +94,7 @@ async fn state_and_observation_determine_the_action() {
 async fn nonce_gap_is_filled_only_if_configured() {
     let start = Instant::now();
     let config = Config { fill_nonce_gaps: false, ..config() };
-    let (_, action) = decide(told(start, Status::Future), not_yet(), start, &config);
+    let (_, action) = decide(reported(start, Status::Future), not_yet(), start, &config);
     assert_eq!(action, Action::Resend { attempt: 0 });
 }
 
