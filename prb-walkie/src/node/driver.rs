@@ -259,7 +259,7 @@ impl Driver {
 
     /// Sends a request, dialling the peer if necessary.
     fn send(&mut self, peer: PeerId, protocol: Protocol, frame: Frame, pending: Pending) {
-        // libp2p has no address book here: it dials the addresses of the request.
+        // The request brings the addresses to dial.
         let addresses = match self.peers.get(&peer) {
             _ if self.swarm.is_connected(&peer) => Vec::new(),
             Some(known) if !known.addresses().is_empty() => known.addresses().to_vec(),
