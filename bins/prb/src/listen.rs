@@ -45,9 +45,9 @@ use writes::TimedWrites;
 
 /// Connections served at once from this machine; the shares of others follow from it ([`Limits::of`]).
 pub(crate) const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take to ask.
+/// How long a connection may take to send a request.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer may take nothing of what is there for it.
+/// How long a peer may accept no data.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections of the reserve.
 const RESERVED_CONNECTIONS: usize = 16;
@@ -93,9 +93,9 @@ struct Settings {
 
 /// Bytes that a request's head may have.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// The same on ports with pages: the console's addresses name up to 500 workers.
+/// The same on ports with pages: the console's URLs name up to 500 workers.
 const MAX_PAGE_HEAD_BYTES: usize = 32 * 1024;
-/// Pause where the system has no more sockets.
+/// Pause if the system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A port of a daemon.
@@ -103,17 +103,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Port {
     /// Its name in the log.
     pub(crate) name: &'static str,
-    /// The variable that moves it.
+    /// The variable that configures it.
     pub(crate) variable: &'static str,
-    /// Where it is if the operator says nothing.
+    /// Its default address.
     pub(crate) default: SocketAddr,
 }
 
 impl Port {
-    /// Opens the port, or gives `None` where it is off or its default is taken by another.
+    /// Opens the port; `None` if it is disabled, or its default address is taken.
     ///
     /// # Errors
-    /// Where an address that was asked for cannot be had.
+    /// A configured address is not available.
     pub(crate) async fn open(self, chosen: Option<OpsListen>) -> anyhow::Result<Option<TcpListener>> {
         let Self { name, variable, default } = self;
         let address = match chosen {
@@ -205,7 +205,7 @@ pub(crate) fn peer_of(extensions: &Extensions) -> IpAddr {
 }
 
 async fn pause(error: io::Error, name: &str) {
-    tracing::debug!(%error, "{name}: a connection was not accepted");
+    tracing::debug!(%error, "{name}: cannot accept a connection");
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
@@ -235,12 +235,12 @@ async fn connection(
             serving.as_mut().graceful_shutdown();
             match timeout(limit.max(times.write), serving).await {
                 Ok(served) => served,
-                Err(_) => return tracing::debug!("{name}: a connection was cut off"),
+                Err(_) => return tracing::debug!("{name}: a connection was closed after its time limit"),
             }
         }
     };
     if let Err(error) = served {
-        tracing::debug!(%error, "{name}: a connection broke");
+        tracing::debug!(%error, "{name}: a connection failed");
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`EndpointError`]: an error of Redis with the server's address and what to do.
+//! [`EndpointError`]: a Redis error with the server's address and a remedy.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ pub(super) const OLDEST: (u32, u32) = (6, 2);
 pub(super) const LOADING: &str = "it is reading its data and will be ready by itself";
 
 /// What Redis answers, with what an operator can do about it: `(a part of the answer, what to do)`.
-const CURES: [(&str, &str); 13] = [
+const REMEDIES: [(&str, &str); 13] = [
     (
         "unknown command",
         "this Redis is older than 6.2, or a proxy or an ACL hides the command: use Redis 6.2 or newer",
@@ -33,7 +33,7 @@ const CURES: [(&str, &str); 13] = [
     ("Connection refused", "nothing listens there: is it running, and is the address right?"),
 ];
 
-/// An error of Redis, and where.
+/// A Redis error with the server's address.
 #[derive(Debug)]
 pub(super) struct EndpointError {
     endpoint: Arc<str>,
@@ -50,17 +50,17 @@ impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, code) = (self.error.to_string(), self.error.code().unwrap_or_default());
         write!(f, "{}: {text}", self.endpoint)?;
-        match CURES.iter().find(|(part, _)| code == *part || text.contains(part)) {
+        match REMEDIES.iter().find(|(part, _)| code == *part || text.contains(part)) {
             Some((_, cure)) => write!(f, " ({cure})"),
             None => Ok(()),
         }
     }
 }
 
-// It tells its cause itself.
+// The text includes the cause, so there is no `source`.
 impl Error for EndpointError {}
 
-/// What kept those who wait for jobs from getting any.
+/// The last error while waiting for jobs.
 #[derive(Clone, Debug)]
 pub(super) struct ConsumerError {
     text: Arc<str>,
@@ -72,14 +72,15 @@ impl ConsumerError {
         Self { text: trouble.to_string().into(), at: Instant::now() }
     }
 
-    /// What keeps them still: nothing where nobody has tried again since, though somebody who waits would have.
+    /// Returns the error while it is current. It becomes stale when no consumer has tried again since, although a
+    /// waiting one would have: then nobody waits any more.
     pub(super) fn now(&self, config: &Config) -> Option<Arc<str>> {
         let try_again = Duration::from_secs(WAIT_SECS) + config.call_timeout * 2;
         (self.at.elapsed() <= try_again).then(|| Arc::clone(&self.text))
     }
 }
 
-/// Why a server of that version does not do.
+/// Returns why a server's version is not supported.
 pub(super) fn too_old(version: &str) -> Option<String> {
     let mut numbers = version.trim().split('.').map(|n| n.parse::<u32>().unwrap_or_default());
     let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
@@ -92,19 +93,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_names_the_server_and_the_cure() {
+    fn error_names_the_server_and_the_remedy() {
         let error = RedisError::from((redis::ErrorKind::AuthenticationFailed, "WRONGPASS invalid pair"));
         let text = EndpointError::new("redis://***@host:1".into(), error).to_string();
         assert!(
             text.starts_with("redis://***@host:1: ")
-                && text.contains("refuses the password")
+                && text.contains("rejects the password")
                 && !text.contains("  "),
             "{text}"
         );
     }
 
     #[test]
-    fn versions_are_numbers() {
+    fn versions_compare_as_numbers() {
         assert!(too_old("6.0.16").is_some_and(|text| text.contains("6.0.16")) && too_old("5.9").is_some());
         assert!(too_old("6.2.0").is_none() && too_old("7.0.15").is_none() && too_old("10.0").is_none());
     }

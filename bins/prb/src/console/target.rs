@@ -1,4 +1,4 @@
-//! [`Target`]: the pages whose parts change while somebody looks, and how they are shown and streamed.
+//! [`Target`]: the pages whose parts update themselves, and how they are rendered and streamed.
 
 use axum::{
     http::{Extensions, HeaderMap, StatusCode, Uri, header},
@@ -33,7 +33,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// The page at a path below the fleet's.
+    /// Parses the path of a page below the fleet's.
     fn read(context: &Context, path: &str, query: &str) -> Option<Self> {
         let mut steps = path.split('/').filter(|step| !step.is_empty());
         let target = match (steps.next(), steps.next()) {
@@ -63,7 +63,7 @@ impl Target {
         }
     }
 
-    /// The path of its entry in the head, below the fleet's.
+    /// Returns the path of its navigation entry, below the fleet's.
     fn entry(&self, context: &Context) -> &'static str {
         match self {
             Self::Overview(_) => "",
@@ -75,7 +75,7 @@ impl Target {
         }
     }
 
-    /// What changes.
+    /// Returns the parts that update.
     async fn parts(&self, context: &Context) -> Result<Vec<Part>, Error> {
         match self {
             Self::Overview(span) => {
@@ -97,7 +97,7 @@ impl Target {
         }
     }
 
-    /// What stands before the parts and does not change by itself.
+    /// Returns the part of the page that does not update.
     fn head(&self, context: &Context) -> Markup {
         match self {
             Self::Workers(asked) => workers::filter(context, asked),
@@ -106,7 +106,7 @@ impl Target {
     }
 }
 
-/// A page. What the backend cannot give now is shown as soon as it can.
+/// Renders a page. Content that the backend cannot provide now is shown as soon as it can.
 pub(super) async fn page(context: Context, uri: Uri) -> Response {
     let query = uri.query().unwrap_or_default();
     let Some(target) = Target::read(&context, uri.path(), query) else {
@@ -123,7 +123,7 @@ pub(super) async fn page(context: Context, uri: Uri) -> Response {
         (notice(error.as_ref()).markup())
         (target.head(&context))
         @for part in &parts { (part.markup()) }
-        // Nothing to put fresh parts into: the page is loaded again.
+        // There are no parts to update, so the page is reloaded.
         @if parts.is_empty() { p.empty data-reload { "This page is shown as soon as there is an answer." } }
     };
     (status(error.as_ref()), context.page(target.title(), target.entry(&context), Some(&live), &content))
@@ -151,7 +151,7 @@ pub(super) async fn live(context: Context, uri: Uri, headers: HeaderMap, extensi
     }
 }
 
-/// The parts with the notice; alone, where there are none: what is shown stays.
+/// Returns the parts with the notice; only the notice on an error, so that shown content stays.
 async fn all(context: &Context, target: &Target) -> Vec<Part> {
     match target.parts(context).await {
         Ok(mut parts) => {
