@@ -39,12 +39,12 @@ fn asks_for_debug(arguments: &str) -> bool {
 
 /// Lines about the process itself, which are about nothing else and have no cause to tell.
 const ABOUT_THE_PROCESS: [&str; 9] = [
-    "a task of the queue panicked",
-    "no data provider yet",
+    "a task of the job queue panicked",
+    "no data provider f",
     "some calls of peers were not answered in time",
     "some workers' tasks did not end in time",
     "background tasks did not end in time",
-    "the end took too long",
+    "the shutdown took too long",
     "the fleet did not stop in time",
     "the fleet file names no pools",
     "headers are verified from another genesis",
@@ -159,7 +159,7 @@ fn faults_are_seen_in_every_form() {
         ("warn!(", "worker = %w, error = %describe(&e), \"{name} is broken\""),
         ("info!(", "\"it has begun\""),
         ("warn!(", "error, \"it is broken\""),
-        ("warn!(", "\"the end took too long and is cut short\""),
+        ("warn!(", "\"the shutdown took too long and is aborted\""),
     ] {
         assert_eq!(faults(level, good), [""; 0], "{good}");
     }
