@@ -142,7 +142,7 @@ fn secrets_are_read_from_files_named_by_variables() {
     assert!(error.contains("PHALA_CHAIN_ENDPOINT_FILE") && error.contains("/nowhere/node"), "{error}");
     let bad = folder.put("bad", "http://hunter2\n");
     let error = refusal(&["lifecycle"], &[files[0], ("PHALA_CHAIN_ENDPOINT_FILE", &bad)]);
-    assert!(error.contains("the value is that of PHALA_CHAIN_ENDPOINT_FILE"), "{error}");
+    assert!(error.contains("the value comes from PHALA_CHAIN_ENDPOINT_FILE"), "{error}");
 
     let mnemonic = folder.put("mnemonic", "//Alice\n");
     let fleet = folder.put("fleet.toml", &format!("[[pools]]\npid = 1\noperator_file = \"{mnemonic}\"\n"));

@@ -115,7 +115,7 @@ fn conflicting_entries_are_refused_with_both_positions() {
         (vec![a.clone(), b.clone(), worker("a", "http://c:1")], ["name \"a\"", "line 4 and at line 14"]),
         (vec![a.clone(), b, worker("c", "HTTP://B:1/")], ["endpoint HTTP://B:1/", "line 9 and at line 14"]),
         (vec![unnamed.clone(), unnamed], ["endpoint http://a:1/", "line 4 and at line 8"]),
-        (vec![a, POOL.to_owned()], ["pool 1 is there twice", "line 1 and at line 9"]),
+        (vec![a, POOL.to_owned()], ["pool 1 is listed twice", "line 1 and at line 9"]),
         (
             vec!["[[pools]]\npid = 2\nname = \"pool-1\"\nsync_only = true\n".to_owned()],
             ["name \"pool-1\"", "line 1 and at line 4"],

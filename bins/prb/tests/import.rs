@@ -189,9 +189,9 @@ async fn v2_database_is_previewed_then_imported_and_its_keys_sign() {
     // The second time, every row exists already.
     let text = assert_code(&original.v2(&[]), 2);
     for row in ["pool 0", "w-1", "w-2"] {
-        assert!(text.contains(&format!("is that of {row}")) || text.contains(row), "{text}");
+        assert!(text.contains(&format!("is also that of {row}")) || text.contains(row), "{text}");
     }
-    assert!(text.contains("in the inventory too"), "{text}");
+    assert!(text.contains("in the inventory"), "{text}");
 }
 
 #[test]
@@ -209,15 +209,15 @@ fn every_bad_row_is_reported_and_nothing_is_imported() {
     original.worker(&id(23), "w-5", "http://10.0.0.4:8000", "1", true, Some(POOL));
     let text = assert_code(&original.v2(&[]), 2);
     for fault in [
-        "its number is that of pool 1",
-        "its pool name is that of pool 1",
+        "its number is also that of pool 1",
+        "its pool name is also that of pool 1",
         "is not an SS58 address",
         "pool 3",
         "cannot be opened with this identity",
         "user name or password",
-        "its stake (not shown, it may be a secret) is no whole number",
+        "its stake (not shown, it may be a secret) is not an integer number",
         "belongs to no pool",
-        "its endpoint is that of worker \"w-4\"",
+        "its endpoint is also that of worker \"w-4\"",
     ] {
         assert!(text.contains(fault), "{fault} in\n{text}");
     }

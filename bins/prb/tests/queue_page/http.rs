@@ -132,7 +132,7 @@ async fn job_is_shown_completely_without_its_key() {
     let failed = give_up(&queue, "no nonce").await;
     page.get(&format!("/jobs/{failed}"))
         .await
-        .has(&["That it failed: no nonce", "/confirm?do=retry&amp;id=2"]);
+        .has(&["It failed: no nonce", "/confirm?do=retry&amp;id=2"]);
     let parts = page.get("/live/jobs/2").await;
     parts.has(&["no nonce", "data-part"]).lacks(&["<html", "stake 12345"]);
     assert_eq!(page.get("/jobs/77").await.status, 404);
