@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::{Desired, Reason, State};
+use super::{Desired, InFlight, Reason, State};
 use crate::{
     chain::{SessionState, WorkerOnChain},
     inventory::{self, Saved},
@@ -56,6 +56,8 @@ pub struct WorkerStatus {
     pub failures: u32,
     /// The result of the last commanded checkpoint, once it has ended.
     pub checkpoint: Option<Checkpoint>,
+    /// The operation on its way to the chain; where there is none, the oldest messages that are.
+    pub in_flight: Option<InFlight>,
 }
 
 impl WorkerStatus {
@@ -78,6 +80,7 @@ impl WorkerStatus {
             stalled: false,
             failures: 0,
             checkpoint: None,
+            in_flight: None,
         }
     }
 
