@@ -22,14 +22,19 @@ use prb_core::{
         AccountOnChain, ChainView, PoolOnChain, Registration, Session, SessionState, Unreadable, Withdrawal,
         WorkerOnChain,
     },
-    inventory::{AfterStop, Edit, Goal, Inventory, Operator, Pool, Worker, memory::MemoryInventory},
+    inventory::{
+        AfterStop, Edit, Goal, Inventory, KeyChange, Operator, Pool, Saved, Worker, memory::MemoryInventory,
+    },
     manage::{Manager, Parts, memory::MemoryKeys},
     primitives::{AccountId, Hash, ParaNumber, PoolId, RelayNumber, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
-    queue::Stats,
+    queue::{JobId, Stats},
     vault::{Sealed, memory::MemoryVault},
     wire::AttestationProvider,
-    worker::{Checkpoint, Command, Desired, Event, EventKind, Reason, State, WorkerStatus},
+    worker::{
+        Checkpoint, Command, Desired, Event, EventKind, InFlight, Operation, Reason, Stage, State,
+        WorkerStatus,
+    },
 };
 use prb_walkie::{
     manage::{
@@ -270,6 +275,7 @@ async fn a_worker_is_read_as_it_was_told() {
     status.chain = Some(Arc::new(on_chain(3)));
     (status.lag, status.stalled, status.failures) = (Some(0), true, 7);
     status.saved.goal = Goal::LeavePool;
+    status.saved = seen(status.saved, KeyChange { at_ms: 5, block: Some(ParaNumber(0)) });
     let key = WorkerKey([7; 32]);
     let kinds = [
         EventKind::State {
@@ -309,7 +315,26 @@ async fn a_worker_is_read_as_it_was_told() {
         );
         assert_eq!((told.gatekeeper, told.after_stop), (true, Some(AfterStop::StartAgain)));
         assert_eq!((told.info, told.endpoints.len()), (None, 1));
+        assert_eq!(told.key_change, Some(KeyChange { at_ms: 5, block: Some(ParaNumber(0)) }));
+        assert_eq!(told.in_flight, None);
     }
+    let since = at;
+    for (operation, stage) in
+        Operation::NAMES.into_iter().chain([InFlight::MESSAGES]).zip(Stage::ALL.into_iter().cycle())
+    {
+        for job in [None, Some(JobId(u64::MAX))] {
+            status.in_flight = Some(InFlight { operation, stage, since, job });
+            let wire = tell_worker(&status, &[]).encode_to_vec();
+            assert_eq!(ToldWorker::from(wire::Worker::decode(&*wire).unwrap()).in_flight, status.in_flight);
+        }
+    }
+}
+
+/// With a key whose change is this one: as a store has it.
+fn seen(saved: Saved, changed: KeyChange) -> Saved {
+    let mut json = serde_json::to_value(saved).unwrap();
+    json["seen_keys"] = serde_json::json!({ "key": WorkerKey([7; 32]), "changed": changed });
+    serde_json::from_value(json).unwrap()
 }
 
 #[test]
@@ -318,6 +343,7 @@ fn what_makes_no_sense_is_left_out() {
         reason: "later".into(),
         goal: "fly".into(),
         after_stop: "never".into(),
+        in_flight: Some(wire::InFlight { operation: "fly".into(), ..wire::InFlight::default() }),
         since_ms: u64::MAX,
         chain: Some(wire::WorkerOnChain {
             registration: b"x".as_slice().into(),
@@ -327,7 +353,7 @@ fn what_makes_no_sense_is_left_out() {
         ..wire::Worker::default()
     };
     let told = ToldWorker::from(odd);
-    assert_eq!((told.reason, told.goal, told.after_stop), (None, None, None));
+    assert_eq!((told.reason, told.goal, told.after_stop, told.in_flight), (None, None, None, None));
     let chain = told.chain.unwrap();
     assert!(chain.registration.is_none() && chain.session.is_none());
     let _ = told.since.elapsed();

@@ -1,5 +1,7 @@
 //! [`SeenKeys`]: the keys that answered last at a worker's endpoint, and when they changed.
 
+use std::time::{Duration, SystemTime};
+
 use serde::{Deserialize, Serialize};
 
 use crate::primitives::{Hash, ParaNumber, WorkerKey};
@@ -26,6 +28,15 @@ pub struct KeyChange {
     /// The newest parachain block known at that time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<ParaNumber>,
+}
+
+impl KeyChange {
+    /// When it was seen.
+    pub fn at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_millis(self.at_ms))
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    }
 }
 
 impl SeenKeys {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use super::{Desired, InFlight, Reason, State};
 use crate::{
     chain::{SessionState, WorkerOnChain},
-    inventory::{self, Saved},
+    inventory::{self, KeyChange, Saved},
     primitives::{ParaNumber, WorkerKey},
     prpc::PhactoryInfo,
     sync::Position,
@@ -82,6 +82,11 @@ impl WorkerStatus {
             checkpoint: None,
             in_flight: None,
         }
+    }
+
+    /// The last change of its keys that was seen, if there was one.
+    pub fn key_change(&self) -> Option<KeyChange> {
+        self.saved.seen_keys?.changed
     }
 
     /// The state of its computing session, if it has one.

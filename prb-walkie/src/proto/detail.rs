@@ -128,6 +128,40 @@ pub struct Worker {
     /// What happened to it, oldest first, where that was asked for.
     #[prost(message, repeated, tag = "14")]
     pub events: Vec<Event>,
+    /// The last change of its keys that was seen.
+    #[prost(message, optional, tag = "15")]
+    pub key_change: Option<KeyChange>,
+    /// The operation on its way to the chain.
+    #[prost(message, optional, tag = "16")]
+    pub in_flight: Option<InFlight>,
+}
+
+/// A change of a worker's keys.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct KeyChange {
+    /// When it was seen.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// The newest parachain block known at that time.
+    #[prost(uint32, optional, tag = "2")]
+    pub block: Option<u32>,
+}
+
+/// An operation on its way to the chain.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct InFlight {
+    /// Its name; `messages` for messages of the worker.
+    #[prost(string, tag = "1")]
+    pub operation: String,
+    /// How far it is: `preparing`, `submitting` or `queued`.
+    #[prost(string, tag = "2")]
+    pub stage: String,
+    /// Since when it is at that stage.
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+    /// The number of its job in the trade queue.
+    #[prost(uint64, optional, tag = "4")]
+    pub job: Option<u64>,
 }
 
 /// What became of a checkpoint.

@@ -243,12 +243,34 @@ async fn list(
             cell(&worker["session"]),
             pha(&worker["stake"]),
             cell(&worker["goal"]),
+            in_flight(&worker["in_flight"]),
+            cell(&worker["key_change"]["at"]),
             format!("{stalled}{}", cell(&worker["message"])),
         ]
     };
-    let headings =
-        ["NAME", "POOL", "STATE", "REASON", "LAG", "BLOCK", "SESSION", "STAKE PHA", "GOAL", "MESSAGE"];
+    let headings = [
+        "NAME",
+        "POOL",
+        "STATE",
+        "REASON",
+        "LAG",
+        "BLOCK",
+        "SESSION",
+        "STAKE PHA",
+        "GOAL",
+        "IN FLIGHT",
+        "KEY CHANGE",
+        "MESSAGE",
+    ];
     Ok(table(&headings, &workers.iter().map(row).collect::<Vec<_>>()))
+}
+
+/// `start queued since 2026-01-02T03:04:05Z`.
+fn in_flight(value: &Value) -> String {
+    if value.is_null() {
+        return cell(value);
+    }
+    format!("{} {} since {}", cell(&value["operation"]), cell(&value["stage"]), cell(&value["since"]))
 }
 
 async fn show(client: &Client, worker: &str, as_json: bool) -> anyhow::Result<String> {
@@ -262,13 +284,14 @@ async fn show(client: &Client, worker: &str, as_json: bool) -> anyhow::Result<St
     let mut rows: Vec<(&str, String)> = Vec::new();
     for (name, value) in shown.as_object().into_iter().flatten() {
         match value {
+            in_flight_now if name == "in_flight" => rows.push((name, in_flight(in_flight_now))),
             Value::Object(_) => {}
             _ if name == "stake" => rows.push((name, format!("{} PHA", pha(value)))),
             value => rows.push((name, cell(value))),
         }
     }
     let mut text = pairs(&rows);
-    for part in ["position", "saved", "checkpoint", "on_chain"] {
+    for part in ["position", "key_change", "saved", "checkpoint", "on_chain"] {
         if shown[part].is_object() {
             text += &format!("\n{part}\n{}\n", clean_lines(&json(&shown[part])?));
         }

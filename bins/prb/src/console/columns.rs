@@ -1,6 +1,6 @@
 //! The columns of the list of workers.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 
 use maud::{Markup, html};
 
@@ -66,6 +66,7 @@ const EVERYWHERE: &[Set] = &[Set::Main, Set::Chain, Set::Runtime];
 const MAIN: &[Set] = &[Set::Main];
 const CHAIN: &[Set] = &[Set::Chain];
 const RUNTIME: &[Set] = &[Set::Runtime];
+const FLIGHT: &[Set] = &[Set::Main, Set::Chain];
 const NOWHERE: &[Set] = &[];
 
 macro_rules! column {
@@ -106,6 +107,9 @@ pub(super) static COLUMNS: &[Column] = &[
         }
     }),
     column!("goal", "Goal", MAIN, w, by w.goal.map(words::goal), html! { (w.goal.map_or("–", words::goal)) }),
+    column!("flight", "In flight", FLIGHT, w, by w.in_flight.map(|of| Reverse(of.since)), html! {
+        @match &w.in_flight { Some(of) => (words::in_flight(of)), None => "–" }
+    }),
     column!("block", "Para block", MAIN, w, by w.para_block, html! { (words::number(w.para_block)) }),
     column!("header", "Para header", NOWHERE, w, by w.para_header, html! { (words::number(w.para_header)) }),
     column!("relay", "Relay header", NOWHERE, w, by w.relay_header, html! { (words::number(w.relay_header)) }),
@@ -131,6 +135,9 @@ pub(super) static COLUMNS: &[Column] = &[
     }),
     column!("heartbeat", "Last challenge (UTC)", CHAIN, w, by w.session().map(|s| s.challenge_time_last), html! {
         @match w.session() { Some(session) => (words::moment_secs(session.challenge_time_last)), None => "–" }
+    }),
+    column!("keychange", "Last key change (UTC)", CHAIN, w, by w.key_change.map(|change| change.at_ms), html! {
+        @match w.key_change { Some(change) => (words::moment(change.at())), None => "–" }
     }),
     column!("version", "Version", RUNTIME, w, by w.info.as_ref().map(|i| i.version.clone()), html! {
         @match &w.info { Some(info) => (info.version), None => "–" }

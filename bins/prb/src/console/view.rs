@@ -7,11 +7,11 @@ use std::{sync::Arc, time::SystemTime};
 use prb_core::{
     blob::Heights,
     chain::{AccountOnChain, PoolOnChain, Reading, Session, SessionState, WorkerOnChain},
-    inventory::{self, AfterStop, Goal},
+    inventory::{self, AfterStop, Goal, KeyChange},
     primitives::{AccountId, Balance, WorkerKey},
     prpc::PhactoryInfo,
     queue::Stats,
-    worker::{Checkpoint, State, WorkerStatus},
+    worker::{Checkpoint, InFlight, State, WorkerStatus},
 };
 use uuid::Uuid;
 
@@ -52,6 +52,10 @@ pub struct WorkerView {
     pub failures: Option<u32>,
     /// The last checkpoint that was commanded.
     pub checkpoint: Option<Checkpoint>,
+    /// The last change of its keys that was seen.
+    pub key_change: Option<KeyChange>,
+    /// The operation, or messages, on the way to the chain.
+    pub in_flight: Option<InFlight>,
 }
 
 impl WorkerView {
@@ -75,6 +79,8 @@ impl WorkerView {
             stalled: Some(status.stalled),
             failures: Some(status.failures),
             checkpoint: status.checkpoint.clone(),
+            key_change: status.key_change(),
+            in_flight: status.in_flight,
         }
     }
 

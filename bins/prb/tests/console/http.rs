@@ -1,10 +1,18 @@
 //! The console as a client without a script sees it.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::http::StatusCode;
 use prb::console::backend::{Edit, Error};
-use prb_core::{inventory::Worker, worker::Command};
+use prb_core::{
+    inventory::{KeyChange, Worker},
+    primitives::ParaNumber,
+    queue::JobId,
+    worker::{Command, InFlight, Stage},
+};
 use secrecy::ExposeSecret;
 
 use crate::rig::*;
@@ -91,6 +99,39 @@ async fn workers_are_filtered_sorted_and_paged() {
         "Reason",
         "c0ffee12c0ff",
         "512\u{a0}MiB",
+    ]);
+}
+
+#[tokio::test]
+async fn key_changes_and_what_is_in_flight_are_columns_with_an_order() {
+    let made = Made::new(fleet(60, 100));
+    let since = |secs: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
+    made.change(|fleet| {
+        for (place, secs, stage) in [(7, 1_700_000_000, Stage::Queued), (3, 1_600_000_000, Stage::Preparing)]
+        {
+            let worker = &mut fleet.workers[place];
+            worker.in_flight =
+                Some(InFlight { operation: "start", stage, since: since(secs), job: Some(JobId(41)) });
+            worker.key_change = Some(KeyChange { at_ms: secs * 1000, block: Some(ParaNumber(7_654_321)) });
+        }
+    });
+    let page = Page::of(&made).await;
+    let shown = page.get("/workers?columns=chain&size=50").await;
+    shown.has(&["In flight", "Last key change (UTC)", "start, queued since", "2023-11-14 22:13:20"]);
+    page.get("/workers").await.has(&["start, preparing since"]);
+    let names = |answer: &Answer| -> Vec<String> {
+        answer.body.split("id=\"open-").skip(1).take(2).map(|row| row[..36].to_owned()).collect()
+    };
+    let ids = [7, 3].map(|place| made.fleet.lock().unwrap().workers[place].entry.id.to_string());
+    let newest = page.get("/workers?columns=chain&size=50&sort=keychange&order=down").await;
+    assert_eq!(names(&newest), ids);
+    // What is in flight longest comes first.
+    let longest = page.get("/workers?columns=chain&size=50&sort=flight&order=down").await;
+    assert_eq!(names(&longest), [ids[1].clone(), ids[0].clone()]);
+    page.get(&format!("/workers/{}", ids[0])).await.has(&[
+        "href=\"/transactions/jobs/41\"",
+        "after block 7,654,321",
+        "Last key change",
     ]);
 }
 

@@ -197,6 +197,8 @@ pub fn worker(n: u64) -> WorkerView {
         stalled: Some(false),
         failures: Some(0),
         checkpoint: None,
+        key_change: None,
+        in_flight: None,
     }
 }
 

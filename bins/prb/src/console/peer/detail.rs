@@ -52,6 +52,7 @@ fn add_worker_details(workers: &mut [WorkerView], details: Vec<wire::Worker>) {
         (worker.goal, worker.stalled, worker.failures) = (told.goal, Some(told.stalled), Some(told.failures));
         (worker.checkpoint, worker.info) = (told.checkpoint, told.info.map(Arc::new));
         worker.chain = told.chain.map(Arc::new);
+        (worker.key_change, worker.in_flight) = (told.key_change, told.in_flight);
     }
 }
 

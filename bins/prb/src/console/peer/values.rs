@@ -43,6 +43,8 @@ pub(super) fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option
         stalled: None,
         failures: None,
         checkpoint: None,
+        key_change: None,
+        in_flight: None,
         entry: Arc::new(entry),
     })
 }
