@@ -276,13 +276,43 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     let token = std::fs::read_to_string(file).unwrap();
     http.get(&base).has(&[&format!("the file {file}")]);
     assert!(!http.get(&base).body.contains(token.trim()));
-    two_editors(http, &base, &format!("Authorization: Bearer {}\r\n", token.trim()));
+    let bearer = format!("Authorization: Bearer {}\r\n", token.trim());
+    two_editors(http, &base, &bearer);
+    all_fields(http, own, &base, &bearer).await;
     // The manager's own console, with what only it knows.
     own.until("the manager's console", "/workers", |answer| answer.body.contains("w&lt;0&gt;")).await;
     own.get("/").has(&["State read at block", "/transactions"]);
     own.get("/transactions").has(&["Transactions", "href=\"/transactions?state=waiting\"", "/workers"]);
     own.get("/chain-data").has(&["Chain nodes", "parachain", "in use", "Free"]);
     own.get("/peers").has(&[dp, "Data providers (1)"]);
+}
+
+/// The form of a peer's worker has the fields that the manager's own form has, and they arrive there.
+async fn all_fields(http: &Http, own: &Http, base: &str, bearer: &str) {
+    let listed = http.get(&format!("{base}/workers")).body;
+    let path = listed.split("href=\"").find(|link| {
+        link.starts_with(&format!("{base}/workers/"))
+            && link.split('"').next().unwrap().ends_with(|last: char| last.is_ascii_hexdigit())
+    });
+    let path = path.unwrap().split('"').next().unwrap().to_owned();
+    let id = path.rsplit('/').next().unwrap();
+    let form = http.get(&format!("{path}/edit"));
+    form.has(&["name=\"gatekeeper\"", "name=\"endpoints\"", "name=\"after_stop\""]);
+    let value = |name: &str| {
+        let at = form.body.split(&format!("name=\"{name}\"")).nth(1).unwrap();
+        at.split("value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+    };
+    let (version, endpoint, stake) = (value("version"), value("endpoint"), value("stake"));
+    let pid = form.body.split("<option value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let body = format!(
+        "id={id}&version={version}&name=w0&pid={pid}&endpoint={endpoint}&stake={stake}&enabled=1&sync_only=1\
+         &gatekeeper=1&endpoints=https://a.example.org,+https://b.example.org&after_stop=start-again"
+    );
+    let saved = http.send("POST", &format!("{base}/workers/save"), bearer, &body);
+    assert_eq!(saved.status, 200, "{}", saved.body);
+    let (path, announced) = (format!("/workers/{id}/edit"), "https://a.example.org, https://b.example.org");
+    let shown = own.until("the edit at the manager", &path, |answer| answer.body.contains(announced)).await;
+    shown.has(&["value=\"start-again\" selected", "name=\"gatekeeper\" value=\"1\" checked"]);
 }
 
 /// Of two who edit the same pool of a peer, the second is told; a pool in use stays.

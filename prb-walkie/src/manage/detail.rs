@@ -97,6 +97,7 @@ impl Sources {
             pools: manager.pools().iter().map(|pool| chain::tell_pool(pool, view.as_deref())).collect(),
             jobs: self.jobs.as_ref().and_then(|jobs| jobs()).map(tell_jobs),
             commands: commands.iter().map(ToString::to_string).collect(),
+            takes_settings: true,
         }
     }
 }

@@ -9,6 +9,8 @@
 //! | call | request | answer |
 //! |---|---|---|
 //! | `GetWorkerStatus` | [`StatusQuery`]: `UuidQueryRequest` and `detail` (1000), `events` (1001) | [`StatusUpdate`]: `WorkerStateUpdate` and `detail` (1000) |
+//! | `CreateWorker`, `UpdateWorker` | in each [`db::Worker`](super::db::Worker) `settings` (1000): [`WorkerSettings`] | the original's |
+//! | `CreatePool`, `UpdatePool` | in each [`db::Pool`](super::db::Pool) `settings` (1000): [`PoolSettings`] | the original's |
 //! | `CommandWorker` | [`CommandRequest`] | [`CommandUpdate`]; originals do not know the method |
 //!
 //! Within the messages of this module numbers count from 1, and follow the same rule: new ones are added, none is
@@ -81,6 +83,9 @@ pub struct Fleet {
     /// Names of the commands that `CommandWorker` takes; none where no worker runs.
     #[prost(string, repeated, tag = "10")]
     pub commands: Vec<String>,
+    /// Edits may carry [`WorkerSettings`] and [`PoolSettings`]; others pass over them.
+    #[prost(bool, tag = "11")]
+    pub takes_settings: bool,
 }
 
 /// A worker.
@@ -162,6 +167,29 @@ pub struct InFlight {
     /// The number of its job in the trade queue.
     #[prost(uint64, optional, tag = "4")]
     pub job: Option<u64>,
+}
+
+/// What an edit says of a worker beyond the original's fields. Replaces all of them.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct WorkerSettings {
+    /// It is a gatekeeper.
+    #[prost(bool, tag = "1")]
+    pub gatekeeper: bool,
+    /// The URLs that it announces on chain.
+    #[prost(string, repeated, tag = "2")]
+    pub endpoints: Vec<String>,
+    /// What happens after a stop from elsewhere: `stay-stopped`, `reclaim` or `start-again`; empty for the pool's
+    /// setting.
+    #[prost(string, tag = "3")]
+    pub after_stop: String,
+}
+
+/// What an edit says of a pool beyond the original's fields. Replaces all of them.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PoolSettings {
+    /// What happens to its workers after a stop from elsewhere; empty for the fleet's setting.
+    #[prost(string, tag = "1")]
+    pub after_stop: String,
 }
 
 /// What became of a checkpoint.

@@ -86,6 +86,7 @@ impl Local {
             chain_block: chain.as_ref().map(|chain| chain.block.0),
             notes,
             jobs: self.jobs.as_ref().and_then(|jobs| jobs.borrow().stats()),
+            takes_settings: true,
         })
     }
 

@@ -28,7 +28,7 @@ use uuid::Uuid;
 mod detail;
 mod values;
 
-use values::{pool_value, pool_view, worker_value};
+use values::{pool_value, worker_value};
 
 use super::{
     backend::{Backend, Commanded, Edit, Error, Preview},
@@ -182,19 +182,19 @@ impl Peer {
     /// Sees that an entry is as it was read. Walkie's calls carry no version: another edit can come between this and
     /// the edit, and only there.
     async fn unchanged(&self, edit: &Edit, version: &str) -> Result<(), Error> {
-        let client = self.node.client(self.peer);
         match edit {
             Edit::PutPool(None, _) | Edit::PutWorker(None, _) => return Ok(()),
             Edit::PutPool(Some(id), _) | Edit::RemovePool(id) => {
-                let pools = patient(client.list_pools()).await?.pools;
-                let pool = pools.iter().filter_map(pool_view).find(|pool| pool.id == *id);
+                // With what the original's calls do not tell of it.
+                let fleet = self.view().await?;
+                let pool = fleet.pools.iter().find(|pool| pool.id == *id);
                 let pool = pool.ok_or_else(|| Error::not_found("the manager has no such pool (any more)"))?;
                 if pool.version != version {
                     return Err(Error::changed());
                 }
                 if matches!(edit, Edit::RemovePool(_)) {
-                    let workers = patient(client.list_workers()).await?.workers;
-                    let of_pool = workers.iter().filter(|worker| worker.pid == pool.pid).count();
+                    let of_pool =
+                        fleet.workers.iter().filter(|worker| worker.entry.pid.0 == pool.pid).count();
                     return if of_pool == 0 { Ok(()) } else { Err(Error::in_use(of_pool)) };
                 }
             }
@@ -202,7 +202,7 @@ impl Peer {
                 // As for the view, which has more of an entry than the original's calls.
                 let ids = vec![id.to_string()];
                 let query = wire::StatusQuery { ids, detail: true, ..wire::StatusQuery::default() };
-                let update = patient(client.worker_detail(query)).await?;
+                let update = patient(self.node.client(self.peer).worker_detail(query)).await?;
                 let read = detail::fleet_view(update, &[], Tip::default());
                 let worker = read.fleet.worker(*id);
                 let worker =

@@ -212,6 +212,9 @@ pub struct FleetView {
     pub notes: Vec<String>,
     /// The jobs of the trade queue; `None` where there is none, or it does not answer.
     pub jobs: Option<Stats>,
+    /// Whether its manager takes what the original's messages have no field for: gatekeeper, endpoints to announce,
+    /// what happens after a stop from elsewhere.
+    pub takes_settings: bool,
 }
 
 impl FleetView {

@@ -269,6 +269,7 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
         chain_block: Some(1_000_000),
         notes: Vec::new(),
         jobs: Some(Stats { waiting: 1, delayed: 2, active: 4, succeeded: 1234, failed: 7 }),
+        takes_settings: true,
     }
 }
 

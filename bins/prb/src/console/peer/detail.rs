@@ -10,7 +10,10 @@ use prb_walkie::{
 use uuid::Uuid;
 
 use super::values::{pool_view, worker_view};
-use crate::console::view::{FleetView, PoolView, Tip, WorkerView};
+use crate::{
+    console::view::{FleetView, PoolView, Tip, WorkerView},
+    version,
+};
 
 /// A peer's fleet, and whether it takes every command.
 pub(super) struct Read {
@@ -29,6 +32,7 @@ pub(super) fn fleet_view(update: wire::StatusUpdate, pools: &[db::Pool], tip: Ti
         takes_all = detail.known_commands().count() == Command::ALL.len();
         (fleet.chain_block, fleet.notes) = (detail.chain_block, detail.bounded_notes());
         fleet.jobs = detail.job_stats();
+        fleet.takes_settings = detail.takes_settings;
         add_worker_details(&mut workers, detail.workers);
         add_pool_details(&mut pools, detail.pools);
     }
@@ -61,6 +65,7 @@ fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
     for pool in pools {
         let Some(detail) = details.remove(&pool.pid) else { continue };
         let told = ToldPool::from(detail);
+        pool.version = version::of_bytes(format!("{} {:?}", pool.version, told.after_stop).as_bytes());
         (pool.after_stop, pool.chain, pool.account) = (Some(told.after_stop), told.chain, told.account);
     }
 }
@@ -94,6 +99,7 @@ mod tests {
         let tip = Tip { para_target: Some(100), ..Tip::default() };
         let Read { fleet, takes_all } = fleet_view(update, &[pool()], tip);
         assert!(!takes_all && fleet.jobs.is_none() && fleet.chain_block.is_none());
+        assert!(!fleet.takes_settings);
         let names: Vec<_> = fleet.workers.iter().map(|worker| worker.entry.name.as_str()).collect();
         assert_eq!(names, ["w1", "w2"]);
         let worker = &fleet.workers[0];
@@ -119,11 +125,12 @@ mod tests {
             workers: vec![told(9), told(1)],
             pools: vec![wire::Pool { pid: 7, chain: Some(chain), ..wire::Pool::default() }],
             commands: Command::ALL.map(|command| command.to_string()).into(),
+            takes_settings: true,
             ..wire::Fleet::default()
         };
         let update = wire::StatusUpdate { worker_states: vec![state(1), state(2)], detail: Some(detail) };
         let Read { fleet, takes_all } = fleet_view(update, &[pool()], Tip::default());
-        assert!(takes_all);
+        assert!(takes_all && fleet.takes_settings);
         let (first, second) = (&fleet.workers[0], &fleet.workers[1]);
         assert_eq!((first.reason, first.lag, first.stalled), (Some("unreachable"), Some(3), Some(true)));
         assert!(first.entry.gatekeeper && second.reason.is_none() && second.stalled.is_none());
