@@ -34,7 +34,7 @@ pub mod headers_cache;
 pub mod memory;
 mod replay;
 
-pub use replay::{Config, Drained, Fault, Replay};
+pub use replay::{Config, Fault, Replay, ReplayOutcome};
 
 #[expect(unused_imports, reason = "for the documentation")]
 use crate::verify::Start;

@@ -11,7 +11,7 @@ mod rig;
 mod bench;
 
 use bench::{Bench, MNEMONIC, worker};
-use prb_core::inventory::AfterStop;
+use prb_core::inventory::AfterExternalStop;
 use prb_walkie::proto::{
     FullAccount, Identity, QueryIdentity, db,
     detail::{PoolSettings, StatusQuery, StatusUpdate, WorkerSettings},
@@ -62,12 +62,12 @@ async fn every_field_of_an_entry_can_be_set_over_the_wire() {
     let request = lm::CreatePool { pools: vec![pool(Some(start))] };
     let made: lm::PoolList = bench.ok("CreatePool", &request).await;
     assert_eq!(made.pools[0].settings, None, "answers are the original's");
-    assert_eq!(bench.manager.pools()[0].after_stop, Some(AfterStop::StartAgain));
+    assert_eq!(bench.manager.pools()[0].after_stop, Some(AfterExternalStop::StartAgain));
     let request = lm::CreateWorker { workers: vec![db::Worker { settings: Some(all()), ..worker(1) }] };
     let made: lm::WorkerList = bench.ok("CreateWorker", &request).await;
     assert_eq!(made.workers[0].settings, None, "answers are the original's");
     let now = || bench.manager.workers()[0].clone();
-    assert!(now().gatekeeper && now().after_stop == Some(AfterStop::Reclaim));
+    assert!(now().gatekeeper && now().after_stop == Some(AfterExternalStop::Reclaim));
     assert_eq!(now().endpoints, all().endpoints);
 
     // An original that edits the rest leaves them.
@@ -76,7 +76,7 @@ async fn every_field_of_an_entry_can_be_set_over_the_wire() {
     assert!(now().gatekeeper && now().stake == 7 && now().endpoints.len() == 2);
     let off = db::Pool { enabled: false, owner: None, ..pool(None) };
     let _: lm::PoolList = bench.ok("UpdatePool", &update_pool(off)).await;
-    assert_eq!(bench.manager.pools()[0].after_stop, Some(AfterStop::StartAgain));
+    assert_eq!(bench.manager.pools()[0].after_stop, Some(AfterExternalStop::StartAgain));
 
     // Empty ones clear.
     let none = db::Worker { settings: Some(WorkerSettings::default()), ..stake };

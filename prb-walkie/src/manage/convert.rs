@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prb_core::{
-    inventory::{self, AfterStop},
+    inventory::{self, AfterExternalStop},
     manage::{Change, PoolValue, Selector, WorkerValue},
     primitives::{AccountId, PHALA_SS58_PREFIX, POLKADOT_SS58_PREFIX, PoolId},
 };
@@ -57,7 +57,7 @@ pub(super) fn worker_value(
 }
 
 /// Empty: the setting of the level above.
-fn after_stop(place: &str, index: usize, text: &str) -> Result<Option<AfterStop>, ResponseError> {
+fn after_stop(place: &str, index: usize, text: &str) -> Result<Option<AfterExternalStop>, ResponseError> {
     if text.is_empty() {
         return Ok(None);
     }

@@ -11,11 +11,11 @@ use tracing::{debug, error, info, warn};
 
 use super::Task;
 use crate::{
-    inventory::{KeyChange, Saved, SeenKeys},
+    inventory::{FleetRecord, KeyChange, SeenKeys},
     primitives::ParaNumber,
     prpc::{PhactoryInfo, SyncedTo},
     pruntime::Error,
-    sync::{Lane, Outcome, Step, Stepped},
+    sync::{Lane, Outcome, Step, StepResult},
     text::describe,
     wire::EgressMessages,
     worker::{Checkpoint, EventKind, Reason, requests},
@@ -161,7 +161,7 @@ impl Task {
         let block = self.on_chain.block;
         let change = KeyChange { at_ms: millis_since_epoch(), block: (block.0 > 0).then_some(block) };
         let seen = SeenKeys::after(self.saved.seen_keys, self.saved.key, (key, ecdh), change);
-        self.set_saved(Saved { seen_keys: Some(seen), ..self.saved });
+        self.set_saved(FleetRecord { seen_keys: Some(seen), ..self.saved });
     }
 
     fn call_failed(&mut self, error: Arc<str>) {
@@ -224,7 +224,7 @@ impl Task {
         self.slot.update(|status| status.checkpoint = Some(Checkpoint { at: SystemTime::now(), result }));
     }
 
-    pub(super) fn sync_ended(&mut self, stepped: &Stepped) {
+    pub(super) fn sync_ended(&mut self, stepped: &StepResult) {
         let alerted = self.sync.health.problem().is_some_and(|problem| problem.cause.is_alert());
         let advice = self.sync.ended(stepped, tokio::time::Instant::now());
         self.connection.stale |= advice.observe;

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use prb_core::{
-    inventory::{AfterStop, Worker},
+    inventory::{AfterExternalStop, Worker},
     manage::{PoolValue, WorkerValue},
     primitives::{AccountId, PoolId, WorkerKey},
     worker::State,
@@ -153,7 +153,7 @@ fn settings(value: &WorkerValue) -> Option<WorkerSettings> {
 }
 
 /// Empty for the setting of the level above.
-fn setting_name(setting: Option<AfterStop>) -> String {
+fn setting_name(setting: Option<AfterExternalStop>) -> String {
     setting.map(|setting| setting.to_string()).unwrap_or_default()
 }
 
