@@ -305,7 +305,7 @@ async fn all_fields(http: &Http, own: &Http, base: &str, bearer: &str) {
     let (version, endpoint, stake) = (value("version"), value("endpoint"), value("stake"));
     let pid = form.body.split("<option value=\"").nth(1).unwrap().split('"').next().unwrap();
     let body = format!(
-        "id={id}&version={version}&name=w0&pid={pid}&endpoint={endpoint}&stake={stake}&enabled=1&sync_only=1\
+        "id={id}&version={version}&name=w%3C0%3E&pid={pid}&endpoint={endpoint}&stake={stake}&enabled=1&sync_only=1\
          &gatekeeper=1&endpoints=https://a.example.org,+https://b.example.org&after_stop=start-again"
     );
     let saved = http.send("POST", &format!("{base}/workers/save"), bearer, &body);
