@@ -239,7 +239,16 @@ impl Api {
     }
 }
 
+/// The API of a source in this process, for callers in this process: without a port, and without a token.
+pub(crate) fn in_process(source: Source) -> Router {
+    handlers(Api::new(source))
+}
+
 fn router(api: Api, gate: Gate) -> Router {
+    handlers(api).layer(middleware::from_fn_with_state(gate, guard::enter))
+}
+
+fn handlers(api: Api) -> Router {
     let (router, document) = routes().split_for_parts();
     router
         .route("/api/v1/openapi.json", get(async move || Json(document)))
@@ -249,7 +258,6 @@ fn router(api: Api, gate: Gate) -> Router {
             Problem::new(status, "method-not-allowed", "this address does not take that method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(gate, guard::enter))
         .with_state(api)
 }
 
