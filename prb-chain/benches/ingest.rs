@@ -7,9 +7,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::{StreamExt, stream};
 use prb_chain::{
     ingest::{self, Ingest},
-    rpc::{self, NodePool, json::HexBytes},
+    internals::{rpc::json::HexBytes, verify::state},
+    rpc::{self, NodePool},
     store::{self, Store},
-    verify::state,
 };
 use prb_core::primitives::{Hash, ParaNumber, RelayNumber};
 use prb_devnet::{Config, Devnet};

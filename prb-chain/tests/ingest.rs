@@ -8,7 +8,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use codec::Encode;
 use prb_chain::{
-    ingest::{self, Ingest, recheck},
+    ingest::{self, Ingest},
+    internals::ingest::recheck,
     rpc::{self, NodePool},
     store::{self, Store},
 };

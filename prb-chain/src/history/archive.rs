@@ -1,6 +1,6 @@
 //! An archive: a folder of files with everything that a store holds, to start another data provider from.
 //!
-//! [`export`] writes one from a store and, called again, adds what is new; [`Archive`] reads one as a
+//! [`export`] writes one from a store and, called again, adds what is new; [`ArchiveHistory`] reads one as a
 //! [`HistorySource`](super::HistorySource). Files are written under another name and renamed once they are whole,
 //! and never change after that, so that any tool may copy them, object stores included.
 //!
@@ -37,6 +37,5 @@ mod format;
 mod read;
 mod write;
 
-pub use format::Kind;
-pub use read::{Archive, ArchiveHistory};
+pub use read::ArchiveHistory;
 pub use write::{Config, Error, Exported, Progress, export};

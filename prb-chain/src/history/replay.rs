@@ -332,7 +332,7 @@ impl Replay {
             Some((tip, hash)) => (tip.next(), hash),
             None => (start.first(), start.hash),
         };
-        let head = tips.proven.map_or(ParaNumber(0), |head| head.number);
+        let head = tips.proven.map_or(ParaNumber(0), |(number, _)| number);
         let pieces = source.relay(Next { relay: first, head }).await?;
         if pieces.is_empty() {
             return Ok(false);

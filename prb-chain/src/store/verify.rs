@@ -99,7 +99,7 @@ pub struct Progress {
 pub struct Report {
     /// Relay headers.
     pub relay_headers: u32,
-    /// JustifiedBlock relay blocks.
+    /// Justified relay blocks.
     pub justified: u32,
     /// Parachain headers.
     pub para_headers: u32,
@@ -177,7 +177,7 @@ impl Store {
             }
         }
         check.relay(from, last, genesis.para_id)?;
-        let head = self.state().tips.proven.map_or(0, |head| head.number.0);
+        let head = self.state().tips.proven.map_or(0, |(number, _)| number.0);
         check.para_headers(cursor.para.0, head, genesis)?;
         Ok(check.report)
     }

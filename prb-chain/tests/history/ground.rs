@@ -4,7 +4,8 @@ use std::{fs, path::Path, sync::Arc};
 
 use codec::Decode;
 use prb_chain::{
-    history::{Config, HistorySource, Piece, Replay, ReplayOutcome, memory::Blocks},
+    history::{Config, HistorySource, Piece, Replay, ReplayOutcome},
+    internals::history::Blocks,
     store::{self, Store},
 };
 use prb_core::{

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use prb_chain::{
     history::{self, archive},
     ingest::{self, Ingest},
-    rpc::{self, NodePool, Snapshot},
+    internals::rpc::Snapshot,
+    rpc::{self, NodePool},
     source::StoreSource,
 };
 use prb_core::{

@@ -15,8 +15,8 @@ use prb_chain::{
         HistorySource,
         blobs::BlobHistory,
         headers_cache::{self, HeadersCache},
-        memory::Blocks,
     },
+    internals::history::Blocks,
     source::StoreSource,
     store::Part,
 };
@@ -175,7 +175,7 @@ async fn a_cache_of_relay_headers_alone_is_filled_up_by_others() {
     let source = cache_at(&url);
     assert_eq!(source.genesis().await.unwrap(), None);
     let rest = Blocks { relay: vec![], para_headers: vec![], ..blocks };
-    let rest = prb_chain::history::memory::MemoryHistory::new("rest", rest, 4);
+    let rest = prb_chain::internals::history::MemoryHistory::new("rest", rest, 4);
     let into = empty();
     assert_eq!(replay(&into, vec![source, Arc::new(rest)]).await.faults, []);
     assert_eq!(heights(&into.store), (RELAY, PARA));

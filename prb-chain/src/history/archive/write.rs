@@ -75,8 +75,8 @@ pub enum Error {
 /// How far an export is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What is written.
-    pub kind: Kind,
+    /// The part that is being written: `genesis`, `relay`, `headers` or `changes`.
+    pub part: &'static str,
     /// Blocks of it that are written, with those that were there.
     pub done: u32,
     /// Blocks of it that there are.
@@ -206,7 +206,7 @@ impl Export<'_> {
             } else {
                 open = Some(file);
             }
-            goes_on = (self.tell)(Progress { kind, done: next, total: last + 1 });
+            goes_on = (self.tell)(Progress { part: kind.name(), done: next, total: last + 1 });
         }
         open.map_or(Ok(()), |file| self.close(file))?;
         Ok(goes_on)
