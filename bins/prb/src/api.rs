@@ -29,7 +29,7 @@ use prb_core::{
     inventory::Snapshot,
     manage::{Manager, OperatorKeys},
 };
-use prb_walkie::node::PeerTable;
+use prb_walkie::{node::PeerTable, proto::provider_detail::Provider};
 use tokio::sync::{Semaphore, watch};
 use utoipa::{
     OpenApi,
@@ -47,6 +47,7 @@ use crate::{
     daemon::Background,
     listen::{self, Port},
     pages,
+    providers::ProviderTable,
     token::Access,
     version,
 };
@@ -86,6 +87,8 @@ pub(crate) struct Source {
     pub(crate) heights: Option<watch::Receiver<Heights>>,
     /// The peers, where chain data comes from some.
     pub(crate) peers: Option<watch::Receiver<Arc<PeerTable>>>,
+    /// What is known of the data providers among them.
+    pub(crate) providers: Option<ProviderTable>,
 }
 
 /// The open port of the management API.
@@ -204,6 +207,10 @@ impl Api {
 
     fn heights(&self) -> Option<Heights> {
         Some(*self.0.source.heights.as_ref()?.borrow())
+    }
+
+    fn providers(&self) -> Vec<Provider> {
+        self.0.source.providers.as_ref().map(ProviderTable::rows).unwrap_or_default()
     }
 
     fn peers(&self) -> Option<Arc<PeerTable>> {

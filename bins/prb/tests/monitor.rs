@@ -6,6 +6,7 @@ mod support;
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -97,9 +98,10 @@ async fn the_originals_calls_and_the_console_of_peers() {
     let config = Config { history: 60, block_ms: 500, ..Config::default() };
     let net = Net::start(config, 1).await;
     let mut provider = provider(&net, "dp");
-    let console = free_port();
+    let (console, api) = (free_port(), free_port());
     let mut manager = manager(&net, "lm")
         .set("PHALA_WALKIE_BOOT_NODES", provider.address())
+        .set("PRB_API_LISTEN", format!("127.0.0.1:{api}"))
         .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"));
     let port = free_port();
     let mut monitor = monitor(&net, port, &[&provider, &manager]);
@@ -118,7 +120,7 @@ async fn the_originals_calls_and_the_console_of_peers() {
 
     pools_and_workers(&net, &http, &lm);
     refusals(&http, &dp, &lm);
-    pages(&http, &Http { port: console }, &dp, &lm).await;
+    pages(&http, &Http { port: console }, &Http { port: api }, &dp, &lm).await;
 
     // The same identity after a restart; with a token, changes need it.
     let before = monitor.peer_id(LIMIT).await;
@@ -245,7 +247,7 @@ fn refusals(http: &Http, dp: &str, lm: &str) {
     }
 }
 
-async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
+async fn pages(http: &Http, own: &Http, api: &Http, dp: &str, lm: &str) {
     http.get("/").has(&[
         "Lifecycle managers (1)",
         "Data providers (1)",
@@ -284,7 +286,51 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     own.get("/").has(&["State read at block", "/transactions"]);
     own.get("/transactions").has(&["Transactions", "href=\"/transactions?state=waiting\"", "/workers"]);
     own.get("/chain-data").has(&["Chain nodes", "parachain", "in use", "Free"]);
+    // Of the data provider: why it is trusted, and what it has served. The same at the manager, over the wire, from the
+    // API and the command line.
+    let table = [&format!("id=\"provider-{dp}\""), "Data providers", "in use", "It is a boot node"];
+    let is_used = |answer: &Answer| {
+        table.iter().all(|text| answer.body.contains(*text)) && served(&answer.body, dp) > 0
+    };
+    own.until("the provider is used", "/chain-data", is_used).await;
+    http.until("the provider is told of", &format!("{base}/chain-data"), is_used).await;
+    http.get(&format!("{base}/chain-data")).has(&[
+        "Chain data of the manager",
+        "Chain nodes",
+        "parachain",
+        "Free",
+    ]);
+    own.get(&format!("/providers/{dp}")).has(&[
+        "As this manager uses it",
+        "It is a boot node",
+        "Block store",
+    ]);
+    let told = api.get("/api/v1/providers").json();
+    let provider = &told["providers"][0];
+    assert_eq!(
+        (&provider["state"], &provider["provenance"]),
+        (&json!("ready"), &json!("boot_node")),
+        "{told}"
+    );
+    assert!(provider["answered"].as_u64().unwrap() > 0 && provider["refused"] == 0, "{told}");
+    let listed = Command::new(env!("CARGO_BIN_EXE_prb"))
+        .args(["provider", "list", "--api", &format!("http://127.0.0.1:{}", api.port)])
+        .env_clear()
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(
+        listed.contains("boot_node") && listed.contains("ready") && listed.contains("SERVED"),
+        "{listed}"
+    );
     own.get("/peers").has(&[dp, "Data providers (1)"]);
+}
+
+/// How many blobs a provider has served, as the page has it.
+fn served(page: &str, provider: &str) -> u64 {
+    let row = page.split(&format!("id=\"provider-{provider}\"")).nth(1).unwrap_or_default();
+    let cell = row.split("data-label=\"Served\">").nth(1).unwrap_or_default();
+    cell.split('<').next().unwrap_or_default().replace(',', "").parse().unwrap_or_default()
 }
 
 /// The form of a peer's worker has the fields that the manager's own form has, and they arrive there.

@@ -22,7 +22,10 @@ use bytes::Bytes;
 use prb_core::prpc::PhactoryInfo;
 use prost::{Enumeration, Message};
 
-use super::WorkerState;
+use super::{
+    WorkerState,
+    provider_detail::{Detail as ChainNodes, Provider},
+};
 
 /// Asks how workers are: `UuidQueryRequest`, and what is wanted beyond it.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
@@ -86,6 +89,12 @@ pub struct Fleet {
     /// Edits may carry [`WorkerSettings`] and [`PoolSettings`]; others pass over them.
     #[prost(bool, tag = "11")]
     pub takes_settings: bool,
+    /// The data providers that it has met.
+    #[prost(message, repeated, tag = "12")]
+    pub providers: Vec<Provider>,
+    /// Its own chain nodes and disk.
+    #[prost(message, optional, tag = "13")]
+    pub chain_nodes: Option<ChainNodes>,
 }
 
 /// A worker.

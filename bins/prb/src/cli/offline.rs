@@ -90,6 +90,7 @@ impl Offline {
             chain: None,
             heights: None,
             peers: None,
+            providers: None,
         };
         Ok(Self { service: TowerToHyperService::new(api::in_process(source)) })
     }

@@ -13,6 +13,7 @@ use prb_core::{
     queue::Stats,
     worker::{Checkpoint, InFlight, State, WorkerStatus},
 };
+use prb_walkie::proto::provider_detail::{Detail, Provider};
 use uuid::Uuid;
 
 use crate::version;
@@ -215,6 +216,10 @@ pub struct FleetView {
     /// Whether its manager takes what the original's messages have no field for: gatekeeper, endpoints to announce,
     /// what happens after a stop from elsewhere.
     pub takes_settings: bool,
+    /// The data providers that its manager has met; `None` where that has none, or does not tell.
+    pub providers: Option<Vec<Provider>>,
+    /// The chain nodes and the disk of a manager among peers, where it tells of them.
+    pub chain_nodes: Option<Detail>,
 }
 
 impl FleetView {

@@ -43,7 +43,7 @@ struct Known {
 }
 
 /// Whether a peer's data is used: it is more than somebody that anybody could be.
-pub(super) fn is_trusted(peer: &Peer) -> bool {
+pub(crate) fn is_trusted(peer: &Peer) -> bool {
     peer.provenance > Provenance::Discovered
 }
 

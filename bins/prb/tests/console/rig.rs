@@ -270,6 +270,8 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
         notes: Vec::new(),
         jobs: Some(Stats { waiting: 1, delayed: 2, active: 4, succeeded: 1234, failed: 7 }),
         takes_settings: true,
+        providers: None,
+        chain_nodes: None,
     }
 }
 

@@ -28,7 +28,10 @@ pub(super) fn fleet_view(update: wire::StatusUpdate, pools: &[db::Pool], tip: Ti
     let mut pools: Vec<_> = pools.iter().filter_map(pool_view).collect();
     let mut fleet = FleetView { tip, ..FleetView::default() };
     let mut takes_all = false;
-    if let Some(detail) = update.detail {
+    if let Some(mut detail) = update.detail {
+        // An older version tells of neither.
+        fleet.chain_nodes = detail.chain_nodes.take();
+        fleet.providers = fleet.chain_nodes.is_some().then(|| detail.bounded_providers());
         takes_all = detail.known_commands().count() == Command::ALL.len();
         (fleet.chain_block, fleet.notes) = (detail.chain_block, detail.bounded_notes());
         fleet.jobs = detail.job_stats();
