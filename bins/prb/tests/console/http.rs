@@ -116,17 +116,18 @@ async fn key_changes_and_what_is_in_flight_are_columns_with_an_order() {
         }
     });
     let page = Page::of(&made).await;
-    let shown = page.get("/workers?columns=chain&size=50").await;
-    shown.has(&["In flight", "Last key change (UTC)", "start, queued since", "2023-11-14 22:13:20"]);
-    page.get("/workers").await.has(&["start, preparing since"]);
+    let shown = page.get("/workers?columns=all&size=50").await;
+    shown.has(&["In flight", "Last key change (UTC)", "start, queued<br>", "2023-11-14 22:13:20"]);
+    page.get("/workers").await.has(&["start, preparing<br>"]).lacks(&["Last key change"]);
+    page.get("/workers?columns=runtime").await.has(&["Last key change (UTC)"]);
     let names = |answer: &Answer| -> Vec<String> {
         answer.body.split("id=\"open-").skip(1).take(2).map(|row| row[..36].to_owned()).collect()
     };
     let ids = [7, 3].map(|place| made.fleet.lock().unwrap().workers[place].entry.id.to_string());
-    let newest = page.get("/workers?columns=chain&size=50&sort=keychange&order=down").await;
+    let newest = page.get("/workers?columns=runtime&size=50&sort=keychange&order=down").await;
     assert_eq!(names(&newest), ids);
     // What is in flight longest comes first.
-    let longest = page.get("/workers?columns=chain&size=50&sort=flight&order=down").await;
+    let longest = page.get("/workers?columns=runtime&size=50&sort=flight&order=down").await;
     assert_eq!(names(&longest), [ids[1].clone(), ids[0].clone()]);
     page.get(&format!("/workers/{}", ids[0])).await.has(&[
         "href=\"/transactions/jobs/41\"",

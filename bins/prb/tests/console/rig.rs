@@ -20,11 +20,11 @@ use prb::{
 };
 use prb_core::{
     chain::{PoolOnChain, Registration, Session, SessionState, WorkerOnChain},
-    inventory::{Goal, Worker},
+    inventory::{Goal, KeyChange, Worker},
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
-    queue::{Stats, memory::MemoryQueue},
-    worker::{Command, Event, State},
+    queue::{JobId, Stats, memory::MemoryQueue},
+    worker::{Command, Event, InFlight, Stage, State},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -251,6 +251,12 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
         let mut worker = worker(n);
         if n.is_multiple_of(every) {
             trouble(&mut worker, n / every);
+        }
+        if n % 97 == 80 {
+            let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + n);
+            worker.in_flight =
+                Some(InFlight { operation: "restart", stage: Stage::Queued, since, job: Some(JobId(n)) });
+            worker.key_change = Some(KeyChange { at_ms: n * 1_000_000_000, block: None });
         }
         worker
     };
