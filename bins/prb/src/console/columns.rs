@@ -153,7 +153,7 @@ pub(super) static COLUMNS: &[Column] = &[
     ),
     column!("peak", "Memory peak", RUNTIME, w, by memory(w, |m| m.rust_peak_used), html! { (shown(w, |m| m.rust_peak_used)) }),
     column!("used", "Memory used", RUNTIME, w, by memory(w, |m| m.rust_used), html! { (shown(w, |m| m.rust_used)) }),
-    column!("total", "Memory total peak", RUNTIME, w, by memory(w, |m| m.total_peak_used), html! {
+    column!("total", "Memory total peak", NOWHERE, w, by memory(w, |m| m.total_peak_used), html! {
         (shown(w, |m| m.total_peak_used))
     }),
     column!("pending", "Messages waiting", RUNTIME, w, by w.info.as_ref().map(|i| i.pending_messages), html! {
