@@ -40,7 +40,9 @@ pub(crate) use start::validation_data;
 pub use suspects::Suspects;
 
 /// How much is asked for at once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Headers in one JSON-RPC batch.
     pub headers_per_batch: u32,

@@ -51,7 +51,9 @@ use refusal::advice;
 pub const NO_PARAMS: [(); 0] = [];
 
 /// How a pool talks to its nodes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// WebSocket URLs (`ws://` or `wss://`), in order of preference.
     pub endpoints: Vec<String>,

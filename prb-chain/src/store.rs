@@ -70,7 +70,9 @@ use crate::verify::Start;
 type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
 
 /// Limits of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Address space, not memory or disk, that is set aside at first. It doubles whenever it is full.
     pub map_bytes: usize,

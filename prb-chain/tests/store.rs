@@ -29,7 +29,7 @@ const LIMIT: usize = 64 << 20;
 
 /// A store without thinning, so that every stop of a sample stays.
 fn open(path: &Path, keep_stop_every: u32) -> Result<Store, Error> {
-    Store::open(path, Config { keep_stop_every, map_bytes: 1 << 30, ..Config::default() })
+    Store::open(path, Config::default().with_keep_stop_every(keep_stop_every).with_map_bytes(1 << 30))
 }
 
 struct Filled {
@@ -384,7 +384,7 @@ async fn wrong_changes_can_be_replaced() {
 #[test]
 fn a_full_map_grows_once_readers_have_ended() {
     let dir = TempDir::new().unwrap();
-    let small = Config { map_bytes: 1 << 20, ..Config::default() };
+    let small = Config::default().with_map_bytes(1 << 20);
     let store = Store::open(dir.path(), small).unwrap();
     set_genesis(&store, &Sample::generate(1, 10)).unwrap();
     let block = |n: u32| vec![n as u8; 100_000];

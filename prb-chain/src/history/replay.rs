@@ -26,7 +26,9 @@ const MAX_FAULTS: usize = 64;
 const PARTS: [Part; 3] = [Part::Relay, Part::ParaHeaders, Part::Changes];
 
 /// How sources are asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Parachain headers or blocks with storage changes that are asked for at once.
     pub blocks_per_call: u32,

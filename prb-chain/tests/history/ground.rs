@@ -24,7 +24,7 @@ pub(crate) struct Kept {
 }
 
 pub(crate) fn config() -> store::Config {
-    store::Config { map_bytes: 1 << 26, ..store::Config::default() }
+    store::Config::default().with_map_bytes(1 << 26)
 }
 
 /// The history.

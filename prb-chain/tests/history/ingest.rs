@@ -55,7 +55,7 @@ pub(crate) async fn fetch(
 ) -> (Kept, [Snapshot; 2]) {
     let kept = empty();
     let (relay, para) = pools(devnet);
-    let config = history::Config { stalled_after: Duration::from_millis(300), ..Default::default() };
+    let config = history::Config::default().with_stalled_after(Duration::from_millis(300));
     let ingest = Ingest::new(relay.clone(), para.clone(), Arc::clone(&kept.store), ingest::Config::default());
     let ingest = ingest.with_history(sources, config);
     let cancel = CancellationToken::new();

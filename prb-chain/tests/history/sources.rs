@@ -148,7 +148,7 @@ async fn serve(cache: Cache) -> (String, AbortOnDropHandle<()>) {
 }
 
 fn cache_at(url: &str) -> Arc<dyn HistorySource> {
-    let config = headers_cache::Config { blocks_per_request: 6, ..headers_cache::Config::default() };
+    let config = headers_cache::Config::default().with_blocks_per_request(6);
     Arc::new(HeadersCache::new(url, config).unwrap())
 }
 
@@ -213,7 +213,7 @@ async fn a_cache_that_is_wrong_or_away_is_named() {
 async fn an_answer_beyond_its_bound_is_refused() {
     let blocks = blocks_of(&filled().store);
     let (url, _server) = serve(Cache::of(&blocks)).await;
-    let config = headers_cache::Config { max_answer_bytes: 2000, ..headers_cache::Config::default() };
+    let config = headers_cache::Config::default().with_max_answer_bytes(2000);
     let source = HeadersCache::new(&url, config).unwrap();
     let refused = source.genesis().await.unwrap_err().to_string();
     assert!(refused.contains("more than 2000 bytes"), "{refused}");

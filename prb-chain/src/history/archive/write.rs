@@ -24,7 +24,9 @@ const FRAME_BYTES: usize = 4 << 20;
 const FRAME_BLOCKS: u32 = 65_536;
 
 /// How an archive is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Zstandard's level, 1 to 19: higher ones take longer for smaller files.
     pub level: i32,
