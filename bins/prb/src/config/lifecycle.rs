@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgAction, Args};
 use prb_core::{blob::cache, sync::BackoffConfig};
 use prb_walkie::{
-    blob::{client, remote},
+    blob::remote,
     node::Trust,
 };
 

@@ -300,6 +300,10 @@ impl Page {
 
     pub async fn over(backend: Arc<dyn Backend>, queue: &MemoryQueue) -> Self {
         let queue = Source { queue: Arc::new(queue.clone()), admin: Arc::new(queue.clone()) };
+        Self::of_console(Console::of_fleet(backend).with_queue(queue)).await
+    }
+
+    pub async fn of_console(console: Console) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
@@ -309,7 +313,6 @@ impl Page {
             ..PageArgs::default()
         };
         let access = Access::given(&args).unwrap();
-        let console = Console::of_fleet(backend).with_queue(queue);
         let site = console::open(&args, &access, console.clone()).await.unwrap().unwrap();
         let address = site.address();
         let mut tasks = JoinSet::new();
