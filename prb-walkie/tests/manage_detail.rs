@@ -40,11 +40,14 @@ use prb_core::{
 use prb_walkie::{
     manage::{
         Sources,
-        detail::{MAX_TEXT_BYTES, MAX_WITH_EVENTS, PoolDetail, WorkerDetail, encode_worker},
+        detail::{MAX_PROVIDERS, MAX_TEXT_BYTES, MAX_WITH_EVENTS, PoolDetail, WorkerDetail, encode_worker},
         state::worker_state,
     },
     node::Limits,
-    proto::{FullAccount, WorkerStateUpdate, db, detail as wire, lifecycle as lm},
+    proto::{
+        FullAccount, WorkerStateUpdate, db, detail as wire, lifecycle as lm,
+        provider_detail::{Detail, Provider},
+    },
     rpc::Handlers,
 };
 use prost::Message;
@@ -193,6 +196,12 @@ fn view(pools: Vec<Pool>) -> ChainView {
     view
 }
 
+/// One that has more to say than is told.
+fn provider() -> Provider {
+    let reason = "x".repeat(2 * MAX_TEXT_BYTES);
+    Provider { peer_id: "peer".into(), reason, answered: u64::MAX, ..Provider::default() }
+}
+
 /// A manager of pools 0, 1 and 2 and so many workers, with all that there is to tell.
 async fn full(workers: u128) -> (Handlers, Manager, Arc<ChainView>) {
     let inventory = Arc::new(MemoryInventory::default());
@@ -228,6 +237,8 @@ async fn full(workers: u128) -> (Handlers, Manager, Arc<ChainView>) {
         heights: Some(watch::channel(heights).1),
         chain: Some(watch::channel(Some(Arc::clone(&view))).1),
         jobs: Some(Arc::new(|| Some(Stats { waiting: 1, delayed: 2, active: 3, succeeded: 4, failed: 5 }))),
+        providers: Some(Arc::new(|| vec![provider(); 2 * MAX_PROVIDERS])),
+        chain_nodes: Some(Arc::new(|| Detail { free_bytes: Some(7), ..Detail::default() })),
     };
     let handlers = prb_walkie::manage::handlers(manager.clone(), sources, Handlers::new());
     (handlers, manager, view)
@@ -246,7 +257,11 @@ async fn ask(handlers: Handlers, query: &wire::StatusQuery) -> Result<wire::Stat
 #[tokio::test]
 async fn the_fleet_is_read_as_it_was_told() {
     let (handlers, _, view) = full(1).await;
-    let fleet = ask(handlers, &query(&[])).await.unwrap().detail.unwrap();
+    let mut fleet = ask(handlers, &query(&[])).await.unwrap().detail.unwrap();
+    assert_eq!(fleet.chain_nodes.as_ref().unwrap().free_bytes, Some(7));
+    let providers = fleet.bounded_providers();
+    assert_eq!((providers.len(), providers[0].reason.len()), (MAX_PROVIDERS, MAX_TEXT_BYTES));
+    assert_eq!((&*providers[0].peer_id, providers[0].answered), ("peer", u64::MAX));
     assert_eq!(fleet.heights().relay_target, Some(RelayNumber(2)));
     assert_eq!((fleet.heights().para_target, fleet.chain_block), (None, Some(77)));
     let stats = fleet.job_stats().unwrap();

@@ -21,15 +21,14 @@ pub(super) fn pool_value(place: &str, index: usize, pool: db::Pool) -> Result<Po
     let after_stop = pool.settings.map(|settings| of(&settings.after_stop)).transpose()?;
     // Moved, not copied: the message's own is wiped when it is dropped.
     let secret = pool.owner.map(|mut owner| SecretString::from(std::mem::take(&mut *owner.take_mnemonic())));
-    Ok(PoolValue {
-        pid: PoolId(pool.pid),
-        name: pool.name,
-        secret,
-        proxied: pool.real_phala_ss58,
-        enabled: pool.enabled,
-        sync_only: pool.sync_only,
-        after_stop,
-    })
+    Ok(PoolValue::default()
+        .with_pid(PoolId(pool.pid))
+        .with_name(pool.name)
+        .with_secret(secret)
+        .with_proxied(pool.real_phala_ss58)
+        .with_enabled(pool.enabled)
+        .with_sync_only(pool.sync_only)
+        .with_after_stop(after_stop))
 }
 
 /// As [`pool_value`].
@@ -38,22 +37,18 @@ pub(super) fn worker_value(
     index: usize,
     worker: db::Worker,
 ) -> Result<WorkerValue, ResponseError> {
-    let value = WorkerValue {
-        pid: PoolId(worker.pid),
-        name: worker.name,
-        endpoint: worker.endpoint,
-        stake: worker.stake,
-        enabled: worker.enabled,
-        sync_only: worker.sync_only,
-        ..WorkerValue::default()
-    };
+    let value = WorkerValue::default()
+        .with_pid(PoolId(worker.pid))
+        .with_name(worker.name)
+        .with_endpoint(worker.endpoint)
+        .with_stake(worker.stake)
+        .with_enabled(worker.enabled)
+        .with_sync_only(worker.sync_only);
     let Some(settings) = worker.settings else { return Ok(value) };
-    Ok(WorkerValue {
-        gatekeeper: Some(settings.gatekeeper),
-        endpoints: Some(settings.endpoints),
-        after_stop: Some(after_stop(place, index, &settings.after_stop)?),
-        ..value
-    })
+    Ok(value
+        .with_gatekeeper(Some(settings.gatekeeper))
+        .with_endpoints(Some(settings.endpoints))
+        .with_after_stop(Some(after_stop(place, index, &settings.after_stop)?)))
 }
 
 /// Empty: the setting of the level above.
