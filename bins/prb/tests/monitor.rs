@@ -119,6 +119,7 @@ async fn the_originals_calls_and_the_console_of_peers() {
     envelope(&info.json());
 
     pools_and_workers(&net, &http, &lm);
+    updates(&net, &http, &lm);
     refusals(&http, &dp, &lm);
     pages(&http, &Http { port: console }, &Http { port: api }, &dp, &lm).await;
 
@@ -205,6 +206,53 @@ fn pools_and_workers(net: &Net, http: &Http, lm: &str) {
     assert_eq!(state["worker"], made);
     let none = http.call(lm, "KickWorker", &json!({}));
     assert!(none.body.starts_with(r#"{"data":{},"hasError":false,"meta":{"#), "{}", none.body);
+}
+
+/// The guide's updates: whole values by any kind of id, numbers as texts, unknown keys, and deletion.
+fn updates(net: &Net, http: &Http, lm: &str) {
+    let pid = net.devnet.pools()[0].pid;
+    let listed = |method: &str, list: &str| http.call(lm, method, &json!({})).json()["data"][list].clone();
+    let before = listed("ListPool", "pools")[0].clone();
+    let value =
+        json!({ "pid": pid.to_string(), "name": "shelf", "enabled": true, "syncOnly": true, "color": "red" });
+    let items = json!({ "items": [{ "id": { "pid": pid.to_string() }, "pool": value }] });
+    let answer = http.call(lm, "UpdatePool", &items).json();
+    assert_eq!(answer["data"]["pools"][0], before, "no mnemonic leaves the operator: {answer}");
+
+    let second = json!({ "pid": pid, "name": "w-2", "endpoint": "http://10.0.0.2:8000", "stake": "7", "enabled": false });
+    let made = http.call(lm, "CreateWorker", &json!({ "workers": [second] })).json();
+    let uuid = made["data"]["workers"][0]["uuid"].clone();
+    let taken = http.call(lm, "CreateWorker", &json!({ "workers": [second] }));
+    assert_eq!(taken.status, 200, "a refusal of the manager's is an answer");
+    let taken = taken.json();
+    assert_eq!((&taken["hasError"], &taken["error"]["type"]), (&json!(true), &json!(3)), "{taken}");
+    assert_eq!(
+        (&taken["meta"]["error"]["type"], &taken["data"]),
+        (&json!("DUPLICATED"), &json!(null)),
+        "{taken}"
+    );
+    assert!(taken["meta"]["requestNonce"].is_string() && taken["meta"]["createdAt"].is_string(), "{taken}");
+    let mut value = second.clone();
+    value["stake"] = json!("8");
+    for id in [json!({ "uuid": uuid }), json!({ "name": "w-2" })] {
+        let answer =
+            http.call(lm, "UpdateWorker", &json!({ "items": [{ "id": id, "worker": value }] })).json();
+        assert_eq!(answer["data"]["workers"][0]["stake"], "8", "{answer}");
+        assert_eq!(answer["data"]["workers"][0]["uuid"], uuid);
+    }
+    assert_eq!(listed("ListWorker", "workers").as_array().unwrap().len(), 2);
+    let gone = json!({ "items": [{ "id": { "uuid": uuid }, "worker": { "deleted": true } }] });
+    let answer = http.call(lm, "UpdateWorker", &gone);
+    assert!(answer.body.starts_with(r#"{"data":{},"hasError":false,"meta":{"#), "{}", answer.body);
+    // By any verb, and without a body.
+    for verb in ["GET", "DELETE", "PUT"] {
+        let answer = http.send(verb, &format!("/ptp/proxy/{lm}/ListWorker"), "", "").json();
+        assert_eq!(answer["data"]["workers"].as_array().unwrap().len(), 1, "{verb}: {answer}");
+    }
+    let states = listed("GetWorkerStatus", "workerStates");
+    let session = states[0]["sessionInfoJson"].as_str().unwrap();
+    assert!(serde_json::from_str::<Value>(session).unwrap()["runtimeInfo"].is_object(), "{session}");
+    assert!(session.starts_with("{\n  \""), "indented by two spaces: {session}");
 }
 
 fn refusals(http: &Http, dp: &str, lm: &str) {
