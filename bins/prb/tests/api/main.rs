@@ -11,6 +11,7 @@ use prb_devnet::Config;
 use serde_json::{Value, json};
 
 mod client;
+mod many;
 #[path = "../support/mod.rs"]
 mod support;
 
