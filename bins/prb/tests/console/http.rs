@@ -190,6 +190,32 @@ async fn a_command_is_shown_before_it_is_given() {
     assert_eq!(*made.commands.lock().unwrap(), [(ids[..2].to_vec(), Command::Kick)]);
 }
 
+/// A form of another site in the operator's browser cannot show the token, and a name of somebody else's that leads
+/// here is none of ours.
+#[tokio::test]
+async fn other_sites_and_hosts_change_nothing() {
+    let made = Made::new(fleet(3, 100));
+    let page = Page::of(&made).await;
+    let (id, own) = (made.fleet.lock().unwrap().workers[0].entry.id, page.address.to_string());
+    let body = format!("command=kick&ids={id}");
+    let post = async |host: &str, headers: &str| {
+        let length = body.len();
+        let head = format!(
+            "POST /workers/command HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\n{headers}"
+        );
+        page.send(&head, &body).await.status
+    };
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    for headers in ["Origin: http://evil.example\r\n", "Origin: null\r\n", "Cookie: a=b\r\n", ""] {
+        assert_eq!(post(&own, headers).await, 401, "{headers}");
+    }
+    assert_eq!(post("evil.example", &bearer).await, 421);
+    assert!(made.commands.lock().unwrap().is_empty());
+    assert_eq!(post(&own, &bearer).await, 200);
+    assert_eq!(made.commands.lock().unwrap().len(), 1);
+}
+
 /// As many as a page may show: their ids make a long address.
 #[tokio::test]
 async fn a_whole_page_can_be_chosen() {
