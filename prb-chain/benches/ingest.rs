@@ -1,4 +1,4 @@
-//! The ingest of a history, against the bare rate at which the same node answers the same questions.
+//! Benchmark of ingesting a history, against the bare rate at which the same node answers the same requests.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -24,7 +24,7 @@ fn pools(devnet: &Devnet) -> (NodePool, NodePool) {
     (pool("relay", devnet.relay().url()), pool("para", devnet.para().url()))
 }
 
-/// Everything from nothing: fetched, verified, on disk.
+/// A complete ingest: fetched, verified, stored on disk.
 async fn ingest(devnet: &Devnet) {
     let dir = tempfile::TempDir::new().unwrap();
     let store = Arc::new(Store::open(dir.path(), store::Config::default()).unwrap());
@@ -39,7 +39,7 @@ async fn ingest(devnet: &Devnet) {
     task.await.unwrap().unwrap();
 }
 
-/// The same questions, with the answers thrown away unread.
+/// The same requests, with the answers discarded.
 async fn bare(devnet: &Devnet) {
     let (relay, para) = pools(devnet);
     let (relay, para) = (relay.pick(), para.pick());

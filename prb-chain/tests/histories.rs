@@ -1,5 +1,5 @@
-//! Whatever the history, workers accept what the store gives them; and a history costs few calls and little
-//! disk.
+//! Tests that workers accept the store's batches for random histories, and that a history costs few calls and
+//! little disk space.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{sync::Arc, time::Duration};
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 const ENOUGH: usize = 1 << 24;
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// An ingest at work.
+/// A running ingest.
 struct Fetching {
     relay: NodePool,
     para: NodePool,
@@ -56,7 +56,7 @@ impl Fetching {
         Self { relay, para, store, cancel, task, dir }
     }
 
-    /// Waits until everything that is final, and provable, is stored.
+    /// Waits until everything that is final and provable is stored.
     async fn until_at(&self, relay: u32, para: u32) {
         let mut heights = self.store.heights();
         let there = heights.wait_for(|h| {
@@ -74,7 +74,7 @@ impl Fetching {
     }
 }
 
-/// A worker that verifies everything, initialised from the source.
+/// A verifying worker, initialised from the source.
 async fn worker(source: &StoreSource) -> (WorkerHandle, PRuntime) {
     let handle = Worker::spawn(WorkerConfig::new("histories", 0)).await.unwrap();
     let connect = HttpConnect::new(HttpConfig::default()).unwrap();
@@ -91,7 +91,7 @@ async fn worker(source: &StoreSource) -> (WorkerHandle, PRuntime) {
     (handle, api)
 }
 
-/// Feeds a worker with batches of random sizes, from whatever cursors these lead to, until the source has no
+/// Feeds a worker with batches of random sizes, from the cursors that they lead to, until the source has no
 /// more. Any refusal fails the test.
 async fn feed(source: &StoreSource, api: &PRuntime, rng: &mut StdRng) {
     loop {
@@ -128,13 +128,13 @@ async fn feed(source: &StoreSource, api: &PRuntime, rng: &mut StdRng) {
     }
 }
 
-/// Shape of a random history.
+/// The shape of a random history.
 #[derive(Clone, Debug)]
 struct History {
     set_length: u32,
     justification_period: u32,
     finality_proofs: bool,
-    /// Relay blocks with and without parachain blocks, in turn.
+    /// Numbers of relay blocks alternately with and without parachain blocks.
     stretches: Vec<u32>,
     seed: u64,
 }
@@ -174,7 +174,7 @@ async fn accepted(history: History) {
     if !history.finality_proofs {
         devnet.relay().faults().refuse("grandpa_proveFinality");
     }
-    // Without proofs, only what blocks keep can be proven.
+    // Without finality proofs, only the justifications stored with blocks prove anything.
     let is_provable = |n: &u32| {
         history.finality_proofs && *n == devnet.relay().finalized_number()
             || devnet.relay().justification(*n).is_some()
@@ -184,7 +184,7 @@ async fn accepted(history: History) {
     let fetching = Fetching::start(&devnet);
     let source = StoreSource::new(Arc::clone(&fetching.store));
     match provable {
-        // Justifications in the middle of a set are looked for only near the tip.
+        // Justifications in the middle of a set are only looked for near the tip.
         Some(provable) if history.finality_proofs || finalized - provable < 16 => {
             let para = if history.finality_proofs { devnet.para().finalized_number() } else { 0 };
             fetching.until_at(provable, para).await;
@@ -202,7 +202,7 @@ async fn accepted(history: History) {
         assert_eq!(info.headernum, finalized + 1);
         assert_eq!(info.blocknum, devnet.para().finalized_number() + 1);
     }
-    // The next blocks find a worker that is in the middle.
+    // The next blocks arrive while the worker is in the middle.
     for _ in 0..5 {
         devnet.tick().unwrap();
     }
@@ -220,19 +220,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn workers_accept_any_history(history in histories()) {
+    fn workers_accept_random_histories(history in histories()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(accepted(history));
     }
 }
 
-/// Round trips for each relay block of a history.
+/// Most round trips for each relay block of a history.
 const CALLS_PER_RELAY_BLOCK: f64 = 0.1;
-/// Bytes on disk for each byte of SCALE that was fetched.
+/// Most bytes on disk for each byte of SCALE that was fetched.
 const DISK_PER_RAW: f64 = 1.25;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_history_costs_few_calls_and_little_disk() {
+async fn history_costs_few_calls_and_little_disk() {
     const BLOCKS: u32 = 2000;
     let config = prb_devnet::Config {
         history: BLOCKS,
@@ -257,7 +257,7 @@ async fn a_history_costs_few_calls_and_little_disk() {
         raw += devnet.para().header(n).unwrap().encode().len();
         raw += devnet.para().storage_changes(n).unwrap().encode().len();
     }
-    // A set's end: its justification and read proof.
+    // At the end of a set: its justification and read proof.
     let set_ends: Vec<u32> = (2..=relay).filter(|n| n % 50 == 0).collect();
     for n in &set_ends {
         raw += devnet.relay().justification(*n).unwrap().len();

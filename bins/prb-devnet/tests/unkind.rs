@@ -87,7 +87,8 @@ async fn faults_are_told_by_flags_and_while_it_runs() {
     assert!(timeout(Duration::from_millis(300), changes()).await.is_err(), "it answers");
     let _: () = para.request("devnet_heal", rpc_params![]).await.unwrap();
     changes().await.unwrap();
-    for (fault, says) in [("slow=x", "slow=MS"), ("nothing", "is no fault"), ("answer-bytes=9", "as a flag")]
+    for (fault, says) in
+        [("slow=x", "slow=MS"), ("nothing", "is not a fault"), ("answer-bytes=9", "with a flag")]
     {
         let refused = para.request::<()>("devnet_inject", rpc_params![fault]).await.unwrap_err();
         assert!(refused.to_string().contains(says), "{refused}");
@@ -95,7 +96,7 @@ async fn faults_are_told_by_flags_and_while_it_runs() {
 }
 
 #[test]
-fn a_flag_that_is_no_fault_is_refused_with_those_that_are() {
+fn unknown_fault_is_refused_with_the_known_ones() {
     let run = |fault: &str| {
         let args = ["run", "--relay-fault", fault];
         Command::new(env!("CARGO_BIN_EXE_prb-devnet")).args(args).output().unwrap()

@@ -1,12 +1,11 @@
-//! An archive: a folder of files with everything that a store holds, to start another data provider from.
+//! An archive: a folder of files with the complete content of a store, from which another data provider can
+//! start.
 //!
-//! [`export`] writes one from a store and, called again, adds what is new; [`ArchiveHistory`] reads one as a
-//! [`HistorySource`](super::HistorySource). Files are written under another name and renamed once they are whole,
-//! and never change after that, so that any tool may copy them, object stores included.
+//! [`export`] writes one from a store and, called again, adds new blocks; [`ArchiveHistory`] reads one as a [`HistorySource`](super::HistorySource). Files are written under a temporary name, renamed once they are complete, and never changed afterwards, so any tool may copy them, including to object stores.
 //!
 //! # Format, version 1
 //!
-//! | file | has |
+//! | file | content |
 //! |---|---|
 //! | `genesis.prb` | one frame: the start of the chains |
 //! | `relay-NNNNNNNNNN.prb` | relay headers from that number on, in pieces that end at justified ones |

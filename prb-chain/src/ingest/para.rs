@@ -1,4 +1,4 @@
-//! Parachain headers, up to what a stored relay block's state names.
+//! Fetches parachain headers up to the head named in the state of a stored relay block.
 
 use prb_core::primitives::{Hash, ParaNumber};
 
@@ -9,11 +9,11 @@ use crate::{
     verify::{self, Checked},
 };
 
-/// This part's name in logs and metrics.
+/// This loop's name in logs and metrics.
 const PART: &str = "parachain headers";
-/// Headers in the first question to a node.
+/// Headers in the first request to a node.
 const FIRST: u32 = 64;
-/// Most blocks of a branch that a node's best chain does not have.
+/// Longest fork between a node's best chain and the finalised one, in blocks.
 const MAX_FORK: usize = 256;
 
 /// Follows the parachain's headers.
@@ -32,12 +32,12 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
                 pause.reset();
                 in_full = true;
             }
-            // The store, and with it the senders, lives as long as this loop.
+            // Cannot fail: the store lives as long as this loop, and with it the senders.
             Ok(Step::UpToDate) => {
                 pause.reset();
                 let _ = tips.changed().await;
             }
-            // The target may be a false one: what there is goes on without it.
+            // The target may be false: after this wait, continue with what there is.
             Ok(Step::Few) => {
                 pause.reset();
                 in_full = tokio::time::timeout(config.batch_wait, tips.changed()).await.is_ok();
@@ -47,17 +47,17 @@ pub(super) async fn run(chains: &Chains, config: &Config) -> Result<(), Error> {
     }
 }
 
-/// What one attempt came to.
+/// The result of an attempt.
 enum Step {
     Stored,
-    /// No relay block vouches for more.
+    /// No stored relay block proves further headers.
     UpToDate,
-    /// There are some, but more are on their way.
+    /// There are a few, and more to come.
     Few,
 }
 
-/// Stores the headers up to the next head that a relay block vouches for; `in_full` leaves few headers for
-/// later while there are more to come.
+/// Stores the headers up to the next proven head; with `in_full`, few headers are left for later while more
+/// are to come.
 async fn advance(chains: &Chains, config: &Config, pace: &mut Pace, in_full: bool) -> Result<Step, Error> {
     let limit = config.headers_per_batch;
     let head = write(&chains.store, move |store| store.next_head(limit)).await?;
@@ -69,13 +69,13 @@ async fn advance(chains: &Chains, config: &Config, pace: &mut Pace, in_full: boo
     }
     let (first, parent) = match tip {
         Some((tip, hash)) => (tip.next().0, hash),
-        // Nothing comes before the genesis header.
+        // The genesis header has no predecessor.
         None => (0, Hash::default()),
     };
     let headers = para_headers(chains, pace, first, number.0, PART).await?;
     let checked = match verify::chain(parent, first, headers.clone()) {
         Ok(checked) if checked.last().is_some_and(|last| last.hash == hash) => checked,
-        // What breaks may be an honest node's answer.
+        // A mismatch can also be an honest node's answer, from another branch.
         _ => by_hash(&chains.para.pick(), parent, hash, first, headers).await?,
     };
     let headers: Vec<_> = checked.into_iter().map(|header| header.encoded).collect();
@@ -83,10 +83,10 @@ async fn advance(chains: &Chains, config: &Config, pace: &mut Pace, in_full: boo
     Ok(Step::Stored)
 }
 
-/// The headers of the branch that ends with `hash`, of which some may be among these.
+/// Returns the headers of the branch that ends with `hash`; some of them may be among `headers`.
 ///
-/// A node's best chain may still be another branch, or may have changed between two questions: it answers
-/// questions by number honestly with headers that the relay chain does not vouch for.
+/// A node's best chain may still be another branch, or may have changed between two requests: queries by
+/// number then honestly return headers that the relay chain does not include.
 async fn by_hash(
     node: &Node,
     parent: Hash,

@@ -1,8 +1,8 @@
-//! Relay headers, justified, with the parachain head that the last one's state names.
+//! Fetches justified relay headers, with the parachain head named in the last one's state.
 //!
-//! Finality proofs are tried first (`relay/walk.rs`). A node whose proofs do not help, for whatever reason, is
-//! noted to lack them, and gives the justifications that it keeps with blocks instead (`relay/justified.rs`);
-//! where it has none of these either, another node is asked.
+//! Finality proofs are tried first (`relay/walk.rs`). If a node's proofs do not help, for whatever reason,
+//! the capability is recorded as missing, and the justifications that the node stores with blocks are used
+//! instead (`relay/justified.rs`); if it has none of these either, another node is asked.
 
 use std::sync::Arc;
 
@@ -26,20 +26,21 @@ use crate::{
 mod justified;
 mod walk;
 
-/// This part's name in logs and metrics.
+/// This loop's name in logs and metrics.
 pub(super) const PART: &str = "relay";
-/// Blocks after the stored ones that need not be provable yet: a head is told before its proof is there.
+/// Number of blocks beyond the stored ones that need not be provable yet: a head is announced before its
+/// proof exists.
 const NEAR: u32 = 32;
-/// Attempts without anything new, after which blocks near the target are taken for ones far from it.
+/// Attempts without progress after which blocks near the target are treated like distant ones.
 const NEAR_ATTEMPTS: u32 = 6;
 
-/// Headers after the ones before, and the justification of the last of them.
+/// Consecutive headers, and the justification of the last one.
 struct Proven {
     headers: Vec<Checked>,
     justification: Vec<u8>,
 }
 
-/// Where the stored blocks end.
+/// The last stored block.
 #[derive(Clone, Copy)]
 struct Tip {
     number: RelayNumber,
@@ -64,7 +65,7 @@ pub(super) async fn run(
                 in_vain = 0;
                 pause.reset();
             }
-            // A head may be told a moment before its proof is there, and be the last one for a while.
+            // A head may be announced slightly before its proof exists, and stay the newest for a while.
             Ok(false) if target > chains.store.tips().borrow().relay.map(|(number, _)| number) => {
                 in_vain += 1;
                 let again = pause.next();
@@ -75,7 +76,7 @@ pub(super) async fn run(
             }
             Ok(false) => {
                 pause.reset();
-                // The sender lives as long as this loop.
+                // Cannot fail: the sender lives as long as this loop.
                 let _ = targets.changed().await;
             }
             Err(e) => pause.after(chains, PART, e).await?,
@@ -83,7 +84,7 @@ pub(super) async fn run(
     }
 }
 
-/// Stores the next batch; `false` when there is none yet.
+/// Stores the next batch; `false` if there is none yet.
 async fn advance(
     chains: &Chains,
     config: &Config,
@@ -128,7 +129,7 @@ async fn advance(
     }
     let batch = match batch(&node, genesis.para_id, tip, set, proven).await {
         Err(e @ Error::Wrong { .. }) if by_proof => {
-            // Where no other node is left, its blocks' justifications may be right.
+            // If no other node is left, the justifications of its blocks may still be valid.
             node.lacks(
                 Capability::FinalityProofs,
                 &format!("a finality proof was wrong: {}", super::chain_of(&e)),
@@ -144,7 +145,8 @@ async fn advance(
     Ok(true)
 }
 
-/// Stores what has passed the checks. Returns the first block whose state names no head of the parachain any more.
+/// Stores verified blocks. Returns the first block whose state no longer names a head of the parachain, if
+/// any.
 pub(crate) fn append(store: &Store, batch: &RelayBatch) -> Result<Option<RelayNumber>, store::Error> {
     let named_head = store.tip_names_head()?;
     store.append_relay(batch)?;
@@ -152,7 +154,7 @@ pub(crate) fn append(store: &Store, batch: &RelayBatch) -> Result<Option<RelayNu
     Ok(gone.filter(|_| named_head))
 }
 
-/// Puts pieces from elsewhere than nodes through the same checks: they follow `parent`, `set` justifies the first.
+/// Verifies pieces from history sources: they follow `parent`, and `set` justifies the first one.
 pub(crate) fn check_pieces(
     para_id: u32,
     set: AuthoritySet,
@@ -172,7 +174,7 @@ pub(crate) fn check_pieces(
     Ok(RelayBatch { first, headers, stops })
 }
 
-/// Says so where the relay chain names no head of the parachain any more: it was offboarded.
+/// Reports that the relay chain no longer names a head of the parachain, which was offboarded.
 pub(crate) fn notice_missing_head(store: &Store, para_id: u32, gone: Option<RelayNumber>) {
     let last = store.tips().borrow().proven.map(|(number, _)| number.0);
     if let (Some(relay), Some(last)) = (gone, last) {
@@ -180,20 +182,20 @@ pub(crate) fn notice_missing_head(store: &Store, para_id: u32, gone: Option<Rela
             relay = relay.0,
             para_id,
             last,
-            "the relay chain names no head of the parachain: its last block stays the newest"
+            "the relay chain names no head of the parachain any more; its last block stays the newest"
         );
     }
 }
 
-/// Sees whether the node has old states, before hundreds of headers are fetched that would be of no use
-/// without.
+/// Checks that the node has old states before hundreds of headers are fetched, which would be useless without
+/// them.
 async fn prove_state(node: &Node, at: Hash, para_id: u32) -> Result<(), Error> {
     let keys = [json::HexBytes(state::para_head_key(para_id))];
     let proof: Result<json::ReadProof, rpc::Error> = node.request("state_getReadProof", (keys, at)).await;
     proof.map(drop).map_err(|e| unreadable(node, e))
 }
 
-/// Notes a node that has thrown away the state that is needed.
+/// Records that a node has pruned the required state.
 fn unreadable(node: &Node, error: rpc::Error) -> Error {
     if error.refusal() == Some(Refusal::StatePruned) {
         node.lacks(Capability::States, &error.to_string());
@@ -201,7 +203,7 @@ fn unreadable(node: &Node, error: rpc::Error) -> Error {
     error.into()
 }
 
-/// What the node's finality proofs give. Far from the target, proofs that give nothing are noted as lacking.
+/// Asks for finality proofs. Far from the target, proofs that yield nothing count as a missing capability.
 async fn proofs(node: &Node, tip: Tip, ends_set: bool, is_far: bool) -> Result<Vec<Proven>, Error> {
     match walk::by_finality_proofs(node, tip, ends_set).await {
         Ok(Found::Proven(proven)) => {
@@ -225,13 +227,13 @@ async fn proofs(node: &Node, tip: Tip, ends_set: bool, is_far: bool) -> Result<V
     }
 }
 
-/// Whether the block that workers start after is the last of its set.
+/// Whether the block that workers start after is the last of its authority set.
 fn start_ends_set(genesis: &Genesis) -> bool {
     GenesisBlockInfo::decode(&mut &genesis.info[..])
         .is_ok_and(|info| info.block_header.scheduled_change().is_some())
 }
 
-/// Encoded headers of a span.
+/// Fetches encoded headers of a span.
 pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec<u8>>, Error> {
     let numbers: Vec<u32> = (first..=last).collect();
     let known = hashes(node, &numbers).await?;
@@ -249,7 +251,7 @@ pub(super) async fn window(node: &Node, first: u32, last: u32) -> Result<Vec<Vec
         .collect()
 }
 
-/// The hashes of blocks, up to the first that the node does not have; asked for again where there is one, as
+/// Fetches block hashes, up to the first block that the node does not have; retries partial answers as
 /// [`Node::request_some`] does.
 async fn hashes(node: &Node, numbers: &[u32]) -> Result<Vec<[Hash; 1]>, Error> {
     let mut known: Vec<[Hash; 1]> = Vec::new();
@@ -263,7 +265,7 @@ async fn hashes(node: &Node, numbers: &[u32]) -> Result<Vec<[Hash; 1]>, Error> {
     Ok(known)
 }
 
-/// Checks the justifications and reads, by proof, what the state at each justified block says.
+/// Checks the justifications, and reads by proof what the state at each justified block says.
 async fn batch(
     node: &Node,
     para_id: u32,
@@ -286,7 +288,7 @@ async fn batch(
     let proofs = proofs.map_err(|e| unreadable(node, e))?;
     let proofs = proofs.into_iter().map(json::ReadProof::into_nodes);
     let answers: Vec<_> = proven.into_iter().zip(proofs).collect();
-    // Hundreds of signatures: other tasks of this thread should not wait for them.
+    // Hundreds of signatures take a while, so they are checked on a blocking thread.
     let checked = tokio::task::spawn_blocking(move || check(para_id, set, answers)).await?;
     let (headers, stops) = checked.map_err(wrong(node))?;
     let headers = headers.into_iter().map(|header| header.encoded).collect();
@@ -302,12 +304,12 @@ fn check(
     for (Proven { headers, justification }, proof) in answers {
         let Some((last, before)) = headers.split_last() else { continue };
         if let Some(early) = before.iter().find(|header| header.change.is_some()) {
-            let reason = "it is of a block after the end of its set";
+            let reason = "it justifies a block after the end of its authority set";
             return Err(verify::Error::Justification { number: early.number, reason });
         }
         let justified = grandpa::check(&justification, &set, last.number, last.hash);
         if let (Err(_), Some(forced)) = (&justified, headers.iter().find(|header| header.forces_change)) {
-            // Signed by a set that no header before it announces.
+            // It is signed by a set that no earlier header announces.
             return Err(verify::Error::ForcedChange { number: forced.number });
         }
         justified?;
@@ -316,7 +318,7 @@ fn check(
         if let Some(next) = &next_set
             && state::authority_set(last.state_root, proof.clone())? != *next
         {
-            let reason = "it is another set than the block schedules".into();
+            let reason = "it is not the authority set that the block schedules".into();
             return Err(verify::Error::Proof { what: "the authorities", reason });
         }
         stops.push(NewJustifiedBlock {

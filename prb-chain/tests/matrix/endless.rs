@@ -1,4 +1,4 @@
-//! A proxy that lets the handshake through, and then sends one message that never ends.
+//! A proxy that passes the handshake and then sends one endless message.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -6,7 +6,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Bytes of a frame, and the headers of a text message's first one and of those that follow.
+/// Size of a frame, and the headers of a text message's first frame and of the following ones.
 const FRAME: usize = 0x8000;
 const FIRST: [u8; 4] = [0x01, 126, 0x80, 0];
 const NEXT: [u8; 4] = [0x00, 126, 0x80, 0];
@@ -18,7 +18,7 @@ pub(crate) struct Endless {
 }
 
 impl Endless {
-    /// In front of the node at `url`.
+    /// Starts a proxy in front of the node at `url`.
     pub(crate) async fn start(url: &str) -> Self {
         let node = url.trim_start_matches("ws://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -29,7 +29,7 @@ impl Endless {
             while let Ok((client, _)) = listener.accept().await {
                 let node = node.clone();
                 connections.spawn(async move {
-                    // Either end may go away at any time.
+                    // Either end may disconnect at any time.
                     let _ = serve(client, &node).await;
                 });
             }
@@ -45,7 +45,7 @@ impl Endless {
 async fn serve(mut client: TcpStream, node: &str) -> std::io::Result<()> {
     let mut node = TcpStream::connect(node).await?;
     let mut buffer = [0; 4096];
-    // The handshake: a request, and an answer that holds no frames yet.
+    // The handshake: a request, and an answer without frames.
     let asked = client.read(&mut buffer).await?;
     node.write_all(&buffer[..asked]).await?;
     let answered = node.read(&mut buffer).await?;

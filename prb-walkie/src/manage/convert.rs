@@ -1,4 +1,4 @@
-//! Between the wire's messages and the manager's values.
+//! Conversions between the wire's messages and the manager's values.
 
 use std::sync::Arc;
 
@@ -98,12 +98,12 @@ fn selector(what: &str, index: usize, id: Option<QueryIdentity>) -> Result<Selec
         },
         Some(Identity::Name(name)) => Ok(Selector::Name(name)),
         Some(Identity::Pid(pid)) => Ok(Selector::Pid(PoolId(pid))),
-        None => Err(ResponseError::server(format!("items[{index}]: it does not say which {what}"))),
+        None => Err(ResponseError::server(format!("items[{index}]: it names no {what}"))),
     }
 }
 
 fn no_value(what: &str, index: usize) -> ResponseError {
-    ResponseError::server(format!("items[{index}]: it does not say what the {what} is to be"))
+    ResponseError::server(format!("items[{index}]: it has no value for the {what}"))
 }
 
 pub(super) fn pool_list(pools: &[Arc<inventory::Pool>]) -> lm::PoolList {
@@ -115,7 +115,7 @@ pub(super) fn worker_list(workers: &[Arc<inventory::Worker>]) -> lm::WorkerList 
 }
 
 fn pool(pool: &inventory::Pool) -> db::Pool {
-    // There also where the pool has none: the original's pages look into it.
+    // Set even if the pool has no operator: the original's pages read its fields unconditionally.
     let owner = pool.operator.as_ref().map(|operator| address(&operator.account)).unwrap_or_default();
     db::Pool {
         uuid: pool.id.to_string(),

@@ -1,9 +1,9 @@
-//! `devnet_*`: faults told to a running node. They are served whatever the faults.
+//! `devnet_*`: injects and heals faults of a running node. Not affected by faults.
 
 use super::{Module, Registered, error};
 use crate::node::Fault;
 
-/// What their names start with.
+/// Prefix of their names.
 pub(super) const PREFIX: &str = "devnet_";
 
 pub(super) fn register(module: &mut Module) -> Registered {
@@ -13,7 +13,10 @@ pub(super) fn register(module: &mut Module) -> Registered {
         let faults = faults.map_err(|reason| error(-32602, reason))?;
         let limit = texts.iter().zip(&faults).find(|(_, fault)| fault.is_of_server());
         if let Some((text, _)) = limit {
-            return Err(error(-32602, format!("{text} holds from the server's start: give it as a flag")));
+            return Err(error(
+                -32602,
+                format!("{text} takes effect at the server's start: set it with a flag"),
+            ));
         }
         faults.iter().for_each(|fault| node.inject(fault));
         Ok(())

@@ -1,4 +1,4 @@
-//! Arguments of the commands that ask a running daemon.
+//! Arguments of the commands over the management API.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ mod store;
 
 pub use store::{StoreAction, StoreArgs};
 
-/// Where the daemon is, and how answers are shown.
+/// How to connect to the daemon, and the output format.
 #[derive(Clone, Debug, Args)]
 pub struct Remote {
     /// Address of the daemon's management API.
@@ -23,14 +23,14 @@ pub struct Remote {
         global = true
     )]
     pub api: String,
-    /// File whose first line is the API's token. Else it is taken from the variable PRB_API_TOKEN, else from the
-    /// file that the daemon made in its data folder.
+    /// File whose first line is the API's token. By default it is taken from the variable PRB_API_TOKEN, or
+    /// from the file that the daemon created in its data folder.
     #[arg(long, env = "PRB_API_TOKEN_FILE", value_name = "FILE", global = true)]
     pub api_token_file: Option<PathBuf>,
-    /// Data folder of a `prb all` on this machine, for the token that it made.
+    /// Data folder of a `prb all` on this machine, to find its generated token.
     #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true)]
     pub data: Option<PathBuf>,
-    /// Folder of pools and workers of a `prb lifecycle` on this machine, for the token that it made.
+    /// Folder of pools and workers of a `prb lifecycle` on this machine, to find its generated token.
     #[arg(
         long,
         env = "PHALA_LOCAL_DB_PATH",
@@ -69,7 +69,7 @@ pub struct StatusArgs {
     /// The daemon.
     #[command(flatten)]
     pub remote: Remote,
-    /// Show it again every two seconds.
+    /// Refresh every two seconds.
     #[arg(long)]
     pub watch: bool,
 }
@@ -88,51 +88,51 @@ pub struct WorkersArgs {
     pub action: WorkerAction,
 }
 
-/// Which workers.
+/// Selects workers.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Selection {
-    /// Names, ids, or patterns with * and ? (in quotes, or the shell reads them).
+    /// Names, ids, or patterns with * and ? (quoted, so that the shell does not expand them).
     #[arg(value_name = "WORKER")]
     pub workers: Vec<String>,
-    /// Workers of the pool of this number; of those named, where some are.
+    /// Only workers of the pool with this number.
     #[arg(long, value_name = "PID")]
     pub pool: Option<u64>,
 }
 
-/// How to change something.
+/// Options of changes.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Caution {
-    /// Say what would happen, and change nothing.
+    /// Show what would happen, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Ask nothing.
+    /// Do not ask for confirmation.
     #[arg(long, short)]
     pub yes: bool,
 }
 
-/// What to do with workers.
+/// Commands for workers.
 #[derive(Clone, Debug, Subcommand)]
 pub enum WorkerAction {
     /// List workers with their status.
     List {
-        /// Which.
+        /// The workers.
         #[command(flatten)]
         selection: Selection,
-        /// Those in this state, such as `S_ERROR`.
+        /// Only workers in this state, such as `S_ERROR`.
         #[arg(long)]
         state: Option<String>,
-        /// Those for this reason: a code of docs/worker-states.md.
+        /// Only workers with this reason: a code of docs/worker-states.md.
         #[arg(long)]
         reason: Option<String>,
-        /// Show them again every two seconds.
+        /// Refresh every two seconds.
         #[arg(long)]
         watch: bool,
     },
-    /// Show everything that is known of a worker, and what happened to it.
+    /// Show all known details of a worker, and its events.
     Show {
         /// Its name or id.
         worker: String,
-        /// Show it again every two seconds.
+        /// Refresh every two seconds.
         #[arg(long)]
         watch: bool,
     },
@@ -143,55 +143,55 @@ pub enum WorkerAction {
         /// Its fields.
         #[command(flatten)]
         fields: WorkerFields,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
     /// Change workers' fields.
     Set {
-        /// Which.
+        /// The workers.
         #[command(flatten)]
         selection: Selection,
-        /// The new name, of one worker.
+        /// The new name; for one worker only.
         #[arg(long)]
         rename: Option<String>,
         /// What to change.
         #[command(flatten)]
         fields: WorkerFields,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
-    /// Remove workers from the inventory. On chain nothing is stopped by that.
+    /// Remove workers from the inventory. This does not stop them on chain.
     Remove(Told),
     /// Add the workers of a file, all or none; with --update, change those that are there by name.
     Import(ImportArgs),
     /// Print workers as `import` reads them.
     Export {
-        /// Which; all where none is given.
+        /// The workers; all by default.
         #[command(flatten)]
         selection: Selection,
         /// The format.
         #[arg(long, value_enum, default_value_t = Format::Csv)]
         format: Format,
     },
-    /// Compute: register, add to the pool and start, as far as that is not so yet.
+    /// Start computing; registers workers and adds them to the pool first if needed.
     Start(Told),
-    /// Stop computing. The stake stays locked for the cool-down.
+    /// Stop computing. The stake stays locked during the cool-down.
     Stop(Told),
-    /// Free the stake of stopped workers when the cool-down is over, and leave them stopped.
+    /// Reclaim the stake of stopped workers after the cool-down, and leave them stopped.
     Reclaim(Told),
-    /// Take stopped workers out of their pool on chain.
+    /// Remove stopped workers from their pool on chain.
     LeavePool(Told),
     /// Register again with a fresh attestation.
     RegisterAgain(Told),
-    /// Forget what failed and observe everything anew.
+    /// Clear recorded failures and observe the workers again.
     Restart(Told),
-    /// Make workers' processes exit; their supervisors start them again.
+    /// Make pRuntime exit; its supervisor starts it again.
     Kick(Told),
-    /// Have workers keep their state on their disks.
+    /// Make workers write a checkpoint of their state to disk.
     Checkpoint(Told),
-    /// Accept the keys that answer at the workers' endpoints in place of the last ones.
+    /// Accept the keys that now answer at the workers' endpoints.
     ConfirmKey(Told),
 }
 
@@ -212,18 +212,18 @@ pub struct ImportArgs {
     pub caution: Caution,
 }
 
-/// Workers, and how to tell them.
+/// The workers of a command, and its options.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Told {
-    /// Which.
+    /// The workers.
     #[command(flatten)]
     pub selection: Selection,
-    /// How.
+    /// Options.
     #[command(flatten)]
     pub caution: Caution,
 }
 
-/// A worker's fields; those that are absent stay, or have their default.
+/// A worker's fields; absent ones keep their value or get their default.
 #[derive(Clone, Debug, Default, Args)]
 pub struct WorkerFields {
     /// Number of its pool on chain.
@@ -232,7 +232,7 @@ pub struct WorkerFields {
     /// Its pRuntime's URL.
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// The stake to compute with: in 10^-12 PHA, or with the unit, such as 30000PHA.
+    /// The stake for computing: in 10^-12 PHA, or with a unit, such as 30000PHA.
     #[arg(long, value_name = "AMOUNT")]
     pub stake: Option<String>,
     /// Whether it runs.
@@ -241,18 +241,19 @@ pub struct WorkerFields {
     /// Sync it, send nothing on chain.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub sync_only: Option<bool>,
-    /// A gatekeeper: registered and synced, not put to computing.
+    /// A gatekeeper: registered and synced, but not started.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub gatekeeper: Option<bool>,
-    /// URLs that it announces on chain, by comma; an empty value announces none.
+    /// URLs to announce on chain, separated by commas; an empty value announces none.
     #[arg(long, value_name = "URLS")]
     pub announce: Option<String>,
-    /// After a stop from elsewhere: stay-stopped, reclaim, start-again, or inherit (the pool's setting).
+    /// What to do after a stop by somebody else: stay-stopped, reclaim, start-again, or inherit (the pool's
+    /// setting).
     #[arg(long, value_name = "SETTING", value_parser = after_stop)]
     pub after_stop: Option<Setting>,
 }
 
-/// What happens after a stop from elsewhere; `None` inherits.
+/// What to do after a stop by somebody else; `None` inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting(pub Option<AfterExternalStop>);
 
@@ -279,12 +280,12 @@ pub struct PoolsArgs {
     pub action: PoolAction,
 }
 
-/// What to do with pools.
+/// Commands for pools.
 #[derive(Clone, Debug, Subcommand)]
 pub enum PoolAction {
-    /// List pools, with what the chain says of them.
+    /// List pools with their on-chain state.
     List {
-        /// Show them again every two seconds.
+        /// Refresh every two seconds.
         #[arg(long)]
         watch: bool,
     },
@@ -293,14 +294,14 @@ pub enum PoolAction {
         /// Its number on chain, name or id.
         pool: String,
     },
-    /// Add a pool. The operator's mnemonic is asked for on the terminal where no other source is named.
+    /// Add a pool. Asks on the terminal for the operator's mnemonic unless another source is given.
     Add {
         /// Its number on chain.
         pid: u64,
         /// Its fields.
         #[command(flatten)]
         fields: PoolFields,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
@@ -311,13 +312,13 @@ pub enum PoolAction {
         /// The new number on chain.
         #[arg(long)]
         pid: Option<u64>,
-        /// Ask on the terminal for another operator's mnemonic.
+        /// Ask on the terminal for the mnemonic of a new operator.
         #[arg(long)]
         secret: bool,
         /// What to change.
         #[command(flatten)]
         fields: PoolFields,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
@@ -334,16 +335,16 @@ pub enum PoolAction {
     Remove {
         /// Its number on chain, name or id.
         pool: String,
-        /// Even where workers belong to it: they stop, and wait for it.
+        /// Remove it even if workers belong to it: they stop until the pool exists again.
         #[arg(long)]
         force: bool,
-        /// How.
+        /// Options.
         #[command(flatten)]
         caution: Caution,
     },
 }
 
-/// A pool's fields; those that are absent stay, or have their default.
+/// A pool's fields; absent ones keep their value or get their default.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PoolFields {
     /// Its name.
@@ -355,7 +356,7 @@ pub struct PoolFields {
     /// Read the operator's mnemonic or secret URI from standard input.
     #[arg(long)]
     pub secret_stdin: bool,
-    /// Address of the account that owns the pool, where the operator is its proxy; an empty value for none.
+    /// Address of the account that owns the pool, if the operator is its proxy; an empty value for none.
     #[arg(long, value_name = "ADDRESS")]
     pub proxied: Option<String>,
     /// Whether its workers run.
@@ -364,7 +365,8 @@ pub struct PoolFields {
     /// Sync its workers, send nothing on chain.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub sync_only: Option<bool>,
-    /// After a stop from elsewhere: stay-stopped, reclaim, start-again, or inherit (the fleet's setting).
+    /// What to do after a stop by somebody else: stay-stopped, reclaim, start-again, or inherit (the fleet's
+    /// setting).
     #[arg(long, value_name = "SETTING", value_parser = after_stop)]
     pub after_stop: Option<Setting>,
 }
@@ -380,21 +382,21 @@ pub struct JobsArgs {
     pub action: JobAction,
 }
 
-/// What to do with jobs of the trade queue.
+/// Commands for jobs of the trade queue.
 #[derive(Clone, Debug, Subcommand)]
 pub enum JobAction {
     /// List jobs, newest first.
     List {
-        /// Those in this state: waiting, delayed, active, succeeded or failed.
+        /// Only jobs in this state: waiting, delayed, active, succeeded or failed.
         #[arg(long)]
         state: Option<String>,
-        /// Those of the pool of this number.
+        /// Only jobs of the pool with this number.
         #[arg(long, value_name = "PID")]
         pool: Option<u64>,
-        /// At most so many.
+        /// Maximum number of jobs.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
-        /// Show them again every two seconds.
+        /// Refresh every two seconds.
         #[arg(long)]
         watch: bool,
     },
@@ -403,13 +405,13 @@ pub enum JobAction {
         /// Its number.
         job: u64,
     },
-    /// Put failed jobs in line again.
+    /// Queue failed jobs again.
     Retry {
         /// Their numbers.
         #[arg(required = true)]
         jobs: Vec<u64>,
     },
-    /// Forget jobs. What was sent for them is not undone.
+    /// Remove jobs. Transactions that were sent for them are not undone.
     Remove {
         /// Their numbers.
         #[arg(required = true)]
@@ -425,10 +427,10 @@ pub struct ProvidersArgs {
     pub action: ProviderAction,
 }
 
-/// What to do with data providers.
+/// Commands for data providers.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ProviderAction {
-    /// List the data providers that the daemon has met.
+    /// List the data providers that the daemon has discovered.
     List(StatusArgs),
 }
 
@@ -442,7 +444,7 @@ pub struct CompletionsArgs {
 /// `prb man`.
 #[derive(Clone, Debug, Args)]
 pub struct ManArgs {
-    /// Write a page for each command into this folder; else the first page is printed.
+    /// Folder to write a page for each command to; without it, the first page is printed.
     #[arg(long, value_name = "DIR")]
     pub to: Option<PathBuf>,
 }
@@ -450,7 +452,7 @@ pub struct ManArgs {
 /// A file's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// A line of field names, then a line for each entry.
+    /// A header line, then a line for each entry.
     Csv,
     /// A list of objects.
     Json,

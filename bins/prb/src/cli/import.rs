@@ -73,7 +73,7 @@ fn read(kind: &Kind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<
         (None, Some("csv")) => Format::Csv,
         (None, Some("json")) => Format::Json,
         (None, Some("yaml" | "yml")) => Format::Yaml,
-        _ => bail!("the name {shown} does not say what it holds: give --format csv, json or yaml"),
+        _ => bail!("the extension of {shown} is not csv, json or yaml: give --format"),
     };
     let mut text = String::new();
     let reader: Box<dyn Read> = match file.to_str() {
@@ -149,14 +149,16 @@ fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The line of a record. The reader's position is where the one before ended: empty lines may come first.
+/// Returns the line of a record. The reader's position is the end of the previous record, before empty
+/// lines.
 fn line(text: &str, position: &csv::Position) -> u64 {
     let rest = usize::try_from(position.byte()).ok().and_then(|byte| text.get(byte..)).unwrap_or_default();
     let empty = rest.bytes().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| *byte == b'\n');
     position.line() + empty.count() as u64
 }
 
-/// A cell as the API takes it. One that cannot be read stays a text, for the daemon to name.
+/// Converts a cell to a JSON value. A cell that cannot be converted stays text, and the daemon reports
+/// it.
 fn csv_value(name: &str, cell: &str) -> Value {
     match name {
         "pid" => cell.parse::<u64>().map_or_else(|_| json!(cell), Value::from),
@@ -225,7 +227,7 @@ pub(super) fn write(kind: &Kind, entries: &[Value], format: Format) -> anyhow::R
     let list: Vec<_> = entries.iter().map(fields).collect();
     match format {
         Format::Json => super::json(&json!(list)),
-        // JSON's strings, numbers and lists are YAML's too.
+        // JSON's strings, numbers and lists are valid YAML.
         Format::Yaml => {
             let entry = |fields: &Map<String, Value>| -> String {
                 let line = |(place, (name, value)): (usize, (&String, &Value))| {
@@ -261,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_exported_is_what_is_imported() {
+    fn exported_workers_can_be_imported() {
         let workers = vec![
             json!({ "name": "a, \"b\"", "pid": 1, "endpoint": "http://a", "stake": "340282366920938463463374607431768211455",
                     "enabled": false, "sync_only": true, "gatekeeper": false, "endpoints": ["http://x", "http://y"],

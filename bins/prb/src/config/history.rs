@@ -1,4 +1,4 @@
-//! Where blocks of the past come from besides nodes.
+//! Settings of the history sources.
 
 use std::{fmt, path::PathBuf};
 
@@ -6,13 +6,13 @@ use clap::Args;
 
 use super::values::host_only;
 
-/// Where blocks of the past come from besides nodes.
+/// History sources.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Chains and blobs")]
 pub struct HistoryArgs {
-    /// Where blocks of the past come from before nodes are asked, by comma, the first one first: the folder of an
-    /// archive (of `prb store export`), http://… or https://… of a headers cache, tcp://HOST:PORT of another data
-    /// provider's blob server. All of it is verified as nodes' answers are.
+    /// History sources to ask before the nodes, separated by commas, in this order: the folder of an archive (of
+    /// `prb store export`), http://… or https://… of a headers cache, tcp://HOST:PORT of another data provider's
+    /// blob server. Their blocks are verified like nodes' answers.
     #[arg(
         long,
         env = "PRB_HISTORY",
@@ -24,7 +24,7 @@ pub struct HistoryArgs {
     pub history: Vec<HistoryPlace>,
 }
 
-/// Where blocks of the past are. A URL may hold a key, so `Debug` shows the host only.
+/// A history source. A URL may contain a key, so `Debug` shows the host only.
 #[derive(Clone, PartialEq, Eq)]
 pub enum HistoryPlace {
     /// A folder with an archive.
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_apart() {
+    fn sources_are_distinguished() {
         assert_eq!(history_place("/srv/archive"), Ok(HistoryPlace::Archive("/srv/archive".into())));
         assert_eq!(history_place("tcp://a:8012"), Ok(HistoryPlace::Provider("a:8012".into())));
         let cache = history_place(" https://a.example:444/key/abc").unwrap();

@@ -21,7 +21,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     let mut daemon = editor(dir.path(), port);
     shell.until("it answers", |shell| shell.run(&["status"]).code == Some(0));
 
-    // A pool whose mnemonic comes from a pipe, or a file; never from an argument.
+    // A pool whose mnemonic comes from a pipe or a file; never from an argument.
     shell.run(&["pool", "add", "12"]).bad(&["--secret-file", "--secret-stdin"]);
     shell
         .run_with(&["pool", "add", "12", "--secret-stdin"], "four words are few\n")
@@ -41,7 +41,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["pool", "set", "12", "--after-stop", "inherit", "--enabled"]).good();
     assert_eq!(shell.json(&["pool", "show", "12"])["after_stop"], Value::Null);
 
-    // One worker, then a file of them: with bad rows nothing is done and each is named with its line.
+    // One worker, then a file of workers: with bad rows nothing is added and each is reported with its line.
     shell
         .run(&[
             "worker",
@@ -97,7 +97,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["pool", "remove", "13"]).bad(&["30 workers belong to"]);
     shell.run(&["worker", "stop", "w0"]).bad(&["no workers run in this process"]);
 
-    // Out and in again, in each format.
+    // Exported and imported again, in each format.
     for (format, end) in [("csv", "csv"), ("json", "json"), ("yaml", "yml")] {
         let file = dir.path().join(format!("out.{end}"));
         std::fs::write(&file, shell.run(&["worker", "export", "--format", format]).good()).unwrap();
@@ -117,7 +117,7 @@ fn pools_and_workers_are_added_changed_moved_and_removed() {
     shell.run(&["job", "list"]).bad(&["no trade queue"]);
     assert_eq!(shell.json(&["provider", "list"]), Value::Array(Vec::new()));
 
-    // Without the token reads go on, and changes say where it is; it goes nowhere in the clear.
+    // Without the token, reads work, and changes are refused with its location; it is never sent unencrypted.
     let stranger = Shell::new(port, "PRB_DATA", dir.path());
     stranger.run(&["worker", "list"]).good();
     stranger.run(&["worker", "remove", "*"]).bad(&["token", "db/api-token"]);

@@ -1,4 +1,4 @@
-//! Finality proofs: which to ask for, and what an answer is worth.
+//! Requests finality proofs and evaluates the answers.
 
 use prb_core::primitives::{Hash, RelayNumber};
 
@@ -9,61 +9,61 @@ use crate::{
     verify::{self, Checked, FinalityProof, grandpa},
 };
 
-/// Sets that are walked through before what is missing of all of them is fetched at once.
+/// Authority sets that are walked through before the missing headers of all of them are fetched together.
 const SETS_PER_ROUND: usize = 16;
 /// Header bytes after which no further set is added to a round.
 const ROUND_BYTES: usize = 8 * 1024 * 1024;
 
-/// What a node's proofs come to.
+/// The result of a node's proofs.
 pub(super) enum Found {
     Proven(Vec<Proven>),
-    /// Nothing after the tip, and why.
+    /// Nothing beyond the tip, with the reason.
     Nothing(String),
 }
 
-/// An answer to `grandpa_proveFinality`: without the header of the block that was asked for.
+/// An answer of `grandpa_proveFinality`, which lacks the header of the requested block.
 struct Piece {
-    /// Number of the first header that is wanted.
+    /// Number of the first wanted header.
     number: u32,
-    /// That header's hash, where the proof leaves it out.
+    /// That header's hash, if the proof omits it.
     missing: Option<Hash>,
     proof: FinalityProof,
 }
 
-/// What an answer is worth.
+/// What an answer proves.
 #[derive(Debug, PartialEq, Eq)]
 enum Worth {
-    /// It reaches a justified block after the tip.
+    /// It reaches a justified block beyond the tip.
     Reaches {
         last: u32,
-        /// Hash of the first header that is wanted, where the proof leaves it out.
+        /// Hash of the first wanted header, if the proof omits it.
         missing: Option<Hash>,
-        /// Whether the justified block ends its set, as far as its header is there.
+        /// Whether the justified block ends its set, if its header is known.
         ends_set: bool,
     },
     Nothing(String),
 }
 
-/// The block to ask a proof of: the tip, or the one after it where the tip ends its set. Asked for the last
-/// block of a set, a node answers with that block's own justification.
+/// The block to request a proof of: the tip, or the block after it if the tip ends its set. For the last
+/// block of a set, a node returns that block's own justification.
 const fn question(tip: u32, ends_set: bool) -> u32 {
     if ends_set { tip + 1 } else { tip }
 }
 
-/// Judges an answer to that question, without its signatures.
+/// Evaluates an answer to that request, apart from its signatures.
 fn judge(tip: Tip, ends_set: bool, proof: Option<&FinalityProof>) -> Result<Worth, verify::Error> {
     let nothing = |text: String| Ok(Worth::Nothing(text));
     let asked = question(tip.number.0, ends_set);
     let Some(proof) = proof else { return nothing(format!("it has no proof of block {asked}")) };
     let (justified, _) = grandpa::target(&proof.justification)?;
     if justified <= tip.number.0 {
-        return nothing(format!("asked to prove block {asked}, it proves block {justified}"));
+        return nothing(format!("asked to prove block {asked}, it proved block {justified}"));
     }
     let last = asked + u32::try_from(proof.headers.len()).unwrap_or(u32::MAX - asked);
     if justified > last {
         return nothing(format!("its proof of block {justified} ends with the header of block {last}"));
     }
-    // A header starts with its parent's hash.
+    // An encoded header starts with its parent's hash.
     let parent = |header: &Vec<u8>| header.get(..32).and_then(|hash| hash.try_into().ok()).map(Hash);
     let missing = match proof.headers.first() {
         _ if !ends_set => None,
@@ -72,14 +72,14 @@ fn judge(tip: Tip, ends_set: bool, proof: Option<&FinalityProof>) -> Result<Wort
     };
     let ends_set = match proof.headers.last() {
         Some(header) => Checked::new(last, header.clone())?.change.is_some(),
-        // Whether this block ends its set is in its header, which is yet to come.
+        // Its header, which tells whether it ends the set, has not been fetched yet.
         None => false,
     };
     Ok(Worth::Reaches { last, missing, ends_set })
 }
 
-/// One finality proof gives the headers up to the end of a set, or to the newest justified block: some
-/// sets' proofs, and then the headers that they leave out, together.
+/// Fetches headers by finality proof. One proof covers the headers up to the end of a set, or to the newest
+/// justified block: several sets' proofs are requested first, and then the headers that they omit, together.
 pub(super) async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) -> Result<Found, Error> {
     let pieces = match walk(node, tip, ends_set).await? {
         (pieces, Some(reason)) if pieces.is_empty() => return Ok(Found::Nothing(reason)),
@@ -111,16 +111,16 @@ pub(super) async fn by_finality_proofs(node: &Node, tip: Tip, ends_set: bool) ->
     Ok(Found::Proven(proven))
 }
 
-/// Proofs from the tip on, each starting where the one before ends its set; and why there are no more, where
-/// the node has no more.
+/// Requests proofs from the tip on, each starting where the previous one ends its set; also returns why there
+/// are no more, if so.
 async fn walk(node: &Node, mut tip: Tip, mut ends_set: bool) -> Result<(Vec<Piece>, Option<String>), Error> {
     let (mut pieces, mut bytes) = (Vec::new(), 0);
     while pieces.len() < SETS_PER_ROUND && bytes < ROUND_BYTES {
         let proof = match prove(node, question(tip.number.0, ends_set)).await {
             Ok(proof) => proof,
-            // What is proven already is worth having; the next round meets the failure again.
+            // What is proven already is used; the next round meets the failure again.
             Err(_) if !pieces.is_empty() => break,
-            // Whatever a node refuses a proof for (not covered, too large, no such method), it gives none.
+            // Whatever the reason of the refusal (not covered, too large, no such method), the node gives no proof.
             Err(Error::Rpc(e @ rpc::Error::Call { .. })) if !e.is_retryable() => {
                 return Ok((pieces, Some(e.to_string())));
             }
