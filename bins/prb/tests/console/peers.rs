@@ -92,7 +92,7 @@ async fn an_edit_that_is_not_answered_may_have_been_made() {
     let (page, _manager, base) = monitor_of("slow", handlers).await;
     let answer = page.post(&format!("{base}/pools/save"), Some(TOKEN), "pid=7&name=seven&sync_only=1").await;
     assert_eq!(answer.status, 504, "{}", answer.body);
-    answer.has(&["has not answered within", "may have been made all the same: look before you repeat it"]);
+    answer.has(&["has not answered within", "may have been made nevertheless: check before you repeat it"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
