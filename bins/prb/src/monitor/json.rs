@@ -296,7 +296,7 @@ mod tests {
         for (request, place) in [
             (json!([]), "the request must be an object"),
             (json!({ "pools": {} }), "pools must be a list"),
-            (json!({ "pools": [{ "pid": -1 }] }), "pools[0].pid must be a whole number"),
+            (json!({ "pools": [{ "pid": -1 }] }), "pools[0].pid must be an integer"),
             (json!({ "pools": [{ "pid": "18446744073709551616" }] }), "pools[0].pid"),
             (json!({ "pools": [{ "enabled": "no" }] }), "pools[0].enabled must be true or false"),
             (
