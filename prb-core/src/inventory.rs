@@ -16,8 +16,10 @@ use crate::{
 
 mod edit;
 pub mod memory;
+mod seen_keys;
 
 pub use edit::{Limits, MAX_ANNOUNCED, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES, normal_endpoint};
+pub use seen_keys::{KeyChange, SeenKeys};
 
 /// A pool's operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +216,9 @@ pub struct FleetRecord {
     /// even if the process that sent it has ended, or never learned the outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<PendingOperation>,
+    /// The keys that answered last, and when they changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen_keys: Option<SeenKeys>,
 }
 
 /// A start or a stop that was sent and may still be included in a block.

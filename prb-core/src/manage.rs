@@ -31,7 +31,7 @@ mod values;
 pub use command::{CommandResult, Preview};
 pub use error::Error;
 pub use keys::{KeyError, OperatorKeys};
-pub use values::{Change, PoolValue, Selector, WorkerValue};
+pub use values::{Change, Item, PoolValue, Selector, WorkerValue};
 
 /// Maximum number of entries or ids in a call: as many as an inventory holds workers.
 pub const MAX_ENTRIES: usize = Limits::WORKERS;

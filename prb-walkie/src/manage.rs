@@ -13,13 +13,13 @@
 //! # Differences from the original
 //!
 //! - A pool's `owner` has the operator's two addresses. `mnemonic` and `polkadotJson` are always empty: the
-//!   original returns its ciphertext, which is only useful to an attacker.
-//! - Values without a field on the wire (gatekeeper, endpoints to announce, behaviour after an external stop)
-//!   have their default in a new entry and stay unchanged in an update.
-//! - A pool without a mnemonic can only be created with `syncOnly`; an update without one keeps the operator.
-//! - Heights are the last that the worker has, or -1 if it has none or is unreachable.
-//! - `sessionInfoJson` is defined in [`state`].
-//! - Disabled workers are listed too, as `S_IDLE`; the original omits them.
+//!   original gives its ciphertext, which is of use only to somebody who is after the key.
+//! - What the original has no field for (a gatekeeper, endpoints to announce, what happens after a stop from
+//!   elsewhere) comes in `settings` (1000). Without, it has its default in a new entry, and stays in an update.
+//! - A pool without a mnemonic is made only where it is `syncOnly`; in an update none leaves the operator.
+//! - Heights are the last that the worker holds, -1 where it holds none or is not seen.
+//! - `sessionInfoJson` is laid out in [`state`].
+//! - Workers that are disabled are shown too, as `S_IDLE`; the original leaves them out.
 //!
 //! | cause | error |
 //! |---|---|
@@ -73,7 +73,9 @@ fn pools(manager: Manager, handlers: Handlers) -> Handlers {
         .on(calls::CreatePool, move |_, request: lm::CreatePool| {
             let manager = create.clone();
             async move {
-                let values = request.pools.into_iter().map(convert::pool_value).collect();
+                let values = request.pools.into_iter().enumerate();
+                let values = values.map(|(index, pool)| convert::pool_value("pools", index, pool));
+                let values = values.collect::<Result<_, _>>()?;
                 Ok(convert::pool_list(&manager.create_pools(values).await.map_err(refused)?))
             }
         })
@@ -96,7 +98,9 @@ fn workers(manager: Manager, handlers: Handlers) -> Handlers {
         .on(calls::CreateWorker, move |_, request: lm::CreateWorker| {
             let manager = create.clone();
             async move {
-                let values = request.workers.into_iter().map(convert::worker_value).collect();
+                let values = request.workers.into_iter().enumerate();
+                let values = values.map(|(index, worker)| convert::worker_value("workers", index, worker));
+                let values = values.collect::<Result<_, _>>()?;
                 Ok(convert::worker_list(&manager.create_workers(values).await.map_err(refused)?))
             }
         })

@@ -106,6 +106,7 @@ async fn pools_are_created_listed_changed_and_deleted() {
         deleted: false,
         real_phala_ss58: real.into(),
         sync_only,
+        settings: None,
     };
     let all = vec![expected(0, 2, "two", &real, false), expected(1, 7, "seven", "", true)];
     assert_eq!(made, all);

@@ -22,23 +22,32 @@ use prb_core::{
         AccountOnChain, ChainView, PoolOnChain, Registration, Session, SessionState, Unreadable, Withdrawal,
         WorkerOnChain,
     },
-    inventory::{AfterExternalStop, Edit, Goal, Inventory, Operator, Pool, Worker, memory::MemoryInventory},
+    inventory::{
+        AfterExternalStop, Edit, FleetRecord, Goal, Inventory, KeyChange, Operator, Pool, Worker,
+        memory::MemoryInventory,
+    },
     manage::{Manager, Parts, memory::MemoryKeys},
     primitives::{AccountId, Hash, ParaNumber, PoolId, RelayNumber, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
-    queue::Stats,
+    queue::{JobId, Stats},
     vault::{Sealed, memory::MemoryVault},
     wire::AttestationProvider,
-    worker::{Checkpoint, Command, Desired, Event, EventKind, Reason, State, WorkerStatus},
+    worker::{
+        Checkpoint, Command, Desired, Event, EventKind, InFlight, Operation, Reason, Stage, State,
+        WorkerStatus,
+    },
 };
 use prb_walkie::{
     manage::{
         Sources,
-        detail::{MAX_TEXT_BYTES, MAX_WITH_EVENTS, PoolDetail, WorkerDetail, encode_worker},
+        detail::{MAX_PROVIDERS, MAX_TEXT_BYTES, MAX_WITH_EVENTS, PoolDetail, WorkerDetail, encode_worker},
         state::worker_state,
     },
     node::Limits,
-    proto::{FullAccount, WorkerStateUpdate, db, detail as wire, lifecycle as lm},
+    proto::{
+        FullAccount, WorkerStateUpdate, db, detail as wire, lifecycle as lm,
+        provider_detail::{Detail, Provider},
+    },
     rpc::Handlers,
 };
 use prost::Message;
@@ -187,6 +196,12 @@ fn view(pools: Vec<Pool>) -> ChainView {
     view
 }
 
+/// One that has more to say than is told.
+fn provider() -> Provider {
+    let reason = "x".repeat(2 * MAX_TEXT_BYTES);
+    Provider { peer_id: "peer".into(), reason, answered: u64::MAX, ..Provider::default() }
+}
+
 /// A manager of pools 0, 1 and 2 and `workers` workers, with every field set.
 async fn full(workers: u128) -> (Handlers, Manager, Arc<ChainView>) {
     let inventory = Arc::new(MemoryInventory::default());
@@ -222,6 +237,8 @@ async fn full(workers: u128) -> (Handlers, Manager, Arc<ChainView>) {
         heights: Some(watch::channel(heights).1),
         chain: Some(watch::channel(Some(Arc::clone(&view))).1),
         jobs: Some(Arc::new(|| Some(Stats { waiting: 1, delayed: 2, active: 3, succeeded: 4, failed: 5 }))),
+        providers: Some(Arc::new(|| vec![provider(); 2 * MAX_PROVIDERS])),
+        chain_nodes: Some(Arc::new(|| Detail { free_bytes: Some(7), ..Detail::default() })),
     };
     let handlers = prb_walkie::manage::handlers(manager.clone(), sources, Handlers::new());
     (handlers, manager, view)
@@ -240,7 +257,11 @@ async fn ask(handlers: Handlers, query: &wire::StatusQuery) -> Result<wire::Stat
 #[tokio::test]
 async fn fleet_detail_round_trips() {
     let (handlers, _, view) = full(1).await;
-    let fleet = ask(handlers, &query(&[])).await.unwrap().detail.unwrap();
+    let mut fleet = ask(handlers, &query(&[])).await.unwrap().detail.unwrap();
+    assert_eq!(fleet.chain_nodes.as_ref().unwrap().free_bytes, Some(7));
+    let providers = fleet.bounded_providers();
+    assert_eq!((providers.len(), providers[0].reason.len()), (MAX_PROVIDERS, MAX_TEXT_BYTES));
+    assert_eq!((&*providers[0].peer_id, providers[0].answered), ("peer", u64::MAX));
     assert_eq!(fleet.heights().relay_target, Some(RelayNumber(2)));
     assert_eq!((fleet.heights().para_target, fleet.chain_block), (None, Some(77)));
     let stats = fleet.job_stats().unwrap();
@@ -270,6 +291,7 @@ async fn worker_detail_round_trips() {
     status.chain = Some(Arc::new(on_chain(3)));
     (status.lag, status.stalled, status.failures) = (Some(0), true, 7);
     status.saved.goal = Goal::LeavePool;
+    status.saved = seen(status.saved, KeyChange { at_ms: 5, block: Some(ParaNumber(0)) });
     let key = WorkerKey([7; 32]);
     let kinds = [
         EventKind::State {
@@ -309,7 +331,26 @@ async fn worker_detail_round_trips() {
         );
         assert_eq!((told.gatekeeper, told.after_stop), (true, Some(AfterExternalStop::StartAgain)));
         assert_eq!((told.info, told.endpoints.len()), (None, 1));
+        assert_eq!(told.key_change, Some(KeyChange { at_ms: 5, block: Some(ParaNumber(0)) }));
+        assert_eq!(told.in_flight, None);
     }
+    let since = at;
+    for (operation, stage) in
+        Operation::NAMES.into_iter().chain([InFlight::MESSAGES]).zip(Stage::ALL.into_iter().cycle())
+    {
+        for job in [None, Some(JobId(u64::MAX))] {
+            status.in_flight = Some(InFlight { operation, stage, since, job });
+            let wire = encode_worker(&status, &[]).encode_to_vec();
+            assert_eq!(WorkerDetail::from(wire::Worker::decode(&*wire).unwrap()).in_flight, status.in_flight);
+        }
+    }
+}
+
+/// With a key whose change is this one: as a store has it.
+fn seen(saved: FleetRecord, changed: KeyChange) -> FleetRecord {
+    let mut json = serde_json::to_value(saved).unwrap();
+    json["seen_keys"] = serde_json::json!({ "key": WorkerKey([7; 32]), "changed": changed });
+    serde_json::from_value(json).unwrap()
 }
 
 #[test]
@@ -318,6 +359,7 @@ fn invalid_values_are_skipped() {
         reason: "later".into(),
         goal: "fly".into(),
         after_stop: "never".into(),
+        in_flight: Some(wire::InFlight { operation: "fly".into(), ..wire::InFlight::default() }),
         since_ms: u64::MAX,
         chain: Some(wire::WorkerOnChain {
             registration: b"x".as_slice().into(),
@@ -327,7 +369,7 @@ fn invalid_values_are_skipped() {
         ..wire::Worker::default()
     };
     let told = WorkerDetail::from(odd);
-    assert_eq!((told.reason, told.goal, told.after_stop), (None, None, None));
+    assert_eq!((told.reason, told.goal, told.after_stop, told.in_flight), (None, None, None, None));
     let chain = told.chain.unwrap();
     assert!(chain.registration.is_none() && chain.session.is_none());
     let _ = told.since.elapsed();

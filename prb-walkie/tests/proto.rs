@@ -166,6 +166,7 @@ fn pool_and_worker_messages() {
         deleted: true,
         real_phala_ss58: "r".into(),
         sync_only: true,
+        settings: None,
     };
     let rest = "18ffffffffffffffffff01".to_owned() + "22016e" + "2801" + "3001" + "3a0172" + "4001";
     assert_eq!(hex(&pool), "0a0175".to_owned() + "1200" + &rest);
@@ -209,6 +210,7 @@ fn pool_and_worker_messages() {
         deleted: true,
         stake: "5".into(),
         sync_only: true,
+        settings: None,
     };
     let bytes = "0a0175".to_owned() + "1002" + "1a016e" + "220165" + "2801" + "3001" + "3a0135" + "4001";
     assert_eq!(hex(&worker), bytes);

@@ -106,6 +106,7 @@ impl Bridge {
             chain: Some(work.chain_views()),
             heights: Some(work.heights()),
             peers: None,
+            providers: None,
         };
         let api = api::Server::open(&args.api, &args.pages, &access, source).await;
         let api = api.map_err(Failure::Configuration)?;

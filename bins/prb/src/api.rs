@@ -31,7 +31,7 @@ use prb_core::{
     inventory::Snapshot,
     manage::{Manager, OperatorKeys},
 };
-use prb_walkie::node::PeerTable;
+use prb_walkie::{node::PeerTable, proto::provider_detail::Provider};
 use tokio::sync::watch;
 use utoipa::{
     OpenApi,
@@ -49,6 +49,7 @@ use crate::{
     daemon::Background,
     listen::{self, Limits, Port, Shares},
     pages,
+    providers::ProviderTable,
     token::Access,
     version,
 };
@@ -88,6 +89,8 @@ pub(crate) struct Source {
     pub(crate) heights: Option<watch::Receiver<Heights>>,
     /// The peers, if chain data comes from peers.
     pub(crate) peers: Option<watch::Receiver<Arc<PeerTable>>>,
+    /// What is known of the data providers among them.
+    pub(crate) providers: Option<ProviderTable>,
 }
 
 /// The open port of the management API.
@@ -209,6 +212,10 @@ impl Api {
         Some(*self.0.source.heights.as_ref()?.borrow())
     }
 
+    fn providers(&self) -> Vec<Provider> {
+        self.0.source.providers.as_ref().map(ProviderTable::rows).unwrap_or_default()
+    }
+
     fn peers(&self) -> Option<Arc<PeerTable>> {
         Some(Arc::clone(&self.0.source.peers.as_ref()?.borrow()))
     }
@@ -242,7 +249,16 @@ impl Api {
     }
 }
 
+/// The API of a source in this process, for callers in this process: without a port, and without a token.
+pub(crate) fn in_process(source: Source) -> Router {
+    handlers(Api::new(source))
+}
+
 fn router(api: Api, gate: Gate) -> Router {
+    handlers(api).layer(middleware::from_fn_with_state(gate, guard::enter))
+}
+
+fn handlers(api: Api) -> Router {
     let (router, document) = routes().split_for_parts();
     router
         .route("/api/v1/openapi.json", get(async move || Json(document)))
@@ -252,7 +268,6 @@ fn router(api: Api, gate: Gate) -> Router {
             Problem::new(status, "method-not-allowed", "this address does not support that method")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(gate, guard::enter))
         .with_state(api)
 }
 

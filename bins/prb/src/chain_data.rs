@@ -59,6 +59,11 @@ impl ChainData {
         Detail { nodes, problems, store_bytes: store, free_bytes: free, disk_bytes: all }
     }
 
+    /// The same for threads that may block.
+    pub(crate) fn look_blocking(&self) -> Detail {
+        tokio::runtime::Handle::current().block_on(self.look())
+    }
+
     /// Returns the disk's figures, or the last known ones.
     async fn disk(&self) -> Disk {
         let inner = &self.0;

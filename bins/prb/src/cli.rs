@@ -25,11 +25,13 @@ pub mod args;
 mod client;
 mod import;
 mod jobs;
+mod offline;
 mod pages;
 mod pools;
 mod status;
 mod store;
 pub(crate) mod table;
+mod update;
 mod workers;
 
 /// Interval of `--watch`.
@@ -40,9 +42,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 pub enum Request {
     /// Show the state of a running daemon and its fleet.
     Status(StatusArgs),
-    /// List, edit and command the workers of a running daemon.
+    /// List, edit and command the workers of a daemon; of a stopped one with --offline.
     Worker(Box<WorkersArgs>),
-    /// List and edit the pools of a running daemon.
+    /// List and edit the pools of a daemon; of a stopped one with --offline.
     Pool(Box<PoolsArgs>),
     /// List, retry and remove jobs of a running daemon's trade queue.
     Job(JobsArgs),
@@ -122,6 +124,15 @@ fn is_read(text: &str) -> anyhow::Result<bool> {
 
 fn json(value: &Value) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Says that an edit was made, or would be.
+fn wrote(answer: &Value, as_json: bool, caution: Caution, text: &str) -> anyhow::Result<()> {
+    if as_json {
+        return print(&json(answer)?);
+    }
+    let dry = if caution.dry_run { "dry run, nothing was changed: " } else { "" };
+    print(&format!("{dry}{text}\n"))
 }
 
 /// Asks for confirmation if input is a terminal.

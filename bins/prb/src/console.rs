@@ -62,6 +62,7 @@ mod overview;
 mod peer;
 mod peers;
 mod pools;
+mod providers;
 mod session;
 mod target;
 pub mod view;
@@ -210,8 +211,8 @@ impl Console {
         if inner.queue.is_some() {
             entries.push((TRANSACTIONS_PATH.to_owned(), TRANSACTIONS));
         }
-        if inner.chain_data.is_some() {
-            entries.push(("/chain-data".to_owned(), "Chain data"));
+        if inner.chain_data.is_some() || !base.is_empty() {
+            entries.push((format!("{base}/chain-data"), "Chain data"));
         }
         if inner.managers.is_some() {
             entries.push(("/".to_owned(), "Peers"));
@@ -316,6 +317,7 @@ pub(crate) fn router(console: Console) -> Router {
             "/managers/{manager}",
             fleet_pages()
                 .route("/", get(target::page))
+                .route("/chain-data", get(target::page))
                 .route("/live/{*path}", get(target::live))
                 .route("/live/", get(target::live)),
         );

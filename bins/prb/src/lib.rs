@@ -29,6 +29,7 @@ mod original;
 pub mod pages;
 mod peers;
 pub mod progress;
+mod providers;
 pub mod readiness;
 mod redact;
 mod sealed;

@@ -32,6 +32,7 @@ use crate::{
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
+    providers::ProviderTable,
     readiness, sealed,
     signers::InventorySigners,
     token::Access,
@@ -40,6 +41,8 @@ use crate::{
 
 mod candidates;
 mod own_chain;
+
+pub(crate) use candidates::is_trusted;
 
 /// How long calls in flight may take to be answered.
 const NODE_STOP: Duration = Duration::from_millis(300);
@@ -101,11 +104,14 @@ impl LifecycleManager {
             keys: Arc::new(Sr25519Keys),
             fleet: work.as_ref().map(|work| work.fleet().clone()),
         });
-        config.handlers = handlers(manager.clone(), sources(work.as_ref()), Handlers::new());
-        let node = peers::start(config).await?;
-        let api = api(args, &access, manager.clone(), work.as_ref(), &node).await?;
-        let console = console(manager, &node, work.as_ref());
+        let met = ProviderTable::new(providers.clone());
         let chain_data = ChainData::new(vec![parts.para.clone()], args.local_db_path.clone(), None);
+        let sources = sources(work.as_ref(), &met, &chain_data);
+        config.handlers = handlers(manager.clone(), sources, Handlers::new());
+        let node = peers::start(config).await?;
+        met.set_peers(node.peers());
+        let api = api(args, &access, manager.clone(), work.as_ref(), &node, &met).await?;
+        let console = console(manager, &node, work.as_ref(), met);
         let console = console::Open::start(&args.pages, &access, console.with_chain_data(chain_data)).await?;
         let told = node.clone();
         background.spawn(|stop| async move {
@@ -197,14 +203,21 @@ async fn work(
     Ok((work.map_err(Failure::Run)?, providers))
 }
 
-/// The sources of details for peers, besides the workers' states.
-fn sources(work: Option<&FleetRuntime>) -> Sources {
-    let Some(work) = work else { return Sources::default() };
+/// What peers are told beside the workers' states.
+fn sources(work: Option<&FleetRuntime>, met: &ProviderTable, chain_data: &ChainData) -> Sources {
+    let (met, chain_data) = (met.clone(), chain_data.clone());
+    let sources = Sources {
+        providers: Some(Arc::new(move || met.rows())),
+        chain_nodes: Some(Arc::new(move || chain_data.look_blocking())),
+        ..Sources::default()
+    };
+    let Some(work) = work else { return sources };
     let jobs = work.trade_queue().watch();
     Sources {
         heights: Some(work.heights()),
         chain: Some(work.chain_views()),
         jobs: Some(Arc::new(move || jobs.borrow().stats())),
+        ..sources
     }
 }
 
@@ -215,6 +228,7 @@ async fn api(
     manager: Manager,
     work: Option<&FleetRuntime>,
     node: &Node,
+    met: &ProviderTable,
 ) -> Result<Option<api::Server>, Failure> {
     let source = api::Source {
         daemon: "lifecycle",
@@ -224,13 +238,14 @@ async fn api(
         chain: work.map(FleetRuntime::chain_views),
         heights: work.map(FleetRuntime::heights),
         peers: Some(node.peers()),
+        providers: Some(met.clone()),
     };
     api::Server::open(&args.api, &args.pages, access, source).await.map_err(Failure::Configuration)
 }
 
-/// The console's pages of this manager.
-fn console(manager: Manager, node: &Node, work: Option<&FleetRuntime>) -> Console {
-    let fleet = Local::new(manager);
+/// The pages over this manager.
+fn console(manager: Manager, node: &Node, work: Option<&FleetRuntime>, met: ProviderTable) -> Console {
+    let fleet = Local::new(manager).with_providers(met);
     let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
     let fleet = fleet.with_chain(work.heights(), work.chain_views()).with_jobs(work.trade_queue().watch());
     Console::of_fleet(Arc::new(fleet)).with_node(node.clone()).with_queue(work.trade_queue().source())

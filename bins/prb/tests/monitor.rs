@@ -6,6 +6,7 @@ mod support;
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -97,9 +98,10 @@ async fn the_originals_calls_and_the_console_of_peers() {
     let config = Config { history: 60, block_ms: 500, ..Config::default() };
     let net = Net::start(config, 1).await;
     let mut provider = provider(&net, "dp");
-    let console = free_port();
+    let (console, api) = (free_port(), free_port());
     let mut manager = manager(&net, "lm")
         .set("PHALA_WALKIE_BOOT_NODES", provider.address())
+        .set("PRB_API_LISTEN", format!("127.0.0.1:{api}"))
         .set("PRB_CONSOLE_LISTEN", format!("127.0.0.1:{console}"));
     let port = free_port();
     let mut monitor = monitor(&net, port, &[&provider, &manager]);
@@ -117,8 +119,9 @@ async fn the_originals_calls_and_the_console_of_peers() {
     envelope(&info.json());
 
     pools_and_workers(&net, &http, &lm);
+    updates(&net, &http, &lm);
     refusals(&http, &dp, &lm);
-    pages(&http, &Http { port: console }, &dp, &lm).await;
+    pages(&http, &Http { port: console }, &Http { port: api }, &dp, &lm).await;
 
     // The same identity after a restart; with a token, changes need it.
     let before = monitor.peer_id(LIMIT).await;
@@ -205,6 +208,53 @@ fn pools_and_workers(net: &Net, http: &Http, lm: &str) {
     assert!(none.body.starts_with(r#"{"data":{},"hasError":false,"meta":{"#), "{}", none.body);
 }
 
+/// The guide's updates: whole values by any kind of id, numbers as texts, unknown keys, and deletion.
+fn updates(net: &Net, http: &Http, lm: &str) {
+    let pid = net.devnet.pools()[0].pid;
+    let listed = |method: &str, list: &str| http.call(lm, method, &json!({})).json()["data"][list].clone();
+    let before = listed("ListPool", "pools")[0].clone();
+    let value =
+        json!({ "pid": pid.to_string(), "name": "shelf", "enabled": true, "syncOnly": true, "color": "red" });
+    let items = json!({ "items": [{ "id": { "pid": pid.to_string() }, "pool": value }] });
+    let answer = http.call(lm, "UpdatePool", &items).json();
+    assert_eq!(answer["data"]["pools"][0], before, "no mnemonic leaves the operator: {answer}");
+
+    let second = json!({ "pid": pid, "name": "w-2", "endpoint": "http://10.0.0.2:8000", "stake": "7", "enabled": false });
+    let made = http.call(lm, "CreateWorker", &json!({ "workers": [second] })).json();
+    let uuid = made["data"]["workers"][0]["uuid"].clone();
+    let taken = http.call(lm, "CreateWorker", &json!({ "workers": [second] }));
+    assert_eq!(taken.status, 200, "a refusal of the manager's is an answer");
+    let taken = taken.json();
+    assert_eq!((&taken["hasError"], &taken["error"]["type"]), (&json!(true), &json!(3)), "{taken}");
+    assert_eq!(
+        (&taken["meta"]["error"]["type"], &taken["data"]),
+        (&json!("DUPLICATED"), &json!(null)),
+        "{taken}"
+    );
+    assert!(taken["meta"]["requestNonce"].is_string() && taken["meta"]["createdAt"].is_string(), "{taken}");
+    let mut value = second.clone();
+    value["stake"] = json!("8");
+    for id in [json!({ "uuid": uuid }), json!({ "name": "w-2" })] {
+        let answer =
+            http.call(lm, "UpdateWorker", &json!({ "items": [{ "id": id, "worker": value }] })).json();
+        assert_eq!(answer["data"]["workers"][0]["stake"], "8", "{answer}");
+        assert_eq!(answer["data"]["workers"][0]["uuid"], uuid);
+    }
+    assert_eq!(listed("ListWorker", "workers").as_array().unwrap().len(), 2);
+    let gone = json!({ "items": [{ "id": { "uuid": uuid }, "worker": { "deleted": true } }] });
+    let answer = http.call(lm, "UpdateWorker", &gone);
+    assert!(answer.body.starts_with(r#"{"data":{},"hasError":false,"meta":{"#), "{}", answer.body);
+    // By any verb, and without a body.
+    for verb in ["GET", "DELETE", "PUT"] {
+        let answer = http.send(verb, &format!("/ptp/proxy/{lm}/ListWorker"), "", "").json();
+        assert_eq!(answer["data"]["workers"].as_array().unwrap().len(), 1, "{verb}: {answer}");
+    }
+    let states = listed("GetWorkerStatus", "workerStates");
+    let session = states[0]["sessionInfoJson"].as_str().unwrap();
+    assert!(serde_json::from_str::<Value>(session).unwrap()["runtimeInfo"].is_object(), "{session}");
+    assert!(session.starts_with("{\n  \""), "indented by two spaces: {session}");
+}
+
 fn refusals(http: &Http, dp: &str, lm: &str) {
     // A peer's own refusal is passed on as an answer.
     let refused = http.call(dp, "ListPool", &json!({}));
@@ -245,7 +295,7 @@ fn refusals(http: &Http, dp: &str, lm: &str) {
     }
 }
 
-async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
+async fn pages(http: &Http, own: &Http, api: &Http, dp: &str, lm: &str) {
     http.get("/").has(&[
         "Lifecycle managers (1)",
         "Data providers (1)",
@@ -276,13 +326,87 @@ async fn pages(http: &Http, own: &Http, dp: &str, lm: &str) {
     let token = std::fs::read_to_string(file).unwrap();
     http.get(&base).has(&[&format!("the file {file}")]);
     assert!(!http.get(&base).body.contains(token.trim()));
-    two_editors(http, &base, &format!("Authorization: Bearer {}\r\n", token.trim()));
-    // The manager's own console, with details that only it knows.
+    let bearer = format!("Authorization: Bearer {}\r\n", token.trim());
+    two_editors(http, &base, &bearer);
+    all_fields(http, own, &base, &bearer).await;
+    // The manager's own console, with what only it knows.
     own.until("the manager's console", "/workers", |answer| answer.body.contains("w&lt;0&gt;")).await;
     own.get("/").has(&["State read at block", "/transactions"]);
     own.get("/transactions").has(&["Transactions", "href=\"/transactions?state=waiting\"", "/workers"]);
     own.get("/chain-data").has(&["Chain nodes", "parachain", "in use", "Free"]);
+    // Of the data provider: why it is trusted, and what it has served. The same at the manager, over the wire, from the
+    // API and the command line.
+    let table = [&format!("id=\"provider-{dp}\""), "Data providers", "in use", "It is a boot node"];
+    let is_used = |answer: &Answer| {
+        table.iter().all(|text| answer.body.contains(*text)) && served(&answer.body, dp) > 0
+    };
+    own.until("the provider is used", "/chain-data", is_used).await;
+    http.until("the provider is told of", &format!("{base}/chain-data"), is_used).await;
+    http.get(&format!("{base}/chain-data")).has(&[
+        "Chain data of the manager",
+        "Chain nodes",
+        "parachain",
+        "Free",
+    ]);
+    own.get(&format!("/providers/{dp}")).has(&[
+        "As this manager uses it",
+        "It is a boot node",
+        "Block store",
+    ]);
+    let told = api.get("/api/v1/providers").json();
+    let provider = &told["providers"][0];
+    assert_eq!(
+        (&provider["state"], &provider["provenance"]),
+        (&json!("ready"), &json!("boot_node")),
+        "{told}"
+    );
+    assert!(provider["answered"].as_u64().unwrap() > 0 && provider["refused"] == 0, "{told}");
+    let listed = Command::new(env!("CARGO_BIN_EXE_prb"))
+        .args(["provider", "list", "--api", &format!("http://127.0.0.1:{}", api.port)])
+        .env_clear()
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(
+        listed.contains("boot_node") && listed.contains("ready") && listed.contains("SERVED"),
+        "{listed}"
+    );
     own.get("/peers").has(&[dp, "Data providers (1)"]);
+}
+
+/// How many blobs a provider has served, as the page has it.
+fn served(page: &str, provider: &str) -> u64 {
+    let row = page.split(&format!("id=\"provider-{provider}\"")).nth(1).unwrap_or_default();
+    let cell = row.split("data-label=\"Served\">").nth(1).unwrap_or_default();
+    cell.split('<').next().unwrap_or_default().replace(',', "").parse().unwrap_or_default()
+}
+
+/// The form of a peer's worker has the fields that the manager's own form has, and they arrive there.
+async fn all_fields(http: &Http, own: &Http, base: &str, bearer: &str) {
+    let listed = http.get(&format!("{base}/workers")).body;
+    let path = listed.split("href=\"").find(|link| {
+        link.starts_with(&format!("{base}/workers/"))
+            && link.split('"').next().unwrap().ends_with(|last: char| last.is_ascii_hexdigit())
+    });
+    let path = path.unwrap().split('"').next().unwrap().to_owned();
+    let id = path.rsplit('/').next().unwrap();
+    let form = http.get(&format!("{path}/edit"));
+    form.has(&["name=\"gatekeeper\"", "name=\"endpoints\"", "name=\"after_stop\""]);
+    let value = |name: &str| {
+        let at = form.body.split(&format!("name=\"{name}\"")).nth(1).unwrap();
+        at.split("value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+    };
+    let (version, endpoint, stake) = (value("version"), value("endpoint"), value("stake"));
+    let pid = form.body.split("<option value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let body = format!(
+        "id={id}&version={version}&name=w%3C0%3E&pid={pid}&endpoint={endpoint}&stake={stake}&enabled=1&sync_only=1\
+         &gatekeeper=1&endpoints=https://a.example.org,+https://b.example.org&after_stop=start-again"
+    );
+    let saved = http.send("POST", &format!("{base}/workers/save"), bearer, &body);
+    assert_eq!(saved.status, 200, "{}", saved.body);
+    let (path, announced) = (format!("/workers/{id}/edit"), "https://a.example.org, https://b.example.org");
+    let shown = own.until("the edit at the manager", &path, |answer| answer.body.contains(announced)).await;
+    shown.has(&["value=\"start-again\" selected", "name=\"gatekeeper\" value=\"1\" checked"]);
 }
 
 /// Of two editors of the same pool of a peer, the second is refused; a pool in use is not deleted.

@@ -11,7 +11,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    Change, Error, KeyError, MAX_ENTRIES, Manager, PoolValue, Selector, WorkerValue,
+    Change, Error, Item, KeyError, MAX_ENTRIES, Manager, PoolValue, Selector, WorkerValue,
     inventory_error::{locate, map_error},
     values::Entry,
 };
@@ -51,19 +51,7 @@ impl Manager {
     /// # Cancel safety
     /// A cancelled call may have been applied.
     pub async fn create_pools(&self, values: Vec<PoolValue>) -> Result<Vec<Arc<Pool>>, Error> {
-        check_count(values.len())?;
-        let mut asked = Vec::with_capacity(values.len());
-        for (index, value) in values.into_iter().enumerate() {
-            let entry = Entry::new("pools", index, &value.name);
-            if value.secret().is_none() && !value.sync_only {
-                let reason = "a pool needs one, unless it only syncs".to_owned();
-                return Err(entry.invalid("operator's secret", reason));
-            }
-            let edit = self.draft(&entry, value).await?.put(&entry, new_pool())?;
-            asked.push((entry, edit));
-        }
-        let _editing = self.editing.lock().await;
-        self.commit(asked).await.map(|done| done.pools)
+        self.apply_pools("pools", values.into_iter().map(Item::Create).collect()).await
     }
 
     /// Changes or removes pools, all or none; returns the changed ones, in the call's order. Workers of a
@@ -78,16 +66,33 @@ impl Manager {
         &self,
         items: Vec<(Selector, Change<PoolValue>)>,
     ) -> Result<Vec<Arc<Pool>>, Error> {
+        self.edit_pools(items.into_iter().map(Item::from).collect()).await
+    }
+
+    /// Adds, changes and removes pools, all or none; returns those added and changed, in the call's order.
+    ///
+    /// # Errors
+    /// Any [`Error`] except those of commands.
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have been applied.
+    pub async fn edit_pools(&self, items: Vec<Item<PoolValue>>) -> Result<Vec<Arc<Pool>>, Error> {
+        self.apply_pools("items", items).await
+    }
+
+    async fn apply_pools(&self, list: &str, items: Vec<Item<PoolValue>>) -> Result<Vec<Arc<Pool>>, Error> {
         check_count(items.len())?;
         let mut drafts = Vec::with_capacity(items.len());
-        for (index, (selector, change)) in items.into_iter().enumerate() {
-            let (entry, draft) = match change {
-                Change::Put(value) => {
-                    let entry = Entry::new("items", index, &value.name);
-                    let draft = self.draft(&entry, value).await?;
-                    (entry, Some(draft))
+        for (index, item) in items.into_iter().enumerate() {
+            let (selector, value) = item.into_parts();
+            let entry = Entry::new(list, index, value.as_ref().map_or("", |value| &value.name));
+            let draft = match value {
+                Some(value) if selector.is_none() && value.secret().is_none() && !value.sync_only => {
+                    let reason = "a pool needs one, unless it only syncs".to_owned();
+                    return Err(entry.invalid("operator's secret", reason));
                 }
-                Change::Delete => (Entry::new("items", index, ""), None),
+                Some(value) => Some(self.draft(&entry, value).await?),
+                None => None,
             };
             drafts.push((selector, entry, draft));
         }
@@ -97,11 +102,14 @@ impl Manager {
         let mut unique = UniqueIds::default();
         let mut asked = Vec::with_capacity(drafts.len());
         for (selector, entry, draft) in drafts {
-            let old = lookup.pool(&entry, &selector)?;
-            unique.check(&entry, old.id)?;
-            let edit = match draft {
-                Some(draft) => draft.put(&entry, Pool::clone(old))?,
-                None => Edit::RemovePool(old.id),
+            let old = selector.map(|selector| lookup.pool(&entry, &selector)).transpose()?;
+            if let Some(old) = old {
+                unique.check(&entry, old.id)?;
+            }
+            let edit = match (draft, old) {
+                (Some(draft), old) => draft.put(&entry, old.map_or_else(new_pool, |old| Pool::clone(old)))?,
+                (None, Some(old)) => Edit::RemovePool(old.id),
+                (None, None) => continue,
             };
             asked.push((entry, edit));
         }
@@ -116,17 +124,7 @@ impl Manager {
     /// # Cancel safety
     /// A cancelled call may have been applied.
     pub async fn create_workers(&self, values: Vec<WorkerValue>) -> Result<Vec<Arc<Worker>>, Error> {
-        check_count(values.len())?;
-        let _editing = self.editing.lock().await;
-        let snapshot = self.snapshot();
-        let mut asked = Vec::with_capacity(values.len());
-        for (index, value) in values.into_iter().enumerate() {
-            let entry = Entry::new("workers", index, &value.name);
-            check_pool(&entry, &snapshot, value.pid)?;
-            let edit = put_worker(&entry, new_worker(), &value)?;
-            asked.push((entry, edit));
-        }
-        self.commit(asked).await.map(|done| done.workers)
+        self.apply_workers("workers", values.into_iter().map(Item::Create).collect()).await
     }
 
     /// Changes or removes workers, all or none; returns the changed ones, in the call's order. A worker can
@@ -141,25 +139,47 @@ impl Manager {
         &self,
         items: Vec<(Selector, Change<WorkerValue>)>,
     ) -> Result<Vec<Arc<Worker>>, Error> {
+        self.edit_workers(items.into_iter().map(Item::from).collect()).await
+    }
+
+    /// Adds, changes and removes workers, all or none; returns those added and changed, in the call's order.
+    ///
+    /// # Errors
+    /// Any [`Error`] except [`Error::Vault`] and those of commands.
+    ///
+    /// # Cancel safety
+    /// A cancelled call may have been applied.
+    pub async fn edit_workers(&self, items: Vec<Item<WorkerValue>>) -> Result<Vec<Arc<Worker>>, Error> {
+        self.apply_workers("items", items).await
+    }
+
+    async fn apply_workers(
+        &self,
+        list: &str,
+        items: Vec<Item<WorkerValue>>,
+    ) -> Result<Vec<Arc<Worker>>, Error> {
         check_count(items.len())?;
         let _editing = self.editing.lock().await;
         let snapshot = self.snapshot();
         let lookup = Index::new(&snapshot);
         let mut unique = UniqueIds::default();
         let mut asked = Vec::with_capacity(items.len());
-        for (index, (selector, change)) in items.into_iter().enumerate() {
-            let name = if let Change::Put(value) = &change { value.name.as_str() } else { "" };
-            let entry = Entry::new("items", index, name);
-            let old = lookup.worker(&entry, &selector)?;
-            unique.check(&entry, old.id)?;
-            let edit = match change {
-                Change::Put(value) => {
-                    if value.pid != old.pid {
+        for (index, item) in items.into_iter().enumerate() {
+            let (selector, value) = item.into_parts();
+            let entry = Entry::new(list, index, value.as_ref().map_or("", |value| &value.name));
+            let old = selector.map(|selector| lookup.worker(&entry, &selector)).transpose()?;
+            if let Some(old) = old {
+                unique.check(&entry, old.id)?;
+            }
+            let edit = match (value, old) {
+                (Some(value), old) => {
+                    if old.is_none_or(|old| old.pid != value.pid) {
                         check_pool(&entry, &snapshot, value.pid)?;
                     }
-                    put_worker(&entry, Worker::clone(old), &value)?
+                    put_worker(&entry, old.map_or_else(new_worker, |old| Worker::clone(old)), &value)?
                 }
-                Change::Delete => Edit::RemoveWorker(old.id),
+                (None, Some(old)) => Edit::RemoveWorker(old.id),
+                (None, None) => continue,
             };
             asked.push((entry, edit));
         }

@@ -151,6 +151,32 @@ pub enum Change<T> {
     Delete,
 }
 
+/// One entry of an edit that adds, changes and removes.
+#[derive(Clone, Debug)]
+pub enum Item<T> {
+    /// Adds an entry.
+    Create(T),
+    /// Changes or removes the selected entry.
+    Update(Selector, Change<T>),
+}
+
+impl<T> From<(Selector, Change<T>)> for Item<T> {
+    fn from((selector, change): (Selector, Change<T>)) -> Self {
+        Self::Update(selector, change)
+    }
+}
+
+impl<T> Item<T> {
+    /// The entry that it selects, unless it adds one, and the value, unless it removes one.
+    pub(super) fn into_parts(self) -> (Option<Selector>, Option<T>) {
+        match self {
+            Self::Create(value) => (None, Some(value)),
+            Self::Update(selector, Change::Put(value)) => (Some(selector), Some(value)),
+            Self::Update(selector, Change::Delete) => (Some(selector), None),
+        }
+    }
+}
+
 /// An entry of a call as errors refer to it: `workers[2] "rack-1-a"`.
 #[derive(Clone, Debug)]
 pub(super) struct Entry(String);

@@ -203,7 +203,7 @@ mod tests {
             (G::LeavePool, false, "none", A::StayStopped, G::StayStopped, false),
         ];
         for (goal, was_computing, word, after_stop, goal_after, was_after) in table {
-            let saved = FleetRecord { key: Some(KEY), goal, was_computing, sent: None };
+            let saved = FleetRecord { key: Some(KEY), goal, was_computing, ..FleetRecord::default() };
             let chain = chain(word);
             let seen = Observation {
                 key: KEY,
@@ -231,7 +231,8 @@ mod tests {
         let after = |saved, chain| at(saved, chain, NOW);
         // Told to start while its stop is on its way.
         let sent = Some(PendingOperation::new(PendingOperationKind::Stop, NOW));
-        let told_to_start = FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
+        let told_to_start =
+            FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent, seen_keys: None };
         assert_eq!(after(told_to_start, &computes), told_to_start);
         let landed = after(told_to_start, &cools);
         assert_eq!((landed.goal, landed.sent), (Goal::StartAgain, None));
@@ -246,7 +247,8 @@ mod tests {
         assert_eq!(after(told_to_start, &ready).sent, None, "landed, and reclaimed");
         // Told to stop while its start is on its way.
         let sent = Some(PendingOperation::new(PendingOperationKind::Start, NOW));
-        let told_to_stop = FleetRecord { key: Some(KEY), goal: Goal::Stop, was_computing: false, sent };
+        let told_to_stop =
+            FleetRecord { key: Some(KEY), goal: Goal::Stop, was_computing: false, sent, seen_keys: None };
         assert_eq!(after(told_to_stop, &ready), told_to_stop);
         let landed = after(told_to_stop, &computes);
         assert_eq!((landed.goal, landed.sent), (Goal::Stop, None));
@@ -273,7 +275,8 @@ mod tests {
     #[test]
     fn another_key_is_taken_only_where_the_last_has_nothing_at_stake() {
         let sent = Some(PendingOperation::new(PendingOperationKind::Stop, NOW));
-        let saved = FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
+        let saved =
+            FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent, seen_keys: None };
         let chain = chain("none");
         let seen = |last_at_stake| Observation {
             key: OTHER,

@@ -200,6 +200,7 @@ impl Slot {
             status.stalled = false;
             status.failures = 0;
             status.lag = None;
+            status.in_flight = None;
         });
     }
 }

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use super::{Desired, Reason, State};
+use super::{Desired, InFlight, Reason, State};
 use crate::{
     chain::{SessionState, WorkerOnChain},
-    inventory::{self, FleetRecord},
+    inventory::{self, FleetRecord, KeyChange},
     primitives::{ParaNumber, WorkerKey},
     prpc::PhactoryInfo,
     sync::Position,
@@ -56,6 +56,8 @@ pub struct WorkerStatus {
     pub failures: u32,
     /// The result of the last commanded checkpoint, once it has ended.
     pub checkpoint: Option<Checkpoint>,
+    /// The operation on its way to the chain; where there is none, the oldest messages that are.
+    pub in_flight: Option<InFlight>,
 }
 
 impl WorkerStatus {
@@ -78,7 +80,13 @@ impl WorkerStatus {
             stalled: false,
             failures: 0,
             checkpoint: None,
+            in_flight: None,
         }
+    }
+
+    /// The last change of its keys that was seen, if there was one.
+    pub fn key_change(&self) -> Option<KeyChange> {
+        self.saved.seen_keys?.changed
     }
 
     /// The state of its computing session, if it has one.

@@ -3,7 +3,7 @@
 //! One loop applies changes, decides, updates the status, and starts the action decided on. Calls to the
 //! worker, a sync step, the preparation of a transaction and jobs run concurrently: none waits for another.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use futures::future::BoxFuture;
 use tokio::{sync::watch, time::Instant};
@@ -88,6 +88,8 @@ pub(crate) struct Task {
     operation: Option<Operation>,
     /// The transaction being prepared with data from the worker.
     preparing: Option<BoxFuture<'static, Prepared>>,
+    /// When its preparation began.
+    preparing_since: SystemTime,
     refresh_ra: bool,
     /// The registration request, kept across the attempts that it takes.
     registration: Option<RegistrationRequest>,
@@ -126,6 +128,7 @@ impl Task {
             checkpoint_asked: false,
             operation: None,
             preparing: None,
+            preparing_since: SystemTime::now(),
             refresh_ra: false,
             registration: None,
             saved: ctx.saver.newest(slot.id(), slot.saved()),
@@ -199,6 +202,7 @@ impl Task {
         {
             self.sync.start(client, decision.sync, observed.heights, &self.ctx.tuning);
         }
+        self.show_in_flight();
     }
 
     fn start(&mut self, action: Action, now: Instant) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prb_core::{
-    inventory,
+    inventory::{self, AfterExternalStop},
     manage::{Change, PoolValue, Selector, WorkerValue},
     primitives::{AccountId, PHALA_SS58_PREFIX, POLKADOT_SS58_PREFIX, PoolId},
 };
@@ -14,27 +14,50 @@ use crate::{
     rpc::ResponseError,
 };
 
-pub(super) fn pool_value(pool: db::Pool) -> PoolValue {
-    // Moved, not copied, so that no second copy of the secret is left behind.
+/// The value of an entry of a call, with [`settings`](db::Pool::settings) where those are there: without, what was
+/// set before stays.
+pub(super) fn pool_value(place: &str, index: usize, pool: db::Pool) -> Result<PoolValue, ResponseError> {
+    let of = |text: &str| after_stop(place, index, text);
+    let after_stop = pool.settings.map(|settings| of(&settings.after_stop)).transpose()?;
+    // Moved, not copied: the message's own is wiped when it is dropped.
     let secret = pool.owner.map(|mut owner| SecretString::from(std::mem::take(&mut *owner.take_mnemonic())));
-    // Fields that are not on the wire stay unchanged.
-    PoolValue::default()
+    Ok(PoolValue::default()
         .with_pid(PoolId(pool.pid))
         .with_name(pool.name)
         .with_secret(secret)
         .with_proxied(pool.real_phala_ss58)
         .with_enabled(pool.enabled)
         .with_sync_only(pool.sync_only)
+        .with_after_stop(after_stop))
 }
 
-pub(super) fn worker_value(worker: db::Worker) -> WorkerValue {
-    WorkerValue::default()
+/// As [`pool_value`].
+pub(super) fn worker_value(
+    place: &str,
+    index: usize,
+    worker: db::Worker,
+) -> Result<WorkerValue, ResponseError> {
+    let value = WorkerValue::default()
         .with_pid(PoolId(worker.pid))
         .with_name(worker.name)
         .with_endpoint(worker.endpoint)
         .with_stake(worker.stake)
         .with_enabled(worker.enabled)
-        .with_sync_only(worker.sync_only)
+        .with_sync_only(worker.sync_only);
+    let Some(settings) = worker.settings else { return Ok(value) };
+    Ok(value
+        .with_gatekeeper(Some(settings.gatekeeper))
+        .with_endpoints(Some(settings.endpoints))
+        .with_after_stop(Some(after_stop(place, index, &settings.after_stop)?)))
+}
+
+/// Empty: the setting of the level above.
+fn after_stop(place: &str, index: usize, text: &str) -> Result<Option<AfterExternalStop>, ResponseError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let named = |error| ResponseError::server(format!("{place}[{index}]: what happens after a stop {error}"));
+    text.parse().map(Some).map_err(named)
 }
 
 pub(super) fn pool_changes(
@@ -43,7 +66,8 @@ pub(super) fn pool_changes(
     let change = |(index, item): (usize, lm::UpdatePoolItem)| {
         let selector = selector("pool", index, item.id)?;
         let pool = item.pool.ok_or_else(|| no_value("pool", index))?;
-        Ok((selector, if pool.deleted { Change::Delete } else { Change::Put(pool_value(pool)) }))
+        let deleted = pool.deleted;
+        Ok((selector, if deleted { Change::Delete } else { Change::Put(pool_value("items", index, pool)?) }))
     };
     request.items.into_iter().enumerate().map(change).collect()
 }
@@ -54,7 +78,11 @@ pub(super) fn worker_changes(
     let change = |(index, item): (usize, lm::UpdateWorkerItem)| {
         let selector = selector("worker", index, item.id)?;
         let worker = item.worker.ok_or_else(|| no_value("worker", index))?;
-        Ok((selector, if worker.deleted { Change::Delete } else { Change::Put(worker_value(worker)) }))
+        let deleted = worker.deleted;
+        Ok((
+            selector,
+            if deleted { Change::Delete } else { Change::Put(worker_value("items", index, worker)?) },
+        ))
     };
     request.items.into_iter().enumerate().map(change).collect()
 }
@@ -98,6 +126,7 @@ fn pool(pool: &inventory::Pool) -> db::Pool {
         deleted: false,
         real_phala_ss58: pool.proxied.map(|owner| owner.to_ss58(PHALA_SS58_PREFIX)).unwrap_or_default(),
         sync_only: pool.sync_only,
+        settings: None,
     }
 }
 
@@ -118,5 +147,6 @@ pub(super) fn worker(worker: &inventory::Worker) -> db::Worker {
         deleted: false,
         stake: worker.stake.to_string(),
         sync_only: worker.sync_only,
+        settings: None,
     }
 }

@@ -25,7 +25,10 @@ use prb_core::{
 };
 use tokio::sync::watch;
 
-use crate::proto::detail as wire;
+use crate::proto::{
+    detail as wire,
+    provider_detail::{Detail, Provider},
+};
 
 mod chain;
 mod event;
@@ -40,9 +43,15 @@ pub const MAX_WITH_EVENTS: usize = 100;
 pub const MAX_TEXT_BYTES: usize = 4096;
 /// Most notes that are sent.
 pub const MAX_NOTES: usize = 64;
+/// The most data providers, and chain nodes, that are told.
+pub const MAX_PROVIDERS: usize = 256;
 
 /// Returns the trade queue's statistics, if the queue answers.
 type Jobs = Arc<dyn Fn() -> Option<Stats> + Send + Sync>;
+/// Gives the data providers that were met.
+type ProviderRows = Arc<dyn Fn() -> Vec<Provider> + Send + Sync>;
+/// Gives the chain nodes and the disk. May block.
+type ChainNodes = Arc<dyn Fn() -> Detail + Send + Sync>;
 
 /// Sources of details besides the [`Manager`].
 #[derive(Clone, Default)]
@@ -53,6 +62,10 @@ pub struct Sources {
     pub chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
     /// The trade queue's statistics.
     pub jobs: Option<Jobs>,
+    /// The data providers that were met.
+    pub providers: Option<ProviderRows>,
+    /// The manager's own chain nodes and disk.
+    pub chain_nodes: Option<ChainNodes>,
 }
 
 impl fmt::Debug for Sources {
@@ -61,7 +74,7 @@ impl fmt::Debug for Sources {
             .field("heights", &self.heights)
             .field("chain", &self.chain.is_some())
             .field("jobs", &self.jobs.is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,6 +110,9 @@ impl Sources {
             pools: manager.pools().iter().map(|pool| chain::tell_pool(pool, view.as_deref())).collect(),
             jobs: self.jobs.as_ref().and_then(|jobs| jobs()).map(tell_jobs),
             commands: commands.iter().map(ToString::to_string).collect(),
+            takes_settings: true,
+            providers: self.providers.as_ref().map(|rows| bounded(rows())).unwrap_or_default(),
+            chain_nodes: self.chain_nodes.as_ref().map(|look| look()),
         }
     }
 }
@@ -143,6 +159,22 @@ impl wire::Fleet {
     /// The notes, within the bounds.
     pub fn bounded_notes(&self) -> Vec<String> {
         self.notes.iter().take(MAX_NOTES).map(cut).collect()
+    }
+}
+
+/// As many as may be told, their texts cut.
+fn bounded(mut providers: Vec<Provider>) -> Vec<Provider> {
+    providers.truncate(MAX_PROVIDERS);
+    for text in providers.iter_mut().flat_map(|one| [&mut one.reason, &mut one.host, &mut one.address]) {
+        *text = cut(&*text);
+    }
+    providers
+}
+
+impl wire::Fleet {
+    /// The data providers, as many and with texts as long as they may be.
+    pub fn bounded_providers(&mut self) -> Vec<Provider> {
+        bounded(std::mem::take(&mut self.providers))
     }
 }
 

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::FullAccount;
+use super::{
+    FullAccount,
+    detail::{PoolSettings, WorkerSettings},
+};
 
 /// Value of `genesis:{paraId}:pb`.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
@@ -90,6 +93,9 @@ pub struct Pool {
     /// Whether its workers only sync, without on-chain operations.
     #[prost(bool, tag = "8")]
     pub sync_only: bool,
+    /// In an edit: what the original has no field for. Never in an answer.
+    #[prost(message, optional, tag = "1000")]
+    pub settings: Option<PoolSettings>,
 }
 
 /// A worker.
@@ -119,4 +125,7 @@ pub struct Worker {
     /// Whether it only syncs, without on-chain operations.
     #[prost(bool, tag = "8")]
     pub sync_only: bool,
+    /// In an edit: what the original has no field for. Never in an answer.
+    #[prost(message, optional, tag = "1000")]
+    pub settings: Option<WorkerSettings>,
 }

@@ -9,6 +9,8 @@
 //! | call | request | answer |
 //! |---|---|---|
 //! | `GetWorkerStatus` | [`StatusQuery`]: `UuidQueryRequest` and `detail` (1000), `events` (1001) | [`StatusUpdate`]: `WorkerStateUpdate` and `detail` (1000) |
+//! | `CreateWorker`, `UpdateWorker` | in each [`db::Worker`](super::db::Worker) `settings` (1000): [`WorkerSettings`] | the original's |
+//! | `CreatePool`, `UpdatePool` | in each [`db::Pool`](super::db::Pool) `settings` (1000): [`PoolSettings`] | the original's |
 //! | `CommandWorker` | [`CommandRequest`] | [`CommandUpdate`]; originals do not know the method |
 //! Within the messages of this module numbers count from 1 and follow the same rule: new ones are added, none
 //! is reused. Amounts are decimal texts, times are ms since the Unix epoch, keys and accounts their 32 bytes.
@@ -19,7 +21,10 @@ use bytes::Bytes;
 use prb_core::prpc::PhactoryInfo;
 use prost::{Enumeration, Message};
 
-use super::WorkerState;
+use super::{
+    WorkerState,
+    provider_detail::{Detail as ChainNodes, Provider},
+};
 
 /// Asks for workers' states: `UuidQueryRequest`, and which details are wanted.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
@@ -80,6 +85,15 @@ pub struct Fleet {
     /// Names of the commands that `CommandWorker` accepts; empty if no worker runs.
     #[prost(string, repeated, tag = "10")]
     pub commands: Vec<String>,
+    /// Edits may carry [`WorkerSettings`] and [`PoolSettings`]; others pass over them.
+    #[prost(bool, tag = "11")]
+    pub takes_settings: bool,
+    /// The data providers that it has met.
+    #[prost(message, repeated, tag = "12")]
+    pub providers: Vec<Provider>,
+    /// Its own chain nodes and disk.
+    #[prost(message, optional, tag = "13")]
+    pub chain_nodes: Option<ChainNodes>,
 }
 
 /// A worker.
@@ -127,6 +141,63 @@ pub struct Worker {
     /// Its events, oldest first, on request.
     #[prost(message, repeated, tag = "14")]
     pub events: Vec<Event>,
+    /// The last change of its keys that was seen.
+    #[prost(message, optional, tag = "15")]
+    pub key_change: Option<KeyChange>,
+    /// The operation on its way to the chain.
+    #[prost(message, optional, tag = "16")]
+    pub in_flight: Option<InFlight>,
+}
+
+/// A change of a worker's keys.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct KeyChange {
+    /// When it was seen.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// The newest parachain block known at that time.
+    #[prost(uint32, optional, tag = "2")]
+    pub block: Option<u32>,
+}
+
+/// An operation on its way to the chain.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct InFlight {
+    /// Its name; `messages` for messages of the worker.
+    #[prost(string, tag = "1")]
+    pub operation: String,
+    /// How far it is: `preparing`, `submitting` or `queued`.
+    #[prost(string, tag = "2")]
+    pub stage: String,
+    /// Since when it is at that stage.
+    #[prost(uint64, tag = "3")]
+    pub since_ms: u64,
+    /// The number of its job in the trade queue.
+    #[prost(uint64, optional, tag = "4")]
+    pub job: Option<u64>,
+}
+
+/// What an edit says of a worker beyond the original's fields. Replaces all of them.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct WorkerSettings {
+    /// It is a gatekeeper.
+    #[prost(bool, tag = "1")]
+    pub gatekeeper: bool,
+    /// The URLs that it announces on chain.
+    #[prost(string, repeated, tag = "2")]
+    pub endpoints: Vec<String>,
+    /// What happens after a stop from elsewhere: `stay-stopped`, `reclaim` or `start-again`; empty for the pool's
+    /// setting.
+    #[prost(string, tag = "3")]
+    pub after_stop: String,
+}
+
+/// What an edit says of a pool beyond the original's fields. Replaces all of them.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct PoolSettings {
+    /// What happens to its workers after a stop from elsewhere; empty for the fleet's setting.
+    #[prost(string, tag = "1")]
+    pub after_stop: String,
 }
 
 /// The result of a checkpoint.

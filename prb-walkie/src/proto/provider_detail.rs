@@ -63,6 +63,53 @@ pub struct Node {
     pub last_error: Option<String>,
 }
 
+/// A data provider as a lifecycle manager knows it.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Provider {
+    /// Its peer id.
+    #[prost(string, tag = "1")]
+    pub peer_id: String,
+    /// Its host's name, where it is known.
+    #[prost(string, tag = "2")]
+    pub host: String,
+    /// Its blob server; its address among peers where it is not used.
+    #[prost(string, tag = "3")]
+    pub address: String,
+    /// `ready`, `connecting`, `down`, `aside` (not asked for a while) or `unused`.
+    #[prost(string, tag = "4")]
+    pub state: String,
+    /// Why, where it is not asked.
+    #[prost(string, tag = "5")]
+    pub reason: String,
+    /// For how long it is put aside still.
+    #[prost(uint64, optional, tag = "6")]
+    pub for_ms: Option<u64>,
+    /// It knows the original's keys alone.
+    #[prost(bool, tag = "7")]
+    pub original: bool,
+    /// Newest relay block that it can end a batch at.
+    #[prost(uint32, optional, tag = "8")]
+    pub relay: Option<u32>,
+    /// Newest parachain block that it has.
+    #[prost(uint32, optional, tag = "9")]
+    pub para: Option<u32>,
+    /// About how long it takes for an answer.
+    #[prost(uint64, optional, tag = "10")]
+    pub latency_ms: Option<u64>,
+    /// Blobs that it has answered, missing ones too.
+    #[prost(uint64, tag = "11")]
+    pub answered: u64,
+    /// Times that it failed.
+    #[prost(uint64, tag = "12")]
+    pub failed: u64,
+    /// Answers that a worker refused.
+    #[prost(uint64, tag = "13")]
+    pub refused: u64,
+    /// Where it was heard of, or what it has proved: a [`Provenance`](crate::node::Provenance)'s name.
+    #[prost(string, tag = "14")]
+    pub provenance: String,
+}
+
 /// [`Detail`] in its field.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 struct Beyond {

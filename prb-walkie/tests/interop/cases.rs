@@ -184,6 +184,7 @@ fn pool() -> (db::Pool, Value) {
         deleted: true,
         real_phala_ss58: "43".into(),
         sync_only: true,
+        settings: None,
     };
     let json = json!({
         "uuid": "p-1", "pid": u64::MAX.to_string(), "name": "größter", "enabled": true, "deleted": true,
@@ -203,6 +204,7 @@ fn worker() -> (db::Worker, Value) {
         deleted: true,
         stake: "1000000000000000000000".into(),
         sync_only: true,
+        settings: None,
     };
     let json = json!({
         "uuid": "w-1", "pid": "2", "name": "one", "endpoint": "http://10.0.0.2:8000", "enabled": true,

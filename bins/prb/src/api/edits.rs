@@ -14,7 +14,7 @@ use axum::{
 };
 use prb_core::{
     inventory::Snapshot,
-    manage::{Change, Error, MAX_ENTRIES, Manager, OperatorKeys, Selector},
+    manage::{Change, Error, Item as ManagerItem, MAX_ENTRIES, Manager, OperatorKeys, Selector},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -57,10 +57,9 @@ pub(super) trait Kind: Sized + Send + Sync + 'static {
     fn shown(dry_run: bool, entries: &[Arc<Self::Entry>]) -> Self::Shown;
     /// Returns why an entry must not be deleted, if so.
     fn keeps(snapshot: &Snapshot, entry: &Self::Entry) -> Option<Fault>;
-    async fn create(manager: &Manager, values: Vec<Self::Value>) -> Result<Vec<Arc<Self::Entry>>, Error>;
-    async fn update(
+    async fn edit(
         manager: &Manager,
-        items: Vec<(Selector, Change<Self::Value>)>,
+        items: Vec<ManagerItem<Self::Value>>,
     ) -> Result<Vec<Arc<Self::Entry>>, Error>;
 }
 
@@ -88,7 +87,7 @@ pub(super) async fn post<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) ->
     Ok((status, answer::<K>(&edited, terms)).into_response())
 }
 
-/// Changes and deletes entries, all or none.
+/// Adds, changes and deletes entries, all or none.
 pub(super) async fn patch<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<Response, Problem> {
     let edited = update::<K>(api, list, terms).await?;
     Ok(answer::<K>(&edited, terms).into_response())
@@ -117,11 +116,12 @@ fn answer<K: Kind>(edited: &Edited<K::Entry>, terms: &Terms) -> impl IntoRespons
 #[serde(deny_unknown_fields)]
 struct Item {
     #[serde(alias = "pool", alias = "worker")]
-    id: Value,
+    id: Option<Value>,
     version: Option<String>,
     set: Option<Value>,
     #[serde(default)]
     delete: bool,
+    add: Option<Value>,
 }
 
 /// The result of an edit: the stored entries and the inventory after it; none of them for a dry run.
@@ -153,8 +153,8 @@ async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<E
         }
         IfMatch::Any => api.manager().clone(),
     };
-    let values = values.into_iter().map(|(_, value)| value).collect();
-    match K::create(&manager, values).await {
+    let values = values.into_iter().map(|(_, value)| ManagerItem::Create(value)).collect();
+    match K::edit(&manager, values).await {
         Ok(entries) => Ok(Edited { entries, inventory: api.inventory_version() }),
         Err(error) => Err(explained::<K>(api, items, error).await),
     }
@@ -184,8 +184,10 @@ async fn update_once<K: Kind>(
     let (mut operations, mut seen, mut faults) = (Vec::with_capacity(list.len()), Vec::new(), Vec::new());
     for (index, item) in list.into_iter().enumerate() {
         match read_item::<K>(&snapshot, item, terms.force) {
-            Ok((id, version, operation)) => {
-                seen.push((id, version, matches!(operation, Operation::Delete(_))));
+            Ok((base, operation)) => {
+                seen.extend(
+                    base.map(|(id, version)| (id, version, matches!(operation, Operation::Delete(_)))),
+                );
                 operations.push((index, operation));
             }
             Err((name, of_one)) => {
@@ -212,26 +214,38 @@ async fn update_once<K: Kind>(
         };
         whole.as_ref().is_none_or(|whole| version::of_all(now) == *whole) && seen.iter().all(same)
     });
-    let items = operations.iter().filter_map(|(_, operation)| operation.change()).collect();
-    match K::update(&manager, items).await {
+    let items = operations.iter().map(|(_, operation)| operation.item()).collect();
+    match K::edit(&manager, items).await {
         Ok(entries) => Ok(Edited { entries, inventory: api.inventory_version() }),
         Err(error) => Err(explained::<K>(api, operations, error).await),
     }
 }
 
-type Read<V> = Result<(Uuid, String, Operation<V>), (Option<String>, Vec<Fault>)>;
+/// The entry and the version that an operation is based on, and the operation; or the entry's name and what is wrong.
+type Read<V> = Result<(Option<(Uuid, String)>, Operation<V>), (Option<String>, Vec<Fault>)>;
 
 fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::Value> {
     let invalid = |text: String| (None, vec![Fault::new("invalid", text)]);
-    let Item { id, version, set, delete } = serde_json::from_value(item).map_err(|_| {
+    let shape = || {
         invalid(
-            "it must have an id and either set (an object of fields) or delete: true; version is optional"
+            "it must have an id and either set (an object of fields) or delete: true, and may have a version; or it \
+             must have add (an object of fields) alone"
                 .into(),
         )
-    })?;
+    };
+    let Item { id, version, set, delete, add } = serde_json::from_value(item).map_err(|_| shape())?;
+    if let Some(fields) = add {
+        if id.is_some() || version.is_some() || set.is_some() || delete {
+            return Err(shape());
+        }
+        let name = fields.get("name").and_then(Value::as_str).map(str::to_owned);
+        let value = read::<K::Fields>(fields).and_then(|fields| K::whole(fields, None));
+        return value.map(|value| (None, Operation::Create(value))).map_err(|faults| (name, faults));
+    }
     let named = match id {
-        Value::String(text) => text,
-        Value::Number(pid) => pid.to_string(),
+        Some(Value::String(text)) => text,
+        Some(Value::Number(pid)) => pid.to_string(),
+        None => return Err(shape()),
         _ => return Err(invalid("the id must be an id, a name or a pool's number".into())),
     };
     let Some(entry) = K::find(snapshot, &named) else {
@@ -247,12 +261,12 @@ fn read_item<K: Kind>(snapshot: &Snapshot, item: Value, force: bool) -> Read<K::
     match (set, delete) {
         (None, true) => match K::keeps(snapshot, entry).filter(|_| !force) {
             Some(fault) => Err((Some(named), vec![fault])),
-            None => Ok((id, current, Operation::Delete(id))),
+            None => Ok((Some((id, current)), Operation::Delete(id))),
         },
         (Some(set), false) => {
             let value = read::<K::Fields>(set).and_then(|fields| K::whole(fields, Some(entry)));
             let value = value.map_err(|faults| (Some(named), faults))?;
-            Ok((id, current, Operation::Put(id, value)))
+            Ok((Some((id, current)), Operation::Put(id, value)))
         }
         _ => Err((Some(named), vec![Fault::new("invalid", "give either set or delete: true")])),
     }
@@ -267,11 +281,11 @@ enum Operation<V> {
 }
 
 impl<V: Clone> Operation<V> {
-    fn change(&self) -> Option<(Selector, Change<V>)> {
+    fn item(&self) -> ManagerItem<V> {
         match self {
-            Self::Create(_) => None,
-            Self::Put(id, value) => Some((Selector::Id(*id), Change::Put(value.clone()))),
-            Self::Delete(id) => Some((Selector::Id(*id), Change::Delete)),
+            Self::Create(value) => ManagerItem::Create(value.clone()),
+            Self::Put(id, value) => ManagerItem::Update(Selector::Id(*id), Change::Put(value.clone())),
+            Self::Delete(id) => ManagerItem::Update(Selector::Id(*id), Change::Delete),
         }
     }
 
@@ -330,14 +344,7 @@ async fn all_faults<K: Kind>(api: &Api, mut items: Vec<(usize, Operation<K::Valu
         Err(error) => return vec![fault(&error)],
     };
     while faults.len() < MAX_FAULTS && !items.is_empty() {
-        let values = items.iter().filter_map(|(_, operation)| match operation {
-            Operation::Create(value) => Some(value.clone()),
-            _ => None,
-        });
-        let (values, changes): (Vec<_>, Vec<_>) =
-            (values.collect(), items.iter().filter_map(|(_, operation)| operation.change()).collect());
-        let tried =
-            if changes.is_empty() { K::create(&copy, values).await } else { K::update(&copy, changes).await };
+        let tried = K::edit(&copy, items.iter().map(|(_, operation)| operation.item()).collect()).await;
         let Err(error) = tried else { break };
         let Some(place) = place_of(&error).filter(|place| *place < items.len()) else {
             faults.push(fault(&error));

@@ -10,7 +10,7 @@ use axum::{
 };
 use prb_core::{
     inventory::{Pool, Snapshot},
-    manage::{Change, Error, KeyError, Manager, OperatorKeys, PoolValue, Selector},
+    manage::{Error, Item, KeyError, Manager, OperatorKeys, PoolValue},
     primitives::PoolId,
 };
 use serde::{Deserialize, Serialize};
@@ -68,16 +68,18 @@ struct PoolChanges {
     items: Vec<Value>,
 }
 
-/// One change: either `set` or `delete`.
+/// One change: an `id` with either `set` or `delete`, or `add` alone.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "shows the shape in the OpenAPI document; the entries are read one by one")]
 struct PoolChange {
     /// A pool's id, number or name.
-    id: String,
-    /// The version that the change is based on; a different current version is rejected.
+    id: Option<String>,
+    /// The version that the change is based on: refused where it is another by now.
     version: Option<String>,
     set: Option<PoolFields>,
     delete: Option<bool>,
+    /// A new one.
+    add: Option<PoolFields>,
 }
 
 /// Lists pools.
@@ -113,7 +115,7 @@ async fn create(
     edits::post::<Pools>(&api, body.pools, &terms).await
 }
 
-/// Changes and deletes pools, all or none.
+/// Adds, changes and deletes pools, all or none.
 #[utoipa::path(patch, path = "/pools", tag = "pools", params(EditQuery), request_body = PoolChanges, responses(
     (status = 200, body = EditedPools), (status = 401, body = Problem), (status = 409, body = Problem),
     (status = 412, body = Problem), (status = 413, body = Problem), (status = 422, body = Problem)),
@@ -230,14 +232,7 @@ impl Kind for Pools {
         (workers > 0).then(|| Fault::new("in-use", text()))
     }
 
-    async fn create(manager: &Manager, values: Vec<PoolValue>) -> Result<Vec<Arc<Pool>>, Error> {
-        manager.create_pools(values).await
-    }
-
-    async fn update(
-        manager: &Manager,
-        items: Vec<(Selector, Change<PoolValue>)>,
-    ) -> Result<Vec<Arc<Pool>>, Error> {
-        manager.update_pools(items).await
+    async fn edit(manager: &Manager, items: Vec<Item<PoolValue>>) -> Result<Vec<Arc<Pool>>, Error> {
+        manager.edit_pools(items).await
     }
 }

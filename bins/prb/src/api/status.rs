@@ -1,12 +1,15 @@
 //! `/status` and `/providers`: the state of the daemon, and its data providers.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use axum::{Json, extract::State};
 use prb_core::worker::{State as WorkerState, WorkerStatus};
 use prb_walkie::{
     node::{Peer, Standing},
-    proto::Role,
+    proto::{Role, provider_detail::Provider as Known},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -100,6 +103,28 @@ struct Provider {
     connected: bool,
     last_seen: String,
     round_trip_ms: Option<u64>,
+    /// Where it was heard of, or what it has proved: `discovered`, `trusted_network`, `same_machine`, `boot_node`,
+    /// `named` or `shared_key`.
+    provenance: String,
+    /// Its blob server, where it is used.
+    blob_server: Option<String>,
+    /// Whether chain data is fetched from it: `ready`, `connecting`, `down`, `aside` or `unused`.
+    state: String,
+    /// Why it is not asked.
+    reason: Option<String>,
+    /// It knows the original's keys alone.
+    original: bool,
+    /// Newest relay block that it can end a batch at.
+    relay: Option<u32>,
+    /// Newest parachain block that it has.
+    para: Option<u32>,
+    latency_ms: Option<u64>,
+    /// Blobs that it has answered, missing ones too.
+    answered: u64,
+    /// Times that it failed.
+    failed: u64,
+    /// Answers that a worker refused.
+    refused: u64,
 }
 
 /// Shows the state of the daemon.
@@ -134,7 +159,7 @@ async fn status(State(api): State<Api>) -> Result<Json<Status>, Problem> {
     }))
 }
 
-fn counts(workers: &[std::sync::Arc<WorkerStatus>]) -> WorkerCounts {
+fn counts(workers: &[Arc<WorkerStatus>]) -> WorkerCounts {
     let (mut by_state, mut by_reason) = (BTreeMap::new(), BTreeMap::new());
     for worker in workers {
         *by_state.entry(worker.state.as_str()).or_default() += 1;
@@ -152,9 +177,9 @@ fn counts(workers: &[std::sync::Arc<WorkerStatus>]) -> WorkerCounts {
     }
 }
 
-fn troubled(workers: &[std::sync::Arc<WorkerStatus>]) -> Vec<Trouble> {
+fn troubled(workers: &[Arc<WorkerStatus>]) -> Vec<Trouble> {
     let troubled = workers.iter().filter(|worker| worker.state == WorkerState::Error || worker.stalled);
-    let shown = |worker: &std::sync::Arc<WorkerStatus>| Trouble {
+    let shown = |worker: &Arc<WorkerStatus>| Trouble {
         name: worker.worker.name.clone(),
         state: worker.state.as_str(),
         reason: worker.reason.code(),
@@ -169,12 +194,15 @@ fn troubled(workers: &[std::sync::Arc<WorkerStatus>]) -> Vec<Trouble> {
 async fn providers(State(api): State<Api>) -> Json<Providers> {
     let peers = api.peers().unwrap_or_default();
     let roles = [Role::DataProviderInt, Role::DataProviderExt];
-    let providers =
-        peers.iter().filter(|peer| roles.contains(&peer.role)).map(|peer| provider(peer)).collect();
+    let mut known: HashMap<String, Known> =
+        api.providers().into_iter().map(|known| (known.peer_id.clone(), known)).collect();
+    let of = |peer: &Arc<Peer>| provider(peer, known.remove(&peer.peer_id.to_string()).unwrap_or_default());
+    let providers = peers.iter().filter(|peer| roles.contains(&peer.role)).map(of).collect();
     Json(Providers { providers })
 }
 
-fn provider(peer: &Peer) -> Provider {
+fn provider(peer: &Peer, known: Known) -> Provider {
+    let is_used = known.state != "unused" && !known.state.is_empty();
     Provider {
         peer_id: peer.peer_id.to_string(),
         hostname: peer.hostname.clone(),
@@ -193,5 +221,16 @@ fn provider(peer: &Peer) -> Provider {
         connected: peer.connected,
         last_seen: view::time(peer.last_seen),
         round_trip_ms: peer.round_trip.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        provenance: peer.provenance.as_str().to_owned(),
+        blob_server: is_used.then_some(known.address),
+        state: known.state,
+        reason: Some(known.reason).filter(|reason| !reason.is_empty()),
+        original: known.original,
+        relay: known.relay,
+        para: known.para,
+        latency_ms: known.latency_ms,
+        answered: known.answered,
+        failed: known.failed,
+        refused: known.refused,
     }
 }

@@ -6,7 +6,7 @@ use prb_core::{
     chain::{ChainView, PoolOnChain, Session, WorkerOnChain},
     inventory::{Pool, Snapshot, Worker},
     primitives::{AccountId, PHALA_SS58_PREFIX},
-    worker::{Event, EventKind, WorkerStatus},
+    worker::{Event, EventKind, InFlight, WorkerStatus},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -64,6 +64,14 @@ pub(super) struct WorkerSummary {
     #[schema(value_type = Option<String>)]
     session: Option<prb_core::chain::SessionState>,
     pruntime_version: Option<String>,
+    /// When its keys last changed, RFC 3339, and the newest parachain block at that time; null where no change was
+    /// seen.
+    #[schema(value_type = Option<Object>)]
+    key_change: Option<Value>,
+    /// The operation on its way to the chain, or `messages`: how far (`preparing`, `submitting`, `queued`), since
+    /// when, and its job once the queue has it.
+    #[schema(value_type = Option<Object>)]
+    in_flight: Option<Value>,
 }
 
 /// All known details of a worker.
@@ -142,8 +150,16 @@ impl WorkerSummary {
             goal: status.saved.goal,
             session: status.session_state(),
             pruntime_version: status.info.as_ref().map(|info| info.version.clone()),
+            key_change: status
+                .key_change()
+                .map(|change| json!({ "at": time(change.at()), "block": change.block })),
+            in_flight: status.in_flight.as_ref().map(in_flight),
         }
     }
+}
+
+fn in_flight(of: &InFlight) -> Value {
+    json!({ "operation": of.operation, "stage": of.stage.as_str(), "since": time(of.since), "job": of.job })
 }
 
 impl WorkerDetail {

@@ -10,7 +10,7 @@ use axum::{
 };
 use prb_core::{
     inventory::{Snapshot, Worker},
-    manage::{Change, Error, Manager, OperatorKeys, Selector, WorkerValue},
+    manage::{Error, Item, Manager, OperatorKeys, WorkerValue},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -70,16 +70,18 @@ struct WorkerChanges {
     items: Vec<Value>,
 }
 
-/// One change: either `set` or `delete`.
+/// One change: an `id` with either `set` or `delete`, or `add` alone.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "shows the shape in the OpenAPI document; the entries are read one by one")]
 struct WorkerChange {
     /// A worker's id or name.
-    id: String,
-    /// The version that the change is based on; a different current version is rejected.
+    id: Option<String>,
+    /// The version that the change is based on: refused where it is another by now.
     version: Option<String>,
     set: Option<WorkerFields>,
     delete: Option<bool>,
+    /// A new one.
+    add: Option<WorkerFields>,
 }
 
 /// Which events to return.
@@ -129,7 +131,7 @@ async fn create(
     edits::post::<Workers>(&api, body.workers, &terms).await
 }
 
-/// Changes and deletes workers, all or none.
+/// Adds, changes and deletes workers, all or none.
 #[utoipa::path(patch, path = "/workers", tag = "workers", params(EditQuery), request_body = WorkerChanges, responses(
     (status = 200, body = EditedWorkers), (status = 401, body = Problem), (status = 409, body = Problem),
     (status = 412, body = Problem), (status = 413, body = Problem), (status = 422, body = Problem)),
@@ -245,14 +247,7 @@ impl Kind for Workers {
         None
     }
 
-    async fn create(manager: &Manager, values: Vec<WorkerValue>) -> Result<Vec<Arc<Worker>>, Error> {
-        manager.create_workers(values).await
-    }
-
-    async fn update(
-        manager: &Manager,
-        items: Vec<(Selector, Change<WorkerValue>)>,
-    ) -> Result<Vec<Arc<Worker>>, Error> {
-        manager.update_workers(items).await
+    async fn edit(manager: &Manager, items: Vec<Item<WorkerValue>>) -> Result<Vec<Arc<Worker>>, Error> {
+        manager.edit_workers(items).await
     }
 }

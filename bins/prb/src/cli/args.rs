@@ -6,6 +6,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use prb_core::{inventory::AfterExternalStop, inventory::UnknownAfterExternalStop};
 
+mod store;
+
+pub use store::{StoreAction, StoreArgs};
+
 /// How to connect to the daemon, and the output format.
 #[derive(Clone, Debug, Args)]
 pub struct Remote {
@@ -43,6 +47,22 @@ pub struct Remote {
     pub json: bool,
 }
 
+/// Work without a running daemon.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OfflineArgs {
+    /// Work on the inventory of a daemon that is stopped: of a `prb all` where --data (PRB_DATA) names its data folder,
+    /// else of a `prb lifecycle` in --local-db-path (PHALA_LOCAL_DB_PATH). Refused while a daemon has it open.
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// With --offline: folder of the identity that seals operators' keys [default: id in --data, else
+    /// /var/data/keys/id].
+    #[arg(long, env = "PHALA_PEER_ID_PREFIX", value_name = "DIR", global = true)]
+    pub peer_id_prefix: Option<PathBuf>,
+    /// With --offline: the fleet file of the `prb all`, if it has one; its pools and workers are edited there.
+    #[arg(long, env = "PRB_FLEET", value_name = "FILE", global = true)]
+    pub fleet: Option<PathBuf>,
+}
+
 /// `prb status` and `prb provider list`.
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
@@ -60,6 +80,9 @@ pub struct WorkersArgs {
     /// The daemon.
     #[command(flatten)]
     pub remote: Remote,
+    /// Or none.
+    #[command(flatten)]
+    pub offline: OfflineArgs,
     /// What to do.
     #[command(subcommand)]
     pub action: WorkerAction,
@@ -141,18 +164,9 @@ pub enum WorkerAction {
     },
     /// Remove workers from the inventory. This does not stop them on chain.
     Remove(Told),
-    /// Add the workers of a file, all or none.
-    Import {
-        /// CSV with a header line, JSON or YAML; - for standard input.
-        file: PathBuf,
-        /// The format, if the file's extension does not show it.
-        #[arg(long, value_enum)]
-        format: Option<Format>,
-        /// Options.
-        #[command(flatten)]
-        caution: Caution,
-    },
-    /// Print workers in a format that `import` reads.
+    /// Add the workers of a file, all or none; with --update, change those that are there by name.
+    Import(ImportArgs),
+    /// Print workers as `import` reads them.
     Export {
         /// The workers; all by default.
         #[command(flatten)]
@@ -179,6 +193,23 @@ pub enum WorkerAction {
     Checkpoint(Told),
     /// Accept the keys that now answer at the workers' endpoints.
     ConfirmKey(Told),
+}
+
+/// A file of entries.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArgs {
+    /// CSV with a line of field names, JSON or YAML; - for standard input.
+    pub file: PathBuf,
+    /// Its format, where its name does not say.
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Change entries that are there already; what the file does not say of them stays. Entries that the file does not
+    /// name stay too.
+    #[arg(long)]
+    pub update: bool,
+    /// How.
+    #[command(flatten)]
+    pub caution: Caution,
 }
 
 /// The workers of a command, and its options.
@@ -241,6 +272,9 @@ pub struct PoolsArgs {
     /// The daemon.
     #[command(flatten)]
     pub remote: Remote,
+    /// Or none.
+    #[command(flatten)]
+    pub offline: OfflineArgs,
     /// What to do.
     #[command(subcommand)]
     pub action: PoolAction,
@@ -287,6 +321,15 @@ pub enum PoolAction {
         /// Options.
         #[command(flatten)]
         caution: Caution,
+    },
+    /// Add the pools of a file, all or none; with --update, change those that are there by number. A pool's field
+    /// secret is its operator's mnemonic, secret_file a file that has it in its first line.
+    Import(ImportArgs),
+    /// Print pools as `import` reads them, without their operators' secrets.
+    Export {
+        /// The format.
+        #[arg(long, value_enum, default_value_t = Format::Csv)]
+        format: Format,
     },
     /// Remove a pool from the inventory.
     Remove {
@@ -389,72 +432,6 @@ pub struct ProvidersArgs {
 pub enum ProviderAction {
     /// List the data providers that the daemon has discovered.
     List(StatusArgs),
-}
-
-/// `prb store`.
-#[derive(Clone, Debug, Args)]
-pub struct StoreArgs {
-    /// Data folder of a `prb all`, which contains the block store.
-    #[arg(long, env = "PRB_DATA", value_name = "DIR", global = true)]
-    pub data: Option<PathBuf>,
-    /// Folder of a data provider's block store; ignored if --data is given.
-    #[arg(
-        long,
-        env = "PHALA_LOCAL_DB_PATH",
-        default_value = "/var/data/0",
-        value_name = "DIR",
-        global = true
-    )]
-    pub local_db_path: PathBuf,
-    /// What to do.
-    #[command(subcommand)]
-    pub action: StoreAction,
-}
-
-/// Commands for a block store.
-#[derive(Clone, Debug, Subcommand)]
-pub enum StoreAction {
-    /// Check everything stored: hashes, chains, justifications, proofs, digests. Reports each fault and its
-    /// remedy; exit code 1 if there are faults.
-    Verify,
-    /// Export the store to an archive; an existing archive is extended.
-    Export {
-        /// Folder of the archive; created if missing.
-        #[arg(long, value_name = "DIR")]
-        to: PathBuf,
-        /// Zstandard level: higher levels take longer and give smaller files.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
-        level: i32,
-        /// File size in MiB after which the next file is begun.
-        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
-        file_mib: u64,
-    },
-    /// Verify an archive's blocks and store them; the store may be new or have some of them.
-    Import {
-        /// Folder of the archive.
-        #[arg(long, value_name = "DIR")]
-        from: PathBuf,
-        /// Hash of parachain block 1 of the expected chain; archives of other chains are rejected.
-        #[arg(long, value_name = "HASH")]
-        chain_identity: Option<String>,
-    },
-    /// Return free space in the store to the disk. Needs space for a second copy while it runs.
-    Compact,
-    /// Drop blocks from a number on, to be fetched or imported again.
-    Drop {
-        /// Relay blocks from this one on, down to the justified one before it.
-        #[arg(long, value_name = "BLOCK", required_unless_present = "para_from")]
-        relay_from: Option<u32>,
-        /// Storage changes of parachain blocks from this one on.
-        #[arg(long, value_name = "BLOCK")]
-        para_from: Option<u32>,
-        /// Drop parachain headers too.
-        #[arg(long, requires = "para_from")]
-        headers: bool,
-        /// Options.
-        #[command(flatten)]
-        caution: Caution,
-    },
 }
 
 /// `prb completions`.

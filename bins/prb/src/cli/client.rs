@@ -1,14 +1,22 @@
-//! A client of the management API.
+//! A client of the management API: of a running daemon, or within this process of a stopped one's inventory.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use reqwest::{Client as Http, Method, StatusCode, Url, header, redirect};
+use reqwest::{
+    Client as Http, Method, StatusCode, Url,
+    header::{self, HeaderMap},
+    redirect,
+};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use url::Position;
 
-use super::args::Remote;
+use super::{
+    args::{OfflineArgs, Remote},
+    offline::Offline,
+};
 use crate::{
     config::{PageArgs, first_line, host_only},
     token::TOKEN_FILE,
@@ -71,15 +79,21 @@ pub(super) struct Answer {
     pub(super) body: Value,
 }
 
-/// A client of the daemon's API.
-pub(super) struct Client {
+/// The daemon's API, or that of a stopped one's inventory.
+pub(super) enum Client {
+    Daemon(Daemon),
+    Offline(Offline),
+}
+
+/// A daemon's address, and how to speak to it.
+pub(super) struct Daemon {
     http: Http,
     base: Url,
     token: Option<SecretString>,
 }
 
-impl Client {
-    pub(super) fn new(remote: &Remote) -> anyhow::Result<Self> {
+impl Daemon {
+    fn new(remote: &Remote) -> anyhow::Result<Self> {
         let base = Url::parse(&remote.api).context("--api (PRB_API_URL) is not a URL")?;
         ensure!(matches!(base.scheme(), "http" | "https"), "--api must be an http or https URL");
         let token = token(remote)?;
@@ -98,6 +112,73 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .build()?;
         Ok(Self { http, base, token })
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path_and_query: &Url,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, HeaderMap, Vec<u8>)> {
+        let mut url = self.base.clone();
+        let base = self.base.path().trim_end_matches('/').to_owned();
+        url.set_path(&(base + path_and_query.path()));
+        url.set_query(path_and_query.query());
+        let mut request = self.http.request(method, url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = response.bytes().await.context("the daemon's answer was cut off")?;
+        Ok((status, headers, bytes.to_vec()))
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+        let base = host_only(self.base.as_str());
+        if error.is_connect() {
+            return anyhow::Error::new(error.without_url()).context(format!(
+                "no daemon answers at {base}: is `prb all` or `prb lifecycle` running there? --api (PRB_API_URL) \
+                 names another address. Pools and workers of one that is stopped are edited with --offline, on its \
+                 data folder"
+            ));
+        }
+        let text = format!(
+            "the daemon at {base} does not answer; a change may have been made: check before you repeat it"
+        );
+        anyhow::Error::new(error.without_url()).context(text)
+    }
+}
+
+impl Client {
+    /// Of a running daemon.
+    pub(super) fn new(remote: &Remote) -> anyhow::Result<Self> {
+        Daemon::new(remote).map(Self::Daemon)
+    }
+
+    /// Of a running daemon, or of a stopped one's inventory where that is asked for; `adds` where a new inventory may
+    /// be made for it.
+    pub(super) async fn of(offline: &OfflineArgs, remote: &Remote, adds: bool) -> anyhow::Result<Self> {
+        if offline.offline {
+            Offline::open(offline, remote, adds).await.map(Self::Offline)
+        } else {
+            Self::new(remote)
+        }
+    }
+
+    /// Refuses a command where no daemon runs that could do it.
+    pub(super) fn check_running(&self, command: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Daemon(_) => Ok(()),
+            Self::Offline(_) => {
+                bail!(
+                    "{command} is for a running daemon: --offline edits the inventory of one that is stopped"
+                )
+            }
+        }
     }
 
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Value> {
@@ -127,33 +208,23 @@ impl Client {
         query: &[(&str, String)],
         body: Option<&Value>,
     ) -> anyhow::Result<Answer> {
-        let mut url = self.base.clone();
-        url.path_segments_mut()
-            .map_err(|()| anyhow::anyhow!("--api cannot be a base"))?
-            .pop_if_empty()
-            .extend(["api", "v1"])
-            .extend(path);
+        let mut url = Url::parse("http://daemon/api/v1")?;
+        url.path_segments_mut().map_err(|()| anyhow::anyhow!("an address without a path"))?.extend(path);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.http.request(method, url);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose_secret());
-        }
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
-        let (status, etag) = (response.status(), response.headers().get(header::ETAG).cloned());
-        let bytes = response.bytes().await.context("the daemon's answer was cut off")?;
-        let body: Value = match serde_json::from_slice(&bytes) {
-            Ok(body) => body,
-            Err(_) if status == StatusCode::OK => {
-                bail!("what answers at {} is not a daemon's API", host_only(self.base.as_str()))
-            }
-            Err(_) => Value::Null,
+        let (status, headers, bytes) = match self {
+            Self::Daemon(daemon) => daemon.ask(method, &url, body).await?,
+            Self::Offline(inventory) => inventory.ask(method, &url[Position::BeforePath..], body).await?,
         };
-        let etag = etag.and_then(|etag| etag.to_str().ok().map(str::to_owned));
+        let body: Value = match (serde_json::from_slice(&bytes), self) {
+            (Ok(body), _) => body,
+            (Err(_), Self::Daemon(daemon)) if status == StatusCode::OK => {
+                bail!("what answers at {} is not a daemon's API", host_only(daemon.base.as_str()))
+            }
+            _ => Value::Null,
+        };
+        let etag = headers.get(header::ETAG).and_then(|etag| etag.to_str().ok().map(str::to_owned));
         Ok(Answer { etag, status: status.as_u16(), body })
     }
 
@@ -178,20 +249,6 @@ impl Client {
             }
         }
         bail!("the list changes faster than it can be read: try again")
-    }
-
-    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
-        let base = host_only(self.base.as_str());
-        if error.is_connect() {
-            return anyhow::Error::new(error.without_url()).context(format!(
-                "no daemon answers at {base}: is `prb all` or `prb lifecycle` running there? --api (PRB_API_URL) \
-                 names another address"
-            ));
-        }
-        let text = format!(
-            "the daemon at {base} does not answer; a change may have been made: check before you repeat it"
-        );
-        anyhow::Error::new(error.without_url()).context(text)
     }
 }
 

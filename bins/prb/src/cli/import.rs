@@ -1,33 +1,72 @@
-//! Files of workers: CSV, JSON and YAML.
+//! Files of workers and of pools: CSV, JSON and YAML.
 
-use std::{io::Read, path::Path};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail, ensure};
 use reqwest::Method;
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use super::{
-    args::{Caution, Format},
+    args::{Caution, Format, ImportArgs},
     client::{Client, Refusal, fault},
     table::units,
-    workers::done,
+    update, wrote,
 };
+use crate::config::first_line;
 
 /// The largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
-/// A worker's fields, in the order of files.
-const FIELDS: [&str; 9] =
-    ["name", "pid", "endpoint", "stake", "enabled", "sync_only", "gatekeeper", "endpoints", "after_stop"];
+/// The largest file of a secret, in bytes.
+const MAX_SECRET_BYTES: u64 = 4096;
 
-/// A worker of a file, and its position there.
-#[derive(Debug, PartialEq)]
-pub(super) struct Row {
-    place: String,
-    worker: Value,
+/// What a file has.
+pub(super) struct Kind {
+    /// As the API's lists and addresses name them.
+    pub(super) plural: &'static str,
+    pub(super) one: &'static str,
+    /// What an entry is known by.
+    pub(super) key: &'static str,
+    /// The fields that a file has, in its order.
+    fields: &'static [&'static str],
 }
 
-/// Reads a file's workers. The daemon checks their content.
-pub(super) fn read(file: &Path, format: Option<Format>) -> anyhow::Result<Vec<Row>> {
+pub(super) static WORKERS: Kind = Kind {
+    plural: "workers",
+    one: "worker",
+    key: "name",
+    fields: &[
+        "name",
+        "pid",
+        "endpoint",
+        "stake",
+        "enabled",
+        "sync_only",
+        "gatekeeper",
+        "endpoints",
+        "after_stop",
+    ],
+};
+
+pub(super) static POOLS: Kind = Kind {
+    plural: "pools",
+    one: "pool",
+    key: "pid",
+    fields: &["pid", "name", "proxied", "enabled", "sync_only", "after_stop"],
+};
+
+/// An entry of a file, and where it stands there.
+#[derive(PartialEq)]
+pub(super) struct Row {
+    pub(super) place: String,
+    pub(super) entry: Value,
+}
+
+/// Reads a file's entries. What is in them is for the daemon to check.
+fn read(kind: &Kind, file: &Path, format: Option<Format>) -> anyhow::Result<Vec<Row>> {
     let shown = file.display();
     let format = match (format, file.extension().and_then(|end| end.to_str())) {
         (Some(format), _) => format,
@@ -46,32 +85,54 @@ pub(super) fn read(file: &Path, format: Option<Format>) -> anyhow::Result<Vec<Ro
         .read_to_string(&mut text)
         .with_context(|| format!("cannot read {shown}"))?;
     ensure!(text.len() as u64 <= MAX_FILE_BYTES, "{shown} has more than {MAX_FILE_BYTES} bytes");
-    let rows = parse(&text, format).with_context(|| format!("in {shown}"))?;
-    ensure!(!rows.is_empty(), "{shown} names no worker");
+    let mut rows = parse(kind, &text, format).with_context(|| format!("in {shown}"))?;
+    ensure!(!rows.is_empty(), "{shown} names no {}", kind.one);
+    let folder = file.parent().unwrap_or_else(|| Path::new("")).to_owned();
+    rows.iter_mut().try_for_each(|row| read_secret(row, &folder))?;
     Ok(rows)
 }
 
-fn parse(text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
+/// Puts what stands in the file that `secret_file` names in its place. Relative names start at the list's folder.
+fn read_secret(row: &mut Row, folder: &Path) -> anyhow::Result<()> {
+    let Some(fields) = row.entry.as_object_mut() else { return Ok(()) };
+    let Some(file) = fields.remove("secret_file") else { return Ok(()) };
+    let file =
+        file.as_str().map(PathBuf::from).with_context(|| format!("{}: secret_file is no text", row.place))?;
+    ensure!(!fields.contains_key("secret"), "{}: it has a secret and a secret_file", row.place);
+    let secret = first_line(&folder.join(file), MAX_SECRET_BYTES).with_context(|| row.place.clone())?;
+    fields.insert("secret".into(), json!(secret.expose_secret()));
+    Ok(())
+}
+
+fn parse(kind: &Kind, text: &str, format: Format) -> anyhow::Result<Vec<Row>> {
     let value: Value = match format {
         Format::Csv => return parse_csv(text),
         Format::Json => serde_json::from_str(text)?,
-        Format::Yaml => serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?,
+        Format::Yaml => serde_saphyr::from_str(text).map_err(|error| not_yaml(&error))?,
     };
     let list = match value {
         Value::Array(list) => list,
-        Value::Object(mut object) => match object.remove("workers") {
+        Value::Object(mut object) => match object.remove(kind.plural) {
             Some(Value::Array(list)) => list,
-            _ => bail!("it must be a list of workers, or an object with a list named workers"),
+            _ => bail!("there must be a list of {0}, or an object with a list named {0}", kind.plural),
         },
-        _ => bail!("it must be a list of workers"),
+        _ => bail!("there must be a list of {}", kind.plural),
     };
-    let row = |(index, mut worker): (usize, Value)| {
-        if let Some(Value::String(stake)) = worker.get_mut("stake") {
+    let row = |(index, mut entry): (usize, Value)| {
+        if let Some(Value::String(stake)) = entry.get_mut("stake") {
             *stake = units(stake);
         }
-        Row { place: format!("worker {}", index + 1), worker }
+        Row { place: format!("{} {}", kind.one, index + 1), entry }
     };
     Ok(list.into_iter().enumerate().map(row).collect())
+}
+
+/// Where the text is no YAML, without quoting it: it may have secrets.
+fn not_yaml(error: &serde_saphyr::Error) -> anyhow::Error {
+    match error.location() {
+        Some(at) => anyhow::anyhow!("it is not YAML: line {}, column {}", at.line(), at.column()),
+        None => anyhow::anyhow!("it is not YAML"),
+    }
 }
 
 fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
@@ -82,8 +143,8 @@ fn parse_csv(text: &str) -> anyhow::Result<Vec<Row>> {
         let record = record?;
         let place = format!("line {}", record.position().map_or(0, |position| line(text, position)));
         let cells = names.iter().zip(record.iter()).filter(|(_, cell)| !cell.is_empty());
-        let worker: Map<_, _> = cells.map(|(name, cell)| (name.to_owned(), csv_value(name, cell))).collect();
-        rows.push(Row { place, worker: Value::Object(worker) });
+        let entry: Map<_, _> = cells.map(|(name, cell)| (name.to_owned(), csv_value(name, cell))).collect();
+        rows.push(Row { place, entry: Value::Object(entry) });
     }
     Ok(rows)
 }
@@ -108,62 +169,79 @@ fn csv_value(name: &str, cell: &str) -> Value {
             _ => json!(cell),
         },
         "endpoints" => json!(cell.split_whitespace().collect::<Vec<_>>()),
+        // An empty cell leaves the field as it is; these clear it.
+        "after_stop" if cell == "inherit" => Value::Null,
+        "proxied" if cell == "none" => Value::Null,
         _ => json!(cell),
     }
 }
 
-/// Adds the workers, all or none.
-pub(super) async fn send(
+/// Adds a file's entries, all or none; with `--update` also changes those that are there.
+pub(super) async fn run(client: &Client, kind: &Kind, args: ImportArgs, as_json: bool) -> anyhow::Result<()> {
+    let ImportArgs { file, format, update, caution } = args;
+    let rows = read(kind, &file, format)?;
+    if update {
+        return update::run(client, kind, &rows, caution, as_json).await;
+    }
+    let entries: Vec<&Value> = rows.iter().map(|row| &row.entry).collect();
+    let body = json!({ kind.plural: entries });
+    let answer = send(client, Method::POST, kind, caution, &body, |index| rows.get(index)).await?;
+    wrote(&answer, as_json, caution, &format!("{} {} were added", rows.len(), kind.plural))
+}
+
+/// Sends an edit; a refusal names each row at fault. `row_of` gives the row of an entry by its place in the request.
+pub(super) async fn send<'a>(
     client: &Client,
-    rows: Vec<Row>,
+    method: Method,
+    kind: &Kind,
     caution: Caution,
-    as_json: bool,
-) -> anyhow::Result<()> {
-    let workers: Vec<&Value> = rows.iter().map(|row| &row.worker).collect();
+    body: &Value,
+    row_of: impl Fn(usize) -> Option<&'a Row>,
+) -> anyhow::Result<Value> {
     let query = [("dry_run", caution.dry_run.to_string())];
-    let answer = client.ask(Method::POST, &["workers"], &query, Some(&json!({ "workers": workers }))).await;
+    let answer = client.ask(method, &[kind.plural], &query, Some(body)).await;
     let answer = answer.map_err(|error| match error.downcast::<Refusal>() {
-        Ok(refusal) if !refusal.entries().is_empty() => anyhow::anyhow!("{}", placed(&refusal, &rows)),
+        Ok(refusal) if !refusal.entries().is_empty() => anyhow::anyhow!("{}", placed(&refusal, row_of)),
         Ok(refusal) => refusal.into(),
         Err(error) => error,
     })?;
-    done(&answer.body, as_json, caution, &format!("{} workers were added", rows.len()))
+    Ok(answer.body)
 }
 
-/// Formats a refusal with the positions of the faulty rows.
-fn placed(refusal: &Refusal, rows: &[Row]) -> String {
+/// The refusal with the places of the rows at fault.
+fn placed<'a>(refusal: &Refusal, row_of: impl Fn(usize) -> Option<&'a Row>) -> String {
     let lines = refusal.entries().iter().map(|entry| {
-        let row = entry["index"].as_u64().and_then(|index| rows.get(usize::try_from(index).ok()?));
+        let row = entry["index"].as_u64().and_then(|index| row_of(usize::try_from(index).ok()?));
         let place = row.map_or_else(String::new, |row| format!("{}: ", row.place));
         format!("\n  {place}{}", fault(entry))
     });
     format!("nothing was imported:{}", lines.collect::<String>())
 }
 
-/// Formats workers so that [`read`] can read them.
-pub(super) fn write(workers: &[Value], format: Format) -> anyhow::Result<String> {
-    let fields = |worker: &Value| -> Map<String, Value> {
-        let named = FIELDS.iter().map(|name| ((*name).to_owned(), worker[*name].clone()));
+/// Entries as [`read`] reads them.
+pub(super) fn write(kind: &Kind, entries: &[Value], format: Format) -> anyhow::Result<String> {
+    let fields = |entry: &Value| -> Map<String, Value> {
+        let named = kind.fields.iter().map(|name| ((*name).to_owned(), entry[*name].clone()));
         named.filter(|(_, value)| !value.is_null()).collect()
     };
-    let list: Vec<_> = workers.iter().map(fields).collect();
+    let list: Vec<_> = entries.iter().map(fields).collect();
     match format {
         Format::Json => super::json(&json!(list)),
         // JSON's strings, numbers and lists are valid YAML.
         Format::Yaml => {
-            let entry = |worker: &Map<String, Value>| -> String {
+            let entry = |fields: &Map<String, Value>| -> String {
                 let line = |(place, (name, value)): (usize, (&String, &Value))| {
                     format!("{} {name}: {value}\n", if place == 0 { "-" } else { " " })
                 };
-                worker.iter().enumerate().map(line).collect()
+                fields.iter().enumerate().map(line).collect()
             };
             Ok(list.iter().map(entry).collect())
         }
         Format::Csv => {
             let mut writer = csv::Writer::from_writer(Vec::new());
-            writer.write_record(FIELDS)?;
-            for worker in &list {
-                writer.write_record(FIELDS.map(|name| csv_cell(worker.get(name))))?;
+            writer.write_record(kind.fields)?;
+            for entry in &list {
+                writer.write_record(kind.fields.iter().map(|name| csv_cell(entry.get(*name))))?;
             }
             Ok(String::from_utf8(writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?)?)
         }
@@ -194,29 +272,33 @@ mod tests {
                     "sync_only": false, "gatekeeper": true, "endpoints": [] }),
         ];
         for format in [Format::Csv, Format::Json, Format::Yaml] {
-            let text = write(&workers, format).unwrap();
-            let rows = parse(&text, format).unwrap();
+            let text = write(&WORKERS, &workers, format).unwrap();
+            let rows = parse(&WORKERS, &text, format).unwrap();
             for (row, worker) in rows.iter().zip(&workers) {
                 let mut expected = worker.clone();
                 if format == Format::Csv && worker["endpoints"] == json!([]) {
                     expected.as_object_mut().unwrap().remove("endpoints");
                 }
-                assert_eq!(row.worker, expected, "{format:?}\n{text}");
+                assert_eq!(row.entry, expected, "{format:?}\n{text}");
             }
             assert_eq!(rows.len(), 2);
         }
     }
 
     #[test]
-    fn rows_have_line_numbers_and_unparsable_cells_stay_text() {
-        let rows = parse("name,pid,stake,enabled\n\nw1, 7 ,1.5PHA,maybe\nw2,x,,\n", Format::Csv).unwrap();
+    fn rows_know_their_lines_and_unreadable_cells_stay() {
+        let rows =
+            parse(&WORKERS, "name,pid,stake,enabled\n\nw1, 7 ,1.5PHA,maybe\nw2,x,,\n", Format::Csv).unwrap();
         assert_eq!(rows[0].place, "line 3");
         assert_eq!(
-            rows[0].worker,
+            rows[0].entry,
             json!({ "name": "w1", "pid": 7, "stake": "1500000000000", "enabled": "maybe" })
         );
-        assert_eq!(rows[1].worker, json!({ "name": "w2", "pid": "x" }));
-        assert!(parse("name,pid\na\n", Format::Csv).unwrap_err().to_string().contains("line: 2"));
-        assert!(parse("workers: 3", Format::Yaml).is_err() && parse("3", Format::Json).is_err());
+        assert_eq!(rows[1].entry, json!({ "name": "w2", "pid": "x" }));
+        assert!(parse(&WORKERS, "name,pid\na\n", Format::Csv).err().unwrap().to_string().contains("line: 2"));
+        assert!(
+            parse(&WORKERS, "workers: 3", Format::Yaml).is_err()
+                && parse(&WORKERS, "3", Format::Json).is_err()
+        );
     }
 }

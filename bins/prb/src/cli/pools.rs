@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 use super::{
     args::{Caution, PoolAction, PoolFields, PoolsArgs},
     client::Client,
-    confirm, json, print,
+    confirm, import, json, print,
     table::{cell, pairs, pha, table},
-    watched,
+    watched, wrote,
 };
 use crate::config::first_line;
 
@@ -21,7 +21,8 @@ use crate::config::first_line;
 const MAX_SECRET_BYTES: u64 = 4096;
 
 pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.remote)?;
+    let adds = matches!(args.action, PoolAction::Add { .. } | PoolAction::Import(_));
+    let client = Client::of(&args.offline, &args.remote, adds).await?;
     let as_json = args.remote.json;
     match args.action {
         PoolAction::List { watch } => watched(watch, async || list(&client, as_json).await).await,
@@ -35,7 +36,7 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
             entry.insert("pid".into(), json!(pid));
             let body = json!({ "pools": [entry] });
             let answer = client.ask(Method::POST, &["pools"], &dry(caution), Some(&body)).await?;
-            done(&answer.body, as_json, caution, &format!("pool {pid} was added"))
+            wrote(&answer.body, as_json, caution, &format!("pool {pid} was added"))
         }
         PoolAction::Set { pool, pid, secret, fields, caution } => {
             let mut set = read(&fields, secret)?;
@@ -44,7 +45,11 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
             let answer = client
                 .ask(Method::PATCH, &["pools", &pool], &dry(caution), Some(&Value::Object(set)))
                 .await?;
-            done(&answer.body, as_json, caution, &format!("pool {pool} was changed"))
+            wrote(&answer.body, as_json, caution, &format!("pool {pool} was changed"))
+        }
+        PoolAction::Import(args) => import::run(&client, &import::POOLS, args, as_json).await,
+        PoolAction::Export { format } => {
+            print(&import::write(&import::POOLS, &client.list("pools", &[]).await?, format)?)
         }
         PoolAction::Remove { pool, force, caution } => {
             let shown = client.get(&["pools", &pool], &[]).await?;
@@ -53,21 +58,13 @@ pub(super) async fn run(args: PoolsArgs) -> anyhow::Result<()> {
             query.push(("force", force.to_string()));
             let id = cell(&shown["id"]);
             let answer = client.ask(Method::DELETE, &["pools", &id], &query, None).await?;
-            done(&answer.body, as_json, caution, &format!("pool {pool} was removed"))
+            wrote(&answer.body, as_json, caution, &format!("pool {pool} was removed"))
         }
     }
 }
 
 fn dry(caution: Caution) -> Vec<(&'static str, String)> {
     vec![("dry_run", caution.dry_run.to_string())]
-}
-
-fn done(answer: &Value, as_json: bool, caution: Caution, text: &str) -> anyhow::Result<()> {
-    if as_json {
-        return print(&json(answer)?);
-    }
-    let dry = if caution.dry_run { "dry run, nothing was changed: " } else { "" };
-    print(&format!("{dry}{text}\n"))
 }
 
 fn read(fields: &PoolFields, ask: bool) -> anyhow::Result<Map<String, Value>> {

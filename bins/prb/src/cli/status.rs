@@ -71,10 +71,38 @@ pub(super) async fn providers(client: &Client, as_json: bool) -> anyhow::Result<
         .unwrap_or_default()
         .iter()
         .map(|one| {
-            ["peer_id", "hostname", "address", "usable", "standing", "round_trip_ms"]
-                .map(|key| cell(&one[key]))
-                .to_vec()
+            let mut row = [
+                "peer_id",
+                "hostname",
+                "address",
+                "usable",
+                "standing",
+                "provenance",
+                "state",
+                "answered",
+                "failed",
+                "refused",
+                "round_trip_ms",
+                "reason",
+            ]
+            .map(|key| cell(&one[key]));
+            row[11] = if one["reason"].is_null() { String::new() } else { cell(&one["reason"]) };
+            row.to_vec()
         })
         .collect();
-    Ok(table(&["PEER", "HOST", "ADDRESS", "USABLE", "STANDING", "PING MS"], &rows))
+    let headings = [
+        "PEER",
+        "HOST",
+        "ADDRESS",
+        "USABLE",
+        "STANDING",
+        "PROVENANCE",
+        "STATE",
+        "SERVED",
+        "FAILED",
+        "REFUSED",
+        "PING MS",
+        "WHY NOT",
+    ];
+    Ok(table(&headings, &rows))
 }

@@ -9,11 +9,12 @@ use super::{
     client::{Client, Refusal},
     confirm, import, json, print,
     table::{cell, clean, pairs, pha, table, units},
-    watched,
+    watched, wrote,
 };
 
 pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.remote)?;
+    let adds = matches!(args.action, WorkerAction::Add { .. } | WorkerAction::Import(_));
+    let client = Client::of(&args.offline, &args.remote, adds).await?;
     let as_json = args.remote.json;
     match args.action {
         WorkerAction::List { selection, state, reason, watch } => {
@@ -30,7 +31,7 @@ pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
             entry.insert("name".into(), json!(name));
             let body = json!({ "workers": [entry] });
             let answer = client.ask(Method::POST, &["workers"], &dry(caution), Some(&body)).await?;
-            done(&answer.body, as_json, caution, &format!("worker {name} was added"))
+            wrote(&answer.body, as_json, caution, &format!("worker {name} was added"))
         }
         WorkerAction::Set { selection, rename, fields, caution } => {
             let mut set = read(&fields);
@@ -41,13 +42,10 @@ pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
         WorkerAction::Remove(told) => {
             edit(&client, &told.selection, told.caution, as_json, &json!({ "delete": true })).await
         }
-        WorkerAction::Import { file, format, caution } => {
-            let rows = import::read(&file, format)?;
-            import::send(&client, rows, caution, as_json).await
-        }
+        WorkerAction::Import(args) => import::run(&client, &import::WORKERS, args, as_json).await,
         WorkerAction::Export { selection, format } => {
             let workers = select(&client, &selection, true, &[]).await?;
-            print(&import::write(&workers, format)?)
+            print(&import::write(&import::WORKERS, &workers, format)?)
         }
         WorkerAction::Start(told) => command(&client, "start", told, as_json).await,
         WorkerAction::Stop(told) => command(&client, "stop", told, as_json).await,
@@ -63,14 +61,6 @@ pub(super) async fn run(args: WorkersArgs) -> anyhow::Result<()> {
 
 fn dry(caution: Caution) -> Vec<(&'static str, String)> {
     vec![("dry_run", caution.dry_run.to_string())]
-}
-
-pub(super) fn done(answer: &Value, as_json: bool, caution: Caution, text: &str) -> anyhow::Result<()> {
-    if as_json {
-        return print(&json(answer)?);
-    }
-    let dry = if caution.dry_run { "dry run, nothing was changed: " } else { "" };
-    print(&format!("{dry}{text}\n"))
 }
 
 fn read(fields: &WorkerFields) -> Map<String, Value> {
@@ -157,7 +147,7 @@ async fn edit(
     let body = json!({ "items": workers.iter().map(item).collect::<Vec<_>>() });
     let answer = client.ask(Method::PATCH, &["workers"], &dry(caution), Some(&body)).await?;
     let verb = if removes { "removed" } else { "changed" };
-    done(&answer.body, as_json, caution, &format!("{} {verb}", named(&workers)))
+    wrote(&answer.body, as_json, caution, &format!("{} {verb}", named(&workers)))
 }
 
 /// Formats names, such as `workers a, b, c and 12 more`.
@@ -170,6 +160,7 @@ fn named(workers: &[Value]) -> String {
 }
 
 async fn command(client: &Client, command: &str, told: Told, as_json: bool) -> anyhow::Result<()> {
+    client.check_running(command)?;
     let Told { selection, caution } = told;
     let mut body = json!({});
     if !selection.workers.is_empty() {
@@ -244,12 +235,34 @@ async fn list(
             cell(&worker["session"]),
             pha(&worker["stake"]),
             cell(&worker["goal"]),
+            in_flight(&worker["in_flight"]),
+            cell(&worker["key_change"]["at"]),
             format!("{stalled}{}", cell(&worker["message"])),
         ]
     };
-    let headings =
-        ["NAME", "POOL", "STATE", "REASON", "LAG", "BLOCK", "SESSION", "STAKE PHA", "GOAL", "MESSAGE"];
+    let headings = [
+        "NAME",
+        "POOL",
+        "STATE",
+        "REASON",
+        "LAG",
+        "BLOCK",
+        "SESSION",
+        "STAKE PHA",
+        "GOAL",
+        "IN FLIGHT",
+        "KEY CHANGE",
+        "MESSAGE",
+    ];
     Ok(table(&headings, &workers.iter().map(row).collect::<Vec<_>>()))
+}
+
+/// `start queued since 2026-01-02T03:04:05Z`.
+fn in_flight(value: &Value) -> String {
+    if value.is_null() {
+        return cell(value);
+    }
+    format!("{} {} since {}", cell(&value["operation"]), cell(&value["stage"]), cell(&value["since"]))
 }
 
 async fn show(client: &Client, worker: &str, as_json: bool) -> anyhow::Result<String> {
@@ -263,13 +276,14 @@ async fn show(client: &Client, worker: &str, as_json: bool) -> anyhow::Result<St
     let mut rows: Vec<(&str, String)> = Vec::new();
     for (name, value) in shown.as_object().into_iter().flatten() {
         match value {
+            in_flight_now if name == "in_flight" => rows.push((name, in_flight(in_flight_now))),
             Value::Object(_) => {}
             _ if name == "stake" => rows.push((name, format!("{} PHA", pha(value)))),
             value => rows.push((name, cell(value))),
         }
     }
     let mut text = pairs(&rows);
-    for part in ["position", "saved", "checkpoint", "on_chain"] {
+    for part in ["position", "key_change", "saved", "checkpoint", "on_chain"] {
         if shown[part].is_object() {
             text += &format!("\n{part}\n{}\n", clean_lines(&json(&shown[part])?));
         }

@@ -1,9 +1,11 @@
 //! The chain nodes and the disk of this process, or of a data provider among the peers.
 
+use std::sync::Arc;
+
 use maud::{Markup, html};
 use prb_walkie::proto::provider_detail::{Detail, Node};
 
-use super::{backend::Error, context::Context, format, live::Part, view::Tip};
+use super::{backend::Error, context::Context, format, live::Part};
 
 /// Maximum number of a peer's nodes and problems that are shown.
 const MAX_SHOWN: usize = 64;
@@ -17,15 +19,24 @@ const FEW_PERCENT: u64 = 5;
 /// Returns the page of this process.
 pub(super) async fn parts(context: &Context) -> Result<Vec<Part>, Error> {
     let none = || Error::not_found("this process follows no chain");
-    let detail = context.console.0.chain_data.as_ref().ok_or_else(none)?.look().await;
-    let tip = match context.fleet() {
-        Ok(fleet) => fleet.fleet().await?.tip,
-        Err(_) => Tip::default(),
+    let fleet = match context.fleet() {
+        Ok(fleet) => fleet.fleet().await?,
+        Err(error) if context.is_of_peer() => return Err(error),
+        Err(_) => Arc::default(),
+    };
+    let (detail, title) = if context.is_of_peer() {
+        (fleet.chain_nodes.clone(), "Chain data of the manager")
+    } else {
+        (Some(context.console.0.chain_data.as_ref().ok_or_else(none)?.look().await), "Chain data")
+    };
+    let untold = html! {
+        p.empty { "This manager is an original or of an older version: it does not tell of its data providers and chain nodes." }
     };
     Ok(vec![
-        Part::new("head", html! { h1 { "Chain data" } (super::overview::heights(&tip, None)) }),
-        Part::new("nodes", nodes(&detail)),
-        Part::new("disk", disk(&detail)),
+        Part::new("head", html! { h1 { (title) } (super::overview::heights(&fleet.tip, None)) }),
+        super::providers::part(context, fleet.providers.as_deref()),
+        Part::new("nodes", detail.as_ref().map_or_else(|| untold, nodes)),
+        Part::new("disk", detail.as_ref().map_or_else(|| html! {}, disk)),
     ])
 }
 

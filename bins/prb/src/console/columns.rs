@@ -1,6 +1,6 @@
 //! The columns of the list of workers.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 
 use maud::{Markup, html};
 
@@ -63,6 +63,7 @@ impl Column {
 }
 
 const EVERYWHERE: &[Set] = &[Set::Main, Set::Chain, Set::Runtime];
+const STATES: &[Set] = &[Set::Main, Set::Chain];
 const MAIN: &[Set] = &[Set::Main];
 const CHAIN: &[Set] = &[Set::Chain];
 const RUNTIME: &[Set] = &[Set::Runtime];
@@ -99,13 +100,16 @@ pub(super) static COLUMNS: &[Column] = &[
     column!("since", "Since (UTC)", MAIN, w, by w.message_at, html! {
         @match w.message_at { Some(at) => (format::moment(at)), None => "–" }
     }),
-    column!("session", "On chain", EVERYWHERE, w, by w.session_state().map(format::session), html! {
+    column!("session", "On chain", STATES, w, by w.session_state().map(format::session), html! {
         @match w.session_state() {
             Some(state) => { span.bad[w.is_unresponsive()] { (format::session(state)) } }
             None => "–",
         }
     }),
-    column!("goal", "Goal", MAIN, w, by w.goal.map(format::goal), html! { (w.goal.map_or("–", format::goal)) }),
+    column!("goal", "Goal", CHAIN, w, by w.goal.map(format::goal), html! { (w.goal.map_or("–", format::goal)) }),
+    column!("flight", "In flight", MAIN, w, by w.in_flight.map(|of| Reverse(of.since)), html! {
+        @match &w.in_flight { Some(of) => { (of.operation) ", " (of.stage.as_str()) br; (format::moment(of.since)) }, None => "–" }
+    }),
     column!("block", "Para block", MAIN, w, by w.para_block, html! { (format::number(w.para_block)) }),
     column!("header", "Para header", NOWHERE, w, by w.para_header, html! { (format::number(w.para_header)) }),
     column!("relay", "Relay header", NOWHERE, w, by w.relay_header, html! { (format::number(w.relay_header)) }),
@@ -123,7 +127,7 @@ pub(super) static COLUMNS: &[Column] = &[
     column!("p", "P instant", CHAIN, w, by w.session().map(|s| s.p_instant), html! {
         (format::number(w.session().map(|session| session.p_instant)))
     }),
-    column!("pinit", "P initial", CHAIN, w, by w.session().map(|s| s.p_init), html! {
+    column!("pinit", "P initial", NOWHERE, w, by w.session().map(|s| s.p_init), html! {
         (format::number(w.session().map(|session| session.p_init)))
     }),
     column!("minted", "Minted", CHAIN, w, by w.session().map(|s| s.total_reward), html! {
@@ -131,6 +135,9 @@ pub(super) static COLUMNS: &[Column] = &[
     }),
     column!("heartbeat", "Last challenge (UTC)", CHAIN, w, by w.session().map(|s| s.challenge_time_last), html! {
         @match w.session() { Some(session) => (format::moment_secs(session.challenge_time_last)), None => "–" }
+    }),
+    column!("keychange", "Last key change (UTC)", RUNTIME, w, by w.key_change.map(|change| change.at_ms), html! {
+        @match w.key_change { Some(change) => (format::moment(change.at())), None => "–" }
     }),
     column!("version", "Version", RUNTIME, w, by w.info.as_ref().map(|i| i.version.clone()), html! {
         @match &w.info { Some(info) => (info.version), None => "–" }
@@ -146,7 +153,7 @@ pub(super) static COLUMNS: &[Column] = &[
     ),
     column!("peak", "Memory peak", RUNTIME, w, by memory(w, |m| m.rust_peak_used), html! { (shown(w, |m| m.rust_peak_used)) }),
     column!("used", "Memory used", RUNTIME, w, by memory(w, |m| m.rust_used), html! { (shown(w, |m| m.rust_used)) }),
-    column!("total", "Memory total peak", RUNTIME, w, by memory(w, |m| m.total_peak_used), html! {
+    column!("total", "Memory total peak", NOWHERE, w, by memory(w, |m| m.total_peak_used), html! {
         (shown(w, |m| m.total_peak_used))
     }),
     column!("pending", "Messages waiting", RUNTIME, w, by w.info.as_ref().map(|i| i.pending_messages), html! {

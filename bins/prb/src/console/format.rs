@@ -12,7 +12,7 @@ use prb_core::{
     chain::SessionState,
     inventory::Goal,
     primitives::{Balance, PHA_DECIMALS},
-    worker::{EventKind, State},
+    worker::{EventKind, InFlight, State},
 };
 
 pub(super) use crate::pages::queue::format::{amount, chain, grouped, pha, sentence};
@@ -124,6 +124,11 @@ pub(super) const fn goal(goal: Goal) -> &'static str {
         Goal::LeavePool => "reclaim and leave its pool",
         _ => "unknown",
     }
+}
+
+/// What is on its way to the chain, and since when.
+pub(super) fn in_flight(of: &InFlight) -> Markup {
+    html! { (of.operation) ", " (of.stage.as_str()) " since " (moment(of.since)) }
 }
 
 /// Describes an event in a sentence.

@@ -93,14 +93,35 @@ fn after_stop(chosen: Option<AfterExternalStop>, default: &str) -> Markup {
     }
 }
 
+/// Of a manager whose calls have no fields for some settings.
+fn not_taken(what: &str) -> Markup {
+    html! {
+        p.notice {
+            "This manager is an original or of an older version: it cannot be told from here " (what)
+            ". That stays as it is."
+        }
+    }
+}
+
+/// Refuses fields that the form of this manager does not have.
+fn check_taken(fields: &Fields, whole: bool) -> Result<(), Error> {
+    let settings = ["gatekeeper", "endpoints", "after_stop"];
+    match settings.into_iter().find(|name| !whole && !fields.get(name).trim().is_empty()) {
+        Some(name) => Err(Error::conflict(format!(
+            "this manager is an original or of an older version and does not take {name}: nothing was changed"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, fleet: &FleetView) -> Markup {
     let entry = worker.map(|worker| &*worker.entry);
     let list = format!("{}/workers", context.base);
     let back = entry.map_or_else(|| list.clone(), |entry| format!("{list}/{}", entry.id));
-    // A peer supports only the original's fields.
-    let whole = !context.is_of_peer();
+    let whole = fleet.takes_settings;
     html! {
         div.title { h1 { (title) } }
+        @if !whole { (not_taken("whether a worker is a gatekeeper, which endpoints it announces, and what happens after a stop from elsewhere")) }
         form.edit method="post" action={ (list) "/save" } data-act data-then=(back) autocomplete="off" {
             @if let Some(entry) = entry {
                 input type="hidden" name="id" value=(entry.id);
@@ -173,6 +194,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
     let workers = pool.map_or(0, |pool| fleet.workers.iter().filter(|w| w.entry.pid.0 == pool.pid).count());
     html! {
         div.title { h1 { (title) } }
+        @if !fleet.takes_settings { (not_taken("what happens to a pool's workers after a stop from elsewhere")) }
         form.edit method="post" action={ (list) "/save" } data-act data-then=(list) autocomplete="off" {
             @if let Some(pool) = pool {
                 input type="hidden" name="id" value=(pool.id);
@@ -192,7 +214,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
                 "Address of the owner, if the operator is its proxy"
                 input name="proxied" maxlength="64" placeholder="(none)" value=[proxied];
             }
-            @if !context.is_of_peer() { (after_stop(pool.and_then(|pool| pool.after_stop.flatten()), "as set for the manager")) }
+            @if fleet.takes_settings { (after_stop(pool.and_then(|pool| pool.after_stop.flatten()), "as set for the manager")) }
             div.checks {
                 (check("enabled", "Enabled", pool.is_none_or(|pool| pool.enabled)))
                 (check("sync_only", "Sync only (send nothing on chain)", pool.is_some_and(|pool| pool.sync_only)))
@@ -216,7 +238,8 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
     let done = async {
         let backend = editable(&context)?;
         let id = form_id(&fields)?;
-        let whole = !context.is_of_peer();
+        let whole = backend.fleet().await?.takes_settings;
+        check_taken(&fields, whole)?;
         let endpoints = fields.get("endpoints").split(',').map(str::trim).filter(|text| !text.is_empty());
         let value = WorkerValue::default()
             .with_pid(pid(&fields)?)
@@ -242,6 +265,8 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
     let done = async {
         let backend = editable(&context)?;
         let id = form_id(&fields)?;
+        let whole = backend.fleet().await?.takes_settings;
+        check_taken(&fields, whole)?;
         let secret = fields.get("secret");
         let value = PoolValue::default()
             .with_pid(pid(&fields)?)
@@ -250,7 +275,7 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
             .with_proxied(fields.get("proxied").to_owned())
             .with_enabled(fields.is_on("enabled"))
             .with_sync_only(fields.is_on("sync_only"))
-            .with_after_stop(if context.is_of_peer() { None } else { Some(setting(&fields)?) });
+            .with_after_stop(if whole { Some(setting(&fields)?) } else { None });
         let name = value.name.clone();
         backend.edit(Edit::PutPool(id, value), fields.get("version")).await?;
         tracing::info!(pool = name, "pool saved by an operator");

@@ -23,7 +23,7 @@ use super::{
     format,
     view::{FleetView, PoolView, Tip, WorkerView},
 };
-use crate::{trade_queue::Seen, version};
+use crate::{providers::ProviderTable, trade_queue::Seen, version};
 
 /// How long a view is shared between requests.
 const MAX_AGE: Duration = Duration::from_millis(900);
@@ -36,13 +36,22 @@ pub struct Local {
     chain: Option<watch::Receiver<Option<Arc<ChainView>>>>,
     jobs: Option<watch::Receiver<Seen>>,
     read_only: Option<String>,
+    providers: Option<ProviderTable>,
     last: Mutex<Option<(Instant, Arc<FleetView>)>>,
 }
 
 impl Local {
     /// Creates it over a manager.
     pub fn new(manager: Manager) -> Self {
-        Self { manager, heights: None, chain: None, jobs: None, read_only: None, last: Mutex::default() }
+        Self {
+            manager,
+            heights: None,
+            chain: None,
+            jobs: None,
+            read_only: None,
+            providers: None,
+            last: Mutex::default(),
+        }
     }
 
     /// Adds the heights of the chain data and the on-chain state.
@@ -60,6 +69,13 @@ impl Local {
     #[must_use]
     pub(crate) fn with_jobs(mut self, jobs: watch::Receiver<Seen>) -> Self {
         self.jobs = Some(jobs);
+        self
+    }
+
+    /// The same, with the data providers that were met.
+    #[must_use]
+    pub(crate) fn with_providers(mut self, providers: ProviderTable) -> Self {
+        self.providers = Some(providers);
         self
     }
 
@@ -86,6 +102,9 @@ impl Local {
             chain_block: chain.as_ref().map(|chain| chain.block.0),
             notes,
             jobs: self.jobs.as_ref().and_then(|jobs| jobs.borrow().stats()),
+            takes_settings: true,
+            providers: self.providers.as_ref().map(ProviderTable::rows),
+            chain_nodes: None,
         })
     }
 

@@ -29,7 +29,7 @@ use uuid::Uuid;
 mod detail;
 mod values;
 
-use values::{pool_value, pool_view, worker_value};
+use values::{pool_value, worker_value};
 
 use super::{
     backend::{Backend, CommandResult, Edit, Error, Preview},
@@ -183,19 +183,19 @@ impl Peer {
     /// Checks that an entry has not changed since it was read. Walkie's calls carry no version, so another edit
     /// between this check and the edit is not detected.
     async fn unchanged(&self, edit: &Edit, version: &str) -> Result<(), Error> {
-        let client = self.node.client(self.peer);
         match edit {
             Edit::PutPool(None, _) | Edit::PutWorker(None, _) => return Ok(()),
             Edit::PutPool(Some(id), _) | Edit::RemovePool(id) => {
-                let pools = patient(client.list_pools()).await?.pools;
-                let pool = pools.iter().filter_map(pool_view).find(|pool| pool.id == *id);
+                // With what the original's calls do not tell of it.
+                let fleet = self.view().await?;
+                let pool = fleet.pools.iter().find(|pool| pool.id == *id);
                 let pool = pool.ok_or_else(|| Error::not_found("the manager has no such pool"))?;
                 if pool.version != version {
                     return Err(Error::changed());
                 }
                 if matches!(edit, Edit::RemovePool(_)) {
-                    let workers = patient(client.list_workers()).await?.workers;
-                    let of_pool = workers.iter().filter(|worker| worker.pid == pool.pid).count();
+                    let of_pool =
+                        fleet.workers.iter().filter(|worker| worker.entry.pid.0 == pool.pid).count();
                     return if of_pool == 0 { Ok(()) } else { Err(Error::in_use(of_pool)) };
                 }
             }
@@ -203,7 +203,7 @@ impl Peer {
                 // The original's calls lack fields of the entry, so the view is compared.
                 let ids = vec![id.to_string()];
                 let query = wire::StatusQuery { ids, detail: true, ..wire::StatusQuery::default() };
-                let update = patient(client.worker_detail(query)).await?;
+                let update = patient(self.node.client(self.peer).worker_detail(query)).await?;
                 let read = detail::fleet_view(update, &[], Tip::default());
                 let worker = read.fleet.worker(*id);
                 let worker = worker.ok_or_else(|| Error::not_found("the manager has no such worker"))?;

@@ -106,8 +106,17 @@ pub(super) async fn provider(context: &Context, peer: PeerId) -> Result<Vec<Part
         (heights(&info))
     };
     let detail = told.detail();
+    // As the manager of this process knows it.
+    let own = match context.fleet() {
+        Ok(fleet) => fleet.fleet().await?.providers.clone(),
+        Err(_) => None,
+    };
+    let id = peer.to_string();
+    let of_own: Vec<_> = own.into_iter().flatten().filter(|one| one.peer_id == id).collect();
+    let known = html! { @if !of_own.is_empty() { h2 { "As this manager uses it" } } };
     Ok(vec![
         Part::new("provider", content),
+        super::providers::table(context, known, &of_own),
         Part::new("nodes", detail.map_or_else(|| html! {}, chain_data::nodes)),
         Part::new("disk", detail.map_or_else(|| html! {}, chain_data::disk)),
     ])

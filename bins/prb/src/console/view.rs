@@ -8,12 +8,13 @@ use std::{sync::Arc, time::SystemTime};
 use prb_core::{
     blob::Heights,
     chain::{AccountOnChain, PoolOnChain, Reading, Session, SessionState, WorkerOnChain},
-    inventory::{self, AfterExternalStop, Goal},
+    inventory::{self, AfterExternalStop, Goal, KeyChange},
     primitives::{AccountId, Balance, WorkerKey},
     prpc::PhactoryInfo,
     queue::Stats,
-    worker::{Checkpoint, State, WorkerStatus},
+    worker::{Checkpoint, InFlight, State, WorkerStatus},
 };
+use prb_walkie::proto::provider_detail::{Detail, Provider};
 use uuid::Uuid;
 
 use crate::version;
@@ -53,6 +54,10 @@ pub struct WorkerView {
     pub failures: Option<u32>,
     /// The last requested checkpoint.
     pub checkpoint: Option<Checkpoint>,
+    /// The last change of its keys that was seen.
+    pub key_change: Option<KeyChange>,
+    /// The operation, or messages, on the way to the chain.
+    pub in_flight: Option<InFlight>,
 }
 
 impl WorkerView {
@@ -76,6 +81,8 @@ impl WorkerView {
             stalled: Some(status.stalled),
             failures: Some(status.failures),
             checkpoint: status.checkpoint.clone(),
+            key_change: status.key_change(),
+            in_flight: status.in_flight,
         }
     }
 
@@ -207,6 +214,13 @@ pub struct FleetView {
     pub notes: Vec<String>,
     /// The jobs of the trade queue; `None` if there is none or it does not answer.
     pub jobs: Option<Stats>,
+    /// Whether its manager takes what the original's messages have no field for: gatekeeper, endpoints to announce,
+    /// what happens after a stop from elsewhere.
+    pub takes_settings: bool,
+    /// The data providers that its manager has met; `None` where that has none, or does not tell.
+    pub providers: Option<Vec<Provider>>,
+    /// The chain nodes and the disk of a manager among peers, where it tells of them.
+    pub chain_nodes: Option<Detail>,
 }
 
 impl FleetView {

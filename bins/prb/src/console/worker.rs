@@ -7,6 +7,7 @@ use prb_core::{
     chain::WorkerOnChain,
     primitives::PHALA_SS58_PREFIX,
     prpc::PhactoryInfo,
+    queue::JobId,
     worker::{Command, Event},
 };
 use uuid::Uuid;
@@ -29,7 +30,7 @@ pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Erro
     Ok(vec![
         Part::new("worker", state(context, worker)),
         Part::new("commands", commands(context, worker)),
-        Part::new("progress", progress(worker, &fleet)),
+        Part::new("progress", progress(context, worker, &fleet)),
         Part::new("session", session(worker)),
         Part::new("runtime", runtime(worker)),
         Part::new("entry", entry(context, worker, &fleet)),
@@ -97,7 +98,15 @@ fn commands(context: &Context, worker: &WorkerView) -> Markup {
     }
 }
 
-fn progress(worker: &WorkerView, fleet: &FleetView) -> Markup {
+/// A job's number, with a link where its page is here.
+fn job_link(context: &Context, job: JobId) -> Markup {
+    let here = context.console.0.queue.is_some() && !context.is_of_peer();
+    html! {
+        @if here { a href={ (TRANSACTIONS_PATH) "/jobs/" (job) } { "job " (job) } } @else { "job " (job) }
+    }
+}
+
+fn progress(context: &Context, worker: &WorkerView, fleet: &FleetView) -> Markup {
     html! {
         h2 { "Progress" }
         dl.facts.figures {
@@ -109,6 +118,12 @@ fn progress(worker: &WorkerView, fleet: &FleetView) -> Markup {
                 (fact("Failures in a row", &html! { (failures) }))
             }
             @if let Some(goal) = worker.goal { (fact("Goal", &html! { (format::goal(goal)) })) }
+            @if let Some(of) = &worker.in_flight {
+                (fact("In flight (UTC)", &html! {
+                    (format::in_flight(of))
+                    @if let Some(job) = of.job { ", " (job_link(context, job)) }
+                }))
+            }
             @if let Some(checkpoint) = &worker.checkpoint {
                 (fact("Last checkpoint", &html! {
                     @match &checkpoint.result {
@@ -204,6 +219,12 @@ fn machine(info: &PhactoryInfo, worker: &WorkerView) -> Markup {
             @if info.safe_mode_level > 0 { (fact("Safe mode", &html! { span.bad { "level " (info.safe_mode_level) } })) }
             @if info.dev_mode { (fact("Enclave", &html! { span.bad { "none: development mode" } })) }
             @if let Some(key) = worker.key { div.wide { dt { "Public key" } dd { code { (key) } } } }
+            @if let Some(change) = worker.key_change {
+                (fact("Last key change (UTC)", &html! {
+                    (format::moment(change.at()))
+                    @if let Some(block) = change.block { ", after block " (format::grouped(block.0.into())) }
+                }))
+            }
         }
     }
 }

@@ -145,7 +145,8 @@ fn row(context: &Context, worker: &WorkerView, columns: &[&Column]) -> Markup {
             td.choose { input type="checkbox" form="bulk-form" name="id" value=(id) id={ "choose-" (id) } aria-label={ "Choose " (worker.entry.name) }; }
             td.name { a href={ (context.base) "/workers/" (id) } id={ "open-" (id) } { (worker.entry.name) } }
             @for column in columns {
-                td class={ "c-" (column.name) } data-label=(column.title) { ((column.cell)(worker)) }
+                @let cell = (column.cell)(worker);
+                td class={ "c-" (column.name) @if cell.0 == "–" { " none" } } data-label=(column.title) { (cell) }
             }
         }
     }

@@ -43,8 +43,8 @@ struct Known {
     heard: Instant,
 }
 
-/// Whether a peer's data is used: it must be more than discovered.
-pub(super) fn is_trusted(peer: &Peer) -> bool {
+/// Whether a peer's data is used: it is more than somebody that anybody could be.
+pub(crate) fn is_trusted(peer: &Peer) -> bool {
     peer.provenance > Provenance::Discovered
 }
 

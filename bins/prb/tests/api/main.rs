@@ -11,6 +11,7 @@ use prb_devnet::Config;
 use serde_json::{Value, json};
 
 mod client;
+mod many;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -72,6 +73,8 @@ async fn added_worker_starts_computing_and_is_stopped() {
     assert_eq!(shown["on_chain"]["session"]["stake"], STAKE.to_string());
     assert_eq!(shown["on_chain"]["pool"], pid);
     assert!(shown["pruntime"]["version"].is_string());
+    assert_eq!(shown["key_change"], json!(null), "{shown}");
+    assert_eq!(shown["saved"]["seen_keys"]["key"], shown["public_key"], "{shown}");
     let events = api.get("/workers/w0/events").await.is(200).body;
     let kinds: Vec<_> =
         events["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();

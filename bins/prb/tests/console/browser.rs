@@ -39,6 +39,11 @@ async fn a_thousand_workers_with_fifty_in_trouble() {
     let took = start.elapsed();
     assert!(took.as_millis() < 1000, "{took:?}");
     look(&mut browser, "workers").await;
+    for set in ["chain", "runtime", "all"] {
+        browser.open(&page.url(&format!("/workers?columns={set}"))).await;
+        look(&mut browser, &format!("workers-{set}")).await;
+    }
+    browser.open(&page.url("/workers")).await;
     browser.evaluate("window.same = true").await;
     browser.call("fill", json!(["[name=text]", "connection refused"])).await;
     browser.until_shows("#list .extent", "1–10 of 10").await;

@@ -98,6 +98,42 @@ async fn second_of_two_editors_is_refused_and_nothing_is_lost() {
     assert_eq!(page.post("/pools/save", Some(TOKEN), &body).await.status, 409);
 }
 
+/// An original takes less than our forms have: they say so, and nothing is taken that would be lost.
+#[tokio::test]
+async fn a_form_has_what_its_manager_takes() {
+    let made = Made::new(fleet(3, 100));
+    let worker = made.fleet.lock().unwrap().workers[0].entry.id;
+    let pool = made.fleet.lock().unwrap().pools[0].id;
+    let page = Page::of(&made).await;
+    let forms = ["/workers/new".to_owned(), format!("/workers/{worker}/edit"), format!("/pools/{pool}/edit")];
+    for form in &forms {
+        page.get(form).await.has(&["name=\"after_stop\""]).lacks(&["it cannot be told"]);
+    }
+    page.get(&forms[0]).await.has(&["name=\"gatekeeper\"", "name=\"endpoints\""]);
+    made.change(|fleet| fleet.takes_settings = false);
+    for form in &forms {
+        let told = page.get(form).await;
+        told.has(&["an original or of an older version: it cannot be told from here"]);
+        told.lacks(&["name=\"after_stop\"", "name=\"gatekeeper\"", "name=\"endpoints\""]);
+    }
+    let body = "name=a&pid=1&endpoint=http://a&stake=1&enabled=1";
+    for more in ["gatekeeper=1", "endpoints=http://b", "after_stop=reclaim"] {
+        let answer = page.post("/workers/save", Some(TOKEN), &format!("{body}&{more}")).await;
+        assert_eq!(answer.status, 409, "{more}");
+        answer.has(&["does not take", "nothing was changed"]);
+    }
+    let answer = page.post("/pools/save", Some(TOKEN), "pid=99&name=n&after_stop=reclaim").await;
+    assert_eq!(answer.status, 409, "{}", answer.body);
+    assert!(made.edits.lock().unwrap().is_empty());
+    assert_eq!(page.post("/workers/save", Some(TOKEN), body).await.status, 200);
+    match made.edits.lock().unwrap().remove(0) {
+        prb::console::backend::Edit::PutWorker(None, value) => {
+            assert_eq!((value.gatekeeper, value.endpoints, value.after_stop), (None, None, None));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn removal_of_a_changed_pool_is_refused() {
     let manager = manager().await;

@@ -1,10 +1,18 @@
 //! The console over HTTP, without its script.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::http::StatusCode;
 use prb::console::backend::{Edit, Error};
-use prb_core::{inventory::Worker, worker::Command};
+use prb_core::{
+    inventory::{KeyChange, Worker},
+    primitives::ParaNumber,
+    queue::JobId,
+    worker::{Command, InFlight, Stage},
+};
 use secrecy::ExposeSecret;
 
 use crate::rig::*;
@@ -95,6 +103,40 @@ async fn workers_are_filtered_sorted_and_paged() {
 }
 
 #[tokio::test]
+async fn key_changes_and_what_is_in_flight_are_columns_with_an_order() {
+    let made = Made::new(fleet(60, 100));
+    let since = |secs: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
+    made.change(|fleet| {
+        for (place, secs, stage) in [(7, 1_700_000_000, Stage::Queued), (3, 1_600_000_000, Stage::Preparing)]
+        {
+            let worker = &mut fleet.workers[place];
+            worker.in_flight =
+                Some(InFlight { operation: "start", stage, since: since(secs), job: Some(JobId(41)) });
+            worker.key_change = Some(KeyChange { at_ms: secs * 1000, block: Some(ParaNumber(7_654_321)) });
+        }
+    });
+    let page = Page::of(&made).await;
+    let shown = page.get("/workers?columns=all&size=50").await;
+    shown.has(&["In flight", "Last key change (UTC)", "start, queued<br>", "2023-11-14 22:13:20"]);
+    page.get("/workers").await.has(&["start, preparing<br>"]).lacks(&["Last key change"]);
+    page.get("/workers?columns=runtime").await.has(&["Last key change (UTC)"]);
+    let names = |answer: &Answer| -> Vec<String> {
+        answer.body.split("id=\"open-").skip(1).take(2).map(|row| row[..36].to_owned()).collect()
+    };
+    let ids = [7, 3].map(|place| made.fleet.lock().unwrap().workers[place].entry.id.to_string());
+    let newest = page.get("/workers?columns=runtime&size=50&sort=keychange&order=down").await;
+    assert_eq!(names(&newest), ids);
+    // What is in flight longest comes first.
+    let longest = page.get("/workers?columns=runtime&size=50&sort=flight&order=down").await;
+    assert_eq!(names(&longest), [ids[1].clone(), ids[0].clone()]);
+    page.get(&format!("/workers/{}", ids[0])).await.has(&[
+        "href=\"/transactions/jobs/41\"",
+        "after block 7,654,321",
+        "Last key change",
+    ]);
+}
+
+#[tokio::test]
 async fn names_and_messages_are_shown_as_text() {
     let mut made = fleet(1, 100);
     let entry = Arc::make_mut(&mut made.workers[0].entry);
@@ -146,6 +188,32 @@ async fn command_is_previewed_before_it_is_given() {
     assert_eq!(answer.status, 200);
     answer.has(&["2 workers accepted the command kick."]);
     assert_eq!(*made.commands.lock().unwrap(), [(ids[..2].to_vec(), Command::Kick)]);
+}
+
+/// A form of another site in the operator's browser cannot show the token, and a name of somebody else's that leads
+/// here is none of ours.
+#[tokio::test]
+async fn other_sites_and_hosts_change_nothing() {
+    let made = Made::new(fleet(3, 100));
+    let page = Page::of(&made).await;
+    let (id, own) = (made.fleet.lock().unwrap().workers[0].entry.id, page.address.to_string());
+    let body = format!("command=kick&ids={id}");
+    let post = async |host: &str, headers: &str| {
+        let length = body.len();
+        let head = format!(
+            "POST /workers/command HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\n{headers}"
+        );
+        page.send(&head, &body).await.status
+    };
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    for headers in ["Origin: http://evil.example\r\n", "Origin: null\r\n", "Cookie: a=b\r\n", ""] {
+        assert_eq!(post(&own, headers).await, 401, "{headers}");
+    }
+    assert_eq!(post("evil.example", &bearer).await, 421);
+    assert!(made.commands.lock().unwrap().is_empty());
+    assert_eq!(post(&own, &bearer).await, 200);
+    assert_eq!(made.commands.lock().unwrap().len(), 1);
 }
 
 /// A selection of a whole page: the ids make a long URL.

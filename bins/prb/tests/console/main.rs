@@ -6,5 +6,6 @@ mod browser;
 mod driver;
 mod editors;
 mod http;
+mod peers;
 mod rig;
 mod transactions;

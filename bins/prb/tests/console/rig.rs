@@ -20,11 +20,11 @@ use prb::{
 };
 use prb_core::{
     chain::{PoolOnChain, Registration, Session, SessionState, WorkerOnChain},
-    inventory::{Goal, Worker},
+    inventory::{Goal, KeyChange, Worker},
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
-    queue::{Stats, memory::MemoryQueue},
-    worker::{Command, Event, State},
+    queue::{JobId, Stats, memory::MemoryQueue},
+    worker::{Command, Event, InFlight, Stage, State},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -197,6 +197,8 @@ pub fn worker(n: u64) -> WorkerView {
         stalled: Some(false),
         failures: Some(0),
         checkpoint: None,
+        key_change: None,
+        in_flight: None,
     }
 }
 
@@ -250,6 +252,12 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
         if n.is_multiple_of(every) {
             trouble(&mut worker, n / every);
         }
+        if n % 97 == 80 {
+            let since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + n);
+            worker.in_flight =
+                Some(InFlight { operation: "restart", stage: Stage::Queued, since, job: Some(JobId(n)) });
+            worker.key_change = Some(KeyChange { at_ms: n * 1_000_000_000, block: None });
+        }
         worker
     };
     let mut workers: Vec<_> = (1..=count).map(worker).collect();
@@ -267,6 +275,9 @@ pub fn fleet(count: u64, every: u64) -> FleetView {
         chain_block: Some(1_000_000),
         notes: Vec::new(),
         jobs: Some(Stats { waiting: 1, delayed: 2, active: 4, succeeded: 1234, failed: 7 }),
+        takes_settings: true,
+        providers: None,
+        chain_nodes: None,
     }
 }
 
@@ -289,6 +300,10 @@ impl Page {
 
     pub async fn over(backend: Arc<dyn Backend>, queue: &MemoryQueue) -> Self {
         let queue = Source { queue: Arc::new(queue.clone()), admin: Arc::new(queue.clone()) };
+        Self::of_console(Console::of_fleet(backend).with_queue(queue)).await
+    }
+
+    pub async fn of_console(console: Console) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
@@ -298,7 +313,6 @@ impl Page {
             ..PageArgs::default()
         };
         let access = Access::given(&args).unwrap();
-        let console = Console::of_fleet(backend).with_queue(queue);
         let site = console::open(&args, &access, console.clone()).await.unwrap().unwrap();
         let address = site.address();
         let mut tasks = JoinSet::new();

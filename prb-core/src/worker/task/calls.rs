@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Task;
 use crate::{
+    inventory::{FleetRecord, KeyChange, SeenKeys},
     primitives::ParaNumber,
     prpc::{PhactoryInfo, SyncedTo},
     pruntime::Error,
@@ -147,9 +148,20 @@ impl Task {
         if self.identity.update(&info) {
             self.key_changed();
         }
+        self.note_keys(&info);
         self.connection.info_received(info);
         self.identity.claim(&self.ctx.keys, &worker);
         self.relay.request_fetch();
+    }
+
+    /// Records the keys that answer.
+    fn note_keys(&mut self, info: &PhactoryInfo) {
+        let Some(key) = self.identity.key() else { return };
+        let ecdh = info.ecdh_public_key.as_deref().and_then(|key| key.parse().ok());
+        let block = self.on_chain.block;
+        let change = KeyChange { at_ms: millis_since_epoch(), block: (block.0 > 0).then_some(block) };
+        let seen = SeenKeys::after(self.saved.seen_keys, self.saved.key, (key, ecdh), change);
+        self.set_saved(FleetRecord { seen_keys: Some(seen), ..self.saved });
     }
 
     fn call_failed(&mut self, error: Arc<str>) {
@@ -233,6 +245,12 @@ impl Task {
             debug!(%worker, cause = problem.cause.as_str(), failures = problem.failures, error = &**message, "sync failed");
         }
     }
+}
+
+/// Now, in ms since the Unix epoch.
+fn millis_since_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The error of a call if no client can be created for the endpoint.

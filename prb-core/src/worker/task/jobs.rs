@@ -1,6 +1,10 @@
 //! [`Jobs`]: the jobs that a worker's task has submitted, and their outcomes.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     task::{JoinError, JoinSet},
@@ -8,13 +12,13 @@ use tokio::{
 };
 
 use crate::{
-    queue::{self, Job, JobFailure, JobHandle, JobOutcome, JobQueue},
+    queue::{self, Job, JobFailure, JobHandle, JobId, JobOutcome, JobQueue},
     wire::MessageOrigin,
-    worker::Operation,
+    worker::{InFlight, Operation, Stage},
 };
 
 /// The purpose of a job.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Ticket {
     Operation(Operation),
     /// Messages of that sender, with the ticket that its [`Egress`](crate::worker::egress::Egress) tracks.
@@ -40,19 +44,32 @@ pub(super) struct Jobs {
     queue: Arc<dyn JobQueue>,
     timeout_after: Duration,
     set: JoinSet<JobEvent>,
+    /// What `set` waits for, oldest first. As many as senders may have jobs, and one operation.
+    pending: Vec<Pending>,
+}
+
+/// A job being submitted or awaited, for observers.
+struct Pending {
+    ticket: Ticket,
+    /// Its id, once the queue has it.
+    job: Option<JobId>,
+    /// When it was submitted, or accepted by the queue.
+    since: SystemTime,
 }
 
 impl Jobs {
     pub(super) fn new(queue: Arc<dyn JobQueue>, timeout_after: Duration) -> Self {
-        Self { queue, timeout_after, set: JoinSet::new() }
+        Self { queue, timeout_after, set: JoinSet::new(), pending: Vec::new() }
     }
 
     /// Stops waiting for all of them. They may still be executed: the chain shows their effect.
     pub(super) fn reset(&mut self) {
         self.set = JoinSet::new();
+        self.pending.clear();
     }
 
     pub(super) fn submit(&mut self, ticket: Ticket, job: Job) {
+        self.pending.push(Pending { ticket: ticket.clone(), job: None, since: SystemTime::now() });
         let queue = Arc::clone(&self.queue);
         let timeout_after = self.timeout_after;
         self.set.spawn(async move {
@@ -65,6 +82,9 @@ impl Jobs {
 
     /// Waits for the outcome of a submitted job.
     pub(super) fn await_outcome(&mut self, ticket: Ticket, handle: JobHandle) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.ticket == ticket) {
+            (pending.job, pending.since) = (Some(handle.id), SystemTime::now());
+        }
         let timeout_after = self.timeout_after;
         self.set.spawn(async move {
             // Bounded: a lost outcome would block the worker forever.
@@ -79,10 +99,23 @@ impl Jobs {
     /// # Cancel safety
     /// Safe.
     pub(super) async fn next(&mut self) -> Result<JobEvent, JoinError> {
-        match self.set.join_next().await {
-            Some(event) => event,
-            None => std::future::pending().await,
+        let Some(event) = self.set.join_next().await else { return std::future::pending().await };
+        if let Ok(JobEvent::Submitted(ticket, Err(_)) | JobEvent::Ended(ticket, _)) = &event {
+            self.pending.retain(|pending| pending.ticket != *ticket);
         }
+        event
+    }
+
+    /// The operation being submitted or awaited; where there is none, the oldest messages.
+    pub(super) fn in_flight(&self) -> Option<InFlight> {
+        let operation = |pending: &&Pending| matches!(pending.ticket, Ticket::Operation(_));
+        let pending = self.pending.iter().find(operation).or_else(|| self.pending.first())?;
+        let operation = match &pending.ticket {
+            Ticket::Operation(operation) => operation.name(),
+            Ticket::Messages(..) => InFlight::MESSAGES,
+        };
+        let stage = if pending.job.is_some() { Stage::Queued } else { Stage::Submitting };
+        Some(InFlight { operation, stage, since: pending.since, job: pending.job })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Submits operations and messages as jobs, and applies their outcomes.
 
-use std::future::ready;
+use std::{future::ready, time::SystemTime};
 
 use futures::FutureExt;
 use metrics::counter;
@@ -20,7 +20,7 @@ use crate::{
     queue::{JobFailure, JobOutcome},
     text::describe,
     wire::EgressMessages,
-    worker::{EventKind, Reason, goal, requests},
+    worker::{EventKind, InFlight, Reason, Stage, goal, requests},
 };
 
 /// The result of preparing a transaction with data from the worker.
@@ -53,6 +53,7 @@ impl Task {
             return self.store_saved();
         }
         self.operation = Some(operation);
+        self.preparing_since = SystemTime::now();
         self.preparing = Some(match operation {
             Operation::Register => self.registration(key).boxed(),
             Operation::AnnounceEndpoints => self.announcement(key).boxed(),
@@ -114,6 +115,27 @@ impl Task {
                 Err(error) => (Err(failed(operation, &error)), false),
             };
             Prepared { operation, call, connection_lost, request: None }
+        }
+    }
+
+    /// The operation on its way to the chain; where there is none, the oldest messages that are.
+    fn in_flight(&self) -> Option<InFlight> {
+        match self.operation {
+            Some(operation) if self.preparing.is_some() => Some(InFlight {
+                operation: operation.name(),
+                stage: Stage::Preparing,
+                since: self.preparing_since,
+                job: None,
+            }),
+            _ => self.jobs.in_flight(),
+        }
+    }
+
+    /// Publishes what is in flight. Apart from the rest of the status: it also changes after a decision.
+    pub(super) fn show_in_flight(&self) {
+        let in_flight = self.in_flight();
+        if self.slot.status().in_flight != in_flight {
+            self.slot.update(|status| status.in_flight = in_flight);
         }
     }
 

@@ -4,10 +4,11 @@ use std::{sync::Arc, time::SystemTime};
 
 use prb_core::{
     chain::WorkerOnChain,
-    inventory::{AfterExternalStop, Goal},
+    inventory::{AfterExternalStop, Goal, KeyChange},
     primitives::ParaNumber,
     prpc::PhactoryInfo,
-    worker::{Checkpoint, Event, Reason, WorkerStatus},
+    queue::JobId,
+    worker::{Checkpoint, Event, InFlight, Operation, Reason, WorkerStatus},
 };
 use serde_json::Value;
 
@@ -32,6 +33,21 @@ pub fn tell(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
         endpoints: entry.endpoints.clone(),
         after_stop: entry.after_stop.map(|setting| setting.to_string()).unwrap_or_default(),
         events: events.iter().rev().take(MAX_EVENTS).rev().map(event::tell).collect(),
+        key_change: status.key_change().map(tell_key_change),
+        in_flight: status.in_flight.as_ref().map(tell_in_flight),
+    }
+}
+
+fn tell_key_change(change: KeyChange) -> wire::KeyChange {
+    wire::KeyChange { at_ms: change.at_ms, block: change.block.map(|block| block.0) }
+}
+
+fn tell_in_flight(in_flight: &InFlight) -> wire::InFlight {
+    wire::InFlight {
+        operation: in_flight.operation.to_owned(),
+        stage: in_flight.stage.to_string(),
+        since_ms: millis(in_flight.since),
+        job: in_flight.job.map(|job| job.0),
     }
 }
 
@@ -82,6 +98,10 @@ pub struct WorkerDetail {
     pub after_stop: Option<AfterExternalStop>,
     /// Its events, oldest first.
     pub events: Vec<Event>,
+    /// The last change of its keys that was seen.
+    pub key_change: Option<KeyChange>,
+    /// The operation on its way to the chain.
+    pub in_flight: Option<InFlight>,
 }
 
 impl From<wire::Worker> for WorkerDetail {
@@ -101,8 +121,21 @@ impl From<wire::Worker> for WorkerDetail {
             endpoints: told.endpoints,
             after_stop: told.after_stop.parse().ok(),
             events: events.filter_map(event::read).collect(),
+            key_change: told.key_change.map(key_change),
+            in_flight: told.in_flight.and_then(|told| in_flight(&told)),
         }
     }
+}
+
+fn key_change(told: wire::KeyChange) -> KeyChange {
+    KeyChange { at_ms: told.at_ms, block: told.block.map(ParaNumber) }
+}
+
+fn in_flight(told: &wire::InFlight) -> Option<InFlight> {
+    let mut known = Operation::NAMES.into_iter().chain([InFlight::MESSAGES]);
+    let operation = known.find(|known| *known == told.operation)?;
+    let stage = told.stage.parse().ok()?;
+    Some(InFlight { operation, stage, since: time(told.since_ms), job: told.job.map(JobId) })
 }
 
 /// Returns the code of a reason, if it is known.

@@ -10,7 +10,10 @@ use prb_walkie::{
 use uuid::Uuid;
 
 use super::values::{pool_view, worker_view};
-use crate::console::view::{FleetView, PoolView, Tip, WorkerView};
+use crate::{
+    console::view::{FleetView, PoolView, Tip, WorkerView},
+    version,
+};
 
 /// A peer's fleet, and whether it supports all commands.
 pub(super) struct Read {
@@ -25,10 +28,14 @@ pub(super) fn fleet_view(update: wire::StatusUpdate, pools: &[db::Pool], tip: Ti
     let mut pools: Vec<_> = pools.iter().filter_map(pool_view).collect();
     let mut fleet = FleetView { tip, ..FleetView::default() };
     let mut takes_all = false;
-    if let Some(detail) = update.detail {
+    if let Some(mut detail) = update.detail {
+        // An older version tells of neither.
+        fleet.chain_nodes = detail.chain_nodes.take();
+        fleet.providers = fleet.chain_nodes.is_some().then(|| detail.bounded_providers());
         takes_all = detail.known_commands().count() == Command::ALL.len();
         (fleet.chain_block, fleet.notes) = (detail.chain_block, detail.bounded_notes());
         fleet.jobs = detail.job_stats();
+        fleet.takes_settings = detail.takes_settings;
         add_worker_details(&mut workers, detail.workers);
         add_pool_details(&mut pools, detail.pools);
     }
@@ -52,6 +59,7 @@ fn add_worker_details(workers: &mut [WorkerView], details: Vec<wire::Worker>) {
         (worker.goal, worker.stalled, worker.failures) = (told.goal, Some(told.stalled), Some(told.failures));
         (worker.checkpoint, worker.info) = (told.checkpoint, told.info.map(Arc::new));
         worker.chain = told.chain.map(Arc::new);
+        (worker.key_change, worker.in_flight) = (told.key_change, told.in_flight);
     }
 }
 
@@ -60,6 +68,7 @@ fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
     for pool in pools {
         let Some(detail) = details.remove(&pool.pid) else { continue };
         let told = PoolDetail::from(detail);
+        pool.version = version::of_bytes(format!("{} {:?}", pool.version, told.after_stop).as_bytes());
         (pool.after_stop, pool.chain, pool.account) = (Some(told.after_stop), told.chain, told.account);
     }
 }
@@ -93,6 +102,7 @@ mod tests {
         let tip = Tip { para_target: Some(100), ..Tip::default() };
         let Read { fleet, takes_all } = fleet_view(update, &[pool()], tip);
         assert!(!takes_all && fleet.jobs.is_none() && fleet.chain_block.is_none());
+        assert!(!fleet.takes_settings);
         let names: Vec<_> = fleet.workers.iter().map(|worker| worker.entry.name.as_str()).collect();
         assert_eq!(names, ["w1", "w2"]);
         let worker = &fleet.workers[0];
@@ -118,11 +128,12 @@ mod tests {
             workers: vec![told(9), told(1)],
             pools: vec![wire::Pool { pid: 7, chain: Some(chain), ..wire::Pool::default() }],
             commands: Command::ALL.map(|command| command.to_string()).into(),
+            takes_settings: true,
             ..wire::Fleet::default()
         };
         let update = wire::StatusUpdate { worker_states: vec![state(1), state(2)], detail: Some(detail) };
         let Read { fleet, takes_all } = fleet_view(update, &[pool()], Tip::default());
-        assert!(takes_all);
+        assert!(takes_all && fleet.takes_settings);
         let (first, second) = (&fleet.workers[0], &fleet.workers[1]);
         assert_eq!((first.reason, first.lag, first.stalled), (Some("unreachable"), Some(3), Some(true)));
         assert!(first.entry.gatekeeper && second.reason.is_none() && second.stalled.is_none());

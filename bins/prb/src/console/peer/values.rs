@@ -3,12 +3,15 @@
 use std::{sync::Arc, time::SystemTime};
 
 use prb_core::{
-    inventory::Worker,
+    inventory::{AfterExternalStop, Worker},
     manage::{PoolValue, WorkerValue},
     primitives::{AccountId, PoolId, WorkerKey},
     worker::State,
 };
-use prb_walkie::proto::{self, FullAccount, db};
+use prb_walkie::proto::{
+    self, FullAccount, db,
+    detail::{PoolSettings, WorkerSettings},
+};
 use secrecy::ExposeSecret;
 
 use crate::{
@@ -43,6 +46,8 @@ pub(super) fn worker_view(state: proto::WorkerState, tip: Option<u32>) -> Option
         stalled: None,
         failures: None,
         checkpoint: None,
+        key_change: None,
+        in_flight: None,
         entry: Arc::new(entry),
     })
 }
@@ -120,6 +125,7 @@ pub(super) fn pool_value(value: &PoolValue) -> db::Pool {
         real_phala_ss58: value.proxied.clone(),
         enabled: value.enabled,
         sync_only: value.sync_only,
+        settings: value.after_stop.map(|setting| PoolSettings { after_stop: setting_name(setting) }),
         ..db::Pool::default()
     }
 }
@@ -132,8 +138,23 @@ pub(super) fn worker_value(value: &WorkerValue) -> db::Worker {
         stake: value.stake.clone(),
         enabled: value.enabled,
         sync_only: value.sync_only,
+        settings: settings(value),
         ..db::Worker::default()
     }
+}
+
+/// What the original has no fields for; `None` where the value says nothing of it.
+fn settings(value: &WorkerValue) -> Option<WorkerSettings> {
+    Some(WorkerSettings {
+        gatekeeper: value.gatekeeper?,
+        endpoints: value.endpoints.clone()?,
+        after_stop: setting_name(value.after_stop?),
+    })
+}
+
+/// Empty for the setting of the level above.
+fn setting_name(setting: Option<AfterExternalStop>) -> String {
+    setting.map(|setting| setting.to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,111 +1,16 @@
 //! The command line against running daemons: a `prb lifecycle` that only takes edits, and a `prb all` on a devnet.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
-use std::{
-    io::Write,
-    path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
-
 use serde_json::Value;
 
+mod offline;
+mod shell;
+#[path = "../support/mod.rs"]
 mod support;
-use support::{Net, Process, chain, daemons::free_port};
+mod update;
 
-const LIMIT: Duration = Duration::from_secs(60);
-const MNEMONIC: &str = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
-
-/// The result of a command.
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Done {
-    #[track_caller]
-    fn good(self) -> String {
-        assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
-        self.out
-    }
-
-    #[track_caller]
-    fn bad(self, texts: &[&str]) {
-        assert_eq!(self.code, Some(1), "{}{}", self.out, self.err);
-        for text in texts {
-            assert!(self.err.contains(text), "{text:?} is missing in\n{}", self.err);
-        }
-    }
-}
-
-/// A client's environment: the daemon's address and its token.
-struct Shell {
-    variables: Vec<(String, String)>,
-}
-
-impl Shell {
-    fn new(port: u16, folder: &str, token_folder: &Path) -> Self {
-        let url = format!("http://127.0.0.1:{port}");
-        let variables = [("PRB_API_URL", url.as_str()), (folder, token_folder.to_str().unwrap())];
-        Self { variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec() }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Done {
-        self.run_with(arguments, "")
-    }
-
-    fn run_with(&self, arguments: &[&str], input: &str) -> Done {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_prb"))
-            .args(arguments)
-            .env_clear()
-            .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Done { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    /// Runs a command with --json and parses its output.
-    fn json(&self, arguments: &[&str]) -> Value {
-        serde_json::from_str(&self.run(&[arguments, &["--json"]].concat()).good()).unwrap()
-    }
-
-    fn until(&self, what: &str, mut met: impl FnMut(&Self) -> bool) {
-        let start = Instant::now();
-        while !met(self) {
-            assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-}
-
-/// Starts a `prb lifecycle` in configuration mode; it needs no chain.
-fn editor(folder: &Path, port: u16) -> Process {
-    let log = std::fs::File::create(folder.join("log")).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_prb"))
-        .env_clear()
-        .env("PHALA_MODULE", "lifecycle")
-        .env("PHALA_LIFECYCLE_CONFIG_MODE", "true")
-        .env("PHALA_CHAIN_ENDPOINT", "ws://127.0.0.1:9")
-        .env("PHALA_LOCAL_DB_PATH", folder.join("db"))
-        .env("PHALA_PEER_ID_PREFIX", folder.join("id"))
-        .env("PHALA_WALKIE_LISTEN_ADDRESSES", format!("/ip4/127.0.0.1/tcp/{}", free_port()))
-        .env("PHALA_WALKIE_DISABLE_MDNS_DISCOVERY", "true")
-        .env("PRB_OPS_LISTEN", "none")
-        .env("PRB_API_LISTEN", format!("127.0.0.1:{port}"))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    Process::of(child)
-}
+use shell::{MNEMONIC, Shell, editor};
+use support::{Net, chain, daemons::free_port};
 
 #[test]
 fn pools_and_workers_are_added_changed_moved_and_removed() {

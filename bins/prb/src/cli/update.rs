@@ -1,0 +1,225 @@
+//! `import --update`: what a file changes of the entries that are there, shown before it is done.
+
+use std::collections::HashMap;
+
+use anyhow::ensure;
+use prb_core::primitives::{AccountId, PHALA_SS58_PREFIX};
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use super::{
+    args::Caution,
+    client::Client,
+    confirm,
+    import::{Kind, Row, send},
+    json, print,
+    table::{cell, clean, pha},
+};
+
+/// What an import does, entry by entry.
+struct Plan<'a> {
+    /// The request's items, with the rows that they come from.
+    items: Vec<(Value, &'a Row)>,
+    /// For people, a line for each item.
+    lines: Vec<String>,
+    /// For programs, the same.
+    added: Vec<Value>,
+    changed: Vec<Value>,
+    unchanged: usize,
+}
+
+/// Adds the entries that are not there and changes those that are, as one edit. One that has been changed by somebody
+/// else since it was read here has the whole refused.
+pub(super) async fn run(
+    client: &Client,
+    kind: &Kind,
+    rows: &[Row],
+    caution: Caution,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let listed = client.list(kind.plural, &[]).await?;
+    let plan = Plan::new(kind, rows, &listed)?;
+    if !plan.items.is_empty() {
+        if !as_json {
+            print(&plan.lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+        }
+        if !plan.changed.is_empty() {
+            confirm(caution, &format!("Change {} {}?", plan.changed.len(), kind.plural))?;
+        }
+        let items: Vec<&Value> = plan.items.iter().map(|(item, _)| item).collect();
+        let row_of = |index: usize| plan.items.get(index).map(|(_, row)| *row);
+        send(client, Method::PATCH, kind, caution, &json!({ "items": items }), row_of).await?;
+    }
+    let Plan { added, changed, unchanged, .. } = plan;
+    if as_json {
+        let done =
+            json!({ "dry_run": caution.dry_run, "added": added, "changed": changed, "unchanged": unchanged });
+        return print(&json(&done)?);
+    }
+    let dry = if caution.dry_run { "dry run, nothing was changed: " } else { "" };
+    print(&format!("{dry}{} added, {} changed, {unchanged} as they were\n", added.len(), changed.len()))
+}
+
+impl<'a> Plan<'a> {
+    fn new(kind: &Kind, rows: &'a [Row], listed: &[Value]) -> anyhow::Result<Self> {
+        let key = |entry: &Value| entry.get(kind.key).filter(|key| !key.is_null()).map(plain);
+        let known: HashMap<String, &Value> =
+            listed.iter().filter_map(|entry| Some((key(entry)?, entry))).collect();
+        let mut seen: HashMap<String, &Row> = HashMap::new();
+        let mut plan = Self {
+            items: Vec::new(),
+            lines: Vec::new(),
+            added: Vec::new(),
+            changed: Vec::new(),
+            unchanged: 0,
+        };
+        for row in rows {
+            let named = key(&row.entry);
+            if let Some(named) = &named
+                && let Some(first) = seen.insert(named.clone(), row)
+            {
+                // One of them would be lost, or pass unnoticed where it says what is so already.
+                let (one, by) = (kind.one, kind.key);
+                ensure!(
+                    false,
+                    "nothing was imported: {} and {} name the same {one} ({by} {named})",
+                    first.place,
+                    row.place
+                );
+            }
+            match named.and_then(|named| known.get(&named)) {
+                Some(entry) => plan.change(kind, row, entry),
+                None => plan.add(kind, row),
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, kind: &Kind, row: &'a Row) {
+        let name = shown_key(kind, &row.entry);
+        self.lines.push(format!("+ {} {name} ({})", kind.one, row.place));
+        self.added.push(json!(name));
+        self.items.push((json!({ "add": row.entry }), row));
+    }
+
+    fn change(&mut self, kind: &Kind, row: &'a Row, entry: &Value) {
+        let Some(fields) = row.entry.as_object() else {
+            // The daemon says what is wrong with it.
+            return self.add(kind, row);
+        };
+        let differs = |(name, value): &(&String, &Value)| !is_same(name, value, &entry[name.as_str()]);
+        let set: Map<String, Value> =
+            fields.iter().filter(differs).map(|(name, value)| (name.clone(), value.clone())).collect();
+        if set.is_empty() {
+            self.unchanged += 1;
+            return;
+        }
+        let name = shown_key(kind, entry);
+        let line = set.iter().map(|(field, value)| difference(field, &entry[field.as_str()], value));
+        self.lines.push(format!(
+            "~ {} {name} ({}): {}",
+            kind.one,
+            row.place,
+            line.collect::<Vec<_>>().join(", ")
+        ));
+        let told = |(field, value): (&String, &Value)| {
+            let value = if field == "secret" { &Value::Null } else { value };
+            (field.clone(), json!({ "from": entry[field.as_str()], "to": value }))
+        };
+        let fields: Map<String, Value> = set.iter().map(told).collect();
+        self.changed.push(json!({ kind.key: entry[kind.key], "fields": fields }));
+        self.items.push((json!({ "id": entry["id"], "version": entry["version"], "set": set }), row));
+    }
+}
+
+/// A text or number as text.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn shown_key(kind: &Kind, entry: &Value) -> String {
+    entry.get(kind.key).map_or_else(|| "without a name".to_owned(), |key| clean(&plain(key)))
+}
+
+/// Whether a file's value is what an entry has already.
+fn is_same(field: &str, of_file: &Value, of_entry: &Value) -> bool {
+    let account = |value: &Value| {
+        let address = value.as_str().and_then(|text| AccountId::from_address(text.trim()).ok());
+        address.map(|account| account.to_ss58(PHALA_SS58_PREFIX))
+    };
+    match (field, of_file) {
+        ("proxied", Value::String(text)) if text.trim().is_empty() => of_entry.is_null(),
+        ("proxied", Value::String(_)) => account(of_file).is_some() && account(of_file) == account(of_entry),
+        // An amount may be written as a number.
+        ("stake", Value::Number(_)) => plain(of_file) == plain(of_entry),
+        _ => of_file == of_entry,
+    }
+}
+
+/// `stake 1 PHA → 2 PHA`. A secret is never shown.
+fn difference(field: &str, from: &Value, to: &Value) -> String {
+    let text = |value: &Value| match field {
+        "stake" => format!("{} PHA", pha(value)),
+        _ => clean(&cell(value)),
+    };
+    match field {
+        "secret" => "another secret".to_owned(),
+        _ => format!("{field} {} → {}", text(from), text(to)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::{
+        super::import::{POOLS, WORKERS},
+        *,
+    };
+
+    fn rows(entries: &[Value]) -> Vec<Row> {
+        let row =
+            |(n, entry): (usize, &Value)| Row { place: format!("line {}", n + 2), entry: entry.clone() };
+        entries.iter().enumerate().map(row).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_sent_with_the_version_that_was_read() {
+        let listed = [
+            json!({ "id": "1", "version": "v1", "name": "a", "stake": "5", "endpoints": [], "after_stop": null }),
+            json!({ "id": "2", "version": "v2", "name": "b", "stake": "5000000000000", "enabled": true }),
+        ];
+        let rows = rows(&[
+            json!({ "name": "a", "stake": 5, "endpoints": [], "after_stop": null }),
+            json!({ "name": "b", "stake": "1500000000000", "enabled": true }),
+            json!({ "name": "c", "stake": "1" }),
+            json!({ "stake": "1" }),
+        ]);
+        let plan = Plan::new(&WORKERS, &rows, &listed).unwrap();
+        let items: Vec<_> = plan.items.iter().map(|(item, row)| (item.clone(), row.place.as_str())).collect();
+        assert_eq!(
+            items,
+            [
+                (json!({ "id": "2", "version": "v2", "set": { "stake": "1500000000000" } }), "line 3"),
+                (json!({ "add": { "name": "c", "stake": "1" } }), "line 4"),
+                (json!({ "add": { "stake": "1" } }), "line 5"),
+            ]
+        );
+        assert_eq!((plan.unchanged, plan.changed.len(), plan.added.len()), (1, 1, 2));
+        assert_eq!(plan.lines[0], "~ worker b (line 3): stake 5 PHA → 1.5 PHA");
+        let twice = self::rows(&[json!({ "name": "a" }), json!({ "name": "a" })]);
+        let error = Plan::new(&WORKERS, &twice, &listed).err().unwrap().to_string();
+        assert!(error.contains("line 2 and line 3 name the same worker"), "{error}");
+    }
+
+    #[test]
+    fn accounts_are_compared_and_secrets_are_not_shown() {
+        let owner = AccountId([9; 32]);
+        let listed =
+            [json!({ "id": "1", "version": "v", "pid": 7, "proxied": owner.to_ss58(PHALA_SS58_PREFIX) })];
+        let rows = rows(&[json!({ "pid": 7, "proxied": owner.to_ss58(0), "secret": "bottom drive" })]);
+        let plan = Plan::new(&POOLS, &rows, &listed).unwrap();
+        assert_eq!(plan.items[0].0["set"], json!({ "secret": "bottom drive" }));
+        let shown = format!("{:?}{:?}", plan.lines, plan.changed);
+        assert!(shown.contains("another secret") && !shown.contains("bottom"), "{shown}");
+    }
+}

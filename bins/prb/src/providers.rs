@@ -1,0 +1,112 @@
+//! [`ProviderTable`]: the data providers of a lifecycle manager, with where each was heard of, what it has proved and
+//! what it has served. For pages, the API and peers alike.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+
+use prb_walkie::{
+    blob::remote::{ProviderState, ProviderStatus, Providers},
+    node::{Peer, PeerTable, Standing},
+    proto::{Role, provider_detail::Provider},
+};
+use tokio::sync::watch;
+
+use crate::lifecycle::is_trusted;
+
+/// The data providers of a manager. Clones share one.
+#[derive(Clone, Debug)]
+pub(crate) struct ProviderTable(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Those that chain data is fetched from; `None` where no worker runs.
+    used: Option<Providers>,
+    /// Everybody that was met. Set once the node among them has started.
+    peers: OnceLock<watch::Receiver<Arc<PeerTable>>>,
+}
+
+impl ProviderTable {
+    pub(crate) fn new(used: Option<Providers>) -> Self {
+        Self(Arc::new(Inner { used, peers: OnceLock::new() }))
+    }
+
+    /// Names the peers, once.
+    pub(crate) fn set_peers(&self, peers: watch::Receiver<Arc<PeerTable>>) {
+        let _ = self.0.peers.set(peers);
+    }
+
+    /// Those that are used first, then those that are not, with why.
+    pub(crate) fn rows(&self) -> Vec<Provider> {
+        let peers = self.0.peers.get().map(|peers| Arc::clone(&peers.borrow())).unwrap_or_default();
+        let used = self.0.used.as_ref().map(Providers::all);
+        rows(&peers, used.as_deref())
+    }
+}
+
+fn rows(peers: &PeerTable, used: Option<&[ProviderStatus]>) -> Vec<Provider> {
+    let is_provider = |peer: &&Arc<Peer>| matches!(peer.role, Role::DataProviderInt | Role::DataProviderExt);
+    let mut met: BTreeMap<String, &Arc<Peer>> =
+        peers.iter().filter(is_provider).map(|peer| (peer.peer_id.to_string(), peer)).collect();
+    let mut rows: Vec<Provider> = Vec::new();
+    for status in used.unwrap_or_default() {
+        let host = met.remove(&status.id).map(|peer| peer.hostname.clone()).unwrap_or_default();
+        rows.push(of_used(status, host));
+    }
+    rows.extend(met.values().map(|peer| of_unused(peer, used.is_some())));
+    rows
+}
+
+fn of_used(status: &ProviderStatus, host: String) -> Provider {
+    let (state, reason, for_ms) = match &status.state {
+        ProviderState::Connecting => ("connecting", String::new(), None),
+        ProviderState::Ready => ("ready", String::new(), None),
+        ProviderState::Down { reason } => ("down", reason.clone(), None),
+        ProviderState::Aside { reason, for_ms } => ("aside", reason.clone(), Some(*for_ms)),
+    };
+    Provider {
+        peer_id: status.id.clone(),
+        host,
+        address: status.address.clone(),
+        state: state.to_owned(),
+        reason,
+        for_ms,
+        original: status.original,
+        relay: status.relay,
+        para: status.para,
+        latency_ms: status.latency_ms,
+        answered: status.answered,
+        failed: status.failed,
+        refused: status.refused,
+        provenance: status.provenance.as_str().to_owned(),
+    }
+}
+
+fn of_unused(peer: &Peer, any_used: bool) -> Provider {
+    Provider {
+        peer_id: peer.peer_id.to_string(),
+        host: peer.hostname.clone(),
+        address: peer.address.as_ref().map(ToString::to_string).unwrap_or_default(),
+        state: "unused".to_owned(),
+        reason: why_unused(peer, any_used).to_owned(),
+        provenance: peer.provenance.as_str().to_owned(),
+        ..Provider::default()
+    }
+}
+
+fn why_unused(peer: &Peer, any_used: bool) -> &'static str {
+    match peer.standing {
+        Standing::OtherChain => "it serves another chain",
+        Standing::OtherBridge => "it is of another group (PHALA_BRIDGE_IDENTITY)",
+        _ if !peer.connected => "it is not connected",
+        _ if !is_trusted(peer) => {
+            "anybody could be it: give it a PRB_WALKIE_PSK that this manager has too, or name it in \
+             PHALA_WALKIE_BOOT_NODES or PRB_DATA_PROVIDERS"
+        }
+        Standing::ChainUnknown => "it does not know its chain yet",
+        Standing::OwnChainUnknown => "this manager does not know its own chain yet",
+        _ if !any_used => "no worker runs on this manager",
+        _ => "it has not said yet how far it is",
+    }
+}
