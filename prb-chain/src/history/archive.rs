@@ -1,7 +1,8 @@
 //! An archive: a folder of files with everything that a store holds, to start another data provider from.
 //!
-//! [`export`] writes one from a store and, called again, adds what is new; [`Archive`] reads one as a
-//! [`HistorySource`](super::HistorySource). Files are written under another name and renamed once they are whole,
+//! [`export`] writes one from a store and, called again, adds what is new; [`ArchiveHistory`] reads one as a
+//! [`HistorySource`](super::HistorySource), and [`HttpArchive`] reads one that was copied to an object store or a web
+//! server. Files are written under another name and renamed once they are whole,
 //! and never change after that, so that any tool may copy them, object stores included.
 //!
 //! # Format, version 1
@@ -34,9 +35,11 @@
 //! genesis state's pairs, each as a byte vector.
 
 mod format;
+mod http;
 mod read;
 mod write;
 
 pub use format::Kind;
+pub use http::{HttpArchive, HttpConfig};
 pub use read::{Archive, ArchiveHistory};
 pub use write::{Config, Error, Exported, Progress, export};
