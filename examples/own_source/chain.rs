@@ -1,12 +1,12 @@
-//! The exported blocks, as a `View` that batches are assembled from.
+//! The exported blocks, as a `ChainPieces` that batches are assembled from.
 use std::{convert::Infallible, ops::RangeInclusive};
 
 use prb_core::blob::Span;
-use prb_core::blob::assemble::{Stop, View};
+use prb_core::blob::assemble::{BatchEnd, ChainPieces};
 use prb_core::primitives::{ParaNumber, RelayNumber};
 
-/// A justified relay block; the fields are those of [`Stop`].
-pub(crate) struct Justified {
+/// A justified relay block; the fields are those of [`BatchEnd`].
+pub(crate) struct JustifiedBlock {
     pub(crate) number: u32,
     pub(crate) justification: Vec<u8>,
     pub(crate) set_id: u64,
@@ -19,16 +19,16 @@ pub(crate) struct Justified {
 pub(crate) struct Chain {
     pub(crate) first_relay: u32,
     pub(crate) relay: Vec<Vec<u8>>,
-    pub(crate) justified: Vec<Justified>,
+    pub(crate) justified: Vec<JustifiedBlock>,
     /// Headers and storage changes, from block 0 on.
     pub(crate) para: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-impl Justified {
-    fn stop(&self) -> Stop<'_> {
+impl JustifiedBlock {
+    fn stop(&self) -> BatchEnd<'_> {
         let Self { number, justification, set_id, para_head, proof, next_set } = self;
         let (number, next_set) = (RelayNumber(*number), next_set.as_deref());
-        Stop { number, justification, set_id: *set_id, para_head: *para_head, proof, next_set }
+        BatchEnd { number, justification, set_id: *set_id, para_head: *para_head, proof, next_set }
     }
 }
 
@@ -40,18 +40,18 @@ fn run<T>(items: &[T], base: u32, span: RangeInclusive<u32>) -> &[T] {
 
 type Take<'t, T> = &'t mut dyn FnMut(T) -> bool;
 
-impl View for Chain {
+impl ChainPieces for Chain {
     type Error = Infallible;
 
     fn first_relay(&self) -> RelayNumber {
         RelayNumber(self.first_relay)
     }
-    fn stops<'a>(&'a self, from: RelayNumber, take: Take<'_, Stop<'a>>) -> Result<(), Infallible> {
+    fn stops<'a>(&'a self, from: RelayNumber, take: Take<'_, BatchEnd<'a>>) -> Result<(), Infallible> {
         let _ = self.justified.iter().filter(|stop| stop.number >= from.0).all(|stop| take(stop.stop()));
         Ok(())
     }
-    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Infallible> {
-        Ok(self.justified.iter().rfind(|stop| stop.number < number.0).map(Justified::stop))
+    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Infallible> {
+        Ok(self.justified.iter().rfind(|stop| stop.number < number.0).map(JustifiedBlock::stop))
     }
     fn relay_headers<'a>(
         &'a self,

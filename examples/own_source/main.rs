@@ -1,7 +1,7 @@
 //! A data provider for chain data from another system.
 //!
 //! Why: with the blocks at hand (an archive, an indexer, a chain that has ended) there is no need to fetch them from
-//! nodes again. Implement `View` over the encoded parts (chain.rs), and prb-core assembles batches by pRuntime's rules
+//! nodes again. Implement `ChainPieces` over the encoded parts (chain.rs), and prb-core assembles batches by pRuntime's rules
 //! (source.rs). A fleet can use the source directly, and prb-walkie serves it to lifecycle managers, including those of
 //! the original bridge. Test such a source with `prb_core::conformance::{blob, range}`. Only prb-walkie's feature
 //! `blob` is needed, without libp2p.
@@ -10,7 +10,7 @@ mod source;
 
 use std::sync::Arc;
 
-use chain::{Chain, Justified};
+use chain::{Chain, JustifiedBlock};
 use codec::Encode;
 use prb_core::{
     blob::{BlobSource, HeaderCursor, Heights},
@@ -56,7 +56,7 @@ fn exported() -> OwnSource {
         let justified = block.justified.clone()?;
         let signed_by = set_id;
         set_id = justified.next_set.as_ref().map_or(set_id, |set| set.id);
-        Some(Justified {
+        Some(JustifiedBlock {
             number: block.header.number,
             justification: justified.justification,
             set_id: signed_by,

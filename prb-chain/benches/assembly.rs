@@ -8,7 +8,7 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use prb_chain::{
-    store::{Config, NewStop, ParaHead, RelayBatch, Store},
+    store::{Config, NewJustifiedBlock, ParaHead, RelayBatch, Store},
     verify::Start,
 };
 use prb_core::{
@@ -66,7 +66,7 @@ fn fill(path: &Path) -> Store {
         }
         let head = (i + 1) * SET_LENGTH / 2;
         set.id += 1;
-        let stop = NewStop {
+        let stop = NewJustifiedBlock {
             number: RelayNumber(first + SET_LENGTH - 1),
             justification: vec![3; JUSTIFICATION_BYTES],
             set_id: set.id - 1,

@@ -35,7 +35,7 @@ mod http;
 pub mod memory;
 mod replay;
 
-pub use replay::{Config, Drained, Fault, Replay};
+pub use replay::{Config, Fault, Replay, ReplayOutcome};
 
 #[expect(unused_imports, reason = "for the documentation")]
 use crate::verify::Start;

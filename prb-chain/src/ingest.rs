@@ -35,7 +35,7 @@ mod spread;
 mod start;
 mod suspects;
 
-pub use recheck::{Rechecked, recheck};
+pub use recheck::{RecheckOutcome, recheck};
 pub(crate) use relay::{append as append_relay, check_pieces, notice_missing_head};
 pub(crate) use start::validation_data;
 pub use suspects::Suspects;

@@ -33,7 +33,7 @@ use heed::{
     CommitOrAbort, Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithoutTls,
     types::{Bytes, Str},
 };
-use prb_core::inventory::{self, Edit, Inventory, Limits, Pool, Saved, Snapshot, Worker};
+use prb_core::inventory::{self, Edit, FleetRecord, Inventory, Limits, Pool, Snapshot, Worker};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -195,7 +195,7 @@ impl Shared {
             Edit::RemoveWorker(id) => {
                 workers.delete(txn, id.as_bytes()).and_then(|_| saved.delete(txn, id.as_bytes())).map(drop)
             }
-            Edit::Save(id, state) => saved.put(txn, id.as_bytes(), &encode(state)?),
+            Edit::PutFleetRecord(id, state) => saved.put(txn, id.as_bytes(), &encode(state)?),
             other => return Err(Error::UnknownEdit { edit: format!("{other:?}") }),
         };
         stored.map_err(|e| self.error(e))
@@ -233,7 +233,7 @@ impl Shared {
         pools.sort_by_key(|pool: &Arc<Pool>| pool.pid);
         workers.sort_by(|a: &Arc<Worker>, b| a.name.cmp(&b.name));
         let mut saved = HashMap::new();
-        self.each(&txn, self.tables.saved, "saved state of worker", |id, state: Saved| {
+        self.each(&txn, self.tables.saved, "saved state of worker", |id, state: FleetRecord| {
             saved.insert(id, state);
         })?;
         Ok(Snapshot { revision, pools, workers, saved })

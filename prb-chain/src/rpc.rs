@@ -7,7 +7,7 @@
 //!
 //! A node that was proven to answer wrongly is [demoted](Node::demote): it is asked only when no other is left,
 //! and only for what is verified ([`NodePool::trusted`] leaves it out). What a node does not offer is
-//! remembered as a [`Lack`] with a reason. A node must be of the pool's chain: its genesis block, and whatever
+//! remembered as a [`MissingCapability`] with a reason. A node must be of the pool's chain: its genesis block, and whatever
 //! was [pinned](NodePool::pin), are checked at each connect, and another chain's node is refused.
 //!
 //! Pools run no tasks of their own: connections are made by those who ask.
@@ -38,7 +38,7 @@ pub(crate) use node::ASK_AGAIN;
 pub use node::Node;
 pub use problems::Problem;
 pub use refusal::Refusal;
-pub use standing::{Capability, Health, Lack};
+pub use standing::{Capability, Health, MissingCapability};
 
 use pins::Pins;
 use refusal::advice;

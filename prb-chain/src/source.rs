@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use metrics::histogram;
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
         assemble,
         range::{RangeSource, Ranges},
     },
@@ -82,11 +82,11 @@ impl BlobSource for StoreSource {
         self.assemble("blocks", move |view| assemble::blocks(view, cursor, max_bytes)).await
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    fn refused(&self, refusal: &RefusedData) {
         let Some(suspects) = &self.suspects else { return };
         match refusal {
-            Refusal::Blocks { at: Some(at), .. } => suspects.report(*at),
-            Refusal::Headers { cursor, .. } => suspects.report_headers(*cursor),
+            RefusedData::Blocks { at: Some(at), .. } => suspects.report(*at),
+            RefusedData::Headers { cursor, .. } => suspects.report_headers(*cursor),
             _ => {}
         }
     }

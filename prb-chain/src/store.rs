@@ -14,7 +14,7 @@
 //! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: a crash
 //! leaves all of it or nothing. A store belongs to one process at a time and to one pair of chains for ever.
 //!
-//! Justified blocks within an authority set are thinned once the set's last block can be given to
+//! JustifiedBlock blocks within an authority set are thinned once the set's last block can be given to
 //! workers: only one in [`Config::keep_stop_every`] stays, because a batch can go to the set's end.
 //!
 //! A store of an older layout is migrated in place when it is opened (`store/migrate.rs`). What is stored can be
@@ -56,7 +56,7 @@ pub mod segment;
 mod verify;
 mod view;
 
-pub use append::{NewStop, ParaHead, RelayBatch};
+pub use append::{NewJustifiedBlock, ParaHead, RelayBatch};
 pub use compact::Compacted;
 pub use error::Error;
 pub use migrate::SCHEMA;

@@ -22,7 +22,7 @@ use prb_core::{
         self,
         inventory::{pool, worker},
     },
-    inventory::{self, AfterStop, Edit, Inventory, Limits, Saved, Snapshot},
+    inventory::{self, AfterExternalStop, Edit, FleetRecord, Inventory, Limits, Snapshot},
     manage::{Manager, Parts, PoolValue, WorkerValue},
     primitives::{AccountId, PoolId},
     vault::{Vault, memory::MemoryVault},
@@ -99,7 +99,7 @@ async fn what_was_put_is_there_after_a_restart() {
     let (_parent, path) = folder();
     let mut proxied = pool(7);
     (proxied.proxied, proxied.operator, proxied.sync_only) = (Some(AccountId([9; 32])), None, true);
-    proxied.after_stop = Some(AfterStop::StartAgain);
+    proxied.after_stop = Some(AfterExternalStop::StartAgain);
     let mut off = worker(2);
     (off.enabled, off.sync_only, off.stake) = (false, true, u128::MAX);
     let before = {
@@ -109,12 +109,12 @@ async fn what_was_put_is_there_after_a_restart() {
         inventory.apply(puts).await.unwrap();
         inventory.apply(vec![Edit::PutWorker(worker(3)), Edit::PutWorker(off)]).await.unwrap();
         let mut changed = worker(1);
-        (changed.stake, changed.gatekeeper, changed.after_stop) = (5, true, Some(AfterStop::Reclaim));
+        (changed.stake, changed.gatekeeper, changed.after_stop) = (5, true, Some(AfterExternalStop::Reclaim));
         changed.endpoints = vec!["https://a.example.org".into()];
         let edits = vec![
             Edit::RemoveWorker(worker(3).id),
             Edit::PutWorker(changed),
-            Edit::Save(worker(2).id, conformance::inventory::saved()),
+            Edit::PutFleetRecord(worker(2).id, conformance::inventory::saved()),
         ];
         inventory.apply(edits).await.unwrap()
     };
@@ -203,7 +203,7 @@ async fn records_of_other_versions_are_read() {
     assert_eq!((worker.id, worker.stake, (worker.pid, worker.enabled, worker.sync_only)), (new, 7, fields));
     assert_eq!((pool.after_stop, worker.after_stop, worker.gatekeeper), (None, None, false));
     assert!(worker.endpoints.is_empty());
-    assert_eq!(snapshot.saved(new), Saved::default());
+    assert_eq!(snapshot.saved(new), FleetRecord::default());
 }
 
 /// As versions before the table of what the fleet keeps have written it.
@@ -223,7 +223,7 @@ async fn a_database_without_saved_states_is_opened_and_takes_them() {
     assert_eq!((before.revision, before.workers.len(), before.pools.len()), (9, 1, 1));
     assert!(before.saved.is_empty());
     let saved = conformance::inventory::saved();
-    let after = inventory.apply(vec![Edit::Save(id, saved)]).await.unwrap();
+    let after = inventory.apply(vec![Edit::PutFleetRecord(id, saved)]).await.unwrap();
     drop(inventory);
     let inventory = open(&path);
     assert_eq!(snapshot(&inventory), after);

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use codec::Encode;
 use prb_chain::{
     source::StoreSource,
-    store::{Config, Error, NewStop, ParaHead, RelayBatch, Store},
+    store::{Config, Error, NewJustifiedBlock, ParaHead, RelayBatch, Store},
     verify::Start,
 };
 use prb_core::{
@@ -64,7 +64,7 @@ impl Filled {
                 .map(|number| ParaHead { number, hash: self.sample.para[number.0 as usize].hash() });
             let set_id = self.set_id;
             self.set_id = justified.next_set.as_ref().map_or(set_id, |set| set.id);
-            stops.push(NewStop {
+            stops.push(NewJustifiedBlock {
                 number: RelayNumber(block.header.number),
                 justification: justified.justification,
                 set_id,
@@ -212,7 +212,7 @@ fn what_does_not_follow_is_refused() {
     let batch = |from: usize, to: usize, number: u32| RelayBatch {
         first: RelayNumber(number),
         headers: sample.relay[from..=to].iter().map(|block| block.header.encode()).collect(),
-        stops: vec![NewStop {
+        stops: vec![NewJustifiedBlock {
             number: RelayNumber(number + (to - from) as u32),
             justification: vec![],
             set_id: 0,
@@ -257,7 +257,7 @@ fn append_without_head(store: &Store) -> RelayNumber {
     let (tip, parent_hash) = store.tips().borrow().relay.unwrap();
     let (state_root, extrinsics_root) = (Hash::default(), Hash::default());
     let header = Header { parent_hash, number: tip.next().0, state_root, extrinsics_root, digest: vec![] };
-    let stop = NewStop {
+    let stop = NewJustifiedBlock {
         number: tip.next(),
         justification: vec![],
         set_id: 0,
@@ -315,10 +315,14 @@ async fn finished_sets_keep_few_stops() {
     let thin = filled(&sample, 1000);
     let count = |filled: &Filled| {
         let mut count = 0;
-        prb_core::blob::assemble::View::stops(&filled.store.view().unwrap(), RelayNumber(0), &mut |_| {
-            count += 1;
-            true
-        })
+        prb_core::blob::assemble::ChainPieces::stops(
+            &filled.store.view().unwrap(),
+            RelayNumber(0),
+            &mut |_| {
+                count += 1;
+                true
+            },
+        )
         .unwrap();
         count
     };
@@ -456,7 +460,7 @@ fn the_disk_holds_little_more_than_the_blocks() {
         }
         let head = ParaNumber((i as u32 + 1) * 25);
         let next_set = prb_core::wire::AuthoritySet { id: i + 1, ..set.clone() };
-        let stop = NewStop {
+        let stop = NewJustifiedBlock {
             number: RelayNumber(first + 49),
             justification: vec![3; 900],
             set_id: i,

@@ -13,7 +13,7 @@ use prb_chain::{
 };
 use prb_core::{
     blob::{
-        BlobSource, Refusal, Span,
+        BlobSource, RefusedData, Span,
         cache::{self, CachedSource},
     },
     primitives::{ParaNumber, RelayNumber},
@@ -23,7 +23,8 @@ use prb_core::{
         http::{HttpConfig, HttpConnect},
     },
     sync::{
-        BatchSizes, Driver, Error, Lane, Limits, Outcome, Planned, Position, TransferBudget, TransferLimits,
+        BatchSizes, Driver, Error, Lane, Limits, Outcome, PlannedStep, Position, TransferBudget,
+        TransferLimits,
     },
 };
 use prb_devnet::{
@@ -107,7 +108,7 @@ async fn drive(client: &PRuntime, source: &Arc<dyn BlobSource>) -> Option<String
     loop {
         let heights = *driver.heights().borrow();
         let limits = Limits { idle_relay_headers: 0 };
-        let planned = Planned::of(at, heights, &limits, Lane::CatchUp);
+        let planned = PlannedStep::of(at, heights, &limits, Lane::CatchUp);
         match driver.step(client.clone(), planned, BatchSizes::new(8 << 20)).await.result {
             Ok(Outcome::Advanced { position, .. }) => at = position,
             Ok(Outcome::NotYet { .. }) => return None,
@@ -162,14 +163,14 @@ async fn a_broken_worker_costs_one_look() {
     provider.store.replace_changes(ParaNumber(40), &[vec![0, 0]]).unwrap();
     let blocks = Span { first: ParaNumber(30), last: ParaNumber(35) };
     let message = "StateRootMismatch block=33 expected=0x01 actual=0x02".to_owned();
-    let refusal = Refusal::Blocks { blocks, at: Some(ParaNumber(33)), message };
+    let refusal = RefusedData::Blocks { blocks, at: Some(ParaNumber(33)), message };
     for _ in 0..1000 {
         provider.source.refused(&refusal);
         tokio::task::yield_now().await;
     }
     // Nothing that was stored, and nothing of which the worker says no block.
     provider.suspects.report(ParaNumber(u32::MAX));
-    provider.source.refused(&Refusal::Blocks { blocks, at: None, message: "DecodeError(x)".into() });
+    provider.source.refused(&RefusedData::Blocks { blocks, at: None, message: "DecodeError(x)".into() });
     // Looks are taken in order: once this one is done, all before it are.
     let last = async {
         loop {
@@ -206,7 +207,7 @@ async fn a_segment_that_the_disk_changed_is_fetched_again() {
     places.for_each(|(at, _)| database.write_all_at(&[0xff; 4], at as u64).unwrap());
     assert!(provider.store.changes(number).is_err());
     let blocks = Span { first: ParaNumber(1), last: ParaNumber(9) };
-    provider.source.refused(&Refusal::Blocks {
+    provider.source.refused(&RefusedData::Blocks {
         blocks,
         at: Some(number),
         message: "StateRootMismatch".into(),

@@ -178,7 +178,7 @@ impl Error {
 /// A single worker may be at fault itself: refused data is suspect, not proven invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum RefusedData {
     /// A header batch, requested at this cursor.
     Headers {
         /// The cursor of the request.
@@ -270,7 +270,7 @@ pub trait BlobSource: Send + Sync + fmt::Debug {
 
     /// Reports that a worker refused data of this source: a store verifies it again, a remote source suspects
     /// the provider that it came from, a cache evicts it. Returns at once; does nothing by default.
-    fn refused(&self, refusal: &Refusal) {
+    fn refused(&self, refusal: &RefusedData) {
         let _ = refusal;
     }
 }

@@ -13,15 +13,15 @@ use crate::{
 };
 
 mod call;
+mod known_errors;
 #[cfg(feature = "testing")]
 pub mod memory;
-mod refusal;
 mod stake;
 mod submit;
 mod view;
 
 pub use call::Call;
-pub use refusal::{KnownRefusal, REFUSALS, RefusalClass, refusal};
+pub use known_errors::{ErrorClass, KNOWN_ERRORS, KnownError, known_error};
 pub use stake::StakeRules;
 pub use submit::{
     BatchOutcome, CallBatch, ChainSubmitter, DispatchError, Effect, Effects, MessageEffects, SubmitError,

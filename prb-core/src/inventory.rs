@@ -32,7 +32,7 @@ pub struct Operator {
 /// its owner stopped it elsewhere, or withdrawals forced the stop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum AfterStop {
+pub enum AfterExternalStop {
     /// Nothing: it stays stopped, and its stake stays in place, until an operator starts or reclaims it.
     #[default]
     StayStopped,
@@ -61,10 +61,10 @@ pub struct Pool {
     /// Only sync its workers; send nothing on chain.
     pub sync_only: bool,
     /// What happens after an external stop; `None` inherits the fleet's setting.
-    pub after_stop: Option<AfterStop>,
+    pub after_stop: Option<AfterExternalStop>,
 }
 
-impl AfterStop {
+impl AfterExternalStop {
     /// Every setting.
     pub const ALL: [Self; 3] = [Self::StayStopped, Self::Reclaim, Self::StartAgain];
 
@@ -78,22 +78,22 @@ impl AfterStop {
     }
 }
 
-impl fmt::Display for AfterStop {
+impl fmt::Display for AfterExternalStop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-/// The text is not the name of an [`AfterStop`].
+/// The text is not the name of an [`AfterExternalStop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be stay-stopped, reclaim or start-again")]
-pub struct UnknownAfterStop;
+pub struct UnknownAfterExternalStop;
 
-impl FromStr for AfterStop {
-    type Err = UnknownAfterStop;
+impl FromStr for AfterExternalStop {
+    type Err = UnknownAfterExternalStop;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|setting| setting.as_str() == text.trim()).ok_or(UnknownAfterStop)
+        Self::ALL.into_iter().find(|setting| setting.as_str() == text.trim()).ok_or(UnknownAfterExternalStop)
     }
 }
 
@@ -150,7 +150,7 @@ pub struct Worker {
     /// [`MAX_ANNOUNCED`]. If empty, none are announced.
     pub endpoints: Vec<String>,
     /// What happens after an external stop; `None` inherits the pool's setting.
-    pub after_stop: Option<AfterStop>,
+    pub after_stop: Option<AfterExternalStop>,
 }
 
 impl Worker {
@@ -202,7 +202,7 @@ pub enum Goal {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
-pub struct Saved {
+pub struct FleetRecord {
     /// The last known public key of the worker at this entry. A different key needs an operator's
     /// confirmation before anything is staked for it.
     pub key: Option<WorkerKey>,
@@ -213,22 +213,22 @@ pub struct Saved {
     /// The last start or stop that was sent, until its effect is observed: such an effect is not external,
     /// even if the process that sent it has ended, or never learned the outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sent: Option<Sent>,
+    pub sent: Option<PendingOperation>,
 }
 
 /// A start or a stop that was sent and may still be included in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Sent {
+pub struct PendingOperation {
     /// The operation.
-    pub operation: SentOperation,
+    pub operation: PendingOperationKind,
     /// The newest parachain block known when it was sent.
     pub at: ParaNumber,
 }
 
-impl Sent {
+impl PendingOperation {
     /// Creates the record of `operation`, sent when `at` was the newest block.
-    pub const fn new(operation: SentOperation, at: ParaNumber) -> Self {
+    pub const fn new(operation: PendingOperationKind, at: ParaNumber) -> Self {
         Self { operation, at }
     }
 }
@@ -236,7 +236,7 @@ impl Sent {
 /// An operation whose submission is persisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SentOperation {
+pub enum PendingOperationKind {
     /// Start computing.
     Start,
     /// Stop computing.
@@ -252,8 +252,8 @@ pub struct Snapshot {
     pub pools: Vec<Arc<Pool>>,
     /// Workers, by name.
     pub workers: Vec<Arc<Worker>>,
-    /// The persisted records of workers, by id; a worker without one has [`Saved::default`].
-    pub saved: HashMap<Uuid, Saved>,
+    /// The persisted records of workers, by id; a worker without one has [`FleetRecord::default`].
+    pub saved: HashMap<Uuid, FleetRecord>,
 }
 
 impl Snapshot {
@@ -263,7 +263,7 @@ impl Snapshot {
     }
 
     /// Returns the persisted record of a worker.
-    pub fn saved(&self, worker: Uuid) -> Saved {
+    pub fn saved(&self, worker: Uuid) -> FleetRecord {
         self.saved.get(&worker).copied().unwrap_or_default()
     }
 }
@@ -281,7 +281,7 @@ pub enum Edit {
     /// Removes a worker and its persisted record.
     RemoveWorker(Uuid),
     /// Replaces the persisted record of a worker. [`Edit::PutWorker`] does not change it.
-    Save(Uuid, Saved),
+    PutFleetRecord(Uuid, FleetRecord),
 }
 
 /// Why an edit was rejected; none of the transaction's edits was applied.

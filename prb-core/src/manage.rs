@@ -28,7 +28,7 @@ mod keys;
 pub mod memory;
 mod values;
 
-pub use command::{Commanded, Preview};
+pub use command::{CommandResult, Preview};
 pub use error::Error;
 pub use keys::{KeyError, OperatorKeys};
 pub use values::{Change, PoolValue, Selector, WorkerValue};
@@ -115,7 +115,7 @@ impl Manager {
     ///
     /// `test` runs while other edits wait: it must neither block nor edit.
     #[must_use]
-    pub fn only_if(&self, test: impl Fn(&Snapshot) -> bool + Send + Sync + 'static) -> Self {
+    pub fn with_condition(&self, test: impl Fn(&Snapshot) -> bool + Send + Sync + 'static) -> Self {
         Self { condition: condition::Condition::new(test), ..self.clone() }
     }
 

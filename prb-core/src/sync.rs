@@ -19,17 +19,17 @@ use crate::{
 
 mod backoff;
 mod budget;
-mod cooldown;
 mod driver;
 mod health;
+mod rate_limit;
 mod refused;
 mod transfer;
 
 pub use backoff::{Backoff, BackoffConfig};
-pub use budget::{BatchSize, ByteBudget, Held};
-pub use cooldown::Cooldown;
-pub use driver::{BatchSizes, Driver, Error, Outcome, Planned, Sent, Stepped};
-pub use health::{Advice, Cause, Health, HealthConfig, Problem};
+pub use budget::{BatchSize, ByteBudget, ByteLease};
+pub use driver::{BatchSizes, Driver, Error, Outcome, PlannedStep, SentBatch, StepResult};
+pub use health::{Cause, Health, HealthConfig, Problem, StepAdvice};
+pub use rate_limit::RateLimit;
 pub use transfer::{
     CATCH_UP_FETCHES, FetchPermit, InFlight, Lane, TIP_FETCHES, TransferBudget, TransferLimits,
 };

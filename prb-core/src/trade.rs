@@ -217,7 +217,7 @@ pub enum Error {
 #[non_exhaustive]
 pub struct StopReport {
     /// Jobs released to the queue, for the next trader.
-    pub handed_back: usize,
+    pub jobs_released: usize,
     /// Jobs that the queue did not accept back in time: their leases expire.
     pub jobs_left: usize,
     /// Accounts that were not released in time: their leases expire.

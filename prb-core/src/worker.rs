@@ -7,14 +7,14 @@
 //! refused is not sent again before the state that caused the refusal changes.
 //!
 //! Every message that a worker shows is a [`Reason`]; `docs/worker-states.md` lists them with their cause and
-//! cure.
+//! remedy.
 //!
 //! Not for: many workers (see [`crate::fleet`]), or the submission of transactions (see [`crate::trade`]).
 
 use std::time::Duration;
 
 use crate::{
-    inventory::AfterStop,
+    inventory::AfterExternalStop,
     sync::{self, BackoffConfig, HealthConfig},
 };
 
@@ -64,7 +64,7 @@ pub struct Settings {
     pub dev_skip_ra: bool,
     /// What happens after a stop that this fleet did not send, unless the worker or its pool has its own
     /// setting (`PRB_AFTER_STOP`).
-    pub after_stop: AfterStop,
+    pub after_stop: AfterExternalStop,
 }
 
 /// Default of [`Settings::min_bench_score`].
@@ -77,7 +77,7 @@ impl Default for Settings {
             enforce_min_bench_score: false,
             min_bench_score: MIN_BENCH_SCORE,
             dev_skip_ra: false,
-            after_stop: AfterStop::default(),
+            after_stop: AfterExternalStop::default(),
         }
     }
 }
@@ -93,7 +93,7 @@ pub struct Tuning {
     pub chain_backoff: BackoffConfig,
     /// How long to wait for a job's outcome. Longer than a transaction can stay valid and a queue can be: it
     /// only covers an outcome that was lost.
-    pub job_patience: Duration,
+    pub job_timeout: Duration,
     /// The largest batch to fetch, in bytes.
     pub max_batch_bytes: usize,
     /// Interval of `GetInfo` calls while a worker catches up. At the tip it is called after each dispatch.
@@ -115,7 +115,7 @@ impl Default for Tuning {
             connection_backoff: BackoffConfig { first: secs(1), max: secs(60) },
             sync_health: HealthConfig::default(),
             chain_backoff: BackoffConfig { first: secs(6), max: secs(300) },
-            job_patience: secs(2 * 3600),
+            job_timeout: secs(2 * 3600),
             max_batch_bytes: 8 * 1024 * 1024,
             observe_interval: secs(10),
             max_silence: secs(60),

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
         Span,
         cache::{self, CachedSource},
         memory::MemorySource,
@@ -105,7 +105,7 @@ struct Counting {
     asked: AtomicUsize,
     permits: Semaphore,
     fail: AtomicUsize,
-    refused: Mutex<Vec<Refusal>>,
+    refused: Mutex<Vec<RefusedData>>,
 }
 
 impl Counting {
@@ -150,7 +150,7 @@ impl BlobSource for Counting {
         self.inner.blocks(cursor, max_bytes).await
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    fn refused(&self, refusal: &RefusedData) {
         self.refused.lock().unwrap().push(refusal.clone());
     }
 }
@@ -246,8 +246,8 @@ const fn para(first: u32, last: u32) -> Span<ParaNumber> {
     Span { first: ParaNumber(first), last: ParaNumber(last) }
 }
 
-fn refused_blocks(blocks: Span<ParaNumber>, at: Option<u32>) -> Refusal {
-    Refusal::Blocks { blocks, at: at.map(ParaNumber), message: "StateRootMismatch".into() }
+fn refused_blocks(blocks: Span<ParaNumber>, at: Option<u32>) -> RefusedData {
+    RefusedData::Blocks { blocks, at: at.map(ParaNumber), message: "StateRootMismatch".into() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,7 +269,7 @@ async fn what_a_worker_refused_is_fetched_again() {
     ask().await;
     assert_eq!(counting.asked(), 5);
 
-    let refusal = Refusal::Headers { cursor: headers, message: "HeaderHashMismatch".into() };
+    let refusal = RefusedData::Headers { cursor: headers, message: "HeaderHashMismatch".into() };
     cached.refused(&refusal);
     ask().await;
     assert_eq!(counting.asked(), 7, "the headers of every size, and no blocks");
@@ -300,7 +300,7 @@ async fn a_broken_worker_does_not_take_the_cache_from_the_others() {
         for turn in 0..1000_u32 {
             cached.headers(headers, LIMIT).await.unwrap().unwrap();
             cached.blocks(blocks, LIMIT).await.unwrap().unwrap();
-            cached.refused(&Refusal::Headers { cursor: headers, message: "HeaderHashMismatch".into() });
+            cached.refused(&RefusedData::Headers { cursor: headers, message: "HeaderHashMismatch".into() });
             // Also under other batches' names, and other blocks'.
             let first = 1 + turn % 5;
             let other = (1 + turn / 5 % 5).max(first);

@@ -16,7 +16,7 @@ use prb_core::{
         memory::{self as chain_memory},
     },
     fleet::{self, Command, CommandError, Fleet},
-    inventory::{AfterStop, Edit, Goal, Inventory},
+    inventory::{AfterExternalStop, Edit, Goal, Inventory},
     primitives::{AccountId, PoolId},
     prpc::Method,
     pruntime::{
@@ -112,10 +112,10 @@ async fn a_stop_while_the_fleet_was_away_is_seen_as_one() {
 
 #[tokio::test(start_paused = true)]
 async fn what_happens_after_a_stop_is_set_for_fleet_pool_and_worker() {
-    let settings = Settings { after_stop: AfterStop::StartAgain, ..Settings::default() };
+    let settings = Settings { after_stop: AfterExternalStop::StartAgain, ..Settings::default() };
     let rig = computing_on(quick_cool_down(), 3, settings).await;
-    rig.edit_worker(1, |w| w.after_stop = Some(AfterStop::Reclaim)).await;
-    rig.edit_worker(2, |w| w.after_stop = Some(AfterStop::StayStopped)).await;
+    rig.edit_worker(1, |w| w.after_stop = Some(AfterExternalStop::Reclaim)).await;
+    rig.edit_worker(2, |w| w.after_stop = Some(AfterExternalStop::StayStopped)).await;
     for index in 0..3 {
         stop_elsewhere(&rig, index).await;
     }

@@ -10,7 +10,7 @@ use prb_core::{
         memory::{self as chain_memory, MemoryChain},
     },
     fleet::{self, Command, Fleet},
-    inventory::{AfterStop, Goal},
+    inventory::{AfterExternalStop, Goal},
     primitives::AccountId,
     worker::{Settings, State},
 };
@@ -140,7 +140,7 @@ async fn a_stop_by_force_is_shown_as_one_and_is_not_undone_while_it_would_come_a
     let config = chain_memory::Config { cool_down_secs: 1200, ..chain_memory::Config::default() };
     let mut rig = Rig::with(config, 2, 20).await;
     rig.run();
-    let settings = Settings { after_stop: AfterStop::StartAgain, ..Settings::default() };
+    let settings = Settings { after_stop: AfterExternalStop::StartAgain, ..Settings::default() };
     rig.start_with(fleet::Config { settings, ..Rig::config() });
     rig.until_all(State::Active).await;
     rig.chain.withdraw(POOL, 10_000_000 * PHA);

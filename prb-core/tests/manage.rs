@@ -8,7 +8,8 @@ use prb_core::{
     chain::memory::MemoryChain,
     fleet::CommandError,
     inventory::{
-        self, AfterStop, Edit, Goal, Inventory, Pool, Saved, Snapshot, Worker, memory::MemoryInventory,
+        self, AfterExternalStop, Edit, FleetRecord, Goal, Inventory, Pool, Snapshot, Worker,
+        memory::MemoryInventory,
     },
     manage::{
         Change, Error, KeyError, MAX_ENTRIES, Manager, OperatorKeys, Parts, PoolValue, Selector, WorkerValue,
@@ -303,23 +304,23 @@ async fn workers_are_changed_by_id_and_name_and_may_swap() {
 #[tokio::test(start_paused = true)]
 async fn what_a_value_does_not_name_stays() {
     let Bench { manager, inventory, .. } = bench();
-    let set = PoolValue { after_stop: Some(Some(AfterStop::Reclaim)), ..pool(1) };
+    let set = PoolValue { after_stop: Some(Some(AfterExternalStop::Reclaim)), ..pool(1) };
     let made = manager.create_pools(vec![set, pool(2)]).await.unwrap();
-    assert_eq!([made[0].after_stop, made[1].after_stop], [Some(AfterStop::Reclaim), None]);
+    assert_eq!([made[0].after_stop, made[1].after_stop], [Some(AfterExternalStop::Reclaim), None]);
     let set = WorkerValue {
         gatekeeper: Some(true),
         endpoints: Some(vec![" https://w1.example.org ".into(), "https://w1.example.net".into()]),
-        after_stop: Some(Some(AfterStop::StartAgain)),
+        after_stop: Some(Some(AfterExternalStop::StartAgain)),
         ..worker(1)
     };
     let made = manager.create_workers(vec![set, worker(2)]).await.unwrap();
     assert_eq!(made[0].endpoints, ["https://w1.example.org", "https://w1.example.net"]);
     let fields = |w: &Worker| (w.gatekeeper, w.endpoints.len(), w.after_stop);
-    assert_eq!(fields(&made[0]), (true, 2, Some(AfterStop::StartAgain)));
+    assert_eq!(fields(&made[0]), (true, 2, Some(AfterExternalStop::StartAgain)));
     assert_eq!(fields(&made[1]), (false, 0, None));
-    let mut saved = Saved::default();
+    let mut saved = FleetRecord::default();
     (saved.key, saved.goal, saved.was_computing) = (Some(WorkerKey([7; 32])), Goal::StayStopped, true);
-    inventory.apply(vec![Edit::Save(made[0].id, saved)]).await.unwrap();
+    inventory.apply(vec![Edit::PutFleetRecord(made[0].id, saved)]).await.unwrap();
 
     // As a caller who knows nothing of these fields changes the others.
     let changed = Change::Put(WorkerValue { stake: "5".into(), enabled: false, ..worker(1) });
@@ -328,7 +329,7 @@ async fn what_a_value_does_not_name_stays() {
     assert_eq!(fields(&worker_1), fields(&made[0]));
     let renamed = PoolValue { name: "one".into(), secret: None, ..pool(1) };
     let pools = manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Put(renamed))]).await.unwrap();
-    assert_eq!((pools[0].name.as_str(), pools[0].after_stop), ("one", Some(AfterStop::Reclaim)));
+    assert_eq!((pools[0].name.as_str(), pools[0].after_stop), ("one", Some(AfterExternalStop::Reclaim)));
     assert_eq!(manager.snapshots().borrow().saved(made[0].id), saved, "an edit changed what the fleet keeps");
 
     let cleared =
@@ -594,7 +595,7 @@ async fn of_two_edits_of_what_was_read_the_second_is_refused() {
     let made = manager.create_workers(vec![worker(1)]).await.unwrap().remove(0);
     let edit = |name: &str| {
         let (seen, id) = (made.clone(), made.id);
-        let careful = manager.only_if(move |now| now.workers.iter().any(|w| w.id == id && *w == seen));
+        let careful = manager.with_condition(move |now| now.workers.iter().any(|w| w.id == id && *w == seen));
         let value = WorkerValue { name: name.into(), ..worker(1) };
         async move { careful.update_workers(vec![(Selector::Id(id), Change::Put(value))]).await }
     };

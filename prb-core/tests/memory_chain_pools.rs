@@ -8,9 +8,8 @@ use std::{sync::Arc, time::Duration};
 use prb_core::{
     chain::{
         Call, CallBatch, ChainReader, ChainSubmitter, ChainView, Followed, PoolOnChain, Registration,
-        SessionState, StakeRules,
+        SessionState, StakeRules, known_error,
         memory::{Config, MemoryChain},
-        refusal,
     },
     primitives::{AccountId, Balance, PoolId, WorkerKey},
     signer::memory::MemorySigner,
@@ -67,7 +66,7 @@ impl Rig {
         assert!(timeout(Duration::ZERO, &mut submit).await.is_err());
         self.chain.produce_block();
         let error = submit.await.unwrap().calls.remove(0).err()?;
-        assert_ne!(refusal(&error.name).name, "unknown", "{error} is not in the table");
+        assert_ne!(known_error(&error.name).name, "unknown", "{error} is not in the table");
         Some(error.name)
     }
 

@@ -12,12 +12,12 @@ use prb_core::{
         BlobSource, BlockCursor, HeaderCursor,
         memory::{MemorySource, empty_genesis},
     },
-    conformance::pruntime::{self, Subject},
+    conformance::pruntime::{self, TestWorker},
     primitives::{AccountId, Hash, ParaNumber, RelayNumber, WorkerKey},
     prpc::{InitRuntimeRequest, Method},
     pruntime::{
         Error, PRuntime,
-        scripted::{Failure, Pace, Restart, ScriptedWorker},
+        scripted::{Failure, Restart, ScriptedWorker, Timings},
     },
     wire::{AttestationProvider, MessageOrigin},
 };
@@ -37,26 +37,26 @@ async fn batches(blocks: u32) -> (Vec<Bytes>, Vec<Bytes>) {
     (headers, bodies)
 }
 
-async fn subject() -> Subject {
+async fn subject() -> TestWorker {
     let worker = ScriptedWorker::new(5);
     let (headers, blocks) = batches(6).await;
     let smallest = blocks.iter().map(Bytes::len).min().unwrap() as u64;
     let (one, other) = (worker.clone(), worker.clone());
-    Subject {
+    TestWorker {
         client: Arc::new(worker),
         init: InitRuntimeRequest { is_parachain: true, ..Default::default() },
         headers,
         blocks,
         para_id: empty_genesis(RelayNumber(0)).para_id,
         slow_dispatch: Box::new(move |takes| {
-            let mut pace = Pace::default();
+            let mut pace = Timings::default();
             pace.dispatch_bytes_per_sec = smallest * 1000 / takes.as_millis() as u64;
-            one.set_pace(pace);
+            one.set_timings(pace);
         }),
         slow_attestation: Box::new(move |takes| {
-            let mut pace = Pace::default();
+            let mut pace = Timings::default();
             pace.attestation = takes;
-            other.set_pace(pace);
+            other.set_timings(pace);
         }),
     }
 }
@@ -180,9 +180,9 @@ async fn an_exit_loses_what_it_is_told_to_lose_and_takes_its_time() {
         let worker = ScriptedWorker::new(1);
         let client = synced(&worker).await;
         worker.set_restart(restart);
-        let mut pace = Pace::default();
+        let mut pace = Timings::default();
         pace.restart = Duration::from_secs(3);
-        worker.set_pace(pace);
+        worker.set_timings(pace);
         // A call that hangs breaks off with the process.
         worker.fail_next(Method::GetInfo, Failure::Hang);
         let (hanging, kicked) = tokio::join!(client.info(), client.kick());

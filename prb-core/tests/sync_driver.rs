@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use prb_core::{
     blob::{
-        self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        self, BlobSource, BlockBatch, BlockCursor, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
         memory::MemorySource,
     },
     primitives::{ParaNumber, RelayNumber},
@@ -16,8 +16,8 @@ use prb_core::{
         scripted::{Failure, ScriptedWorker},
     },
     sync::{
-        BatchSize, BatchSizes, Driver, Error, Lane, Limits, Outcome, Planned, Position, Sent, Step, Stepped,
-        TransferBudget, TransferLimits, plan,
+        BatchSize, BatchSizes, Driver, Error, Lane, Limits, Outcome, PlannedStep, Position, SentBatch, Step,
+        StepResult, TransferBudget, TransferLimits, plan,
     },
 };
 use tokio::{
@@ -47,7 +47,7 @@ struct One {
 }
 
 impl One {
-    async fn run(&mut self, client: &PRuntime, planned: Planned) -> Stepped {
+    async fn run(&mut self, client: &PRuntime, planned: PlannedStep) -> StepResult {
         let stepped = self.driver.step(client.clone(), planned, self.sizes).await;
         self.sizes = stepped.sizes;
         stepped
@@ -55,7 +55,7 @@ impl One {
 
     async fn step(&mut self, client: &PRuntime, at: Position, step: Step) -> Result<Outcome, Error> {
         let heights = *self.driver.heights().borrow();
-        self.run(client, Planned::new(at, heights, step, Lane::CatchUp)).await.result
+        self.run(client, PlannedStep::new(at, heights, step, Lane::CatchUp)).await.result
     }
 
     const fn batch_bytes(&self) -> (usize, usize) {
@@ -210,7 +210,7 @@ async fn room_is_made_for_a_batch_that_cannot_be_smaller() {
 
 /// Notes what it hears of refusals.
 #[derive(Debug)]
-struct Hearing(Arc<MemorySource>, Mutex<Vec<Refusal>>);
+struct Hearing(Arc<MemorySource>, Mutex<Vec<RefusedData>>);
 
 #[async_trait]
 impl BlobSource for Hearing {
@@ -230,7 +230,7 @@ impl BlobSource for Hearing {
         self.0.blocks(cursor, max).await
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    fn refused(&self, refusal: &RefusedData) {
         self.1.lock().unwrap().push(refusal.clone());
     }
 }
@@ -245,7 +245,7 @@ async fn the_source_hears_of_what_a_worker_refused_for_its_content() {
     let headers = HeaderCursor { relay: RelayNumber(1), para: ParaNumber(0) };
     worker.fail_next(Method::SyncCombinedHeaders, Failure::refuse("HeaderHashMismatch"));
     driver.step(&client, at, Step::Headers(headers)).await.unwrap_err();
-    assert_eq!(heard(), [Refusal::Headers { cursor: headers, message: "HeaderHashMismatch".into() }]);
+    assert_eq!(heard(), [RefusedData::Headers { cursor: headers, message: "HeaderHashMismatch".into() }]);
 
     // About the worker, not about what it was sent.
     let position_texts = ["BlockNumberMismatch", "RelaychainHeaderNotSynced", "RCU in progress, please try"];
@@ -265,13 +265,13 @@ async fn the_source_hears_of_what_a_worker_refused_for_its_content() {
     worker.fail_next(Method::DispatchBlocks, Failure::refuse(&message));
     driver.step(&client, at, step).await.unwrap_err();
     let blocks = blob::Span { first: ParaNumber(1), last: ParaNumber(3) };
-    assert_eq!(heard(), [Refusal::Blocks { blocks, at: Some(ParaNumber(2)), message }]);
+    assert_eq!(heard(), [RefusedData::Blocks { blocks, at: Some(ParaNumber(2)), message }]);
     let undecodable = Failure::Refuse { status: 400, message: "DecodeError(x)".into() };
     worker.fail_next(Method::DispatchBlocks, undecodable);
     worker.fail_next(Method::DispatchBlocks, Failure::refuse("NoStateRoot"));
     driver.step(&client, at, step).await.unwrap_err();
     driver.step(&client, at, step).await.unwrap_err();
-    assert_eq!(heard(), [Refusal::Blocks { blocks, at: None, message: "DecodeError(x)".into() }]);
+    assert_eq!(heard(), [RefusedData::Blocks { blocks, at: None, message: "DecodeError(x)".into() }]);
     driver.step(&client, at, step).await.unwrap();
     assert_eq!(heard(), []);
 }
@@ -317,9 +317,9 @@ impl BlobSource for Gated {
     }
 }
 
-fn blocks_from(from: u32, to: u32, heights: Heights, lane: Lane) -> Planned {
+fn blocks_from(from: u32, to: u32, heights: Heights, lane: Lane) -> PlannedStep {
     let step = Step::Blocks(BlockCursor { from: ParaNumber(from), to: ParaNumber(to) });
-    Planned::new(position(11, to + 1, from), heights, step, lane)
+    PlannedStep::new(position(11, to + 1, from), heights, step, lane)
 }
 
 #[tokio::test]
@@ -349,7 +349,7 @@ async fn fetches_of_catch_up_are_bounded_and_the_tip_does_not_wait_for_them() {
     let heights = *source.heights().borrow();
     let mut steps = JoinSet::new();
     let mut workers = Vec::new();
-    let mut start = async |from: u32, lane: Lane, steps: &mut JoinSet<Stepped>| {
+    let mut start = async |from: u32, lane: Lane, steps: &mut JoinSet<StepResult>| {
         let (worker, client) = worker().await;
         worker.edit(|state| (state.info.blocknum, state.info.para_headernum) = (from, 51));
         steps.spawn(one.driver.step(client, blocks_from(from, 50, heights, lane), one.sizes));
@@ -381,7 +381,7 @@ async fn other_calls_go_on_beside_a_step_and_a_dropped_step_gives_all_back() {
     let one = driver(memory(300), 1 << 20);
     worker.fail_next(Method::SyncCombinedHeaders, Failure::Hang);
     let heights = *one.driver.heights().borrow();
-    let planned = Planned::of(position(1, 0, 1), heights, &Limits::default(), Lane::CatchUp);
+    let planned = PlannedStep::of(position(1, 0, 1), heights, &Limits::default(), Lane::CatchUp);
     let step = tokio::spawn(one.driver.step(client.clone(), planned, one.sizes));
     while worker.count(Method::SyncCombinedHeaders) == 0 {
         tokio::task::yield_now().await;
@@ -394,7 +394,7 @@ async fn other_calls_go_on_beside_a_step_and_a_dropped_step_gives_all_back() {
     assert!(one.all_is_free());
     let stepped = one.driver.step(client, planned, one.sizes).await;
     let sent = blob::Span { first: RelayNumber(1), last: RelayNumber(600) };
-    assert_eq!(stepped.sent, Some(Sent::Headers(sent)));
+    assert_eq!(stepped.sent, Some(SentBatch::Headers(sent)));
     assert!(matches!(stepped.result, Ok(Outcome::Advanced { .. })));
 }
 

@@ -152,7 +152,7 @@ impl Rig {
     }
 
     fn trader(&self, name: &'static str) -> Trader {
-        self.trader_with(name, Arc::new(self.accounts.another()))
+        self.trader_with(name, Arc::new(self.accounts.for_other_trader()))
     }
 
     fn trader_with(&self, trader: &'static str, accounts: Arc<dyn AccountLeases>) -> Trader {
@@ -199,7 +199,7 @@ impl Rig {
 async fn memory_conforms() {
     conformance::accounts::all(async || {
         let one = MemoryAccounts::default();
-        let other = one.another();
+        let other = one.for_other_trader();
         (one, other)
     })
     .await;
@@ -225,7 +225,7 @@ async fn one_trader_sends_and_the_other_is_a_warm_spare() {
     assert!(died.elapsed() < ms(60_000), "the spare took over after {:?}", died.elapsed());
     assert_eq!(rig.log().last(), Some(&"second"));
     let phase = second.status().borrow().lanes[&alice()].phase;
-    assert!(matches!(phase, Phase::Gathering), "{phase:?}");
+    assert!(matches!(phase, Phase::Collecting), "{phase:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,7 +259,7 @@ async fn a_lane_that_is_idle_gives_its_account_back() {
     assert_eq!(rig.outcome(rig.submit(0).await).await, CallOutcome::Done);
     sleep(Config::LANE_IDLE + Config::ACCOUNT_TTL).await;
     assert!(first.status().borrow().lanes.is_empty());
-    let other = rig.accounts.another();
+    let other = rig.accounts.for_other_trader();
     assert!(other.acquire(alice(), HOUR).await.unwrap().is_some());
 }
 
@@ -271,10 +271,10 @@ async fn a_lost_account_ends_a_submission_before_another_trader_sends() {
     rig.until("sent", |rig| rig.chain.pending() == 1).await;
     // The leases are lost, as with a server that was flushed, and another trader is quicker.
     rig.accounts.forget_all();
-    let other = rig.accounts.another();
+    let other = rig.accounts.for_other_trader();
     let token = other.acquire(alice(), HOUR).await.unwrap().unwrap();
     rig.until("given up", |rig| rig.sending.lock().unwrap().now.is_empty()).await;
-    let is_elsewhere = |phase| matches!(phase, Phase::Elsewhere);
+    let is_elsewhere = |phase| matches!(phase, Phase::HeldByOther);
     rig.until("elsewhere", |_| is_elsewhere(first.status().borrow().lanes[&alice()].phase)).await;
     rig.chain.produce_block();
     sleep(ms(20_000)).await;

@@ -75,7 +75,8 @@ impl Rig {
     }
 
     fn trader_on(&self, config: Config, queue: Arc<dyn JobQueue>) -> Trader {
-        let (submitter, accounts) = (Arc::new(self.chain.clone()), Arc::new(self.accounts.another()));
+        let (submitter, accounts) =
+            (Arc::new(self.chain.clone()), Arc::new(self.accounts.for_other_trader()));
         let parts = Parts { queue, submitter, signers: signers(&self.vault), accounts };
         Trader::start(config, parts).unwrap()
     }
@@ -250,7 +251,7 @@ async fn nothing_waits_for_progress_to_be_told() {
     let start = tokio::time::Instant::now();
     rig.all_done(jobs).await;
     assert!(start.elapsed() < ms(4_500), "{:?}", start.elapsed());
-    assert_eq!(trader.stop(ms(1_000)).await.unwrap().handed_back, 0);
+    assert_eq!(trader.stop(ms(1_000)).await.unwrap().jobs_released, 0);
 }
 
 /// A queue that lost its data and gives the ids of before again: only the newest job of an id is known.

@@ -120,7 +120,8 @@ impl World {
 
     fn start(&mut self, slot: bool) {
         let config = Config { lease_ttl: Duration::from_secs(5), max_lane_jobs: 4, ..Config::default() };
-        let accounts = self.accounts.as_ref().map_or_else(MemoryAccounts::default, MemoryAccounts::another);
+        let accounts =
+            self.accounts.as_ref().map_or_else(MemoryAccounts::default, MemoryAccounts::for_other_trader);
         let parts = Parts {
             queue: Arc::new(self.queue.clone()),
             submitter: Arc::new(self.chain.clone()),

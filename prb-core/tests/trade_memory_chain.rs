@@ -181,7 +181,8 @@ async fn sequences_are_checked() {
 async fn signers_are_checked() {
     let chain = MemoryChain::new(Config { fee: 10, ..Config::default() });
     let alice = signer("//Alice");
-    let forged = Signs { signer: alice.signer.claiming(MemoryChain::account_of("//Bob")), ..alice };
+    let forged =
+        Signs { signer: alice.signer.with_claimed_account(MemoryChain::account_of("//Bob")), ..alice };
     let refused = send(&chain, forged, vec![message(0)]).await.unwrap_err();
     assert!(matches!(refused, SubmitError::BadKey { .. }) && !refused.is_retryable(), "{refused}");
     let alice = signer("//Alice");
@@ -281,7 +282,7 @@ async fn views_may_be_late() {
 /// The chain as the suite of submitters drives it.
 struct Driven(MemoryChain);
 
-impl conformance::submitter::Ground for Driven {
+impl conformance::submitter::TestChain for Driven {
     fn submitter(&self) -> Arc<dyn ChainSubmitter> {
         Arc::new(self.0.clone())
     }
@@ -291,7 +292,7 @@ impl conformance::submitter::Ground for Driven {
     }
 
     fn forged(&self) -> Arc<dyn Signer> {
-        Arc::new(MemorySigner::new("//Mallory").claiming(MemoryChain::account_of("//Alice")))
+        Arc::new(MemorySigner::new("//Mallory").with_claimed_account(MemoryChain::account_of("//Alice")))
     }
 
     fn poor(&self) -> Arc<dyn Signer> {

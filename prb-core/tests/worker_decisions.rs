@@ -6,7 +6,7 @@ use std::sync::Arc;
 use prb_core::{
     blob::HeaderCursor,
     chain::{SessionState, Unreadable, Withdrawal, WorkerOnChain},
-    inventory::{AfterStop, Goal},
+    inventory::{AfterExternalStop, Goal},
     primitives::{AccountId, Hash, ParaNumber, RelayNumber, WorkerKey},
     prpc::{GatekeeperStatus, PhactoryInfo},
     sync::Step,
@@ -164,7 +164,7 @@ fn syncing_goes_on_beside_operations_and_messages() {
     assert_eq!(decided(&observed).0, Action::Wait);
     // The job has ended, and the view is older than that.
     observed.job = None;
-    observed.settling = Some(ParaNumber(52));
+    observed.awaiting_block = Some(ParaNumber(52));
     assert_eq!(
         decided(&observed),
         (Action::Wait, State::PreActive, "Waiting for the on-chain state of block 52".into())
@@ -205,8 +205,8 @@ fn an_operation_that_fails_is_shown_and_holds_up_nothing_else() {
 #[test]
 fn a_refused_operation_waits_for_the_state_that_caused_it() {
     let refused = |operation, holds| {
-        let (error, cure) = ("PhalaStakePoolv2::PoolFrozen".into(), "ask its owner".into());
-        Some(Refused { operation, error, cure, holds })
+        let (error, remedy) = ("PhalaStakePoolv2::PoolFrozen".into(), "ask its owner".into());
+        Some(Refused { operation, error, remedy, is_current: holds })
     };
     let mut observed = ready();
     observed.refused = refused(Operation::Start(STAKE), true);
@@ -472,11 +472,11 @@ fn stops_are_shown_as_what_they_are() {
 #[test]
 fn settings_for_stops_hold_from_worker_to_pool_to_fleet() {
     let mut desired = desired(true, false);
-    assert_eq!(desired.after_stop(AfterStop::Reclaim), AfterStop::Reclaim);
-    Arc::make_mut(desired.pool.as_mut().unwrap()).after_stop = Some(AfterStop::StartAgain);
-    assert_eq!(desired.after_stop(AfterStop::Reclaim), AfterStop::StartAgain);
-    Arc::make_mut(&mut desired.worker).after_stop = Some(AfterStop::StayStopped);
-    assert_eq!(desired.after_stop(AfterStop::Reclaim), AfterStop::StayStopped);
+    assert_eq!(desired.after_stop(AfterExternalStop::Reclaim), AfterExternalStop::Reclaim);
+    Arc::make_mut(desired.pool.as_mut().unwrap()).after_stop = Some(AfterExternalStop::StartAgain);
+    assert_eq!(desired.after_stop(AfterExternalStop::Reclaim), AfterExternalStop::StartAgain);
+    Arc::make_mut(&mut desired.worker).after_stop = Some(AfterExternalStop::StayStopped);
+    assert_eq!(desired.after_stop(AfterExternalStop::Reclaim), AfterExternalStop::StayStopped);
 }
 
 #[test]

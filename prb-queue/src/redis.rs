@@ -49,36 +49,36 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    connections::Connections,
     consume::{End, Opened},
-    dispense::{Want, millis},
+    error::ConsumerError,
     finish::Ending,
-    held::Held,
-    link::Link,
+    lease_table::LeaseTable,
+    leasing::{Want, millis},
     pending::Pending,
     record::{Event, Record},
     submit::Submission,
-    trouble::ConsumerTrouble,
 };
 
 mod account_lease;
 mod action;
 mod admin;
 mod config;
+mod connections;
 mod consume;
-mod dispense;
+mod error;
+mod events;
 mod finish;
-mod held;
-mod keep;
-mod link;
+mod housekeeping;
+mod lease_table;
+mod leasing;
 mod pending;
 mod record;
 mod scripts;
 mod submit;
-mod trouble;
-mod watch_events;
 
 pub use account_lease::RedisAccounts;
-pub use config::{BlockHint, Config, Signers, StartError};
+pub use config::{BlockHint, Config, PoolSigners, StartError};
 
 /// Calls that may wait for a task; more wait at its door.
 const DOOR: usize = 256;
@@ -106,11 +106,11 @@ struct Inner {
 /// What the tasks share.
 struct Shared {
     config: Config,
-    link: Link,
+    link: Connections,
     /// This process's name in Redis.
     caller: String,
     pending: Pending,
-    held: Held,
+    held: LeaseTable,
     seq: AtomicU64,
     /// Whether this process submits: until then nobody hears events.
     submits: watch::Sender<bool>,
@@ -119,7 +119,7 @@ struct Shared {
     /// A job may fall due sooner than was known.
     sooner: Notify,
     /// What went wrong when jobs were last waited for.
-    consumer: watch::Sender<Option<ConsumerTrouble>>,
+    consumer: watch::Sender<Option<ConsumerError>>,
     /// What went wrong when the queue was last put in order.
     upkeep: watch::Sender<Option<Arc<str>>>,
     /// The connection that waits for jobs.
@@ -150,13 +150,13 @@ impl RedisQueue {
     /// Outside of a tokio runtime.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.check()?;
-        let link = Link::new(&config)?;
+        let link = Connections::new(&config)?;
         let shared = Arc::new(Shared {
             config,
             link,
             caller: random_name(),
             pending: Pending::default(),
-            held: Held::default(),
+            held: LeaseTable::default(),
             seq: AtomicU64::new(1),
             submits: watch::Sender::new(false),
             listening: watch::Sender::new(false),
@@ -172,11 +172,11 @@ impl RedisQueue {
         let (endings, to_finish) = mpsc::channel(DOOR);
         let mut tasks = JoinSet::new();
         tasks.spawn(submit::run(shared.clone(), to_submit));
-        let dispenser = tasks.spawn(dispense::run(shared.clone(), to_dispense)).id();
+        let dispenser = tasks.spawn(leasing::run(shared.clone(), to_dispense)).id();
         tasks.spawn(finish::run(shared.clone(), to_finish));
-        tasks.spawn(watch_events::listen(shared.clone()));
-        tasks.spawn(watch_events::ask(shared.clone()));
-        tasks.spawn(keep::run(shared.clone()));
+        tasks.spawn(events::listen(shared.clone()));
+        tasks.spawn(events::ask(shared.clone()));
+        tasks.spawn(housekeeping::run(shared.clone()));
         let mut supervisor = JoinSet::new();
         supervisor.spawn(supervise(shared.clone(), tasks, dispenser));
         Ok(Self(Arc::new(Inner { shared, submissions, wants, endings, _tasks: supervisor })))
@@ -198,7 +198,7 @@ impl RedisQueue {
             .await
             .map_err(|e| self.0.shared.link.unavailable(e))?;
         let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        if let Some(text) = trouble::too_old(version) {
+        if let Some(text) = error::too_old(version) {
             return Err(Error::Unavailable(format!("{}: {text}", self.0.shared.link.endpoint()).into()));
         }
         let shared = &self.0.shared;

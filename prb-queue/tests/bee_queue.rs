@@ -13,7 +13,7 @@ use prb_core::{
     queue::{CallOutcome, JobFailure, JobQueue, JobSigner, Progress, Stats},
     vault::Sealed,
 };
-use prb_queue::redis::{Config, RedisQueue, Signers};
+use prb_queue::redis::{Config, PoolSigners, RedisQueue};
 use serde_json::{Value, json};
 use support::{LONG, Node, Server, done, fate, fresh_name, lease};
 
@@ -29,7 +29,7 @@ fn config(server: &Server) -> Config {
 struct Operators;
 
 #[async_trait]
-impl Signers for Operators {
+impl PoolSigners for Operators {
     async fn signer(&self, pool: PoolId) -> Option<JobSigner> {
         (pool.0 < 100).then(|| signer(pool))
     }

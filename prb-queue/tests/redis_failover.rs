@@ -114,12 +114,12 @@ async fn a_redis_without_blmove_is_named() {
 #[tokio::test]
 async fn a_wrong_password_is_named_with_the_server_and_without_the_password() {
     let server = Server::with_arguments(&["--requirepass", "swordfish"]);
-    for (url, cure) in
+    for (url, remedy) in
         [(server.url(), "wants a password"), (server.url().replace("//", "//:crayfish@"), "password")]
     {
         let queue = RedisQueue::start(Config { url, ..quick(&server) }).unwrap();
         let error = text(&queue.stats().await.unwrap_err());
-        assert!(error.contains(cure) && error.contains(&server.port.to_string()), "{error}");
+        assert!(error.contains(remedy) && error.contains(&server.port.to_string()), "{error}");
         assert!(!error.contains("fish"), "{error}");
     }
 }

@@ -22,7 +22,7 @@ pub mod frame;
 pub mod keys;
 pub mod keyspace;
 mod metrics;
-mod prompt;
+mod quick_ack;
 pub mod remote;
 pub mod scale;
 pub mod server;

@@ -182,7 +182,7 @@ fn any_command(
 async fn command(
     manager: Manager,
     request: lm::UuidQueryRequest,
-    command: impl FnOnce(&Manager, &[Uuid]) -> Result<manage::Commanded, manage::Error>,
+    command: impl FnOnce(&Manager, &[Uuid]) -> Result<manage::CommandResult, manage::Error>,
 ) -> Result<WorkerStateUpdate, ResponseError> {
     let done = command(&manager, &ids(&request.ids)?).map_err(refused)?;
     log_left_out(&done);
@@ -190,7 +190,7 @@ async fn command(
     Ok(WorkerStateUpdate { worker_states })
 }
 
-fn log_left_out(done: &manage::Commanded) {
+fn log_left_out(done: &manage::CommandResult) {
     if !done.refused.is_empty() {
         let why: Vec<_> = done.refused.iter().take(MAX_NAMES).map(|(_, error)| error.to_string()).collect();
         warn!(count = done.refused.len(), why = why.join("; "), "workers were left out of a command");

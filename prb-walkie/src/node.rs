@@ -37,6 +37,7 @@ use tokio_util::{
 };
 
 mod behaviour;
+mod call_slots;
 mod codec;
 mod config;
 mod driver;
@@ -45,10 +46,9 @@ mod log_quota;
 mod mdns;
 mod metrics;
 mod outbound;
+mod peer_limits;
 mod peers;
-mod places;
 mod provenance;
-mod rooms;
 mod shares;
 mod start;
 mod table;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bench::{Bench, MNEMONIC, PHA, worker};
 use prb_core::{
     chain::memory::MemoryChain,
-    inventory::{AfterStop, Edit, Goal, Inventory, Pool, Saved, Worker},
+    inventory::{AfterExternalStop, Edit, FleetRecord, Goal, Inventory, Pool, Worker},
     primitives::{AccountId, PoolId, WorkerKey},
     prpc::Method as Prpc,
     vault::Vault,
@@ -178,14 +178,17 @@ async fn an_update_leaves_what_the_wire_does_not_carry() {
     let _: lm::WorkerList = bench.ok("CreateWorker", &lm::CreateWorker { workers: vec![worker(1)] }).await;
     let snapshot = bench.inventory.snapshots().borrow().clone();
     let mut set_pool = Pool::clone(&snapshot.pools[0]);
-    set_pool.after_stop = Some(AfterStop::Reclaim);
+    set_pool.after_stop = Some(AfterExternalStop::Reclaim);
     let mut set = Worker::clone(&snapshot.workers[0]);
-    (set.gatekeeper, set.after_stop) = (true, Some(AfterStop::StartAgain));
+    (set.gatekeeper, set.after_stop) = (true, Some(AfterExternalStop::StartAgain));
     set.endpoints = vec!["https://worker-1.example.org".into()];
-    let mut saved = Saved::default();
+    let mut saved = FleetRecord::default();
     (saved.key, saved.goal) = (Some(WorkerKey([7; 32])), Goal::StayStopped);
-    let edits =
-        vec![Edit::PutPool(set_pool.clone()), Edit::PutWorker(set.clone()), Edit::Save(set.id, saved)];
+    let edits = vec![
+        Edit::PutPool(set_pool.clone()),
+        Edit::PutWorker(set.clone()),
+        Edit::PutFleetRecord(set.id, saved),
+    ];
     bench.inventory.apply(edits).await.unwrap();
 
     let value = db::Worker { stake: "7".into(), ..worker(1) };

@@ -22,7 +22,7 @@ use prb_core::{
         AccountOnChain, ChainView, PoolOnChain, Registration, Session, SessionState, Unreadable, Withdrawal,
         WorkerOnChain,
     },
-    inventory::{AfterStop, Edit, Goal, Inventory, Operator, Pool, Worker, memory::MemoryInventory},
+    inventory::{AfterExternalStop, Edit, Goal, Inventory, Operator, Pool, Worker, memory::MemoryInventory},
     manage::{Manager, Parts, memory::MemoryKeys},
     primitives::{AccountId, Hash, ParaNumber, PoolId, RelayNumber, WorkerKey},
     prpc::{MemoryUsage, PhactoryInfo},
@@ -34,7 +34,7 @@ use prb_core::{
 use prb_walkie::{
     manage::{
         Sources,
-        detail::{MAX_TEXT_BYTES, MAX_WITH_EVENTS, ToldPool, ToldWorker, tell_worker},
+        detail::{MAX_TEXT_BYTES, MAX_WITH_EVENTS, PoolDetail, WorkerDetail, encode_worker},
         state::worker_state,
     },
     node::Limits,
@@ -81,7 +81,7 @@ async fn more_is_told_only_where_it_is_asked_for() {
     // The detail has what the JSON says; events are for workers that are named.
     assert!(all.worker_states[0].session_info_json.is_empty() && fleet.workers[0].events.is_empty());
     assert_eq!(fleet.known_commands().collect::<Vec<_>>(), Command::ALL);
-    let told = ToldWorker::from(fleet.workers[0].clone());
+    let told = WorkerDetail::from(fleet.workers[0].clone());
     assert_eq!((told.reason, told.goal, told.stalled), (Some("computing"), Some(Goal::Compute), false));
     let status = bench.manager.status(&[]).unwrap().remove(0);
     assert_eq!(told.chain.as_ref(), status.chain.as_deref());
@@ -89,7 +89,7 @@ async fn more_is_told_only_where_it_is_asked_for() {
     assert!(told.chain.unwrap().session.unwrap().stake.is_some());
 
     let one: wire::StatusUpdate = bench.ok("GetWorkerStatus", &query(&[&id])).await;
-    let told = ToldWorker::from(one.detail.unwrap().workers.remove(0));
+    let told = WorkerDetail::from(one.detail.unwrap().workers.remove(0));
     let events = bench.manager.events(id.parse().unwrap()).unwrap();
     assert!(events.iter().any(|event| matches!(event.kind, EventKind::OperationDone { .. })), "{events:?}");
     let kinds = |events: &[prb_core::worker::Event]| {
@@ -195,7 +195,7 @@ async fn full(workers: u128) -> (Handlers, Manager, Arc<ChainView>) {
             let operator = Operator { account: AccountId([pid + 1; 32]), key: Sealed(vec![1]) };
             let pool = Pool::new(Uuid::from_u128(pid.into()), PoolId(pid.into()), format!("pool {pid}"));
             let mut pool = pool.with_operator(operator);
-            pool.after_stop = Some(AfterStop::Reclaim);
+            pool.after_stop = Some(AfterExternalStop::Reclaim);
             pool
         })
         .collect();
@@ -249,8 +249,8 @@ async fn the_fleet_is_read_as_it_was_told() {
     // No worker runs here.
     assert_eq!(fleet.known_commands().count(), 0);
     assert_eq!(fleet.workers[0].reason, "no-fleet");
-    for (pid, told) in fleet.pools.into_iter().map(|pool| (PoolId(pool.pid), ToldPool::from(pool))) {
-        assert_eq!(told.after_stop, Some(AfterStop::Reclaim));
+    for (pid, told) in fleet.pools.into_iter().map(|pool| (PoolId(pool.pid), PoolDetail::from(pool))) {
+        assert_eq!(told.after_stop, Some(AfterExternalStop::Reclaim));
         assert_eq!(told.account.unwrap().unwrap().free, 1_500_000_000_000);
         match (told.chain.unwrap(), &view.pools[&pid]) {
             (Err(told), Err(_)) => assert_eq!(told.reason.len(), MAX_TEXT_BYTES),
@@ -263,7 +263,7 @@ async fn the_fleet_is_read_as_it_was_told() {
 async fn a_worker_is_read_as_it_was_told() {
     let mut entry = Worker::new(Uuid::from_u128(2), PoolId(12), "a", "http://a", 1);
     entry.endpoints = vec!["https://a.example.org".into()];
-    (entry.gatekeeper, entry.after_stop) = (true, Some(AfterStop::StartAgain));
+    (entry.gatekeeper, entry.after_stop) = (true, Some(AfterExternalStop::StartAgain));
     let desired = Desired { worker: Arc::new(entry), pool: None };
     let at = UNIX_EPOCH + Duration::from_millis(1_652_349_600_999);
     let mut status = WorkerStatus::idle(&desired, Reason::Unresponsive, at);
@@ -296,10 +296,10 @@ async fn a_worker_is_read_as_it_was_told() {
     let events: Vec<_> = kinds.into_iter().zip(0..).map(|(kind, n)| Event::new(n, at, kind)).collect();
     for result in [Ok(ParaNumber(0)), Err(Arc::from("busy"))] {
         status.checkpoint = Some(Checkpoint { at, result });
-        let mut wire = tell_worker(&status, &events);
+        let mut wire = encode_worker(&status, &events);
         // What a later version may say beside it.
         wire.events.push(wire::Event { kind: 99, ..wire::Event::default() });
-        let told = ToldWorker::from(wire::Worker::decode(&*wire.encode_to_vec()).unwrap());
+        let told = WorkerDetail::from(wire::Worker::decode(&*wire.encode_to_vec()).unwrap());
         assert_eq!(told.events, events);
         assert_eq!((told.reason, told.since, told.lag), (Some("unresponsive"), at, Some(0)));
         assert_eq!((told.stalled, told.failures, told.goal), (true, 7, Some(Goal::LeavePool)));
@@ -307,7 +307,7 @@ async fn a_worker_is_read_as_it_was_told() {
             (told.chain.as_ref(), told.checkpoint),
             (status.chain.as_deref(), status.checkpoint.clone())
         );
-        assert_eq!((told.gatekeeper, told.after_stop), (true, Some(AfterStop::StartAgain)));
+        assert_eq!((told.gatekeeper, told.after_stop), (true, Some(AfterExternalStop::StartAgain)));
         assert_eq!((told.info, told.endpoints.len()), (None, 1));
     }
 }
@@ -326,14 +326,14 @@ fn what_makes_no_sense_is_left_out() {
         }),
         ..wire::Worker::default()
     };
-    let told = ToldWorker::from(odd);
+    let told = WorkerDetail::from(odd);
     assert_eq!((told.reason, told.goal, told.after_stop), (None, None, None));
     let chain = told.chain.unwrap();
     assert!(chain.registration.is_none() && chain.session.is_none());
     let _ = told.since.elapsed();
     let keys =
         wire::PoolOnChain { exists: true, workers: vec![1; 33].into(), ..wire::PoolOnChain::default() };
-    let told = ToldPool::from(wire::Pool { chain: Some(keys), ..wire::Pool::default() });
+    let told = PoolDetail::from(wire::Pool { chain: Some(keys), ..wire::Pool::default() });
     assert_eq!(told.chain.unwrap().unwrap().as_ref().as_ref().unwrap().workers, [WorkerKey([1; 32])]);
 }
 
@@ -358,7 +358,7 @@ async fn five_thousand_workers_fit() {
     for (n, worker) in fleet.workers.iter_mut().enumerate() {
         let mut status = WorkerStatus::clone(&status);
         (status.info, status.chain) = (Some(Arc::new(info.clone())), Some(Arc::new(on_chain(n as u8))));
-        *worker = tell_worker(&status, &[]);
+        *worker = encode_worker(&status, &[]);
     }
     let states = update.encoded_len() - update.detail.unwrap().encoded_len();
     let bytes = states + fleet.encoded_len();

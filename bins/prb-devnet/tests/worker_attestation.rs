@@ -15,7 +15,7 @@ use codec::Decode;
 use prb_core::{
     attestation::{CollateralSource, Expected, RegistrationError, RegistrationRequest, registration},
     chain::{Call, Registration, WorkerOnChain},
-    conformance::pruntime::{self, Subject},
+    conformance::pruntime::{self, TestWorker},
     primitives::AccountId,
     prpc::{InitRuntimeRequest, Method},
     pruntime::{
@@ -61,7 +61,7 @@ async fn the_http_client_conforms() {
             next_para = head + 1;
         }
         let (one, other) = (Arc::clone(&bridge.worker), Arc::clone(&bridge.worker));
-        let subject = Subject {
+        let subject = TestWorker {
             client: connect.connect(&format!("{}/", bridge.worker.endpoint())).unwrap(),
             init: bridge.init_request(),
             headers,

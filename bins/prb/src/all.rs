@@ -24,15 +24,15 @@ use crate::{
     config::AllArgs,
     console::{self, Console, Local},
     daemon::{self, Daemon, pool},
-    desk::Desk,
     fleet_file::FleetFile,
+    fleet_runtime::{self, Chain, FleetRuntime},
     inventory,
     ops::Probe,
     peers,
     progress::{Display, Shown, View},
     sealed,
     token::Access,
-    work::{self, Chain, Work},
+    trade_queue::TradeQueue,
 };
 
 /// A running data provider, lifecycle manager and trader.
@@ -42,7 +42,7 @@ pub struct Bridge {
     vault: Arc<dyn Vault>,
     manager: Manager,
     blocks: Blocks,
-    work: Work,
+    work: FleetRuntime,
     api: Option<api::Server>,
     console: console::Open,
     fleet_file: Option<PathBuf>,
@@ -81,17 +81,17 @@ impl Bridge {
         vault: Arc<dyn Vault>,
     ) -> Result<Self, Failure> {
         let para = chains.para.clone();
-        let desk = Desk::built_in(para.clone(), Arc::clone(&vault)).map_err(Failure::Run)?;
+        let trade_queue = TradeQueue::built_in(para.clone(), Arc::clone(&vault)).map_err(Failure::Run)?;
         let access = Access::find_or_make(&args.pages, &args.data).map_err(Failure::Configuration)?;
-        let desk = desk.with_page(&args.pages, &access).await?;
+        let trade_queue = trade_queue.with_page(&args.pages, &access).await?;
         let blocks = Blocks::start(&args.data.join("blocks"), Some(chains), &args.history.history)
             .await
             .map_err(Failure::Run)?;
         let stored = Arc::clone(&blocks.source);
         let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(stored, cache::Config::default()));
         let chain = Chain::follow(para);
-        let parts = work::Parts { source, inventory: Arc::clone(&inventory), chain, desk };
-        let work = Work::start(parts, &args.workers).map_err(Failure::Run)?;
+        let parts = fleet_runtime::Parts { source, inventory: Arc::clone(&inventory), chain, trade_queue };
+        let work = FleetRuntime::start(parts, &args.workers).map_err(Failure::Run)?;
         let manager = Manager::new(manage::Parts {
             inventory: Arc::clone(&inventory),
             vault: Arc::clone(&vault),
@@ -102,7 +102,7 @@ impl Bridge {
             daemon: "all",
             manager: manager.clone(),
             fleet_file: args.fleet.clone(),
-            queue: Some(work.desk().source()),
+            queue: Some(work.trade_queue().source()),
             chain: Some(work.chain_views()),
             heights: Some(work.heights()),
             peers: None,
@@ -111,7 +111,7 @@ impl Bridge {
         let api = api.map_err(Failure::Configuration)?;
         let mut fleet = Local::new(manager.clone())
             .with_chain(work.heights(), work.chain_views())
-            .with_jobs(work.desk().watch());
+            .with_jobs(work.trade_queue().watch());
         if let Some(file) = &args.fleet {
             fleet = fleet.with_read_only(format!(
                 "Pools and workers are edited in the file {}; SIGHUP has it read again",
@@ -120,7 +120,7 @@ impl Bridge {
         }
         let console = Console::of_fleet(Arc::new(fleet))
             .with_chain_data(blocks.chain_data(&args.data))
-            .with_queue(work.desk().source());
+            .with_queue(work.trade_queue().source());
         let console = console::Open::start(&args.pages, &access, console).await?;
         Ok(Self { inventory, vault, manager, blocks, work, api, console, fleet_file: args.fleet.clone() })
     }
@@ -138,7 +138,7 @@ impl Bridge {
 
     /// Where the queue page is, if it could be opened.
     pub const fn queue_page(&self) -> Option<SocketAddr> {
-        self.work.desk().page()
+        self.work.trade_queue().page()
     }
 
     /// Where the management API is, if it could be opened.

@@ -41,7 +41,7 @@ use crate::{
     listen::Port,
     pages::{
         self, Rules, Site,
-        queue::{Directory, Recent, Setting, Workers},
+        queue::{Directory, PageHost, Recent, Workers},
     },
     token::Access,
 };
@@ -53,6 +53,7 @@ mod columns;
 mod confirm;
 mod context;
 mod fields;
+mod format;
 mod forms;
 mod history;
 mod list;
@@ -65,7 +66,6 @@ mod pools;
 mod session;
 mod target;
 pub mod view;
-mod words;
 mod worker;
 mod workers;
 
@@ -223,11 +223,11 @@ impl Console {
     }
 
     /// The page of transactions, where this process has a queue.
-    fn transactions(&self) -> Option<(Setting, pages::queue::Source)> {
+    fn transactions(&self) -> Option<(PageHost, pages::queue::Source)> {
         let source = self.0.queue.clone()?;
         let workers = self.0.fleet.clone().map(|fleet| -> Arc<dyn Workers> { Arc::new(OfFleet(fleet)) });
         let entries = self.entries("");
-        Some((Setting { base: TRANSACTIONS_PATH, title: TRANSACTIONS, entries, workers }, source))
+        Some((PageHost { base: TRANSACTIONS_PATH, title: TRANSACTIONS, entries, workers }, source))
     }
 
     /// Only before it is shared.

@@ -27,10 +27,10 @@ use crate::{
     config::DataProviderArgs,
     daemon::{self, Background, Daemon, Failure, pool},
     descriptors::{self, Shares},
+    fleet_runtime,
     ops::Probe,
     original, peers,
     progress::{Display, Shown, View},
-    work,
 };
 
 mod handlers;
@@ -146,7 +146,7 @@ impl Daemon for DataProvider {
 
     async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
-            () = work::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
+            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
             error = self.serving.ended() => error,
             error = self.blocks.ended() => error,
         }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use prb_core::{
-    inventory::{AfterStop, Worker},
+    inventory::{AfterExternalStop, Worker},
     primitives::{Balance, PoolId},
 };
 use secrecy::SecretString;
@@ -74,7 +74,7 @@ struct PoolEntry {
     #[serde(default)]
     sync_only: bool,
     /// What happens to its workers after a stop from elsewhere; the fleet's setting where absent.
-    after_stop: Option<AfterStop>,
+    after_stop: Option<AfterExternalStop>,
 }
 
 impl PoolEntry {
@@ -119,7 +119,7 @@ struct WorkerEntry {
     #[serde(default)]
     endpoints: Vec<String>,
     /// What happens after a stop from elsewhere; its pool's setting where absent.
-    after_stop: Option<AfterStop>,
+    after_stop: Option<AfterExternalStop>,
 }
 
 impl WorkerEntry {

@@ -28,7 +28,7 @@ use crate::{
     config::LifecycleArgs,
     console::{self, Console, Local},
     daemon::{self, Background, Daemon, Failure, pool},
-    desk::{self, Desk},
+    fleet_runtime::{self, Chain, FleetRuntime},
     inventory,
     ops::Probe,
     peers,
@@ -36,7 +36,7 @@ use crate::{
     readiness, sealed,
     signers::InventorySigners,
     token::Access,
-    work::{self, Chain, Work},
+    trade_queue::{self, TradeQueue},
 };
 
 mod candidates;
@@ -50,7 +50,7 @@ const NODE_STOP: Duration = Duration::from_millis(300);
 pub struct LifecycleManager {
     node: Node,
     /// `None` where only the inventory is edited.
-    work: Option<Work>,
+    work: Option<FleetRuntime>,
     api: Option<api::Server>,
     console: console::Open,
     background: Background,
@@ -171,34 +171,35 @@ async fn work(
     candidates: watch::Receiver<Vec<Candidate>>,
     own: OwnChain,
     parts: &Parts,
-) -> Result<(Work, Providers), Failure> {
+) -> Result<(FleetRuntime, Providers), Failure> {
     let remote = RemoteBlobSource::start_on(candidates, own, args.remote_config());
     let providers = remote.watcher();
     let source: Arc<dyn BlobSource> = Arc::new(CachedSource::new(Arc::new(remote), args.cache_config()));
     let chain = Chain::follow(parts.para.clone());
-    let desk = match &args.q_redis_endpoint {
+    let trade_queue = match &args.q_redis_endpoint {
         // Jobs of other managers, the original's perhaps, may be in that Redis, too.
         Some(url) if args.use_built_in_trader => {
             let signers = InventorySigners::new(Arc::clone(&parts.inventory));
             let config = queue::Config {
                 signers: Some(Arc::new(signers)),
-                ..desk::submitters(url.as_str(), chain.views())
+                ..trade_queue::submitters(url.as_str(), chain.views())
             };
-            Desk::trading(config, parts.para.clone(), Arc::clone(&parts.vault))
+            TradeQueue::trading(config, parts.para.clone(), Arc::clone(&parts.vault))
         }
-        Some(url) => Desk::queue_only(url, chain.views()),
-        None => Desk::built_in(parts.para.clone(), Arc::clone(&parts.vault)),
+        Some(url) => TradeQueue::queue_only(url, chain.views()),
+        None => TradeQueue::built_in(parts.para.clone(), Arc::clone(&parts.vault)),
     };
-    let desk = desk.map_err(Failure::Run)?.with_page(&args.pages, access).await?;
+    let trade_queue = trade_queue.map_err(Failure::Run)?.with_page(&args.pages, access).await?;
     let inventory = Arc::clone(&parts.inventory);
-    let work = Work::start(work::Parts { source, inventory, chain, desk }, &args.workers);
+    let work =
+        FleetRuntime::start(fleet_runtime::Parts { source, inventory, chain, trade_queue }, &args.workers);
     Ok((work.map_err(Failure::Run)?, providers))
 }
 
 /// What peers are told beside the workers' states.
-fn sources(work: Option<&Work>) -> Sources {
+fn sources(work: Option<&FleetRuntime>) -> Sources {
     let Some(work) = work else { return Sources::default() };
-    let jobs = work.desk().watch();
+    let jobs = work.trade_queue().watch();
     Sources {
         heights: Some(work.heights()),
         chain: Some(work.chain_views()),
@@ -211,27 +212,27 @@ async fn api(
     args: &LifecycleArgs,
     access: &Access,
     manager: Manager,
-    work: Option<&Work>,
+    work: Option<&FleetRuntime>,
     node: &Node,
 ) -> Result<Option<api::Server>, Failure> {
     let source = api::Source {
         daemon: "lifecycle",
         manager,
         fleet_file: None,
-        queue: work.map(|work| work.desk().source()),
-        chain: work.map(Work::chain_views),
-        heights: work.map(Work::heights),
+        queue: work.map(|work| work.trade_queue().source()),
+        chain: work.map(FleetRuntime::chain_views),
+        heights: work.map(FleetRuntime::heights),
         peers: Some(node.peers()),
     };
     api::Server::open(&args.api, &args.pages, access, source).await.map_err(Failure::Configuration)
 }
 
 /// The pages over this manager.
-fn console(manager: Manager, node: &Node, work: Option<&Work>) -> Console {
+fn console(manager: Manager, node: &Node, work: Option<&FleetRuntime>) -> Console {
     let fleet = Local::new(manager);
     let Some(work) = work else { return Console::of_fleet(Arc::new(fleet)).with_node(node.clone()) };
-    let fleet = fleet.with_chain(work.heights(), work.chain_views()).with_jobs(work.desk().watch());
-    Console::of_fleet(Arc::new(fleet)).with_node(node.clone()).with_queue(work.desk().source())
+    let fleet = fleet.with_chain(work.heights(), work.chain_views()).with_jobs(work.trade_queue().watch());
+    Console::of_fleet(Arc::new(fleet)).with_node(node.clone()).with_queue(work.trade_queue().source())
 }
 
 impl Daemon for LifecycleManager {
@@ -258,7 +259,7 @@ impl Daemon for LifecycleManager {
             }
         };
         tokio::select! {
-            () = work::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
+            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
             error = work => error,
             error = api::ended(&mut self.api) => error,
             error = self.console.ended() => error,

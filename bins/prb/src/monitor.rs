@@ -13,6 +13,7 @@ use crate::{
     config::MonitorArgs,
     console::{self, Console},
     daemon::{self, Background, Daemon, Failure},
+    fleet_runtime,
     listen::Port,
     ops::{Probe, Reason},
     pages::Rules,
@@ -21,7 +22,6 @@ use crate::{
     progress::{Display, Shown, View},
     readiness::Code,
     token::Access,
-    work,
 };
 
 mod json;
@@ -99,7 +99,7 @@ impl Daemon for Monitor {
 
     async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
-            () = work::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
+            () = fleet_runtime::closed(self.node.peers()) => anyhow::anyhow!("the node among its peers has ended"),
             error = self.background.ended() => error,
         }
     }

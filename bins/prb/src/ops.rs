@@ -7,7 +7,7 @@
 //! {"ready":false,"reasons":[{"code":"no_data_provider","message":"no data provider has been found yet"}]}
 //! ```
 //!
-//! `docs/readiness.md` lists the codes ([`Code`]) with their cures.
+//! `docs/readiness.md` lists the codes ([`Code`]) with their remedies.
 //!
 //! The port tells who asks and changes nothing, so it asks for no key; it is on loopback unless the operator
 //! says otherwise.

@@ -1,4 +1,4 @@
-//! Why a daemon is not ready: every reason with its code. `docs/readiness.md` lists the codes with their cures.
+//! Why a daemon is not ready: every reason with its code. `docs/readiness.md` lists the codes with their remedies.
 
 use std::{
     collections::BTreeMap,
@@ -251,6 +251,6 @@ mod tests {
             .map(|(code, rest)| (code, rest.matches(" | ").count()))
             .collect();
         let codes: Vec<_> = Code::ALL.iter().map(|code| (code.as_str(), 2)).collect();
-        assert_eq!(listed, codes, "code, of, meaning, cure");
+        assert_eq!(listed, codes, "code, of, meaning, remedy");
     }
 }

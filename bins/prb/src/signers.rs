@@ -9,7 +9,7 @@ use prb_core::{
     primitives::PoolId,
     queue::JobSigner,
 };
-use prb_queue::redis::Signers;
+use prb_queue::redis::PoolSigners;
 use tokio::sync::watch;
 
 /// The operators of an inventory's pools, as they are when they are asked for.
@@ -27,7 +27,7 @@ impl InventorySigners {
 }
 
 #[async_trait]
-impl Signers for InventorySigners {
+impl PoolSigners for InventorySigners {
     async fn signer(&self, pool: PoolId) -> Option<JobSigner> {
         let snapshot = Arc::clone(&self.snapshots.borrow());
         let pool = snapshot.pools.iter().find(|known| known.pid == pool)?;

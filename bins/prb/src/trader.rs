@@ -15,7 +15,6 @@ use prb_walkie::vault::RsaVault;
 use crate::{
     config::TraderArgs,
     daemon::{self, Background, Daemon, Failure, pool},
-    desk::{self, Desk},
     fleet_file::FleetFile,
     nodes::NodeWatch,
     ops::Probe,
@@ -23,12 +22,13 @@ use crate::{
     sealed,
     signers::InventorySigners,
     token::Access,
+    trade_queue::{self, TradeQueue},
 };
 
 /// A running trader.
 #[derive(Debug)]
 pub struct TraderDaemon {
-    desk: Desk,
+    trade_queue: TradeQueue,
     nodes: NodeWatch,
     background: Background,
 }
@@ -51,9 +51,9 @@ impl TraderDaemon {
         }
         let mut background = Background::default();
         let nodes = NodeWatch::para(para.clone(), &mut background);
-        let desk = Desk::trading(config, para, vault).map_err(Failure::Configuration)?;
+        let trade_queue = TradeQueue::trading(config, para, vault).map_err(Failure::Configuration)?;
         let access = Access::given(&args.pages).map_err(Failure::Configuration)?;
-        Ok(Self { desk: desk.with_page(&args.pages, &access).await?, nodes, background })
+        Ok(Self { trade_queue: trade_queue.with_page(&args.pages, &access).await?, nodes, background })
     }
 }
 
@@ -69,23 +69,23 @@ impl Daemon for TraderDaemon {
     const OPS_PORT: u16 = 18014;
 
     fn probe(&self) -> Probe {
-        let (nodes, queue) = (self.nodes.clone(), self.desk.watch());
-        Arc::new(move || nodes.reasons().into_iter().chain(desk::readiness(&queue)).collect())
+        let (nodes, queue) = (self.nodes.clone(), self.trade_queue.watch());
+        Arc::new(move || nodes.reasons().into_iter().chain(trade_queue::readiness(&queue)).collect())
     }
 
     async fn view(&self) -> View {
-        View { jobs: self.desk.stats(), shown: Shown::Trader, ..View::default() }
+        View { jobs: self.trade_queue.stats(), shown: Shown::Trader, ..View::default() }
     }
 
     async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
-            error = self.desk.ended() => error,
+            error = self.trade_queue.ended() => error,
             error = self.background.ended() => error,
         }
     }
 
     async fn stop(self) {
-        self.desk.stop().await;
+        self.trade_queue.stop().await;
         self.background.stop().await;
     }
 }

@@ -16,7 +16,7 @@ use prb::{
 };
 use prb_chain::inventory::{Config, HeedInventory};
 use prb_core::{
-    inventory::{AfterStop, Edit, Goal, Inventory, Saved, Snapshot, memory::MemoryInventory},
+    inventory::{AfterExternalStop, Edit, FleetRecord, Goal, Inventory, Snapshot, memory::MemoryInventory},
     primitives::{PoolId, WorkerKey},
     vault::{Vault, memory::MemoryVault},
 };
@@ -45,8 +45,8 @@ fn snapshot(inventory: &dyn Inventory) -> Arc<Snapshot> {
     inventory.snapshots().borrow().clone()
 }
 
-fn stopped() -> Saved {
-    let mut saved = Saved::default();
+fn stopped() -> FleetRecord {
+    let mut saved = FleetRecord::default();
     (saved.key, saved.goal) = (Some(WorkerKey([7; 32])), Goal::StayStopped);
     saved
 }
@@ -89,7 +89,7 @@ async fn every_field_is_read_from_both_formats() {
         let [one, two] = &snapshot.pools[..] else { panic!("{snapshot:?}") };
         assert_eq!(
             (one.name.as_str(), one.after_stop, one.sync_only),
-            ("pool-1", Some(AfterStop::Reclaim), false)
+            ("pool-1", Some(AfterExternalStop::Reclaim), false)
         );
         assert_eq!((two.name.as_str(), two.after_stop, two.sync_only), ("two", None, true));
         let sealed = &one.operator.as_ref().unwrap().key;
@@ -97,7 +97,7 @@ async fn every_field_is_read_from_both_formats() {
         let [a, b] = &snapshot.workers[..] else { panic!("{snapshot:?}") };
         assert_eq!(
             (a.gatekeeper, a.after_stop, a.stake),
-            (true, Some(AfterStop::StartAgain), 30_000_000_000_000_000)
+            (true, Some(AfterExternalStop::StartAgain), 30_000_000_000_000_000)
         );
         assert_eq!(a.endpoints, ["https://a.example.org", "http://a.example.net:8080"]);
         assert_eq!((b.name.as_str(), b.pid, b.enabled), ("http://b:8000", PoolId(2), false));
@@ -183,7 +183,7 @@ async fn what_the_fleet_keeps_goes_on_with_the_name_or_the_endpoint() {
     let text = POOL.to_owned() + &worker("a", "http://a:1") + &worker("b", "http://b:1");
     apply(&text, &inventory, &vault).await;
     let a = snapshot(&inventory).workers[0].id;
-    inventory.apply(vec![Edit::Save(a, stopped())]).await.unwrap();
+    inventory.apply(vec![Edit::PutFleetRecord(a, stopped())]).await.unwrap();
     let saved = |name: &str| {
         let snapshot = snapshot(&inventory);
         snapshot.workers.iter().find(|w| w.name == name).map(|w| snapshot.saved(w.id)).unwrap()
@@ -191,15 +191,15 @@ async fn what_the_fleet_keeps_goes_on_with_the_name_or_the_endpoint() {
 
     apply(&text.replace("stake = 5", "stake = 6").replace("http://a:1", "http://a:2"), &inventory, &vault)
         .await;
-    assert_eq!((saved("a"), saved("b")), (stopped(), Saved::default()), "edited");
+    assert_eq!((saved("a"), saved("b")), (stopped(), FleetRecord::default()), "edited");
     apply(&text.replace("\"a\"", "\"c\"").replace("http://a:1", "http://A:2/"), &inventory, &vault).await;
-    assert_eq!((saved("c"), saved("b")), (stopped(), Saved::default()), "renamed");
+    assert_eq!((saved("c"), saved("b")), (stopped(), FleetRecord::default()), "renamed");
     assert_eq!(snapshot(&inventory).saved.len(), 1, "nothing is kept of a name that is gone");
 
     apply(&(POOL.to_owned() + &worker("b", "http://b:1")), &inventory, &vault).await;
     assert!(snapshot(&inventory).saved.is_empty());
     apply(&text, &inventory, &vault).await;
-    assert_eq!(saved("a"), Saved::default(), "it had left the file");
+    assert_eq!(saved("a"), FleetRecord::default(), "it had left the file");
 }
 
 /// On nodes and workers that do not answer: nothing but the daemon's own start is looked at.
@@ -259,7 +259,7 @@ async fn prb_all_keeps_keys_and_goals_over_a_restart() {
     let (id, key) = {
         let inventory = open();
         let snapshot = snapshot(&inventory);
-        let edits = snapshot.workers.iter().map(|worker| Edit::Save(worker.id, stopped()));
+        let edits = snapshot.workers.iter().map(|worker| Edit::PutFleetRecord(worker.id, stopped()));
         inventory.apply(edits.collect()).await.unwrap();
         (snapshot.workers[0].id, snapshot.pools[0].operator.clone().unwrap().key)
     };

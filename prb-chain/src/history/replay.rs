@@ -69,7 +69,7 @@ pub struct Fault {
 
 /// What a pass over the sources came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Drained {
+pub struct ReplayOutcome {
     /// Whether anything was stored.
     pub stored: bool,
     /// What sources failed at, as far as it is remembered.
@@ -155,9 +155,9 @@ impl Replay {
         }
     }
 
-    async fn pass(&mut self) -> Result<Drained, store::Error> {
+    async fn pass(&mut self) -> Result<ReplayOutcome, store::Error> {
         if self.store.genesis().is_none() {
-            let Some((start, genesis, _)) = self.start().await else { return Ok(Drained::default()) };
+            let Some((start, genesis, _)) = self.start().await else { return Ok(ReplayOutcome::default()) };
             self.settle(start, genesis).await?;
         }
         let extent = self.extent();
@@ -221,8 +221,8 @@ impl Replay {
     ///
     /// # Errors
     /// What the store says; what sources do wrong is in the answer.
-    pub async fn drain(&mut self) -> Result<Drained, store::Error> {
-        let mut drained = Drained::default();
+    pub async fn drain(&mut self) -> Result<ReplayOutcome, store::Error> {
+        let mut drained = ReplayOutcome::default();
         loop {
             let mut moved = false;
             for part in PARTS {

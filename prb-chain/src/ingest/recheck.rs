@@ -23,7 +23,7 @@ const KEYS_PER_PROOF: usize = 500;
 
 /// What came of a second look.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rechecked {
+pub struct RecheckOutcome {
     /// Nodes that answered.
     pub nodes: usize,
     /// Blocks whose stored changes were replaced.
@@ -47,8 +47,8 @@ pub async fn recheck(
     para: &NodePool,
     store: &Arc<Store>,
     blocks: Span<ParaNumber>,
-) -> Result<Rechecked, Error> {
-    let mut outcome = Rechecked { nodes: 0, replaced: Vec::new() };
+) -> Result<RecheckOutcome, Error> {
+    let mut outcome = RecheckOutcome { nodes: 0, replaced: Vec::new() };
     let mut first = blocks.first;
     while first <= blocks.last {
         let last = ParaNumber(blocks.last.0.min(first.0.saturating_add(PER_CALL - 1)));
@@ -67,7 +67,7 @@ async fn recheck_chunk(
     para: &NodePool,
     store: &Arc<Store>,
     blocks: Span<ParaNumber>,
-) -> Result<Rechecked, Error> {
+) -> Result<RecheckOutcome, Error> {
     let (mut answers, mut failure) = (Vec::new(), None);
     for node in para.candidates() {
         match changes::fetch_from(&node, store, blocks.first.0, blocks.last.0).await {
@@ -99,7 +99,7 @@ async fn recheck_chunk(
             replaced.push(number);
         }
     }
-    Ok(Rechecked { nodes: answers.len(), replaced })
+    Ok(RecheckOutcome { nodes: answers.len(), replaced })
 }
 
 /// Which of the answers is right.

@@ -19,7 +19,7 @@ use super::{Chains, Config, Error, Pause, absent, write, wrong};
 use crate::{
     history::Piece,
     rpc::{self, ASK_AGAIN, Capability, Node, Refusal, json},
-    store::{self, NewStop, ParaHead, RelayBatch, Store},
+    store::{self, NewJustifiedBlock, ParaHead, RelayBatch, Store},
     verify::{self, Checked, grandpa, state},
 };
 
@@ -297,7 +297,7 @@ fn check(
     para_id: u32,
     mut set: AuthoritySet,
     answers: Vec<(Proven, Vec<Vec<u8>>)>,
-) -> Result<(Vec<Checked>, Vec<NewStop>), verify::Error> {
+) -> Result<(Vec<Checked>, Vec<NewJustifiedBlock>), verify::Error> {
     let (mut all, mut stops) = (Vec::new(), Vec::new());
     for (Proven { headers, justification }, proof) in answers {
         let Some((last, before)) = headers.split_last() else { continue };
@@ -319,7 +319,7 @@ fn check(
             let reason = "it is another set than the block schedules".into();
             return Err(verify::Error::Proof { what: "the authorities", reason });
         }
-        stops.push(NewStop {
+        stops.push(NewJustifiedBlock {
             number: RelayNumber(last.number),
             justification,
             set_id: set.id,

@@ -1,7 +1,7 @@
 //! Pools and workers as they are stored. A field that is added later needs a default.
 
 use prb_core::{
-    inventory::{AfterStop, Operator, Pool, Worker},
+    inventory::{AfterExternalStop, Operator, Pool, Worker},
     primitives::{AccountId, Balance, PoolId},
     vault::Sealed,
 };
@@ -20,7 +20,7 @@ pub(super) struct PoolRecord {
     #[serde(default)]
     sync_only: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    after_stop: Option<AfterStop>,
+    after_stop: Option<AfterExternalStop>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub(super) struct WorkerRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     endpoints: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    after_stop: Option<AfterStop>,
+    after_stop: Option<AfterExternalStop>,
 }
 
 impl From<&Pool> for PoolRecord {

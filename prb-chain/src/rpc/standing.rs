@@ -54,7 +54,7 @@ impl Capability {
 /// Something that a node was found not to offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Lack {
+pub struct MissingCapability {
     /// What it does not offer.
     pub capability: Capability,
     /// What it answered.
@@ -78,7 +78,7 @@ pub struct Health {
     /// It serves another chain than the pool's.
     pub other_chain: bool,
     /// What it was found not to offer.
-    pub lacks: Vec<Lack>,
+    pub lacks: Vec<MissingCapability>,
     /// What went wrong last.
     pub last_error: Option<String>,
 }
@@ -174,8 +174,8 @@ impl Standing {
     }
 
     /// What it was found not to offer and has not shown to offer since.
-    pub(super) fn all_lacks(&self) -> Vec<Lack> {
-        let lack = |(capability, absence): (&Capability, &Absence)| Lack {
+    pub(super) fn all_lacks(&self) -> Vec<MissingCapability> {
+        let lack = |(capability, absence): (&Capability, &Absence)| MissingCapability {
             capability: *capability,
             reason: absence.reason.clone(),
         };

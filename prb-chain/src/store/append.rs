@@ -21,7 +21,7 @@ pub struct ParaHead {
 
 /// A justified relay block.
 #[derive(Clone, Debug)]
-pub struct NewStop {
+pub struct NewJustifiedBlock {
     /// Its number.
     pub number: RelayNumber,
     /// Its justification.
@@ -43,8 +43,8 @@ pub struct RelayBatch {
     pub first: RelayNumber,
     /// Encoded headers.
     pub headers: Vec<Vec<u8>>,
-    /// Justified ones among them, in order.
-    pub stops: Vec<NewStop>,
+    /// JustifiedBlock ones among them, in order.
+    pub stops: Vec<NewJustifiedBlock>,
 }
 
 impl Store {

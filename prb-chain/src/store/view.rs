@@ -4,7 +4,7 @@ use heed::RoRange;
 use prb_core::{
     blob::{
         Span,
-        assemble::{Stop, View},
+        assemble::{BatchEnd, ChainPieces},
     },
     primitives::{ParaNumber, RelayNumber},
 };
@@ -120,7 +120,7 @@ impl<'s> StoreView<'s> {
 
 impl StoreView<'_> {
     /// The stop at a number, from its row among the alignments.
-    fn stop<'a>(&'a self, number: u32, encoded: &'a [u8]) -> Result<Stop<'a>, Error> {
+    fn stop<'a>(&'a self, number: u32, encoded: &'a [u8]) -> Result<BatchEnd<'a>, Error> {
         let tables = &self.txn.tables;
         let error = |e| self.store.error(e);
         let missing = |what| Error::Missing { what };
@@ -133,7 +133,7 @@ impl StoreView<'_> {
                 Some(set.ok_or_else(|| missing("authority set"))?)
             }
         };
-        Ok(Stop {
+        Ok(BatchEnd {
             number: RelayNumber(number),
             justification: justification.ok_or_else(|| missing("justification"))?,
             set_id: alignment.set_id,
@@ -144,7 +144,7 @@ impl StoreView<'_> {
     }
 }
 
-impl View for StoreView<'_> {
+impl ChainPieces for StoreView<'_> {
     type Error = Error;
 
     fn first_relay(&self) -> RelayNumber {
@@ -154,7 +154,7 @@ impl View for StoreView<'_> {
     fn stops<'a>(
         &'a self,
         from: RelayNumber,
-        take: &mut dyn FnMut(Stop<'a>) -> bool,
+        take: &mut dyn FnMut(BatchEnd<'a>) -> bool,
     ) -> Result<(), Self::Error> {
         let tables = &self.txn.tables;
         let error = |e| self.store.error(e);
@@ -168,7 +168,7 @@ impl View for StoreView<'_> {
         Ok(())
     }
 
-    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Self::Error> {
+    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error> {
         let found = self.txn.tables.alignments.get_lower_than(&self.txn, &number.0);
         let found = found.map_err(|e| self.store.error(e))?;
         found.map(|(number, encoded)| self.stop(number, encoded)).transpose()

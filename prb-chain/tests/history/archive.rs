@@ -191,7 +191,10 @@ async fn an_empty_store_and_an_empty_folder_say_so() {
     let nothing = export(&empty().store, folder.path(), Config::default(), &mut |_| true);
     assert!(matches!(nothing, Err(Error::Empty)));
     let into = empty();
-    assert_eq!(replay(&into, vec![source(folder.path())]).await, prb_chain::history::Drained::default());
+    assert_eq!(
+        replay(&into, vec![source(folder.path())]).await,
+        prb_chain::history::ReplayOutcome::default()
+    );
     assert!(ArchiveHistory::open(&folder.path().join("none")).is_err());
 }
 

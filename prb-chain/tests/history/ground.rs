@@ -4,11 +4,11 @@ use std::{fs, path::Path, sync::Arc};
 
 use codec::Decode;
 use prb_chain::{
-    history::{Config, Drained, HistorySource, Piece, Replay, memory::Blocks},
+    history::{Config, HistorySource, Piece, Replay, ReplayOutcome, memory::Blocks},
     store::{self, Store},
 };
 use prb_core::{
-    blob::{Span, assemble::View},
+    blob::{Span, assemble::ChainPieces},
     primitives::{ParaNumber, RelayNumber},
 };
 use tempfile::TempDir;
@@ -95,10 +95,10 @@ pub(crate) fn is_part_of(some: &Store, whole: &Store) {
 }
 
 /// Takes whatever the sources have.
-pub(crate) async fn replay(into: &Kept, sources: Vec<Arc<dyn HistorySource>>) -> Drained {
+pub(crate) async fn replay(into: &Kept, sources: Vec<Arc<dyn HistorySource>>) -> ReplayOutcome {
     let mut replay = Replay::new(Arc::clone(&into.store), sources, Config::default());
     if into.store.genesis().is_none() {
-        let Some((start, genesis, _)) = replay.start().await else { return Drained::default() };
+        let Some((start, genesis, _)) = replay.start().await else { return ReplayOutcome::default() };
         replay.settle(start, genesis).await.unwrap();
     }
     replay.drain().await.unwrap()

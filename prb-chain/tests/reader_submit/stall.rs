@@ -139,7 +139,7 @@ async fn through(what: Stall) {
     };
     let shown = tokio::time::timeout(patience, all).await.expect("not done in time");
     // Nobody is told that all is well.
-    assert!(shown.iter().all(|shown| !shown.starts_with("Gathering")), "{what:?}: {shown:?}");
+    assert!(shown.iter().all(|shown| !shown.starts_with("Collecting")), "{what:?}: {shown:?}");
     println!("{what:?} stalled for {:?}: the trader showed {shown:#?}", rig.length);
     for worker in &rig.workers {
         for sequence in 0..2 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prb_core::{
     chain::{Call, ChainSubmitter},
-    conformance::submitter::{self, Ground},
+    conformance::submitter::{self, TestChain},
     primitives::ParaNumber,
     signer::Signer,
 };
@@ -12,7 +12,7 @@ use prb_devnet::Config;
 
 use crate::net::{Claiming, Net, Worker, signer_of};
 
-impl Ground for Net {
+impl TestChain for Net {
     fn submitter(&self) -> Arc<dyn ChainSubmitter> {
         Arc::new(Self::submitter(self))
     }

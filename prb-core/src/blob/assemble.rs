@@ -1,7 +1,7 @@
 //! Assembly of batches from encoded pieces, shared by every [`BlobSource`](super::BlobSource) that stores
 //! blocks.
 //!
-//! A [`View`] provides the encoded pieces of a chain at one moment. [`headers`] and [`blocks`] choose the
+//! A [`ChainPieces`] provides the encoded pieces of a chain at one moment. [`headers`] and [`blocks`] choose the
 //! largest run that pRuntime's rules and the byte limit permit, and write the request body by copying each
 //! piece once into one allocation.
 //!
@@ -19,7 +19,7 @@ use crate::primitives::{ParaNumber, RelayNumber};
 
 /// A justified relay block, at which a header batch can end.
 #[derive(Clone, Copy, Debug)]
-pub struct Stop<'a> {
+pub struct BatchEnd<'a> {
     /// Its number.
     pub number: RelayNumber,
     /// Its GRANDPA justification.
@@ -37,7 +37,7 @@ pub struct Stop<'a> {
 /// The encoded pieces of a chain at one moment.
 ///
 /// Spans are iterated from their first block on and without gaps; they end where the view's blocks end.
-pub trait View {
+pub trait ChainPieces {
     /// Why a piece cannot be read.
     type Error: Into<Box<dyn std::error::Error + Send + Sync>>;
 
@@ -51,14 +51,14 @@ pub trait View {
     fn stops<'a>(
         &'a self,
         from: RelayNumber,
-        take: &mut dyn FnMut(Stop<'a>) -> bool,
+        take: &mut dyn FnMut(BatchEnd<'a>) -> bool,
     ) -> Result<(), Self::Error>;
 
     /// Returns the newest stop before a relay block.
     ///
     /// # Errors
     /// If the pieces cannot be read.
-    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Self::Error>;
+    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error>;
 
     /// Calls `take` with each relay header of the span until it returns false.
     ///
@@ -131,7 +131,7 @@ fn storage(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
 ///
 /// # Errors
 /// As for that method.
-pub fn headers<V: View>(
+pub fn headers<V: ChainPieces>(
     view: &V,
     cursor: HeaderCursor,
     max_bytes: usize,
@@ -144,7 +144,7 @@ pub fn headers<V: View>(
 ///
 /// As for that method.
 /// As there.
-pub fn headers_to<V: View>(
+pub fn headers_to<V: ChainPieces>(
     view: &V,
     cursor: HeaderCursor,
     end: RelayNumber,
@@ -160,11 +160,11 @@ pub fn headers_to<V: View>(
 ///
 /// # Errors
 /// As for that method.
-pub fn ranges<V: View>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Error> {
+pub fn ranges<V: ChainPieces>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Error> {
     let stops = stops_of_set(view, from)?;
     let before = view.stop_before(from).map_err(storage)?;
     let first_para = before.and_then(|stop| stop.para_head).map_or(ParaNumber(0), ParaNumber::next);
-    let range = |stop: &Stop<'_>| Range {
+    let range = |stop: &BatchEnd<'_>| Range {
         relay: Span { first: from, last: stop.number },
         para: stop.para_head.filter(|head| *head >= first_para).map(|last| Span { first: first_para, last }),
         set_id: stop.set_id,
@@ -179,7 +179,7 @@ pub fn ranges<V: View>(view: &V, from: RelayNumber) -> Result<Option<Ranges>, Er
     Ok(None)
 }
 
-fn has_para_header<V: View>(view: &V, head: Option<ParaNumber>) -> Result<bool, Error> {
+fn has_para_header<V: ChainPieces>(view: &V, head: Option<ParaNumber>) -> Result<bool, Error> {
     let Some(head) = head else { return Ok(true) };
     let mut found = false;
     view.para_headers(Span { first: head, last: head }, &mut |_| {
@@ -192,7 +192,7 @@ fn has_para_header<V: View>(view: &V, head: Option<ParaNumber>) -> Result<bool, 
 
 /// Returns the stops from a relay header on, up to the one that changes the set: a batch must not cross a
 /// change except at its last header.
-fn stops_of_set<V: View>(view: &V, from: RelayNumber) -> Result<Vec<Stop<'_>>, Error> {
+fn stops_of_set<V: ChainPieces>(view: &V, from: RelayNumber) -> Result<Vec<BatchEnd<'_>>, Error> {
     if from < view.first_relay() {
         return Err(Error::BadCursor {
             cursor: format!("relay {from}"),
@@ -209,10 +209,10 @@ fn stops_of_set<V: View>(view: &V, from: RelayNumber) -> Result<Vec<Stop<'_>>, E
 }
 
 /// Returns the largest header batch at the cursor that ends at one of the stops.
-fn headers_among<V: View>(
+fn headers_among<V: ChainPieces>(
     view: &V,
     cursor: HeaderCursor,
-    stops: &[Stop<'_>],
+    stops: &[BatchEnd<'_>],
     max_bytes: usize,
 ) -> Result<Option<HeaderBatch>, Error> {
     let Some(last) = stops.last() else { return Ok(None) };
@@ -256,7 +256,7 @@ const fn too_large(cursor: String, size_bytes: usize, limit_bytes: usize) -> Err
 /// A header batch that is not written yet.
 struct HeaderPlan<'a> {
     cursor: HeaderCursor,
-    stop: Stop<'a>,
+    stop: BatchEnd<'a>,
     relay: &'a [&'a [u8]],
     relay_bytes: usize,
     para: &'a [&'a [u8]],
@@ -277,7 +277,7 @@ enum Planned<'a> {
 impl<'a> HeaderPlan<'a> {
     fn ending_at(
         cursor: HeaderCursor,
-        stop: Stop<'a>,
+        stop: BatchEnd<'a>,
         relay: &'a Run<'a>,
         para: &'a Run<'a>,
     ) -> Result<Planned<'a>, Error> {
@@ -366,7 +366,11 @@ impl<'a> HeaderPlan<'a> {
 ///
 /// # Errors
 /// As for that method.
-pub fn blocks<V: View>(view: &V, cursor: BlockCursor, max_bytes: usize) -> Result<Option<BlockBatch>, Error> {
+pub fn blocks<V: ChainPieces>(
+    view: &V,
+    cursor: BlockCursor,
+    max_bytes: usize,
+) -> Result<Option<BlockBatch>, Error> {
     if cursor.from.0 == 0 {
         return Err(Error::BadCursor {
             cursor: "block 0".into(),

@@ -21,11 +21,12 @@ use moka::{future::Cache, policy::EvictionPolicy};
 use tokio::sync::watch;
 
 use super::{
-    BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal, Span,
+    BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
+    Span,
 };
 use crate::{
     primitives::{ParaNumber, RelayNumber},
-    sync::Cooldown,
+    sync::RateLimit,
 };
 
 mod single_flight;
@@ -69,11 +70,11 @@ struct Entry<B> {
 
 /// Rate limits of evictions.
 struct EvictionLimits {
-    headers: Cooldown<HeaderCursor>,
+    headers: RateLimit<HeaderCursor>,
     /// Refused batches, by their first block.
-    blocks: Cooldown<ParaNumber>,
+    blocks: RateLimit<ParaNumber>,
     /// Entries that overlap a refused batch, which may serve other workers.
-    entries: Cooldown<(BlockCursor, usize)>,
+    entries: RateLimit<(BlockCursor, usize)>,
 }
 
 type Cached<C, B> = Cache<(C, usize), Arc<Entry<B>>>;
@@ -110,9 +111,9 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
             blocks: Entries::new("blocks", config, |batch: &BlockBatch| batch.body.len()),
             heights: inner.heights(),
             eviction_limits: Mutex::new(EvictionLimits {
-                headers: Cooldown::new(config.forget_every, REFUSALS),
-                blocks: Cooldown::new(config.forget_every, REFUSALS),
-                entries: Cooldown::new(config.forget_every, REFUSALS),
+                headers: RateLimit::new(config.forget_every, REFUSALS),
+                blocks: RateLimit::new(config.forget_every, REFUSALS),
+                entries: RateLimit::new(config.forget_every, REFUSALS),
             }),
             inner,
         }
@@ -125,20 +126,20 @@ impl<S: BlobSource + ?Sized> CachedSource<S> {
         self.headers.cached.weighted_size() + self.blocks.cached.weighted_size()
     }
 
-    fn evict(&self, refusal: &Refusal) {
+    fn evict(&self, refusal: &RefusedData) {
         let mut eviction_limits = self.eviction_limits.lock().unwrap_or_else(PoisonError::into_inner);
         match refusal {
-            Refusal::Headers { cursor, .. } if eviction_limits.headers.admit(*cursor) => {
+            RefusedData::Headers { cursor, .. } if eviction_limits.headers.admit(*cursor) => {
                 let touched = self.headers.cached.iter().filter(|(key, _)| key.0 == *cursor);
                 touched.for_each(|(_, entry)| entry.evict("headers"));
             }
-            Refusal::Blocks { blocks, at, .. } if eviction_limits.blocks.admit(blocks.first) => {
+            RefusedData::Blocks { blocks, at, .. } if eviction_limits.blocks.admit(blocks.first) => {
                 let suspect = at.map_or(*blocks, |at| Span { first: at, last: at });
                 let touched = self.blocks.cached.iter().filter(|(_, entry)| entry.holds(suspect));
                 let now = touched.filter(|(key, _)| eviction_limits.entries.admit(**key));
                 now.for_each(|(_, entry)| entry.evict("blocks"));
             }
-            Refusal::Headers { .. } | Refusal::Blocks { .. } => {}
+            RefusedData::Headers { .. } | RefusedData::Blocks { .. } => {}
         }
     }
 }
@@ -308,7 +309,7 @@ impl<S: BlobSource + ?Sized + 'static> BlobSource for CachedSource<S> {
         self.blocks.get((cursor, max_bytes), tip, is_outdated, fetch).await
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    fn refused(&self, refusal: &RefusedData) {
         self.evict(refusal);
         self.inner.refused(refusal);
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{
     BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Span,
-    assemble::{self, Stop, View},
+    assemble::{self, BatchEnd, ChainPieces},
     range::{RangeSource, Ranges},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 
 /// The justification of a relay block, at which a header batch can end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Justified {
+pub struct JustifiedBlock {
     /// Its GRANDPA justification.
     pub justification: Vec<u8>,
     /// The newest parachain header in the block's state.
@@ -40,8 +40,8 @@ struct EncodedStop {
 }
 
 impl EncodedStop {
-    fn as_stop(&self) -> Stop<'_> {
-        Stop {
+    fn as_stop(&self) -> BatchEnd<'_> {
+        BatchEnd {
             number: self.number,
             justification: &self.justification,
             set_id: self.set_id,
@@ -110,7 +110,7 @@ impl MemorySource {
             source.push_changes(&StorageChanges::default());
             let para_head = Some(ParaNumber(number));
             let (justification, proof) = (Vec::new(), Vec::new());
-            let justified = Justified { justification, para_head, proof, next_set: None };
+            let justified = JustifiedBlock { justification, para_head, proof, next_set: None };
             source.push_relay(&parent, Some(justified));
         }
         source.set_targets(RelayNumber(count), ParaNumber(count));
@@ -121,7 +121,7 @@ impl MemorySource {
     ///
     /// # Panics
     /// If the header's number is not the next.
-    pub fn push_relay(&self, header: &Header, justified: Option<Justified>) {
+    pub fn push_relay(&self, header: &Header, justified: Option<JustifiedBlock>) {
         self.change(|chain| {
             let next = chain.first_relay.0 + chain.relay.len() as u32;
             assert_eq!(header.number, next, "relay headers come in sequence");
@@ -212,7 +212,7 @@ fn take_slices<'a>(
     }
 }
 
-impl View for Chain {
+impl ChainPieces for Chain {
     type Error = std::convert::Infallible;
 
     fn first_relay(&self) -> RelayNumber {
@@ -222,7 +222,7 @@ impl View for Chain {
     fn stops<'a>(
         &'a self,
         from: RelayNumber,
-        take: &mut dyn FnMut(Stop<'a>) -> bool,
+        take: &mut dyn FnMut(BatchEnd<'a>) -> bool,
     ) -> Result<(), Self::Error> {
         let start = self.stops.partition_point(|stop| stop.number < from);
         for stop in &self.stops[start..] {
@@ -233,7 +233,7 @@ impl View for Chain {
         Ok(())
     }
 
-    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<Stop<'a>>, Self::Error> {
+    fn stop_before<'a>(&'a self, number: RelayNumber) -> Result<Option<BatchEnd<'a>>, Self::Error> {
         let end = self.stops.partition_point(|stop| stop.number < number);
         Ok(self.stops[..end].last().map(EncodedStop::as_stop))
     }

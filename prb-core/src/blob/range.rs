@@ -47,7 +47,7 @@ pub struct Ranges {
 /// use prb_core::{
 ///     blob::{
 ///         BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights,
-///         assemble::{self, View},
+///         assemble::{self, ChainPieces},
 ///         range::{RangeSource, Ranges},
 ///     },
 ///     primitives::RelayNumber,
@@ -62,7 +62,7 @@ pub struct Ranges {
 /// }
 ///
 /// #[async_trait]
-/// impl<V: View + Send + Sync + std::fmt::Debug> BlobSource for Source<V> {
+/// impl<V: ChainPieces + Send + Sync + std::fmt::Debug> BlobSource for Source<V> {
 ///     fn heights(&self) -> watch::Receiver<Heights> {
 ///         self.heights.subscribe()
 ///     }
@@ -81,7 +81,7 @@ pub struct Ranges {
 /// }
 ///
 /// #[async_trait]
-/// impl<V: View + Send + Sync + std::fmt::Debug> RangeSource for Source<V> {
+/// impl<V: ChainPieces + Send + Sync + std::fmt::Debug> RangeSource for Source<V> {
 ///     async fn ranges(&self, from: RelayNumber) -> Result<Option<Ranges>, Error> {
 ///         assemble::ranges(&*self.view, from)
 ///     }

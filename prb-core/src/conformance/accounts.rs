@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// // In a `#[tokio::test]` of the backend.
 /// conformance::accounts::all(async || {
 ///     let one = MemoryAccounts::default();
-///     let other = one.another();
+///     let other = one.for_other_trader();
 ///     (one, other)
 /// })
 /// .await;

@@ -14,7 +14,7 @@ use prost::Message;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
-    blob::{BlobSource, BlockCursor, Error, Genesis, HeaderCursor, Heights, memory::Justified},
+    blob::{BlobSource, BlockCursor, Error, Genesis, HeaderCursor, Heights, memory::JustifiedBlock},
     primitives::{Hash, ParaNumber, RelayNumber},
     prpc,
     wire::{
@@ -32,7 +32,7 @@ pub struct RelayBlock {
     /// Its header.
     pub header: Header,
     /// Set if a batch can end at it.
-    pub justified: Option<Justified>,
+    pub justified: Option<JustifiedBlock>,
 }
 
 /// Two chains with plausible headers and made-up proofs.
@@ -78,7 +78,7 @@ impl Sample {
                 set = AuthoritySet { list: vec![(rng.random(), 1)], id: set.id + 1 };
                 set.clone()
             });
-            let justified = (next_set.is_some() || i % spacing == 0).then(|| Justified {
+            let justified = (next_set.is_some() || i % spacing == 0).then(|| JustifiedBlock {
                 justification: random_bytes(&mut rng, 10..200),
                 para_head: Some(ParaNumber(head)),
                 proof: (0..3).map(|_| random_bytes(&mut rng, 1..100)).collect(),

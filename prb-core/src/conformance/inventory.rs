@@ -6,8 +6,9 @@ use uuid::Uuid;
 
 use crate::{
     inventory::{
-        AfterStop, Edit, Error, Goal, Inventory, Limits, MAX_ANNOUNCED, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES,
-        Operator, Pool, Saved, Sent, SentOperation, Snapshot, Worker,
+        AfterExternalStop, Edit, Error, FleetRecord, Goal, Inventory, Limits, MAX_ANNOUNCED,
+        MAX_ENDPOINT_BYTES, MAX_NAME_BYTES, Operator, PendingOperation, PendingOperationKind, Pool, Snapshot,
+        Worker,
     },
     primitives::{AccountId, ParaNumber, PoolId, WorkerKey},
     vault::Sealed,
@@ -74,10 +75,10 @@ async fn keeps_what_was_put(inventory: &impl Inventory) {
     assert_eq!(**inventory.snapshots().borrow(), Snapshot::default(), "a new inventory is not empty");
     let mut proxied = pool(7);
     (proxied.proxied, proxied.operator) = (Some(AccountId([9; 32])), None);
-    proxied.after_stop = Some(AfterStop::StartAgain);
+    proxied.after_stop = Some(AfterExternalStop::StartAgain);
     let mut gatekeeper = worker(2);
     gatekeeper.gatekeeper = true;
-    gatekeeper.after_stop = Some(AfterStop::Reclaim);
+    gatekeeper.after_stop = Some(AfterExternalStop::Reclaim);
     gatekeeper.endpoints = vec!["https://b.example.org".into(), "http://a.example.org:8443/x".into()];
     let edits = vec![
         Edit::PutPool(proxied.clone()),
@@ -121,18 +122,18 @@ async fn applies_all_or_nothing(inventory: &impl Inventory) {
 }
 
 /// The record of a worker that its owner has stopped.
-pub fn saved() -> Saved {
-    let mut saved = Saved::default();
+pub fn saved() -> FleetRecord {
+    let mut saved = FleetRecord::default();
     (saved.key, saved.goal, saved.was_computing) = (Some(WorkerKey([7; 32])), Goal::StayStopped, true);
-    saved.sent = Some(Sent::new(SentOperation::Start, ParaNumber(9)));
+    saved.sent = Some(PendingOperation::new(PendingOperationKind::Start, ParaNumber(9)));
     saved
 }
 
 async fn keeps_what_was_saved(inventory: &impl Inventory) {
     let id = worker(1).id;
     let snapshot = apply(inventory, vec![Edit::PutPool(pool(1)), Edit::PutWorker(worker(1))]).await;
-    assert_eq!(snapshot.saved(id), Saved::default(), "a new worker has nothing saved");
-    let snapshot = apply(inventory, vec![Edit::Save(id, saved())]).await;
+    assert_eq!(snapshot.saved(id), FleetRecord::default(), "a new worker has nothing saved");
+    let snapshot = apply(inventory, vec![Edit::PutFleetRecord(id, saved())]).await;
     assert_eq!(snapshot.saved(id), saved(), "the state was not saved");
     assert_eq!(snapshot.revision, 2, "saving counts as an edit");
     assert_eq!(*snapshot.workers[0], worker(1), "saving changes the entry");
@@ -145,9 +146,10 @@ async fn keeps_what_was_saved(inventory: &impl Inventory) {
 
     let snapshot = apply(inventory, vec![Edit::RemoveWorker(id)]).await;
     assert!(snapshot.saved.is_empty(), "a removed worker's state is kept");
-    let error = refused(inventory, vec![Edit::Save(id, saved())], "there is no such worker").await;
+    let error = refused(inventory, vec![Edit::PutFleetRecord(id, saved())], "there is no such worker").await;
     assert!(matches!(error, Error::Unknown { what: "worker", .. }), "an unknown worker gave {error:?}");
-    let snapshot = apply(inventory, vec![Edit::PutWorker(worker(1)), Edit::Save(id, saved())]).await;
+    let snapshot =
+        apply(inventory, vec![Edit::PutWorker(worker(1)), Edit::PutFleetRecord(id, saved())]).await;
     assert_eq!(snapshot.saved(id), saved(), "a worker and its state do not go into one transaction");
 }
 

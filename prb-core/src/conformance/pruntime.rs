@@ -32,7 +32,7 @@ const OTHER: AccountId = AccountId([0x0c; 32]);
 /// An uninitialised worker, and chain data that it accepts.
 ///
 /// After an exit it restarts by itself from its last checkpoint.
-pub struct Subject {
+pub struct TestWorker {
     /// The client under test.
     pub client: Arc<dyn PRuntimeClient>,
     /// The `InitRuntime` request, without attestation. The suite adds the operator.
@@ -49,13 +49,13 @@ pub struct Subject {
     pub slow_attestation: Box<dyn Fn(Duration) + Send + Sync>,
 }
 
-impl fmt::Debug for Subject {
+impl fmt::Debug for TestWorker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("TestWorker").field("client", &self.client).finish_non_exhaustive()
     }
 }
 
-impl Subject {
+impl TestWorker {
     fn worker(&self) -> PRuntime {
         PRuntime::new(Arc::clone(&self.client))
     }
@@ -79,17 +79,17 @@ impl Subject {
 /// Runs all checks. `fresh` creates a worker that shares nothing with the previous ones.
 ///
 /// ```
-/// use prb_core::conformance::pruntime::{self, Subject};
+/// use prb_core::conformance::pruntime::{self, TestWorker};
 ///
 /// /// Starts a worker, and gives it with batches that it takes.
-/// async fn conforms(fresh: impl AsyncFn() -> Subject) {
+/// async fn conforms(fresh: impl AsyncFn() -> TestWorker) {
 ///     pruntime::all(fresh).await;
 /// }
 /// ```
 ///
 /// # Panics
 /// If the backend violates the seam's contract.
-pub async fn all(fresh: impl AsyncFn() -> Subject) {
+pub async fn all(fresh: impl AsyncFn() -> TestWorker) {
     requests_are_answered_or_refused(&fresh().await).await;
     a_worker_is_initialised_once(&fresh().await).await;
     numbers_are_taken_in_order(&fresh().await).await;
@@ -115,7 +115,7 @@ fn refused<T: fmt::Debug>(result: Result<T, Error>, status: u16, text: &str) {
     }
 }
 
-async fn requests_are_answered_or_refused(subject: &Subject) {
+async fn requests_are_answered_or_refused(subject: &TestWorker) {
     let client = &subject.client;
     let echo = prpc::EchoMessage { echo_msg: Bytes::from_static(b"\0hello\xff") };
     let answer = client.call(Method::Echo, echo.encode_to_vec().into()).await.unwrap();
@@ -132,7 +132,7 @@ async fn requests_are_answered_or_refused(subject: &Subject) {
     assert!(matches!(error, Error::TooLarge { limit_bytes, .. } if limit_bytes == limit), "{error:?}");
 }
 
-async fn a_worker_is_initialised_once(subject: &Subject) {
+async fn a_worker_is_initialised_once(subject: &TestWorker) {
     let worker = subject.worker();
     let before = worker.info().await.unwrap();
     assert!(!before.initialized && before.can_load_chain_state && !before.version.is_empty(), "{before:?}");
@@ -151,7 +151,7 @@ async fn a_worker_is_initialised_once(subject: &Subject) {
     refused(worker.init(&subject.init).await, 500, "Runtime already initialized");
 }
 
-async fn numbers_are_taken_in_order(subject: &Subject) {
+async fn numbers_are_taken_in_order(subject: &TestWorker) {
     let worker = subject.initialised().await;
     refused(worker.dispatch_blocks(subject.blocks[0].clone()).await, 500, "NoStateRoot");
     refused(worker.sync_headers(subject.headers[1].clone()).await, 500, "BlockNumberMismatch");
@@ -187,7 +187,7 @@ async fn numbers_are_taken_in_order(subject: &Subject) {
     assert!(worker.info().await.unwrap().blocknum > info.blocknum);
 }
 
-async fn headers_come_first_and_are_justified(subject: &Subject) {
+async fn headers_come_first_and_are_justified(subject: &TestWorker) {
     let worker = subject.initialised().await;
     let mut request = prpc::CombinedHeadersToSync::decode(subject.headers[0].clone()).unwrap();
     let mut headers = Vec::<HeaderToSync>::decode(&mut &*request.encoded_relaychain_headers).unwrap();
@@ -208,7 +208,7 @@ async fn expected(worker: &PRuntime, operator: AccountId, para_id: u32) -> Expec
     Expected::new(key, operator, genesis, para_id).with_info(&info)
 }
 
-async fn registration_names_the_operator_that_was_told(subject: &Subject) {
+async fn registration_names_the_operator_that_was_told(subject: &TestWorker) {
     let worker = subject.initialised().await;
     let expects = expected(&worker, OPERATOR, subject.para_id).await;
     let mut request = RegistrationRequest::new(false);
@@ -242,7 +242,7 @@ async fn give_up<T: fmt::Debug>(call: impl Future<Output = T>) {
     assert!(answer.is_err(), "{answer:?} came too early");
 }
 
-async fn a_slow_attestation_is_kept(subject: &Subject) {
+async fn a_slow_attestation_is_kept(subject: &TestWorker) {
     let worker = subject.synced().await;
     let expects = expected(&worker, OPERATOR, subject.para_id).await;
     (subject.slow_attestation)(SLOW);
@@ -257,7 +257,7 @@ async fn a_slow_attestation_is_kept(subject: &Subject) {
     assert!(began.elapsed() < SLOW, "it attested again");
 }
 
-async fn endpoints_are_signed(subject: &Subject) {
+async fn endpoints_are_signed(subject: &TestWorker) {
     let worker = subject.worker();
     let wanted = ["https://worker.example.org".to_owned(), "http://10.0.0.1:8000".to_owned()];
     assert!(worker.sign_endpoints(&wanted).await.is_err(), "it has no key yet");
@@ -274,7 +274,7 @@ async fn endpoints_are_signed(subject: &Subject) {
     assert!(matches!(other, Err(endpoints::Error::Answer { .. })), "{other:?}");
 }
 
-async fn a_running_dispatch_keeps_others_out(subject: &Subject) {
+async fn a_running_dispatch_keeps_others_out(subject: &TestWorker) {
     let worker = subject.initialised().await;
     worker.sync_headers(subject.headers[0].clone()).await.unwrap();
     (subject.slow_dispatch)(SLOW);
@@ -293,7 +293,7 @@ async fn a_running_dispatch_keeps_others_out(subject: &Subject) {
     worker.sync_headers(subject.headers[1].clone()).await.unwrap();
 }
 
-async fn a_dispatch_goes_on_without_its_caller(subject: &Subject) {
+async fn a_dispatch_goes_on_without_its_caller(subject: &TestWorker) {
     let worker = subject.initialised().await;
     worker.sync_headers(subject.headers[0].clone()).await.unwrap();
     (subject.slow_dispatch)(SLOW);
@@ -317,7 +317,7 @@ async fn back(worker: &PRuntime) -> prpc::PhactoryInfo {
     }
 }
 
-async fn an_exit_keeps_the_checkpoint_only(subject: &Subject) {
+async fn an_exit_keeps_the_checkpoint_only(subject: &TestWorker) {
     let worker = subject.synced().await;
     let key = worker.info().await.unwrap().public_key;
     worker.kick().await.unwrap();
@@ -350,7 +350,7 @@ async fn an_exit_keeps_the_checkpoint_only(subject: &Subject) {
     assert_eq!(back(&worker).await.blocknum, kept.blocknum);
 }
 
-async fn a_state_is_loaded_before_anything_else(subject: &Subject) {
+async fn a_state_is_loaded_before_anything_else(subject: &TestWorker) {
     let worker = subject.synced().await;
     let state =
         prpc::ChainState { block_number: 9, encoded_state: subject.init.encoded_genesis_state.clone() };

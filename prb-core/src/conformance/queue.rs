@@ -477,7 +477,7 @@ async fn shows_a_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     assert_eq!(succeeded.record.outcome, Some(done(1)), "the outcome is shown");
     assert_eq!(states(&succeeded), [JobState::Waiting, JobState::Active, JobState::Succeeded]);
     assert!(succeeded.record.ended_ms >= Some(succeeded.record.created_ms), "it ended after it began");
-    assert_eq!((succeeded.record.hand_outs, succeeded.record.error), (1, None));
+    assert_eq!((succeeded.record.attempts, succeeded.record.error), (1, None));
     assert!(succeeded.calls[0].contains("PhalaStakePoolv2::add_worker"), "{:?}", succeeded.calls);
     assert!(!succeeded.data.to_string().contains("0405"), "the sealed key is shown");
     let failed = shown(queue, 2).await.record;
@@ -487,9 +487,9 @@ async fn shows_a_job<Q: JobQueue + QueueAdmin>(queue: &Q) {
     assert_eq!((delayed.record.retries_left, delayed.record.error.as_deref()), (2, Some("later")));
     assert_eq!(delayed.record.history[2].note.as_deref(), Some("later"), "why it is delayed");
     let active = shown(queue, 4).await.record;
-    assert_eq!((active.state, active.pool, active.hand_outs), (JobState::Active, Some(PoolId(2)), 1));
+    assert_eq!((active.state, active.pool, active.attempts), (JobState::Active, Some(PoolId(2)), 1));
     assert!(active.progress.is_some(), "how far an active job is");
-    assert_eq!(shown(queue, 5).await.record.hand_outs, 0);
+    assert_eq!(shown(queue, 5).await.record.attempts, 0);
     assert_eq!(ok(queue.job(JobId(7)).await, "showing"), None, "an unknown job is shown");
 }
 

@@ -1,6 +1,6 @@
 //! Conformance suite of [`ChainSubmitter`].
 //!
-//! A backend implements [`Ground`]: a chain that the suite drives block by block. Checks wait for the
+//! A backend implements [`TestChain`]: a chain that the suite drives block by block. Checks wait for the
 //! submitter's behaviour, so they run under paused time as well as against a chain of real nodes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -28,7 +28,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A chain for the suite.
-pub trait Ground: Send + Sync {
+pub trait TestChain: Send + Sync {
     /// Creates a submitter without knowledge of earlier transactions, like that of a new process.
     fn submitter(&self) -> Arc<dyn ChainSubmitter>;
     /// Signs for an operator that can pay.
@@ -48,17 +48,17 @@ pub trait Ground: Send + Sync {
 /// Runs all checks.
 ///
 /// ```
-/// use prb_core::conformance::submitter::{self, Ground};
+/// use prb_core::conformance::submitter::{self, TestChain};
 ///
 /// /// `Own` is a chain that the suite can drive.
-/// async fn conforms<Own: Ground>(chain: &Own) {
+/// async fn conforms<Own: TestChain>(chain: &Own) {
 ///     submitter::all(chain).await;
 /// }
 /// ```
 ///
 /// # Panics
 /// If the backend violates the seam's contract.
-pub async fn all<G: Ground>(ground: &G) {
+pub async fn all<G: TestChain>(ground: &G) {
     each_call_has_its_outcome_in_order(ground).await;
     effects_are_told_before_and_after(ground).await;
     messages_ahead_of_a_missing_one_are_told(ground).await;
@@ -76,7 +76,7 @@ fn refused_call() -> (Call, &'static str) {
     (Call::AddWorker { pool: PoolId(1), worker }, "PhalaStakePoolv2::WorkerNotRegistered")
 }
 
-async fn ticking<G: Ground, T>(ground: &G, what: &str, work: impl Future<Output = T>) -> T {
+async fn ticking<G: TestChain, T>(ground: &G, what: &str, work: impl Future<Output = T>) -> T {
     let blocks = async {
         loop {
             sleep(TICK).await;
@@ -89,7 +89,7 @@ async fn ticking<G: Ground, T>(ground: &G, what: &str, work: impl Future<Output 
     }
 }
 
-async fn send<G: Ground>(
+async fn send<G: TestChain>(
     ground: &G,
     submitter: &dyn ChainSubmitter,
     signer: Arc<dyn Signer>,
@@ -101,13 +101,13 @@ async fn send<G: Ground>(
 }
 
 /// Sends a call that must succeed.
-async fn done<G: Ground>(ground: &G, submitter: &dyn ChainSubmitter, n: u32) -> BatchOutcome {
+async fn done<G: TestChain>(ground: &G, submitter: &dyn ChainSubmitter, n: u32) -> BatchOutcome {
     let outcome = send(ground, submitter, ground.signer(), vec![ground.call(n)]).await.unwrap();
     assert_eq!(outcome.calls, [Ok(())], "call {n}");
     outcome
 }
 
-async fn effects<G: Ground>(
+async fn effects<G: TestChain>(
     ground: &G,
     submitter: &dyn ChainSubmitter,
     calls: &[Call],
@@ -117,7 +117,7 @@ async fn effects<G: Ground>(
     (found.calls, found.block)
 }
 
-async fn each_call_has_its_outcome_in_order<G: Ground>(ground: &G) {
+async fn each_call_has_its_outcome_in_order<G: TestChain>(ground: &G) {
     let submitter = ground.submitter();
     let (refused, name) = refused_call();
     let calls = vec![ground.call(1), refused.clone(), ground.call(2), refused];
@@ -133,7 +133,7 @@ async fn each_call_has_its_outcome_in_order<G: Ground>(ground: &G) {
     assert_eq!(reports.recv().await, None, "the channel is closed after the outcome");
 }
 
-async fn effects_are_told_before_and_after<G: Ground>(ground: &G) {
+async fn effects_are_told_before_and_after<G: TestChain>(ground: &G) {
     let submitter = ground.submitter();
     let calls = [ground.call(4), ground.call(3)];
     assert_eq!(effects(ground, &*submitter, &calls).await.0, [Effect::Missing, Effect::Missing]);
@@ -147,7 +147,7 @@ async fn effects_are_told_before_and_after<G: Ground>(ground: &G) {
 }
 
 /// The chain accepts a sender's messages only in sequence; it has none of these senders.
-async fn messages_ahead_of_a_missing_one_are_told<G: Ground>(ground: &G) {
+async fn messages_ahead_of_a_missing_one_are_told<G: TestChain>(ground: &G) {
     let message = |sender: u8, sequence| {
         let sender = MessageOrigin::Worker(WorkerKey([sender; 32]));
         let message = Message { sender, destination: vec![], payload: vec![] };
@@ -160,7 +160,7 @@ async fn messages_ahead_of_a_missing_one_are_told<G: Ground>(ground: &G) {
 }
 
 /// Block by block: a transaction in a block that is not final has no outcome yet.
-async fn outcomes_are_final<G: Ground>(ground: &G) {
+async fn outcomes_are_final<G: TestChain>(ground: &G) {
     let submitter = ground.submitter();
     let (progress, mut reports) = mpsc::channel(8);
     let batch = CallBatch::new(ground.signer(), vec![ground.call(4)]);
@@ -184,7 +184,7 @@ async fn outcomes_are_final<G: Ground>(ground: &G) {
     }
 }
 
-async fn a_cancelled_submission_is_waited_for<G: Ground>(ground: &G) {
+async fn a_cancelled_submission_is_waited_for<G: TestChain>(ground: &G) {
     let first = ground.submitter();
     let (progress, mut reports) = mpsc::channel(8);
     let batch = CallBatch::new(ground.signer(), vec![ground.call(5)]);
@@ -213,7 +213,7 @@ async fn a_cancelled_submission_is_waited_for<G: Ground>(ground: &G) {
     done(ground, &*first, 7).await;
 }
 
-async fn forged_signatures_are_refused<G: Ground>(ground: &G) {
+async fn forged_signatures_are_refused<G: TestChain>(ground: &G) {
     let submitter = ground.submitter();
     let forged = ground.forged();
     assert_eq!(forged.account(), ground.signer().account(), "it claims to be the operator");
@@ -238,7 +238,7 @@ impl Signer for Away {
     }
 }
 
-async fn a_signer_that_is_away_sends_nothing<G: Ground>(ground: &G) {
+async fn a_signer_that_is_away_sends_nothing<G: TestChain>(ground: &G) {
     let submitter = ground.submitter();
     let away = Arc::new(Away(ground.signer().account()));
     let error = send(ground, &*submitter, away, vec![ground.call(9)]).await.unwrap_err();
@@ -247,7 +247,7 @@ async fn a_signer_that_is_away_sends_nothing<G: Ground>(ground: &G) {
     done(ground, &*submitter, 9).await;
 }
 
-async fn who_cannot_pay_is_told<G: Ground>(ground: &G) {
+async fn who_cannot_pay_is_told<G: TestChain>(ground: &G) {
     let submitter = ground.submitter();
     match send(ground, &*submitter, ground.poor(), vec![ground.call(10)]).await {
         Err(SubmitError::InsufficientFees { available, needed, .. }) => {
@@ -258,7 +258,7 @@ async fn who_cannot_pay_is_told<G: Ground>(ground: &G) {
     assert_eq!(effects(ground, &*submitter, &[ground.call(10)]).await.0, [Effect::Missing]);
 }
 
-async fn a_full_progress_channel_loses_no_outcome<G: Ground>(ground: &G) {
+async fn a_full_progress_channel_loses_no_outcome<G: TestChain>(ground: &G) {
     let submitter = ground.submitter();
     let (progress, reports) = mpsc::channel(1);
     let extrinsic = crate::primitives::Hash([1; 32]);

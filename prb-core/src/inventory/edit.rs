@@ -115,7 +115,7 @@ impl Snapshot {
                     workers.remove(&id).ok_or(Error::Unknown { what: "worker", id })?;
                     saved.remove(&id);
                 }
-                Edit::Save(id, state) => {
+                Edit::PutFleetRecord(id, state) => {
                     if !workers.contains_key(&id) {
                         return Err(Error::Unknown { what: "worker", id });
                     }

@@ -17,7 +17,7 @@ use crate::{
 /// The result of a command for several workers.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
-pub struct Commanded {
+pub struct CommandResult {
     /// The workers named, in the call's order, without duplicates, with their status before the command takes
     /// effect.
     pub workers: Vec<Arc<WorkerStatus>>,
@@ -35,7 +35,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn restart(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn restart(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::Restart)
     }
 
@@ -43,7 +43,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn refresh_ra_and_restart(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn refresh_ra_and_restart(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::RegisterAgain)
     }
 
@@ -51,7 +51,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn kick(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn kick(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::Kick)
     }
 
@@ -59,7 +59,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn checkpoint(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn checkpoint(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::Checkpoint)
     }
 
@@ -67,7 +67,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn start(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn start(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::Start)
     }
 
@@ -75,7 +75,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn stop(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn stop(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::Stop)
     }
 
@@ -83,7 +83,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn reclaim(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn reclaim(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::Reclaim)
     }
 
@@ -91,7 +91,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn leave_pool(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn leave_pool(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::LeavePool)
     }
 
@@ -100,7 +100,7 @@ impl Manager {
     ///
     /// # Errors
     /// See [`command`](Self::command).
-    pub fn confirm_key(&self, ids: &[Uuid]) -> Result<Commanded, Error> {
+    pub fn confirm_key(&self, ids: &[Uuid]) -> Result<CommandResult, Error> {
         self.command(ids, Command::ConfirmKey)
     }
 
@@ -108,12 +108,12 @@ impl Manager {
     /// An empty list addresses no worker.
     ///
     /// All ids are resolved before any worker is commanded. Workers that do not run are skipped and listed in
-    /// [`Commanded::refused`].
+    /// [`CommandResult::refused`].
     ///
     /// # Errors
     /// [`Error::TooMany`], [`Error::NoFleet`], [`Error::NotFound`], and [`Error::NotCommanded`] if no worker
     /// accepts it.
-    pub fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
+    pub fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         let view = View::new(self);
         let named = view.named(ids)?;
         let fleet = self.parts.fleet.as_ref().ok_or(Error::NoFleet)?;
@@ -128,7 +128,7 @@ impl Manager {
             return Err(Error::NotCommanded(refused.swap_remove(0).1));
         }
         let workers = named.into_iter().map(|worker| view.status(worker)).collect();
-        Ok(Commanded { workers, answers, refused })
+        Ok(CommandResult { workers, answers, refused })
     }
 
     /// Describes what a command would do to each worker, in the call's order, without giving it.

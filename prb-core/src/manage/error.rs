@@ -64,7 +64,7 @@ pub enum Error {
         #[source]
         source: KeyError,
     },
-    /// The condition of [`Manager::only_if`](super::Manager::only_if) does not hold.
+    /// The condition of [`Manager::with_condition`](super::Manager::with_condition) does not hold.
     #[error("pools or workers have changed since they were read: read them again")]
     Changed,
     /// A secret cannot be sealed.

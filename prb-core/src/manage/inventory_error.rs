@@ -79,6 +79,6 @@ const fn id_of(edit: &Edit) -> Uuid {
     match edit {
         Edit::PutPool(pool) => pool.id,
         Edit::PutWorker(worker) => worker.id,
-        Edit::RemovePool(id) | Edit::RemoveWorker(id) | Edit::Save(id, _) => *id,
+        Edit::RemovePool(id) | Edit::RemoveWorker(id) | Edit::PutFleetRecord(id, _) => *id,
     }
 }

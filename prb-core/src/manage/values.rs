@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::{
-    inventory::{AfterStop, Pool, Worker},
+    inventory::{AfterExternalStop, Pool, Worker},
     primitives::{AccountId, Balance, PoolId},
 };
 
@@ -32,7 +32,7 @@ pub struct PoolValue {
     /// Only sync its workers; send nothing on chain.
     pub sync_only: bool,
     /// What happens to its workers after an external stop; `Some(None)` inherits the fleet's setting.
-    pub after_stop: Option<Option<AfterStop>>,
+    pub after_stop: Option<Option<AfterExternalStop>>,
 }
 
 impl PoolValue {
@@ -83,7 +83,7 @@ pub struct WorkerValue {
     /// The URLs that it announces on chain; if the list is empty, none are announced.
     pub endpoints: Option<Vec<String>>,
     /// What happens after an external stop; `Some(None)` inherits the pool's setting.
-    pub after_stop: Option<Option<AfterStop>>,
+    pub after_stop: Option<Option<AfterExternalStop>>,
 }
 
 impl WorkerValue {

@@ -3,7 +3,7 @@
 //! [`ScriptedWorker`] follows a real pRuntime's rules for block *numbers* (what it skips, accepts and
 //! refuses, with the same error texts), applies the batches that it is sent, and takes a realistic time: a
 //! dispatch takes time in proportion to its bytes, during which other sync calls are refused, and an
-//! attestation takes the time in [`Pace`]. Dropping a call does not stop its processing. It verifies no
+//! attestation takes the time in [`Timings`]. Dropping a call does not stop its processing. It verifies no
 //! header, proof or state root. Failures, delays and its on-chain life cycle are scripted.
 
 use std::{
@@ -30,7 +30,7 @@ mod script;
 mod serve;
 mod state;
 
-pub use script::{Failure, Pace, Restart};
+pub use script::{Failure, Restart, Timings};
 pub use state::WorkerState;
 
 /// Number of calls recorded; older ones are dropped.
@@ -164,7 +164,7 @@ impl ScriptedWorker {
     }
 
     /// Sets the duration of its operations.
-    pub fn set_pace(&self, pace: Pace) {
+    pub fn set_timings(&self, pace: Timings) {
         self.lock().script.pace = pace;
     }
 

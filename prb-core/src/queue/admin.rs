@@ -64,7 +64,7 @@ pub struct JobRecord {
     /// When it ended, in milliseconds since the Unix epoch.
     pub ended_ms: Option<u64>,
     /// How often it was leased.
-    pub hand_outs: u32,
+    pub attempts: u32,
     /// How many retries are left.
     pub retries_left: u32,
     /// Its trader's progress, in the queue's terms.

@@ -76,7 +76,7 @@ struct Entry {
     size_bytes: usize,
     /// The current lease's token; 0 if there is none.
     token: u64,
-    hand_outs: u32,
+    attempts: u32,
     retries_left: u32,
     phase: Phase,
     log: JobLog,
@@ -103,7 +103,7 @@ struct Ended {
     id: JobId,
     job: Job,
     size_bytes: usize,
-    hand_outs: u32,
+    attempts: u32,
     outcome: Option<JobOutcome>,
     log: JobLog,
 }
@@ -213,8 +213,8 @@ impl State {
         let entry = self.jobs.get_mut(&id)?;
         self.last_token += 1;
         entry.token = self.last_token;
-        let attempt = entry.hand_outs;
-        entry.hand_outs = attempt.saturating_add(1);
+        let attempt = entry.attempts;
+        entry.attempts = attempt.saturating_add(1);
         let retries_left = entry.retries_left;
         entry.log.progress = None;
         entry.log.step(JobState::Active, None);
@@ -245,8 +245,8 @@ impl State {
                 None
             }
         };
-        let Entry { job, submitter, size_bytes, hand_outs, log, .. } = entry;
-        self.keep(Ended { id, job, size_bytes, hand_outs, outcome, log });
+        let Entry { job, submitter, size_bytes, attempts, log, .. } = entry;
+        self.keep(Ended { id, job, size_bytes, attempts, outcome, log });
         if let Some(submitter) = submitter {
             // The submitter may have stopped listening; the statistics include the job nevertheless.
             let _ = submitter.send(result);
@@ -309,7 +309,7 @@ impl JobQueue for MemoryQueue {
         log.step(JobState::Waiting, None);
         let submitter = Some(submitter);
         let phase = Phase::Waiting;
-        let entry = Entry { job, submitter, size_bytes, token: 0, hand_outs: 0, retries_left, phase, log };
+        let entry = Entry { job, submitter, size_bytes, token: 0, attempts: 0, retries_left, phase, log };
         state.add(id, entry);
         drop(state);
         self.0.changed.notify_one();

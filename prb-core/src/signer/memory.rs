@@ -54,7 +54,7 @@ impl MemorySigner {
 
     /// Makes the signer claim to be `account`, while it keeps the other account's key.
     #[must_use]
-    pub const fn claiming(self, account: AccountId) -> Self {
+    pub const fn with_claimed_account(self, account: AccountId) -> Self {
         Self { account, ..self }
     }
 }

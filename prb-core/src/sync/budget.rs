@@ -25,10 +25,10 @@ impl ByteBudget {
     ///
     /// # Cancel safety
     /// Safe; a cancelled call loses its place in the queue.
-    pub async fn hold(&self, bytes: usize) -> Held {
+    pub async fn hold(&self, bytes: usize) -> ByteLease {
         let wanted = units(bytes).min(self.all);
         // The semaphore is never closed, so acquiring cannot fail.
-        Held(Arc::clone(&self.units).acquire_many_owned(wanted).await.ok())
+        ByteLease(Arc::clone(&self.units).acquire_many_owned(wanted).await.ok())
     }
 
     /// Bytes that are currently free.
@@ -39,9 +39,9 @@ impl ByteBudget {
 
 /// Bytes held from a [`ByteBudget`]; released when dropped.
 #[derive(Debug)]
-pub struct Held(Option<OwnedSemaphorePermit>);
+pub struct ByteLease(Option<OwnedSemaphorePermit>);
 
-impl Held {
+impl ByteLease {
     /// Releases everything beyond `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         if let Some(permit) = &mut self.0 {
@@ -105,7 +105,7 @@ impl BatchSize {
 
     /// Raises the size to fit the smallest batch, of `size_bytes`, if that is within pRuntime's
     /// `limit_bytes`. Returns whether it was raised.
-    pub fn make_room(&mut self, size_bytes: usize, limit_bytes: usize) -> bool {
+    pub fn grow_to_fit(&mut self, size_bytes: usize, limit_bytes: usize) -> bool {
         if size_bytes > limit_bytes || size_bytes <= self.now {
             return false;
         }
@@ -148,9 +148,9 @@ mod tests {
             size.halve();
         }
         assert_eq!(size.bytes(), BatchSize::MIN_BYTES);
-        assert!(size.make_room(5 * MIB, 100 * MIB));
+        assert!(size.grow_to_fit(5 * MIB, 100 * MIB));
         assert_eq!(size.bytes(), 8 * MIB, "one block may need more than the maximum");
-        assert!(!size.make_room(101 * MIB, 100 * MIB));
+        assert!(!size.grow_to_fit(101 * MIB, 100 * MIB));
         size.succeeded();
         assert_eq!(size.bytes(), MIB);
         size.halve();

@@ -6,7 +6,9 @@ use tokio::sync::watch;
 
 use super::{BatchSize, FetchPermit, InFlight, Lane, Limits, Position, Step, TransferBudget, plan, refused};
 use crate::{
-    blob::{self, BlobSource, BlockBatch, BlockCursor, HeaderBatch, HeaderCursor, Heights, Refusal, Span},
+    blob::{
+        self, BlobSource, BlockBatch, BlockCursor, HeaderBatch, HeaderCursor, Heights, RefusedData, Span,
+    },
     primitives::{ParaNumber, RelayNumber},
     prpc::Method,
     pruntime::{self, PRuntime},
@@ -82,7 +84,7 @@ pub enum Outcome {
 /// A step to execute, with the state that it was decided on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Planned {
+pub struct PlannedStep {
     /// The worker's position.
     pub position: Position,
     /// The source's heights.
@@ -93,7 +95,7 @@ pub struct Planned {
     pub lane: Lane,
 }
 
-impl Planned {
+impl PlannedStep {
     /// Creates a step that was decided on elsewhere.
     pub const fn new(position: Position, heights: Heights, step: Step, lane: Lane) -> Self {
         Self { position, heights, step, lane }
@@ -125,7 +127,7 @@ impl BatchSizes {
 
 /// What was sent to a worker, whether or not it was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub enum SentBatch {
     /// A header batch with these relay headers.
     Headers(Span<RelayNumber>),
     /// These blocks.
@@ -135,11 +137,11 @@ pub enum Sent {
 /// A step that has ended.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Stepped {
+pub struct StepResult {
     /// The step.
-    pub planned: Planned,
+    pub planned: PlannedStep,
     /// What was sent, if anything.
-    pub sent: Option<Sent>,
+    pub sent: Option<SentBatch>,
     /// Batch sizes for the worker's next step.
     pub sizes: BatchSizes,
     /// The result. After an error of the worker its position is unknown: observe it.
@@ -185,9 +187,9 @@ impl Driver {
     pub fn step(
         &self,
         worker: PRuntime,
-        planned: Planned,
+        planned: PlannedStep,
         sizes: BatchSizes,
-    ) -> impl Future<Output = Stepped> + Send + use<> {
+    ) -> impl Future<Output = StepResult> + Send + use<> {
         let mut run = Run { driver: self.clone(), worker, planned, sent: None, sizes };
         async move {
             let result = match planned.step {
@@ -195,7 +197,7 @@ impl Driver {
                 Step::Headers(cursor) => run.headers(cursor).await,
                 Step::Blocks(cursor) => run.blocks(cursor).await,
             };
-            Stepped { planned, sent: run.sent, sizes: run.sizes, result }
+            StepResult { planned, sent: run.sent, sizes: run.sizes, result }
         }
     }
 }
@@ -204,8 +206,8 @@ impl Driver {
 struct Run {
     driver: Driver,
     worker: PRuntime,
-    planned: Planned,
-    sent: Option<Sent>,
+    planned: PlannedStep,
+    sent: Option<SentBatch>,
     sizes: BatchSizes,
 }
 
@@ -224,10 +226,10 @@ impl Run {
         check_headers(&batch, cursor)?;
         let _in_flight = self.charge(permit, &batch.body).await;
         let bytes = batch.body.len();
-        self.sent = Some(Sent::Headers(batch.relay));
+        self.sent = Some(SentBatch::Headers(batch.relay));
         let synced = self.worker.sync_headers(batch.body).await.map_err(|e| {
             if let Some(message) = refused::content(&e) {
-                self.driver.source.refused(&Refusal::Headers { cursor, message: message.to_owned() });
+                self.driver.source.refused(&RefusedData::Headers { cursor, message: message.to_owned() });
             }
             resize(&mut self.sizes.headers, e)
         })?;
@@ -251,7 +253,7 @@ impl Run {
         check_blocks(&batch, cursor)?;
         let _in_flight = self.charge(permit, &batch.body).await;
         let bytes = batch.body.len();
-        self.sent = Some(Sent::Blocks(batch.blocks));
+        self.sent = Some(SentBatch::Blocks(batch.blocks));
         let synced = self.worker.dispatch_blocks(batch.body).await.map_err(|e| {
             if let Some(message) = refused::content(&e) {
                 self.driver.source.refused(&refused::blocks(batch.blocks, message));
@@ -309,7 +311,7 @@ fn check_blocks(batch: &BlockBatch, cursor: BlockCursor) -> Result<(), Error> {
 fn grows_to_fit<T>(size: &mut BatchSize, method: Method, fetched: &Result<T, blob::Error>) -> bool {
     match fetched {
         Err(blob::Error::TooLarge { size_bytes, .. }) => {
-            size.make_room(*size_bytes, method.body_limit_bytes())
+            size.grow_to_fit(*size_bytes, method.body_limit_bytes())
         }
         _ => false,
     }

@@ -13,7 +13,9 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 use metrics::counter;
 use tokio::time::Instant;
 
-use super::{BackoffConfig, Error, Outcome, Planned, Position, Sent, Step, Stepped, backoff::jittered};
+use super::{
+    BackoffConfig, Error, Outcome, PlannedStep, Position, SentBatch, Step, StepResult, backoff::jittered,
+};
 use crate::{
     blob::{self, Heights},
     prpc::PhactoryInfo,
@@ -32,7 +34,7 @@ pub use problem::{Cause, HealthConfig, Problem};
 /// What the result of a step requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Advice {
+pub struct StepAdvice {
     /// The worker's position is unknown: call `GetInfo` before the next step.
     pub observe: bool,
 }
@@ -159,7 +161,7 @@ impl Health {
     }
 
     /// Applies the result of a step.
-    pub fn stepped(&mut self, stepped: &Stepped, now: Instant) -> Advice {
+    pub fn stepped(&mut self, stepped: &StepResult, now: Instant) -> StepAdvice {
         if stepped.sent.is_some() {
             self.source = None;
             self.source_failures = 0;
@@ -170,9 +172,9 @@ impl Health {
                 self.stuck.answered = true;
                 self.crashes.passed(*position);
                 self.recover(now);
-                Advice::default()
+                StepAdvice::default()
             }
-            Ok(Outcome::NotYet { .. }) if stepped.planned.step == Step::Wait => Advice::default(),
+            Ok(Outcome::NotYet { .. }) if stepped.planned.step == Step::Wait => StepAdvice::default(),
             Ok(Outcome::NotYet { .. }) | Err(Error::Source(blob::Error::NotReady)) => {
                 self.no_data(&stepped.planned, now)
             }
@@ -181,7 +183,7 @@ impl Health {
             Err(error) => {
                 self.no_progress(sent_what(stepped.planned.step), stepped.planned.position, now);
                 tracing::debug!(%error, "no progress");
-                Advice { observe: true }
+                StepAdvice { observe: true }
             }
         }
     }
@@ -217,13 +219,13 @@ impl Health {
         }
     }
 
-    fn no_data(&mut self, planned: &Planned, now: Instant) -> Advice {
+    fn no_data(&mut self, planned: &PlannedStep, now: Instant) -> StepAdvice {
         count_failure(Kind::NoData);
         let message = format!("The data source has no {} for it yet", wanted(planned));
         self.set_source(Cause::NoData, self.config.no_data, message, planned, now)
     }
 
-    fn source_failed(&mut self, planned: &Planned, error: &Error, now: Instant) -> Advice {
+    fn source_failed(&mut self, planned: &PlannedStep, error: &Error, now: Instant) -> StepAdvice {
         count_failure(Kind::Source);
         let message = format!("Cannot get {} for it: {}", wanted(planned), describe(error));
         self.set_source(Cause::SourceFailing, self.config.source, message, planned, now)
@@ -234,18 +236,18 @@ impl Health {
         cause: Cause,
         config: BackoffConfig,
         message: String,
-        planned: &Planned,
+        planned: &PlannedStep,
         now: Instant,
-    ) -> Advice {
+    ) -> StepAdvice {
         self.source_failures = self.source_failures.saturating_add(1);
         self.failed_at = planned.heights;
         let failures = self.source_failures;
         let due = now + pause(config, failures);
         self.source = Some(Problem { cause, failures, message: message.into(), due });
-        Advice::default()
+        StepAdvice::default()
     }
 
-    fn worker_failed(&mut self, stepped: &Stepped, error: &pruntime::Error, now: Instant) -> Advice {
+    fn worker_failed(&mut self, stepped: &StepResult, error: &pruntime::Error, now: Instant) -> StepAdvice {
         let kind = kind_of(error);
         count_failure(kind);
         self.failures = self.failures.saturating_add(1);
@@ -260,15 +262,15 @@ impl Health {
                 error.refusal().unwrap_or_default()
             );
             self.set(Cause::Busy, failures, message.into(), now + pause(self.config.busy, failures));
-            return Advice { observe: self.busy.is_multiple_of(self.config.busy_before_info.max(1)) };
+            return StepAdvice { observe: self.busy.is_multiple_of(self.config.busy_before_info.max(1)) };
         }
         self.busy = 0;
         let mut message = describe(error);
-        if let (Kind::ConnectionLost, Some(Sent::Blocks(blocks))) = (kind, stepped.sent) {
+        if let (Kind::ConnectionLost, Some(SentBatch::Blocks(blocks))) = (kind, stepped.sent) {
             let count = self.crashes.connection_broke(blocks, &self.version);
             if let Some(cause) = self.crashes.found() {
                 self.set_crash(cause, now + pause(self.config.crashing, count - 1));
-                return Advice { observe: true };
+                return StepAdvice { observe: true };
             }
             // Writing to a `String` cannot fail.
             let _ = write!(
@@ -278,7 +280,7 @@ impl Health {
             );
         }
         self.set(Cause::Failing, failures, message.into(), now + pause(self.config.failing, failures));
-        Advice { observe: true }
+        StepAdvice { observe: true }
     }
 
     fn no_progress(&mut self, what: &str, at: Position, now: Instant) {
@@ -310,7 +312,7 @@ impl Health {
     }
 
     fn set_crash(&mut self, cause: Cause, due: Instant) {
-        let Cause::DiesAt { block, count, .. } = &cause else { return };
+        let Cause::CrashesAt { block, count, .. } = &cause else { return };
         let memory = match self.memory_bytes {
             Some(bytes) => format!("; it used {} MiB before", bytes >> 20),
             None => String::new(),
@@ -357,7 +359,7 @@ fn kind_of(error: &pruntime::Error) -> Kind {
 }
 
 /// Describes the data that the step would send.
-fn wanted(planned: &Planned) -> String {
+fn wanted(planned: &PlannedStep) -> String {
     match planned.step {
         Step::Headers(cursor) => format!("headers from relay block {} on", cursor.relay),
         Step::Blocks(cursor) => format!("blocks from {} on", cursor.from),
@@ -387,7 +389,7 @@ fn count_failure(kind: Kind) {
     counter!("prb_sync_failures_total", "kind" => kind).increment(1);
 }
 
-fn count_bytes(sent: Option<Sent>, bytes: usize) {
-    let kind = if matches!(sent, Some(Sent::Blocks(_))) { "blocks" } else { "headers" };
+fn count_bytes(sent: Option<SentBatch>, bytes: usize) {
+    let kind = if matches!(sent, Some(SentBatch::Blocks(_))) { "blocks" } else { "headers" };
     counter!("prb_sync_bytes_total", "kind" => kind).increment(bytes as u64);
 }

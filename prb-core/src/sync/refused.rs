@@ -1,7 +1,7 @@
 //! Classifies a worker's refusals: whether they are about the content that it was sent.
 
 use crate::{
-    blob::{Refusal, Span},
+    blob::{RefusedData, Span},
     primitives::ParaNumber,
     pruntime::Error,
 };
@@ -33,9 +33,9 @@ pub(super) fn content(error: &Error) -> Option<&str> {
 
 /// Builds the refusal of blocks. A block number that is not among those sent is ignored: the worker's text is
 /// not trusted.
-pub(super) fn blocks(blocks: Span<ParaNumber>, message: &str) -> Refusal {
+pub(super) fn blocks(blocks: Span<ParaNumber>, message: &str) -> RefusedData {
     let at = mismatch_at(message).filter(|at| (blocks.first..=blocks.last).contains(at));
-    Refusal::Blocks { blocks, at, message: message.to_owned() }
+    RefusedData::Blocks { blocks, at, message: message.to_owned() }
 }
 
 /// Parses `N` of `StateRootMismatch block=N expected=0x… actual=0x…`.
@@ -84,8 +84,8 @@ mod tests {
     fn the_block_is_read_from_the_text_and_must_be_one_that_was_sent() {
         let sent = Span { first: ParaNumber(5), last: ParaNumber(9) };
         let at = |message: &str| match blocks(sent, message) {
-            Refusal::Blocks { at, .. } => at.map(|at| at.0),
-            Refusal::Headers { .. } => unreachable!(),
+            RefusedData::Blocks { at, .. } => at.map(|at| at.0),
+            RefusedData::Headers { .. } => unreachable!(),
         };
         assert_eq!(at("StateRootMismatch block=7 expected=0x01 actual=0x02"), Some(7));
         assert_eq!(at("StateRootMismatch block=9"), Some(9));

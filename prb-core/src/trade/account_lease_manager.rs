@@ -57,7 +57,7 @@ pub(super) enum Acquired {
         /// The lease was not held a moment ago: another trader may have used the account.
         new: bool,
     },
-    Elsewhere,
+    HeldByOther,
 }
 
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl AccountLeaseManager {
         let asked = Instant::now();
         let Some(token) = self.leases.acquire(account, self.ttl).await? else {
             self.standby_until.send_replace(Instant::now() + STANDBY_PAUSE);
-            return Ok(Acquired::Elsewhere);
+            return Ok(Acquired::HeldByOther);
         };
         let (until, lease) = watch::channel(self.end(asked));
         self.held().insert(account, HeldLease { token, until });

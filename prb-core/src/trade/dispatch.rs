@@ -143,7 +143,7 @@ async fn release_everything(
     let (jobs_back, accounts_back) =
         tokio::join!(timeout_at(end, leases.release_all()), timeout_at(end, accounts.release_all()),);
     let count = |all: usize, back: bool| if back { (all, 0) } else { (0, all) };
-    let (handed_back, jobs_left) = count(jobs, jobs_back.unwrap_or(false));
+    let (jobs_released, jobs_left) = count(jobs, jobs_back.unwrap_or(false));
     let (_, accounts_left) = count(held_accounts, accounts_back.unwrap_or(false));
     if jobs_left + accounts_left > 0 {
         tracing::warn!(
@@ -152,7 +152,7 @@ async fn release_everything(
             "the trader stopped without releasing all of its leases: they expire"
         );
     }
-    StopReport { handed_back, jobs_left, accounts_left }
+    StopReport { jobs_released, jobs_left, accounts_left }
 }
 
 impl Dispatcher {

@@ -170,7 +170,7 @@ impl Lane {
             self.submit(work, &signer).await;
         }
         if self.account.is_some() {
-            self.shared.board.phase(self.operator, Phase::Gathering);
+            self.shared.board.phase(self.operator, Phase::Collecting);
         }
     }
 

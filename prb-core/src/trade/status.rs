@@ -60,9 +60,9 @@ pub struct LaneStatus {
 pub enum Phase {
     /// Collecting jobs.
     #[default]
-    Gathering,
+    Collecting,
     /// Another trader holds the account: its jobs are released.
-    Elsewhere,
+    HeldByOther,
     /// Asking the chain which calls have taken effect already.
     Checking,
     /// Handing its batch to the submitter.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Reason, State};
-use crate::{inventory::SentOperation, primitives::Balance, sync::Step};
+use crate::{inventory::PendingOperationKind, primitives::Balance, sync::Step};
 
 /// An on-chain operation that advances a worker towards its goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +47,7 @@ impl Operation {
     }
 
     /// The operation as a gerund phrase, for messages.
-    pub const fn in_words(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Register => "Registering worker",
             Self::AddToPool => "Adding worker to its pool",
@@ -62,10 +62,10 @@ impl Operation {
 
     /// The record to persist until the operation's effect is observed, for operations whose late effect could
     /// be mistaken for an external one.
-    pub(super) const fn recorded_as(self) -> Option<SentOperation> {
+    pub(super) const fn recorded_as(self) -> Option<PendingOperationKind> {
         match self {
-            Self::Start(_) => Some(SentOperation::Start),
-            Self::Stop => Some(SentOperation::Stop),
+            Self::Start(_) => Some(PendingOperationKind::Start),
+            Self::Stop => Some(PendingOperationKind::Stop),
             _ => None,
         }
     }

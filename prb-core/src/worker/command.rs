@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Reason, WorkerStatus, reason::Pha};
 use crate::{
     chain::SessionState,
-    inventory::{Goal, Saved},
+    inventory::{FleetRecord, Goal},
     primitives::Balance,
 };
 
@@ -83,7 +83,7 @@ impl fmt::Display for Command {
 }
 
 /// Returns the persisted record of a worker after a command.
-pub(super) fn saved_after(command: Command, saved: Saved, status: &WorkerStatus) -> Saved {
+pub(super) fn saved_after(command: Command, saved: FleetRecord, status: &WorkerStatus) -> FleetRecord {
     let session = status.session_state();
     let mut saved = saved;
     if let Some(goal) = command.goal() {
@@ -94,7 +94,7 @@ pub(super) fn saved_after(command: Command, saved: Saved, status: &WorkerStatus)
     if command == Command::ConfirmKey
         && let Some(key) = status.public_key
     {
-        saved = Saved { key: Some(key), was_computing: false, sent: None, ..saved };
+        saved = FleetRecord { key: Some(key), was_computing: false, sent: None, ..saved };
     }
     saved
 }

@@ -131,7 +131,7 @@ fn act(observed: &Observed, assessment: &Assessment) -> Action {
     let failures = &observed.failures;
     if let Some(operation) = assessment.wanted
         && observed.job.is_none()
-        && observed.settling.is_none()
+        && observed.awaiting_block.is_none()
         // The key and goal of the worker must be persisted before anything is staked for it: a crash would
         // lose them.
         && !observed.unsaved
@@ -157,7 +157,7 @@ fn step(observed: &Observed, assessment: &Assessment) -> Step {
 }
 
 fn refusal(observed: &Observed, operation: Operation) -> Option<&super::Refused> {
-    observed.refused.as_ref().filter(|refused| refused.holds && refused.operation.is_like(operation))
+    observed.refused.as_ref().filter(|refused| refused.is_current && refused.operation.is_like(operation))
 }
 
 /// Builds the decision. Failures take precedence over progress in the message.
@@ -194,12 +194,12 @@ fn conclude(assessment: Assessment, action: Action, sync: Step, observed: &Obser
 
 /// Returns why a wanted operation is not submitted, and whether that is an error.
 fn hold_reason(observed: &Observed, operation: Operation) -> Option<(Reason, bool)> {
-    if let Some(block) = observed.settling {
+    if let Some(block) = observed.awaiting_block {
         return Some((Reason::AwaitingBlock { block }, false));
     }
     if let Some(refused) = refusal(observed, operation) {
-        let (error, cure) = (Arc::clone(&refused.error), Arc::clone(&refused.cure));
-        return Some((Reason::OperationRefused { operation: operation.in_words(), error, cure }, true));
+        let (error, remedy) = (Arc::clone(&refused.error), Arc::clone(&refused.remedy));
+        return Some((Reason::OperationRefused { operation: operation.description(), error, remedy }, true));
     }
     if let Some(failure) = observed.failures.save.as_ref().filter(|_| observed.unsaved) {
         return Some((failure.reason.clone(), true));

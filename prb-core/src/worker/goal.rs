@@ -2,7 +2,7 @@
 
 use crate::{
     chain::{SessionState, WorkerOnChain},
-    inventory::{AfterStop, Goal, Saved, Sent, SentOperation},
+    inventory::{AfterExternalStop, FleetRecord, Goal, PendingOperation, PendingOperationKind},
     primitives::{Balance, ParaNumber, PoolId, WorkerKey},
 };
 
@@ -12,8 +12,8 @@ const SENT_EXPIRY_BLOCKS: u32 = 14_400;
 
 /// Whether `operation` is recorded as sent, recently enough that its effect will be recognised. The record is
 /// renewed after half of [`SENT_EXPIRY_BLOCKS`].
-pub(super) fn is_recorded(saved: &Saved, operation: SentOperation, block: ParaNumber) -> bool {
-    let renewed_after = |sent: Sent| sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS / 2);
+pub(super) fn is_recorded(saved: &FleetRecord, operation: PendingOperationKind, block: ParaNumber) -> bool {
+    let renewed_after = |sent: PendingOperation| sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS / 2);
     saved.sent.is_some_and(|sent| sent.operation == operation && block.0 < renewed_after(sent))
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Observation<'a> {
     /// The pool that the inventory names.
     pub(super) pool: PoolId,
     /// What happens after an external stop.
-    pub(super) after_stop: AfterStop,
+    pub(super) after_stop: AfterExternalStop,
     /// The stake of the last known key, if another one answers now and the stake is known.
     pub(super) last_at_stake: Option<Balance>,
     /// The parachain block of the view.
@@ -35,21 +35,21 @@ pub(super) struct Observation<'a> {
 }
 
 /// Returns the record to persist after an observation.
-pub(super) fn saved_after(saved: Saved, seen: Observation<'_>) -> Saved {
+pub(super) fn saved_after(saved: FleetRecord, seen: Observation<'_>) -> FleetRecord {
     let mut saved = saved;
     match saved.key {
         Some(key) if key == seen.key => {}
         None => saved.key = Some(seen.key),
         // The last key has no stake: the new one replaces it.
         Some(_) if seen.last_at_stake == Some(0) => {
-            saved = Saved { key: Some(seen.key), was_computing: false, sent: None, ..saved };
+            saved = FleetRecord { key: Some(seen.key), was_computing: false, sent: None, ..saved };
         }
         // The last key has stake, or it is unknown: an operator has to decide.
         Some(_) => return saved,
     }
     saved.sent = saved.sent.filter(|sent| seen.block.0 < sent.at.0.saturating_add(SENT_EXPIRY_BLOCKS));
     let sent = saved.sent.map(|sent| sent.operation);
-    let starting = sent == Some(SentOperation::Start);
+    let starting = sent == Some(PendingOperationKind::Start);
     let ours = seen.chain.pool == Some(seen.pool);
     match seen.chain.session.as_ref().map(|session| session.state) {
         Some(state) if state.is_computing() => {
@@ -75,7 +75,7 @@ pub(super) fn saved_after(saved: Saved, seen: Observation<'_>) -> Saved {
                 Goal::Stop => Goal::StayStopped,
                 // It was commanded to start when its stop had already been submitted and could not be
                 // cancelled.
-                Goal::Compute if sent == Some(SentOperation::Stop) => Goal::StartAgain,
+                Goal::Compute if sent == Some(PendingOperationKind::Stop) => Goal::StartAgain,
                 Goal::Compute => stopped_elsewhere(seen.after_stop),
                 goal => goal,
             };
@@ -92,7 +92,7 @@ pub(super) fn saved_after(saved: Saved, seen: Observation<'_>) -> Saved {
                 Goal::LeavePool if out => Goal::StayStopped,
                 Goal::StartAgain => Goal::Compute,
                 // Stopped and reclaimed, or removed, while it was not observed.
-                Goal::Compute if saved.was_computing && seen.after_stop != AfterStop::StartAgain => {
+                Goal::Compute if saved.was_computing && seen.after_stop != AfterExternalStop::StartAgain => {
                     Goal::StayStopped
                 }
                 goal => goal,
@@ -104,11 +104,11 @@ pub(super) fn saved_after(saved: Saved, seen: Observation<'_>) -> Saved {
     saved
 }
 
-const fn stopped_elsewhere(after_stop: AfterStop) -> Goal {
+const fn stopped_elsewhere(after_stop: AfterExternalStop) -> Goal {
     match after_stop {
-        AfterStop::StayStopped => Goal::StayStopped,
-        AfterStop::Reclaim => Goal::Reclaim,
-        AfterStop::StartAgain => Goal::StartAgain,
+        AfterExternalStop::StayStopped => Goal::StayStopped,
+        AfterExternalStop::Reclaim => Goal::Reclaim,
+        AfterExternalStop::StartAgain => Goal::StartAgain,
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn goals_follow_what_is_seen() {
-        use AfterStop as A;
+        use AfterExternalStop as A;
         use Goal as G;
         // goal, was computing, seen, after a stop -> goal, was computing
         let table = [
@@ -203,7 +203,7 @@ mod tests {
             (G::LeavePool, false, "none", A::StayStopped, G::StayStopped, false),
         ];
         for (goal, was_computing, word, after_stop, goal_after, was_after) in table {
-            let saved = Saved { key: Some(KEY), goal, was_computing, sent: None };
+            let saved = FleetRecord { key: Some(KEY), goal, was_computing, sent: None };
             let chain = chain(word);
             let seen = Observation {
                 key: KEY,
@@ -223,20 +223,20 @@ mod tests {
     #[test]
     fn what_could_not_be_taken_back_is_not_from_elsewhere() {
         let (computes, cools, ready) = (chain("idle"), chain("cooling"), chain("ready"));
-        let at = |saved: Saved, chain, block| {
-            let after_stop = AfterStop::StayStopped;
+        let at = |saved: FleetRecord, chain, block| {
+            let after_stop = AfterExternalStop::StayStopped;
             let seen = Observation { key: KEY, chain, pool: POOL, after_stop, last_at_stake: None, block };
             saved_after(saved, seen)
         };
         let after = |saved, chain| at(saved, chain, NOW);
         // Told to start while its stop is on its way.
-        let sent = Some(Sent::new(SentOperation::Stop, NOW));
-        let told_to_start = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
+        let sent = Some(PendingOperation::new(PendingOperationKind::Stop, NOW));
+        let told_to_start = FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
         assert_eq!(after(told_to_start, &computes), told_to_start);
         let landed = after(told_to_start, &cools);
         assert_eq!((landed.goal, landed.sent), (Goal::StartAgain, None));
         assert_eq!(after(landed, &cools), landed);
-        let not_sent = Saved { sent: None, ..told_to_start };
+        let not_sent = FleetRecord { sent: None, ..told_to_start };
         assert_eq!(after(not_sent, &cools).goal, Goal::StayStopped);
         let (last, lost) =
             (ParaNumber(NOW.0 + SENT_EXPIRY_BLOCKS - 1), ParaNumber(NOW.0 + SENT_EXPIRY_BLOCKS));
@@ -245,38 +245,41 @@ mod tests {
         assert_eq!(at(told_to_start, &cools, lost).goal, Goal::StayStopped);
         assert_eq!(after(told_to_start, &ready).sent, None, "landed, and reclaimed");
         // Told to stop while its start is on its way.
-        let sent = Some(Sent::new(SentOperation::Start, NOW));
-        let told_to_stop = Saved { key: Some(KEY), goal: Goal::Stop, was_computing: false, sent };
+        let sent = Some(PendingOperation::new(PendingOperationKind::Start, NOW));
+        let told_to_stop = FleetRecord { key: Some(KEY), goal: Goal::Stop, was_computing: false, sent };
         assert_eq!(after(told_to_stop, &ready), told_to_stop);
         let landed = after(told_to_stop, &computes);
         assert_eq!((landed.goal, landed.sent), (Goal::Stop, None));
-        assert_eq!(after(Saved { sent: None, ..told_to_stop }, &ready).goal, Goal::StayStopped);
+        assert_eq!(after(FleetRecord { sent: None, ..told_to_stop }, &ready).goal, Goal::StayStopped);
         assert_eq!(after(told_to_stop, &cools).sent, None, "landed, and stopped since");
         for goal in [Goal::Reclaim, Goal::LeavePool, Goal::StayStopped] {
-            assert_eq!(after(Saved { goal, ..told_to_stop }, &computes).goal, Goal::Stop, "{goal:?}");
+            assert_eq!(after(FleetRecord { goal, ..told_to_stop }, &computes).goal, Goal::Stop, "{goal:?}");
         }
     }
 
     #[test]
     fn what_is_sent_again_is_remembered_for_longer() {
-        let saved = Saved { sent: Some(Sent::new(SentOperation::Stop, NOW)), ..Saved::default() };
+        let saved = FleetRecord {
+            sent: Some(PendingOperation::new(PendingOperationKind::Stop, NOW)),
+            ..FleetRecord::default()
+        };
         let later = |blocks| ParaNumber(NOW.0 + blocks);
-        assert!(is_recorded(&saved, SentOperation::Stop, later(SENT_EXPIRY_BLOCKS / 2 - 1)));
-        assert!(!is_recorded(&saved, SentOperation::Stop, later(SENT_EXPIRY_BLOCKS / 2)));
-        assert!(!is_recorded(&saved, SentOperation::Start, NOW));
-        assert!(!is_recorded(&Saved::default(), SentOperation::Stop, NOW));
+        assert!(is_recorded(&saved, PendingOperationKind::Stop, later(SENT_EXPIRY_BLOCKS / 2 - 1)));
+        assert!(!is_recorded(&saved, PendingOperationKind::Stop, later(SENT_EXPIRY_BLOCKS / 2)));
+        assert!(!is_recorded(&saved, PendingOperationKind::Start, NOW));
+        assert!(!is_recorded(&FleetRecord::default(), PendingOperationKind::Stop, NOW));
     }
 
     #[test]
     fn another_key_is_taken_only_where_the_last_has_nothing_at_stake() {
-        let sent = Some(Sent::new(SentOperation::Stop, NOW));
-        let saved = Saved { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
+        let sent = Some(PendingOperation::new(PendingOperationKind::Stop, NOW));
+        let saved = FleetRecord { key: Some(KEY), goal: Goal::Compute, was_computing: true, sent };
         let chain = chain("none");
         let seen = |last_at_stake| Observation {
             key: OTHER,
             chain: &chain,
             pool: POOL,
-            after_stop: AfterStop::StayStopped,
+            after_stop: AfterExternalStop::StayStopped,
             last_at_stake,
             block: NOW,
         };
@@ -285,7 +288,7 @@ mod tests {
         let after = saved_after(saved, seen(Some(0)));
         assert_eq!((after.key, after.goal, after.was_computing), (Some(OTHER), Goal::Compute, false));
         assert_eq!(after.sent, None, "it was for the last key");
-        let fresh = saved_after(Saved::default(), seen(None));
+        let fresh = saved_after(FleetRecord::default(), seen(None));
         assert_eq!(fresh.key, Some(OTHER));
     }
 }

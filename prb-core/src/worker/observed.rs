@@ -6,7 +6,7 @@ use super::{Operation, Reason};
 use crate::{
     blob::Heights,
     chain::{AccountOnChain, ChainView, PoolOnChain, Reading, StakeRules, WorkerOnChain},
-    inventory::{self, AfterStop, Saved},
+    inventory::{self, AfterExternalStop, FleetRecord},
     primitives::{AccountId, Balance, Hash, ParaNumber, WorkerKey},
     prpc::PhactoryInfo,
     sync::{Position, Step},
@@ -50,7 +50,7 @@ impl Desired {
     }
 
     /// What happens after an external stop: the worker's setting, else its pool's, else the fleet's.
-    pub fn after_stop(&self, fleet: AfterStop) -> AfterStop {
+    pub fn after_stop(&self, fleet: AfterExternalStop) -> AfterExternalStop {
         let pool = self.pool.as_ref().and_then(|pool| pool.after_stop);
         self.worker.after_stop.or(pool).unwrap_or(fleet)
     }
@@ -78,7 +78,7 @@ pub struct Failures {
     pub chain: Option<Failure>,
     /// Relaying its messages.
     pub relay: Option<Failure>,
-    /// Persisting the worker's record ([`Saved`]).
+    /// Persisting the worker's record ([`FleetRecord`]).
     pub save: Option<Failure>,
 }
 
@@ -90,9 +90,9 @@ pub struct Refused {
     /// The chain's error, `Pallet::Error`.
     pub error: Arc<str>,
     /// The remedy, for operators.
-    pub cure: Arc<str>,
+    pub remedy: Arc<str>,
     /// Whether it would be refused again: its cause has not changed, and its retry is not due.
-    pub holds: bool,
+    pub is_current: bool,
 }
 
 /// Chain state and constants that apply to every worker, at one block.
@@ -150,7 +150,7 @@ pub struct LastKey {
     pub key: WorkerKey,
     /// Its on-chain state; `None` before a view contains it.
     pub chain: Option<Reading<WorkerOnChain>>,
-    /// The worker of this fleet that holds it now.
+    /// The worker of this fleet that is_current it now.
     pub holder: Option<Arc<str>>,
 }
 
@@ -191,7 +191,7 @@ pub struct Observed {
     pub rules: Rules,
     /// The block that includes our last operation, while the view is older: nothing else is submitted before
     /// a view shows it.
-    pub settling: Option<ParaNumber>,
+    pub awaiting_block: Option<ParaNumber>,
     /// Whether a benchmark may still be running or its score be in transit.
     pub benchmark_running: bool,
     /// The on-chain operation in flight.
@@ -212,7 +212,7 @@ pub struct Observed {
     /// it.
     pub last_key: Option<LastKey>,
     /// The persisted record of the worker.
-    pub saved: Saved,
+    pub saved: FleetRecord,
     /// Whether `saved` has changes that are not persisted yet.
     pub unsaved: bool,
     /// Current failures.
@@ -234,7 +234,7 @@ impl Default for Observed {
             pool: None,
             payer: None,
             rules: Rules::default(),
-            settling: None,
+            awaiting_block: None,
             benchmark_running: false,
             job: None,
             refused: None,
@@ -244,7 +244,7 @@ impl Default for Observed {
             kicked: false,
             key_holder: None,
             last_key: None,
-            saved: Saved::default(),
+            saved: FleetRecord::default(),
             unsaved: false,
             failures: Failures::default(),
         }

@@ -1,6 +1,6 @@
 //! [`Reason`]: why a worker is in its state, as a code and as a message for operators.
 //!
-//! `docs/worker-states.md` lists every code with its cause and its cure; a test compares it with
+//! `docs/worker-states.md` lists every code with its cause and its remedy; a test compares it with
 //! [`Reason::CODES`].
 
 use std::sync::Arc;
@@ -117,7 +117,7 @@ reasons! {
         error: Arc<str>,
     } = "no-progress",
     /// Its process dies at the same block repeatedly.
-    DiesAtBlock {
+    CrashesAtBlock {
         /// The block.
         block: ParaNumber,
         /// How often it died there.
@@ -345,7 +345,7 @@ reasons! {
         /// The chain's error.
         error: Arc<str>,
         /// The remedy.
-        cure: Arc<str>,
+        remedy: Arc<str>,
     } = "operation-refused",
     /// An operation was included, but the chain shows no effect.
     OperationWithoutEffect {
@@ -378,8 +378,8 @@ impl Reason {
         match &problem.cause {
             Cause::Busy => Self::Busy { count: problem.failures },
             Cause::NoProgress { .. } => Self::NoProgress { error },
-            Cause::DiesAt { block, count, version } => {
-                Self::DiesAtBlock { block: *block, count: *count, version: Arc::clone(version) }
+            Cause::CrashesAt { block, count, version } => {
+                Self::CrashesAtBlock { block: *block, count: *count, version: Arc::clone(version) }
             }
             Cause::NoData => Self::AwaitingData { error },
             _ => Self::SyncFailing { error },

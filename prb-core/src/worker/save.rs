@@ -12,7 +12,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    inventory::{Edit, Error, Inventory, Saved},
+    inventory::{Edit, Error, FleetRecord, Inventory},
     sync::{Backoff, BackoffConfig},
     text::describe,
 };
@@ -37,7 +37,7 @@ pub(crate) struct Saver {
 
 #[derive(Debug, Default)]
 struct Pending {
-    edits: HashMap<Uuid, Saved>,
+    edits: HashMap<Uuid, FleetRecord>,
     problem: Option<Arc<str>>,
 }
 
@@ -51,7 +51,7 @@ impl Saver {
     }
 
     /// Queues `wanted` for persisting if it differs from `stored`.
-    pub(crate) fn enqueue(&self, worker: Uuid, stored: Saved, wanted: Saved) {
+    pub(crate) fn enqueue(&self, worker: Uuid, stored: FleetRecord, wanted: FleetRecord) {
         let mut pending = self.pending();
         // A queued record may differ from `stored` even if `wanted` does not: a change that was reverted
         // before it was written.
@@ -64,7 +64,7 @@ impl Saver {
     }
 
     /// Returns the newest record of the worker: the queued one, else `stored`.
-    pub(crate) fn newest(&self, worker: Uuid, stored: Saved) -> Saved {
+    pub(crate) fn newest(&self, worker: Uuid, stored: FleetRecord) -> FleetRecord {
         self.pending().edits.get(&worker).copied().unwrap_or(stored)
     }
 
@@ -119,7 +119,8 @@ impl Saver {
         }
         let known = Arc::clone(&self.inventory.snapshots().borrow());
         let known = |id: &Uuid| known.workers.iter().any(|worker| worker.id == *id);
-        let apply = edits.iter().filter(|(id, _)| known(id)).map(|(id, saved)| Edit::Save(*id, *saved));
+        let apply =
+            edits.iter().filter(|(id, _)| known(id)).map(|(id, saved)| Edit::PutFleetRecord(*id, *saved));
         match self.inventory.apply(apply.collect()).await {
             // A worker was removed in between: the next round leaves it out.
             Err(Error::Unknown { .. }) => {

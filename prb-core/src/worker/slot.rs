@@ -13,7 +13,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{Command, Desired, Event, EventKind, Reason, State, WorkerStatus, event::Events};
-use crate::{inventory::Saved, sync::Position};
+use crate::{inventory::FleetRecord, sync::Position};
 
 /// One worker's place in the fleet. Outlives the worker's task.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Slot {
     id: Uuid,
     desired: watch::Sender<Arc<Desired>>,
     /// The record that the inventory has persisted.
-    saved: Mutex<Saved>,
+    saved: Mutex<FleetRecord>,
     /// The fleet's limit, if it leaves no capacity for this worker.
     over_limit: Mutex<Option<usize>>,
     commands: Mutex<Vec<Command>>,
@@ -41,7 +41,7 @@ struct Published {
 
 impl Slot {
     /// Creates the slot of a worker that does not run yet. `changes` is bumped at each change of its status.
-    pub(crate) fn new(desired: Desired, saved: Saved, changes: watch::Sender<u64>) -> Self {
+    pub(crate) fn new(desired: Desired, saved: FleetRecord, changes: watch::Sender<u64>) -> Self {
         let reason = desired.idle_reason().unwrap_or(Reason::AwaitingRunner);
         let mut status = WorkerStatus::idle(&desired, reason, SystemTime::now());
         status.saved = saved;
@@ -102,12 +102,12 @@ impl Slot {
     }
 
     /// The record that the inventory has persisted.
-    pub(crate) fn saved(&self) -> Saved {
+    pub(crate) fn saved(&self) -> FleetRecord {
         *lock(&self.saved)
     }
 
     /// Notes the record that the inventory has persisted.
-    pub(crate) fn set_saved(&self, saved: Saved) {
+    pub(crate) fn set_saved(&self, saved: FleetRecord) {
         let before = std::mem::replace(&mut *lock(&self.saved), saved);
         if before != saved {
             self.woken.notify_one();
@@ -228,7 +228,7 @@ mod tests {
     fn the_last_of_contrary_commands_is_the_last_to_be_taken() {
         let worker = Worker::new(Uuid::nil(), PoolId(1), "w", "http://w", 1);
         let desired = Desired { worker: Arc::new(worker), pool: None };
-        let slot = Slot::new(desired, Saved::default(), watch::Sender::new(0));
+        let slot = Slot::new(desired, FleetRecord::default(), watch::Sender::new(0));
         for command in [Command::Stop, Command::Kick, Command::Start, Command::Stop, Command::Kick] {
             slot.command(command);
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use super::{Desired, Reason, State};
 use crate::{
     chain::{SessionState, WorkerOnChain},
-    inventory::{self, Saved},
+    inventory::{self, FleetRecord},
     primitives::{ParaNumber, WorkerKey},
     prpc::PhactoryInfo,
     sync::Position,
@@ -49,7 +49,7 @@ pub struct WorkerStatus {
     /// The on-chain state of that key.
     pub chain: Option<Arc<WorkerOnChain>>,
     /// The persisted record: its last known key and its goal.
-    pub saved: Saved,
+    pub saved: FleetRecord,
     /// Whether it has not advanced for a long time although there is data for it.
     pub stalled: bool,
     /// Consecutive failures to reach or sync it.
@@ -74,7 +74,7 @@ impl WorkerStatus {
             public_key: None,
             info: None,
             chain: None,
-            saved: Saved::default(),
+            saved: FleetRecord::default(),
             stalled: false,
             failures: 0,
             checkpoint: None,

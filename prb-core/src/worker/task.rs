@@ -18,7 +18,7 @@ use crate::{
     attestation::{CollateralSource, RegistrationRequest},
     blob::{BlobSource, Genesis, Heights},
     chain::ChainView,
-    inventory::Saved,
+    inventory::FleetRecord,
     pruntime::Connect,
     queue::JobQueue,
     sync::{Driver, Step},
@@ -92,7 +92,7 @@ pub(crate) struct Task {
     /// The registration request, kept across the attempts that it takes.
     registration: Option<RegistrationRequest>,
     /// The record to persist; persisted once `slot.saved()` equals it.
-    saved: Saved,
+    saved: FleetRecord,
 }
 
 /// Why the loop woke up.
@@ -101,7 +101,7 @@ enum Wake {
     Changed,
     Edited,
     Call(calls::Answer),
-    Sync(Box<crate::sync::Stepped>),
+    Sync(Box<crate::sync::StepResult>),
     Prepared(Box<Prepared>),
     Job(Result<jobs::JobEvent, tokio::task::JoinError>),
 }
@@ -120,7 +120,7 @@ impl Task {
             init_failures: FailureTracker::new(tuning.connection_backoff),
             on_chain: OnChain::new(tuning.chain_backoff),
             relay: Relay::new(tuning.chain_backoff),
-            jobs: Jobs::new(Arc::clone(&ctx.queue), tuning.job_patience),
+            jobs: Jobs::new(Arc::clone(&ctx.queue), tuning.job_timeout),
             call: None,
             kick_asked: false,
             checkpoint_asked: false,
@@ -293,11 +293,11 @@ impl Task {
         self.operation = None;
         self.preparing = None;
         self.relay.reset();
-        self.on_chain.settling = Some(self.on_chain.block.next());
+        self.on_chain.awaiting_block = Some(self.on_chain.block.next());
     }
 
     /// Sets the record to persist for the worker.
-    fn set_saved(&mut self, saved: Saved) {
+    fn set_saved(&mut self, saved: FleetRecord) {
         if saved == self.saved {
             return;
         }
@@ -340,7 +340,7 @@ impl Drop for Task {
 }
 
 /// What the chain reader must follow for the worker.
-fn interest(desired: &Desired, saved: &Saved) -> Interest {
+fn interest(desired: &Desired, saved: &FleetRecord) -> Interest {
     Interest { pool: desired.worker.pid, payer: desired.payer(), last_key: saved.key }
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use prb_core::{
     blob::{
         BlobSource, Genesis,
-        memory::{Justified, MemorySource, empty_genesis},
+        memory::{JustifiedBlock, MemorySource, empty_genesis},
     },
     chain::{
         Call, ChainReader,
@@ -57,7 +57,7 @@ pub fn grow(source: &MemorySource, blocks: u32) {
         source.push_para_header(&header(para));
         source.push_changes(&StorageChanges::default());
         source.push_relay(&header(relay + 1), None);
-        let justified = Justified {
+        let justified = JustifiedBlock {
             justification: vec![1],
             para_head: Some(ParaNumber(para)),
             proof: vec![],

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use prb_core::{
     blob::{
         BlobSource,
-        memory::{Justified, MemorySource, empty_genesis},
+        memory::{JustifiedBlock, MemorySource, empty_genesis},
     },
     primitives::{Hash, ParaNumber, RelayNumber},
     prpc::{InitRuntimeRequest, Method},
     pruntime::{self, PRuntime, PRuntimeClient, scripted::ScriptedWorker},
-    sync::{BatchSizes, Driver, Lane, Limits, Outcome, Planned, Position, Step},
+    sync::{BatchSizes, Driver, Lane, Limits, Outcome, PlannedStep, Position, Step},
     wire::{Header, StorageChanges},
 };
 
@@ -69,7 +69,7 @@ fn push(source: &MemorySource, number: u32, block_bytes: usize) {
     let main = vec![(vec![1; 32], Some(vec![0; block_bytes]))];
     source.push_changes(&StorageChanges { main, ..StorageChanges::default() });
     let para_head = Some(ParaNumber(number));
-    let justified = Justified { justification: vec![1], para_head, proof: vec![], next_set: None };
+    let justified = JustifiedBlock { justification: vec![1], para_head, proof: vec![], next_set: None };
     source.push_relay(&header(number), Some(justified));
 }
 
@@ -171,7 +171,7 @@ pub async fn keep_up(driver: Driver, client: PRuntime, max_batch_bytes: usize) {
     loop {
         let seen = *heights.borrow_and_update();
         let lane = Lane::of(at.lag(&seen), TIP_WITHIN);
-        let planned = Planned::of(at, seen, &Limits::default(), lane);
+        let planned = PlannedStep::of(at, seen, &Limits::default(), lane);
         if planned.step == Step::Wait {
             heights.changed().await.unwrap();
             continue;

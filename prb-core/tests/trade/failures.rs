@@ -158,7 +158,7 @@ async fn stopping_ends_what_is_sent_and_hands_back_the_rest() {
         sleep(ms(2_000)).await;
         rig.chain.produce_block();
     });
-    assert_eq!(report.unwrap().handed_back, 2);
+    assert_eq!(report.unwrap().jobs_released, 2);
     assert!(start.elapsed() < ms(2_100), "it waits no longer than it must: {:?}", start.elapsed());
     assert_eq!(sent.outcome().await.unwrap().calls, [CallOutcome::Done]);
     let stats = rig.queue.stats().await.unwrap();
@@ -176,7 +176,7 @@ async fn stopping_keeps_its_deadline() {
     let handle = rig.submit(rig.job("//Alice", 1, 0, 1, 0)).await;
     rig.pending(1).await;
     let start = Instant::now();
-    assert_eq!(trader.stop(ms(3_000)).await.unwrap().handed_back, 1);
+    assert_eq!(trader.stop(ms(3_000)).await.unwrap().jobs_released, 1);
     assert_eq!(start.elapsed(), ms(3_000));
     assert_eq!(rig.queue.stats().await.unwrap().waiting, 1);
     let _next = rig.trader(Config::default());

@@ -150,7 +150,7 @@ async fn a_queue_that_does_not_answer_holds_up_no_stop() {
         let _more = [rig.submit(1, 1, 0).await, rig.submit(1, 1, 0).await];
         sleep(ms(100)).await;
         let report = stop(trader).await;
-        assert_eq!((report.handed_back, report.accounts_left), (0, 0));
+        assert_eq!((report.jobs_released, report.accounts_left), (0, 0));
         assert!(report.jobs_left >= 1, "{report:?}");
     }
 }
@@ -165,7 +165,7 @@ async fn account_leases_that_do_not_answer_hold_up_no_stop() {
     rig.until("sent", |rig| rig.chain.pending() == 1).await;
     hung.set();
     let report = stop(trader).await;
-    assert_eq!((report.handed_back, report.jobs_left, report.accounts_left), (1, 0, 1));
+    assert_eq!((report.jobs_released, report.jobs_left, report.accounts_left), (1, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,12 +176,12 @@ async fn signers_and_submitters_that_do_not_answer_hold_up_no_stop() {
     let _waits = rig.submit(1, 1, 0).await;
     sleep(ms(2_000)).await;
     let report = stop(trader).await;
-    assert_eq!((report.handed_back, report.jobs_left), (1, 0));
+    assert_eq!((report.jobs_released, report.jobs_left), (1, 0));
     rig.chain.hang(account(ALICE), true);
     let trader = rig.trader(Config::default());
     sleep(ms(2_000)).await;
     let report = stop(trader).await;
-    assert_eq!((report.handed_back, report.jobs_left), (1, 0));
+    assert_eq!((report.jobs_released, report.jobs_left), (1, 0));
 }
 
 /// Panics when it is asked to renew.

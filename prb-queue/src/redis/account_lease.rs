@@ -9,7 +9,7 @@ use prb_core::{
 };
 use redis::RedisError;
 
-use super::{RedisQueue, dispense::millis, link::Link, random_name};
+use super::{RedisQueue, connections::Connections, leasing::millis, random_name};
 
 /// Most leases in one script.
 const MAX_RENEWED: usize = 256;
@@ -22,7 +22,7 @@ const MAX_RENEWED: usize = 256;
 /// another trader made meanwhile is not theirs.
 #[derive(Clone)]
 pub struct RedisAccounts {
-    link: Link,
+    link: Connections,
     trader: String,
 }
 
@@ -42,7 +42,7 @@ impl RedisQueue {
 
 impl RedisAccounts {
     fn unavailable(&self, error: RedisError) -> Error {
-        Error::Unavailable(Box::new(self.link.trouble(error)))
+        Error::Unavailable(Box::new(self.link.endpoint_error(error)))
     }
 
     async fn set(&self, leases: &[(AccountId, u64)], ttl_ms: u64) -> Result<Vec<AccountId>, Error> {

@@ -11,7 +11,7 @@ use prb_core::{
 use redis::RedisResult;
 use serde_json::Value;
 
-use super::{RedisQueue, action, dispense::number, record::Record, word};
+use super::{RedisQueue, action, leasing::number, record::Record, word};
 
 /// Most books asked for at once.
 const MAX_CHUNK: usize = 1000;
@@ -103,7 +103,7 @@ impl RedisQueue {
             let (pool, action) = of_book(book.as_deref());
             let mut shown = self.shown(*id, *state, &record);
             (shown.pool, shown.ended_ms) = (pool.or(shown.pool), ended_ms);
-            shown.hand_outs += tries.unwrap_or_default();
+            shown.attempts += tries.unwrap_or_default();
             if shown.action.is_empty() {
                 shown.action = action.to_owned();
             }
@@ -132,7 +132,7 @@ impl RedisQueue {
             action: decoded.map(|decoded| decoded.action).unwrap_or_default(),
             created_ms: tail.created_ms(),
             ended_ms: None,
-            hand_outs: matches!(state, JobState::Active | JobState::Succeeded | JobState::Failed).into(),
+            attempts: matches!(state, JobState::Active | JobState::Succeeded | JobState::Failed).into(),
             retries_left: tail.retries(),
             progress: progress.or_else(|| tail.progress.as_str().map(str::to_owned)),
             error: tail.error().map(str::to_owned),

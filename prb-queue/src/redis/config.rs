@@ -10,7 +10,7 @@ use prb_core::{
 
 /// Says who signs for a pool, for jobs of lifecycle managers that do not put it into the job: the original's.
 #[async_trait]
-pub trait Signers: Send + Sync + fmt::Debug {
+pub trait PoolSigners: Send + Sync + fmt::Debug {
     /// The pool's signer, `None` where none is known.
     async fn signer(&self, pool: PoolId) -> Option<JobSigner>;
 }
@@ -52,7 +52,7 @@ pub struct Config {
     /// How long Redis may be away before the jobs that were submitted to it are given up.
     pub outage_limit: Duration,
     /// Who signs for jobs that do not say.
-    pub signers: Option<Arc<dyn Signers>>,
+    pub signers: Option<Arc<dyn PoolSigners>>,
     /// The block that an outcome names where a program ended the job that does not say (the original's
     /// trader): readers wait for a view at or after it, so it should be a little ahead of the newest
     /// finalised height. Without it that is block 0: any view.

@@ -15,16 +15,16 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     RedisQueue, action,
-    dispense::{Grant, Taken, millis, number},
     finish::{Ending, Kind},
-    held::HeldJob,
+    lease_table::LeasedJob,
+    leasing::{Grant, Taken, millis, number},
     record::{Event, Record},
 };
 
 /// A job that was taken, read.
 pub(super) struct Opened {
     pub(super) lease: Lease,
-    pub(super) held: HeldJob,
+    pub(super) held: LeasedJob,
 }
 
 impl RedisQueue {
@@ -60,7 +60,7 @@ impl RedisQueue {
         let progress = std::sync::Mutex::new(None);
         // What has a mark was added by one of ours, and counted.
         let bytes = mark.is_some().then_some(taken.json.len());
-        let held = HeldJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
+        let held = LeasedJob { token: taken.token, record, bytes, mark, since_ms: now_ms(), progress };
         Ok(Opened { lease, held })
     }
 
@@ -96,7 +96,7 @@ impl RedisQueue {
         }
         let mark = action::decode(&record.data).ok().and_then(|decoded| decoded.mark);
         let progress = std::sync::Mutex::new(None);
-        let held = HeldJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
+        let held = LeasedJob { token: *token, record, bytes: None, mark, since_ms: now_ms(), progress };
         match self.finish(id.clone(), &held, end).await {
             Ok(_) => drop(grant.accept()),
             Err(e) => tracing::warn!(job = id, error = %e, "the job's failure could not be told"),
@@ -104,7 +104,7 @@ impl RedisQueue {
     }
 
     /// Ends a lease; says whether it was held.
-    async fn finish(&self, id: String, held: &HeldJob, end: End) -> Result<bool, Error> {
+    async fn finish(&self, id: String, held: &LeasedJob, end: End) -> Result<bool, Error> {
         let (done, answer) = oneshot::channel();
         let ending = ending(id, held, end, done).map_err(|e| Error::Unavailable(Box::new(e)))?;
         self.unless_closed(async {
@@ -141,7 +141,7 @@ pub(super) enum End {
 
 fn ending(
     id: String,
-    held: &HeldJob,
+    held: &LeasedJob,
     end: End,
     done: oneshot::Sender<Result<bool, Error>>,
 ) -> Result<Ending, serde_json::Error> {
@@ -175,7 +175,7 @@ fn event(
     id: &str,
     name: &str,
     data: Option<&impl Serialize>,
-    held: &HeldJob,
+    held: &LeasedJob,
 ) -> Result<String, serde_json::Error> {
     let mark = held.mark.as_deref().map(Into::into);
     serde_json::to_string(&Event { id: id.into(), event: name.into(), data, mark })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prb_core::queue::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, dispense::ahead_of_take};
+use super::{Shared, leasing::ahead_of_take};
 
 /// Most jobs, and about as many bytes, in one script.
 const MAX_BATCH: usize = 128;

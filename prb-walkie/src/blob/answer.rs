@@ -63,7 +63,7 @@ pub enum Malformed {
 }
 
 /// What a provider said: there it is, not yet, or why not.
-pub type Said<T> = Result<Option<T>, Refused>;
+pub type Reply<T> = Result<Option<T>, Refused>;
 
 /// Why a provider has no batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ fn refusal(e: &Error) -> Parts {
 }
 
 /// Takes version and status off; gives what was said, with the rest still to be read where it is there.
-fn open(bytes: &mut Bytes) -> Result<Said<()>, Malformed> {
+fn open(bytes: &mut Bytes) -> Result<Reply<()>, Malformed> {
     let version = bytes.try_get_u8().map_err(|_| Malformed::Short)?;
     if version != VERSION {
         return Err(Malformed::Version(version));
@@ -198,7 +198,7 @@ fn open(bytes: &mut Bytes) -> Result<Said<()>, Malformed> {
 fn read<T>(
     mut bytes: Bytes,
     found: impl FnOnce(&mut Bytes) -> Result<T, Malformed>,
-) -> Result<Said<T>, Malformed> {
+) -> Result<Reply<T>, Malformed> {
     Ok(match open(&mut bytes)? {
         Ok(Some(())) => Ok(Some(found(&mut bytes)?)),
         Ok(None) => Ok(None),
@@ -220,7 +220,7 @@ fn hash(bytes: &mut Bytes) -> Result<Hash, Malformed> {
 ///
 /// # Errors
 /// [`Malformed`].
-pub fn read_headers(bytes: Bytes) -> Result<Said<HeaderBatch>, Malformed> {
+pub fn read_headers(bytes: Bytes) -> Result<Reply<HeaderBatch>, Malformed> {
     read(bytes, |bytes| {
         let relay = Span { first: RelayNumber(u32(bytes)?), last: RelayNumber(u32(bytes)?) };
         let para = Span { first: ParaNumber(u32(bytes)?), last: ParaNumber(u32(bytes)?) };
@@ -236,7 +236,7 @@ pub fn read_headers(bytes: Bytes) -> Result<Said<HeaderBatch>, Malformed> {
 ///
 /// # Errors
 /// [`Malformed`].
-pub fn read_blocks(bytes: Bytes) -> Result<Said<BlockBatch>, Malformed> {
+pub fn read_blocks(bytes: Bytes) -> Result<Reply<BlockBatch>, Malformed> {
     read(bytes, |bytes| {
         let blocks = Span { first: ParaNumber(u32(bytes)?), last: ParaNumber(u32(bytes)?) };
         if blocks.first > blocks.last {
@@ -270,7 +270,7 @@ pub fn read_heights(bytes: Bytes) -> Result<Position, Malformed> {
 ///
 /// # Errors
 /// [`Malformed`].
-pub fn read_genesis(bytes: Bytes) -> Result<Said<Genesis>, Malformed> {
+pub fn read_genesis(bytes: Bytes) -> Result<Reply<Genesis>, Malformed> {
     read(bytes, |bytes| {
         let (para_id, relay_number) = (u32(bytes)?, RelayNumber(u32(bytes)?));
         let (relay_hash, chain_identity) = (hash(bytes)?, hash(bytes)?);

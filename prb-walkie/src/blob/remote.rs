@@ -35,7 +35,7 @@ use std::{
 use async_trait::async_trait;
 use prb_core::{
     blob::{
-        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, Refusal,
+        BlobSource, BlockBatch, BlockCursor, Error, Genesis, HeaderBatch, HeaderCursor, Heights, RefusedData,
     },
     primitives::Hash,
 };
@@ -130,7 +130,7 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct RemoteBlobSource {
     pool: Arc<Pool>,
-    refusals: mpsc::Sender<Refusal>,
+    refusals: mpsc::Sender<RefusedData>,
     _tasks: [AbortOnDropHandle<()>; 3],
 }
 
@@ -220,7 +220,7 @@ impl BlobSource for RemoteBlobSource {
         }
     }
 
-    fn refused(&self, refusal: &Refusal) {
+    fn refused(&self, refusal: &RefusedData) {
         self.pool.suspect(refusal);
         // See above: what finds no place is told again.
         let _ = self.refusals.try_send(refusal.clone());

@@ -31,8 +31,8 @@ mod chain;
 mod event;
 mod worker;
 
-pub use chain::ToldPool;
-pub use worker::{ToldWorker, tell as tell_worker};
+pub use chain::PoolDetail;
+pub use worker::{WorkerDetail, tell as encode_worker};
 
 /// The most workers whose events one call gets.
 pub const MAX_WITH_EVENTS: usize = 100;

@@ -23,6 +23,7 @@ use tokio::{
 use super::{
     Command, Config, Limits, PeerTable, Shared,
     behaviour::{Behaviour, Protocol},
+    call_slots::{CallSlots, Place},
     codec::{Frame, Memories, Memory},
     local::LocalAddresses,
     log_quota::LogQuota,
@@ -30,7 +31,6 @@ use super::{
     metrics,
     outbound::Permit,
     peers::{Membership, Peers},
-    places::{Place, Places},
     provenance::Trust,
 };
 use crate::{
@@ -46,8 +46,8 @@ use crate::{
 mod boot;
 mod events;
 mod hello;
-mod here;
 mod inbound;
+mod same_machine;
 
 use boot::Boot;
 use inbound::Done;
@@ -123,7 +123,7 @@ pub(super) struct Driver {
     memory: Memory,
     /// Calls that are being answered.
     work: JoinSet<Done>,
-    places: Places,
+    places: CallSlots,
     local: LocalAddresses,
     /// What peers have said of themselves in a `Hello`.
     introductions: mpsc::Receiver<(PeerId, SystemInfo)>,
@@ -183,7 +183,7 @@ impl Driver {
             blobs: config.blobs,
             memory,
             work: JoinSet::new(),
-            places: Places::new(limits),
+            places: CallSlots::new(limits),
             local: LocalAddresses::default(),
             introductions,
             lookups: JoinSet::new(),

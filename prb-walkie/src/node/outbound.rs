@@ -12,7 +12,9 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, rooms::Rooms};
+use super::{
+    Command, Limits, PeerId, Shared, behaviour::Protocol, codec::Frame, metrics, peer_limits::PeerLimits,
+};
 use crate::{
     proto::{self, AuthResponse, AuthStatus, Response, SystemInfo},
     rpc::{
@@ -34,13 +36,13 @@ pub(super) type Permit = OwnedSemaphorePermit;
 #[derive(Debug)]
 pub(super) struct Outbound {
     limits: Limits,
-    rooms: Rooms,
+    rooms: PeerLimits,
     last_proof_ms: Mutex<u64>,
 }
 
 impl Outbound {
     pub(super) fn new(limits: Limits) -> Self {
-        let rooms = Rooms::new(limits.calls_to_peer, limits.peers);
+        let rooms = PeerLimits::new(limits.calls_to_peer, limits.peers);
         Self { limits, rooms, last_proof_ms: Mutex::default() }
     }
 

@@ -33,7 +33,7 @@
 //! |---|---|
 //! | [`open`](Policy::open) | everybody |
 //! | a whitelist | those peers, at once |
-//! | a key | those who have proved that they know it, for [`GRANT_LASTS`] |
+//! | a key | those who have proved that they know it, for [`GRANT_LIFETIME`] |
 //! | [networks](Policy::networks) | besides, peers whose connection comes from one of them |
 //! | neither key nor whitelist | besides, peers of the same machine: both ends of the connection that they made have one address, not a link-local one |
 //!
@@ -64,7 +64,7 @@ use crate::{
 /// How far the time of an auth string may be from the clock of the one who checks it.
 pub const WINDOW: Duration = Duration::from_secs(30);
 /// How long a peer is let in after its proof.
-pub const GRANT_LASTS: Duration = Duration::from_secs(12 * 60 * 60);
+pub const GRANT_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// Shortest pre-shared key.
 pub const MIN_KEY_BYTES: usize = 16;
 /// Auth strings remembered, and peers let in, at most.
@@ -204,7 +204,9 @@ impl Gate {
         if policy.whitelist.contains(peer) {
             return AuthStatus::Granted;
         }
-        if policy.psk.is_some() && self.granted.get(peer).is_some_and(|since| since.elapsed() < GRANT_LASTS) {
+        if policy.psk.is_some()
+            && self.granted.get(peer).is_some_and(|since| since.elapsed() < GRANT_LIFETIME)
+        {
             return AuthStatus::Granted;
         }
         if ip.is_some_and(|ip| is_in(&policy.networks, ip)) {
@@ -275,7 +277,7 @@ impl Gate {
 
     fn grant(&mut self, peer: PeerId) -> Result<(), &'static str> {
         if self.granted.len() >= MAX_REMEMBERED {
-            self.granted.retain(|_, since| since.elapsed() < GRANT_LASTS);
+            self.granted.retain(|_, since| since.elapsed() < GRANT_LIFETIME);
         }
         if self.granted.len() >= MAX_REMEMBERED && !self.granted.contains_key(&peer) {
             return Err("too many peers are let in");

@@ -243,7 +243,7 @@ async fn heights_are_held_back_until_they_grow() {
     let parent = sample.relay.last().unwrap();
     let header =
         Header { number: parent.header.number + 1, parent_hash: Hash::default(), ..parent.header.clone() };
-    let justified = prb_core::blob::memory::Justified {
+    let justified = prb_core::blob::memory::JustifiedBlock {
         justification: vec![1],
         para_head: Some(ParaNumber(para.0)),
         proof: vec![],

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use prb_core::{
-    blob::{BlobSource, BlockBatch, Genesis, Heights, Refusal, Span, memory::MemorySource},
+    blob::{BlobSource, BlockBatch, Genesis, Heights, RefusedData, Span, memory::MemorySource},
     conformance::blob::Sample,
     primitives::{Hash, ParaNumber, RelayNumber},
 };
@@ -265,7 +265,7 @@ async fn who_claims_alone_and_is_refused_is_put_aside() {
     let next = para + 1;
     let batch = remote.source.blocks(blocks(next, next), LIMIT).await.unwrap().unwrap();
     assert_eq!(batch.blocks.first, ParaNumber(next), "nothing but a worker can tell");
-    let refusal = Refusal::Blocks {
+    let refusal = RefusedData::Blocks {
         blocks: Span { first: ParaNumber(next), last: ParaNumber(next) },
         at: Some(ParaNumber(next)),
         message: "StateRootMismatch".into(),

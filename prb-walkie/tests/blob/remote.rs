@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use codec::{Decode, Encode};
 use prb_core::{
-    blob::{BlobSource, BlockBatch, BlockCursor, Error, Heights, Refusal, Span, memory::MemorySource},
+    blob::{BlobSource, BlockBatch, BlockCursor, Error, Heights, RefusedData, Span, memory::MemorySource},
     conformance::blob::{self, Backend, RelayBlock, Sample},
     primitives::{ParaNumber, RelayNumber},
     prpc,
@@ -362,7 +362,7 @@ async fn a_provider_whose_blocks_workers_refuse_is_put_aside_where_another_gives
     let truth = memory.blocks(blocks(1, 5), LIMIT).await.unwrap().unwrap();
     let wrong = remote.source.blocks(blocks(1, 5), LIMIT).await.unwrap().unwrap();
     assert_ne!(wrong, truth, "nothing but a worker can tell");
-    let refusal = Refusal::Blocks {
+    let refusal = RefusedData::Blocks {
         blocks: Span { first: ParaNumber(1), last: ParaNumber(5) },
         at: Some(ParaNumber(3)),
         message: "StateRootMismatch block=3".into(),
@@ -386,7 +386,7 @@ async fn a_worker_that_refuses_what_all_give_harms_nobody() {
     let cursor = start_of(&sample);
     remote.source.headers(cursor, LIMIT).await.unwrap().unwrap();
     let answered = first.stats.answered() + second.stats.answered();
-    remote.source.refused(&Refusal::Headers { cursor, message: "MissingJustification".into() });
+    remote.source.refused(&RefusedData::Headers { cursor, message: "MissingJustification".into() });
     until("looking into it", || first.stats.answered() + second.stats.answered() > answered).await;
     remote.source.headers(cursor, LIMIT).await.unwrap().unwrap();
     for id in ["A", "B"] {

@@ -50,7 +50,7 @@ struct CommandQuery {
 
 /// What becomes of a command, worker by worker.
 #[derive(Serialize, ToSchema)]
-struct Commanded {
+struct CommandResult {
     #[schema(value_type = String)]
     command: &'static str,
     dry_run: bool,
@@ -82,15 +82,15 @@ struct Answer {
 /// Answers before it is done, with what will happen to each. Workers that do not take it are named with the
 /// reason; where none does, the status is 409.
 #[utoipa::path(post, path = "/commands/{command}", tag = "commands", params(("command" = String, Path), CommandQuery),
-    request_body = Selection, responses((status = 200, body = Commanded), (status = 401, body = Problem),
-    (status = 404, body = Problem), (status = 409, description = "no worker takes it", body = Commanded)),
+    request_body = Selection, responses((status = 200, body = CommandResult), (status = 401, body = Problem),
+    (status = 404, body = Problem), (status = 409, description = "no worker takes it", body = CommandResult)),
     security(("token" = [])))]
 async fn command(
     State(api): State<Api>,
     Path(name): Path<String>,
     Asked(query): Asked<CommandQuery>,
     Body(selection): Body<Selection>,
-) -> Result<(StatusCode, Json<Commanded>), Problem> {
+) -> Result<(StatusCode, Json<CommandResult>), Problem> {
     let Some(command) = Command::ALL.into_iter().find(|command| command.as_str() == name) else {
         let known: Vec<_> = Command::ALL.iter().map(|command| command.as_str()).collect();
         let text = format!("there is no command {name:?}; there are {}", known.join(", "));
@@ -110,7 +110,7 @@ async fn command(
     let names: HashMap<Uuid, &str> = snapshot.workers.iter().map(|w| (w.id, w.name.as_str())).collect();
     let workers = previews.into_iter().map(|preview| answer(&names, preview)).collect();
     let dry_run = query.dry_run;
-    Ok((status, Json(Commanded { command: command.as_str(), dry_run, taken, workers })))
+    Ok((status, Json(CommandResult { command: command.as_str(), dry_run, taken, workers })))
 }
 
 /// Gives the command, and puts answers and refusals in the order of the ids.

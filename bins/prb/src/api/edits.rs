@@ -149,7 +149,7 @@ async fn create<K: Kind>(api: &Api, list: Vec<Value>, terms: &Terms) -> Result<E
     let manager = match &terms.if_match {
         IfMatch::Version(version) => {
             let version = version.clone();
-            api.manager().only_if(move |now| version::of_all(now) == version)
+            api.manager().with_condition(move |now| version::of_all(now) == version)
         }
         IfMatch::Any => api.manager().clone(),
     };
@@ -202,7 +202,7 @@ async fn update_once<K: Kind>(
         IfMatch::Version(version) => Some(version.clone()),
         IfMatch::Any => None,
     };
-    let manager = api.manager().only_if(move |now| {
+    let manager = api.manager().with_condition(move |now| {
         let same = |(id, version, goes): &(Uuid, String, bool)| {
             K::by_id(now, *id).is_some_and(|entry| {
                 // What keeps an entry may have been added since the snapshot.

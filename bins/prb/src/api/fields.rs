@@ -3,7 +3,7 @@
 use std::fmt;
 
 use prb_core::{
-    inventory::{AfterStop, Pool, Worker},
+    inventory::{AfterExternalStop, Pool, Worker},
     manage::{PoolValue, WorkerValue},
     primitives::PoolId,
 };
@@ -42,7 +42,7 @@ pub(super) struct WorkerFields {
     /// After a stop from elsewhere: `stay-stopped`, `reclaim` or `start-again`; null leaves it to the pool.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
-    after_stop: Option<Option<AfterStop>>,
+    after_stop: Option<Option<AfterExternalStop>>,
 }
 
 /// A pool's fields. A new pool needs `pid`, and a `secret` unless it only syncs; in a change, what is absent stays.
@@ -68,7 +68,7 @@ pub(super) struct PoolFields {
     /// After a stop from elsewhere: `stay-stopped`, `reclaim` or `start-again`; null leaves it to the fleet.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
-    after_stop: Option<Option<AfterStop>>,
+    after_stop: Option<Option<AfterExternalStop>>,
 }
 
 impl WorkerFields {

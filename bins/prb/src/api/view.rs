@@ -74,7 +74,7 @@ pub(super) struct WorkerDetail {
     runner: Option<usize>,
     /// What is kept of it between restarts: goal, last key, whether it was computing.
     #[schema(value_type = Object)]
-    saved: prb_core::inventory::Saved,
+    saved: prb_core::inventory::FleetRecord,
     /// The last checkpoint that was commanded: when, and the block or the error.
     #[schema(value_type = Option<Object>)]
     checkpoint: Option<Value>,
@@ -121,7 +121,7 @@ impl WorkerEntry {
             sync_only: worker.sync_only,
             gatekeeper: worker.gatekeeper,
             endpoints: worker.endpoints.clone(),
-            after_stop: worker.after_stop.map(prb_core::inventory::AfterStop::as_str),
+            after_stop: worker.after_stop.map(prb_core::inventory::AfterExternalStop::as_str),
         }
     }
 }
@@ -175,7 +175,7 @@ impl PoolEntry {
             sync_only: pool.sync_only,
             operator: operator.map(address),
             proxied: pool.proxied.map(address),
-            after_stop: pool.after_stop.map(prb_core::inventory::AfterStop::as_str),
+            after_stop: pool.after_stop.map(prb_core::inventory::AfterExternalStop::as_str),
             workers,
             on_chain: chain.and_then(|chain| pool_on_chain(pool, chain)),
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use prb_core::{inventory::AfterStop, inventory::UnknownAfterStop};
+use prb_core::{inventory::AfterExternalStop, inventory::UnknownAfterExternalStop};
 
 /// Where the daemon is, and how answers are shown.
 #[derive(Clone, Debug, Args)]
@@ -223,7 +223,7 @@ pub struct WorkerFields {
 
 /// What happens after a stop from elsewhere; `None` inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Setting(pub Option<AfterStop>);
+pub struct Setting(pub Option<AfterExternalStop>);
 
 fn after_stop(text: &str) -> Result<Setting, String> {
     if text == "inherit" {
@@ -231,7 +231,7 @@ fn after_stop(text: &str) -> Result<Setting, String> {
     }
     text.parse()
         .map(|setting| Setting(Some(setting)))
-        .map_err(|error: UnknownAfterStop| format!("{error}, or inherit"))
+        .map_err(|error: UnknownAfterExternalStop| format!("{error}, or inherit"))
 }
 
 /// `prb pool`.

@@ -66,7 +66,7 @@ fn one(job: &Value) -> String {
         ("action", cell(&job["action"])),
         ("created", time(&job["created_ms"])),
         ("ended", time(&job["ended_ms"])),
-        ("handed out", cell(&job["hand_outs"])),
+        ("handed out", cell(&job["attempts"])),
         ("error", cell(&job["error"])),
         ("block", cell(&job["outcome"]["block"])),
         ("transaction", cell(&job["outcome"]["extrinsic"])),

@@ -76,7 +76,7 @@ fn verify(store: &Store) -> anyhow::Result<()> {
     for fault in faults {
         text += &format!("{fault}\n");
     }
-    text += &cures(&report);
+    text += &remedies(&report);
     print(&text)?;
     if *faulty > 0 {
         bail!("{faulty} faults in the store at {}", store.path().display());
@@ -85,27 +85,28 @@ fn verify(store: &Store) -> anyhow::Result<()> {
 }
 
 /// What to do about the faults, from the part that the others hang on.
-fn cures(report: &Report) -> String {
-    let mut cures = String::new();
+fn remedies(report: &Report) -> String {
+    let mut remedies = String::new();
     if report.first_of(Part::Genesis).is_some() {
         return "Move the store away: the daemon fetches everything again, or `prb store import` an archive.\n".into();
     }
     if let Some(number) = report.first_of(Part::Relay) {
-        cures += &format!("Run `prb store drop --relay-from {number}`: the daemon fetches the rest again.\n");
+        remedies +=
+            &format!("Run `prb store drop --relay-from {number}`: the daemon fetches the rest again.\n");
     }
     match (report.first_of(Part::ParaHeaders), report.first_of(Part::Changes)) {
         (Some(header), _) => {
-            cures += &format!(
+            remedies += &format!(
                 "Run `prb store drop --para-from {header} --headers`: the daemon fetches the rest again.\n"
             );
         }
         (None, Some(number)) => {
-            cures +=
+            remedies +=
                 &format!("Run `prb store drop --para-from {number}`: the daemon fetches the rest again.\n");
         }
         (None, None) => {}
     }
-    cures
+    remedies
 }
 
 fn export(store: &Store, to: &std::path::Path, config: archive::Config) -> anyhow::Result<()> {

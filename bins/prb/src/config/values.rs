@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
 
-use prb_core::inventory::{AfterStop, UnknownAfterStop};
+use prb_core::inventory::{AfterExternalStop, UnknownAfterExternalStop};
 use url::Url;
 
 /// `true` or `false`, in the spellings that the original's variables had.
@@ -28,7 +28,7 @@ where
 }
 
 /// What happens after a stop from elsewhere.
-pub(super) fn after_stop(text: &str) -> Result<AfterStop, UnknownAfterStop> {
+pub(super) fn after_stop(text: &str) -> Result<AfterExternalStop, UnknownAfterExternalStop> {
     text.parse()
 }
 

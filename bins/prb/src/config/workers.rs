@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 use prb_core::{
     fleet,
-    inventory::AfterStop,
+    inventory::AfterExternalStop,
     pruntime::http::{BuildError, HttpConfig, HttpConnect},
     worker::Settings,
 };
@@ -41,8 +41,8 @@ pub struct WorkerArgs {
     /// What happens to a worker that was stopped elsewhere, by its owner or by withdrawals: stay-stopped,
     /// reclaim (its stake, after the cool-down; it stays stopped) or start-again. Pools and workers may have
     /// a setting of their own.
-    #[arg(long, env = "PRB_AFTER_STOP", default_value_t = AfterStop::default(), value_parser = after_stop)]
-    pub after_stop: AfterStop,
+    #[arg(long, env = "PRB_AFTER_STOP", default_value_t = AfterExternalStop::default(), value_parser = after_stop)]
+    pub after_stop: AfterExternalStop,
     /// Time-out of pRuntime calls, in ms.
     #[arg(long, env = "PHALA_PRPC_REQUEST_TIMEOUT", default_value = "8000", value_parser = millis)]
     pub prpc_request_timeout: Duration,

@@ -10,7 +10,7 @@ use prb_core::{
 };
 use uuid::Uuid;
 
-use super::{view::FleetView, words};
+use super::{format, view::FleetView};
 
 /// Why a backend does not do what it is asked for. The message is for operators.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ impl Error {
     /// Workers still belong to the pool.
     pub(super) fn in_use(workers: usize) -> Self {
         let text = "by now: remove them, or move them to another pool, and load the page again";
-        Self::conflict(format!("the pool has {} {text}", words::count(workers, "worker")))
+        Self::conflict(format!("the pool has {} {text}", format::count(workers, "worker")))
     }
 
     /// Whether the same may succeed later.
@@ -68,7 +68,7 @@ pub enum Edit {
 
 /// What a command did: the workers that took it, and why others did not.
 #[derive(Clone, Debug, Default)]
-pub struct Commanded {
+pub struct CommandResult {
     /// How many took it.
     pub taken: usize,
     /// Why the others did not.
@@ -94,7 +94,7 @@ pub trait Backend: Send + Sync + fmt::Debug {
     async fn preview(&self, ids: &[Uuid], command: Command) -> Result<Vec<Preview>, Error>;
 
     /// Gives a command.
-    async fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error>;
+    async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error>;
 
     /// Why entries cannot be edited here, if so, in a sentence.
     fn read_only(&self) -> Option<&str>;

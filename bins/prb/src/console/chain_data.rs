@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use prb_walkie::proto::provider_detail::{Detail, Node};
 
-use super::{backend::Error, context::Context, live::Part, view::Tip, words};
+use super::{backend::Error, context::Context, format, live::Part, view::Tip};
 
 /// Nodes and problems of a peer that are shown.
 const MAX_SHOWN: usize = 64;
@@ -35,9 +35,9 @@ pub(super) fn nodes(detail: &Detail) -> Markup {
     html! {
         h2 { "Chain nodes" }
         @for problem in detail.problems.iter().take(MAX_SHOWN) {
-            p.notice.bad { (words::sentence(&cut(problem))) }
+            p.notice.bad { (format::sentence(&cut(problem))) }
         }
-        @if demoted > 0 { p.small { (words::count(demoted, "node")) " answered wrongly: the reason is in the last column." } }
+        @if demoted > 0 { p.small { (format::count(demoted, "node")) " answered wrongly: the reason is in the last column." } }
         @if detail.nodes.is_empty() {
             p.empty { "No nodes are known." }
         } @else {
@@ -45,7 +45,7 @@ pub(super) fn nodes(detail: &Detail) -> Markup {
                 thead { tr { @for name in ["Chain", "Node", "State", "Does not offer", "What went wrong last"] { th scope="col" { (name) } } } }
                 tbody { @for node in detail.nodes.iter().take(MAX_SHOWN) { (row(node)) } }
             }
-            @if detail.nodes.len() > MAX_SHOWN { p.small { "And " (words::count(detail.nodes.len() - MAX_SHOWN, "node")) " more." } }
+            @if detail.nodes.len() > MAX_SHOWN { p.small { "And " (format::count(detail.nodes.len() - MAX_SHOWN, "node")) " more." } }
         }
     }
 }
@@ -111,7 +111,7 @@ fn size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)];
     match UNITS.into_iter().find(|(_, unit)| bytes >= *unit) {
         Some((name, unit)) => {
-            format!("{}.{}\u{a0}{name}", words::grouped(bytes / unit), bytes % unit * 10 / unit)
+            format!("{}.{}\u{a0}{name}", format::grouped(bytes / unit), bytes % unit * 10 / unit)
         }
         None => format!("{}\u{a0}KiB", bytes / 1024),
     }

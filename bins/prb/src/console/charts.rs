@@ -7,8 +7,8 @@ use maud::{Markup, html};
 
 use super::{
     context::Context,
+    format,
     history::{History, Measure, Span, now},
-    words,
 };
 
 /// The drawing's size in its own units.
@@ -168,7 +168,7 @@ fn shown(value: f64) -> String {
     if value < 100.0 && value.fract().abs() > 0.049 {
         return format!("{value:.1}");
     }
-    words::grouped(value.round() as u64)
+    format::grouped(value.round() as u64)
 }
 
 /// Hours and minutes.

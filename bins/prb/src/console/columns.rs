@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use maud::{Markup, html};
 
-use super::{list::by, view::WorkerView, words};
+use super::{format, list::by, view::WorkerView};
 
 /// Which columns are shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,49 +88,49 @@ macro_rules! column {
 
 /// Every column but the name, which leads to the worker's page.
 pub(super) static COLUMNS: &[Column] = &[
-    column!("state", "State", EVERYWHERE, w, by w.state, words::badge(w.state)),
+    column!("state", "State", EVERYWHERE, w, by w.state, format::badge(w.state)),
     column!("pool", "Pool", EVERYWHERE, w, by w.entry.pid, html! { (w.entry.pid) }),
-    column!("lag", "Lag", MAIN, w, by w.lag.map_or(-1, i64::from), html! { (words::number(w.lag)) }),
+    column!("lag", "Lag", MAIN, w, by w.lag.map_or(-1, i64::from), html! { (format::number(w.lag)) }),
     column!("message", "Last message", MAIN, w, by w.message.clone(), html! {
         (w.message)
         @if w.stalled == Some(true) { " " span.bad { "Stalled." } }
     }),
     column!("reason", "Reason", NOWHERE, w, by w.reason, html! { (w.reason.unwrap_or("–")) }),
     column!("since", "Since (UTC)", MAIN, w, by w.message_at, html! {
-        @match w.message_at { Some(at) => (words::moment(at)), None => "–" }
+        @match w.message_at { Some(at) => (format::moment(at)), None => "–" }
     }),
-    column!("session", "On chain", EVERYWHERE, w, by w.session_state().map(words::session), html! {
+    column!("session", "On chain", EVERYWHERE, w, by w.session_state().map(format::session), html! {
         @match w.session_state() {
-            Some(state) => { span.bad[w.is_unresponsive()] { (words::session(state)) } }
+            Some(state) => { span.bad[w.is_unresponsive()] { (format::session(state)) } }
             None => "–",
         }
     }),
-    column!("goal", "Goal", MAIN, w, by w.goal.map(words::goal), html! { (w.goal.map_or("–", words::goal)) }),
-    column!("block", "Para block", MAIN, w, by w.para_block, html! { (words::number(w.para_block)) }),
-    column!("header", "Para header", NOWHERE, w, by w.para_header, html! { (words::number(w.para_header)) }),
-    column!("relay", "Relay header", NOWHERE, w, by w.relay_header, html! { (words::number(w.relay_header)) }),
-    column!("stake", "Stake", CHAIN, w, by w.entry.stake, html! { (words::amount(w.entry.stake)) }),
+    column!("goal", "Goal", MAIN, w, by w.goal.map(format::goal), html! { (w.goal.map_or("–", format::goal)) }),
+    column!("block", "Para block", MAIN, w, by w.para_block, html! { (format::number(w.para_block)) }),
+    column!("header", "Para header", NOWHERE, w, by w.para_header, html! { (format::number(w.para_header)) }),
+    column!("relay", "Relay header", NOWHERE, w, by w.relay_header, html! { (format::number(w.relay_header)) }),
+    column!("stake", "Stake", CHAIN, w, by w.entry.stake, html! { (format::amount(w.entry.stake)) }),
     column!("locked", "At stake", MAIN, w, by w.at_stake(), html! {
-        @match w.at_stake() { 0 => "–", stake => (words::amount(stake)) }
+        @match w.at_stake() { 0 => "–", stake => (format::amount(stake)) }
     }),
-    column!("confidence", "Confidence", CHAIN, w, by w.confidence(), html! { (words::number(w.confidence())) }),
+    column!("confidence", "Confidence", CHAIN, w, by w.confidence(), html! { (format::number(w.confidence())) }),
     column!("v", "V", CHAIN, w, by w.session().map(|s| s.v), html! {
-        @match w.session() { Some(session) => (words::fixed(session.v)), None => "–" }
+        @match w.session() { Some(session) => (format::fixed(session.v)), None => "–" }
     }),
     column!("ve", "Ve", CHAIN, w, by w.session().map(|s| s.ve), html! {
-        @match w.session() { Some(session) => (words::fixed(session.ve)), None => "–" }
+        @match w.session() { Some(session) => (format::fixed(session.ve)), None => "–" }
     }),
     column!("p", "P instant", CHAIN, w, by w.session().map(|s| s.p_instant), html! {
-        (words::number(w.session().map(|session| session.p_instant)))
+        (format::number(w.session().map(|session| session.p_instant)))
     }),
     column!("pinit", "P initial", CHAIN, w, by w.session().map(|s| s.p_init), html! {
-        (words::number(w.session().map(|session| session.p_init)))
+        (format::number(w.session().map(|session| session.p_init)))
     }),
     column!("minted", "Minted", CHAIN, w, by w.session().map(|s| s.total_reward), html! {
-        @match w.session() { Some(session) => (words::amount(session.total_reward)), None => "–" }
+        @match w.session() { Some(session) => (format::amount(session.total_reward)), None => "–" }
     }),
     column!("heartbeat", "Last challenge (UTC)", CHAIN, w, by w.session().map(|s| s.challenge_time_last), html! {
-        @match w.session() { Some(session) => (words::moment_secs(session.challenge_time_last)), None => "–" }
+        @match w.session() { Some(session) => (format::moment_secs(session.challenge_time_last)), None => "–" }
     }),
     column!("version", "Version", RUNTIME, w, by w.info.as_ref().map(|i| i.version.clone()), html! {
         @match &w.info { Some(info) => (info.version), None => "–" }
@@ -150,7 +150,7 @@ pub(super) static COLUMNS: &[Column] = &[
         (shown(w, |m| m.total_peak_used))
     }),
     column!("pending", "Messages waiting", RUNTIME, w, by w.info.as_ref().map(|i| i.pending_messages), html! {
-        (words::number(w.info.as_ref().map(|info| info.pending_messages)))
+        (format::number(w.info.as_ref().map(|info| info.pending_messages)))
     }),
     column!("endpoint", "Endpoint", RUNTIME, w, by w.entry.endpoint.clone(), html! { (w.entry.endpoint) }),
     column!(
@@ -184,5 +184,5 @@ fn memory(worker: &WorkerView, field: Field) -> Option<u64> {
 }
 
 fn shown(worker: &WorkerView, field: Field) -> String {
-    memory(worker, field).map_or_else(|| "–".to_owned(), words::mib)
+    memory(worker, field).map_or_else(|| "–".to_owned(), format::mib)
 }

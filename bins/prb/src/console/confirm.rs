@@ -16,9 +16,9 @@ use super::{
     backend::{Backend, Error, Preview},
     context::Context,
     fields::Fields,
+    format,
     list::Asked,
     view::FleetView,
-    words,
 };
 use crate::pages::layout;
 
@@ -90,9 +90,9 @@ fn content(context: &Context, command: Command, fleet: &FleetView, previews: &[P
                     @let worker = by_id.get(id);
                     tr {
                         td.name data-label="Worker" { (worker.map_or_else(|| id.to_string(), |worker| worker.entry.name.clone())) }
-                        td data-label="State" { @if let Some(worker) = worker { (words::badge(worker.state)) } }
+                        td data-label="State" { @if let Some(worker) = worker { (format::badge(worker.state)) } }
                         td data-label="Pool" { @if let Some(worker) = worker { (worker.entry.pid) } }
-                        td data-label="At stake" { @if let Some(worker) = worker { (words::amount(worker.at_stake())) } }
+                        td data-label="At stake" { @if let Some(worker) = worker { (format::amount(worker.at_stake())) } }
                         td.result {
                             @match answer {
                                 Ok(text) => (text),
@@ -123,7 +123,7 @@ fn groups(previews: &[Preview]) -> Markup {
 }
 
 fn count(number: usize) -> String {
-    words::count(number, "worker")
+    format::count(number, "worker")
 }
 
 fn joined(ids: &[Uuid]) -> String {
@@ -135,7 +135,7 @@ pub(super) async fn command(context: Context, headers: HeaderMap, body: Bytes) -
     let fields = Fields::read(&body);
     match give(&context, &fields).await {
         Ok(text) => layout::said(&headers, StatusCode::OK, &text),
-        Err(error) => layout::said(&headers, error.status, &words::sentence(&error.message)),
+        Err(error) => layout::said(&headers, error.status, &format::sentence(&error.message)),
     }
 }
 

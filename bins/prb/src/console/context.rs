@@ -12,9 +12,9 @@ use maud::{Markup, html};
 use super::{
     Console,
     backend::{Backend, Error},
+    format,
     history::History,
     live::Part,
-    words,
 };
 use crate::pages::{TokenPlace, layout::Shell};
 
@@ -100,7 +100,7 @@ pub(super) fn notice(error: Option<&Error>) -> Part {
         html! {
             @if let Some(error) = error {
                 p.notice.bad role="alert" {
-                    (words::sentence(&error.message))
+                    (format::sentence(&error.message))
                     @if error.is_retryable() { " What is below may be old; it is asked for again." }
                 }
             }

@@ -13,7 +13,7 @@ use axum::{
 };
 use maud::{Markup, html};
 use prb_core::{
-    inventory::{AfterStop, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES},
+    inventory::{AfterExternalStop, MAX_ENDPOINT_BYTES, MAX_NAME_BYTES},
     manage::{PoolValue, WorkerValue},
     primitives::{PHALA_SS58_PREFIX, PoolId},
 };
@@ -24,8 +24,8 @@ use super::{
     backend::{Backend, Edit, Error},
     context::Context,
     fields::Fields,
+    format,
     view::{FleetView, PoolView, WorkerView},
-    words,
 };
 use crate::{pages::layout, version};
 
@@ -79,13 +79,13 @@ fn check(name: &str, label: &str, checked: bool) -> Markup {
     html! { label.check { input type="checkbox" name=(name) value="1" checked[checked]; (label) } }
 }
 
-fn after_stop(chosen: Option<AfterStop>, default: &str) -> Markup {
+fn after_stop(chosen: Option<AfterExternalStop>, default: &str) -> Markup {
     html! {
         label {
             "After a stop from elsewhere"
             select name="after_stop" {
                 option value="" { (default) }
-                @for setting in AfterStop::ALL {
+                @for setting in AfterExternalStop::ALL {
                     option value=(setting.as_str()) selected[chosen == Some(setting)] { (setting.as_str()) }
                 }
             }
@@ -124,7 +124,7 @@ fn worker_form(context: &Context, title: &str, worker: Option<&WorkerView>, flee
             }
             label {
                 "Stake in PHA"
-                input name="stake" required inputmode="decimal" pattern="[0-9]+(\\.[0-9]{0,12})?" placeholder="15000" value=[entry.map(|entry| words::plain_amount(entry.stake))];
+                input name="stake" required inputmode="decimal" pattern="[0-9]+(\\.[0-9]{0,12})?" placeholder="15000" value=[entry.map(|entry| format::plain_amount(entry.stake))];
             }
             @if whole { (after_stop(entry.and_then(|entry| entry.after_stop), "as its pool says")) }
             @if whole {
@@ -202,7 +202,7 @@ fn pool_form(context: &Context, title: &str, pool: Option<&PoolView>, fleet: &Fl
         }
         @if let Some(pool) = pool {
             @if workers > 0 {
-                p.small { "It has " (words::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it." }
+                p.small { "It has " (format::count(workers, "worker")) " here: remove them, or move them to another pool, before you remove it." }
             } @else {
                 (removal(&format!("{list}/remove"), &list, pool.id, &pool.version, &pool.name, "Nothing changes on chain."))
             }
@@ -222,7 +222,7 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
             pid: pid(&fields)?,
             name: fields.get("name").to_owned(),
             endpoint: fields.get("endpoint").to_owned(),
-            stake: words::read_amount(fields.get("stake")).map_err(bad)?.to_string(),
+            stake: format::read_amount(fields.get("stake")).map_err(bad)?.to_string(),
             enabled: fields.is_on("enabled"),
             sync_only: fields.is_on("sync_only"),
             gatekeeper: whole.then(|| fields.is_on("gatekeeper")),
@@ -296,7 +296,7 @@ fn pid(fields: &Fields) -> Result<PoolId, Error> {
     pid.map(PoolId).ok_or_else(|| bad("The pool's number must be a whole number.".to_owned()))
 }
 
-fn setting(fields: &Fields) -> Result<Option<AfterStop>, Error> {
+fn setting(fields: &Fields) -> Result<Option<AfterExternalStop>, Error> {
     match fields.get("after_stop") {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|error| bad(format!("What happens after a stop {error}."))),
@@ -310,6 +310,6 @@ fn bad(text: String) -> Error {
 fn answer(headers: &HeaderMap, done: Result<String, Error>) -> Response {
     match done {
         Ok(text) => layout::said(headers, StatusCode::OK, &text),
-        Err(error) => layout::said(headers, error.status, &words::sentence(&error.message)),
+        Err(error) => layout::said(headers, error.status, &format::sentence(&error.message)),
     }
 }

@@ -19,11 +19,11 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    backend::{Backend, Commanded, Edit, Error, Preview},
+    backend::{Backend, CommandResult, Edit, Error, Preview},
+    format,
     view::{FleetView, PoolView, Tip, WorkerView},
-    words,
 };
-use crate::{desk::Seen, version};
+use crate::{trade_queue::Seen, version};
 
 /// How long a view is shared by those who look.
 const MAX_AGE: Duration = Duration::from_millis(900);
@@ -142,11 +142,11 @@ impl Backend for Local {
         Ok(previews.into_iter().map(|(id, answer)| (id, answer.map_err(|error| error.to_string()))).collect())
     }
 
-    async fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
+    async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         let done = self.manager.command(ids, command).map_err(refused)?;
         *self.cache() = None;
         let refused = done.refused.iter().map(|(_, error)| error.to_string()).collect();
-        Ok(Commanded { taken: done.answers.len(), refused })
+        Ok(CommandResult { taken: done.answers.len(), refused })
     }
 
     fn read_only(&self) -> Option<&str> {
@@ -192,7 +192,7 @@ impl Local {
     /// The manager, for an edit of a pool that must still be as it was read.
     fn if_pool(&self, id: Uuid, version: &str, test: fn(&Snapshot, &Pool) -> bool) -> Manager {
         let version = version.to_owned();
-        self.manager.only_if(move |now| {
+        self.manager.with_condition(move |now| {
             let pool = now.pools.iter().find(|pool| pool.id == id);
             pool.is_some_and(|pool| version::of_pool(pool) == version && test(now, pool))
         })
@@ -201,7 +201,7 @@ impl Local {
     /// The same of a worker.
     fn if_worker(&self, id: Uuid, version: &str) -> Manager {
         let version = version.to_owned();
-        self.manager.only_if(move |now| {
+        self.manager.with_condition(move |now| {
             let worker = now.workers.iter().find(|worker| worker.id == id);
             worker.is_some_and(|worker| version::of_worker(worker) == version)
         })
@@ -232,7 +232,7 @@ fn refused(error: manage::Error) -> Error {
         error if error.is_callers() => StatusCode::BAD_REQUEST,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let message = words::chain(&error);
+    let message = format::chain(&error);
     if status.is_server_error() {
         tracing::error!(error = message, "an edit of the console failed");
     }

@@ -8,11 +8,11 @@ use prb_core::{chain::SessionState, primitives::Balance, queue::Stats, worker::S
 use super::{
     charts::charts,
     context::Context,
+    format,
     history::Span,
     list::Asked,
     live::Part,
     view::{FleetView, Tip, WorkerView},
-    words,
 };
 
 /// A lag that is none: what a worker at the tip may be behind.
@@ -26,7 +26,7 @@ pub(super) fn parts(context: &Context, fleet: &FleetView, span: Span) -> Vec<Par
     let head = html! {
         div.title {
             h1 { "Fleet" }
-            p.small { (words::count(total, "worker")) " in " (words::count(fleet.pools.len(), "pool")) }
+            p.small { (format::count(total, "worker")) " in " (format::count(fleet.pools.len(), "pool")) }
         }
         @for note in &fleet.notes { p.notice { (note) } }
     };
@@ -60,8 +60,8 @@ fn states(context: &Context, fleet: &FleetView) -> Markup {
             div.counts {
                 @for (state, count) in counts.into_iter().rev().filter(|(_, count)| *count > 0) {
                     @let asked = Asked { state: Some(state), ..Asked::default() };
-                    a class={ "count " (words::tone(state)) } id={ "count-" (state.as_str()) } href=(asked.link(&path)) {
-                        b { (words::grouped(count as u64)) }
+                    a class={ "count " (format::tone(state)) } id={ "count-" (state.as_str()) } href=(asked.link(&path)) {
+                        b { (format::grouped(count as u64)) }
                         span { (state.as_str()) }
                     }
                 }
@@ -82,7 +82,7 @@ fn bar(counts: &[(State, usize)]) -> Markup {
     html! {
         svg.bar viewBox="0 0 1000 12" preserveAspectRatio="none" aria-hidden="true" {
             @for (state, start, width) in shares {
-                rect class=(words::tone(state)) x=(start) y="0" width=(width) height="12" {}
+                rect class=(format::tone(state)) x=(start) y="0" width=(width) height="12" {}
             }
         }
     }
@@ -123,7 +123,7 @@ fn attention(context: &Context, fleet: &FleetView) -> Part {
         } @else {
             p.small {
                 a #all-trouble href=(Asked { attention: true, ..Asked::default() }.link(&path)) {
-                    (words::count(total, "worker"))
+                    (format::count(total, "worker"))
                 }
                 ", by reason; those with the most at stake first."
             }
@@ -153,22 +153,22 @@ fn trouble(worker: &WorkerView) -> &str {
 }
 
 fn row(name: &str, stake: Balance, group: &Group<'_>) -> Markup {
-    let cure = words::cure(name);
+    let remedy = format::remedy(name);
     let first = group.workers[0];
     html! {
         tr id={ "trouble-" (name) } {
-            td data-label="Workers" { a href=(group.link) { b { (words::grouped(group.workers.len() as u64)) } } }
+            td data-label="Workers" { a href=(group.link) { b { (format::grouped(group.workers.len() as u64)) } } }
             td data-label="Reason" { a href=(group.link) { (name) } }
-            td data-label="At stake" { @if stake > 0 { (words::pha(stake)) } @else { "–" } }
+            td data-label="At stake" { @if stake > 0 { (format::pha(stake)) } @else { "–" } }
             td.result data-label="Cause" {
-                @match cure {
-                    Some(cure) => (words::marked(cure.cause)),
+                @match remedy {
+                    Some(remedy) => (format::marked(remedy.cause)),
                     None => { (first.entry.name) ": " (first.message) }
                 }
             }
             td.result data-label="What to do" {
-                @match cure {
-                    Some(cure) => (words::marked(cure.cure)),
+                @match remedy {
+                    Some(remedy) => (format::marked(remedy.remedy)),
                     None => "By the message.",
                 }
             }
@@ -191,16 +191,16 @@ fn money(context: &Context, fleet: &FleetView) -> Markup {
         h2 { "Money" }
         dl.facts.figures {
             @if known || all > 0 {
-                (figure("Locked by sessions", &words::pha(all), false))
-                (figure("of it unresponsive", &words::pha(unresponsive), unresponsive > 0))
-                (figure("of it where attention is needed", &words::pha(trouble), trouble > 0))
-                (figure("of it cooling down", &words::pha(cooling), false))
+                (figure("Locked by sessions", &format::pha(all), false))
+                (figure("of it unresponsive", &format::pha(unresponsive), unresponsive > 0))
+                (figure("of it where attention is needed", &format::pha(trouble), trouble > 0))
+                (figure("of it cooling down", &format::pha(cooling), false))
             }
             @if !chain.is_empty() {
-                (figure("Free in pools", &words::pha(chain.iter().map(|pool| pool.free_stake).sum()), false))
-                (figure("Releasing in pools", &words::pha(chain.iter().map(|pool| pool.releasing_stake).sum()), false))
+                (figure("Free in pools", &format::pha(chain.iter().map(|pool| pool.free_stake).sum()), false))
+                (figure("Releasing in pools", &format::pha(chain.iter().map(|pool| pool.releasing_stake).sum()), false))
             }
-            (figure("Minted by these sessions", &words::pha(minted), false))
+            (figure("Minted by these sessions", &format::pha(minted), false))
         }
         p.small { a href={ (context.base) "/pools" } { "Pools" } }
     }
@@ -225,8 +225,8 @@ fn progress(fleet: &FleetView) -> Markup {
         @if !lags.is_empty() {
             h3 { "Workers by lag, in parachain blocks" }
             dl.facts.figures {
-                @for (name, count) in buckets { (figure(name, &words::grouped(count as u64), false)) }
-                (figure("Largest", &words::number(lags.iter().max().copied()), false))
+                @for (name, count) in buckets { (figure(name, &format::grouped(count as u64), false)) }
+                (figure("Largest", &format::number(lags.iter().max().copied()), false))
             }
         }
     }
@@ -241,7 +241,7 @@ fn jobs(jobs: &Stats) -> Markup {
     ];
     html! {
         dl.facts.figures {
-            @for (name, count, bad) in rows { (figure(name, &words::grouped(count), bad)) }
+            @for (name, count, bad) in rows { (figure(name, &format::grouped(count), bad)) }
         }
     }
 }
@@ -252,9 +252,9 @@ pub(super) fn heights(tip: &Tip, chain_block: Option<u32>) -> Markup {
             div {
                 dt { (name) }
                 dd {
-                    (words::number(have)) " of " (words::number(target))
+                    (format::number(have)) " of " (format::number(target))
                     @if let Some(behind) = have.zip(target).map(|(have, target)| target.saturating_sub(have)).filter(|n| *n > 0) {
-                        " " span.small { "(" (words::grouped(behind.into())) " behind)" }
+                        " " span.small { "(" (format::grouped(behind.into())) " behind)" }
                     }
                 }
             }
@@ -264,7 +264,7 @@ pub(super) fn heights(tip: &Tip, chain_block: Option<u32>) -> Markup {
         dl.facts.figures {
             (row("Relay chain data", tip.relay, tip.relay_target))
             (row("Parachain data", tip.para, tip.para_target))
-            @if let Some(block) = chain_block { div { dt { "State read at block" } dd { (words::grouped(block.into())) } } }
+            @if let Some(block) = chain_block { div { dt { "State read at block" } dd { (format::grouped(block.into())) } } }
         }
     }
 }

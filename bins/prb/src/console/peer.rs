@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use axum::http::StatusCode;
 use prb_core::worker::{Command, Event};
 use prb_walkie::{
-    manage::detail::ToldWorker,
+    manage::detail::WorkerDetail,
     node::{Node, PeerId},
     proto::{self, ErrorType, Identity, QueryIdentity, Role, db, detail as wire, lifecycle as lm},
     rpc,
@@ -31,10 +31,10 @@ mod values;
 use values::{pool_value, pool_view, worker_value};
 
 use super::{
-    backend::{Backend, Commanded, Edit, Error, Preview},
+    backend::{Backend, CommandResult, Edit, Error, Preview},
+    format,
     history::{self, History},
     view::{FleetView, Tip},
-    words,
 };
 use crate::pages::time_left;
 
@@ -231,7 +231,7 @@ impl Backend for Peer {
         let query = wire::StatusQuery { ids: vec![id.to_string()], detail: true, events: true };
         let update = patient(self.node.client(self.peer).worker_detail(query)).await?;
         let worker = update.detail.and_then(|fleet| fleet.workers.into_iter().next());
-        Ok(worker.map(|worker| ToldWorker::from(worker).events))
+        Ok(worker.map(|worker| WorkerDetail::from(worker).events))
     }
 
     fn commands(&self) -> &'static [Command] {
@@ -254,12 +254,12 @@ impl Backend for Peer {
         Ok(ids.iter().map(preview).collect())
     }
 
-    async fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
+    async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         if self.takes_all.load(Relaxed) {
             let answers = self.told(ids, command, false).await?;
             self.forget();
             let refused: Vec<_> = answers.iter().filter_map(|(_, answer)| answer.clone().err()).collect();
-            return Ok(Commanded { taken: answers.len() - refused.len(), refused });
+            return Ok(CommandResult { taken: answers.len() - refused.len(), refused });
         }
         let client = self.node.client(self.peer);
         let request = lm::UuidQueryRequest { ids: ids.iter().map(Uuid::to_string).collect() };
@@ -270,7 +270,7 @@ impl Backend for Peer {
             other => return Err(Error::conflict(format!("no call of Walkie has the command {other}"))),
         };
         self.forget();
-        Ok(Commanded { taken: done.worker_states.len(), refused: Vec::new() })
+        Ok(CommandResult { taken: done.worker_states.len(), refused: Vec::new() })
     }
 
     fn read_only(&self) -> Option<&str> {
@@ -364,7 +364,7 @@ fn refused(error: rpc::Error) -> Error {
     };
     let message = match &error {
         rpc::Error::Refused { source, .. } => source.message.clone(),
-        error => words::chain(error),
+        error => format::chain(error),
     };
     Error::new(status, message)
 }

@@ -7,7 +7,7 @@ use prb_walkie::{
     rpc::calls,
 };
 
-use super::{backend::Error, chain_data, context::Context, live::Part, peer::patient, words};
+use super::{backend::Error, chain_data, context::Context, format, live::Part, peer::patient};
 
 pub(super) fn parts(context: &Context) -> Vec<Part> {
     let Some(node) = &context.console.0.node else { return Vec::new() };
@@ -61,7 +61,7 @@ fn row(context: &Context, peer: &Peer) -> Markup {
             td data-label="Address" { @match &peer.address { Some(address) => { code { (address) } }, None => "–" } }
             td data-label="Group" { (peer.bridge_identity) }
             td data-label="Chain" { (chain(peer)) }
-            td data-label="Connected" { @if peer.connected { "yes" } @else { "no, last seen " (words::moment(peer.last_seen)) } }
+            td data-label="Connected" { @if peer.connected { "yes" } @else { "no, last seen " (format::moment(peer.last_seen)) } }
             td data-label="Round trip" {
                 @match peer.round_trip { Some(time) => { (time.as_millis()) "\u{a0}ms" }, None => "–" }
             }
@@ -118,7 +118,7 @@ fn fact(name: &str, value: &str) -> Markup {
 }
 
 fn height(number: i32) -> String {
-    words::number(u32::try_from(number).ok())
+    format::number(u32::try_from(number).ok())
 }
 
 fn heights(info: &dp::Info) -> Markup {

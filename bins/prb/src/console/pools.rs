@@ -10,10 +10,10 @@ use prb_core::{
 
 use super::{
     context::Context,
+    format,
     list::Asked,
     live::Part,
     view::{FleetView, PoolView},
-    words,
 };
 
 pub(super) fn parts(context: &Context, fleet: &FleetView) -> Vec<Part> {
@@ -69,7 +69,7 @@ impl Counts {
 fn row(context: &Context, pool: &PoolView, counts: Counts) -> Markup {
     let editable = context.fleet().is_ok_and(|fleet| fleet.read_only().is_none());
     let amount = |of: fn(&prb_core::chain::PoolOnChain) -> Balance| {
-        pool.on_chain().map_or_else(|| "–".to_owned(), |chain| words::amount(of(chain)))
+        pool.on_chain().map_or_else(|| "–".to_owned(), |chain| format::amount(of(chain)))
     };
     html! {
         tr id={ "p-" (pool.id) } .off[!pool.enabled] {
@@ -83,7 +83,7 @@ fn row(context: &Context, pool: &PoolView, counts: Counts) -> Markup {
             td.account data-label="Owner" { (owner(pool)) }
             td data-label="Balance" {
                 @match &pool.account {
-                    Some(Ok(account)) => { span.bad[account.free == 0] { (words::amount(account.free)) } }
+                    Some(Ok(account)) => { span.bad[account.free == 0] { (format::amount(account.free)) } }
                     Some(Err(error)) => { span.bad { (error) } }
                     None => "–",
                 }

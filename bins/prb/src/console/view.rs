@@ -7,7 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 use prb_core::{
     blob::Heights,
     chain::{AccountOnChain, PoolOnChain, Reading, Session, SessionState, WorkerOnChain},
-    inventory::{self, AfterStop, Goal},
+    inventory::{self, AfterExternalStop, Goal},
     primitives::{AccountId, Balance, WorkerKey},
     prpc::PhactoryInfo,
     queue::Stats,
@@ -148,7 +148,7 @@ pub struct PoolView {
     /// Whether its workers only sync.
     pub sync_only: bool,
     /// What happens after a stop from elsewhere, where the pool says; the outer `None`: not known here.
-    pub after_stop: Option<Option<AfterStop>>,
+    pub after_stop: Option<Option<AfterExternalStop>>,
     /// Who signs for it.
     pub operator: Option<AccountId>,
     /// The account that the operator is a proxy of.

@@ -1,4 +1,4 @@
-//! One worker: its state with cause and cure, what may be done, what happened, and everything that is known of it.
+//! One worker: its state with cause and remedy, what may be done, what happened, and everything that is known of it.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use super::{
     TRANSACTIONS_PATH,
     backend::Error,
     context::Context,
+    format,
     live::Part,
     view::{FleetView, WorkerView},
-    words,
 };
 
 pub(super) async fn parts(context: &Context, id: Uuid) -> Result<Vec<Part>, Error> {
@@ -53,23 +53,23 @@ fn state(context: &Context, worker: &WorkerView) -> Markup {
     let trouble = worker.needs_attention();
     html! {
         div.title {
-            h1 { (worker.entry.name) " " (words::badge(worker.state)) }
+            h1 { (worker.entry.name) " " (format::badge(worker.state)) }
             p.small { a href={ (context.base) "/workers" } { "All workers" } }
         }
         div.why.bad[trouble] {
             p.message { (worker.message) }
             @if let Some(reason) = worker.reason {
-                @let cure = words::cure(reason);
+                @let remedy = format::remedy(reason);
                 dl.facts {
                     (fact("Reason", &html! { (reason) }))
-                    @if let Some(at) = worker.message_at { (fact("Since (UTC)", &words::moment(at))) }
-                    @if let Some(cure) = cure {
-                        div.wide { dt { "Cause" } dd { (words::marked(cure.cause)) } }
-                        div.wide { dt { "What to do" } dd { (words::marked(cure.cure)) } }
+                    @if let Some(at) = worker.message_at { (fact("Since (UTC)", &format::moment(at))) }
+                    @if let Some(remedy) = remedy {
+                        div.wide { dt { "Cause" } dd { (format::marked(remedy.cause)) } }
+                        div.wide { dt { "What to do" } dd { (format::marked(remedy.remedy)) } }
                     }
                 }
             } @else if let Some(at) = worker.message_at {
-                p.small { "Since " (words::moment(at)) " UTC." }
+                p.small { "Since " (format::moment(at)) " UTC." }
             }
             @if worker.stalled == Some(true) { p.bad { "It has not moved for long although there is more for it." } }
         }
@@ -101,21 +101,21 @@ fn progress(worker: &WorkerView, fleet: &FleetView) -> Markup {
     html! {
         h2 { "Progress" }
         dl.facts.figures {
-            (fact("Lag", &html! { (words::number(worker.lag)) }))
-            (fact("Parachain block", &html! { (words::number(worker.para_block)) " of " (words::number(fleet.tip.para_target)) }))
-            (fact("Parachain header", &html! { (words::number(worker.para_header)) }))
-            (fact("Relay header", &html! { (words::number(worker.relay_header)) " of " (words::number(fleet.tip.relay_target)) }))
+            (fact("Lag", &html! { (format::number(worker.lag)) }))
+            (fact("Parachain block", &html! { (format::number(worker.para_block)) " of " (format::number(fleet.tip.para_target)) }))
+            (fact("Parachain header", &html! { (format::number(worker.para_header)) }))
+            (fact("Relay header", &html! { (format::number(worker.relay_header)) " of " (format::number(fleet.tip.relay_target)) }))
             @if let Some(failures) = worker.failures.filter(|failures| *failures > 0) {
                 (fact("Failures in a row", &html! { (failures) }))
             }
-            @if let Some(goal) = worker.goal { (fact("Goal", &html! { (words::goal(goal)) })) }
+            @if let Some(goal) = worker.goal { (fact("Goal", &html! { (format::goal(goal)) })) }
             @if let Some(checkpoint) = &worker.checkpoint {
                 (fact("Last checkpoint", &html! {
                     @match &checkpoint.result {
-                        Ok(block) => { "block " (words::grouped(block.0.into())) }
+                        Ok(block) => { "block " (format::grouped(block.0.into())) }
                         Err(error) => { span.bad { (error) } }
                     }
-                    ", " (words::moment(checkpoint.at))
+                    ", " (format::moment(checkpoint.at))
                 }))
             }
         }
@@ -138,18 +138,18 @@ fn on_chain(chain: &WorkerOnChain, worker: &WorkerView) -> Markup {
     html! {
         dl.facts {
             @if let Some(session) = &chain.session {
-                (fact("Session", &html! { span.bad[worker.is_unresponsive()] { (words::session(session.state)) } }))
-                (fact("At stake", &html! { @match session.stake { Some(stake) => (words::pha(stake)), None => "–" } }))
-                (fact("V", &html! { (words::fixed(session.v)) }))
-                (fact("Ve", &html! { (words::fixed(session.ve)) }))
-                (fact("P instant", &html! { (words::grouped(session.p_instant.into())) }))
-                (fact("P initial", &html! { (words::grouped(session.p_init.into())) }))
-                (fact("Minted", &html! { (words::pha(session.total_reward)) }))
-                (fact("Iterations", &html! { (words::grouped(session.iterations)) }))
-                (fact("Computing since (UTC)", &words::moment_secs(session.working_start_time)))
-                (fact("Last challenge (UTC)", &words::moment_secs(session.challenge_time_last)))
+                (fact("Session", &html! { span.bad[worker.is_unresponsive()] { (format::session(session.state)) } }))
+                (fact("At stake", &html! { @match session.stake { Some(stake) => (format::pha(stake)), None => "–" } }))
+                (fact("V", &html! { (format::fixed(session.v)) }))
+                (fact("Ve", &html! { (format::fixed(session.ve)) }))
+                (fact("P instant", &html! { (format::grouped(session.p_instant.into())) }))
+                (fact("P initial", &html! { (format::grouped(session.p_init.into())) }))
+                (fact("Minted", &html! { (format::pha(session.total_reward)) }))
+                (fact("Iterations", &html! { (format::grouped(session.iterations)) }))
+                (fact("Computing since (UTC)", &format::moment_secs(session.working_start_time)))
+                (fact("Last challenge (UTC)", &format::moment_secs(session.challenge_time_last)))
                 @if session.cool_down_start > 0 {
-                    (fact("Cool-down since (UTC)", &words::moment_secs(session.cool_down_start)))
+                    (fact("Cool-down since (UTC)", &format::moment_secs(session.cool_down_start)))
                 }
                 div.wide { dt { "Session account" } dd { (account(&session.account)) } }
             } @else {
@@ -165,11 +165,11 @@ fn registration(chain: &WorkerOnChain) -> Markup {
     html! {
         @if let Some(pool) = chain.pool { (fact("Pool on chain", &html! { (pool) })) }
         (fact("Confidence level", &html! { (registration.confidence_level) }))
-        (fact("Initial score", &html! { (words::number(registration.initial_score)) }))
-        (fact("Registered (UTC)", &words::moment_secs(registration.last_updated)))
+        (fact("Initial score", &html! { (format::number(registration.initial_score)) }))
+        (fact("Registered (UTC)", &format::moment_secs(registration.last_updated)))
         (fact("Attested by", &html! { @match registration.attestation_provider { Some(by) => (format!("{by:?}")), None => "none" } }))
         (fact("Features", &html! { (registration.features.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")) }))
-        (fact("Next message", &html! { (words::grouped(chain.ingress_sequence)) }))
+        (fact("Next message", &html! { (format::grouped(chain.ingress_sequence)) }))
         @if !chain.endpoints.is_empty() {
             div.wide { dt { "Announced endpoints" } dd { (chain.endpoints.join(", ")) } }
         }
@@ -195,12 +195,12 @@ fn machine(info: &PhactoryInfo, worker: &WorkerView) -> Markup {
             (fact("Version", &html! { (info.version) }))
             (fact("Git revision", &html! { code { (info.git_revision) } }))
             @if let Some(memory) = &info.memory_usage {
-                (fact("Memory used", &html! { (words::mib(memory.rust_used)) }))
-                (fact("Memory peak", &html! { (words::mib(memory.rust_peak_used)) }))
-                (fact("Memory total peak", &html! { (words::mib(memory.total_peak_used)) }))
+                (fact("Memory used", &html! { (format::mib(memory.rust_used)) }))
+                (fact("Memory peak", &html! { (format::mib(memory.rust_peak_used)) }))
+                (fact("Memory total peak", &html! { (format::mib(memory.total_peak_used)) }))
             }
-            (fact("Score", &html! { (words::grouped(info.score)) }))
-            (fact("Messages waiting", &html! { (words::grouped(info.pending_messages)) }))
+            (fact("Score", &html! { (format::grouped(info.score)) }))
+            (fact("Messages waiting", &html! { (format::grouped(info.pending_messages)) }))
             @if info.safe_mode_level > 0 { (fact("Safe mode", &html! { span.bad { "level " (info.safe_mode_level) } })) }
             @if info.dev_mode { (fact("Enclave", &html! { span.bad { "none: development mode" } })) }
             @if let Some(key) = worker.key { div.wide { dt { "Public key" } dd { code { (key) } } } }
@@ -218,7 +218,7 @@ fn entry(context: &Context, worker: &WorkerView, fleet: &FleetView) -> Markup {
                 (entry.pid)
                 @if let Some(pool) = fleet.pool(entry.pid.0) { " " (pool.name) }
             }))
-            (fact("Stake", &html! { (words::pha(entry.stake)) }))
+            (fact("Stake", &html! { (format::pha(entry.stake)) }))
             (fact("Enabled", &html! { (yes(entry.enabled)) }))
             (fact("Sync only", &html! { (yes(entry.sync_only)) }))
             @if entry.gatekeeper { (fact("Gatekeeper", &html! { "yes" })) }
@@ -246,8 +246,8 @@ fn timeline(events: Option<Vec<Event>>) -> Part {
         let id = format!("event-{}", event.number);
         let row = html! {
             tr id=(id) {
-                td data-label="At" { (words::moment(event.at)) }
-                td.result { (words::event(&event.kind)) }
+                td data-label="At" { (format::moment(event.at)) }
+                td.result { (format::event(&event.kind)) }
             }
         };
         (id, row)

@@ -6,10 +6,10 @@ use prb_core::worker::State;
 use super::{
     columns::{COLUMNS, Column, Set},
     context::Context,
+    format,
     list::{Asked, MAX_TEXT, Page, SIZES},
     live::Part,
     view::{FleetView, WorkerView},
-    words,
 };
 
 /// What the list is narrowed by. Stands outside of the parts that change by themselves.
@@ -98,8 +98,8 @@ fn extent(page: &Page<'_>, asked: &Asked) -> Markup {
             @if page.workers.is_empty() {
                 "No worker fits."
             } @else {
-                b { (words::grouped(page.first as u64 + 1)) "–" (words::grouped((page.first + page.workers.len()) as u64)) }
-                " of " b { (words::grouped(page.total as u64)) }
+                b { (format::grouped(page.first as u64 + 1)) "–" (format::grouped((page.first + page.workers.len()) as u64)) }
+                " of " b { (format::grouped(page.total as u64)) }
                 @if !asked.reason.is_empty() { ", reason " b { (asked.reason) } }
             }
         }

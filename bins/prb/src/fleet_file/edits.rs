@@ -63,8 +63,9 @@ fn differences(old: &Snapshot, pools: Vec<Pool>, workers: Vec<Worker>) -> Vec<Ed
             continue;
         }
         let renamed = by_endpoint.get(&normal_endpoint(&worker.endpoint)).filter(|_| known.is_none());
-        let saved =
-            renamed.and_then(|before| old.saved.get(before)).map(|saved| Edit::Save(worker.id, *saved));
+        let saved = renamed
+            .and_then(|before| old.saved.get(before))
+            .map(|saved| Edit::PutFleetRecord(worker.id, *saved));
         edits.push(Edit::PutWorker(worker));
         edits.extend(saved);
     }

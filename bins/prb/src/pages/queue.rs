@@ -21,7 +21,7 @@ use prb_core::queue::{
 };
 use tokio::sync::Semaphore;
 
-use self::wish::{Asked, Wish};
+use self::query::{JobQuery, QueryParams};
 use super::{
     Rules, Site, TokenPlace,
     guard::SMALL_BODY_BYTES,
@@ -29,18 +29,18 @@ use super::{
 };
 use crate::{config::PageArgs, listen::Port, token::Access};
 
-mod act;
-mod find;
+mod actions;
+mod filter;
+pub(crate) mod format;
+mod host;
 mod job;
 mod list;
+mod query;
 mod recent;
-mod setting;
-mod wish;
-pub(crate) mod words;
 
-pub use find::{MAX_SEARCHED, SEARCH_BUDGET};
+pub use filter::{MAX_SEARCHED, SEARCH_BUDGET};
+pub(crate) use host::{Directory, PageHost, Workers};
 pub(crate) use recent::Recent;
-pub(crate) use setting::{Directory, Setting, Workers};
 
 /// The port that operators know.
 pub const PORT: u16 = 4567;
@@ -71,7 +71,7 @@ pub async fn open(args: &PageArgs, access: &Access, source: Source) -> anyhow::R
     };
     match port.open(args.queue_page_listen).await? {
         Some(listener) => {
-            Site::new(port, listener, args, access, RULES, router(Setting::alone(), source)).map(Some)
+            Site::new(port, listener, args, access, RULES, router(PageHost::alone(), source)).map(Some)
         }
         None => Ok(None),
     }
@@ -79,71 +79,75 @@ pub async fn open(args: &PageArgs, access: &Access, source: Source) -> anyhow::R
 
 /// What handlers share.
 #[derive(Clone)]
-struct Desk(Arc<Inner>);
+struct QueuePages(Arc<Inner>);
 
 struct Inner {
     source: Source,
-    setting: Setting,
+    host: PageHost,
     /// What the queue said when it last answered, and when.
     counts: Mutex<Option<(Stats, u64)>>,
     /// One search at a time: it may read the whole queue.
     search: Semaphore,
 }
 
-impl fmt::Debug for Desk {
+impl fmt::Debug for QueuePages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Desk").field(&self.0.source).finish()
+        f.debug_tuple("QueuePages").field(&self.0.source).finish()
     }
 }
 
 /// The pages where they stand.
-pub(crate) fn router(setting: Setting, source: Source) -> Router {
-    let desk = Desk::new(setting, source);
+pub(crate) fn router(host: PageHost, source: Source) -> Router {
+    let pages = QueuePages::new(host, source);
     Router::new()
         .route("/", get(list_page))
         .route("/live", get(list_parts))
-        .route("/confirm", get(act::confirm))
-        .route("/act", post(act::act))
+        .route("/confirm", get(actions::confirm))
+        .route("/act", post(actions::act))
         .route("/jobs/{id}", get(job_page))
         .route("/live/jobs/{id}", get(job_parts))
-        .route("/jobs/{id}/retry", post(act::retry))
-        .route("/jobs/{id}/remove", post(act::remove))
-        .with_state(desk)
+        .route("/jobs/{id}/retry", post(actions::retry))
+        .route("/jobs/{id}/remove", post(actions::remove))
+        .with_state(pages)
 }
 
-async fn list_page(State(desk): State<Desk>, place: TokenPlace, Query(asked): Query<Asked>) -> Response {
-    let setting = &desk.0.setting;
-    let (parts, there) = desk.list(&asked).await;
-    let live = wish::link(&format!("{}/live", setting.base), &asked);
+async fn list_page(
+    State(pages): State<QueuePages>,
+    place: TokenPlace,
+    Query(asked): Query<QueryParams>,
+) -> Response {
+    let host = &pages.0.host;
+    let (parts, there) = pages.list(&asked).await;
+    let live = query::link(&format!("{}/live", host.base), &asked);
     let content = html! {
-        h1 { (setting.title) }
+        h1 { (host.title) }
         (parts.head)
-        (list::filter(setting, &asked))
-        (list::bulk(setting))
+        (list::filter(host, &asked))
+        (list::bulk(host))
         (parts.body.unwrap_or_else(|| part("jobs", &html! {
             p.empty { "The jobs are shown as soon as the queue answers." }
         })))
     };
-    let page = setting.page(&place, setting.title, Some(&live), &content);
+    let page = host.page(&place, host.title, Some(&live), &content);
     (if there { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, page).into_response()
 }
 
-async fn list_parts(State(desk): State<Desk>, Query(asked): Query<Asked>) -> Markup {
-    let (parts, _) = desk.list(&asked).await;
+async fn list_parts(State(pages): State<QueuePages>, Query(asked): Query<QueryParams>) -> Markup {
+    let (parts, _) = pages.list(&asked).await;
     html! { (parts.head) (parts.body.unwrap_or_default()) }
 }
 
-async fn job_page(State(desk): State<Desk>, place: TokenPlace, Path(id): Path<String>) -> Response {
-    let Some(id) = wish::number(&id) else { return layout::nothing_here("A job has a number.") };
-    let setting = &desk.0.setting;
-    let (title, live) = (format!("Job {id}"), format!("{}/live/jobs/{id}", setting.base));
-    let page = |content: &Markup| setting.page(&place, &title, Some(&live), content);
-    match desk.job(id).await {
+async fn job_page(State(pages): State<QueuePages>, place: TokenPlace, Path(id): Path<String>) -> Response {
+    let Some(id) = query::number(&id) else { return layout::nothing_here("A job has a number.") };
+    let host = &pages.0.host;
+    let (title, live) = (format!("Job {id}"), format!("{}/live/jobs/{id}", host.base));
+    let page = |content: &Markup| host.page(&place, &title, Some(&live), content);
+    match pages.job(id).await {
         Ok(Some(detail)) => {
-            let known = setting.directory().await;
+            let known = host.directory().await;
             let content = html! {
                 (notice(None))
-                (part("job", &job::state(setting, &detail.record, &known)))
+                (part("job", &job::state(host, &detail.record, &known)))
                 (job::content(&detail))
             };
             page(&content).into_response()
@@ -162,13 +166,13 @@ async fn job_page(State(desk): State<Desk>, place: TokenPlace, Path(id): Path<St
     }
 }
 
-async fn job_parts(State(desk): State<Desk>, Path(id): Path<String>) -> Response {
-    let setting = &desk.0.setting;
-    let Some(id) = wish::number(&id) else { return StatusCode::NOT_FOUND.into_response() };
-    match desk.job(id).await {
+async fn job_parts(State(pages): State<QueuePages>, Path(id): Path<String>) -> Response {
+    let host = &pages.0.host;
+    let Some(id) = query::number(&id) else { return StatusCode::NOT_FOUND.into_response() };
+    match pages.job(id).await {
         Ok(Some(detail)) => {
-            let known = setting.directory().await;
-            html! { (notice(None)) (part("job", &job::state(setting, &detail.record, &known))) }
+            let known = host.directory().await;
+            html! { (notice(None)) (part("job", &job::state(host, &detail.record, &known))) }
         }
         Ok(None) => html! { (notice(None)) (part("job", &job::gone(id))) },
         // The rest of the page stays as it was.
@@ -183,35 +187,35 @@ struct Parts {
     body: Option<Markup>,
 }
 
-impl Desk {
-    fn new(setting: Setting, source: Source) -> Self {
-        Self(Arc::new(Inner { source, setting, counts: Mutex::default(), search: Semaphore::new(1) }))
+impl QueuePages {
+    fn new(host: PageHost, source: Source) -> Self {
+        Self(Arc::new(Inner { source, host, counts: Mutex::default(), search: Semaphore::new(1) }))
     }
 
     /// The parts, and whether the queue is there.
-    async fn list(&self, asked: &Asked) -> (Parts, bool) {
-        let setting = &self.0.setting;
-        let known = setting.directory().await;
-        let wish = &Wish::read(asked, &known);
+    async fn list(&self, asked: &QueryParams) -> (Parts, bool) {
+        let host = &self.0.host;
+        let known = host.directory().await;
+        let query = &JobQuery::read(asked, &known);
         let (stats, found) = tokio::join!(self.stats(), async {
-            match wish {
-                Ok(wish) => self.find(wish).await.map(Ok),
+            match query {
+                Ok(query) => self.find(query).await.map(Ok),
                 Err(refusal) => Ok(Err(refusal.as_str())),
             }
         });
         let (body, refused) = match found {
             Ok(found) => (
-                Some(part("jobs", &list::jobs(setting, asked, found.as_ref().map_err(|text| *text), &known))),
+                Some(part("jobs", &list::jobs(host, asked, found.as_ref().map_err(|text| *text), &known))),
                 None,
             ),
             Err(error) => (None, Some(error)),
         };
         let error = refused.or(stats.err());
         let last = *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = wish.as_ref().ok().and_then(|wish| wish.filter.state);
+        let state = query.as_ref().ok().and_then(|query| query.filter.state);
         let head = html! {
             (notice(error.as_ref()))
-            (part("counts", &list::counts(setting, last, error.is_some(), state)))
+            (part("counts", &list::counts(host, last, error.is_some(), state)))
         };
         (Parts { head, body }, error.is_none())
     }
@@ -243,7 +247,7 @@ fn notice(error: Option<&Error>) -> Markup {
         &html! {
             @if let Some(error) = error {
                 p.notice.bad role="alert" {
-                    "The queue does not answer; what is below may be old. " (words::sentence(&words::chain(error)))
+                    "The queue does not answer; what is below may be old. " (format::sentence(&format::chain(error)))
                 }
             }
         },

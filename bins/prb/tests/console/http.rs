@@ -14,7 +14,7 @@ async fn the_first_page_names_what_needs_a_hand() {
     let page = Page::of(&Made::new(fleet(100, 10))).await;
     let answer = page.get("/").await;
     assert_eq!(answer.status, 200);
-    // Ten of a hundred, in five kinds, with their cause and cure from the documentation.
+    // Ten of a hundred, in five kinds, with their cause and remedy from the documentation.
     answer
         .has(&[
             "10 workers",

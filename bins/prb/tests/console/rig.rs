@@ -12,7 +12,7 @@ use prb::{
     config::{OpsListen, PageArgs},
     console::{
         self, Console,
-        backend::{Backend, Commanded, Edit, Error, Preview},
+        backend::{Backend, CommandResult, Edit, Error, Preview},
         view::{FleetView, PoolView, Tip, WorkerView},
     },
     pages::queue::Source,
@@ -100,9 +100,9 @@ impl Backend for Made {
         ids.iter().map(preview).collect()
     }
 
-    async fn command(&self, ids: &[Uuid], command: Command) -> Result<Commanded, Error> {
+    async fn command(&self, ids: &[Uuid], command: Command) -> Result<CommandResult, Error> {
         self.commands.lock().unwrap().push((ids.to_vec(), command));
-        Ok(Commanded { taken: ids.len(), refused: Vec::new() })
+        Ok(CommandResult { taken: ids.len(), refused: Vec::new() })
     }
 
     fn read_only(&self) -> Option<&str> {

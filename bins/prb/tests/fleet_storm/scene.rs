@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Write as _, net::SocketAddr, time::Duration
 
 use prb::all::Bridge;
 use prb_core::{
-    inventory::{AfterStop, Goal, Saved},
+    inventory::{AfterExternalStop, FleetRecord, Goal},
     manage::Manager,
     primitives::{AccountId, PHALA_SS58_PREFIX, WorkerKey},
     worker::WorkerStatus,
@@ -47,7 +47,7 @@ pub(crate) struct Entry {
     pub(crate) stake: u128,
     pub(crate) enabled: bool,
     pub(crate) sync_only: bool,
-    pub(crate) after_stop: Option<AfterStop>,
+    pub(crate) after_stop: Option<AfterExternalStop>,
     /// Whether the file names it.
     pub(crate) present: bool,
     /// When its keys were confirmed, or forgotten with the entry.
@@ -92,7 +92,7 @@ pub(crate) struct Scene {
 /// An entry as everybody sees it.
 pub(crate) struct Observed {
     pub(crate) status: std::sync::Arc<WorkerStatus>,
-    pub(crate) saved: Saved,
+    pub(crate) saved: FleetRecord,
     pub(crate) key: WorkerKey,
     pub(crate) truth: WorkerTruth,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prb_core::{
-    inventory::{AfterStop, Goal},
+    inventory::{AfterExternalStop, Goal},
     worker::Command,
 };
 use prb_devnet::runtime::{
@@ -117,10 +117,14 @@ impl Storm {
     async fn edit(&mut self, scene: &mut Scene) {
         let Some(at) = any(scene, |scene, at| scene.entries[at].present) else { return };
         let kind = scene.random.random_range(0..12);
-        let after_stop =
-            *[None, Some(AfterStop::StayStopped), Some(AfterStop::Reclaim), Some(AfterStop::StartAgain)]
-                .choose(&mut scene.random)
-                .unwrap();
+        let after_stop = *[
+            None,
+            Some(AfterExternalStop::StayStopped),
+            Some(AfterExternalStop::Reclaim),
+            Some(AfterExternalStop::StartAgain),
+        ]
+        .choose(&mut scene.random)
+        .unwrap();
         let entry = &mut scene.entries[at];
         let name = entry.name.clone();
         let what = match kind {
@@ -222,9 +226,9 @@ impl Storm {
         entry.stopped_elsewhere = Some(Instant::now());
         entry.expected = match entry.expected {
             Some(Expected { goal: Goal::Compute, .. }) => Some(match entry.after_stop {
-                None | Some(AfterStop::StayStopped) => Expected::of(Goal::StayStopped),
-                Some(AfterStop::Reclaim) => Expected::RECLAIMED,
-                Some(AfterStop::StartAgain) => Expected::of(Goal::Compute),
+                None | Some(AfterExternalStop::StayStopped) => Expected::of(Goal::StayStopped),
+                Some(AfterExternalStop::Reclaim) => Expected::RECLAIMED,
+                Some(AfterExternalStop::StartAgain) => Expected::of(Goal::Compute),
             }),
             // It was to be stopped anyway, or nobody knows.
             known => known,

@@ -8,7 +8,7 @@ use std::{
 
 use codec::Encode;
 use prb_core::{
-    blob::{Span, assemble::View},
+    blob::{Span, assemble::ChainPieces},
     primitives::{Hash, ParaNumber, RelayNumber},
 };
 

@@ -2,7 +2,7 @@
 
 use std::{io::Write, process::Command};
 
-use prb_core::blob::{Span, assemble::View};
+use prb_core::blob::{Span, assemble::ChainPieces};
 
 use super::*;
 
@@ -40,7 +40,7 @@ fn relay_blocks_are_dropped_down_to_a_justified_one_and_taken_again() {
                 let (alignment, proof) = split_alignment(&encoded).unwrap();
                 (alignment, proof.to_vec())
             };
-            stops.push(NewStop {
+            stops.push(NewJustifiedBlock {
                 number: last,
                 justification: stop.justification.to_vec(),
                 set_id: stop.set_id,

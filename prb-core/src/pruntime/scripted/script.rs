@@ -42,7 +42,7 @@ impl Failure {
 /// The duration of a worker's operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Pace {
+pub struct Timings {
     /// Bytes of blocks dispatched per second.
     pub dispatch_bytes_per_sec: u64,
     /// Duration of an attestation.
@@ -51,7 +51,7 @@ pub struct Pace {
     pub restart: Duration,
 }
 
-impl Pace {
+impl Timings {
     /// No delays, for benchmarks of the code around the worker.
     pub const INSTANT: Self =
         Self { dispatch_bytes_per_sec: u64::MAX, attestation: Duration::ZERO, restart: Duration::ZERO };
@@ -63,7 +63,7 @@ impl Pace {
     }
 }
 
-impl Default for Pace {
+impl Default for Timings {
     fn default() -> Self {
         Self {
             dispatch_bytes_per_sec: 8 * 1024 * 1024,
@@ -93,7 +93,7 @@ pub(super) struct Script {
     pub(super) next: HashMap<Method, VecDeque<Failure>>,
     pub(super) always: HashMap<Method, Failure>,
     pub(super) latency: BTreeMap<&'static str, Duration>,
-    pub(super) pace: Pace,
+    pub(super) pace: Timings,
     pub(super) down: bool,
     pub(super) restart: Restart,
     pub(super) dies_at: Option<u32>,

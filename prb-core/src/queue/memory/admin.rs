@@ -87,7 +87,7 @@ impl Entry {
             workers: workers(&self.job.calls),
             created_ms: self.log.created_ms,
             ended_ms: None,
-            hand_outs: self.hand_outs,
+            attempts: self.attempts,
             retries_left: self.retries_left,
             progress: self.log.progress.map(|progress| word(progress).to_owned()),
             error: self.log.error.clone(),
@@ -111,7 +111,7 @@ impl Ended {
             workers: workers(&self.job.calls),
             created_ms: self.log.created_ms,
             ended_ms: self.log.history.last().map(|step| step.at_ms),
-            hand_outs: self.hand_outs,
+            attempts: self.attempts,
             retries_left: 0,
             progress: self.log.progress.map(|progress| word(progress).to_owned()),
             error: self.log.error.clone(),
@@ -183,13 +183,13 @@ impl QueueAdmin for MemoryQueue {
         let Some(place) = state.ended.iter().position(failed) else { return Ok(false) };
         let size_bytes = state.ended.get(place).map(|ended| ended.size_bytes).unwrap_or_default();
         state.admit(self.0.config, size_bytes)?;
-        let Some(Ended { job, hand_outs, mut log, .. }) = state.ended.remove(place) else {
+        let Some(Ended { job, attempts, mut log, .. }) = state.ended.remove(place) else {
             return Ok(false);
         };
         state.ended_bytes -= size_bytes;
         log.step(JobState::Waiting, None);
         let (submitter, retries_left, phase) = (None, 0, Phase::Waiting);
-        state.add(id, Entry { job, submitter, size_bytes, token: 0, hand_outs, retries_left, phase, log });
+        state.add(id, Entry { job, submitter, size_bytes, token: 0, attempts, retries_left, phase, log });
         drop(state);
         self.0.changed.notify_one();
         Ok(true)

@@ -64,7 +64,7 @@ impl CrashTracker {
     /// The block, once it is isolated.
     pub(super) fn found(&self) -> Option<Cause> {
         let suspect = self.confirmed().filter(|suspect| suspect.blocks.first == suspect.blocks.last)?;
-        Some(Cause::DiesAt {
+        Some(Cause::CrashesAt {
             block: suspect.blocks.first,
             count: suspect.count,
             version: Arc::clone(&suspect.version),

@@ -57,7 +57,7 @@ pub enum Cause {
         version: Arc<str>,
     },
     /// The connection breaks whenever this block is dispatched.
-    DiesAt {
+    CrashesAt {
         /// The block.
         block: ParaNumber,
         /// How often it broke there.
@@ -78,7 +78,7 @@ impl Cause {
             Self::Busy => "busy",
             Self::Failing => "failing",
             Self::NoProgress { .. } => "no_progress",
-            Self::DiesAt { .. } => "dies_at",
+            Self::CrashesAt { .. } => "dies_at",
             Self::NoData => "no_data",
             Self::SourceFailing => "source_failing",
         }
@@ -92,7 +92,7 @@ impl Cause {
     /// Whether an operator should look at the worker: it does not recover by itself.
     pub const fn is_alert(&self) -> bool {
         match self {
-            Self::DiesAt { .. } => true,
+            Self::CrashesAt { .. } => true,
             Self::NoProgress { count, .. } => *count >= MIN_CRASHES,
             Self::Busy | Self::Failing | Self::NoData | Self::SourceFailing => false,
         }

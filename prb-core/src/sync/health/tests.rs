@@ -23,13 +23,13 @@ fn blocks(from: u32, to: u32) -> Step {
 }
 
 /// The end of a step of blocks `from` to `to`.
-fn ended(from: u32, to: u32, result: Result<Outcome, Error>) -> Stepped {
+fn ended(from: u32, to: u32, result: Result<Outcome, Error>) -> StepResult {
     let sent =
         !matches!(&result, Ok(Outcome::NotYet { .. })) && !result.as_ref().is_err_and(Error::is_source);
     let span = Span { first: ParaNumber(from), last: ParaNumber(to) };
-    Stepped {
-        planned: Planned::new(at(from), heights(1000), blocks(from, to), Lane::CatchUp),
-        sent: sent.then_some(Sent::Blocks(span)),
+    StepResult {
+        planned: PlannedStep::new(at(from), heights(1000), blocks(from, to), Lane::CatchUp),
+        sent: sent.then_some(SentBatch::Blocks(span)),
         sizes: BatchSizes::new(1 << 20),
         result,
     }
@@ -86,7 +86,7 @@ impl Case {
     }
 
     /// Feeds the end of a step; gives the pause after it.
-    fn step(&mut self, stepped: &Stepped) -> (Duration, Advice) {
+    fn step(&mut self, stepped: &StepResult) -> (Duration, StepAdvice) {
         let advice = self.health.stepped(stepped, self.now);
         let due = self.health.wakes_at(&stepped.planned.heights, self.now).unwrap_or(self.now);
         let pause = due - self.now;
@@ -283,7 +283,7 @@ async fn the_block_at_which_a_worker_dies_is_found_and_named() {
             }
         }
     }
-    let found = Cause::DiesAt { block: ParaNumber(77), count: 8, version: "2.0.1".into() };
+    let found = Cause::CrashesAt { block: ParaNumber(77), count: 8, version: "2.0.1".into() };
     assert_eq!(case.cause(), Some(&found));
     let expected =
         "pRuntime 2.0.1 breaks the connection whenever it dispatches block 77 (8 times; it used 5 MiB";

@@ -14,7 +14,7 @@ use crate::primitives::AccountId;
 
 /// [`AccountLeases`] within one process, for one trader. Clones act as the same trader.
 ///
-/// A new instance shares its accounts with no other until [`another`](Self::another) is called: sufficient
+/// A new instance shares its accounts with no other until [`for_other_trader`](Self::for_other_trader) is called: sufficient
 /// for a single [`Trader`](crate::trade::Trader).
 #[derive(Clone, Debug, Default)]
 pub struct MemoryAccounts {
@@ -39,7 +39,7 @@ struct Lease {
 impl MemoryAccounts {
     /// Creates a handle on the same accounts for another trader.
     #[must_use]
-    pub fn another(&self) -> Self {
+    pub fn for_other_trader(&self) -> Self {
         let mut table = self.table();
         table.traders += 1;
         Self { table: Arc::clone(&self.table), trader: table.traders }

@@ -54,8 +54,8 @@ impl Lane {
                 self.account = Some(lease);
                 true
             }
-            Ok(Acquired::Elsewhere) => {
-                shared.board.phase(self.operator, Phase::Elsewhere);
+            Ok(Acquired::HeldByOther) => {
+                shared.board.phase(self.operator, Phase::HeldByOther);
                 let jobs = self.pending.drain(..).collect();
                 self.yield_jobs(jobs).await;
                 false

@@ -123,7 +123,7 @@ impl Lane {
                     next => return self.after_failure(work, sent, next, &error).await,
                 },
                 None => {
-                    self.shared.board.phase(self.operator, Phase::Elsewhere);
+                    self.shared.board.phase(self.operator, Phase::HeldByOther);
                     return self.yield_jobs(work.jobs).await;
                 }
             }

@@ -72,7 +72,7 @@ impl Reason {
                 "Worker has answered that it is busy {count} times in a row; it is asked less often. Check that no \
                  other manager syncs it"
             ),
-            Self::DiesAtBlock { block, count, version } => write!(
+            Self::CrashesAtBlock { block, count, version } => write!(
                 f,
                 "Worker's process (pRuntime {version}) has died {count} times at block {block}: check pRuntime's \
                  log, give it more memory, or use another version"
@@ -233,8 +233,8 @@ impl Reason {
                 Pha(*balance)
             ),
             Self::OperationFailed { operation, error } => write!(f, "{operation} failed: {error}"),
-            Self::OperationRefused { operation, error, cure } => {
-                write!(f, "{operation} was refused by the chain ({error}): {cure}")
+            Self::OperationRefused { operation, error, remedy } => {
+                write!(f, "{operation} was refused by the chain ({error}): {remedy}")
             }
             Self::OperationWithoutEffect { operation, block } => write!(
                 f,

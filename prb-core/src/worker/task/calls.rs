@@ -14,7 +14,7 @@ use crate::{
     primitives::ParaNumber,
     prpc::{PhactoryInfo, SyncedTo},
     pruntime::Error,
-    sync::{Lane, Outcome, Step, Stepped},
+    sync::{Lane, Outcome, Step, StepResult},
     text::describe,
     wire::EgressMessages,
     worker::{Checkpoint, EventKind, Reason, requests},
@@ -212,7 +212,7 @@ impl Task {
         self.slot.update(|status| status.checkpoint = Some(Checkpoint { at: SystemTime::now(), result }));
     }
 
-    pub(super) fn sync_ended(&mut self, stepped: &Stepped) {
+    pub(super) fn sync_ended(&mut self, stepped: &StepResult) {
         let alerted = self.sync.health.problem().is_some_and(|problem| problem.cause.is_alert());
         let advice = self.sync.ended(stepped, tokio::time::Instant::now());
         self.connection.stale |= advice.observe;

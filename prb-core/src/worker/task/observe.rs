@@ -43,7 +43,7 @@ impl Task {
     /// Updates the goal; returns whether the worker's on-chain state could be evaluated.
     fn update_goal(&mut self, view: &ChainView) -> bool {
         let (Some(key), Some(Ok(chain)), None) =
-            (self.identity.claimed(), &self.on_chain.worker, self.on_chain.settling)
+            (self.identity.claimed(), &self.on_chain.worker, self.on_chain.awaiting_block)
         else {
             return false;
         };
@@ -87,7 +87,7 @@ impl Task {
             chain: self.on_chain.worker.clone().filter(|_| claimed),
             payer: view.as_ref().and_then(|view| account_in(view, self.desired.payer())),
             rules: self.on_chain.rules,
-            settling: self.on_chain.settling,
+            awaiting_block: self.on_chain.awaiting_block,
             benchmark_running: self.on_chain.is_benchmark_running(),
             job: self.operation,
             refused: self.on_chain.refused(pool.as_ref()),
@@ -155,12 +155,12 @@ impl Task {
     /// Checks that an operation that was included is no longer wanted at its block; returns whether that
     /// could be checked.
     pub(super) fn confirm(&mut self, wanted: Option<Operation>) -> bool {
-        if self.on_chain.settling.is_some() {
+        if self.on_chain.awaiting_block.is_some() {
             return false;
         }
         let Some((done, block)) = self.on_chain.confirming.take() else { return false };
         if wanted == Some(done) {
-            let operation = done.in_words();
+            let operation = done.description();
             self.operation_failed(done, Reason::OperationWithoutEffect { operation, block });
         } else {
             self.on_chain.failures.reset();

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::failures::FailureTracker;
 use crate::{
-    chain::{ChainView, PoolOnChain, Reading, RefusalClass, WorkerOnChain, refusal},
+    chain::{ChainView, ErrorClass, PoolOnChain, Reading, WorkerOnChain, known_error},
     primitives::{AccountId, ParaNumber, PoolId, WorkerKey},
     sync::BackoffConfig,
     worker::{Operation, Reason, Refused, Rules},
@@ -20,7 +20,7 @@ pub(super) struct OnChain {
     pub(super) block: ParaNumber,
     pub(super) rules: Rules,
     /// The block that includes an operation, while the view is older.
-    pub(super) settling: Option<ParaNumber>,
+    pub(super) awaiting_block: Option<ParaNumber>,
     /// An operation that was included, and must no longer be wanted at this block.
     pub(super) confirming: Option<(Operation, ParaNumber)>,
     benchmark_since: Option<ParaNumber>,
@@ -34,7 +34,7 @@ const RETRY_REFUSED_AFTER: Duration = Duration::from_secs(6 * 3600);
 /// The same for refusals that only time resolves. Much longer than the chain's clock may be off.
 const RETRY_TIMED_AFTER: Duration = Duration::from_secs(600);
 
-/// A refusal, with the state that it was based on.
+/// A known_error, with the state that it was based on.
 struct RefusalRecord {
     operation: Operation,
     error: Arc<str>,
@@ -59,7 +59,7 @@ impl OnChain {
             worker: None,
             block: ParaNumber(0),
             rules: Rules::default(),
-            settling: None,
+            awaiting_block: None,
             confirming: None,
             benchmark_since: None,
             failures: FailureTracker::new(backoff),
@@ -86,8 +86,8 @@ impl OnChain {
         }
         self.block = view.block;
         self.rules = Rules::from(view);
-        if self.settling.is_some_and(|settling| view.block >= settling) {
-            self.settling = None;
+        if self.awaiting_block.is_some_and(|awaiting_block| view.block >= awaiting_block) {
+            self.awaiting_block = None;
         }
         let Some(found) = key.and_then(|key| view.workers.get(&key)) else { return };
         if let (Some(Ok(before)), Ok(after)) = (&self.worker, found)
@@ -130,12 +130,13 @@ impl OnChain {
         error: &str,
         pool: Option<Reading<Option<PoolOnChain>>>,
     ) {
-        self.failures.fail(Reason::OperationFailed { operation: operation.in_words(), error: error.into() });
-        let wait = match refusal(error).class {
+        self.failures
+            .fail(Reason::OperationFailed { operation: operation.description(), error: error.into() });
+        let wait = match known_error(error).class {
             // The call was built from an outdated state: it is rebuilt from the current one, after the
             // backoff alone.
-            RefusalClass::Retry => return self.refused = None,
-            RefusalClass::AwaitTime => RETRY_TIMED_AFTER,
+            ErrorClass::Retry => return self.refused = None,
+            ErrorClass::AwaitTime => RETRY_TIMED_AFTER,
             _ => RETRY_REFUSED_AFTER,
         };
         let cause = RefusalState { worker: self.worker.clone(), pool, rules: self.rules };
@@ -143,13 +144,13 @@ impl OnChain {
         self.refused = Some(RefusalRecord { operation, error: error.into(), cause, until });
     }
 
-    /// The current refusal, as input of decisions.
+    /// The current known_error, as input of decisions.
     pub(super) fn refused(&self, pool: Option<&Reading<Option<PoolOnChain>>>) -> Option<Refused> {
         let RefusalRecord { operation, error, cause, until } = self.refused.as_ref()?;
         let changed = self.has_changed(cause, pool, *operation, error);
-        let holds = self.settling.is_some() || !(changed || Instant::now() >= *until);
-        let cure = refusal(error).cure.into();
-        Some(Refused { operation: *operation, error: error.clone(), cure, holds })
+        let is_current = self.awaiting_block.is_some() || !(changed || Instant::now() >= *until);
+        let remedy = known_error(error).remedy.into();
+        Some(Refused { operation: *operation, error: error.clone(), remedy, is_current })
     }
 
     fn has_changed(

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     attestation::{Expected, RegistrationError, RegistrationRequest, registration},
-    chain::{Call, REFUSALS},
-    inventory::{Saved, Sent},
+    chain::{Call, KNOWN_ERRORS},
+    inventory::{FleetRecord, PendingOperation},
     primitives::WorkerKey,
     pruntime::{Error, endpoints},
     queue::{JobFailure, JobOutcome},
@@ -46,7 +46,10 @@ impl Task {
         {
             // Persisted first: its effect must be recognised as ours even if this process crashes after
             // sending it.
-            self.set_saved(Saved { sent: Some(Sent::new(sent, self.on_chain.block)), ..self.saved });
+            self.set_saved(FleetRecord {
+                sent: Some(PendingOperation::new(sent, self.on_chain.block)),
+                ..self.saved
+            });
             return self.store_saved();
         }
         self.operation = Some(operation);
@@ -149,7 +152,7 @@ impl Task {
             Ok(JobEvent::Submitted(Ticket::Operation(operation), Err(error))) => {
                 self.operation = None;
                 // A queue that does not answer may still have accepted the job.
-                self.on_chain.settling = Some(self.on_chain.block.next());
+                self.on_chain.awaiting_block = Some(self.on_chain.block.next());
                 self.operation_failed(operation, failed(operation, &describe(&error)));
             }
             Ok(JobEvent::Ended(Ticket::Messages(sender, ticket), result)) => {
@@ -171,7 +174,7 @@ impl Task {
     fn operation_ended(&mut self, operation: Operation, result: Result<JobOutcome, JobFailure>) {
         match result {
             Ok(outcome) => {
-                self.on_chain.settling = Some(outcome.block);
+                self.on_chain.awaiting_block = Some(outcome.block);
                 match outcome.calls.iter().find_map(|call| call.error()) {
                     Some(error) => self.operation_refused(operation, error),
                     None => self.operation_done(operation, &outcome),
@@ -179,7 +182,7 @@ impl Task {
             }
             Err(failure) => {
                 // It may have been included nevertheless: only a newer view shows that.
-                self.on_chain.settling = Some(self.on_chain.block.next());
+                self.on_chain.awaiting_block = Some(self.on_chain.block.next());
                 match chain_error_in(&failure.message) {
                     Some(error) => self.operation_refused(operation, error),
                     None => self.operation_failed(operation, failed(operation, &failure.message)),
@@ -205,7 +208,7 @@ impl Task {
     fn operation_refused(&mut self, operation: Operation, error: &str) {
         if operation.recorded_as().is_some() {
             // It was included without effect, so no late effect has to be recognised.
-            self.set_saved(Saved { sent: None, ..self.saved });
+            self.set_saved(FleetRecord { sent: None, ..self.saved });
         }
         let pool = self.views.borrow().as_ref().and_then(|v| v.pools.get(&self.desired.worker.pid).cloned());
         self.on_chain.refuse(operation, error, pool);
@@ -262,7 +265,7 @@ impl Task {
 }
 
 fn failed(operation: Operation, error: &str) -> Reason {
-    Reason::OperationFailed { operation: operation.in_words(), error: error.into() }
+    Reason::OperationFailed { operation: operation.description(), error: error.into() }
 }
 
 /// The chain's error that failed a whole transaction, if the trader's message names one.
@@ -270,7 +273,7 @@ fn chain_error_in(message: &str) -> Option<&str> {
     let failed = message.split_once("the transaction failed: ")?.1;
     let name = failed.split([' ', ';', ',']).next()?;
     let bare = name.rsplit("::").next()?;
-    REFUSALS.iter().any(|known| known.name == bare).then_some(name)
+    KNOWN_ERRORS.iter().any(|known| known.name == bare).then_some(name)
 }
 
 fn count_operation(operation: Operation, outcome: &'static str) {

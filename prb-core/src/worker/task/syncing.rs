@@ -8,7 +8,8 @@ use crate::{
     prpc::PhactoryInfo,
     pruntime::PRuntime,
     sync::{
-        Advice, BatchSizes, Driver, Health, Lane, Outcome, Planned, Position, Problem, Step, Stepped, plan,
+        BatchSizes, Driver, Health, Lane, Outcome, PlannedStep, Position, Problem, Step, StepAdvice,
+        StepResult, plan,
     },
     worker::Tuning,
 };
@@ -18,7 +19,7 @@ pub(super) struct Syncing {
     driver: Driver,
     sizes: BatchSizes,
     /// The step in flight.
-    running: Option<BoxFuture<'static, Stepped>>,
+    running: Option<BoxFuture<'static, StepResult>>,
     pub(super) health: Health,
     pub(super) position: Position,
     /// A step that the source had no data for, and the heights at that time.
@@ -91,7 +92,7 @@ impl Syncing {
         // A worker that has caught up keeps the tip's lane until it counts as behind again (hysteresis).
         let within = if self.caught_up { tuning.behind_after } else { tuning.caught_up_within };
         let lane = Lane::of(self.position.lag(&heights), within);
-        let planned = Planned::new(self.position, heights, self.health.narrow(step), lane);
+        let planned = PlannedStep::new(self.position, heights, self.health.narrow(step), lane);
         self.running = Some(Box::pin(self.driver.step(worker, planned, self.sizes)));
     }
 
@@ -99,7 +100,7 @@ impl Syncing {
     ///
     /// # Cancel safety
     /// Safe.
-    pub(super) async fn next(&mut self) -> Stepped {
+    pub(super) async fn next(&mut self) -> StepResult {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         let stepped = running.await;
         self.running = None;
@@ -107,7 +108,7 @@ impl Syncing {
     }
 
     /// Applies the result of a step; returns what it requires.
-    pub(super) fn ended(&mut self, stepped: &Stepped, now: Instant) -> Advice {
+    pub(super) fn ended(&mut self, stepped: &StepResult, now: Instant) -> StepAdvice {
         self.sizes = stepped.sizes;
         let advice = self.health.stepped(stepped, now);
         match &stepped.result {

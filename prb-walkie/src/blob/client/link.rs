@@ -11,7 +11,7 @@ use tokio::{
 use super::{Error, Shared, pending::Asked};
 use crate::blob::{
     frame::{self, ANSWER_HEAD_BYTES, Decoded, ID_BYTES},
-    prompt,
+    quick_ack,
 };
 
 /// Room for small answers that come together.
@@ -189,7 +189,7 @@ impl Reader<'_> {
             Ok(0) => Err(self.shared.lost("it closed the connection")),
             Ok(bytes) => {
                 self.read_bytes += bytes;
-                prompt::acknowledge(self.socket.as_ref());
+                quick_ack::acknowledge(self.socket.as_ref());
                 self.shared.heard_now();
                 Ok(())
             }

@@ -18,7 +18,7 @@ use super::{
     provider::{Kind, Provider},
 };
 use crate::blob::{
-    answer::{self, Malformed, Refused, Said},
+    answer::{self, Malformed, Refused, Reply},
     client::{self, Bounds},
     keys::Key,
     metrics, scale,
@@ -67,7 +67,7 @@ pub(super) trait Ask: Copy + Send + Sync + fmt::Debug + 'static {
     fn is_covered(&self, heights: &Heights) -> bool {
         self.question().is_covered(heights)
     }
-    fn read(&self, blob: Bytes) -> Result<Said<Self::Batch>, Malformed>;
+    fn read(&self, blob: Bytes) -> Result<Reply<Self::Batch>, Malformed>;
     fn body(batch: &Self::Batch) -> &Bytes;
     /// What the batch reaches from and to.
     fn spans(batch: &Self::Batch) -> [u32; 4];
@@ -111,7 +111,7 @@ impl Ask for Headers {
         self.max_bytes
     }
 
-    fn read(&self, blob: Bytes) -> Result<Said<HeaderBatch>, Malformed> {
+    fn read(&self, blob: Bytes) -> Result<Reply<HeaderBatch>, Malformed> {
         answer::read_headers(blob)
     }
 
@@ -153,7 +153,7 @@ impl Ask for Blocks {
         self.max_bytes
     }
 
-    fn read(&self, blob: Bytes) -> Result<Said<BlockBatch>, Malformed> {
+    fn read(&self, blob: Bytes) -> Result<Reply<BlockBatch>, Malformed> {
         answer::read_blocks(blob)
     }
 

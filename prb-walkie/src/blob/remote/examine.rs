@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use prb_core::blob::{BlockCursor, Refusal};
+use prb_core::blob::{BlockCursor, RefusedData};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
@@ -67,10 +67,10 @@ impl Served {
     }
 
     /// What a refusal is about.
-    pub(super) fn find(&self, refusal: &Refusal) -> Option<(Question, Record)> {
+    pub(super) fn find(&self, refusal: &RefusedData) -> Option<(Question, Record)> {
         let question = match refusal {
-            Refusal::Headers { cursor, .. } => Question::Headers(*cursor),
-            Refusal::Blocks { blocks, .. } => Question::Blocks(blocks.first),
+            RefusedData::Headers { cursor, .. } => Question::Headers(*cursor),
+            RefusedData::Blocks { blocks, .. } => Question::Blocks(blocks.first),
             _ => return None,
         };
         let served = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,18 +115,18 @@ impl Suspects {
 }
 
 /// Looks into refusals, one after the other.
-pub(super) async fn run(pool: Arc<Pool>, mut refusals: mpsc::Receiver<Refusal>) {
+pub(super) async fn run(pool: Arc<Pool>, mut refusals: mpsc::Receiver<RefusedData>) {
     while let Some(refusal) = refusals.recv().await {
         let Some((question, record)) = pool.served.find(&refusal) else { continue };
         let Some(suspect) = pool.provider(&record.provider).filter(|suspect| !suspect.is_aside()) else {
             continue;
         };
         let same = match refusal {
-            Refusal::Headers { cursor, .. } => {
+            RefusedData::Headers { cursor, .. } => {
                 let question = Headers { cursor, max_bytes: record.max_bytes };
                 compare(&pool, &suspect, &record, question).await
             }
-            Refusal::Blocks { blocks, at, .. } => {
+            RefusedData::Blocks { blocks, at, .. } => {
                 // The same run of blocks first; the one that cannot be applied, where that has grown or shrunk.
                 let all = BlockCursor { from: blocks.first, to: blocks.last };
                 let question = Blocks { cursor: all, max_bytes: record.max_bytes };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use prb_core::{
-    blob::{Error, Genesis, Heights, Refusal},
+    blob::{Error, Genesis, Heights, RefusedData},
     primitives::Hash,
 };
 use tokio::sync::{Mutex as AsyncMutex, watch};
@@ -230,7 +230,7 @@ impl Pool {
         Some(Error::Unavailable(text.into()))
     }
 
-    pub(super) fn suspect(&self, refusal: &Refusal) {
+    pub(super) fn suspect(&self, refusal: &RefusedData) {
         if let Some((question, served)) = self.served.find(refusal) {
             if let Some(provider) = self.provider(&served.provider) {
                 provider.was_refused();

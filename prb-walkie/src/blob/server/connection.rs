@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use futures::{StreamExt, stream::FuturesUnordered};
 use prb_core::{
     blob::Error,
-    sync::{ByteBudget, Held},
+    sync::{ByteBudget, ByteLease},
 };
 use tokio::{
     io::AsyncReadExt,
@@ -24,7 +24,7 @@ use crate::blob::{
     Parts,
     frame::{self, AnswerHead, Decoded, ID_BYTES, Id},
     keys::MAX_KEY_BYTES,
-    prompt,
+    quick_ack,
 };
 
 /// The longest request that is read: spaces around the key are the original's licence.
@@ -203,14 +203,14 @@ struct Allowance<'s> {
 impl Allowance<'_> {
     /// Waits for bytes of the connection's own, then of its address, then of all: who waits holds back nobody with
     /// what he does not have yet, and strangers only with their own.
-    async fn large(&self, bytes: usize) -> [Held; 3] {
+    async fn large(&self, bytes: usize) -> [ByteLease; 3] {
         let own = self.own.hold(bytes).await;
         let of_address = self.of_address.large.hold(bytes).await;
         [own, of_address, self.of_all.large.hold(bytes).await]
     }
 
     /// The same for small answers. One connection cannot hold many at a time.
-    async fn small(&self, bytes: usize) -> [Held; 3] {
+    async fn small(&self, bytes: usize) -> [ByteLease; 3] {
         let own = self.own_small.hold(bytes).await;
         let of_address = self.of_address.small.hold(bytes).await;
         [own, of_address, self.of_all.small.hold(bytes).await]
@@ -223,7 +223,7 @@ impl Allowance<'_> {
 }
 
 /// An answer in parts, and the bytes held for it.
-type Found = (Option<Parts>, [Held; 3]);
+type Found = (Option<Parts>, [ByteLease; 3]);
 
 /// Sets room aside, assembles the answer, and keeps as much room as it takes.
 async fn answer(shared: &Shared, allowance: &Allowance<'_>, id: Id, key: String) -> Answer {
@@ -303,7 +303,7 @@ impl Requests<'_> {
             if self.socket.read_buf(&mut self.buffer).await.map_err(Ended::Io)? == 0 {
                 return Ok(None);
             }
-            prompt::acknowledge(self.socket.as_ref());
+            quick_ack::acknowledge(self.socket.as_ref());
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use prb_core::sync::Held;
+use prb_core::sync::ByteLease;
 use tokio::net::tcp::WriteHalf;
 
 use super::Stats;
@@ -32,7 +32,7 @@ impl Answer {
         frame: AnswerHead,
         head: Bytes,
         body: Bytes,
-        held: [Held; 3],
+        held: [ByteLease; 3],
         stats: &Arc<Stats>,
     ) -> Self {
         let bytes = head.len() + body.len();
@@ -53,7 +53,7 @@ impl Answer {
 struct Queued {
     bytes: usize,
     stats: Arc<Stats>,
-    _held: [Held; 3],
+    _held: [ByteLease; 3],
 }
 
 impl Drop for Queued {

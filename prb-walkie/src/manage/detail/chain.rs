@@ -9,7 +9,7 @@ use prb_core::{
         AccountOnChain, ChainView, PoolOnChain, Reading, Registration, Session, SessionState, Unreadable,
         Withdrawal, WorkerOnChain,
     },
-    inventory::{self, AfterStop},
+    inventory::{self, AfterExternalStop},
     primitives::{AccountId, PoolId, WorkerKey},
 };
 
@@ -19,7 +19,7 @@ use crate::proto::detail as wire;
 /// The bytes of a key.
 const KEY_BYTES: usize = 32;
 
-pub(super) fn tell_worker(chain: &WorkerOnChain) -> wire::WorkerOnChain {
+pub(super) fn encode_worker(chain: &WorkerOnChain) -> wire::WorkerOnChain {
     wire::WorkerOnChain {
         registration: chain.registration.as_ref().map(|known| known.encode().into()).unwrap_or_default(),
         pool: chain.pool.map(|pool| pool.0),
@@ -128,16 +128,16 @@ fn tell_account(reading: &Reading<AccountOnChain>) -> wire::Account {
 /// What was told of a pool.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct ToldPool {
+pub struct PoolDetail {
     /// Its entry's setting for stops from elsewhere.
-    pub after_stop: Option<AfterStop>,
+    pub after_stop: Option<AfterExternalStop>,
     /// What the chain says of it.
     pub chain: Option<Reading<Option<PoolOnChain>>>,
     /// The operator's account.
     pub account: Option<Reading<AccountOnChain>>,
 }
 
-impl From<wire::Pool> for ToldPool {
+impl From<wire::Pool> for PoolDetail {
     fn from(told: wire::Pool) -> Self {
         Self {
             after_stop: told.after_stop.parse().ok(),

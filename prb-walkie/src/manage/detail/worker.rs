@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use prb_core::{
     chain::WorkerOnChain,
-    inventory::{AfterStop, Goal},
+    inventory::{AfterExternalStop, Goal},
     primitives::ParaNumber,
     prpc::PhactoryInfo,
     worker::{Checkpoint, Event, Reason, WorkerStatus},
@@ -26,7 +26,7 @@ pub fn tell(status: &WorkerStatus, events: &[Event]) -> wire::Worker {
         failures: status.failures,
         goal: goal_name(status.saved.goal),
         checkpoint: status.checkpoint.as_ref().map(tell_checkpoint),
-        chain: status.chain.as_ref().map(|chain| chain::tell_worker(chain)),
+        chain: status.chain.as_ref().map(|chain| chain::encode_worker(chain)),
         info: status.info.as_deref().cloned(),
         gatekeeper: entry.gatekeeper,
         endpoints: entry.endpoints.clone(),
@@ -55,7 +55,7 @@ pub(super) fn goal(name: &str) -> Option<Goal> {
 /// What was told of a worker. What another version tells in words that this one does not know is `None`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct ToldWorker {
+pub struct WorkerDetail {
     /// The code of the reason.
     pub reason: Option<&'static str>,
     /// Since when its message is this one.
@@ -79,12 +79,12 @@ pub struct ToldWorker {
     /// The URLs that its entry has it announce.
     pub endpoints: Vec<String>,
     /// Its entry's setting for stops from elsewhere.
-    pub after_stop: Option<AfterStop>,
+    pub after_stop: Option<AfterExternalStop>,
     /// What happened to it, oldest first.
     pub events: Vec<Event>,
 }
 
-impl From<wire::Worker> for ToldWorker {
+impl From<wire::Worker> for WorkerDetail {
     fn from(told: wire::Worker) -> Self {
         let events = told.events.iter().rev().take(MAX_EVENTS).rev();
         Self {

@@ -17,10 +17,10 @@ use crate::{
     node::{
         Provenance,
         behaviour::Protocol,
+        call_slots::{Class, Holder, Place},
         codec::{Frame, Memory},
         metrics,
         peers::Link,
-        places::{Class, Holder, Place},
     },
     rpc::{Caller, Handlers, ResponseError, envelope, handlers::Bounds},
 };

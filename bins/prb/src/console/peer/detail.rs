@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use prb_core::worker::Command;
 use prb_walkie::{
-    manage::detail::{ToldPool, ToldWorker},
+    manage::detail::{PoolDetail, WorkerDetail},
     proto::{db, detail as wire},
 };
 use uuid::Uuid;
@@ -44,7 +44,7 @@ fn add_worker_details(workers: &mut [WorkerView], details: Vec<wire::Worker>) {
         details.into_iter().filter_map(|detail| Some((id(&detail)?, detail))).collect();
     for worker in workers {
         let Some(detail) = details.remove(&worker.id()) else { continue };
-        let told = ToldWorker::from(detail);
+        let told = WorkerDetail::from(detail);
         let entry = Arc::make_mut(&mut worker.entry);
         (entry.gatekeeper, entry.endpoints, entry.after_stop) =
             (told.gatekeeper, told.endpoints, told.after_stop);
@@ -59,7 +59,7 @@ fn add_pool_details(pools: &mut [PoolView], details: Vec<wire::Pool>) {
     let mut details: HashMap<_, _> = details.into_iter().map(|detail| (detail.pid, detail)).collect();
     for pool in pools {
         let Some(detail) = details.remove(&pool.pid) else { continue };
-        let told = ToldPool::from(detail);
+        let told = PoolDetail::from(detail);
         (pool.after_stop, pool.chain, pool.account) = (Some(told.after_stop), told.chain, told.account);
     }
 }

@@ -8,8 +8,8 @@ use prb_core::queue::{
 use serde_json::Value;
 
 use super::{
-    setting::{self, Directory, Setting},
-    words,
+    format,
+    host::{self, Directory, PageHost},
 };
 
 /// Characters of a job's data that are shown.
@@ -25,11 +25,11 @@ pub(super) fn act_link(base: &str, id: JobId, action: &str) -> Markup {
 }
 
 /// What changes while somebody looks.
-pub(super) fn state(setting: &Setting, record: &JobRecord, known: &Directory) -> Markup {
-    let base = setting.base;
+pub(super) fn state(host: &PageHost, record: &JobRecord, known: &Directory) -> Markup {
+    let base = host.base;
     html! {
         div.title {
-            h1 { "Job " (record.id) " " (words::badge(record.state)) }
+            h1 { "Job " (record.id) " " (format::badge(record.state)) }
             div.acts {
                 @if record.state == JobState::Failed { (act_link(base, record.id, "retry")) }
                 (act_link(base, record.id, "remove"))
@@ -37,20 +37,20 @@ pub(super) fn state(setting: &Setting, record: &JobRecord, known: &Directory) ->
         }
         dl.facts {
             (fact("Pool", &html! { @if let Some(pool) = record.pool { (pool) } @else { "–" } }))
-            (fact("Worker", &setting::workers(&record.workers, known)))
-            (fact("Action", &words::action(&record.action)))
-            (fact("Created (UTC)", &words::moment(record.created_ms)))
+            (fact("Worker", &host::workers(&record.workers, known)))
+            (fact("Action", &format::action(&record.action)))
+            (fact("Created (UTC)", &format::moment(record.created_ms)))
             @if let Some(ended) = record.ended_ms {
                 (fact("Ended (UTC)", &html! {
-                    (words::moment(ended)) ", after " (words::span(ended.saturating_sub(record.created_ms)))
+                    (format::moment(ended)) ", after " (format::span(ended.saturating_sub(record.created_ms)))
                 }))
             }
-            (fact("Handed out", &html! { (record.hand_outs) @if record.hand_outs == 1 { " time" } @else { " times" } }))
+            (fact("Handed out", &html! { (record.attempts) @if record.attempts == 1 { " time" } @else { " times" } }))
             (fact("Retries left", &html! { (record.retries_left) }))
-            @if let Some(word) = &record.progress { (fact("Progress", &html! { (words::progress(word)) })) }
+            @if let Some(word) = &record.progress { (fact("Progress", &html! { (format::progress(word)) })) }
             @if let Some(outcome) = &record.outcome {
-                (fact("Block", &html! { (words::grouped(outcome.block.0.into())) }))
-                @if let Some(fee) = outcome.fee { (fact("Fee of its transaction", &html! { (words::pha(fee)) })) }
+                (fact("Block", &html! { (format::grouped(outcome.block.0.into())) }))
+                @if let Some(fee) = outcome.fee { (fact("Fee of its transaction", &html! { (format::pha(fee)) })) }
                 div.wide {
                     dt { "Transaction" }
                     dd {
@@ -92,8 +92,8 @@ fn learns(record: &JobRecord) -> Markup {
 
 fn results(outcome: &JobOutcome) -> Markup {
     html! {
-        p { "Carried out; a view at or after block " (words::grouped(outcome.block.0.into())) " shows it." }
-        ol.calls { @for result in &outcome.calls { li { (words::call(result)) } } }
+        p { "Carried out; a view at or after block " (format::grouped(outcome.block.0.into())) " shows it." }
+        ol.calls { @for result in &outcome.calls { li { (format::call(result)) } } }
     }
 }
 
@@ -106,14 +106,14 @@ fn history(steps: &[Step]) -> Markup {
             tbody {
                 @for (step, before) in steps.iter().zip(before) {
                     tr {
-                        td data-label="At" { (words::moment(step.at_ms)) }
+                        td data-label="At" { (format::moment(step.at_ms)) }
                         td data-label="After" {
                             @match before {
-                                Some(before) => (words::span(step.at_ms.saturating_sub(before.at_ms))),
+                                Some(before) => (format::span(step.at_ms.saturating_sub(before.at_ms))),
                                 None => "–",
                             }
                         }
-                        td data-label="State" { (words::badge(step.state)) }
+                        td data-label="State" { (format::badge(step.state)) }
                         td.result data-label="Note" { (step.note.as_deref().unwrap_or_default()) }
                     }
                 }
@@ -148,7 +148,7 @@ fn shown(data: &Value) -> Markup {
         details {
             summary { "Data as the queue keeps it, without the sealed key" }
             @if all > MAX_DATA_CHARS {
-                p.small { "The first " (words::grouped(MAX_DATA_CHARS as u64)) " of " (words::grouped(all as u64)) " characters." }
+                p.small { "The first " (format::grouped(MAX_DATA_CHARS as u64)) " of " (format::grouped(all as u64)) " characters." }
             }
             pre { (text) }
         }

@@ -5,16 +5,16 @@ use prb_core::queue::{JobState, Stats, admin::JobRecord};
 
 use super::{
     STATES,
-    find::Found,
+    filter::Found,
+    format,
+    host::{self, Directory, PageHost},
     job::act_link,
-    setting::{self, Directory, Setting},
-    wish::{self, Asked, SIZES},
-    words,
+    query::{self, QueryParams, SIZES},
 };
 
 /// How many jobs there are, by state; each count leads to its list.
 pub(super) fn counts(
-    setting: &Setting,
+    host: &PageHost,
     last: Option<(Stats, u64)>,
     stale: bool,
     here: Option<JobState>,
@@ -31,36 +31,36 @@ pub(super) fn counts(
     html! {
         div.counts.stale[stale] {
             @for state in STATES {
-                @let name = words::state(state);
-                @let asked = Asked { state: name.into(), ..Asked::default() };
-                a class={ "count " (name) } id={ "count-" (name) } href=(wish::link(setting.home(), &asked))
+                @let name = format::state(state);
+                @let asked = QueryParams { state: name.into(), ..QueryParams::default() };
+                a class={ "count " (name) } id={ "count-" (name) } href=(query::link(host.home(), &asked))
                     aria-current=[(here == Some(state)).then_some("true")] {
-                    b { (number(state).map_or_else(|| "–".into(), words::grouped)) }
+                    b { (number(state).map_or_else(|| "–".into(), format::grouped)) }
                     span { (name) }
                 }
             }
         }
         @if stale && let Some((_, at)) = last {
-            p.small { "Counted at " (words::moment(at)) " UTC." }
+            p.small { "Counted at " (format::moment(at)) " UTC." }
         }
     }
 }
 
 /// What the list is narrowed by. Stands outside of the parts that change by themselves.
-pub(super) fn filter(setting: &Setting, asked: &Asked) -> Markup {
+pub(super) fn filter(host: &PageHost, asked: &QueryParams) -> Markup {
     html! {
-        form.filter method="get" action=(setting.home()) data-filter autocomplete="off" {
+        form.filter method="get" action=(host.home()) data-filter autocomplete="off" {
             label {
                 "State"
                 select name="state" {
                     option value="" { "all" }
-                    @for state in STATES.map(words::state) {
+                    @for state in STATES.map(format::state) {
                         option value=(state) selected[asked.state == state] { (state) }
                     }
                 }
             }
             label { "Pool" input.short name="pool" inputmode="numeric" maxlength="20" placeholder="all" value=(asked.pool); }
-            @if setting.workers.is_some() {
+            @if host.workers.is_some() {
                 label { "Worker" input name="worker" type="search" maxlength="200" placeholder="all" value=(asked.worker); }
             }
             label.wide {
@@ -77,15 +77,15 @@ pub(super) fn filter(setting: &Setting, asked: &Asked) -> Markup {
                 }
             }
             button type="submit" { "Show" }
-            a.quiet href=(setting.home()) { "Show all" }
+            a.quiet href=(host.home()) { "Show all" }
         }
     }
 }
 
 /// The jobs that were found, or why nothing can be looked for.
 pub(super) fn jobs(
-    setting: &Setting,
-    asked: &Asked,
+    host: &PageHost,
+    asked: &QueryParams,
     found: Result<&Found, &str>,
     known: &Directory,
 ) -> Markup {
@@ -96,9 +96,9 @@ pub(super) fn jobs(
     html! {
         (extent(found))
         @if !found.jobs.is_empty() {
-            (table(setting.base, &found.jobs, known, true))
+            (table(host.base, &found.jobs, known, true))
         }
-        (pager(setting, asked, found))
+        (pager(host, asked, found))
     }
 }
 
@@ -122,9 +122,9 @@ pub(super) fn table(base: &str, jobs: &[JobRecord], known: &Directory, can_choos
 }
 
 /// What is done with the chosen jobs. Stands outside of the parts that change by themselves.
-pub(super) fn bulk(setting: &Setting) -> Markup {
+pub(super) fn bulk(host: &PageHost) -> Markup {
     html! {
-        form.bulk #bulk-form method="get" action={ (setting.base) "/confirm" } {
+        form.bulk #bulk-form method="get" action={ (host.base) "/confirm" } {
             label {
                 "Chosen jobs"
                 select #bulk-command name="do" { option value="retry" { "retry" } option value="remove" { "remove" } }
@@ -135,18 +135,18 @@ pub(super) fn bulk(setting: &Setting) -> Markup {
 }
 
 fn extent(found: &Found) -> Markup {
-    let total = words::grouped(found.total as u64);
+    let total = format::grouped(found.total as u64);
     let first = found.offset() + 1;
     html! {
         p.extent {
             @if found.jobs.is_empty() {
                 "No job fits."
             } @else {
-                b { (words::grouped(first as u64)) "–" (words::grouped((first + found.jobs.len() - 1) as u64)) }
+                b { (format::grouped(first as u64)) "–" (format::grouped((first + found.jobs.len() - 1) as u64)) }
                 " of " b { (total) }
             }
             @if let Some((searched, of)) = found.searched {
-                " Searched: the newest " (words::grouped(searched as u64)) " of " (words::grouped(of as u64)) " jobs."
+                " Searched: the newest " (format::grouped(searched as u64)) " of " (format::grouped(of as u64)) " jobs."
             }
         }
     }
@@ -155,22 +155,22 @@ fn extent(found: &Found) -> Markup {
 fn row(base: &str, job: &JobRecord, known: &Directory, can_choose: bool) -> Markup {
     let result = result(job);
     let fee = job.outcome.as_ref().and_then(|outcome| outcome.fee);
-    let took = job.ended_ms.map(|ended| words::span(ended.saturating_sub(job.created_ms)));
+    let took = job.ended_ms.map(|ended| format::span(ended.saturating_sub(job.created_ms)));
     html! {
         tr {
             @if can_choose {
                 td.choose { input type="checkbox" form="bulk-form" name="id" value=(job.id) id={ "choose-" (job.id) } aria-label={ "Choose job " (job.id) }; }
             }
             td.job data-label="Job" { a href={ (base) "/jobs/" (job.id) } id={ "job-" (job.id) } { (job.id) } }
-            td.state-of data-label="State" { (words::badge(job.state)) }
+            td.state-of data-label="State" { (format::badge(job.state)) }
             td data-label="Pool" { @if let Some(pool) = job.pool { (pool) } @else { "–" } }
-            td.of-worker data-label="Worker" { (setting::workers(&job.workers, known)) }
-            td.action data-label="Action" { (words::action(&job.action)) }
-            td.created data-label="Created" { (words::moment(job.created_ms)) }
+            td.of-worker data-label="Worker" { (host::workers(&job.workers, known)) }
+            td.action data-label="Action" { (format::action(&job.action)) }
+            td.created data-label="Created" { (format::moment(job.created_ms)) }
             td.took data-label="Took" { (took.as_deref().unwrap_or("–")) }
-            td data-label="Tries" { (job.hand_outs) }
+            td data-label="Tries" { (job.attempts) }
             td.result.none[result.is_none()] data-label="Result" { (result.unwrap_or_else(|| html! { "–" })) }
-            td.fee.none[fee.is_none()] data-label="Fee (PHA)" { @match fee { Some(fee) => (words::amount(fee)), None => "–" } }
+            td.fee.none[fee.is_none()] data-label="Fee (PHA)" { @match fee { Some(fee) => (format::amount(fee)), None => "–" } }
             td.acts { @if job.state == JobState::Failed { (act_link(base, job.id, "retry")) } }
         }
     }
@@ -179,13 +179,13 @@ fn row(base: &str, job: &JobRecord, known: &Directory, can_choose: bool) -> Mark
 /// How far it is, or what became of it.
 fn result(job: &JobRecord) -> Option<Markup> {
     if let Some(outcome) = &job.outcome {
-        return Some(words::outcome(outcome));
+        return Some(format::outcome(outcome));
     }
     if let Some(error) = &job.error {
         return Some(html! { span.bad title=(error) { (first_words(error)) } });
     }
     let progress = job.progress.as_deref().filter(|_| job.state == JobState::Active)?;
-    Some(html! { (words::progress(progress)) })
+    Some(html! { (format::progress(progress)) })
 }
 
 /// The start of an error; the whole is on the job's page.
@@ -198,9 +198,9 @@ fn first_words(error: &str) -> String {
     }
 }
 
-fn pager(setting: &Setting, asked: &Asked, found: &Found) -> Markup {
+fn pager(host: &PageHost, asked: &QueryParams, found: &Found) -> Markup {
     let (page, pages) = (found.page, found.pages());
-    let to = |page: usize| wish::link(setting.home(), &Asked { page: page.to_string(), ..asked.clone() });
+    let to = |page: usize| query::link(host.home(), &QueryParams { page: page.to_string(), ..asked.clone() });
     let entries = [
         ("first", "« First", 1, page > 1),
         ("previous", "‹ Previous", page.saturating_sub(1), page > 1),
@@ -213,7 +213,7 @@ fn pager(setting: &Setting, asked: &Asked, found: &Found) -> Markup {
                 @for (name, text, page, possible) in entries {
                     @if possible { a id={ "page-" (name) } href=(to(page)) { (text) } } @else { span { (text) } }
                     @if name == "previous" {
-                        span.here { "Page " (words::grouped(found.page as u64)) " of " (words::grouped(pages as u64)) }
+                        span.here { "Page " (format::grouped(found.page as u64)) " of " (format::grouped(pages as u64)) }
                     }
                 }
             }

@@ -16,7 +16,7 @@ use prb_core::{
 };
 use tokio::sync::Mutex;
 
-use super::{list, patient, setting::Directory};
+use super::{host::Directory, list, patient};
 
 /// In how many jobs those of a worker are looked for.
 pub(crate) const MAX_RECENT: usize = 2000;
@@ -60,7 +60,7 @@ impl Recent {
         let jobs = match patient(self.newest()).await {
             Ok(jobs) => jobs,
             Err(error) => {
-                return html! { p.bad { (super::words::sentence(&super::words::chain(&error))) } };
+                return html! { p.bad { (super::format::sentence(&super::format::chain(&error))) } };
             }
         };
         let found: Vec<_> = jobs.iter().filter(|job| job.workers.contains(&key)).collect();

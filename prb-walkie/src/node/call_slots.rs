@@ -1,4 +1,4 @@
-//! Places for calls that are answered, by class: who floods one class holds up no other, and no peer, machine or
+//! CallSlots for calls that are answered, by class: who floods one class holds up no other, and no peer, machine or
 //! crowd of strangers takes all of a class.
 
 use std::{
@@ -85,7 +85,7 @@ pub(super) struct Holder {
 
 /// All places.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct CallSlots {
     limits: Limits,
     held: Arc<Mutex<[Held; 4]>>,
 }
@@ -99,7 +99,7 @@ struct Held {
     by_peer: HashMap<PeerId, usize>,
 }
 
-impl Places {
+impl CallSlots {
     pub(super) fn new(limits: Limits) -> Self {
         Self { limits, held: Arc::default() }
     }
@@ -176,8 +176,8 @@ mod tests {
     use super::*;
     use crate::{proto::Request, rpc::envelope};
 
-    fn places() -> Places {
-        Places::new(Limits { calls: 16, calls_per_ip: 8, calls_per_peer: 4, ..Limits::default() })
+    fn places() -> CallSlots {
+        CallSlots::new(Limits { calls: 16, calls_per_ip: 8, calls_per_peer: 4, ..Limits::default() })
     }
 
     fn stranger(n: u8) -> Holder {

@@ -1,4 +1,4 @@
-//! Jobs that a wish lets through.
+//! Jobs that a query lets through.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -9,8 +9,8 @@ use prb_core::queue::{
 use tokio::time::Instant;
 
 use super::{
-    Desk, patient,
-    wish::{LookFor, Wish},
+    QueuePages, patient,
+    query::{JobQuery, SearchTerm},
 };
 
 /// How long a text is looked for.
@@ -27,7 +27,7 @@ pub(super) struct Found {
     pub(super) total: usize,
     /// The page's jobs, newest first.
     pub(super) jobs: Vec<JobRecord>,
-    /// Which page it is, from 1: the last where the wish was for one behind it.
+    /// Which page it is, from 1: the last where the query was for one behind it.
     pub(super) page: usize,
     pub(super) size: usize,
     /// Where a text was looked for in some jobs only: in how many, and of how many.
@@ -46,18 +46,18 @@ impl Found {
     }
 }
 
-impl Desk {
-    pub(super) async fn find(&self, wish: &Wish) -> Result<Found, Error> {
-        match &wish.look_for {
-            LookFor::All if wish.workers.is_none() => self.page(wish).await,
-            LookFor::All => self.search(wish, "").await,
-            LookFor::Job(id) => self.one(wish, *id).await,
-            LookFor::Text(text) => self.search(wish, text).await,
+impl QueuePages {
+    pub(super) async fn find(&self, query: &JobQuery) -> Result<Found, Error> {
+        match &query.look_for {
+            SearchTerm::All if query.workers.is_none() => self.page(query).await,
+            SearchTerm::All => self.search(query, "").await,
+            SearchTerm::Job(id) => self.one(query, *id).await,
+            SearchTerm::Text(text) => self.search(query, text).await,
         }
     }
 
-    async fn page(&self, wish: &Wish) -> Result<Found, Error> {
-        let Wish { filter, page, size, .. } = *wish;
+    async fn page(&self, query: &JobQuery) -> Result<Found, Error> {
+        let JobQuery { filter, page, size, .. } = *query;
         let admin = &self.0.source.admin;
         let offset = (page - 1).saturating_mul(size);
         let answer = patient(admin.list(filter, offset, size)).await?;
@@ -70,27 +70,27 @@ impl Desk {
         Ok(found)
     }
 
-    async fn one(&self, wish: &Wish, id: JobId) -> Result<Found, Error> {
+    async fn one(&self, query: &JobQuery, id: JobId) -> Result<Found, Error> {
         let job = self.job(id).await?.map(|detail| detail.record);
-        let job = job.filter(|record| lets_through(wish.filter, record) && is_about(wish, record));
+        let job = job.filter(|record| lets_through(query.filter, record) && is_about(query, record));
         Ok(Found {
             total: job.iter().len(),
             jobs: job.into_iter().collect(),
             page: 1,
-            size: wish.size,
+            size: query.size,
             searched: None,
         })
     }
 
     /// Looks at job after job, newest first. Only the page is kept.
-    async fn search(&self, wish: &Wish, text: &str) -> Result<Found, Error> {
+    async fn search(&self, query: &JobQuery, text: &str) -> Result<Found, Error> {
         // Never closed.
         let _turn = self.0.search.acquire().await;
         let until = Instant::now() + SEARCH_BUDGET;
-        let mut sieve = Sieve::new(wish, text);
+        let mut sieve = JobFilter::new(query, text);
         let (mut offset, mut seen) = (0, HashSet::new());
         loop {
-            let Page { total, jobs } = patient(self.0.source.admin.list(wish.filter, offset, CHUNK)).await?;
+            let Page { total, jobs } = patient(self.0.source.admin.list(query.filter, offset, CHUNK)).await?;
             offset += CHUNK;
             for job in jobs {
                 // New jobs push those that were seen before into the next chunk. Jobs that ended have the order
@@ -112,27 +112,27 @@ impl Desk {
 }
 
 /// Whether a job is about one of the workers that are asked for.
-fn is_about(wish: &Wish, job: &JobRecord) -> bool {
-    wish.workers.as_ref().is_none_or(|keys| job.workers.iter().any(|key| keys.contains(key)))
+fn is_about(query: &JobQuery, job: &JobRecord) -> bool {
+    query.workers.as_ref().is_none_or(|keys| job.workers.iter().any(|key| keys.contains(key)))
 }
 
 /// Keeps the page that is wished for, and the last one should there be none such.
-struct Sieve<'a> {
+struct JobFilter<'a> {
     text: &'a str,
-    wish: &'a Wish,
+    query: &'a JobQuery,
     page: usize,
     size: usize,
     total: usize,
     kept: Vec<JobRecord>,
 }
 
-impl<'a> Sieve<'a> {
-    const fn new(wish: &'a Wish, text: &'a str) -> Self {
-        Self { text, wish, page: wish.page, size: wish.size, total: 0, kept: Vec::new() }
+impl<'a> JobFilter<'a> {
+    const fn new(query: &'a JobQuery, text: &'a str) -> Self {
+        Self { text, query, page: query.page, size: query.size, total: 0, kept: Vec::new() }
     }
 
     fn look(&mut self, job: JobRecord) {
-        if !is_about(self.wish, &job) || !(self.text.is_empty() || mentions(&job, self.text)) {
+        if !is_about(self.query, &job) || !(self.text.is_empty() || mentions(&job, self.text)) {
             return;
         }
         if self.total < self.page.saturating_mul(self.size) {

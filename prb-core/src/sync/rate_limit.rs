@@ -7,13 +7,13 @@ use tokio::time::Instant;
 /// Admits each subject once per period. Holds a bounded number of subjects; while it is full of recent ones,
 /// new ones are rejected.
 #[derive(Debug)]
-pub struct Cooldown<K> {
+pub struct RateLimit<K> {
     period: Duration,
     capacity: usize,
     until: HashMap<K, Instant>,
 }
 
-impl<K: Eq + Hash> Cooldown<K> {
+impl<K: Eq + Hash> RateLimit<K> {
     /// Admits each subject once per `period`, and at most `capacity` subjects in one period.
     pub fn new(period: Duration, capacity: usize) -> Self {
         Self { period, capacity, until: HashMap::new() }
@@ -47,23 +47,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_subject_is_let_through_once_a_period() {
-        let mut cooldown = Cooldown::new(Duration::from_secs(5), 10);
-        assert!(cooldown.admit("a"));
+        let mut rate_limit = RateLimit::new(Duration::from_secs(5), 10);
+        assert!(rate_limit.admit("a"));
         tokio::time::advance(Duration::from_secs(4)).await;
-        assert!(!cooldown.admit("a"), "too soon");
-        assert!(cooldown.admit("b"), "subjects do not share their time");
+        assert!(!rate_limit.admit("a"), "too soon");
+        assert!(rate_limit.admit("b"), "subjects do not share their time");
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(cooldown.admit("a"), "a refusal does not prolong the period");
-        assert!(!cooldown.admit("b"));
+        assert!(rate_limit.admit("a"), "a refusal does not prolong the period");
+        assert!(!rate_limit.admit("b"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_subjects_takes_no_more_room_than_allowed() {
-        let mut cooldown = Cooldown::new(Duration::from_secs(5), 100);
-        let admitted = (0..10_000).filter(|n| cooldown.admit(*n)).count();
-        assert_eq!((admitted, cooldown.until.len()), (100, 100));
+        let mut rate_limit = RateLimit::new(Duration::from_secs(5), 100);
+        let admitted = (0..10_000).filter(|n| rate_limit.admit(*n)).count();
+        assert_eq!((admitted, rate_limit.until.len()), (100, 100));
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert!(cooldown.admit(9_999));
-        assert_eq!(cooldown.until.len(), 1, "what is over takes no room");
+        assert!(rate_limit.admit(9_999));
+        assert_eq!(rate_limit.until.len(), 1, "what is over takes no room");
     }
 }

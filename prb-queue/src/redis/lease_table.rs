@@ -10,9 +10,9 @@ use prb_core::queue::{JobId, Progress};
 use super::record::Record;
 
 #[derive(Default)]
-pub(super) struct Held(Mutex<HashMap<JobId, Arc<HeldJob>>>);
+pub(super) struct LeaseTable(Mutex<HashMap<JobId, Arc<LeasedJob>>>);
 
-pub(super) struct HeldJob {
+pub(super) struct LeasedJob {
     pub(super) token: u64,
     pub(super) record: Record,
     /// Of its JSON, where they are in the books for sure.
@@ -24,21 +24,21 @@ pub(super) struct HeldJob {
     pub(super) progress: Mutex<Option<Progress>>,
 }
 
-impl Held {
-    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Arc<HeldJob>>> {
+impl LeaseTable {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Arc<LeasedJob>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, id: JobId, job: HeldJob) {
+    pub(super) fn add(&self, id: JobId, job: LeasedJob) {
         self.jobs().insert(id, Arc::new(job));
     }
 
-    pub(super) fn get(&self, id: JobId, token: u64) -> Option<Arc<HeldJob>> {
+    pub(super) fn get(&self, id: JobId, token: u64) -> Option<Arc<LeasedJob>> {
         self.jobs().get(&id).filter(|job| job.token == token).cloned()
     }
 
     /// The lease of a job, whatever its token.
-    pub(super) fn of(&self, id: JobId) -> Option<Arc<HeldJob>> {
+    pub(super) fn of(&self, id: JobId) -> Option<Arc<LeasedJob>> {
         self.jobs().get(&id).cloned()
     }
 

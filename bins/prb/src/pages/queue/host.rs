@@ -1,4 +1,4 @@
-//! [`Setting`]: what the queue's pages stand in: a port of their own, or the console.
+//! [`PageHost`]: what the queue's pages stand in: a port of their own, or the console.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -20,7 +20,7 @@ pub(crate) type Directory = HashMap<WorkerKey, Arc<Worker>>;
 
 /// Where the pages stand.
 #[derive(Clone)]
-pub(crate) struct Setting {
+pub(crate) struct PageHost {
     /// What stands before their paths; empty on a port of their own.
     pub(crate) base: &'static str,
     /// What they are called.
@@ -31,13 +31,13 @@ pub(crate) struct Setting {
     pub(crate) workers: Option<Arc<dyn Workers>>,
 }
 
-impl fmt::Debug for Setting {
+impl fmt::Debug for PageHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setting").field("base", &self.base).finish_non_exhaustive()
+        f.debug_struct("PageHost").field("base", &self.base).finish_non_exhaustive()
     }
 }
 
-impl Setting {
+impl PageHost {
     /// A port of their own.
     pub(super) fn alone() -> Self {
         let title = "Trade queue";

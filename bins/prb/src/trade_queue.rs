@@ -42,7 +42,7 @@ const OTHERS_AHEAD: u32 = 4;
 
 /// A queue, and the trader of this process where it has one.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct TradeQueue {
     queue: Arc<dyn JobQueue>,
     admin: Arc<dyn QueueAdmin>,
     trader: Option<Trader>,
@@ -55,7 +55,7 @@ pub(crate) struct Desk {
     background: Background,
 }
 
-impl Desk {
+impl TradeQueue {
     /// A queue in memory, and a trader that works on it.
     pub(crate) fn built_in(para: NodePool, vault: Arc<dyn Vault>) -> anyhow::Result<Self> {
         let queue = MemoryQueue::new(memory::Config::default());
@@ -173,7 +173,7 @@ impl Desk {
         if let Some(trader) = self.trader {
             match trader.stop(TRADER_STOP).await {
                 Ok(report) => tracing::info!(
-                    jobs_handed_back = report.handed_back,
+                    jobs_released = report.jobs_released,
                     jobs_left = report.jobs_left,
                     accounts_left = report.accounts_left,
                     "trader stopped"

@@ -1,11 +1,11 @@
-//! [`Trouble`]: an error of Redis with the server's address and what to do.
+//! [`EndpointError`]: an error of Redis with the server's address and what to do.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use redis::RedisError;
 use tokio::time::Instant;
 
-use super::{Config, dispense::WAIT_SECS};
+use super::{Config, leasing::WAIT_SECS};
 
 /// The oldest version that has all commands.
 pub(super) const OLDEST: (u32, u32) = (6, 2);
@@ -32,18 +32,18 @@ const CURES: [(&str, &str); 13] = [
 
 /// An error of Redis, and where.
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct EndpointError {
     endpoint: Arc<str>,
     error: RedisError,
 }
 
-impl Trouble {
+impl EndpointError {
     pub(super) const fn new(endpoint: Arc<str>, error: RedisError) -> Self {
         Self { endpoint, error }
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for EndpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (text, code) = (self.error.to_string(), self.error.code().unwrap_or_default());
         write!(f, "{}: {text}", self.endpoint)?;
@@ -55,17 +55,17 @@ impl fmt::Display for Trouble {
 }
 
 // It tells its cause itself.
-impl Error for Trouble {}
+impl Error for EndpointError {}
 
 /// What kept those who wait for jobs from getting any.
 #[derive(Clone, Debug)]
-pub(super) struct ConsumerTrouble {
+pub(super) struct ConsumerError {
     text: Arc<str>,
     at: Instant,
 }
 
-impl ConsumerTrouble {
-    pub(super) fn new(trouble: &Trouble) -> Self {
+impl ConsumerError {
+    pub(super) fn new(trouble: &EndpointError) -> Self {
         Self { text: trouble.to_string().into(), at: Instant::now() }
     }
 
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn an_error_names_the_server_and_the_cure() {
         let error = RedisError::from((redis::ErrorKind::AuthenticationFailed, "WRONGPASS invalid pair"));
-        let text = Trouble::new("redis://***@host:1".into(), error).to_string();
+        let text = EndpointError::new("redis://***@host:1".into(), error).to_string();
         assert!(
             text.starts_with("redis://***@host:1: ")
                 && text.contains("refuses the password")

@@ -16,7 +16,7 @@ use prb_core::queue::{
 };
 use url::form_urlencoded;
 
-use super::{Desk, patient, setting, wish::number, words};
+use super::{QueuePages, format, host, patient, query::number};
 use crate::pages::{TokenPlace, layout};
 
 /// Jobs that are acted on at once: a page of the list.
@@ -55,7 +55,7 @@ impl Action {
                  told of the failure and learns no more.",
             ),
             (Self::Retry, state) => {
-                Err(format!("It is {}: only a failed job can be put in line again.", words::state(state)))
+                Err(format!("It is {}: only a failed job can be put in line again.", format::state(state)))
             }
             (Self::Remove, JobState::Succeeded | JobState::Failed) => Ok("It is forgotten."),
             (Self::Remove, JobState::Active) => {
@@ -97,29 +97,28 @@ impl Chosen {
 
 /// What would happen to the chosen jobs.
 pub(super) async fn confirm(
-    State(desk): State<Desk>,
+    State(pages): State<QueuePages>,
     place: TokenPlace,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let setting = &desk.0.setting;
+    let host = &pages.0.host;
     let chosen = match Chosen::read(query.unwrap_or_default().as_bytes()) {
         Ok(chosen) => chosen,
         Err(text) => {
-            let content = html! { p.notice.bad role="alert" { (text) } (back(setting.home())) };
-            return (StatusCode::BAD_REQUEST, setting.page(&place, "Message", None, &content))
-                .into_response();
+            let content = html! { p.notice.bad role="alert" { (text) } (back(host.home())) };
+            return (StatusCode::BAD_REQUEST, host.page(&place, "Message", None, &content)).into_response();
         }
     };
     let title = format!("{}: what will happen", chosen.action.name());
-    match desk.details(&chosen.ids).await {
+    match pages.details(&chosen.ids).await {
         Ok(jobs) => {
-            let known = setting.directory().await;
-            let content = preview(setting, &chosen, &jobs, &known);
-            setting.page(&place, &title, None, &content).into_response()
+            let known = host.directory().await;
+            let content = preview(host, &chosen, &jobs, &known);
+            host.page(&place, &title, None, &content).into_response()
         }
         Err(error) => {
-            let content = html! { (super::notice(Some(&error))) (back(setting.home())) };
-            (StatusCode::SERVICE_UNAVAILABLE, setting.page(&place, &title, None, &content)).into_response()
+            let content = html! { (super::notice(Some(&error))) (back(host.home())) };
+            (StatusCode::SERVICE_UNAVAILABLE, host.page(&place, &title, None, &content)).into_response()
         }
     }
 }
@@ -129,12 +128,12 @@ fn back(to: &str) -> Markup {
 }
 
 fn preview(
-    setting: &setting::Setting,
+    host: &host::PageHost,
     chosen: &Chosen,
     jobs: &[(JobId, Option<JobDetail>)],
-    known: &setting::Directory,
+    known: &host::Directory,
 ) -> Markup {
-    let (action, base) = (chosen.action, setting.base);
+    let (action, base) = (chosen.action, host.base);
     let effect = |detail: &Option<JobDetail>| match detail {
         Some(detail) => action.effect(&detail.record),
         None => Err("The queue has no job of that number (any more).".to_owned()),
@@ -143,7 +142,7 @@ fn preview(
         jobs.iter().filter(|(_, detail)| effect(detail).is_ok()).map(|(id, _)| id.to_string()).collect();
     let back_to = match chosen.ids[..] {
         [id] if action == Action::Retry => format!("{base}/jobs/{id}"),
-        _ => setting.home().to_owned(),
+        _ => host.home().to_owned(),
     };
     html! {
         div.title { h1 { (action.name()) ": " (count(taken.len())) } }
@@ -184,16 +183,16 @@ fn preview(
     }
 }
 
-fn cells(detail: &JobDetail, known: &setting::Directory) -> Markup {
+fn cells(detail: &JobDetail, known: &host::Directory) -> Markup {
     let JobDetail { record, calls, .. } = detail;
     html! {
-        td data-label="State" { (words::badge(record.state)) }
+        td data-label="State" { (format::badge(record.state)) }
         td data-label="Pool" { @if let Some(pool) = record.pool { (pool) } @else { "–" } }
-        td.of-worker data-label="Worker" { (setting::workers(&record.workers, known)) }
+        td.of-worker data-label="Worker" { (host::workers(&record.workers, known)) }
         td.result data-label="Calls" {
             @for call in calls.iter().take(MAX_CALLS) { (call) br; }
             @if calls.len() > MAX_CALLS { "and " (calls.len() - MAX_CALLS) " more" }
-            @if calls.is_empty() { (words::action(&record.action)) }
+            @if calls.is_empty() { (format::action(&record.action)) }
         }
     }
 }
@@ -203,18 +202,18 @@ fn count(number: usize) -> String {
 }
 
 /// Acts on the chosen jobs.
-pub(super) async fn act(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn act(State(pages): State<QueuePages>, headers: HeaderMap, body: Bytes) -> Response {
     let Chosen { action, ids } = match Chosen::read(&body) {
         Ok(chosen) => chosen,
         Err(text) => return layout::said(&headers, StatusCode::BAD_REQUEST, &text),
     };
     if let [id] = ids[..] {
         return match action {
-            Action::Retry => put_again(&desk, id, &headers).await,
-            Action::Remove => forget(&desk, id, &headers).await,
+            Action::Retry => put_again(&pages, id, &headers).await,
+            Action::Remove => forget(&pages, id, &headers).await,
         };
     }
-    let admin = &desk.0.source.admin;
+    let admin = &pages.0.source.admin;
     let mut done = 0;
     for &id in &ids {
         let answer = match action {
@@ -224,7 +223,8 @@ pub(super) async fn act(State(desk): State<Desk>, headers: HeaderMap, body: Byte
         match answer {
             Ok(is_done) => done += usize::from(is_done),
             Err(error) => {
-                let text = format!("{} done, then the queue refuses: {}.", count(done), words::chain(&error));
+                let text =
+                    format!("{} done, then the queue refuses: {}.", count(done), format::chain(&error));
                 return layout::said(&headers, StatusCode::SERVICE_UNAVAILABLE, &text);
             }
         }
@@ -242,30 +242,38 @@ pub(super) async fn act(State(desk): State<Desk>, headers: HeaderMap, body: Byte
 }
 
 /// Puts a job in line again.
-pub(super) async fn retry(State(desk): State<Desk>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+pub(super) async fn retry(
+    State(pages): State<QueuePages>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     match number(&id) {
-        Some(id) => put_again(&desk, id, &headers).await,
+        Some(id) => put_again(&pages, id, &headers).await,
         None => no_such_job(&headers),
     }
 }
 
 /// Forgets a job.
-pub(super) async fn remove(State(desk): State<Desk>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+pub(super) async fn remove(
+    State(pages): State<QueuePages>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     match number(&id) {
-        Some(id) => forget(&desk, id, &headers).await,
+        Some(id) => forget(&pages, id, &headers).await,
         None => no_such_job(&headers),
     }
 }
 
-async fn put_again(desk: &Desk, id: JobId, headers: &HeaderMap) -> Response {
-    match desk.0.source.admin.retry(id).await {
+async fn put_again(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response {
+    match pages.0.source.admin.retry(id).await {
         Ok(true) => {
             tracing::info!(job = %id, "put in line again by hand");
             layout::said(headers, StatusCode::OK, &format!("Job {id} is in line again."))
         }
-        Ok(false) => match desk.job(id).await {
+        Ok(false) => match pages.job(id).await {
             Ok(Some(JobDetail { record, .. })) => {
-                let state = words::state(record.state);
+                let state = format::state(record.state);
                 let text = format!("Job {id} is {state}: only a failed job can be put in line again.");
                 layout::said(headers, StatusCode::CONFLICT, &text)
             }
@@ -276,8 +284,8 @@ async fn put_again(desk: &Desk, id: JobId, headers: &HeaderMap) -> Response {
     }
 }
 
-async fn forget(desk: &Desk, id: JobId, headers: &HeaderMap) -> Response {
-    match desk.0.source.admin.remove(id).await {
+async fn forget(pages: &QueuePages, id: JobId, headers: &HeaderMap) -> Response {
+    match pages.0.source.admin.remove(id).await {
         Ok(true) => {
             tracing::info!(job = %id, "removed by hand");
             layout::said(headers, StatusCode::OK, &format!("Job {id} is removed."))
@@ -292,11 +300,11 @@ fn no_such_job(headers: &HeaderMap) -> Response {
 }
 
 fn refused(headers: &HeaderMap, error: &Error) -> Response {
-    let text = format!("The queue refuses: {}.", words::chain(error));
+    let text = format!("The queue refuses: {}.", format::chain(error));
     layout::said(headers, StatusCode::SERVICE_UNAVAILABLE, &text)
 }
 
-impl Desk {
+impl QueuePages {
     /// Jobs with their calls, in the order of the ids.
     async fn details(&self, ids: &[JobId]) -> Result<Vec<(JobId, Option<JobDetail>)>, Error> {
         let asked = stream::iter(ids.to_vec())

@@ -10,7 +10,7 @@ use prb_core::{
 use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
-use super::{STATES, setting::Directory, words};
+use super::{STATES, format, host::Directory};
 
 /// Jobs on a page, where nothing else is asked for.
 const SIZE: usize = 50;
@@ -22,7 +22,7 @@ const MAX_TEXT_BYTES: usize = 200;
 /// The address's fields as they came. Forms send empty ones too.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Asked {
+pub(super) struct QueryParams {
     pub(super) state: String,
     pub(super) pool: String,
     /// A worker's name or a part of it, its id or its key.
@@ -34,11 +34,11 @@ pub(super) struct Asked {
 
 /// What they mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct JobQuery {
     pub(super) filter: Filter,
     /// Only jobs about one of these.
     pub(super) workers: Option<HashSet<WorkerKey>>,
-    pub(super) look_for: LookFor,
+    pub(super) look_for: SearchTerm,
     /// From 1.
     pub(super) page: usize,
     pub(super) size: usize,
@@ -46,7 +46,7 @@ pub(super) struct Wish {
 
 /// What is looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum LookFor {
+pub(super) enum SearchTerm {
     /// Nothing: all are shown.
     #[default]
     All,
@@ -56,13 +56,13 @@ pub(super) enum LookFor {
     Text(String),
 }
 
-impl Wish {
+impl JobQuery {
     /// # Errors
     /// What cannot be meant, for people.
-    pub(super) fn read(asked: &Asked, known: &Directory) -> Result<Self, String> {
+    pub(super) fn read(asked: &QueryParams, known: &Directory) -> Result<Self, String> {
         let state = match asked.state.trim() {
             "" => None,
-            name => match STATES.into_iter().find(|state| words::state(*state) == name) {
+            name => match STATES.into_iter().find(|state| format::state(*state) == name) {
                 Some(state) => Some(state),
                 None => return Err("There is no such state.".into()),
             },
@@ -83,9 +83,9 @@ impl Wish {
             return Err(format!("The text has more than {MAX_TEXT_BYTES} bytes."));
         }
         let look_for = match (text, number(text.trim_start_matches('#'))) {
-            ("", _) => LookFor::All,
-            (_, Some(id)) => LookFor::Job(id),
-            _ => LookFor::Text(text.to_lowercase()),
+            ("", _) => SearchTerm::All,
+            (_, Some(id)) => SearchTerm::Job(id),
+            _ => SearchTerm::Text(text.to_lowercase()),
         };
         let size = asked.size.parse().ok().filter(|size| SIZES.contains(size)).unwrap_or(SIZE);
         let page = asked.page.parse().unwrap_or(1).max(1);
@@ -118,8 +118,8 @@ pub(super) fn number(text: &str) -> Option<JobId> {
 }
 
 /// An address with the fields that are not empty.
-pub(super) fn link(path: &str, asked: &Asked) -> String {
-    let Asked { state, pool, worker, text, page, size } = asked;
+pub(super) fn link(path: &str, asked: &QueryParams) -> String {
+    let QueryParams { state, pool, worker, text, page, size } = asked;
     let fields = [
         ("state", state),
         ("pool", pool),
@@ -143,13 +143,13 @@ mod tests {
 
     use super::*;
 
-    fn asked(state: &str, pool: &str, text: &str, page: &str, size: &str) -> Asked {
+    fn asked(state: &str, pool: &str, text: &str, page: &str, size: &str) -> QueryParams {
         let [state, pool, text, page, size] = [state, pool, text, page, size].map(str::to_owned);
-        Asked { state, pool, text, page, size, worker: String::new() }
+        QueryParams { state, pool, text, page, size, worker: String::new() }
     }
 
-    fn read(asked: &Asked) -> Result<Wish, String> {
-        Wish::read(asked, &Directory::new())
+    fn read(asked: &QueryParams) -> Result<JobQuery, String> {
+        JobQuery::read(asked, &Directory::new())
     }
 
     #[test]
@@ -160,9 +160,9 @@ mod tests {
         };
         let known: Directory = [worker(1, "rack-1"), worker(2, "rack-10"), worker(3, "shelf")].into();
         let keys = |text: &str| {
-            let asked = Asked { worker: text.into(), ..Asked::default() };
-            Wish::read(&asked, &known).map(|wish| {
-                let mut keys: Vec<_> = wish.workers.unwrap().iter().map(|key| key.0[0]).collect();
+            let asked = QueryParams { worker: text.into(), ..QueryParams::default() };
+            JobQuery::read(&asked, &known).map(|query| {
+                let mut keys: Vec<_> = query.workers.unwrap().iter().map(|key| key.0[0]).collect();
                 keys.sort_unstable();
                 keys
             })
@@ -180,16 +180,16 @@ mod tests {
 
     #[test]
     fn an_address_is_read_as_it_is_meant() {
-        let wish = read(&asked("failed", " 7 ", "#12", "3", "100")).unwrap();
+        let query = read(&asked("failed", " 7 ", "#12", "3", "100")).unwrap();
         let filter = Filter { state: Some(JobState::Failed), pool: Some(PoolId(7)) };
         assert_eq!(
-            wish,
-            Wish { filter, workers: None, look_for: LookFor::Job(JobId(12)), page: 3, size: 100 }
+            query,
+            JobQuery { filter, workers: None, look_for: SearchTerm::Job(JobId(12)), page: 3, size: 100 }
         );
-        let wish = read(&asked("", "", " BadOrigin ", "0", "1000000")).unwrap();
-        let look_for = LookFor::Text("badorigin".into());
-        assert_eq!(wish, Wish { filter: Filter::default(), workers: None, look_for, page: 1, size: 50 });
-        assert_eq!(read(&Asked::default()).unwrap().look_for, LookFor::All);
+        let query = read(&asked("", "", " BadOrigin ", "0", "1000000")).unwrap();
+        let look_for = SearchTerm::Text("badorigin".into());
+        assert_eq!(query, JobQuery { filter: Filter::default(), workers: None, look_for, page: 1, size: 50 });
+        assert_eq!(read(&QueryParams::default()).unwrap().look_for, SearchTerm::All);
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn links_carry_what_is_not_empty() {
-        assert_eq!(link("/", &Asked::default()), "/");
+        assert_eq!(link("/", &QueryParams::default()), "/");
         assert_eq!(link("/live", &asked("", "1", "a&b=\"c", "", "")), "/live?pool=1&text=a%26b%3D%22c");
     }
 }

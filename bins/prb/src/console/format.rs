@@ -1,4 +1,4 @@
-//! Amounts, times, states and reasons in words, and the cures of `docs/worker-states.md`.
+//! Amounts, times, states and reasons in format, and the remedies of `docs/worker-states.md`.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use prb_core::{
     worker::{EventKind, State},
 };
 
-pub(super) use crate::pages::queue::words::{amount, chain, grouped, pha, sentence};
+pub(super) use crate::pages::queue::format::{amount, chain, grouped, pha, sentence};
 
 /// An amount as a form has it, all its decimals, without thousands: `1200.5`.
 pub(super) fn plain_amount(value: Balance) -> String {
@@ -132,7 +132,7 @@ pub(super) fn event(kind: &EventKind) -> Markup {
             EventKind::State { before, after, message, .. } => {
                 (badge(*before)) " → " (badge(*after)) " " (message)
             }
-            EventKind::Commanded(command) => { "Commanded: " b { (command.as_str()) } }
+            EventKind::Commanded(command) => { "CommandResult: " b { (command.as_str()) } }
             EventKind::Edited => "Its entry or its pool's was edited.",
             EventKind::Initialised => "It was initialised.",
             EventKind::LostState => { span.bad { "It answers without the state that it had." } }
@@ -157,19 +157,19 @@ pub(super) fn event(kind: &EventKind) -> Markup {
 
 /// Why a reason comes, and what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cure {
+pub(super) struct Remedy {
     pub(super) cause: &'static str,
-    pub(super) cure: &'static str,
+    pub(super) remedy: &'static str,
 }
 
-/// The cause and the cure of a reason, as the documentation has them.
-pub(super) fn cure(reason: &str) -> Option<Cure> {
-    static CURES: LazyLock<HashMap<&'static str, Cure>> = LazyLock::new(|| {
+/// The cause and the remedy of a reason, as the documentation has them.
+pub(super) fn remedy(reason: &str) -> Option<Remedy> {
+    static CURES: LazyLock<HashMap<&'static str, Remedy>> = LazyLock::new(|| {
         let rows = include_str!("../../../../docs/worker-states.md").lines();
         rows.filter_map(|row| {
             let mut cells = row.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ");
             let code = cells.next()?.strip_suffix('`')?;
-            Some((code, Cure { cause: cells.next()?, cure: cells.next()? }))
+            Some((code, Remedy { cause: cells.next()?, remedy: cells.next()? }))
         })
         .collect()
     });
@@ -196,10 +196,10 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_cause_and_a_cure() {
-        let missing: Vec<_> = Reason::CODES.iter().filter(|code| cure(code).is_none()).collect();
+        let missing: Vec<_> = Reason::CODES.iter().filter(|code| remedy(code).is_none()).collect();
         assert!(missing.is_empty(), "{missing:?}");
-        assert!(cure("pool-full").unwrap().cure.contains("another pool"));
-        assert_eq!(cure("reason"), None);
+        assert!(remedy("pool-full").unwrap().remedy.contains("another pool"));
+        assert_eq!(remedy("reason"), None);
     }
 
     #[test]

@@ -21,11 +21,11 @@ use crate::{
     config::WorkerArgs,
     daemon::Background,
     descriptors,
-    desk::{self, Desk},
     nodes::NodeWatch,
     ops::Reason,
     progress::{Shown, View},
     readiness,
+    trade_queue::{self, TradeQueue},
 };
 
 /// What is worked with.
@@ -34,7 +34,7 @@ pub(crate) struct Parts {
     pub(crate) source: Arc<dyn BlobSource>,
     pub(crate) inventory: Arc<dyn Inventory>,
     pub(crate) chain: Chain,
-    pub(crate) desk: Desk,
+    pub(crate) trade_queue: TradeQueue,
 }
 
 /// What is read of the chain.
@@ -63,48 +63,49 @@ impl Chain {
     }
 }
 
-/// A running fleet at its desk.
+/// A running fleet at its trade_queue.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct FleetRuntime {
     source: Arc<dyn BlobSource>,
     chain: Chain,
     fleet: Fleet,
-    desk: Desk,
+    trade_queue: TradeQueue,
 }
 
-impl Work {
+impl FleetRuntime {
     /// Starts the fleet.
     ///
     /// # Errors
     /// Where the system refuses what an HTTP client needs.
     pub(crate) fn start(parts: Parts, workers: &WorkerArgs) -> anyhow::Result<Self> {
-        let Parts { source, inventory, chain, desk } = parts;
+        let Parts { source, inventory, chain, trade_queue } = parts;
         descriptors::warn_if_too_few(inventory.snapshots().borrow().workers.len());
         let connect = Arc::new(workers.connect()?);
         let reader = Arc::clone(&chain.reader);
-        let mut fleet = fleet::Parts::new(inventory, Arc::clone(&source), reader, desk.queue(), connect);
+        let mut fleet =
+            fleet::Parts::new(inventory, Arc::clone(&source), reader, trade_queue.queue(), connect);
         let views = chain.views();
         if let Some(collateral) = workers.pccs.source(move || chain_time(&views))? {
             fleet = fleet.with_collateral(collateral);
         }
         let fleet = Fleet::start(fleet, workers.fleet_config());
-        Ok(Self { source, chain, fleet, desk })
+        Ok(Self { source, chain, fleet, trade_queue })
     }
 
     pub(crate) const fn fleet(&self) -> &Fleet {
         &self.fleet
     }
 
-    pub(crate) const fn desk(&self) -> &Desk {
-        &self.desk
+    pub(crate) const fn trade_queue(&self) -> &TradeQueue {
+        &self.trade_queue
     }
 
     /// Gives what keeps the workers from computing.
     pub(crate) fn probe(&self) -> impl Fn() -> Vec<Reason> + Send + Sync + 'static {
         let (nodes, views) = (self.chain.nodes.clone(), self.chain_views());
-        let (fleet, queue) = (self.fleet.clone(), self.desk.watch());
+        let (fleet, queue) = (self.fleet.clone(), self.trade_queue.watch());
         move || {
-            let surroundings = [readiness::chain_view(&views), desk::readiness(&queue)];
+            let surroundings = [readiness::chain_view(&views), trade_queue::readiness(&queue)];
             let workers = readiness::workers(&fleet.status());
             nodes.reasons().into_iter().chain(surroundings.into_iter().flatten()).chain(workers).collect()
         }
@@ -124,7 +125,7 @@ impl Work {
         View {
             heights: *self.source.heights().borrow(),
             fleet: self.fleet.status(),
-            jobs: self.desk.stats(),
+            jobs: self.trade_queue.stats(),
             chain: self.chain.views().borrow().clone(),
             shown,
         }
@@ -133,7 +134,7 @@ impl Work {
     /// Waits for a part to end that should not. Cancel safe.
     pub(crate) async fn ended(&mut self) -> anyhow::Error {
         tokio::select! {
-            error = self.desk.ended() => error,
+            error = self.trade_queue.ended() => error,
             error = self.chain.reading.ended() => error,
             () = closed(self.source.heights()) => anyhow::anyhow!("the source of blocks has ended"),
             () = self.fleet.ended() => anyhow::anyhow!("the fleet's supervisor has ended"),
@@ -147,7 +148,7 @@ impl Work {
             tracing::warn!("some workers' tasks did not end in time and were left behind");
         }
         // 2. Batches under way end or are handed back.
-        self.desk.stop().await;
+        self.trade_queue.stop().await;
         // 3. Nobody looks at the chain any more.
         self.chain.reading.stop().await;
     }

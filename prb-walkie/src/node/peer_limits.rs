@@ -10,14 +10,14 @@ use tokio::sync::Semaphore;
 
 /// A room for each peer, made when it is asked for.
 #[derive(Debug)]
-pub(super) struct Rooms {
+pub(super) struct PeerLimits {
     places: usize,
     max_idle: usize,
     rooms: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
 }
 
-impl Rooms {
-    /// Rooms of so many places. More than `max_idle` rooms are kept only while they are in use.
+impl PeerLimits {
+    /// PeerLimits of so many places. More than `max_idle` rooms are kept only while they are in use.
     pub(super) fn new(places: usize, max_idle: usize) -> Self {
         Self { places, max_idle, rooms: Mutex::default() }
     }

@@ -19,8 +19,8 @@ use tokio::{
 
 use super::{
     config::{Config, StartError, without_password},
+    error::EndpointError,
     scripts::{self, Scripts},
-    trouble::Trouble,
 };
 
 /// Why the shared connection is given up: the server refuses writes on it, or nothing comes over it, as where a
@@ -42,7 +42,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One Redis, for commands over one connection that mends itself, and for connections of one's own.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(super) struct Connections {
     client: Client,
     shared: Arc<watch::Sender<Current>>,
     endpoint: Arc<str>,
@@ -82,7 +82,7 @@ fn manager(client: &Client, call_timeout: Duration) -> RedisResult<ConnectionMan
     )
 }
 
-impl Link {
+impl Connections {
     pub(super) fn new(config: &Config) -> Result<Self, StartError> {
         let bad_url = |e: RedisError| StartError::BadUrl {
             url: without_password(&config.url),
@@ -105,12 +105,12 @@ impl Link {
 
     /// The seam's error for one of Redis's: with the server's address, and what to do where that is known.
     pub(super) fn unavailable(&self, error: RedisError) -> queue::Error {
-        queue::Error::Unavailable(Box::new(self.trouble(error)))
+        queue::Error::Unavailable(Box::new(self.endpoint_error(error)))
     }
 
     /// The error with the server's address.
-    pub(super) fn trouble(&self, error: RedisError) -> Trouble {
-        Trouble::new(Arc::clone(&self.endpoint), error)
+    pub(super) fn endpoint_error(&self, error: RedisError) -> EndpointError {
+        EndpointError::new(Arc::clone(&self.endpoint), error)
     }
 
     /// The server's address, without its password.
@@ -160,7 +160,7 @@ impl Link {
         Instant::now() + self.call_timeout
     }
 
-    /// Like [`Link::run`], with a time-out that began earlier.
+    /// Like [`Connections::run`], with a time-out that began earlier.
     pub(super) async fn run_until<T: FromRedisValue>(
         &self,
         deadline: Instant,

@@ -29,7 +29,7 @@ pub(super) async fn listen(shared: Arc<Shared>) {
     loop {
         let (end, connected) = match subscribe(&shared).await {
             Ok(subscriptions) => (hear(&shared, subscriptions).await, true),
-            Err(e) => (shared.link.trouble(e).to_string(), false),
+            Err(e) => (shared.link.endpoint_error(e).to_string(), false),
         };
         let was_up = shared.listening.send_replace(false) || (connected && !*shared.submits.borrow());
         if was_up {
@@ -117,7 +117,7 @@ pub(super) async fn ask(shared: Arc<Shared>) {
             Err(e) => {
                 let since = *away_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= shared.config.outage_limit {
-                    give_up(&shared, &shared.link.trouble(e).to_string());
+                    give_up(&shared, &shared.link.endpoint_error(e).to_string());
                 }
                 sleep(PAUSE_MIN).await;
             }

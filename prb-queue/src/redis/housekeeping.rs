@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Shared, dispense::millis};
+use super::{Shared, leasing::millis};
 
 /// Rounds of keeping leases alive in a stall interval: the original's own workers make two.
 const KEEPS: u32 = 4;
@@ -33,8 +33,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
             swept = Instant::now();
             let result = sweep(&shared, &mut settled).await.map(Some);
             // It writes: a server that takes no writes is of no use, whatever it answers to questions.
-            let trouble =
-                result.as_ref().err().map(|error| shared.link.trouble(error.clone()).to_string().into());
+            let trouble = result
+                .as_ref()
+                .err()
+                .map(|error| shared.link.endpoint_error(error.clone()).to_string().into());
             shared.upkeep.send_replace(trouble);
             order.tell(&shared, result);
         }
@@ -57,7 +59,7 @@ impl Part {
     fn tell(&mut self, shared: &Shared, result: RedisResult<Option<()>>) {
         match result {
             Err(error) => {
-                let error = shared.link.trouble(error).to_string();
+                let error = shared.link.endpoint_error(error).to_string();
                 if self.failing.as_ref() != Some(&error) {
                     tracing::warn!(error, "{}, trying again", self.what);
                     self.failing = Some(error);

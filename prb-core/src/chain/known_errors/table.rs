@@ -1,16 +1,16 @@
 //! Table of the chain's errors for the calls of a bridge.
 
 use super::{
-    KnownRefusal,
-    RefusalClass::{AwaitState, AwaitTime, Retry, TellOperator},
+    ErrorClass::{AwaitState, AwaitTime, Retry, TellOperator},
+    KnownError,
 };
 
 /// A row: the error's name, its class, the cause and, below, the remedy.
 macro_rules! refusals {
-    ($($name:ident $class:ident $cause:literal $cure:literal;)*) => {
+    ($($name:ident $class:ident $cause:literal $remedy:literal;)*) => {
         /// All known errors, by name without the pallet: errors move between pallets with runtime upgrades.
-        pub const REFUSALS: &[KnownRefusal] = &[
-            $(KnownRefusal { name: stringify!($name), class: $class, cause: $cause, cure: $cure },)*
+        pub const KNOWN_ERRORS: &[KnownError] = &[
+            $(KnownError { name: stringify!($name), class: $class, cause: $cause, remedy: $remedy },)*
         ];
     };
 }

@@ -3,12 +3,12 @@
 
 mod table;
 
-pub use table::REFUSALS;
+pub use table::KNOWN_ERRORS;
 
 /// When a call that the chain refused may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum RefusalClass {
+pub enum ErrorClass {
     /// Once the on-chain state that caused the refusal has changed: balances, stakes, sessions, pools.
     AwaitState,
     /// Once enough time has passed on chain.
@@ -22,39 +22,39 @@ pub enum RefusalClass {
 /// A known error of the chain, with its remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct KnownRefusal {
+pub struct KnownError {
     /// The error's name, without its pallet.
     pub name: &'static str,
     /// When the call may be sent again.
-    pub class: RefusalClass,
+    pub class: ErrorClass,
     /// What happened, as a clause: 'the pool has less free stake than the worker's stake'.
     pub cause: &'static str,
     /// The remedy for the operator, as a clause.
-    pub cure: &'static str,
+    pub remedy: &'static str,
 }
 
-/// Stands for every error that is not in [`REFUSALS`].
-const UNKNOWN: KnownRefusal = KnownRefusal {
+/// Stands for every error that is not in [`KNOWN_ERRORS`].
+const UNKNOWN: KnownError = KnownError {
     name: "unknown",
-    class: RefusalClass::TellOperator,
+    class: ErrorClass::TellOperator,
     cause: "the chain refused the call with an error that the bridge does not know",
-    cure: "look up the error in the chain's documentation, and update the bridge",
+    remedy: "look up the error in the chain's documentation, and update the bridge",
 };
 
 /// Looks up an error by its name (as in [`DispatchError`](super::DispatchError)), with or without the pallet
-/// prefix. Unknown errors are classified as [`RefusalClass::TellOperator`].
+/// prefix. Unknown errors are classified as [`ErrorClass::TellOperator`].
 ///
 /// ```
-/// use prb_core::chain::{RefusalClass, refusal};
+/// use prb_core::chain::{ErrorClass, known_error};
 ///
-/// let known = refusal("PhalaStakePoolv2::InsufficientFreeStake");
-/// assert_eq!(known.class, RefusalClass::AwaitState);
-/// assert_eq!(refusal("InsufficientFreeStake"), known);
-/// assert_eq!(refusal("Pallet::Novelty").class, RefusalClass::TellOperator);
+/// let known = known_error("PhalaStakePoolv2::InsufficientFreeStake");
+/// assert_eq!(known.class, ErrorClass::AwaitState);
+/// assert_eq!(known_error("InsufficientFreeStake"), known);
+/// assert_eq!(known_error("Pallet::Novelty").class, ErrorClass::TellOperator);
 /// ```
-pub fn refusal(name: &str) -> &'static KnownRefusal {
+pub fn known_error(name: &str) -> &'static KnownError {
     let bare = name.rsplit("::").next().unwrap_or(name);
-    REFUSALS.iter().find(|known| known.name == bare).unwrap_or(&UNKNOWN)
+    KNOWN_ERRORS.iter().find(|known| known.name == bare).unwrap_or(&UNKNOWN)
 }
 
 #[cfg(test)]
@@ -95,16 +95,16 @@ mod tests {
     fn every_error_of_a_bridges_calls_is_known() {
         let all = [OF_THE_PALLETS, OF_THE_RUNTIME, OF_OTHERS];
         for name in all.iter().flat_map(|names| names.split_whitespace()) {
-            assert!(name.ends_with(refusal(name).name), "{name} is not in the table");
+            assert!(name.ends_with(known_error(name).name), "{name} is not in the table");
         }
     }
 
     #[test]
     fn each_error_is_explained_once() {
         let mut seen = HashSet::new();
-        for known in REFUSALS {
+        for known in KNOWN_ERRORS {
             assert!(seen.insert(known.name), "{} is twice in the table", known.name);
-            for text in [known.cause, known.cure] {
+            for text in [known.cause, known.remedy] {
                 assert!(text.len() > 10 && !text.ends_with('.'), "{}: {text:?}", known.name);
             }
         }
@@ -112,11 +112,11 @@ mod tests {
 
     #[test]
     fn a_name_is_known_with_and_without_its_pallet() {
-        assert_eq!(refusal("PhalaComputation::CoolDownNotReady").class, RefusalClass::AwaitTime);
-        assert_eq!(refusal("CoolDownNotReady"), refusal("Renamed::CoolDownNotReady"));
-        assert_eq!(refusal("PhalaMq::BadSequence").class, RefusalClass::Retry);
+        assert_eq!(known_error("PhalaComputation::CoolDownNotReady").class, ErrorClass::AwaitTime);
+        assert_eq!(known_error("CoolDownNotReady"), known_error("Renamed::CoolDownNotReady"));
+        assert_eq!(known_error("PhalaMq::BadSequence").class, ErrorClass::Retry);
         for unknown in ["", "::", "Module(7)::Error(3)", "NoSuchError"] {
-            assert_eq!(refusal(unknown).class, RefusalClass::TellOperator, "{unknown:?}");
+            assert_eq!(known_error(unknown).class, ErrorClass::TellOperator, "{unknown:?}");
         }
     }
 }

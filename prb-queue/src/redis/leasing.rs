@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Shared, scripts::Call, trouble::ConsumerTrouble};
+use super::{Shared, error::ConsumerError, scripts::Call};
 
 /// Most jobs that one script takes.
 const MAX_BATCH: usize = 128;
@@ -113,7 +113,7 @@ impl Take {
 /// A take that waits for a job, and how it went.
 type Waiting = BoxFuture<'static, (Arc<Take>, RedisResult<Answer>)>;
 
-struct Dispenser {
+struct Dispatcher {
     shared: Arc<Shared>,
     wants: VecDeque<Want>,
     returns: mpsc::Sender<(String, u64)>,
@@ -129,7 +129,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
     let (returns, mut returned) = mpsc::channel(1024);
     let closed = shared.closed.clone();
     let mut dispenser =
-        Dispenser { shared, wants: VecDeque::new(), returns, unsettled: None, timer: None, looked_ms: 0 };
+        Dispatcher { shared, wants: VecDeque::new(), returns, unsettled: None, timer: None, looked_ms: 0 };
     let mut waiting: Option<Waiting> = None;
     // Whether a delay or a lease may be over.
     let mut look = true;
@@ -176,7 +176,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Want>)
                     Err(e) => {
                         dispenser.unsettled = Some(take);
                         failures += 1;
-                        let trouble = ConsumerTrouble::new(&dispenser.shared.link.trouble(e.clone()));
+                        let trouble = ConsumerError::new(&dispenser.shared.link.endpoint_error(e.clone()));
                         dispenser.shared.consumer.send_replace(Some(trouble));
                         if failures > MAX_FAILURES {
                             dispenser.refuse_all(&e).await;
@@ -237,7 +237,7 @@ pub(super) async fn ahead_of_take<T: FromRedisValue>(shared: &Shared, script: &C
     timeout(AHEAD_TIMEOUT.min(shared.config.call_timeout / 2), call).await.ok()?.ok()
 }
 
-impl Dispenser {
+impl Dispatcher {
     /// Takes jobs for those who wait, once there are any.
     fn take(&self) -> Waiting {
         let base: u64 = rand::rng().random::<u64>() >> 8;
