@@ -1,7 +1,8 @@
 //! Every fault of docs/nodes.md alone and in pairs, with one node and with a good one beside it: everything is
 //! stored within the bound, nothing wrong is, and the log says what is wrong without repeating itself for ever.
 //!
-//! `PRB_TEST_PAIRS` says how many pairs are run, or `all`; with it, bursts of changes have 20 MB.
+//! `PRB_TEST_PAIRS` says how many pairs are run, or `all`; with it, bursts of changes have 20 MB. `PRB_TEST_FAULT`
+//! runs those cases alone that have this in their names.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;

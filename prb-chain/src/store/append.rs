@@ -43,7 +43,7 @@ pub struct RelayBatch {
     pub first: RelayNumber,
     /// Encoded headers.
     pub headers: Vec<Vec<u8>>,
-    /// JustifiedBlock ones among them, in order.
+    /// Justified ones among them, in order.
     pub stops: Vec<NewJustifiedBlock>,
 }
 

@@ -99,7 +99,7 @@ pub struct Progress {
 pub struct Report {
     /// Relay headers.
     pub relay_headers: u32,
-    /// JustifiedBlock relay blocks.
+    /// Justified relay blocks.
     pub justified: u32,
     /// Parachain headers.
     pub para_headers: u32,
