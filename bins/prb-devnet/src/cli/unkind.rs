@@ -41,6 +41,9 @@ pub(super) struct Unkind {
     /// Bytes of values that such a block changes
     #[arg(long, default_value_t = 20_000_000)]
     burst_bytes: u32,
+    /// Bytes of each of these values
+    #[arg(long, default_value_t = 100_000)]
+    burst_value_bytes: u32,
     /// The relay chain names no head of the parachain after the history
     #[arg(long)]
     offboard: bool,
@@ -63,6 +66,7 @@ impl Unkind {
             heads_per_relay_block: self.heads_per_relay_block,
             burst_every: self.burst_every,
             burst_bytes: self.burst_bytes,
+            burst_value_bytes: self.burst_value_bytes,
             fork_every: self.fork_every,
             ..config
         }
