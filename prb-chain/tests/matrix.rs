@@ -1,9 +1,9 @@
 //! Every fault of docs/nodes.md alone and in pairs, with one node and with a good one beside it: everything is
 //! stored within the bound, nothing wrong is, and the log says what is wrong without repeating itself for ever.
 //!
-//! `PRB_TEST_PAIRS` says how many pairs are run, or `all`; with it, bursts of changes have 20 MB. `PRB_TEST_DRAWN` says
-//! how many cases are drawn at random, `PRB_TEST_SEED` the first one's seed. `PRB_TEST_FAULT` runs those cases alone
-//! that have this in their names.
+//! `PRB_TEST_PAIRS` says how many pairs are run, or `all`. `PRB_TEST_DRAWN` says how many cases are drawn at random,
+//! `PRB_TEST_SEED` the first one's seed. `PRB_TEST_FAULT` runs those cases alone that have this in their names.
+//! `PRB_TEST_BURST` says how many bytes a block changes that has many small changes.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -18,6 +18,8 @@ mod proxy;
 mod rig;
 #[path = "matrix/troubles.rs"]
 mod troubles;
+#[path = "support/workers.rs"]
+mod workers;
 
 use proxy::Mangle;
 use rand::{SeedableRng, rngs::StdRng};

@@ -9,3 +9,5 @@ mod over_http;
 mod replay;
 mod sources;
 mod suite;
+#[path = "../support/workers.rs"]
+mod workers;

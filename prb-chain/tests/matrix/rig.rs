@@ -156,9 +156,9 @@ impl Fetching {
     /// Of the nodes, in this order, as tasks that log for themselves.
     pub(crate) fn start(devnets: &[&Devnet]) -> Self {
         let urls = |of: fn(&Devnet) -> String| devnets.iter().map(|devnet| of(devnet)).collect();
-        // A block of 20 MB of changes takes 40 MB.
+        // A block of 20 MB of changes takes 40 MB as JSON, and half as much again where the values are small.
         let quick =
-            |urls| rpc::Config { max_response_bytes: 64 << 20, request_timeout: BOUND * 3, ..quick(urls) };
+            |urls| rpc::Config { max_response_bytes: 256 << 20, request_timeout: BOUND * 3, ..quick(urls) };
         let relay = NodePool::new("relay", quick(urls(|net| net.relay().url()))).unwrap();
         let para = NodePool::new("para", quick(urls(|net| net.para().url()))).unwrap();
         Self::between(relay, para, Log::default())
