@@ -8,8 +8,11 @@ use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 use prb_chain::{
-    store::{Config, NewJustifiedBlock, ParaHead, RelayBatch, Store},
-    verify::Start,
+    internals::{
+        store::{NewJustifiedBlock, ParaHead, RelayBatch},
+        verify::Start,
+    },
+    store::{Config, Store},
 };
 use prb_core::{
     blob::{BlockCursor, HeaderCursor, assemble, memory::empty_genesis},

@@ -1,8 +1,8 @@
 //! The seam [`HistorySource`]: past blocks from elsewhere than the chains' nodes.
 //!
 //! Nodes are asked by [`crate::ingest`], several at once and each by what it is able to do. Whatever else has
-//! blocks implements this trait: an archive on disk or over HTTP ([`archive`]), a headers cache over HTTP ([`headers_cache`]),
-//! another data provider ([`blobs`]), memory ([`memory`]). Nothing that a source gives is believed: [`Replay`] puts
+//! blocks implements this trait: an archive on disk or over HTTP ([`archive`]), a headers cache over HTTP
+//! ([`headers_cache`]), another data provider ([`blobs`]). Nothing that a source gives is believed: [`Replay`] puts
 //! it through the checks that nodes' answers pass before it is stored, names the source of what fails them, and
 //! goes on with the next one.
 //!
@@ -32,7 +32,7 @@ pub mod archive;
 pub mod blobs;
 pub mod headers_cache;
 mod http;
-pub mod memory;
+pub(crate) mod memory;
 mod replay;
 
 pub use replay::{Config, Fault, Replay, ReplayOutcome};

@@ -4,7 +4,7 @@
 //! come by finality proof, an authority set at a time (`ingest/relay.rs`); parachain headers up to what a
 //! stored relay block's state names (`ingest/para.rs`); and the storage changes of the stored headers. Each
 //! goes on where the store ends, waits for the one before it, and backs off where nodes fail it. Nothing is
-//! stored before [`verify`] has passed it; a node that answered wrongly is demoted, and
+//! stored before `verify` has passed it; a node that answered wrongly is demoted, and
 //! another one is asked. A fifth loop looks again at storage changes that a worker could not apply
 //! (`ingest/suspects.rs`).
 //!
@@ -29,19 +29,20 @@ mod changes;
 mod history;
 mod pace;
 mod para;
-mod recheck;
+pub(crate) mod recheck;
 mod relay;
 mod spread;
 mod start;
 mod suspects;
 
-pub use recheck::{RecheckOutcome, recheck};
 pub(crate) use relay::{append as append_relay, check_pieces, notice_missing_head};
 pub(crate) use start::validation_data;
 pub use suspects::Suspects;
 
 /// How much is asked for at once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Headers in one JSON-RPC batch.
     pub headers_per_batch: u32,

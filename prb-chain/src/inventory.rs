@@ -49,7 +49,9 @@ use record::{PoolRecord, WorkerRecord};
 const SCHEMA: u32 = 1;
 
 /// Bounds of an inventory on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// How many pools and workers.
     pub limits: Limits,

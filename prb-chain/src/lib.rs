@@ -1,15 +1,15 @@
 //! Verified ingest, block store, on-chain reads and transaction submission of Phala Runtime Bridge.
 //!
-//! What a fleet of TEE workers needs of the relay chain and the parachain, over ordinary nodes' JSON-RPC:
-//! blocks that are checked before they are stored and stored once, batches that workers take as they are,
-//! the workers' state on chain at a constant number of calls a block, and transactions that are followed to their end.
-//! It implements the seams of [`prb_core`] and knows neither peers nor queues.
+//! Provides what a fleet of TEE workers needs of the relay chain and the parachain, over the JSON-RPC of ordinary
+//! nodes: blocks that are verified before they are stored and stored once, batches that workers accept unchanged,
+//! the workers' on-chain state at a constant number of calls per block, and transactions that are watched until they
+//! are finalised. It implements the seams of [`prb_core`] and knows neither peers nor queues.
 //!
 //! ```text
 //!                        rpc: NodePool (fail-over, demotion, limits)
 //!            ┌────────────────┬──────────────────┬──────────────────┐
 //!            ▼                ▼                  ▼                  ▼
-//!         ingest ── verify   reader             submit ── metadata, keys
+//!         ingest            reader             submit ── keys
 //!            │ one transaction a batch
 //!            ▼
 //!          store (LMDB) ──► source
@@ -18,21 +18,20 @@
 //!                        prb_core's engines
 //! ```
 //!
-//! - [`rpc`]: a pool of nodes for each chain. A node that fails is left for another one, a node that answered
-//!   wrongly is named and put aside for a while, a node of another chain is refused; what a node lacks is known
-//!   with a reason.
-//! - [`verify`]: headers, GRANDPA justifications, read proofs; pure functions.
-//! - [`ingest`]: both chains into the store, by finality proof, or by the blocks' justifications where nodes
-//!   refuse proofs.
-//! - [`history`]: past blocks from elsewhere than nodes (an archive, a headers cache, another data provider),
-//!   put through the same checks.
-//! - [`store`]: every block once, in LMDB; a killed process leaves whole batches.
+//! - [`rpc`]: a pool of nodes per chain. Requests fail over to another node; a node that answered wrongly is logged
+//!   and demoted for a while, a node of another chain is refused, and missing capabilities are recorded with a reason.
+//! - [`ingest`]: fetches both chains into the store, by finality proof, or by the blocks' justifications where nodes
+//!   refuse proofs. Headers, GRANDPA justifications and read proofs are verified first.
+//! - [`history`]: past blocks from sources other than nodes (an archive, a headers cache, another data provider),
+//!   verified in the same way.
+//! - [`identity`]: the parachain's identity, and whether a genesis belongs to it.
+//! - [`store`]: every block once, in LMDB. A process that is killed leaves complete batches only.
 //! - [`source`]: the store as a [`BlobSource`](prb_core::blob::BlobSource): batches are concatenations of
 //!   stored slices, assembled when asked for.
-//! - [`reader`]: a [`ChainReader`](prb_core::chain::ChainReader): one snapshot, then one question a block.
-//! - [`submit`]: a [`ChainSubmitter`](prb_core::chain::ChainSubmitter): signs, sends, watches, and asks the
-//!   chain where the watch is lost.
-//! - [`metadata`]: calls, events, errors and storage by name, so that runtime upgrades are survived.
+//! - [`reader`]: a [`ChainReader`](prb_core::chain::ChainReader): one snapshot, then one request per block.
+//! - [`submit`]: a [`ChainSubmitter`](prb_core::chain::ChainSubmitter): signs, sends and watches; it asks the chain
+//!   when the watch is lost. Calls, events and errors are looked up in the metadata by name, so that runtime
+//!   upgrades need no new release.
 //! - [`keys`]: operators' sr25519 keys.
 //! - [`signer`]: [`Signers`](prb_core::signer::Signers) over a vault.
 //! - [`inventory`]: an [`Inventory`](prb_core::inventory::Inventory) on disk: a lifecycle manager's pools and
@@ -40,11 +39,11 @@
 //!
 //! # What is trusted
 //!
-//! The relay block that workers start after is the one whose child's state parachain block 1 was built on: a relay
-//! node of another chain is refused. Beyond that it is the nodes' word (as for pRuntime's own operator tools);
-//! everything above it is proven by the authorities in its state. Storage changes of the parachain
-//! are taken from the node: checking them takes the whole state. A worker notices a wrong one at once, and
-//! [`ingest::recheck`] then asks all nodes.
+//! The relay block that workers start from is the parent of the one that parachain block 1 was built on: a relay
+//! node of another chain is refused. The block's state is taken from the nodes (as pRuntime's own operator tools do);
+//! everything after it is proven by the authorities in that state. Storage changes of the parachain are taken from
+//! the node too, because verifying them takes the whole state. A worker that receives wrong ones refuses them, and
+//! [`ingest`] then compares the answers of all nodes and replaces what was wrong.
 //!
 //! # Seams
 //!
@@ -92,17 +91,41 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod history;
+pub mod identity;
 pub mod ingest;
 pub mod inventory;
 pub mod keys;
-pub mod metadata;
+mod metadata;
 pub mod reader;
 pub mod rpc;
 pub mod signer;
 pub mod source;
 pub mod store;
 pub mod submit;
-pub mod verify;
+mod verify;
+
+/// For the tests and benchmarks of this crate only: no part of the public interface.
+#[doc(hidden)]
+pub mod internals {
+    pub mod history {
+        pub use crate::history::memory::*;
+    }
+    pub mod ingest {
+        pub use crate::ingest::recheck::*;
+    }
+    pub mod metadata {
+        pub use crate::metadata::*;
+    }
+    pub mod rpc {
+        pub use crate::rpc::{counters::*, heads::HeadFloor, json};
+    }
+    pub mod store {
+        pub use crate::store::{append::*, segment, view::*};
+    }
+    pub mod verify {
+        pub use crate::verify::*;
+    }
+}
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

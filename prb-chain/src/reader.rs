@@ -30,7 +30,9 @@ mod state;
 pub(crate) mod storage;
 
 /// How a [`Reader`] reads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Workers followed at most; further ones show as unreadable, in the order of their keys.
     pub max_workers: usize,

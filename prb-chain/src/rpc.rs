@@ -21,8 +21,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 
 mod client;
-mod counters;
-mod heads;
+pub(crate) mod counters;
+pub(crate) mod heads;
+#[doc(hidden)]
 pub mod json;
 mod link;
 mod many;
@@ -32,11 +33,13 @@ mod problems;
 mod refusal;
 mod standing;
 
-pub use counters::{Counters, Snapshot};
-pub use heads::{FinalizedHead, FinalizedHeads, HeadFloor};
+pub(crate) use counters::Counters;
+pub(crate) use heads::HeadFloor;
+pub use heads::{FinalizedHead, FinalizedHeads};
 pub(crate) use node::ASK_AGAIN;
 pub use node::Node;
 pub use problems::Problem;
+#[doc(hidden)]
 pub use refusal::Refusal;
 pub use standing::{Capability, Health, MissingCapability};
 
@@ -44,10 +47,13 @@ use pins::Pins;
 use refusal::advice;
 
 /// Parameters of a method that takes none.
+#[doc(hidden)]
 pub const NO_PARAMS: [(); 0] = [];
 
 /// How a pool talks to its nodes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// WebSocket URLs (`ws://` or `wss://`), in order of preference.
     pub endpoints: Vec<String>,
@@ -318,6 +324,7 @@ impl NodePool {
     }
 
     /// What was asked so far.
+    #[doc(hidden)]
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
     }
@@ -355,7 +362,7 @@ impl NodePool {
     }
 
     /// The node to ask first for something that not all may offer.
-    pub fn pick_for(&self, needed: &[Capability]) -> Arc<Node> {
+    pub(crate) fn pick_for(&self, needed: &[Capability]) -> Arc<Node> {
         self.best(needed)
     }
 
@@ -396,7 +403,7 @@ impl NodePool {
 
     /// As [`NodePool::finalized_heads`], but where no trusted node is left a demoted one is followed: for those
     /// who verify what they build on it.
-    pub fn finalized_heads_to_verify(&self) -> FinalizedHeads {
+    pub(crate) fn finalized_heads_to_verify(&self) -> FinalizedHeads {
         FinalizedHeads::new(self.clone(), true)
     }
 }

@@ -5,7 +5,7 @@
 //! | `meta` | name | schema version, start, genesis info and state |
 //! | `relay_headers` | number | SCALE header |
 //! | `justifications` | number | GRANDPA justification, at justified blocks |
-//! | `alignments` | number | [`Alignment`] and the read proof, at justified blocks |
+//! | `alignments` | number | `Alignment` and the read proof, at justified blocks |
 //! | `sets` | set id | SCALE authority set |
 //! | `para_headers` | number | SCALE header |
 //! | `changes` | first number | a segment of several blocks' storage changes |
@@ -14,7 +14,7 @@
 //! Keys are big-endian, so that LMDB's order is the chain's. Each append is one transaction: a crash
 //! leaves all of it or nothing. A store belongs to one process at a time and to one pair of chains for ever.
 //!
-//! JustifiedBlock blocks within an authority set are thinned once the set's last block can be given to
+//! Justified blocks within an authority set are thinned once the set's last block can be given to
 //! workers: only one in [`Config::keep_stop_every`] stays, because a batch can go to the set's end.
 //!
 //! A store of an older layout is migrated in place when it is opened (`store/migrate.rs`). What is stored can be
@@ -45,31 +45,34 @@ use prb_core::{
 };
 use tokio::sync::watch;
 
-mod append;
+pub(crate) mod append;
 mod compact;
 mod cut;
 mod error;
 mod map;
 mod migrate;
 mod open;
+#[doc(hidden)]
 pub mod segment;
 mod verify;
-mod view;
+pub(crate) mod view;
 
-pub use append::{NewJustifiedBlock, ParaHead, RelayBatch};
+pub(crate) use append::ParaHead;
+pub(crate) use append::{NewJustifiedBlock, RelayBatch};
 pub use compact::Compacted;
 pub use error::Error;
-pub use migrate::SCHEMA;
 pub(crate) use verify::check_start;
 pub use verify::{Fault, Part, Progress, Report};
-pub use view::StoreView;
+pub(crate) use view::StoreView;
 
 use crate::verify::Start;
 
 type Numbered = Database<'static, U32<BigEndian>, RawBytes>;
 
 /// Limits of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Address space, not memory or disk, that is set aside at first. It doubles whenever it is full.
     pub map_bytes: usize,
@@ -91,7 +94,7 @@ pub struct Tips {
     /// Newest relay block; the last one is always justified.
     pub relay: Option<(RelayNumber, Hash)>,
     /// Newest parachain header that a justified relay block's state names: the headers' target.
-    pub proven: Option<ParaHead>,
+    pub proven: Option<(ParaNumber, Hash)>,
     /// Newest parachain header stored.
     pub para_header: Option<(ParaNumber, Hash)>,
     /// Newest block whose storage changes are stored; 0 before there is any.
@@ -100,7 +103,7 @@ pub struct Tips {
 
 /// What is known at a justified relay block.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Alignment {
+pub(crate) struct Alignment {
     /// The parachain's head in its state: number and hash.
     pub para_head: Option<(u32, Hash)>,
     /// The set that signed its justification.
@@ -237,6 +240,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::OtherChain`].
+    #[doc(hidden)]
     pub fn set_genesis(&self, start: &Start, genesis: &Genesis) -> Result<(), Error> {
         self.growing(|| self.try_set_genesis(start, genesis))
     }
@@ -278,6 +282,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Missing`] before the genesis is known.
+    #[doc(hidden)]
     pub fn current_set(&self) -> Result<AuthoritySet, Error> {
         let txn = self.read()?;
         let last = txn.tables.sets.last(&txn).map_err(|e| self.error(e))?;
@@ -290,6 +295,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[doc(hidden)]
     pub fn next_head(&self, limit: u32) -> Result<Option<ParaHead>, Error> {
         let tip = self.state().tips.para_header.map(|(tip, _)| tip);
         self.next_head_after(tip, limit)
@@ -322,7 +328,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn tip_ends_set(&self) -> Result<bool, Error> {
+    pub(crate) fn tip_ends_set(&self) -> Result<bool, Error> {
         let txn = self.read()?;
         let last = txn.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
         last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.ends_set))
@@ -332,7 +338,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn tip_names_head(&self) -> Result<bool, Error> {
+    pub(crate) fn tip_names_head(&self) -> Result<bool, Error> {
         let txn = self.read()?;
         let last = txn.tables.alignments.last(&txn).map_err(|e| self.error(e))?;
         last.map_or(Ok(false), |(_, encoded)| Ok(split_alignment(encoded)?.0.para_head.is_some()))
@@ -342,7 +348,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Missing`] where its header is not stored.
-    pub fn para_hash(&self, number: ParaNumber) -> Result<Hash, Error> {
+    pub(crate) fn para_hash(&self, number: ParaNumber) -> Result<Hash, Error> {
         let txn = self.read()?;
         let header = txn.tables.para_headers.get(&txn, &number.0).map_err(|e| self.error(e))?;
         header.map(Hash::of).ok_or(Error::Missing { what: "parachain header" })
@@ -361,6 +367,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read.
+    #[doc(hidden)]
     pub fn view(&self) -> Result<StoreView<'_>, Error> {
         Ok(StoreView::new(self, self.read()?))
     }
@@ -402,7 +409,7 @@ impl Store {
             let (number, encoded) = entry.map_err(error)?;
             let (alignment, _) = split_alignment(encoded)?;
             let head = alignment.para_head.map(|(n, hash)| ParaHead { number: ParaNumber(n), hash });
-            state.tips.proven = state.tips.proven.or(head);
+            state.tips.proven = state.tips.proven.or(head.map(|head| (head.number, head.hash)));
             // What is behind a head that is not covered is not covered either, also where it names none.
             if !state.tips.covers(head) {
                 state.covered = None;

@@ -49,7 +49,9 @@ mod watcher;
 const SHARED_FOR: Duration = Duration::from_secs(60);
 
 /// How a [`Submitter`] sends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Blocks that a transaction lives, counted from the finalised head: a power of two from 4 to 4,096. Where
     /// finality lags by more than half of it, transactions live longer by the lag.

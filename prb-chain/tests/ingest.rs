@@ -8,7 +8,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use codec::Encode;
 use prb_chain::{
-    ingest::{self, Ingest, recheck},
+    ingest::{self, Ingest},
+    internals::ingest::recheck,
     rpc::{self, NodePool},
     store::{self, Store},
 };
@@ -37,14 +38,12 @@ async fn devnets<const N: usize>(config: Config) -> [Devnet; N] {
 }
 
 fn quick(endpoints: Vec<String>) -> rpc::Config {
-    rpc::Config {
-        request_timeout: Duration::from_millis(1500),
-        reconnect_min: Duration::from_millis(20),
-        reconnect_max: Duration::from_millis(500),
-        stall_after: Duration::from_millis(800),
-        poll_interval: Duration::from_millis(200),
-        ..rpc::Config::new(endpoints)
-    }
+    rpc::Config::new(endpoints)
+        .with_request_timeout(Duration::from_millis(1500))
+        .with_reconnect_min(Duration::from_millis(20))
+        .with_reconnect_max(Duration::from_millis(500))
+        .with_stall_after(Duration::from_millis(800))
+        .with_poll_interval(Duration::from_millis(200))
 }
 
 struct Fetching {
@@ -61,11 +60,9 @@ impl Fetching {
         let relay = NodePool::new("relay", quick(urls(|devnet| devnet.relay().url()))).unwrap();
         let para = NodePool::new("para", quick(urls(|devnet| devnet.para().url()))).unwrap();
         let store = Arc::new(Store::open(path, store::Config::default()).unwrap());
-        let config = ingest::Config {
-            retry_min: Duration::from_millis(10),
-            retry_max: Duration::from_millis(200),
-            ..ingest::Config::default()
-        };
+        let config = ingest::Config::default()
+            .with_retry_min(Duration::from_millis(10))
+            .with_retry_max(Duration::from_millis(200));
         let ingest = Ingest::new(relay.clone(), para.clone(), Arc::clone(&store), config);
         let cancel = CancellationToken::new();
         let task = tokio::spawn(ingest.run(cancel.clone()));

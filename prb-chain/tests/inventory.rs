@@ -89,7 +89,7 @@ async fn conforms() {
     let parent = tempfile::tempdir().unwrap();
     conformance::inventory::all(async |limits| {
         let path = parent.path().join(Uuid::new_v4().to_string());
-        HeedInventory::open(&path, Config { limits, ..Config::default() }).unwrap()
+        HeedInventory::open(&path, Config::default().with_limits(limits)).unwrap()
     })
     .await;
 }
@@ -259,7 +259,7 @@ async fn a_broken_record_is_named() {
 #[tokio::test]
 async fn a_full_map_changes_nothing() {
     let (_parent, path) = folder();
-    let config = Config { limits: Limits::default(), map_bytes: 128 * 1024 };
+    let config = Config::default().with_limits(Limits::default()).with_map_bytes(128 * 1024);
     let inventory = HeedInventory::open(&path, config).unwrap();
     let before = inventory.apply(vec![Edit::PutWorker(worker(1))]).await.unwrap();
     let many = (2..2_000).map(|n| Edit::PutWorker(worker(n))).collect();

@@ -43,15 +43,13 @@ async fn devnets<const N: usize>(config: Config) -> [Devnet; N] {
 }
 
 fn quick(endpoints: Vec<String>) -> rpc::Config {
-    rpc::Config {
-        request_timeout: Duration::from_millis(1500),
-        connect_timeout: Duration::from_millis(1500),
-        reconnect_min: Duration::from_millis(20),
-        reconnect_max: Duration::from_millis(500),
-        stall_after: Duration::from_millis(800),
-        poll_interval: Duration::from_millis(100),
-        ..rpc::Config::new(endpoints)
-    }
+    rpc::Config::new(endpoints)
+        .with_request_timeout(Duration::from_millis(1500))
+        .with_connect_timeout(Duration::from_millis(1500))
+        .with_reconnect_min(Duration::from_millis(20))
+        .with_reconnect_max(Duration::from_millis(500))
+        .with_stall_after(Duration::from_millis(800))
+        .with_poll_interval(Duration::from_millis(100))
 }
 
 fn relay_pool(devnets: &[&Devnet]) -> NodePool {
@@ -95,11 +93,9 @@ impl Fetching {
     ) -> Self {
         let path: &Path = dir.path();
         let store = Arc::new(Store::open(path, store::Config::default()).unwrap());
-        let config = ingest::Config {
-            retry_min: Duration::from_millis(10),
-            retry_max: Duration::from_millis(200),
-            ..ingest::Config::default()
-        };
+        let config = ingest::Config::default()
+            .with_retry_min(Duration::from_millis(10))
+            .with_retry_max(Duration::from_millis(200));
         let ingest = Ingest::new(relay.clone(), para.clone(), Arc::clone(&store), change(config));
         let cancel = CancellationToken::new();
         let task = tokio::spawn(ingest.run(cancel.clone()));

@@ -7,9 +7,12 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use codec::Encode;
 use prb_chain::{
+    internals::{
+        store::{NewJustifiedBlock, ParaHead, RelayBatch},
+        verify::Start,
+    },
     source::StoreSource,
-    store::{Config, Error, NewJustifiedBlock, ParaHead, RelayBatch, Store},
-    verify::Start,
+    store::{Config, Error, Store},
 };
 use prb_core::{
     blob::{BlobSource, BlockCursor, HeaderCursor, memory::empty_genesis, range::RangeSource},
@@ -26,7 +29,7 @@ const LIMIT: usize = 64 << 20;
 
 /// A store without thinning, so that every stop of a sample stays.
 fn open(path: &Path, keep_stop_every: u32) -> Result<Store, Error> {
-    Store::open(path, Config { keep_stop_every, map_bytes: 1 << 30, ..Config::default() })
+    Store::open(path, Config::default().with_keep_stop_every(keep_stop_every).with_map_bytes(1 << 30))
 }
 
 struct Filled {
@@ -108,7 +111,7 @@ struct Suite {
 
 impl Suite {
     fn drain(&mut self) {
-        let proven = self.filled.store.tips().borrow().proven.map_or(0, |head| head.number.0 + 1);
+        let proven = self.filled.store.tips().borrow().proven.map_or(0, |(number, _)| number.0 + 1);
         let next = self.filled.store.tips().borrow().para_header.map_or(0, |(tip, _)| tip.0 + 1);
         let count = (proven.saturating_sub(next) as usize).min(self.waiting.len());
         if count > 0 {
@@ -163,7 +166,7 @@ async fn the_store_keeps_the_seam() {
 fn filled(sample: &Sample, keep_stop_every: u32) -> Filled {
     let mut filled = Filled::new(sample, keep_stop_every);
     filled.append_relay(&sample.relay);
-    let proven = filled.store.tips().borrow().proven.unwrap().number.0 as usize;
+    let proven = filled.store.tips().borrow().proven.unwrap().0.0 as usize;
     let para: Vec<_> = sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect();
     filled.append_para(&para[..=proven]);
     filled
@@ -244,7 +247,7 @@ fn what_is_stored_says_nothing_of_what_else_there_is() {
     let (relay, para) = (RelayNumber(u32::MAX), ParaNumber(u32::MAX));
     filled.store.set_targets(Some(relay), Some(para));
     filled.append_relay(&sample.relay);
-    let proven = filled.store.tips().borrow().proven.unwrap().number.0 as usize;
+    let proven = filled.store.tips().borrow().proven.unwrap().0.0 as usize;
     let blocks: Vec<_> = sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect();
     filled.append_para(&blocks[..=proven]);
     let heights = *filled.store.heights().borrow();
@@ -294,7 +297,7 @@ fn what_is_covered_is_the_same_after_opening_again() {
     let sample = Sample::generate(8, 60);
     let mut filled = Filled::new(&sample, 1);
     filled.append_relay(&sample.relay);
-    let proven = filled.store.tips().borrow().proven.unwrap().number.0 as usize;
+    let proven = filled.store.tips().borrow().proven.unwrap().0.0 as usize;
     let blocks: Vec<_> = sample.para.iter().cloned().zip(sample.changes.iter().cloned()).collect();
     filled.append_para(&blocks[..=proven / 2]);
     // The parachain is taken off its relay chain before its last blocks are stored.
@@ -381,7 +384,7 @@ async fn wrong_changes_can_be_replaced() {
 #[test]
 fn a_full_map_grows_once_readers_have_ended() {
     let dir = TempDir::new().unwrap();
-    let small = Config { map_bytes: 1 << 20, ..Config::default() };
+    let small = Config::default().with_map_bytes(1 << 20);
     let store = Store::open(dir.path(), small).unwrap();
     set_genesis(&store, &Sample::generate(1, 10)).unwrap();
     let block = |n: u32| vec![n as u8; 100_000];

@@ -7,9 +7,10 @@ use std::{fs::OpenOptions, os::unix::fs::FileExt, sync::Arc, time::Duration};
 use codec::Encode;
 use prb_chain::{
     ingest::{self, Ingest, Suspects},
+    internals::store::segment,
     rpc::{self, NodePool},
     source::StoreSource,
-    store::{self, Store, segment},
+    store::{self, Store},
 };
 use prb_core::{
     blob::{

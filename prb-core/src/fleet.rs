@@ -78,7 +78,9 @@ impl Parts {
 }
 
 /// Limits and settings of a fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Maximum workers per runner (`PHALA_RUNNER_MAX_WORKER_NUMBER`).
     pub max_workers_per_runner: usize,

@@ -58,7 +58,9 @@ mod verdict;
 pub use status::{LaneStatus, Phase, Status};
 
 /// Settings of a [`Trader`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Maximum calls in an account's first transaction. From then on the cap doubles after each full
     /// transaction that was included, up to [`Config::max_calls`], and is halved, to no less than one call,

@@ -52,7 +52,9 @@ pub(crate) use stakes::StakeQueue;
 pub(crate) use task::{Context, Task};
 
 /// Settings that apply to every worker of a fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Settings {
     /// Send nothing on chain for any worker (`PHALA_SYNC_ONLY`).
     pub sync_only: bool,
@@ -83,7 +85,9 @@ impl Default for Settings {
 }
 
 /// Backoffs, intervals and size limits of a worker's task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Tuning {
     /// Backoff after failures to reach the worker.
     pub connection_backoff: BackoffConfig,

@@ -66,7 +66,7 @@ impl BlobSource for Slow {
 fn cached() -> (Arc<Slow>, Arc<CachedSource<Slow>>) {
     let source = Arc::new(Slow::default());
     source.grow(100);
-    let config = Config { max_bytes: 100 * KIB as u64, ..Config::default() };
+    let config = Config::default().with_max_bytes(100 * KIB as u64);
     (Arc::clone(&source), Arc::new(CachedSource::new(source, config)))
 }
 

@@ -224,8 +224,7 @@ async fn old_bodies_make_room() {
     let memory = filled(&sample, 60).await;
     let counting = Arc::new(Counting::new(memory.0.clone()));
     counting.permits.add_permits(1000);
-    let cached =
-        CachedSource::new(counting.clone(), cache::Config { max_bytes: 1200, ..cache::Config::default() });
+    let cached = CachedSource::new(counting.clone(), cache::Config::default().with_max_bytes(1200));
     for n in 1..10 {
         let cursor = BlockCursor { from: ParaNumber(n), to: ParaNumber(n + 2) };
         cached.blocks(cursor, LIMIT).await.unwrap().unwrap();

@@ -40,7 +40,7 @@ use rig::{BLOCK, POOL, Rig, STAKE, account, endpoint};
 async fn workers_go_from_nothing_to_computing_and_stay_at_the_tip() {
     let mut rig = Rig::new(7, 50).await;
     rig.run();
-    let config = fleet::Config { max_workers_per_runner: 3, ..Rig::config() };
+    let config = Rig::config().with_max_workers_per_runner(3);
     rig.start_with(config);
     rig.until_all(State::Active).await;
     let status = rig.fleet().status();
@@ -419,8 +419,8 @@ async fn an_unresponsive_worker_stays_active_and_is_told_of() {
 async fn sync_only_sends_nothing() {
     let mut rig = Rig::new(2, 10).await;
     rig.run();
-    let settings = Settings { sync_only: true, ..Settings::default() };
-    rig.start_with(fleet::Config { settings, ..Rig::config() });
+    let settings = Settings::default().with_sync_only(true);
+    rig.start_with(Rig::config().with_settings(settings));
     rig.until_all(State::Synched).await;
     tokio::time::sleep(BLOCK * 10).await;
     assert!(rig.chain.events().is_empty());
@@ -428,11 +428,11 @@ async fn sync_only_sends_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn low_scores_register_again_where_a_minimum_is_enforced() {
-    let config = chain_memory::Config { score: None, ..chain_memory::Config::default() };
+    let config = chain_memory::Config::default().with_score(None);
     let mut rig = Rig::with(config, 1, 10).await;
     rig.run();
-    let settings = Settings { enforce_min_bench_score: true, ..Settings::default() };
-    rig.start_with(fleet::Config { settings, ..Rig::config() });
+    let settings = Settings::default().with_enforce_min_bench_score(true);
+    rig.start_with(Rig::config().with_settings(settings));
     rig.until_worker(0, "waiting", |w| w.message.contains("benchmark score")).await;
     let key = rig.key(0);
     rig.chain.set_score(key, 49);

@@ -17,7 +17,7 @@ use rig::{BLOCK, Rig};
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn computing() -> Rig {
-    let config = chain_memory::Config { cool_down_secs: 600, ..chain_memory::Config::default() };
+    let config = chain_memory::Config::default().with_cool_down_secs(600);
     let mut rig = Rig::with(config, 1, 10).await;
     rig.run();
     rig.start();

@@ -42,7 +42,7 @@ async fn computing(workers: usize) -> Rig {
 async fn computing_on(config: chain_memory::Config, workers: usize, settings: Settings) -> Rig {
     let mut rig = Rig::with(config, workers, 10).await;
     rig.run();
-    rig.start_with(fleet::Config { settings, ..Rig::config() });
+    rig.start_with(Rig::config().with_settings(settings));
     rig.until_all(State::Active).await;
     rig
 }
@@ -56,7 +56,7 @@ fn starts(rig: &Rig) -> usize {
 }
 
 fn quick_cool_down() -> chain_memory::Config {
-    chain_memory::Config { cool_down_secs: 600, ..chain_memory::Config::default() }
+    chain_memory::Config::default().with_cool_down_secs(600)
 }
 
 async fn stop_elsewhere(rig: &Rig, index: usize) {
@@ -112,7 +112,7 @@ async fn a_stop_while_the_fleet_was_away_is_seen_as_one() {
 
 #[tokio::test(start_paused = true)]
 async fn what_happens_after_a_stop_is_set_for_fleet_pool_and_worker() {
-    let settings = Settings { after_stop: AfterExternalStop::StartAgain, ..Settings::default() };
+    let settings = Settings::default().with_after_stop(AfterExternalStop::StartAgain);
     let rig = computing_on(quick_cool_down(), 3, settings).await;
     rig.edit_worker(1, |w| w.after_stop = Some(AfterExternalStop::Reclaim)).await;
     rig.edit_worker(2, |w| w.after_stop = Some(AfterExternalStop::StayStopped)).await;
@@ -309,7 +309,7 @@ async fn a_machine_that_moved_is_used_where_it_answers() {
 async fn an_entry_that_is_added_evicts_nobody() {
     let mut rig = Rig::new(2, 10).await;
     rig.run();
-    rig.start_with(fleet::Config { max_workers: 2, ..Rig::config() });
+    rig.start_with(Rig::config().with_max_workers(2));
     rig.until_all(State::Active).await;
     let third = rig.add_worker(POOL).await;
     rig.edit_worker(third, |w| w.name = "aaa, before the others".into()).await;

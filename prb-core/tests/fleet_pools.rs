@@ -113,7 +113,7 @@ async fn another_owner_is_told_of_before_anything_is_sent_and_mends_by_itself() 
 
 #[tokio::test(start_paused = true)]
 async fn an_assignment_that_is_gone_is_told_of_and_not_made_again() {
-    let config = chain_memory::Config { cool_down_secs: 1200, ..chain_memory::Config::default() };
+    let config = chain_memory::Config::default().with_cool_down_secs(1200);
     let mut rig = Rig::with(config, 2, 20).await;
     rig.run();
     rig.start();
@@ -137,11 +137,11 @@ async fn an_assignment_that_is_gone_is_told_of_and_not_made_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_by_force_is_shown_as_one_and_is_not_undone_while_it_would_come_again() {
-    let config = chain_memory::Config { cool_down_secs: 1200, ..chain_memory::Config::default() };
+    let config = chain_memory::Config::default().with_cool_down_secs(1200);
     let mut rig = Rig::with(config, 2, 20).await;
     rig.run();
-    let settings = Settings { after_stop: AfterExternalStop::StartAgain, ..Settings::default() };
-    rig.start_with(fleet::Config { settings, ..Rig::config() });
+    let settings = Settings::default().with_after_stop(AfterExternalStop::StartAgain);
+    rig.start_with(Rig::config().with_settings(settings));
     rig.until_all(State::Active).await;
     rig.chain.withdraw(POOL, 10_000_000 * PHA);
     rig.chain.advance(8 * 24 * 3600);
@@ -173,7 +173,7 @@ async fn a_worker_whose_state_cannot_be_read_holds_up_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn restarts_at_any_moment_keep_nobody_from_being_followed() {
-    let config = chain_memory::Config { view_delay_blocks: 3, ..chain_memory::Config::default() };
+    let config = chain_memory::Config::default().with_view_delay_blocks(3);
     let mut rig = Rig::with(config, 8, 20).await;
     rig.run();
     rig.start();

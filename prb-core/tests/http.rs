@@ -148,7 +148,7 @@ async fn talk(
 }
 
 fn config() -> HttpConfig {
-    HttpConfig { request_timeout: Duration::from_secs(5), ..HttpConfig::default() }
+    HttpConfig::default().with_request_timeout(Duration::from_secs(5))
 }
 
 fn client(endpoint: &str, config: HttpConfig) -> Arc<dyn PRuntimeClient> {
@@ -207,7 +207,7 @@ async fn errors_are_the_workers_own_words() {
 #[tokio::test]
 async fn answers_and_requests_have_a_size_limit() {
     let mut server = serve(Reply::Endless).await;
-    let config = HttpConfig { answer_limit_bytes: 100_000, ..config() };
+    let config = config().with_answer_limit_bytes(100_000);
     let client = client(&server.endpoint, config);
     let error = client.call(Method::Echo, Bytes::new()).await.unwrap_err();
     assert!(matches!(error, Error::BadAnswer { .. }), "{error:?}");
@@ -226,12 +226,10 @@ async fn answers_and_requests_have_a_size_limit() {
 #[tokio::test]
 async fn silence_ends_after_the_methods_own_time() {
     let server = serve(Reply::Silent).await;
-    let config = HttpConfig {
-        request_timeout: Duration::from_millis(50),
-        sync_timeout: Duration::from_millis(300),
-        attestation_timeout: Duration::from_millis(200),
-        ..HttpConfig::default()
-    };
+    let config = HttpConfig::default()
+        .with_request_timeout(Duration::from_millis(50))
+        .with_sync_timeout(Duration::from_millis(300))
+        .with_attestation_timeout(Duration::from_millis(200));
     let client = client(&server.endpoint, config.clone());
     for (method, limit) in [
         (Method::GetInfo, config.request_timeout),
@@ -265,7 +263,7 @@ async fn a_worker_that_is_not_there_is_unreachable() {
 
 #[tokio::test]
 async fn a_kick_may_break_the_connection_and_nothing_else() {
-    let config = HttpConfig { request_timeout: Duration::from_millis(200), ..HttpConfig::default() };
+    let config = HttpConfig::default().with_request_timeout(Duration::from_millis(200));
     for (reply, status) in [
         (Reply::Close, None),
         (Reply::Answer(200, vec![]), None),
@@ -294,8 +292,7 @@ async fn a_kick_may_break_the_connection_and_nothing_else() {
 async fn https_endpoints_are_verified() {
     let info = PhactoryInfo { version: "2.0.0".into(), ..Default::default() };
     let server = serve_over(Some(tls()), Reply::Answer(200, info.encode_to_vec())).await;
-    let trusting =
-        HttpConfig { root_certificates_pem: include_bytes!("tls/ca.pem").to_vec(), ..HttpConfig::default() };
+    let trusting = HttpConfig::default().with_root_certificates_pem(include_bytes!("tls/ca.pem").to_vec());
     let call =
         |endpoint: String, config| async move { PRuntime::new(client(&endpoint, config)).info().await };
     assert_eq!(call(server.endpoint.clone(), trusting.clone()).await.unwrap(), info);
@@ -306,7 +303,7 @@ async fn https_endpoints_are_verified() {
     let named = server.endpoint.replace("127.0.0.1", "localhost");
     assert!(matches!(call(named, trusting).await, Err(Error::Unreachable { .. })));
 
-    let bad = HttpConfig { root_certificates_pem: b"-----BEGIN CERTIFICATE-----".to_vec(), ..config() };
+    let bad = config().with_root_certificates_pem(b"-----BEGIN CERTIFICATE-----".to_vec());
     let error = HttpConnect::new(bad).unwrap_err();
     assert!(matches!(error, BuildError::Certificates(_)), "{error:?}");
 }
@@ -315,7 +312,7 @@ async fn https_endpoints_are_verified() {
 async fn connections_are_kept_only_where_so_configured() {
     for keep_alive in [None, Some(Duration::from_secs(60))] {
         let server = serve(Reply::Answer(200, vec![])).await;
-        let client = client(&server.endpoint, HttpConfig { keep_alive, ..config() });
+        let client = client(&server.endpoint, config().with_keep_alive(keep_alive));
         for _ in 0..5 {
             client.call(Method::Echo, Bytes::new()).await.unwrap();
         }

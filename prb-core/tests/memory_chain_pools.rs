@@ -143,7 +143,7 @@ async fn views_show_pools_accounts_and_senders() {
 
 #[tokio::test(start_paused = true)]
 async fn adding_is_checked_in_the_chains_order() {
-    let rig = Rig::new(Config { max_pool_workers: 1, ..Config::default() });
+    let rig = Rig::new(Config::default().with_max_pool_workers(1));
     let elsewhere = |pool| Call::AddWorker { pool, worker: W };
     assert_eq!(rig.call(elsewhere(PoolId(9))).await, named("PhalaBasePool::PoolDoesNotExist"));
     rig.chain.add_pool(PoolId(2), AccountId([9; 32]), 0);
@@ -172,7 +172,7 @@ async fn adding_is_checked_in_the_chains_order() {
 async fn stakes_follow_the_chains_rules() {
     let one = 1 << 64;
     let rules = StakeRules::new(50 * one, 30_000 * one, one + one / 2, 0, 0);
-    let rig = Rig::new(Config { stake_rules: Some(rules), ..Config::default() });
+    let rig = Rig::new(Config::default().with_stake_rules(Some(rules)));
     rig.chain.contribute(POOL, 1_000_000 * PHA);
     rig.call(add(W)).await;
     assert_eq!(rig.view().stake_rules, Some(rules));

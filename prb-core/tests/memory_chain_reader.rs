@@ -15,7 +15,8 @@ struct Memory(MemoryChain);
 
 impl Memory {
     fn new(view_delay_blocks: u32) -> Self {
-        let config = Config { max_tracked: WORKERS + 1, view_delay_blocks, ..Config::default() };
+        let config =
+            Config::default().with_max_tracked(WORKERS + 1).with_view_delay_blocks(view_delay_blocks);
         let chain = MemoryChain::new(config);
         for n in 0..WORKERS {
             let pubkey = key(n);

@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
 async fn conforms() {
-    conformance::queue::all(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() }))
+    conformance::queue::all(async |max_jobs| MemoryQueue::new(Config::default().with_max_jobs(max_jobs)))
         .await;
 }
 
@@ -52,7 +52,7 @@ async fn bytes_are_bounded_and_given_back() {
         }],
         ..conformance::queue::job(1, 0)
     };
-    let queue = MemoryQueue::new(Config { max_jobs: 100, max_bytes: 10_000 });
+    let queue = MemoryQueue::new(Config::default().with_max_jobs(100).with_max_bytes(10_000));
     let handle = queue.submit(register(6_000)).await.unwrap();
     let refused = queue.submit(register(6_000)).await;
     assert!(matches!(refused, Err(Error::FullBytes { limit_bytes: 10_000 })), "{refused:?}");

@@ -49,7 +49,7 @@ fn message(w: u8, sequence: u64) -> Call {
 
 /// Batches of ten.
 fn of_ten() -> Config {
-    Config { max_calls: 10, ..Config::default() }
+    Config::default().with_max_calls(10)
 }
 
 struct Rig {
@@ -130,7 +130,7 @@ impl Rig {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_too_large_comes_back_in_order() {
-    let chain = MemoryChain::new(ChainConfig { max_batch_calls: 7, ..ChainConfig::default() });
+    let chain = MemoryChain::new(ChainConfig::default().with_max_batch_calls(7));
     let mut rig = Rig::on(chain);
     let trader = rig.trader(Config::default());
     let jobs = rig.submit(ALICE, 1, 100, 0).await;
@@ -144,7 +144,7 @@ async fn what_is_too_large_comes_back_in_order() {
 /// What there is money for goes; the rest is told so.
 #[tokio::test(start_paused = true)]
 async fn an_account_that_cannot_pay_for_all_pays_for_some() {
-    let chain = MemoryChain::new(ChainConfig { fee: 10, ..ChainConfig::default() });
+    let chain = MemoryChain::new(ChainConfig::default().with_fee(10));
     chain.fund(account(ALICE), 10 * 45);
     let mut rig = Rig::on(chain);
     let trader = rig.trader(Config::default());
@@ -219,7 +219,7 @@ async fn progress_is_told_in_order_and_together() {
     let mut rig = Rig::new();
     let told: Arc<Mutex<Told>> = Arc::default();
     let queue = Listening { queue: rig.queue.clone(), told: told.clone(), deaf: false };
-    let config = Config { first_calls: 1_000, ..Config::default() };
+    let config = Config::default().with_first_calls(1_000);
     let _trader = rig.trader_on(config, Arc::new(queue));
     let jobs = rig.submit(ALICE, 1, 1_000, 0).await;
     rig.until("sent", |_| told.lock().unwrap().iter().any(|(progress, _)| *progress == Progress::Sent)).await;

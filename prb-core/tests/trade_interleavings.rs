@@ -119,7 +119,7 @@ impl World {
     }
 
     fn start(&mut self, slot: bool) {
-        let config = Config { lease_ttl: Duration::from_secs(5), max_lane_jobs: 4, ..Config::default() };
+        let config = Config::default().with_lease_ttl(Duration::from_secs(5)).with_max_lane_jobs(4);
         let accounts =
             self.accounts.as_ref().map_or_else(MemoryAccounts::default, MemoryAccounts::for_other_trader);
         let parts = Parts {

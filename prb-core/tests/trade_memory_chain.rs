@@ -98,7 +98,7 @@ fn following(workers: &[WorkerKey]) -> Followed {
 async fn a_worker_lives_its_life() {
     let alice = signer("//Alice");
     let (pool, worker) = (POOL, W);
-    let chain = MemoryChain::new(Config { cool_down_secs: 24, ..Config::default() });
+    let chain = MemoryChain::new(Config::default().with_cool_down_secs(24));
     chain.add_pool(POOL, alice.operator, 100 * PHA);
     chain.follow(following(&[W]));
     let add = Call::AddWorker { pool, worker };
@@ -146,7 +146,7 @@ async fn a_worker_lives_its_life() {
 #[tokio::test(start_paused = true)]
 async fn ownership_is_checked() {
     let (alice, bob) = (signer("//Alice"), signer("//Bob"));
-    let chain = MemoryChain::new(Config { benchmark_blocks: 0, score: None, ..Config::default() });
+    let chain = MemoryChain::new(Config::default().with_benchmark_blocks(0).with_score(None));
     chain.add_pool(POOL, alice.operator, 100 * PHA);
     one(&chain, &bob, register(bob.operator, None)).await;
     chain.set_score(W, 500);
@@ -179,7 +179,7 @@ async fn sequences_are_checked() {
 
 #[tokio::test(start_paused = true)]
 async fn signers_are_checked() {
-    let chain = MemoryChain::new(Config { fee: 10, ..Config::default() });
+    let chain = MemoryChain::new(Config::default().with_fee(10));
     let alice = signer("//Alice");
     let forged =
         Signs { signer: alice.signer.with_claimed_account(MemoryChain::account_of("//Bob")), ..alice };
@@ -237,7 +237,7 @@ async fn a_hung_account_holds_up_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn views_come_with_blocks() {
-    let chain = MemoryChain::new(Config { max_tracked: 1, ..Config::default() });
+    let chain = MemoryChain::new(Config::default().with_max_tracked(1));
     let mut views = chain.views();
     let other = WorkerKey([8; 32]);
     chain.follow(following(&[W, other]));
@@ -261,7 +261,7 @@ async fn views_come_with_blocks() {
 
 #[tokio::test(start_paused = true)]
 async fn views_may_be_late() {
-    let chain = MemoryChain::new(Config { view_delay_blocks: 2, ..Config::default() });
+    let chain = MemoryChain::new(Config::default().with_view_delay_blocks(2));
     let other = WorkerKey([8; 32]);
     chain.follow(following(&[W, other]));
     chain.produce_block();
@@ -316,7 +316,7 @@ impl conformance::submitter::TestChain for Driven {
 #[tokio::test(start_paused = true)]
 async fn it_conforms_as_a_submitter_however_late_blocks_are_final() {
     for finality_blocks in [0, 1, 3] {
-        let chain = MemoryChain::new(Config { fee: 10, finality_blocks, ..Config::default() });
+        let chain = MemoryChain::new(Config::default().with_fee(10).with_finality_blocks(finality_blocks));
         conformance::submitter::all(&Driven(chain)).await;
     }
 }
@@ -324,7 +324,7 @@ async fn it_conforms_as_a_submitter_however_late_blocks_are_final() {
 #[tokio::test(start_paused = true)]
 async fn outcomes_and_views_wait_for_finality() {
     let alice = signer("//Alice");
-    let chain = MemoryChain::new(Config { finality_blocks: 2, ..Config::default() });
+    let chain = MemoryChain::new(Config::default().with_finality_blocks(2));
     chain.follow(following(&[W]));
     let batch = CallBatch::new(Arc::new(alice.signer), vec![register(alice.operator, None)]);
     let (progress, mut reports) = tokio::sync::mpsc::channel(4);

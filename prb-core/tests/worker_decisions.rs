@@ -520,7 +520,7 @@ fn endpoints_are_announced_when_they_differ() {
 
 #[test]
 fn a_fleet_wide_sync_only_holds_for_every_worker() {
-    let settings = Settings { sync_only: true, ..Settings::default() };
+    let settings = Settings::default().with_sync_only(true);
     let told = told_for(&desired(true, false), &settings, &ready());
     assert_eq!((told.action, told.state), (Action::Wait, State::Synched));
 }

@@ -159,11 +159,9 @@ impl Situation {
     }
 
     fn settings(&self) -> Settings {
-        Settings {
-            enforce_min_bench_score: self.is("minimum", "on"),
-            min_bench_score: MIN_SCORE,
-            ..Settings::default()
-        }
+        Settings::default()
+            .with_enforce_min_bench_score(self.is("minimum", "on"))
+            .with_min_bench_score(MIN_SCORE)
     }
 
     fn observed(&self) -> Observed {

@@ -115,7 +115,7 @@ fn redis_cpu_us(info: &str) -> f64 {
 
 async fn measure(case: &Case) -> Figure {
     let server = Server::start();
-    let config = Config { name: fresh_name(), ..server.config() };
+    let config = server.config().with_name(fresh_name());
     let consumer = RedisQueue::start(config.clone()).unwrap();
     let producer = RedisQueue::start(config).unwrap();
     let mut tasks = tokio::task::JoinSet::new();

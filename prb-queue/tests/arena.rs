@@ -105,12 +105,11 @@ const DELAYED: usize = 5;
 impl Ground {
     async fn start() -> Self {
         let server = Server::start();
-        let config = Config {
-            name: fresh_name(),
-            stall_interval: Duration::from_millis(200),
-            poll_interval: Duration::from_millis(50),
-            ..server.config()
-        };
+        let config = server
+            .config()
+            .with_name(fresh_name())
+            .with_stall_interval(Duration::from_millis(200))
+            .with_poll_interval(Duration::from_millis(50));
         let queue = RedisQueue::start(config.clone()).unwrap();
         let mut handles = Vec::new();
         for n in 0..6u8 {
@@ -309,13 +308,12 @@ async fn jobs_that_it_removes_are_gone_for_ours() {
 #[tokio::test]
 async fn a_retried_job_is_not_forgotten_as_an_ended_one() {
     let server = Server::start();
-    let config = Config {
-        name: fresh_name(),
-        stall_interval: Duration::from_millis(200),
-        poll_interval: Duration::from_millis(50),
-        keep_age: Duration::from_secs(2),
-        ..server.config()
-    };
+    let config = server
+        .config()
+        .with_name(fresh_name())
+        .with_stall_interval(Duration::from_millis(200))
+        .with_poll_interval(Duration::from_millis(50))
+        .with_keep_age(Duration::from_secs(2));
     let queue = RedisQueue::start(config.clone()).unwrap();
     let failing = queue.submit(job(1, 0)).await.unwrap();
     let other = queue.submit(job(2, 0)).await.unwrap();

@@ -21,7 +21,7 @@ use support::{LONG, Node, Server, done, fate, fresh_name, lease};
 const STALL: Duration = Duration::from_millis(1000);
 
 fn config(server: &Server) -> Config {
-    Config { name: fresh_name(), stall_interval: STALL, ..server.config() }
+    server.config().with_name(fresh_name()).with_stall_interval(STALL)
 }
 
 /// An operator for every pool below 100.
@@ -48,7 +48,7 @@ fn original(pid: &str) -> Value {
 #[tokio::test]
 async fn an_originals_job_is_carried_out_by_ours() {
     let server = Server::start();
-    let config = Config { signers: Some(Arc::new(Operators)), ..config(&server) };
+    let config = config(&server).with_signers(Some(Arc::new(Operators)));
     let queue = RedisQueue::start(config.clone()).unwrap();
     let mut producer = Node::producer(&server, &config, &json!({"data": original("12")}));
 
@@ -82,7 +82,7 @@ async fn an_originals_job_is_carried_out_by_ours() {
 #[tokio::test]
 async fn an_originals_job_is_retried_and_fails() {
     let server = Server::start();
-    let config = Config { signers: Some(Arc::new(Operators)), ..config(&server) };
+    let config = config(&server).with_signers(Some(Arc::new(Operators)));
     let queue = RedisQueue::start(config.clone()).unwrap();
     let mut producer = Node::producer(&server, &config, &json!({"data": original("12"), "retries": 2}));
     for attempt in 0..3 {
@@ -106,7 +106,7 @@ async fn an_originals_job_is_retried_and_fails() {
 #[tokio::test]
 async fn a_job_that_nobody_can_sign_fails_and_says_so() {
     let server = Server::start();
-    let config = Config { signers: Some(Arc::new(Operators)), ..config(&server) };
+    let config = config(&server).with_signers(Some(Arc::new(Operators)));
     let queue = RedisQueue::start(config.clone()).unwrap();
     let waiting = tokio::spawn(async move { lease(&queue, LONG).await });
     let bad = [
@@ -133,7 +133,7 @@ async fn a_job_that_nobody_can_sign_fails_and_says_so() {
 #[tokio::test]
 async fn our_jobs_are_carried_out_by_an_originals_worker() {
     let server = Server::start();
-    let config = Config { block_hint: Some(Arc::new(|| ParaNumber(99))), ..config(&server) };
+    let config = config(&server).with_block_hint(Some(Arc::new(|| ParaNumber(99))));
     let queue = RedisQueue::start(config.clone()).unwrap();
     let mut worker = Node::worker(&server, &config).await;
     // Many, because a fast worker's event may come before its submitter knows the id.
@@ -213,7 +213,7 @@ async fn a_job_that_we_hold_is_not_taken_away() {
 #[tokio::test]
 async fn delayed_jobs_are_raised_by_either_side() {
     let server = Server::start();
-    let config = Config { signers: Some(Arc::new(Operators)), ..config(&server) };
+    let config = config(&server).with_signers(Some(Arc::new(Operators)));
     let queue = RedisQueue::start(config.clone()).unwrap();
     // Theirs by us.
     let _producer = Node::producer(&server, &config, &json!({"data": original("12"), "delayMs": 300}));

@@ -12,7 +12,7 @@ use support::{Server, fresh_name};
 
 #[tokio::test(start_paused = true)]
 async fn memory_conforms() {
-    let make = async |max_jobs| MemoryQueue::new(memory::Config { max_jobs, ..memory::Config::default() });
+    let make = async |max_jobs| MemoryQueue::new(memory::Config::default().with_max_jobs(max_jobs));
     conformance::queue::all(make).await;
     conformance::queue::admin(make).await;
 }
@@ -22,7 +22,7 @@ async fn redis_conforms() {
     support::log();
     let server = Server::start();
     let make = async |max_jobs| {
-        RedisQueue::start(Config { name: fresh_name(), max_jobs, ..server.config() }).unwrap()
+        RedisQueue::start(server.config().with_name(fresh_name()).with_max_jobs(max_jobs)).unwrap()
     };
     conformance::queue::all(make).await;
     conformance::queue::admin(make).await;

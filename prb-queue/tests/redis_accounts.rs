@@ -34,7 +34,7 @@ const SECRET: &str = "//Alice";
 const TTL: Duration = Duration::from_secs(30);
 
 fn queue(server: &Server) -> RedisQueue {
-    RedisQueue::start(Config { name: fresh_name(), ..server.config() }).unwrap()
+    RedisQueue::start(server.config().with_name(fresh_name())).unwrap()
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_redis_that_lost_its_data_gives_no_lease_twice() {
 #[tokio::test]
 async fn a_redis_that_is_away_is_told() {
     let mut server = Server::start();
-    let config = Config { call_timeout: Duration::from_secs(1), ..server.config() };
+    let config = server.config().with_call_timeout(Duration::from_secs(1));
     let accounts = RedisQueue::start(config).unwrap().accounts();
     let token = accounts.acquire(ALICE, TTL).await.unwrap().unwrap();
     server.kill();
@@ -119,12 +119,10 @@ impl Rig {
         let signers = Arc::new(MemorySigners::new(self.vault.clone()));
         let parts = Parts { queue: Arc::new(queue), submitter, signers, accounts };
         let times = |ms| Duration::from_millis(ms);
-        let config = trade::Config {
-            linger: times(50),
-            account_ttl: Duration::from_secs(4),
-            lease_ttl: Duration::from_secs(4),
-            ..trade::Config::default()
-        };
+        let config = trade::Config::default()
+            .with_linger(times(50))
+            .with_account_ttl(Duration::from_secs(4))
+            .with_lease_ttl(Duration::from_secs(4));
         Trader::start(config, parts).unwrap()
     }
 
@@ -152,7 +150,7 @@ async fn one_trader_uses_an_account_and_the_other_takes_over() {
     let server = Server::start();
     let vault = Arc::new(MemoryVault::new());
     let key = vault.seal(&SECRET.into()).await.unwrap();
-    let config = Config { name: fresh_name(), ..server.config() };
+    let config = server.config().with_name(fresh_name());
     let rig = Rig { config, chain: MemoryChain::default(), vault, key, log: Arc::default() };
     let submitter = RedisQueue::start(rig.config.clone()).unwrap();
     let first = rig.trader("first");

@@ -42,12 +42,11 @@ async fn a_page_costs_what_it_shows() {
     for jobs in [1_000, 10_000u64] {
         let server = Server::start();
         // Nothing is forgotten, and no round of housekeeping comes in between.
-        let config = Config {
-            name: fresh_name(),
-            keep_jobs: 1_000_000,
-            stall_interval: std::time::Duration::from_secs(3600),
-            ..server.config()
-        };
+        let config = server
+            .config()
+            .with_name(fresh_name())
+            .with_keep_jobs(1_000_000)
+            .with_stall_interval(std::time::Duration::from_secs(3600));
         let queue = RedisQueue::start(config.clone()).unwrap();
         queue.ready().await.unwrap();
         fill(&server, &config, jobs).await;
@@ -57,7 +56,7 @@ async fn a_page_costs_what_it_shows() {
             (Some(JobState::Failed), jobs / 100, jobs),
             (Some(JobState::Waiting), 0, 0),
         ] {
-            let filter = Filter { state, pool: None };
+            let filter = Filter::default().with_state(state).with_pool(None);
             // Scripts become known.
             queue.list(filter, 0, 1).await.unwrap();
             let before = cost(&server).await;

@@ -29,13 +29,11 @@ use tokio::{
 const TTL: Duration = Duration::from_secs(30);
 
 fn config(url: String) -> Config {
-    Config {
-        name: fresh_name(),
-        stall_interval: Duration::from_millis(200),
-        poll_interval: Duration::from_millis(200),
-        call_timeout: Duration::from_secs(2),
-        ..Config::new(url)
-    }
+    Config::new(url)
+        .with_name(fresh_name())
+        .with_stall_interval(Duration::from_millis(200))
+        .with_poll_interval(Duration::from_millis(200))
+        .with_call_timeout(Duration::from_secs(2))
 }
 
 fn queue(server: &Server) -> RedisQueue {
@@ -326,8 +324,7 @@ async fn idle_connections_are_probed_by_the_system() {
 async fn trouble_of_a_consumer_that_left_is_not_told_for_ever() {
     let server = Server::start();
     let proxy = Proxy::to(&server, Mode::Pass).await;
-    let queue = RedisQueue::start(Config { call_timeout: Duration::from_millis(300), ..config(proxy.url()) })
-        .unwrap();
+    let queue = RedisQueue::start(config(proxy.url()).with_call_timeout(Duration::from_millis(300))).unwrap();
     let _: String = server.command("ACL SETUSER default -blmove").await;
     let error = text(&queue.lease(TTL).await.unwrap_err());
     assert!(error.contains("lacks a permission"), "{error}");

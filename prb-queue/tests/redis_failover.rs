@@ -25,13 +25,12 @@ use tokio::{
 const TTL: Duration = Duration::from_secs(30);
 
 fn quick(server: &Server) -> Config {
-    Config {
-        name: fresh_name(),
-        stall_interval: Duration::from_millis(200),
-        poll_interval: Duration::from_millis(200),
-        call_timeout: Duration::from_secs(2),
-        ..server.config()
-    }
+    server
+        .config()
+        .with_name(fresh_name())
+        .with_stall_interval(Duration::from_millis(200))
+        .with_poll_interval(Duration::from_millis(200))
+        .with_call_timeout(Duration::from_secs(2))
 }
 
 /// The error with its causes.
@@ -117,7 +116,7 @@ async fn a_wrong_password_is_named_with_the_server_and_without_the_password() {
     for (url, remedy) in
         [(server.url(), "wants a password"), (server.url().replace("//", "//:crayfish@"), "password")]
     {
-        let queue = RedisQueue::start(Config { url, ..quick(&server) }).unwrap();
+        let queue = RedisQueue::start(quick(&server).with_url(url)).unwrap();
         let error = text(&queue.stats().await.unwrap_err());
         assert!(error.contains(remedy) && error.contains(&server.port.to_string()), "{error}");
         assert!(!error.contains("fish"), "{error}");
@@ -156,7 +155,7 @@ impl Name {
 async fn after_a_failover_the_new_server_is_found_by_the_same_name() {
     let (old, new) = (Server::start(), Server::start());
     let name = Name::of(&old).await;
-    let config = Config { url: format!("redis://127.0.0.1:{}", name.port), ..quick(&old) };
+    let config = quick(&old).with_url(format!("redis://127.0.0.1:{}", name.port));
     let queue = RedisQueue::start(config).unwrap();
     let accounts = queue.accounts();
     let account = AccountId([7; 32]);

@@ -24,14 +24,13 @@ use tokio::{task::JoinSet, time::timeout};
 const TTL: Duration = Duration::from_secs(30);
 
 fn quick(server: &Server) -> Config {
-    Config {
-        name: fresh_name(),
-        stall_interval: Duration::from_millis(500),
-        poll_interval: Duration::from_millis(250),
-        call_timeout: Duration::from_secs(20),
-        outage_limit: Duration::from_secs(30),
-        ..server.config()
-    }
+    server
+        .config()
+        .with_name(fresh_name())
+        .with_stall_interval(Duration::from_millis(500))
+        .with_poll_interval(Duration::from_millis(250))
+        .with_call_timeout(Duration::from_secs(20))
+        .with_outage_limit(Duration::from_secs(30))
 }
 
 /// Consumers that end every job with an outcome that names its pool, whatever Redis does; and how often
@@ -204,7 +203,7 @@ async fn flushed_jobs_and_leases_are_told() {
 async fn an_id_that_comes_again_is_another_job() {
     let server = Server::start();
     // Its polls come late: the event of the other job comes first.
-    let config = Config { poll_interval: Duration::from_secs(3), ..quick(&server) };
+    let config = quick(&server).with_poll_interval(Duration::from_secs(3));
     let (first, second) = (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap());
     let lost = submit(&first, 1).await;
     let old = lease(&first, TTL).await;
@@ -223,11 +222,8 @@ async fn an_id_that_comes_again_is_another_job() {
 #[tokio::test]
 async fn a_redis_that_stays_away_is_told_in_time() {
     let mut server = Server::start();
-    let config = Config {
-        call_timeout: Duration::from_secs(1),
-        outage_limit: Duration::from_secs(2),
-        ..quick(&server)
-    };
+    let config =
+        quick(&server).with_call_timeout(Duration::from_secs(1)).with_outage_limit(Duration::from_secs(2));
     let queue = RedisQueue::start(config).unwrap();
     queue.ready().await.unwrap();
     let handle = submit(&queue, 1).await;
@@ -293,7 +289,7 @@ async fn outcomes_come_without_events() {
     let _: () = server.command(rule).await;
     let queue = RedisQueue::start(config.clone()).unwrap();
     let url = format!("redis://deaf:secret@127.0.0.1:{}", server.port);
-    let deaf = RedisQueue::start(Config { url, ..config }).unwrap();
+    let deaf = RedisQueue::start(config.with_url(url)).unwrap();
     let handle = submit(&deaf, 1).await;
     let leased = lease(&queue, TTL).await;
     queue.complete(leased.id, leased.token, done(1)).await.unwrap();
@@ -308,7 +304,7 @@ async fn outcomes_come_without_events() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_hangs_loses_nothing() {
     let server = Server::start();
-    let config = Config { call_timeout: Duration::from_secs(1), ..quick(&server) };
+    let config = quick(&server).with_call_timeout(Duration::from_secs(1));
     let (submitters, consumer) =
         (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config.clone()).unwrap());
     let consumers = Consumers::start(&consumer, 16);
@@ -370,7 +366,7 @@ async fn consumers_that_leave_take_no_job_with_them() {
 async fn a_lease_of_a_process_that_died_is_seen_to_be_over_by_one_that_looked_before() {
     let server = Server::start();
     // The check for stalled jobs would find it as well.
-    let config = Config { stall_interval: LONG * 5, ..quick(&server) };
+    let config = quick(&server).with_stall_interval(LONG * 5);
     let (dying, other) = (RedisQueue::start(config.clone()).unwrap(), RedisQueue::start(config).unwrap());
     submit(&other, 1).await;
     let first = lease(&other, LONG * 5).await;

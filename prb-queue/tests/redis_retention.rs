@@ -13,12 +13,11 @@ use prb_queue::redis::{Config, RedisQueue};
 use support::{LONG, Node, Server, done, fate, fresh_name, lease};
 
 fn quick(server: &Server) -> Config {
-    Config {
-        name: fresh_name(),
-        stall_interval: Duration::from_millis(200),
-        poll_interval: Duration::from_millis(50),
-        ..server.config()
-    }
+    server
+        .config()
+        .with_name(fresh_name())
+        .with_stall_interval(Duration::from_millis(200))
+        .with_poll_interval(Duration::from_millis(50))
 }
 
 async fn run(queue: &RedisQueue, count: u8) {
@@ -61,7 +60,7 @@ async fn sum(server: &Server, config: &Config, field: &str) -> i64 {
 #[tokio::test]
 async fn ended_jobs_are_kept_by_count() {
     let server = Server::start();
-    let config = Config { keep_jobs: 3, ..quick(&server) };
+    let config = quick(&server).with_keep_jobs(3);
     let queue = RedisQueue::start(config.clone()).unwrap();
     run(&queue, 20).await;
     comes("retention", async || kept(&server, &config).await == [3; 4]).await;
@@ -74,7 +73,7 @@ async fn ended_jobs_are_kept_by_count() {
 #[tokio::test]
 async fn ended_jobs_are_kept_by_age() {
     let server = Server::start();
-    let config = Config { keep_age: Duration::from_millis(300), ..quick(&server) };
+    let config = quick(&server).with_keep_age(Duration::from_millis(300));
     let queue = RedisQueue::start(config.clone()).unwrap();
     run(&queue, 10).await;
     comes("retention", async || kept(&server, &config).await == [0; 4]).await;
@@ -85,7 +84,7 @@ async fn ended_jobs_are_kept_by_age() {
 #[tokio::test]
 async fn ended_jobs_are_kept_by_bytes() {
     let server = Server::start();
-    let config = Config { keep_bytes: 2_000, ..quick(&server) };
+    let config = quick(&server).with_keep_bytes(2_000);
     let queue = RedisQueue::start(config.clone()).unwrap();
     run(&queue, 20).await;
     comes("retention", async || {
@@ -99,7 +98,7 @@ async fn ended_jobs_are_kept_by_bytes() {
 #[tokio::test]
 async fn bytes_are_bounded() {
     let server = Server::start();
-    let config = Config { max_bytes: 2_000, ..quick(&server) };
+    let config = quick(&server).with_max_bytes(2_000);
     let queue = RedisQueue::start(config.clone()).unwrap();
     let mut taken = 0;
     let refused = loop {
@@ -126,7 +125,7 @@ async fn bytes_are_bounded() {
 #[tokio::test]
 async fn another_programs_jobs_are_counted_and_forgotten() {
     let server = Server::start();
-    let config = Config { keep_jobs: 0, ..quick(&server) };
+    let config = quick(&server).with_keep_jobs(0);
     let queue = RedisQueue::start(config.clone()).unwrap();
     let _worker = Node::worker(&server, &config).await;
     let data = serde_json::json!({"action": "ADD_WORKER", "payload": {"pid": "1"}});

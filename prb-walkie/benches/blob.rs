@@ -178,7 +178,7 @@ fn ratios(runtime: &Runtime) {
 }
 
 fn config() -> client::Config {
-    client::Config { max_in_flight: 64, ..client::Config::default() }
+    client::Config::default().with_max_in_flight(64)
 }
 
 fn main() {

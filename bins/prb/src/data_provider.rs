@@ -73,10 +73,7 @@ impl DataProvider {
         mut config: node::Config,
     ) -> Result<Self, Failure> {
         let source: Arc<dyn RangeSource> = Arc::clone(&blocks.source) as _;
-        let keys = keyspace::Config {
-            max_para_blocks: args.blob_max_para_block_range_count,
-            ..keyspace::Config::default()
-        };
+        let keys = keyspace::Config::default().with_max_para_blocks(args.blob_max_para_block_range_count);
         let blobs: Arc<dyn Lookup> = Arc::new(KeySpace::new(Arc::clone(&source), keys));
         let server = blob_server(args, Arc::clone(&blobs)).await.map_err(Failure::Configuration)?;
         let port = server.local_addr().port();
@@ -194,13 +191,13 @@ fn shares() -> Shares {
 /// Takes the port on every address of the machine.
 async fn blob_server(args: &DataProviderArgs, blobs: Arc<dyn Lookup>) -> anyhow::Result<Server> {
     let shares = shares();
-    let config = server::Config {
-        max_connections: shares.blobs,
-        // One address may be all that a proxy shows.
-        max_connections_per_ip: (shares.blobs / 2).clamp(1, server::Config::default().max_connections_per_ip),
-        session_max_bytes: args.blob_server_session_max_memory as usize * MIB,
-        ..server::Config::default()
-    };
+    // One address may be all that a proxy shows.
+    let config = server::Config::default()
+        .with_max_connections(shares.blobs)
+        .with_max_connections_per_ip(
+            (shares.blobs / 2).clamp(1, server::Config::default().max_connections_per_ip),
+        )
+        .with_session_max_bytes(args.blob_server_session_max_memory as usize * MIB);
     let port = args.local_server_port;
     let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     match Server::bind(everywhere, Arc::clone(&blobs), config).await {

@@ -180,10 +180,8 @@ async fn work(
         // Jobs of other managers, the original's perhaps, may be in that Redis, too.
         Some(url) if args.use_built_in_trader => {
             let signers = InventorySigners::new(Arc::clone(&parts.inventory));
-            let config = queue::Config {
-                signers: Some(Arc::new(signers)),
-                ..trade_queue::submitters(url.as_str(), chain.views())
-            };
+            let config =
+                trade_queue::submitters(url.as_str(), chain.views()).with_signers(Some(Arc::new(signers)));
             TradeQueue::trading(config, parts.para.clone(), Arc::clone(&parts.vault))
         }
         Some(url) => TradeQueue::queue_only(url, chain.views()),

@@ -19,25 +19,22 @@ pub(crate) async fn identity(folder: &std::path::Path, role: identity::Role) -> 
 
 /// What a node is told, without what it answers.
 pub(crate) fn config(args: &WalkieArgs, identity: Identity, role: Role) -> anyhow::Result<node::Config> {
-    let auth = Policy {
-        psk: args.psk()?,
-        whitelist: args.walkie_whitelist.iter().map(|peer| peer.0).collect(),
-        networks: args.walkie_management_networks.clone(),
-        allow_bare_key: args.walkie_psk_bare,
-        open: args.walkie_open_management,
-    };
+    let auth = Policy::default()
+        .with_psk(args.psk()?)
+        .with_whitelist(args.walkie_whitelist.iter().map(|peer| peer.0).collect())
+        .with_networks(args.walkie_management_networks.clone())
+        .with_allow_bare_key(args.walkie_psk_bare)
+        .with_open(args.walkie_open_management);
     let default = node::Limits::default();
     let connections = descriptors::shares_of_node(default.connections);
-    Ok(node::Config {
-        limits: node::Limits { connections, ..default },
-        listen: args.walkie_listen_addresses.clone(),
-        boot_nodes: args.boot_nodes(),
-        mdns: !args.walkie_disable_mdns_discovery,
-        hostname: gethostname::gethostname().to_string_lossy().into_owned(),
-        bridge_identity: args.bridge_identity.clone(),
-        auth,
-        ..node::Config::new(identity, role)
-    })
+    Ok(node::Config::new(identity, role)
+        .with_limits(default.with_connections(connections))
+        .with_listen(args.walkie_listen_addresses.clone())
+        .with_boot_nodes(args.boot_nodes())
+        .with_mdns(!args.walkie_disable_mdns_discovery)
+        .with_hostname(gethostname::gethostname().to_string_lossy().into_owned())
+        .with_bridge_identity(args.bridge_identity.clone())
+        .with_auth(auth))
 }
 
 /// Starts the node. What it refuses, an address above all, is for the operator to change.

@@ -206,7 +206,7 @@ pub(crate) fn submitters(url: &str, chain: watch::Receiver<Option<Arc<ChainView>
         // Before the first view any one is a newer one.
         newest.map_or(ParaNumber(0), |block| ParaNumber(block.0.saturating_add(OTHERS_AHEAD)))
     };
-    redis::Config { block_hint: Some(Arc::new(hint)), ..redis::Config::new(url) }
+    redis::Config::new(url).with_block_hint(Some(Arc::new(hint)))
 }
 
 /// What the last look at the queue gave.

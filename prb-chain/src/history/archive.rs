@@ -39,7 +39,6 @@ mod http;
 mod read;
 mod write;
 
-pub use format::Kind;
 pub use http::{HttpArchive, HttpConfig};
-pub use read::{Archive, ArchiveHistory};
+pub use read::ArchiveHistory;
 pub use write::{Config, Error, Exported, Progress, export};

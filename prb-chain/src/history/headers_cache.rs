@@ -48,7 +48,9 @@ use crate::{
 const MAX_HEADERS: u32 = 10_000;
 
 /// How a headers cache is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// How long an answer may take.
     pub timeout: Duration,

@@ -26,7 +26,9 @@ const MAX_FAULTS: usize = 64;
 const PARTS: [Part; 3] = [Part::Relay, Part::ParaHeaders, Part::Changes];
 
 /// How sources are asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Parachain headers or blocks with storage changes that are asked for at once.
     pub blocks_per_call: u32,
@@ -332,7 +334,7 @@ impl Replay {
             Some((tip, hash)) => (tip.next(), hash),
             None => (start.first(), start.hash),
         };
-        let head = tips.proven.map_or(ParaNumber(0), |head| head.number);
+        let head = tips.proven.map_or(ParaNumber(0), |(number, _)| number);
         let pieces = source.relay(Next { relay: first, head }).await?;
         if pieces.is_empty() {
             return Ok(false);

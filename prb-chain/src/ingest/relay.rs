@@ -186,7 +186,7 @@ pub(crate) fn check_pieces(
 
 /// Says so where the relay chain names no head of the parachain any more: it was offboarded.
 pub(crate) fn notice_missing_head(store: &Store, para_id: u32, gone: Option<RelayNumber>) {
-    let last = store.tips().borrow().proven.map(|head| head.number.0);
+    let last = store.tips().borrow().proven.map(|(number, _)| number.0);
     if let (Some(relay), Some(last)) = (gone, last) {
         tracing::warn!(
             relay = relay.0,

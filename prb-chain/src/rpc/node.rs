@@ -114,7 +114,7 @@ impl Node {
 
     /// Lets other nodes go first for a while: this one is slow, or lacks what it was asked for. The while
     /// doubles each time that it happens soon again.
-    pub fn defer(&self, reason: &str) {
+    pub(crate) fn defer(&self, reason: &str) {
         tracing::debug!(chain = self.chain, node = %self.name, reason, "node deferred");
         self.state().defer(self.config.reconnect_max, self.config.demotion, reason);
     }
@@ -138,12 +138,12 @@ impl Node {
     }
 
     /// Whether the node may be asked for it: it is not known to lack it.
-    pub fn offers(&self, capability: Capability) -> bool {
+    pub(crate) fn offers(&self, capability: Capability) -> bool {
         !self.state().is_lacking(capability)
     }
 
     /// Whether nothing is held against the node at the moment, and it is not known to lack these.
-    pub fn is_fit_for(&self, capabilities: &[Capability]) -> bool {
+    pub(crate) fn is_fit_for(&self, capabilities: &[Capability]) -> bool {
         self.rank(capabilities) == 0
     }
 

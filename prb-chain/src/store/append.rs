@@ -43,7 +43,7 @@ pub struct RelayBatch {
     pub first: RelayNumber,
     /// Encoded headers.
     pub headers: Vec<Vec<u8>>,
-    /// Justified ones among them, in order.
+    /// The justified ones among them, in order.
     pub stops: Vec<NewJustifiedBlock>,
 }
 
@@ -54,6 +54,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::OutOfSequence`] where they do not follow, or do not end at a justified one.
+    #[doc(hidden)]
     pub fn append_relay(&self, batch: &RelayBatch) -> Result<(), Error> {
         self.growing(|| self.try_append_relay(batch))
     }
@@ -78,7 +79,7 @@ impl Store {
         self.put_relay(&mut txn, batch).map_err(|e| self.error(e))?;
         let hash = batch.headers.last().map(|header| Hash::of(header)).unwrap_or_default();
         state.tips.relay = Some((last, hash));
-        state.tips.proven = stop.para_head.or(state.tips.proven);
+        state.tips.proven = stop.para_head.map(|head| (head.number, head.hash)).or(state.tips.proven);
         self.finish(txn, state)
     }
 
@@ -111,6 +112,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::OutOfSequence`] where they do not follow, or reach beyond what a relay block has proven.
+    #[doc(hidden)]
     pub fn append_para_headers(&self, first: ParaNumber, headers: &[Vec<u8>]) -> Result<(), Error> {
         self.growing(|| self.try_append_para_headers(first, headers))
     }
@@ -126,7 +128,7 @@ impl Store {
         };
         let follows = parent.is_none_or(|parent| headers[0].get(..32) == Some(&parent.0[..]));
         let last = ParaNumber(first.0 + (headers.len() - 1) as u32);
-        let proven = state.tips.proven.is_some_and(|head| last <= head.number);
+        let proven = state.tips.proven.is_some_and(|(number, _)| last <= number);
         if first != next || !follows || !proven {
             return Err(Error::OutOfSequence { what: "parachain header", number: first.0 });
         }
@@ -144,6 +146,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::OutOfSequence`] where they do not follow.
+    #[doc(hidden)]
     pub fn append_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         self.growing(|| self.try_append_changes(first, changes))
     }
@@ -200,6 +203,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Missing`] where a block's changes are not stored.
+    #[doc(hidden)]
     pub fn replace_changes(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         self.growing(|| self.try_replace_changes(first, changes))
     }
@@ -228,6 +232,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Missing`] where they are not stored.
+    #[doc(hidden)]
     pub fn segment_of(&self, number: ParaNumber) -> Result<(Span<ParaNumber>, Option<[u8; 4]>), Error> {
         let txn = self.read()?;
         let error = |e| self.error(e);
@@ -246,7 +251,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Missing`] where no segment starts at `first`.
-    pub fn put_segment(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
+    pub(crate) fn put_segment(&self, first: ParaNumber, changes: &[Vec<u8>]) -> Result<(), Error> {
         let items: Vec<&[u8]> = changes.iter().map(Vec::as_slice).collect();
         let encoded = segment::write(&items);
         self.growing(|| {

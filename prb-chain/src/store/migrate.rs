@@ -11,7 +11,7 @@ use codec::{Decode, Encode};
 use super::{Error, Store, decode, segment};
 
 /// The layout that this code reads and writes.
-pub const SCHEMA: u32 = 2;
+pub(super) const SCHEMA: u32 = 2;
 /// The oldest layout that can be migrated.
 const OLDEST: u32 = 1;
 /// Steps by the layout that they start from, [`OLDEST`] first.

@@ -177,7 +177,7 @@ impl Store {
             }
         }
         check.relay(from, last, genesis.para_id)?;
-        let head = self.state().tips.proven.map_or(0, |head| head.number.0);
+        let head = self.state().tips.proven.map_or(0, |(number, _)| number.0);
         check.para_headers(cursor.para.0, head, genesis)?;
         Ok(check.report)
     }

@@ -47,7 +47,7 @@ async fn an_archive_has_what_the_store_had() {
     let whole = filled();
     // One file a frame, and one for all.
     for file_bytes in [1, 1 << 30] {
-        let (folder, exported) = written(&whole.store, Config { file_bytes, ..Config::default() });
+        let (folder, exported) = written(&whole.store, Config::default().with_file_bytes(file_bytes));
         assert_eq!(
             (exported.relay_headers, exported.para_headers, exported.changes),
             (RELAY - 1, PARA + 1, PARA)
@@ -85,7 +85,7 @@ async fn an_archive_is_added_to() {
 async fn an_ended_export_goes_on() {
     let whole = filled();
     let folder = TempDir::new().unwrap();
-    let config = Config { file_bytes: 1, ..Config::default() };
+    let config = Config::default().with_file_bytes(1);
     let first = export(&whole.store, folder.path(), config, &mut |_| false).unwrap();
     assert!(first.relay_headers > 0 && first.changes == 0);
     // As a killed one leaves it.
@@ -206,7 +206,7 @@ fn a_full_disk_is_named_and_what_is_whole_stays() {
         let done = std::process::Command::new(program).args(args).arg(folder.path()).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     };
-    let config = Config { file_bytes: 1, ..Config::default() };
+    let config = Config::default().with_file_bytes(1);
     let (elsewhere, exported) = written(&whole.store, config);
     let kib = exported.bytes / 1024 / 2;
     run("mount", &["-t", "tmpfs", "-o", &format!("size={kib}k"), "prb-test"]);

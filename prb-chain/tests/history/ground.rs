@@ -4,7 +4,8 @@ use std::{fs, path::Path, sync::Arc};
 
 use codec::Decode;
 use prb_chain::{
-    history::{Config, HistorySource, Piece, Replay, ReplayOutcome, memory::Blocks},
+    history::{Config, HistorySource, Piece, Replay, ReplayOutcome},
+    internals::history::Blocks,
     store::{self, Store},
 };
 use prb_core::{
@@ -23,7 +24,7 @@ pub(crate) struct Kept {
 }
 
 pub(crate) fn config() -> store::Config {
-    store::Config { map_bytes: 1 << 26, ..store::Config::default() }
+    store::Config::default().with_map_bytes(1 << 26)
 }
 
 /// The history.

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use prb_chain::{
     history::{self, archive},
     ingest::{self, Ingest},
-    rpc::{self, NodePool, Snapshot},
+    internals::rpc::Snapshot,
+    rpc::{self, NodePool},
     source::StoreSource,
 };
 use prb_core::primitives::{ParaNumber, RelayNumber};
@@ -46,7 +47,7 @@ pub(crate) async fn fetch(
 ) -> (Kept, [Snapshot; 2]) {
     let kept = empty();
     let (relay, para) = pools(devnet);
-    let config = history::Config { stalled_after: Duration::from_millis(300), ..Default::default() };
+    let config = history::Config::default().with_stalled_after(Duration::from_millis(300));
     let ingest = Ingest::new(relay.clone(), para.clone(), Arc::clone(&kept.store), ingest::Config::default());
     let ingest = ingest.with_history(sources, config);
     let cancel = CancellationToken::new();

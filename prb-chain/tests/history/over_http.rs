@@ -106,12 +106,8 @@ async fn serve(folder: &TempDir, kind: Kind) -> (String, Arc<Server>, AbortOnDro
 
 /// Small ranges: each file takes several.
 fn archive(url: &str) -> Arc<dyn HistorySource> {
-    let config = HttpConfig {
-        range_bytes: 700,
-        retry_min: Duration::from_millis(1),
-        timeout: Duration::from_secs(5),
-        ..HttpConfig::default()
-    };
+    let config = HttpConfig::default().with_range_bytes(700).with_retry_min(Duration::from_millis(1));
+    let config = config.with_timeout(Duration::from_secs(5));
     Arc::new(HttpArchive::new(url, config).unwrap())
 }
 
@@ -120,7 +116,7 @@ async fn an_archive_in_a_bucket_is_a_source() {
     let whole = filled();
     for (file_bytes, kind) in [(1, Kind::Bucket), (1 << 30, Kind::Bucket), (1, Kind::Unsteady)] {
         let folder = TempDir::new().unwrap();
-        export(&whole.store, folder.path(), Config { file_bytes, ..Config::default() }, &mut |_| true)
+        export(&whole.store, folder.path(), Config::default().with_file_bytes(file_bytes), &mut |_| true)
             .unwrap();
         let (url, server, _task) = serve(&folder, kind).await;
         let source = archive(&url);

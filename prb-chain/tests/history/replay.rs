@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use codec::Encode;
 use prb_chain::{
-    history::{
-        HistorySource,
-        memory::{Blocks, MemoryHistory},
-    },
+    history::HistorySource,
+    internals::history::{Blocks, MemoryHistory},
     store::Part,
 };
 use prb_core::primitives::Hash;

@@ -15,8 +15,8 @@ use prb_chain::{
         HistorySource,
         blobs::BlobHistory,
         headers_cache::{self, HeadersCache},
-        memory::Blocks,
     },
+    internals::history::Blocks,
     source::StoreSource,
     store::Part,
 };
@@ -148,7 +148,7 @@ async fn serve(cache: Cache) -> (String, AbortOnDropHandle<()>) {
 }
 
 fn cache_at(url: &str) -> Arc<dyn HistorySource> {
-    let config = headers_cache::Config { blocks_per_request: 6, ..headers_cache::Config::default() };
+    let config = headers_cache::Config::default().with_blocks_per_request(6);
     Arc::new(HeadersCache::new(url, config).unwrap())
 }
 
@@ -175,7 +175,7 @@ async fn a_cache_of_relay_headers_alone_is_filled_up_by_others() {
     let source = cache_at(&url);
     assert_eq!(source.genesis().await.unwrap(), None);
     let rest = Blocks { relay: vec![], para_headers: vec![], ..blocks };
-    let rest = prb_chain::history::memory::MemoryHistory::new("rest", rest, 4);
+    let rest = prb_chain::internals::history::MemoryHistory::new("rest", rest, 4);
     let into = empty();
     assert_eq!(replay(&into, vec![source, Arc::new(rest)]).await.faults, []);
     assert_eq!(heights(&into.store), (RELAY, PARA));
@@ -213,7 +213,7 @@ async fn a_cache_that_is_wrong_or_away_is_named() {
 async fn an_answer_beyond_its_bound_is_refused() {
     let blocks = blocks_of(&filled().store);
     let (url, _server) = serve(Cache::of(&blocks)).await;
-    let config = headers_cache::Config { max_answer_bytes: 2000, ..headers_cache::Config::default() };
+    let config = headers_cache::Config::default().with_max_answer_bytes(2000);
     let source = HeadersCache::new(&url, config).unwrap();
     let refused = source.genesis().await.unwrap_err().to_string();
     assert!(refused.contains("more than 2000 bytes"), "{refused}");

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use prb_chain::history::{
-    HistorySource, Next, Piece,
-    memory::{Blocks, MemoryHistory},
-};
+use prb_chain::history::{HistorySource, Next, Piece};
+use prb_chain::internals::history::{Blocks, MemoryHistory};
 use prb_core::{blob::Span, primitives::ParaNumber};
 
 use super::ground::{self, blocks_of, empty, filled, heights, is_part_of, relay, replay};

@@ -157,8 +157,7 @@ impl Fetching {
     pub(crate) fn start(devnets: &[&Devnet]) -> Self {
         let urls = |of: fn(&Devnet) -> String| devnets.iter().map(|devnet| of(devnet)).collect();
         // A block of 20 MB of changes takes 40 MB as JSON, and half as much again where the values are small.
-        let quick =
-            |urls| rpc::Config { max_response_bytes: 256 << 20, request_timeout: BOUND * 3, ..quick(urls) };
+        let quick = |urls| quick(urls).with_max_response_bytes(256 << 20).with_request_timeout(BOUND * 3);
         let relay = NodePool::new("relay", quick(urls(|net| net.relay().url()))).unwrap();
         let para = NodePool::new("para", quick(urls(|net| net.para().url()))).unwrap();
         Self::between(relay, para, Log::default())
@@ -167,13 +166,11 @@ impl Fetching {
     fn between(relay: NodePool, para: NodePool, log: Log) -> Self {
         let dir = TempDir::new().unwrap();
         let store = Arc::new(Store::open(dir.path(), store::Config::default()).unwrap());
-        let config = ingest::Config {
-            retry_min: Duration::from_millis(20),
-            retry_max: Duration::from_millis(100),
-            batch_wait: Duration::from_millis(100),
-            answer_time: Duration::from_millis(50),
-            ..ingest::Config::default()
-        };
+        let config = ingest::Config::default()
+            .with_retry_min(Duration::from_millis(20))
+            .with_retry_max(Duration::from_millis(100))
+            .with_batch_wait(Duration::from_millis(100))
+            .with_answer_time(Duration::from_millis(50));
         let ingest = Ingest::new(relay.clone(), para, Arc::clone(&store), config);
         let cancel = CancellationToken::new();
         let task = tokio::spawn(ingest.run(cancel.clone()).with_subscriber(log.dispatch()));
@@ -348,17 +345,14 @@ async fn afflict(net: &Devnet, what: What) {
 }
 
 fn quick(endpoints: Vec<String>) -> rpc::Config {
-    rpc::Config {
-        request_timeout: ANSWER,
-        connect_timeout: ANSWER,
-        max_response_bytes: 2 * 1024 * 1024,
-        reconnect_min: Duration::from_millis(20),
-        reconnect_max: Duration::from_millis(100),
-        // In proportion to the defaults: longer than what is tried meanwhile takes.
-        demotion: ANSWER * 5,
-        demotion_max: ANSWER * 10,
-        stall_after: ANSWER,
-        poll_interval: ANSWER / 4,
-        ..rpc::Config::new(endpoints)
-    }
+    rpc::Config::new(endpoints)
+        .with_request_timeout(ANSWER)
+        .with_connect_timeout(ANSWER)
+        .with_max_response_bytes(2 * 1024 * 1024)
+        .with_reconnect_min(Duration::from_millis(20))
+        .with_reconnect_max(Duration::from_millis(100))
+        .with_demotion(ANSWER * 5)
+        .with_demotion_max(ANSWER * 10)
+        .with_stall_after(ANSWER)
+        .with_poll_interval(ANSWER / 4)
 }

@@ -23,7 +23,7 @@ async fn all_fit_nodes_share_the_work() {
 async fn time_of_history(devnets: &[&Devnet]) -> Duration {
     devnets.iter().for_each(|devnet| devnet.para().faults().slow(Duration::from_millis(60)));
     let (relay, para) = (relay_pool(devnets), para_pool(devnets));
-    let small = |config| ingest::Config { changes_per_call: 3, ..config };
+    let small = |config: ingest::Config| config.with_changes_per_call(3);
     let fetching = Fetching::with(relay, para, TempDir::new().unwrap(), small);
     fetching.reaches(1, 1).await;
     let start = std::time::Instant::now();
@@ -112,7 +112,7 @@ async fn relay_headers_come_from_three_nodes_of_which_one_is_slow_and_one_lies()
         relay_pool(&devnets.each_ref()),
         para_pool(&[good]),
         TempDir::new().unwrap(),
-        |config| ingest::Config { answer_time: Duration::from_millis(200), ..config },
+        |config| config.with_answer_time(Duration::from_millis(200)),
     );
     fetching.has_all_of(good).await;
     let asked = devnets.each_ref().map(proofs_asked);

@@ -64,7 +64,7 @@ async fn an_oversize_answer_names_the_flag_and_ends_no_other_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_larger_than_is_taken_ends_its_own_connection_alone() {
     let [devnet] = devnets::<1>(config()).await;
-    let config = rpc::Config { max_response_bytes: 20_000, ..quick(vec![devnet.para().url()]) };
+    let config = quick(vec![devnet.para().url()]).with_max_response_bytes(20_000);
     let pool = NodePool::new("para", config).unwrap();
     let node = pool.pick();
     let mut heads = node
@@ -90,7 +90,7 @@ async fn an_answer_larger_than_is_taken_ends_its_own_connection_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_too_large_is_not_sent() {
     let [devnet] = devnets::<1>(config()).await;
-    let config = rpc::Config { max_request_bytes: 1_000, ..quick(vec![devnet.para().url()]) };
+    let config = quick(vec![devnet.para().url()]).with_max_request_bytes(1_000);
     let pool = NodePool::new("para", config).unwrap();
     let node = pool.pick();
     let error = node.request::<String>("system_chain", ["x".repeat(1_000)]).await.unwrap_err();

@@ -46,7 +46,7 @@ impl Devnet {
         workers.sort_unstable_by_key(Worker::key);
         net.done(&submitter, workers.iter().map(|worker| worker.register(&net))).await;
         let proxy = Proxy::start(&net.devnet.para().url()).await;
-        let config = reader::Config { max_workers: WORKERS + 1, ..quick() };
+        let config = quick().with_max_workers(WORKERS + 1);
         let (reader, task) = Reader::new(pool_of([proxy.url()]), config);
         let cancel = CancellationToken::new();
         let task = Mutex::new(Some(tokio::spawn(task.run(cancel.clone()))));

@@ -52,7 +52,7 @@ async fn transactions_start_small_and_grow_no_further_than_their_share() {
         outcomes.spawn(queue.submit(job).await.unwrap().outcome());
     }
     // Blocks come so fast here that a transaction that is signed slowly would expire.
-    let config = submit::Config { mortality_blocks: 1024, ..submit::Config::default() };
+    let config = submit::Config::default().with_mortality_blocks(1024);
     let node = rpc::Config::new([net.devnet.para().url()]);
     let submitter = Arc::new(Submitter::new(NodePool::new("para", node).unwrap(), config).unwrap());
     let (signers, accounts) = (Arc::new(VaultSigners::new(vault)), Arc::new(MemoryAccounts::default()));
@@ -84,7 +84,7 @@ async fn what_fits_is_told_before_anything_is_signed_or_sent() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
     for percent in [10, 50, 100] {
-        let config = submit::Config { max_block_percent: percent, lone_block_percent: percent, ..config() };
+        let config = config().with_max_block_percent(percent).with_lone_block_percent(percent);
         let submitter = Submitter::new(net.pool.clone(), config).unwrap();
         let mut calls = 6_000;
         let sent = loop {

@@ -17,12 +17,10 @@ use crate::{
 async fn behind_a_gap(fill_nonce_gaps: bool) {
     let net = Net::start(Config::default()).await;
     // Others are waited for during eight blocks, so that blocks come slowly while ours is on its way.
-    let brief = submit::Config {
-        mortality_blocks: 8,
-        unavailable_after: Duration::from_secs(50),
-        fill_nonce_gaps,
-        ..config()
-    };
+    let brief = config()
+        .with_mortality_blocks(8)
+        .with_unavailable_after(Duration::from_secs(50))
+        .with_fill_nonce_gaps(fill_nonce_gaps);
     let (worker, submitter) = (Worker::new(1), submitter(&net, brief));
     let (para, faults) = (net.devnet.para(), net.devnet.para().faults());
     let batch = net.batch([worker.register(&net)]);

@@ -1,7 +1,7 @@
 //! The runtime's parts by name, and what happens where they do not fit.
 
 use codec::{Compact, Decode, Encode};
-use prb_chain::metadata::{Error, ExtrinsicOutcome, OutcomeError, Runtime};
+use prb_chain::internals::metadata::{Error, ExtrinsicOutcome, OutcomeError, Runtime};
 use prb_core::primitives::Hash;
 use prb_devnet::{Config, Devnet};
 

@@ -213,25 +213,21 @@ pub(crate) fn pool(devnet: &Devnet) -> NodePool {
 }
 
 pub(crate) fn pool_of(endpoints: impl IntoIterator<Item = String>) -> NodePool {
-    let config = rpc::Config {
-        request_timeout: Duration::from_secs(5),
-        reconnect_min: Duration::from_millis(20),
-        reconnect_max: Duration::from_millis(100),
-        poll_interval: Duration::from_millis(200),
-        ..rpc::Config::new(endpoints)
-    };
+    let config = rpc::Config::new(endpoints)
+        .with_request_timeout(Duration::from_secs(5))
+        .with_reconnect_min(Duration::from_millis(20))
+        .with_reconnect_max(Duration::from_millis(100))
+        .with_poll_interval(Duration::from_millis(200));
     NodePool::new("para", config).unwrap()
 }
 
 pub(crate) fn config() -> submit::Config {
-    submit::Config {
-        mortality_blocks: MORTALITY,
-        poll_interval: Duration::from_millis(30),
-        watch_patience: Duration::from_millis(400),
-        unavailable_after: Duration::from_millis(1_500),
-        unknown_after: Duration::from_secs(3),
-        ..submit::Config::default()
-    }
+    submit::Config::default()
+        .with_mortality_blocks(MORTALITY)
+        .with_poll_interval(Duration::from_millis(30))
+        .with_watch_patience(Duration::from_millis(400))
+        .with_unavailable_after(Duration::from_millis(1_500))
+        .with_unknown_after(Duration::from_secs(3))
 }
 
 /// A worker of which the chain sees what a real one would send.

@@ -90,11 +90,9 @@ impl Running {
 }
 
 pub(crate) fn quick() -> reader::Config {
-    reader::Config {
-        retry_min: Duration::from_millis(20),
-        retry_max: Duration::from_millis(100),
-        ..reader::Config::default()
-    }
+    reader::Config::default()
+        .with_retry_min(Duration::from_millis(20))
+        .with_retry_max(Duration::from_millis(100))
 }
 
 /// Compares a view with the devnet's state, read without RPC.
@@ -251,7 +249,7 @@ async fn workers_are_in_view_without_a_new_block() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_beyond_a_bound_shows_as_that() {
     let net = Net::start(Config::default()).await;
-    let running = Running::start(&net, reader::Config { max_workers: 2, max_accounts: 1, ..quick() });
+    let running = Running::start(&net, quick().with_max_workers(2).with_max_accounts(1));
     let workers = Worker::several(3);
     let accounts = [1, 2].map(|n| AccountId([n; 32]));
     let followed = |workers: &[Worker]| Followed {
@@ -281,7 +279,7 @@ async fn what_is_beyond_a_bound_shows_as_that() {
 async fn catches_up(max_gap_blocks: u32) -> bool {
     let net = Net::start(Config::default()).await;
     let workers = Worker::several(1);
-    let running = Running::start(&net, reader::Config { max_gap_blocks, ..quick() });
+    let running = Running::start(&net, quick().with_max_gap_blocks(max_gap_blocks));
     net.still(running.track(&workers)).await;
     let before = running.asked("state_queryStorageAt");
     let outcome = {
@@ -324,7 +322,7 @@ async fn a_node_without_storage_changes_serves_too() {
     net.devnet.para().faults().refuse("pha_getStorageChanges");
     let submitter = net.submitter();
     let workers = Worker::several(1);
-    let running = Running::start(&net, reader::Config { refused_blocks: 1_000, ..quick() });
+    let running = Running::start(&net, quick().with_refused_blocks(1_000));
     net.still(running.track(&workers)).await;
     net.done(&submitter, [workers[0].register(&net)]).await;
     let view = running.newest(&net).await;
@@ -359,7 +357,7 @@ async fn views_go_on_over_a_runtime_upgrade() {
 async fn everything_is_read_anew_now_and_then() {
     let net = Net::start(Config::default()).await;
     let workers = Worker::several(1);
-    let running = Running::start(&net, reader::Config { resnapshot_blocks: 4, ..quick() });
+    let running = Running::start(&net, quick().with_resnapshot_blocks(4));
     net.still(running.track(&workers)).await;
     // Two or three snapshots, of the chain's values and the worker's, which has no session to ask for.
     let snapshots = cost(&net, &running, 11).await["state_queryStorageAt"];

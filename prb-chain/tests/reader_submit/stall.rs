@@ -60,10 +60,10 @@ impl Rig {
             Some(_) => {
                 let node = rpc::Config::new([net.devnet.para().url()]);
                 // Blocks come faster than in production.
-                let submit = submit::Config { mortality_blocks: 4096, ..submit::Config::default() };
+                let submit = submit::Config::default().with_mortality_blocks(4096);
                 (NodePool::new("para", node).unwrap(), submit)
             }
-            None => (net.pool.clone(), submit::Config { mortality_blocks: 1024, ..config() }),
+            None => (net.pool.clone(), config().with_mortality_blocks(1024)),
         };
         let submitter = Arc::new(Submitter::new(pool, submit).unwrap());
         let (signers, accounts) = (Arc::new(VaultSigners::new(vault)), Arc::new(MemoryAccounts::default()));

@@ -66,16 +66,14 @@ async fn storm(seed: u64) {
     let workers = Worker::several(WORKERS);
     net.done(&net.submitter(), workers.iter().map(|worker| worker.register(&net))).await;
     let (queue, vault) = (MemoryQueue::default(), Arc::new(MemoryVault::new()));
-    let brisk = submit::Config { mortality_blocks: 64, ..config() };
+    let brisk = config().with_mortality_blocks(64);
     let submitter = Arc::new(Submitter::new(net.pool.clone(), brisk).unwrap());
     let ms = Duration::from_millis;
-    let engine = trade::Config {
-        linger: ms(20),
-        max_wait: ms(100),
-        retry_min: ms(20),
-        retry_max: ms(200),
-        ..trade::Config::default()
-    };
+    let engine = trade::Config::default()
+        .with_linger(ms(20))
+        .with_max_wait(ms(100))
+        .with_retry_min(ms(20))
+        .with_retry_max(ms(200));
     let (signers, accounts) =
         (Arc::new(VaultSigners::new(vault.clone())), Arc::new(MemoryAccounts::default()));
     let parts = Parts { queue: Arc::new(queue.clone()), submitter, signers, accounts };

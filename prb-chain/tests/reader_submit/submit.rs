@@ -134,8 +134,7 @@ async fn a_node_that_goes_away_before_finality_does_not_lose_the_outcome() {
 async fn a_watch_that_says_nothing_is_not_waited_for() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    let impatient =
-        submit::Config { mortality_blocks: 64, watch_patience: Duration::from_millis(50), ..config() };
+    let impatient = config().with_mortality_blocks(64).with_watch_patience(Duration::from_millis(50));
     let submitter = Submitter::new(net.pool.clone(), impatient).unwrap();
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let batch = net.batch([worker.register(&net)]);
@@ -200,7 +199,7 @@ async fn a_transaction_that_its_node_forgot_is_sent_again() {
 async fn a_transaction_whose_nonce_is_taken_is_lost_at_once() {
     let net = Net::start(Config::default()).await;
     let (worker, other) = (Worker::new(1), Worker::new(2));
-    let patient = submit::Config { mortality_blocks: 1024, ..config() };
+    let patient = config().with_mortality_blocks(1024);
     let (first, second) = (Submitter::new(net.pool.clone(), patient).unwrap(), net.submitter());
     net.devnet.para().faults().transactions(TransactionFault::Swallowed);
     let (sender, mut progress) = mpsc::channel(8);
@@ -335,7 +334,7 @@ async fn keys_and_calls_that_do_not_fit_are_refused_with_reasons() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(Submitter::new(net.pool.clone(), submit::Config { mortality_blocks: 10, ..config() }).is_err());
+    assert!(Submitter::new(net.pool.clone(), config().with_mortality_blocks(10)).is_err());
     net.stop().await;
 }
 

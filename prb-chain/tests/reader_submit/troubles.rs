@@ -30,7 +30,7 @@ pub(crate) async fn in_block(progress: &mut mpsc::Receiver<SubmitProgress>) -> [
 
 /// Lives long enough for a test that must not see a transaction expire.
 fn long_lived() -> submit::Config {
-    submit::Config { mortality_blocks: 1024, ..config() }
+    config().with_mortality_blocks(1024)
 }
 
 pub(crate) fn submitter(net: &Net, config: submit::Config) -> Submitter {
@@ -153,7 +153,7 @@ async fn refusals_that_pass_are_outlasted() {
 async fn refusals_that_stay_are_told_with_nothing_on_its_way() {
     let net = Net::start(Config::default()).await;
     let worker = Worker::new(1);
-    let impatient = submit::Config { unavailable_after: Duration::from_millis(300), ..config() };
+    let impatient = config().with_unavailable_after(Duration::from_millis(300));
     let submitter = submitter(&net, impatient);
     let faults = net.devnet.para().faults();
     faults.refuse_transactions(vec![PoolError::Full; 10_000]);
@@ -459,7 +459,7 @@ async fn a_node_that_lags_is_believed_in_nothing() {
 async fn nodes_that_disagree_do_not_lose_a_transaction() {
     let (holder, other) = two_nodes().await;
     let urls = [holder.devnet.para().url(), other.devnet.para().url()];
-    let patient = submit::Config { watch_patience: Duration::from_secs(3), ..config() };
+    let patient = config().with_watch_patience(Duration::from_secs(3));
     let submitter = Submitter::new(pool_of(urls), patient).unwrap();
     let worker = Worker::new(1);
     let batch = holder.batch([worker.register(&holder)]);

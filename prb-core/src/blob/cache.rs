@@ -37,7 +37,9 @@ use single_flight::SingleFlight;
 const REFUSALS: usize = 1024;
 
 /// Limits of a [`CachedSource`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Maximum size of the cached bodies, in bytes, of header batches and of block batches each.
     pub max_bytes: u64,

@@ -38,7 +38,9 @@ use finality::Finality;
 use model::{Model, PoolState};
 
 /// Settings of a [`MemoryChain`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Blocks from a worker's registration to its score.
     pub benchmark_blocks: u32,

@@ -11,7 +11,9 @@ use uuid::Uuid;
 use super::{Edit, Error, Pool, Snapshot, Worker};
 
 /// Limits of an inventory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Limits {
     /// Maximum number of pools.
     pub pools: usize,

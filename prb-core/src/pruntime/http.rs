@@ -35,7 +35,9 @@ const ERROR_TEXT_LIMIT_BYTES: usize = 1024;
 const ERROR_ANSWER_LIMIT_BYTES: usize = 64 * 1024;
 
 /// Timeouts and limits of the workers' HTTP clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct HttpConfig {
     /// Timeout of an ordinary call.
     pub request_timeout: Duration,

@@ -17,7 +17,9 @@ use crate::{
 pub const MAX_STEPS: usize = 16;
 
 /// Selects jobs to list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Filter {
     /// Only jobs in this state.
     pub state: Option<JobState>,

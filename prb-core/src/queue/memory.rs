@@ -28,7 +28,9 @@ mod admin;
 const MIN_TTL: Duration = Duration::from_millis(1);
 
 /// Limits of a [`MemoryQueue`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Maximum number of open jobs, in any state.
     pub max_jobs: usize,

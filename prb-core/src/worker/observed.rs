@@ -96,7 +96,9 @@ pub struct Refused {
 }
 
 /// Chain state and constants that apply to every worker, at one block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Rules {
     /// The chain's clock, in seconds since the Unix epoch; 0 if unknown.
     pub now_secs: u64,

@@ -50,7 +50,7 @@ async fn a_batch_goes_six_seconds_after_its_first_job() {
 #[tokio::test(start_paused = true)]
 async fn a_full_batch_goes_at_once() {
     let rig = Rig::new().await;
-    let _trader = rig.trader(Config { max_calls: 100, ..Config::default() });
+    let _trader = rig.trader(Config::default().with_max_calls(100));
     let start = Instant::now();
     let mut handles = Vec::new();
     for n in 0..150 {
@@ -115,7 +115,7 @@ async fn pools_of_one_operator_share_batches_unless_one_is_proxied() {
 #[tokio::test(start_paused = true)]
 async fn a_hung_lane_holds_up_no_other_and_is_bounded() {
     let rig = Rig::new().await;
-    let trader = rig.trader(Config { max_lane_jobs: 3, ..Config::default() });
+    let trader = rig.trader(Config::default().with_max_lane_jobs(3));
     rig.chain.hang(account("//Alice"), true);
     let mut stuck = Vec::new();
     for n in 0..20 {
@@ -140,7 +140,7 @@ async fn a_hung_lane_holds_up_no_other_and_is_bounded() {
 #[tokio::test(start_paused = true)]
 async fn operators_beyond_the_lanes_wait_for_one() {
     let rig = Rig::new().await;
-    let trader = rig.trader(Config { max_lanes: 1, lane_idle: ms(2_000), ..Config::default() });
+    let trader = rig.trader(Config::default().with_max_lanes(1).with_lane_idle(ms(2_000)));
     let alice = rig.submit(rig.job("//Alice", 1, 0, 1, 0)).await;
     let bob = rig.submit(rig.job("//Bob", 2, 0, 1, 0)).await;
     rig.pending(1).await;

@@ -52,7 +52,7 @@ async fn a_doubtful_fate_is_looked_up() {
 #[tokio::test(start_paused = true)]
 async fn a_submitter_that_hangs_for_too_long_is_in_doubt() {
     let rig = Rig::new().await;
-    let trader = rig.trader(Config { submit_timeout: ms(30_000), ..Config::default() });
+    let trader = rig.trader(Config::default().with_submit_timeout(ms(30_000)));
     let alice = account("//Alice");
     let handle = rig.submit(rig.job("//Alice", 1, 0, 1, 9)).await;
     rig.pending(1).await;
@@ -67,7 +67,7 @@ async fn a_submitter_that_hangs_for_too_long_is_in_doubt() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_that_stay_are_told_at_once() {
-    let rig = Rig::on(MemoryChain::new(memory::Config { fee: 10, ..memory::Config::default() })).await;
+    let rig = Rig::on(MemoryChain::new(memory::Config::default().with_fee(10))).await;
     let _trader = rig.trader(Config::default());
     rig.chain.fund(account("//Alice"), 3);
     let start = Instant::now();
@@ -117,7 +117,7 @@ async fn one_jobs_refused_call_fails_no_other_job() {
 
 #[tokio::test(start_paused = true)]
 async fn what_no_block_holds_goes_in_several_transactions() {
-    let chain = MemoryChain::new(memory::Config { max_batch_calls: 7, ..memory::Config::default() });
+    let chain = MemoryChain::new(memory::Config::default().with_max_batch_calls(7));
     let rig = Rig::on(chain).await;
     let trader = rig.trader(Config::default());
     // A job of more calls than fit, and small ones beside it.
@@ -136,7 +136,7 @@ async fn what_no_block_holds_goes_in_several_transactions() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_no_block_holds_fails_alone() {
-    let chain = MemoryChain::new(memory::Config { max_batch_calls: 0, ..memory::Config::default() });
+    let chain = MemoryChain::new(memory::Config::default().with_max_batch_calls(0));
     let rig = Rig::on(chain).await;
     let _trader = rig.trader(Config::default());
     let handle = rig.submit(rig.job("//Alice", 1, 0, 3, 9)).await;
@@ -206,6 +206,6 @@ async fn settings_of_zero_are_refused() {
         signers: signers(&rig.vault),
         accounts: Arc::new(MemoryAccounts::default()),
     };
-    let error = Trader::start(Config { max_lanes: 0, ..Config::default() }, parts).unwrap_err();
+    let error = Trader::start(Config::default().with_max_lanes(0), parts).unwrap_err();
     assert_eq!(error.to_string(), "the trade engine's setting max_lanes must be greater than zero");
 }

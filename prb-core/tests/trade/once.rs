@@ -212,7 +212,7 @@ async fn a_lease_lost_in_mid_submission_does_nothing_twice() {
 async fn nothing_is_sent_without_a_lease() {
     let rig = Rig::new().await;
     let cut = Cut { queue: rig.queue.clone(), cut: Arc::default(), leases_too: true };
-    let _first = rig.trader_on(Config { linger: ms(100), ..Config::default() }, Arc::new(cut.clone()));
+    let _first = rig.trader_on(Config::default().with_linger(ms(100)), Arc::new(cut.clone()));
     let handle = rig.submit(rig.job("//Alice", 1, 0, 1, 0)).await;
     sleep(ms(50)).await;
     cut.cut.store(true, Ordering::Relaxed);

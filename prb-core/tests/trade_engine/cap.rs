@@ -36,7 +36,7 @@ async fn it_starts_at_a_hundred_and_doubles_up_to_its_bound() {
 #[tokio::test(start_paused = true)]
 async fn it_is_halved_by_losses_and_unknown_outcomes_down_to_one_call() {
     let mut rig = Rig::new().await;
-    let _trader = rig.trader(Config { first_calls: 8, max_calls: 8, ..Config::default() });
+    let _trader = rig.trader(Config::default().with_first_calls(8).with_max_calls(8));
     for _ in 0..4 {
         rig.chain.inject(account(ALICE), Fault::Lost);
     }
@@ -50,7 +50,7 @@ async fn it_is_halved_by_losses_and_unknown_outcomes_down_to_one_call() {
 #[tokio::test(start_paused = true)]
 async fn it_is_remembered_while_the_trader_runs() {
     let mut rig = Rig::new().await;
-    let trader = rig.trader(Config { first_calls: 2, ..Config::default() });
+    let trader = rig.trader(Config::default().with_first_calls(2));
     let handles = jobs(&mut rig, 6).await;
     rig.all_done(handles).await;
     sleep(Config::LANE_IDLE + ms(1_000)).await;
@@ -64,7 +64,7 @@ async fn it_is_remembered_while_the_trader_runs() {
 #[tokio::test(start_paused = true)]
 async fn a_job_larger_than_the_cap_goes_in_parts() {
     let mut rig = Rig::new().await;
-    let _trader = rig.trader(Config { first_calls: 10, max_calls: 40, ..Config::default() });
+    let _trader = rig.trader(Config::default().with_first_calls(10).with_max_calls(40));
     let handle = rig.submit(1, 100, 0).await;
     rig.all_done(vec![handle]).await;
     assert_eq!(transactions(&rig), [10, 20, 40, 30]);

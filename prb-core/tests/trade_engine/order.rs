@@ -8,7 +8,7 @@ use crate::rig::{ALICE, Rig, account, ms};
 
 /// A lane that is full at once.
 fn small_lane() -> Config {
-    Config { max_lane_jobs: 3, first_calls: 2, max_calls: 4, ..Config::default() }
+    Config::default().with_max_lane_jobs(3).with_first_calls(2).with_max_calls(4)
 }
 
 #[tokio::test(start_paused = true)]
@@ -31,7 +31,7 @@ async fn jobs_put_off_by_a_full_lane_are_not_overtaken() {
 #[tokio::test(start_paused = true)]
 async fn jobs_of_a_batch_that_is_retried_are_not_overtaken() {
     let mut rig = Rig::new().await;
-    let _trader = rig.trader(Config { first_calls: 2, ..Config::default() });
+    let _trader = rig.trader(Config::default().with_first_calls(2));
     for _ in 0..3 {
         rig.chain.inject(account(ALICE), Fault::Unavailable);
     }
@@ -85,9 +85,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 async fn run(steps: Vec<Step>, max_lane_jobs: usize, finality_blocks: u32) {
-    let config = prb_core::chain::memory::Config { finality_blocks, ..Default::default() };
+    let config = prb_core::chain::memory::Config::default().with_finality_blocks(finality_blocks);
     let mut rig = Rig::on(config).await;
-    let _trader = rig.trader(Config { max_lane_jobs, first_calls: 3, max_calls: 6, ..Config::default() });
+    let _trader =
+        rig.trader(Config::default().with_max_lane_jobs(max_lane_jobs).with_first_calls(3).with_max_calls(6));
     let mut handles = Vec::new();
     for step in steps {
         match step {

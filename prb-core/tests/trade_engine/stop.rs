@@ -142,7 +142,7 @@ async fn a_queue_that_does_not_answer_holds_up_no_stop() {
         let mut rig = Rig::new().await;
         let hung = Hung::default();
         let queue = Arc::new(HungQueue(rig.queue.clone(), hung.clone()));
-        let config = Config { max_lane_jobs, ..Config::default() };
+        let config = Config::default().with_max_lane_jobs(max_lane_jobs);
         let trader = Trader::start(config, Parts { queue, ..rig.parts() }).unwrap();
         let _sent = rig.submit(1, 1, 0).await;
         rig.until("sent", |rig| rig.chain.pending() == 1).await;

@@ -94,7 +94,7 @@ pub fn at_the_tip() -> Observed {
         },
         relay_genesis: Some(GENESIS),
         caught_up: true,
-        rules: Rules { now_secs: NOW_SECS, cool_down_secs: COOL_DOWN_SECS, ..Rules::default() },
+        rules: Rules::default().with_now_secs(NOW_SECS).with_cool_down_secs(COOL_DOWN_SECS),
         ..Observed::default()
     }
 }

@@ -20,7 +20,9 @@ pub trait PoolSigners: Send + Sync + fmt::Debug {
 pub type BlockHint = Arc<dyn Fn() -> ParaNumber + Send + Sync>;
 
 /// Settings of a [`RedisQueue`](super::RedisQueue).
-#[derive(Clone)]
+#[derive(Clone, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Where Redis is: `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, or
     /// `redis+unix:///path`. Shown without its password.

@@ -43,7 +43,9 @@ const SLOWEST_TIMEOUTS: u32 = 10;
 const SILENT: &str = "it did not answer in time";
 
 /// Limits of a [`Client`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Requests at once (`PHALA_LIFECYCLE_BLOB_QUEUE_SIZE`); more wait.
     pub max_in_flight: usize,

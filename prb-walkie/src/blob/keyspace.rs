@@ -28,7 +28,9 @@ const SMALL_BYTES: usize = 16 * 1024;
 const MAX_NAMED: u32 = 100_000;
 
 /// Limits of a [`KeySpace`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// The largest blob, in bytes.
     pub max_blob_bytes: usize,

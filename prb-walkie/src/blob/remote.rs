@@ -85,7 +85,9 @@ pub struct Announced {
 }
 
 /// Limits of a [`RemoteBlobSource`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Each provider's connection.
     pub client: client::Config,

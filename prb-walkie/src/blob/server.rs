@@ -47,7 +47,9 @@ mod outbox;
 pub const DEFAULT_PORT: u16 = 8012;
 
 /// Limits of a [`Server`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Connections at once.
     pub max_connections: usize,

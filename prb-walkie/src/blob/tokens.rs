@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Limits of a table of tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// How long a token is good.
     pub lifetime: Duration,

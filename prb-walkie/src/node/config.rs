@@ -57,7 +57,9 @@ pub enum ConfigError {
 }
 
 /// Bounds and waits of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Limits {
     /// Largest request, sent or taken, wrapping included.
     pub request_bytes: usize,
@@ -134,7 +136,9 @@ impl Default for Limits {
 }
 
 /// What a node is told at its start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Its key.
     pub identity: Identity,

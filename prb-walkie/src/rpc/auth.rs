@@ -81,7 +81,9 @@ const STRETCH_PASSES: u32 = 3;
 const MIN_GUESSES_LOG10: f64 = 15.0;
 
 /// Who may call management methods.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Policy {
     /// The pre-shared key: callers that know it are let in, and this node shows others that it knows it.
     pub psk: Option<SecretString>,

@@ -226,7 +226,7 @@ async fn header_ranges_of_another_cut_are_missing() {
 async fn heights_are_held_back_until_they_grow() {
     let sample = Sample::generate(1, 40);
     let source = source_of(&sample);
-    let keys = KeySpace::new(source.clone(), keyspace::Config { max_wait: LONG, ..Default::default() });
+    let keys = KeySpace::new(source.clone(), keyspace::Config::default().with_max_wait(LONG));
     let heights = |key: String| {
         let keys = &keys;
         async move { answer::read_heights(keys.get(&key).await.unwrap().unwrap()).unwrap() }

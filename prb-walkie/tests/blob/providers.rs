@@ -126,7 +126,7 @@ async fn liars_that_are_found_out_make_room() {
     let mut all: Vec<_> =
         (0..100).map(|n| found(&format!("a{n:03}"), liar.address, Provenance::SameMachine)).collect();
     all.push(found("zz", good.address, Provenance::SameMachine));
-    let remote = Remote::start_on(all, own.chain(), Config { first_aside: LONG, ..config() });
+    let remote = Remote::start_on(all, own.chain(), config().with_first_aside(LONG));
     remote.ready(&["zz"]).await;
     assert!(remote.source.blocks(blocks(1, 3), LIMIT).await.unwrap().is_some());
 }
@@ -154,7 +154,7 @@ async fn a_false_genesis_is_nobodys_measure() {
     let list = |liars: Provenance| {
         vec![found("a", liar.address, liars), found("zz", good.address, Provenance::Discovered)]
     };
-    let config = Config { first_aside: LONG, ..config() };
+    let config = config().with_first_aside(LONG);
     let remote = Remote::start_on(list(Provenance::SharedKey), own.chain(), config);
     remote.ready(&["a", "zz"]).await;
     assert_eq!(remote.source.genesis().await.unwrap(), ours);
@@ -226,7 +226,7 @@ async fn a_target_that_is_lowered_is_lower() {
     let memory = source_of(&sample);
     let by = Arc::new(Mutex::new((0, 0, 50)));
     let server = inflated(&memory, &by).await;
-    let config = Config { heights_wait: Duration::from_millis(50), ..config() };
+    let config = config().with_heights_wait(Duration::from_millis(50));
     let remote = Remote::start(vec![candidate("a", server.address)], config);
     let (_, para) = tip(&memory);
     let mut heights = remote.source.heights();
@@ -257,7 +257,7 @@ async fn who_claims_alone_and_is_refused_is_put_aside() {
     .await;
     let good = provider(memory.clone()).await;
     let list = vec![candidate("a", liar.address), candidate("zz", good.address)];
-    let config = Config { first_aside: LONG, ..config() };
+    let config = config().with_first_aside(LONG);
     let own = OwnNode::new(&sample);
     own.is_at(relay, para);
     let remote = Remote::start_on(list, own.chain(), config);

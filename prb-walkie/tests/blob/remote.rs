@@ -148,7 +148,7 @@ async fn a_silent_provider_is_overtaken_by_the_next() {
     let (first, second) = (provider(memory.clone()).await, provider(memory.clone()).await);
     let silent = Proxy::start(first.address, Mischief::None).await;
     let slow = Proxy::start(second.address, Mischief::Delay(Duration::from_millis(20))).await;
-    let config = Config { request_timeout: LONG, hedge_after: Duration::from_secs(1), ..config() };
+    let config = config().with_request_timeout(LONG).with_hedge_after(Duration::from_secs(1));
     let remote =
         Remote::start(vec![candidate("silent", silent.address), candidate("slow", slow.address)], config);
     remote.ready(&["silent", "slow"]).await;
@@ -215,7 +215,7 @@ async fn another_keys_blob_is_not_taken() {
         twist: Box::new(|_, blob| Some(blob)),
     };
     let server = Running::start(Arc::new(lookup), server::Config::default()).await;
-    let config = Config { first_aside: LONG, ..config() };
+    let config = config().with_first_aside(LONG);
     for headers in [true, false] {
         let remote = Remote::start(vec![candidate("mixed up", server.address)], config);
         remote.ready(&["mixed up"]).await;
@@ -247,7 +247,7 @@ async fn what_is_no_batch_is_not_taken() {
     .await;
     let good = provider(memory.clone()).await;
     let slow = Proxy::start(good.address, Mischief::Delay(Duration::from_millis(20))).await;
-    let config = Config { first_aside: LONG, ..config() };
+    let config = config().with_first_aside(LONG);
     let remote =
         Remote::start(vec![candidate("damaged", server.address), candidate("good", slow.address)], config);
     remote.ready(&["damaged", "good"]).await;
@@ -278,7 +278,7 @@ async fn heights_that_are_a_lie_are_taken_back() {
     let good = provider(memory.clone()).await;
     let lie = Arc::new(AtomicU32::new(0));
     let liar = twisted(memory.clone(), inflate(0, lie.clone())).await;
-    let config = Config { first_aside: LONG, heights_wait: Duration::from_millis(50), ..config() };
+    let config = config().with_first_aside(LONG).with_heights_wait(Duration::from_millis(50));
     let remote =
         Remote::start(vec![candidate("good", good.address), candidate("liar", liar.address)], config);
     remote.ready(&["good", "liar"]).await;
@@ -311,8 +311,7 @@ async fn heights_that_are_a_lie_are_taken_back() {
 async fn a_provider_of_another_chain_is_put_aside() {
     let (ours, theirs) = (Sample::generate(6, 40), Sample::generate(7, 90));
     let (good, other) = (provider(source_of(&ours)).await, provider(source_of(&theirs)).await);
-    let config =
-        Config { chain_identity: Some(ours.genesis().chain_identity), first_aside: LONG, ..config() };
+    let config = config().with_chain_identity(Some(ours.genesis().chain_identity)).with_first_aside(LONG);
     let list = vec![candidate("good", good.address), candidate("other", other.address)];
     let remote = Remote::start(list.clone(), config);
     let reason = remote.aside("other").await;
@@ -320,7 +319,7 @@ async fn a_provider_of_another_chain_is_put_aside() {
     remote.ready(&["good"]).await;
     assert_eq!(remote.source.genesis().await.unwrap(), ours.genesis());
     // Without the identity beforehand, the first genesis is the measure.
-    let config = Config { chain_identity: None, ..config };
+    let config = config.with_chain_identity(None);
     let remote = Remote::start(list, config);
     remote.ready(&["good", "other"]).await;
     let genesis = remote.source.genesis().await.unwrap();
@@ -356,7 +355,7 @@ async fn a_provider_whose_blocks_workers_refuse_is_put_aside_where_another_gives
     .await;
     let good = provider(memory.clone()).await;
     let slow = Proxy::start(good.address, Mischief::Delay(Duration::from_millis(20))).await;
-    let config = Config { first_aside: LONG, ..config() };
+    let config = config().with_first_aside(LONG);
     let remote = Remote::start(vec![candidate("bad", bad.address), candidate("good", slow.address)], config);
     remote.ready(&["bad", "good"]).await;
     let truth = memory.blocks(blocks(1, 5), LIMIT).await.unwrap().unwrap();
@@ -448,7 +447,7 @@ async fn times_aside_double() {
     let sample = Sample::generate(3, 40);
     let server = provider(source_of(&sample)).await;
     let proxy = Proxy::start(server.address, Mischief::Flip).await;
-    let config = Config { first_aside: Duration::from_millis(100), ..config() };
+    let config = config().with_first_aside(Duration::from_millis(100));
     let remote = Remote::start(vec![candidate("flipped", proxy.address)], config);
     let mut longest = 0;
     until("a longer time aside", || {

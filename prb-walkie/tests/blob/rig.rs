@@ -45,11 +45,9 @@ pub(crate) fn candidate(id: &str, address: std::net::SocketAddr) -> Candidate {
 
 /// Times short enough for a test.
 pub(crate) fn config() -> Config {
-    Config {
-        hedge_after: Duration::from_millis(200),
-        first_aside: Duration::from_millis(300),
-        ..Config::default()
-    }
+    Config::default()
+        .with_hedge_after(Duration::from_millis(200))
+        .with_first_aside(Duration::from_millis(300))
 }
 
 pub(crate) struct Remote {

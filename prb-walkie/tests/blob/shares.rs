@@ -59,11 +59,9 @@ async fn next_len(stream: &mut TcpStream) -> usize {
 /// answer cannot be held for hours.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_below_the_least_rate_is_dropped() {
-    let config = server::Config {
-        write_timeout: Duration::from_millis(400),
-        min_bytes_per_second: MIB as u64,
-        ..server::Config::default()
-    };
+    let config = server::Config::default()
+        .with_write_timeout(Duration::from_millis(400))
+        .with_min_bytes_per_second(MIB as u64);
     let server = Running::start(Arc::new(Blobs::default()), config).await;
     let mut slow = connect(server.address, "127.0.0.1").await;
     // More than the system's own buffers take in for it.
@@ -103,12 +101,10 @@ async fn a_reader_below_the_least_rate_is_dropped() {
 /// large answers meanwhile, and theirs small ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_readers_leave_the_rest_to_others() {
-    let config = server::Config {
-        max_bytes: 16 * MIB,
-        max_bytes_per_ip: 4 * MIB,
-        write_timeout: LONG * 10,
-        ..server::Config::default()
-    };
+    let config = server::Config::default()
+        .with_max_bytes(16 * MIB)
+        .with_max_bytes_per_ip(4 * MIB)
+        .with_write_timeout(LONG * 10);
     let server = Running::start(Arc::new(Blobs::default()), config).await;
     let mut slow = Vec::new();
     for _ in 0..6 {
@@ -135,12 +131,10 @@ async fn slow_readers_leave_the_rest_to_others() {
 async fn a_fleet_goes_on_with_smaller_batches() {
     let sample = Sample::generate(31, 60);
     let source = source_of(&sample);
-    let config = server::Config {
-        max_bytes: 8 * MIB,
-        max_bytes_per_ip: 4 * MIB,
-        write_timeout: LONG * 10,
-        ..server::Config::default()
-    };
+    let config = server::Config::default()
+        .with_max_bytes(8 * MIB)
+        .with_max_bytes_per_ip(4 * MIB)
+        .with_write_timeout(LONG * 10);
     let lookup: Arc<dyn Lookup> = Arc::new(Both {
         keys: KeySpace::new(source.clone(), keyspace::Config::default()),
         blobs: Blobs::default(),
@@ -192,8 +186,7 @@ impl Lookup for Both {
 
 #[tokio::test]
 async fn a_connection_that_asks_for_nothing_does_not_stay() {
-    let config =
-        server::Config { first_request_timeout: Duration::from_millis(100), ..server::Config::default() };
+    let config = server::Config::default().with_first_request_timeout(Duration::from_millis(100));
     let server = Running::start(Arc::new(Blobs::default()), config).await;
     let mut silent = connect(server.address, "127.0.0.1").await;
     assert_eq!(timeout(LONG, silent.read(&mut [0; 1])).await.unwrap().unwrap(), 0);

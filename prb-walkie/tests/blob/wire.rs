@@ -162,7 +162,7 @@ impl Lookup for Late {
 #[tokio::test]
 async fn a_peer_that_has_said_all_is_let_go_after_a_large_answer() {
     let hour = Duration::from_secs(3600);
-    let config = server::Config { write_timeout: hour, idle_timeout: hour, ..server::Config::default() };
+    let config = server::Config::default().with_write_timeout(hour).with_idle_timeout(hour);
     let server = Running::start(Arc::new(Late), config).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let mut out = Vec::new();
@@ -179,12 +179,10 @@ async fn a_peer_that_has_said_all_is_let_go_after_a_large_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_never_reads_is_bounded_and_dropped() {
     const MIB: usize = 1 << 20;
-    let config = server::Config {
-        session_max_bytes: 4 * MIB,
-        max_bytes: 10 * MIB,
-        write_timeout: Duration::from_millis(600),
-        ..server::Config::default()
-    };
+    let config = server::Config::default()
+        .with_session_max_bytes(4 * MIB)
+        .with_max_bytes(10 * MIB)
+        .with_write_timeout(Duration::from_millis(600));
     let server = Running::start(blobs(), config).await;
     let mut deaf = Vec::new();
     for _ in 0..6 {
@@ -208,7 +206,7 @@ async fn a_peer_that_never_reads_is_bounded_and_dropped() {
 /// One connection alone stays within its own bound, also while its peer reads, slowly.
 #[tokio::test]
 async fn a_slow_reader_gets_everything_within_its_bound() {
-    let config = server::Config { session_max_bytes: 300_000, ..server::Config::default() };
+    let config = server::Config::default().with_session_max_bytes(300_000);
     let server = Running::start(blobs(), config).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let mut out = Vec::new();
@@ -238,8 +236,7 @@ async fn claims_of_4_gib_end_the_connection_at_once() {
 
 #[tokio::test]
 async fn connections_over_the_bounds_are_closed() {
-    let config =
-        server::Config { max_connections: 20, max_connections_per_ip: 12, ..server::Config::default() };
+    let config = server::Config::default().with_max_connections(20).with_max_connections_per_ip(12);
     let server = Running::start(blobs(), config).await;
     let first = server.client();
     first.get("size:1:1", BOUNDS).await.unwrap();
@@ -270,7 +267,7 @@ async fn connections_over_the_bounds_are_closed() {
 
 #[tokio::test]
 async fn idle_connections_are_closed() {
-    let config = server::Config { idle_timeout: Duration::from_millis(80), ..server::Config::default() };
+    let config = server::Config::default().with_idle_timeout(Duration::from_millis(80));
     let server = Running::start(blobs(), config).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(timeout(LONG, stream.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
@@ -280,7 +277,7 @@ async fn idle_connections_are_closed() {
 async fn a_server_that_stops_writes_what_it_has() {
     let gate = Arc::new(Semaphore::new(0));
     let gates = HashMap::from([("wait:1".to_owned(), gate.clone())]);
-    let config = server::Config { stop_timeout: LONG, ..server::Config::default() };
+    let config = server::Config::default().with_stop_timeout(LONG);
     let server = Running::start(Arc::new(Blobs { gates, ..Blobs::default() }), config).await;
     let client = Arc::new(server.client());
     let asking = {
@@ -376,7 +373,7 @@ async fn cancelled_requests_leave_the_others_their_answers() {
     let gates = HashMap::from([("wait:x".to_owned(), gate.clone())]);
     let server =
         Running::start(Arc::new(Blobs { gates, ..Blobs::default() }), server::Config::default()).await;
-    let config = client::Config { max_in_flight: 3, ..client::Config::default() };
+    let config = client::Config::default().with_max_in_flight(3);
     let client = Client::start(server.address, "provider", config);
     client.get("nothing", BOUNDS).await.unwrap();
     for _ in 0..2 {

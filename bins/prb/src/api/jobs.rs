@@ -60,7 +60,7 @@ struct JobList {
     (status = 404, description = "this daemon has no queue", body = Problem), (status = 503, body = Problem)))]
 async fn list(State(api): State<Api>, Asked(query): Asked<JobQuery>) -> Result<Json<JobList>, Problem> {
     let (offset, limit) = page(query.offset, query.limit)?;
-    let filter = Filter { state: query.state, pool: query.pool.map(PoolId) };
+    let filter = Filter::default().with_state(query.state).with_pool(query.pool.map(PoolId));
     let page = patient(admin(&api)?.list(filter, offset, limit)).await?;
     Ok(Json(JobList { total: page.total, offset, jobs: json!(page.jobs) }))
 }

@@ -44,7 +44,7 @@ fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
     match action {
         StoreAction::Verify => verify(&store),
         StoreAction::Export { to, level, file_mib } => {
-            export(&store, &to, archive::Config { level, file_bytes: file_mib << 20 })
+            export(&store, &to, archive::Config::default().with_level(level).with_file_bytes(file_mib << 20))
         }
         StoreAction::Compact => {
             let store::Compacted { before, after } = store.compact()?;
@@ -112,7 +112,7 @@ fn remedies(report: &Report) -> String {
 fn export(store: &Store, to: &std::path::Path, config: archive::Config) -> anyhow::Result<()> {
     let (mut meter, start) = (Meter::new(), Instant::now());
     let exported = archive::export(store, to, config, &mut |progress| {
-        meter.show(progress.kind.name(), progress.done.into(), progress.total.into());
+        meter.show(progress.part, progress.done.into(), progress.total.into());
         true
     })?;
     meter.end();

@@ -89,11 +89,7 @@ impl LifecycleArgs {
     /// one MiB.
     pub fn cache_config(&self) -> cache::Config {
         let mib = if self.disable_lru { 0 } else { self.lru_cache_mib.min(self.lru_cache_size) };
-        cache::Config {
-            max_bytes: u64::from(mib) * MIB,
-            max_age: self.lru_cache_max_age,
-            ..cache::Config::default()
-        }
+        cache::Config::default().with_max_bytes(u64::from(mib) * MIB).with_max_age(self.lru_cache_max_age)
     }
 
     /// Whose data is used, besides what is known otherwise.
@@ -104,11 +100,10 @@ impl LifecycleArgs {
     /// How data providers are asked.
     pub fn remote_config(&self) -> remote::Config {
         let defaults = remote::Config::default();
-        let client = client::Config {
-            max_in_flight: self.lifecycle_blob_queue_size as usize,
-            reconnect: BackoffConfig { max: MAX_RECONNECT, ..defaults.client.reconnect },
-            ..defaults.client
-        };
-        remote::Config { client, ..defaults }
+        let client = defaults
+            .client
+            .with_max_in_flight(self.lifecycle_blob_queue_size as usize)
+            .with_reconnect(BackoffConfig { max: MAX_RECONNECT, ..defaults.client.reconnect });
+        defaults.with_client(client)
     }
 }

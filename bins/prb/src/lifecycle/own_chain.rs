@@ -3,20 +3,18 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use codec::Decode;
 use prb_chain::{
-    rpc::{self, FinalizedHead, NodePool, json},
-    verify::{self, state},
+    identity,
+    rpc::{FinalizedHead, NodePool},
 };
 use prb_core::{
     blob::Genesis,
-    primitives::{Hash, ParaNumber, RelayNumber},
+    primitives::{Hash, ParaNumber},
 };
 use prb_walkie::{
     blob::remote::{Finalized, GenesisCheck, GenesisError, OwnChain},
     node::Node,
 };
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use crate::daemon::Background;
@@ -25,13 +23,6 @@ use crate::daemon::Background;
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Time between two words about that.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
-
-/// `ParachainSystem::ValidationData`, up to the field that is wanted.
-#[derive(Decode)]
-struct ValidationData {
-    _parent_head: Vec<u8>,
-    relay_parent_number: u32,
-}
 
 /// The own chain's identity, for the node among its peers.
 pub(super) struct Identity(watch::Receiver<Option<Hash>>);
@@ -66,13 +57,13 @@ impl Identity {
 }
 
 /// Asks until a node says which chain it is: by the hash of block 1.
-async fn ask_identity(para: &NodePool, identity: &watch::Sender<Option<Hash>>) {
+async fn ask_identity(para: &NodePool, told: &watch::Sender<Option<Hash>>) {
     let mut said = None::<Instant>;
     loop {
-        let trouble = match block_hash(para, 1).await {
+        let trouble = match identity::chain_identity(para).await {
             Ok(known) => {
                 tracing::info!(chain_identity = %known, "the chain is known");
-                identity.send_replace(Some(known));
+                told.send_replace(Some(known));
                 return;
             }
             Err(trouble) => trouble,
@@ -89,8 +80,8 @@ async fn follow_heads(para: NodePool, told: watch::Sender<Option<Finalized>>) {
     let mut heads = para.finalized_heads();
     loop {
         let FinalizedHead { number, hash, .. } = heads.next().await;
-        let relay = match value::<ValidationData>(&para, "ParachainSystem", "ValidationData", hash).await {
-            Ok(data) => data.map(|data| RelayNumber(data.relay_parent_number)),
+        let relay = match identity::relay_parent(&para, hash).await {
+            Ok(relay) => relay,
             Err(error) => {
                 tracing::debug!(%error, block = number, "the relay parent cannot be read");
                 None
@@ -104,8 +95,7 @@ async fn follow_heads(para: NodePool, told: watch::Sender<Option<Finalized>>) {
     }
 }
 
-/// Holds a genesis to the own node's: everything in it but the authorities, which workers check by their proof under
-/// the relay block's state.
+/// Compares a provider's genesis with the own node's chain.
 #[derive(Debug)]
 struct OwnGenesis {
     para: NodePool,
@@ -114,83 +104,9 @@ struct OwnGenesis {
 #[async_trait]
 impl GenesisCheck for OwnGenesis {
     async fn check(&self, genesis: &Genesis) -> Result<(), GenesisError> {
-        let unchecked = GenesisError::Unchecked;
-        let identity = block_hash(&self.para, 1).await.map_err(unchecked)?;
-        if genesis.chain_identity != identity {
-            let theirs = genesis.chain_identity;
-            return Err(GenesisError::Wrong(format!(
-                "its genesis is of the chain {theirs}, not of {identity}"
-            )));
-        }
-        self.check_relay(genesis, identity).await?;
-        let root = self.state_root().await.map_err(unchecked)?;
-        let state = genesis.state.clone();
-        let checked = tokio::task::spawn_blocking(move || check_state(root, &state)).await;
-        checked.unwrap_or_else(|error| Err(GenesisError::Unchecked(error.to_string())))
+        identity::check_genesis(&self.para, genesis).await.map_err(|error| match error {
+            identity::Error::Wrong(reason) => GenesisError::Wrong(reason),
+            error => GenesisError::Unchecked(error.to_string()),
+        })
     }
-}
-
-impl OwnGenesis {
-    /// Workers start after the relay block before block 1's relay parent, and the chain says from which ones they may.
-    async fn check_relay(&self, genesis: &Genesis, first: Hash) -> Result<(), GenesisError> {
-        let (pallet, list) = ("PhalaRegistry", "RelaychainGenesisBlockHashAllowList");
-        let data = self.value::<ValidationData>("ParachainSystem", "ValidationData", first).await?;
-        let start = data.map(|data| data.relay_parent_number.saturating_sub(1));
-        if let Some(start) = start.filter(|start| *start != genesis.relay_number.0) {
-            let theirs = genesis.relay_number;
-            let reason = format!("its genesis starts at relay block {theirs}, the parachain at {start}");
-            return Err(GenesisError::Wrong(reason));
-        }
-        let newest: Option<Hash> = request(&self.para, "chain_getFinalizedHead", [(); 0]).await?;
-        let Some(newest) = newest else { return Ok(()) };
-        let verified = self.value::<bool>(pallet, "VerifyRelaychainGenesisBlockHash", newest).await?;
-        let allowed = self.value::<Vec<[u8; 32]>>(pallet, list, newest).await?.unwrap_or_default();
-        let is_allowed = allowed.is_empty() || allowed.contains(&genesis.relay_hash.0);
-        if verified != Some(false) && !is_allowed {
-            let theirs = genesis.relay_hash;
-            let reason = format!("the parachain does not let workers start from relay block {theirs}");
-            return Err(GenesisError::Wrong(reason));
-        }
-        Ok(())
-    }
-
-    async fn value<T: Decode>(&self, pallet: &str, item: &str, at: Hash) -> Result<Option<T>, GenesisError> {
-        value(&self.para, pallet, item, at).await.map_err(GenesisError::Unchecked)
-    }
-
-    async fn state_root(&self) -> Result<Hash, String> {
-        let hash = block_hash(&self.para, 0).await?;
-        let header: Option<json::Header> =
-            self.para.request("chain_getHeader", [hash]).await.map_err(|e| e.to_string())?;
-        let header = header.ok_or("it has no header of block 0")?;
-        let checked = verify::header(hash, 0, header.encode()).map_err(|e| e.to_string())?;
-        Ok(checked.state_root)
-    }
-}
-
-fn check_state(root: Hash, mut state: &[u8]) -> Result<(), GenesisError> {
-    let pairs = Vec::<(Vec<u8>, Vec<u8>)>::decode(&mut state)
-        .map_err(|e| GenesisError::Wrong(format!("its genesis state is none: {e}")))?;
-    state::whole_state(root, &pairs).map_err(|e| GenesisError::Wrong(e.to_string()))
-}
-
-async fn block_hash(para: &NodePool, number: u32) -> Result<Hash, String> {
-    let hash: Result<Option<Hash>, rpc::Error> = para.request("chain_getBlockHash", [number]).await;
-    hash.map_err(|e| e.to_string())?.ok_or_else(|| format!("it has no block {number}"))
-}
-
-/// A value of the chain's state; `None` where there is none, or it is another type's.
-async fn value<T: Decode>(para: &NodePool, pallet: &str, item: &str, at: Hash) -> Result<Option<T>, String> {
-    let key = json::HexBytes(state::value_key(pallet, item));
-    let found: Result<Option<json::HexBytes>, _> = para.request("state_getStorage", (key, at)).await;
-    let found = found.map_err(|e: rpc::Error| e.to_string())?;
-    Ok(found.and_then(|bytes| T::decode(&mut &*bytes.0).ok()))
-}
-
-async fn request<T: DeserializeOwned>(
-    para: &NodePool,
-    method: &'static str,
-    params: impl Serialize + Send,
-) -> Result<T, GenesisError> {
-    para.request(method, params).await.map_err(|e: rpc::Error| GenesisError::Unchecked(e.to_string()))
 }

@@ -144,7 +144,7 @@ impl Answer {
 
 /// A queue in memory with room for many.
 pub fn memory() -> MemoryQueue {
-    MemoryQueue::new(Config { max_jobs: 20_000, ..Config::default() })
+    MemoryQueue::new(Config::default().with_max_jobs(20_000))
 }
 
 /// Worker `n`.

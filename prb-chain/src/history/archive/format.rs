@@ -30,7 +30,7 @@ const MAX_NODES: u32 = 65_536;
 
 /// What a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(super) enum Kind {
     /// The start of the chains.
     Genesis,
     /// Relay headers.
@@ -45,7 +45,7 @@ impl Kind {
     pub(super) const ALL: [Self; 4] = [Self::Genesis, Self::Relay, Self::Headers, Self::Changes];
 
     /// Its name in file names.
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Genesis => "genesis",
             Self::Relay => "relay",

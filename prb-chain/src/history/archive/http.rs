@@ -35,7 +35,9 @@ const MAX_FILES: usize = 100_000;
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// How an archive is read over HTTP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct HttpConfig {
     /// How long an answer may take.
     pub timeout: Duration,

@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// An archive's files, and where they were read last.
 #[derive(Debug)]
-pub struct Archive {
+pub(super) struct Archive {
     folder: PathBuf,
     chain: Option<Chain>,
     /// Number after each file's last block, by kind and first block.
@@ -61,7 +61,7 @@ impl Archive {
     ///
     /// # Errors
     /// Where the folder cannot be read, or has files of several chains or other versions.
-    pub fn open(folder: &Path) -> Result<Self, Error> {
+    pub(super) fn open(folder: &Path) -> Result<Self, Error> {
         let mut archive = Self {
             folder: folder.to_owned(),
             chain: None,
@@ -228,7 +228,7 @@ impl OpenFile {
     }
 }
 
-/// An [`Archive`] as a [`HistorySource`], read on threads that may block.
+/// A [`HistorySource`] that reads an archive, on the blocking thread pool.
 #[derive(Clone, Debug)]
 pub struct ArchiveHistory {
     name: Arc<str>,
@@ -241,7 +241,7 @@ impl ArchiveHistory {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// As [`Archive::open`].
+    /// If the folder cannot be read, or has files of several chains or of other versions.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let name = format!("archive {}", folder.display()).into();
         Ok(Self { name, archive: Arc::new(Mutex::new(Archive::open(folder)?)) })

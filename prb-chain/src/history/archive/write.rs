@@ -24,7 +24,9 @@ const FRAME_BYTES: usize = 4 << 20;
 const FRAME_BLOCKS: u32 = 65_536;
 
 /// How an archive is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Config {
     /// Zstandard's level, 1 to 19: higher ones take longer for smaller files.
     pub level: i32,
@@ -75,8 +77,8 @@ pub enum Error {
 /// How far an export is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What is written.
-    pub kind: Kind,
+    /// The part that is being written: `genesis`, `relay`, `headers` or `changes`.
+    pub part: &'static str,
     /// Blocks of it that are written, with those that were there.
     pub done: u32,
     /// Blocks of it that there are.
@@ -206,7 +208,7 @@ impl Export<'_> {
             } else {
                 open = Some(file);
             }
-            goes_on = (self.tell)(Progress { kind, done: next, total: last + 1 });
+            goes_on = (self.tell)(Progress { part: kind.name(), done: next, total: last + 1 });
         }
         open.map_or(Ok(()), |file| self.close(file))?;
         Ok(goes_on)

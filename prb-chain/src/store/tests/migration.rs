@@ -40,10 +40,10 @@ fn a_store_of_a_newer_version_is_left_alone() {
     let store = open(&dir);
     tamper(&store, |txn| {
         let meta = txn.tables.meta;
-        meta.put(txn, "schema", &(SCHEMA + 1).encode()).unwrap();
+        meta.put(txn, "schema", &(super::super::migrate::SCHEMA + 1).encode()).unwrap();
     });
     drop(store);
     let refused = Store::open(dir.path(), Config::default()).unwrap_err();
-    assert!(matches!(refused, Error::Schema { found, expected: SCHEMA, .. } if found == SCHEMA + 1));
+    assert!(matches!(refused, Error::Schema { found, expected, .. } if found == expected + 1));
     assert!(refused.to_string().contains("run the newer version"), "{refused}");
 }

@@ -89,7 +89,13 @@ impl JobQuery {
         };
         let size = asked.size.parse().ok().filter(|size| SIZES.contains(size)).unwrap_or(SIZE);
         let page = asked.page.parse().unwrap_or(1).max(1);
-        Ok(Self { filter: Filter { state, pool }, workers, look_for, page, size })
+        Ok(Self {
+            filter: Filter::default().with_state(state).with_pool(pool),
+            workers,
+            look_for,
+            page,
+            size,
+        })
     }
 }
 
@@ -181,7 +187,7 @@ mod tests {
     #[test]
     fn an_address_is_read_as_it_is_meant() {
         let query = read(&asked("failed", " 7 ", "#12", "3", "100")).unwrap();
-        let filter = Filter { state: Some(JobState::Failed), pool: Some(PoolId(7)) };
+        let filter = Filter::default().with_state(Some(JobState::Failed)).with_pool(Some(PoolId(7)));
         assert_eq!(
             query,
             JobQuery { filter, workers: None, look_for: SearchTerm::Job(JobId(12)), page: 3, size: 100 }
