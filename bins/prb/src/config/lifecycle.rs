@@ -10,7 +10,7 @@ use prb_walkie::{
 };
 
 use super::{
-    ApiArgs, OpsArgs, PageArgs, Trusted, WalkieArgs, WorkerArgs,
+    ApiArgs, OpsArgs, PageArgs, SendingArgs, Trusted, WalkieArgs, WorkerArgs,
     trusted::trusted,
     values::{NodeUrl, RedisUrl, millis, redis_url, whole, ws_url, yes_no},
 };
@@ -67,6 +67,9 @@ pub struct LifecycleArgs {
     /// Cache nothing. Workers that want a blob at the same moment still share one fetch.
     #[arg(long, env = "DISABLE_LRU", default_value = "false", default_missing_value = "true", num_args = 0..=1, action = ArgAction::Set, value_parser = yes_no)]
     pub disable_lru: bool,
+    /// How transactions are sent, by a trader inside this process.
+    #[command(flatten)]
+    pub sending: SendingArgs,
     /// Its place among its peers.
     #[command(flatten)]
     pub walkie: WalkieArgs,

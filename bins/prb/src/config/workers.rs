@@ -77,12 +77,26 @@ impl WorkerArgs {
     }
 
     fn http_config(&self) -> HttpConfig {
-        HttpConfig::default().with_request_timeout(self.prpc_request_timeout).with_sync_timeout(self.blob_request_timeout).with_attestation_timeout(self.pccs.attestation_timeout).with_keep_alive(self.worker_keepalive_enabled.then_some(self.worker_keepalive_timeout))
+        HttpConfig::default()
+            .with_request_timeout(self.prpc_request_timeout)
+            .with_sync_timeout(self.blob_request_timeout)
+            .with_attestation_timeout(self.pccs.attestation_timeout)
+            .with_keep_alive(self.worker_keepalive_enabled.then_some(self.worker_keepalive_timeout))
     }
 
     /// What holds for the fleet.
     pub fn fleet_config(&self) -> fleet::Config {
         let defaults = fleet::Config::default();
-        defaults.with_max_workers_per_runner(self.runner_max_worker_number as usize).with_stop_timeout(STOP_TIMEOUT).with_settings(Settings::default().with_sync_only(self.sync_only).with_enforce_min_bench_score(self.enforce_min_bench_score).with_min_bench_score(self.min_bench_score).with_dev_skip_ra(self.dev_skip_ra).with_after_stop(self.after_stop))
+        defaults
+            .with_max_workers_per_runner(self.runner_max_worker_number as usize)
+            .with_stop_timeout(STOP_TIMEOUT)
+            .with_settings(
+                Settings::default()
+                    .with_sync_only(self.sync_only)
+                    .with_enforce_min_bench_score(self.enforce_min_bench_score)
+                    .with_min_bench_score(self.min_bench_score)
+                    .with_dev_skip_ra(self.dev_skip_ra)
+                    .with_after_stop(self.after_stop),
+            )
     }
 }
