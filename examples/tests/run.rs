@@ -75,7 +75,12 @@ async fn walkie_client() {
     let info = Info { para_id: 2004, para_processed_height: 77, ..Info::default() };
     let handlers = Handlers::new().on(calls::GetDataProviderInfo, move |_, _| async move { Ok(info) });
     let identity = tokio::task::spawn_blocking(Identity::generate).await.unwrap().unwrap();
-    let provider = Node::start(node::Config::new(identity, Role::DataProviderInt).with_listen(vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()]).with_mdns(false).with_handlers(handlers));
+    let provider = Node::start(
+        node::Config::new(identity, Role::DataProviderInt)
+            .with_listen(vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()])
+            .with_mdns(false)
+            .with_handlers(handlers),
+    );
     let provider = provider.await.unwrap();
     let address = provider.listen_addresses()[0].to_string();
     let text = run(env!("CARGO_BIN_EXE_walkie_client"), &[address], &[]).await;

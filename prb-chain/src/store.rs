@@ -90,6 +90,7 @@ impl Default for Config {
 
 /// How far each part of the chains is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tips {
     /// Newest relay block; the last one is always justified.
     pub relay: Option<(RelayNumber, Hash)>,

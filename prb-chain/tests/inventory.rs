@@ -348,27 +348,23 @@ async fn a_manager_keeps_pools_and_their_keys_over_a_restart() {
         let (inventory, keys) = (Arc::new(inventory), Arc::new(Sr25519Keys));
         Manager::new(Parts { inventory, vault: vault.clone(), keys, fleet: None })
     };
-    let value = PoolValue {
-        pid: PoolId(12),
-        name: "twelve".into(),
-        secret: Some(format!(" {PHRASE}//12\n").into()),
-        enabled: true,
-        ..PoolValue::default()
-    };
+    let value = PoolValue::default()
+        .with_pid(PoolId(12))
+        .with_name("twelve".into())
+        .with_secret(Some(format!(" {PHRASE}//12\n").into()))
+        .with_enabled(true);
     let made = {
         let manager = manager(open(&path));
         for secret in ["bottom drive", "", "///", "not a phrase at all"] {
-            let value = PoolValue { secret: Some(secret.into()), ..value.clone() };
+            let value = value.clone().with_secret(Some(secret.into()));
             let error = manager.create_pools(vec![value]).await.unwrap_err();
             assert!(error.to_string().contains("the operator's secret is not valid"), "{error}");
         }
-        let worker = WorkerValue {
-            pid: PoolId(12),
-            name: "a".into(),
-            endpoint: "http://a:8000".into(),
-            stake: "30000000000000000".into(),
-            ..WorkerValue::default()
-        };
+        let worker = WorkerValue::default()
+            .with_pid(PoolId(12))
+            .with_name("a".into())
+            .with_endpoint("http://a:8000".into())
+            .with_stake("30000000000000000".into());
         let made = manager.create_pools(vec![value]).await.unwrap();
         manager.create_workers(vec![worker]).await.unwrap();
         made

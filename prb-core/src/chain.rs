@@ -33,7 +33,9 @@ pub use view::{
 };
 
 /// The subjects that a [`ChainReader`] reads at each block.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct Followed {
     /// Workers, by public key.
     pub workers: BTreeSet<WorkerKey>,

@@ -150,6 +150,7 @@ pub enum CommandError {
 
 /// A snapshot of all workers.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct FleetStatus {
     /// Revision of the status; comparable with [`Fleet::changes`].
     pub revision: u64,

@@ -71,16 +71,14 @@ pub struct Parts {
 ///     keys: Arc::new(MemoryKeys),
 ///     fleet: None,
 /// });
-/// let value = PoolValue {
-///     pid: PoolId(12),
-///     name: "pool 12".into(),
-///     secret: Some("operator".into()),
-///     enabled: true,
-///     ..PoolValue::default()
-/// };
+/// let value = PoolValue::default()
+///     .with_pid(PoolId(12))
+///     .with_name("pool 12".into())
+///     .with_secret(Some("operator".into()))
+///     .with_enabled(true);
 /// let pool = manager.create_pools(vec![value.clone()]).await?.remove(0);
 /// // No secret: the operator stays.
-/// let renamed = PoolValue { name: "twelve".into(), secret: None, ..value };
+/// let renamed = value.with_name("twelve".into()).with_secret(None);
 /// manager.update_pools(vec![(Selector::Pid(PoolId(12)), Change::Put(renamed))]).await?;
 /// assert_eq!(manager.pools()[0].operator, pool.operator);
 /// # Ok(())

@@ -85,25 +85,21 @@ fn manager_of(rig: &Rig) -> Manager {
 }
 
 fn pool(pid: u64) -> PoolValue {
-    PoolValue {
-        pid: PoolId(pid),
-        name: format!("pool {pid}"),
-        secret: Some(SECRET.into()),
-        proxied: String::new(),
-        enabled: true,
-        ..Default::default()
-    }
+    PoolValue::default()
+        .with_pid(PoolId(pid))
+        .with_name(format!("pool {pid}"))
+        .with_secret(Some(SECRET.into()))
+        .with_proxied(String::new())
+        .with_enabled(true)
 }
 
 fn worker(n: usize) -> WorkerValue {
-    WorkerValue {
-        pid: PoolId(1),
-        name: format!("worker {n}"),
-        endpoint: endpoint(n),
-        stake: "340282366920938463463374607431768211455".into(),
-        enabled: true,
-        ..Default::default()
-    }
+    WorkerValue::default()
+        .with_pid(PoolId(1))
+        .with_name(format!("worker {n}"))
+        .with_endpoint(endpoint(n))
+        .with_stake("340282366920938463463374607431768211455".into())
+        .with_enabled(true)
 }
 
 fn id_of(worker: &Worker) -> Selector {
@@ -114,10 +110,9 @@ fn id_of(worker: &Worker) -> Selector {
 async fn created_pools_have_their_secret_sealed_and_nowhere_else() {
     let Bench { manager, vault, .. } = bench();
     let owner = AccountId([7; 32]);
-    let proxied = PoolValue { proxied: format!(" {} ", owner.to_ss58(30)), ..pool(2) };
+    let proxied = pool(2).with_proxied(format!(" {} ", owner.to_ss58(30)));
     assert!(!format!("{proxied:?}").contains("wombat"), "a value shows its secret");
-    let made =
-        manager.create_pools(vec![proxied, PoolValue { name: " a ".into(), ..pool(1) }]).await.unwrap();
+    let made = manager.create_pools(vec![proxied, pool(1).with_name(" a ".into())]).await.unwrap();
     let names: Vec<_> = made.iter().map(|p| (p.pid.0, p.name.as_str(), p.enabled, p.proxied)).collect();
     assert_eq!(names, [(2, "pool 2", true, Some(owner)), (1, "a", true, None)], "in the call's order");
     assert_ne!(made[0].id, made[1].id);
@@ -134,11 +129,10 @@ async fn created_pools_have_their_secret_sealed_and_nowhere_else() {
 async fn a_pool_without_a_secret_must_only_sync() {
     let Bench { manager, .. } = bench();
     for secret in [None, Some("".into()), Some("  \n".into())] {
-        let error = manager.create_pools(vec![PoolValue { secret, ..pool(1) }]).await.unwrap_err();
+        let error = manager.create_pools(vec![pool(1).with_secret(secret)]).await.unwrap_err();
         assert!(error.to_string().starts_with("pools[0] \"pool 1\": the operator's secret"), "{error}");
     }
-    let made =
-        manager.create_pools(vec![PoolValue { secret: None, sync_only: true, ..pool(1) }]).await.unwrap();
+    let made = manager.create_pools(vec![pool(1).with_secret(None).with_sync_only(true)]).await.unwrap();
     assert_eq!(made[0].operator, None);
 }
 
@@ -149,14 +143,14 @@ async fn a_call_is_applied_whole_or_not_at_all() {
     manager.create_workers(vec![worker(1)]).await.unwrap();
     let before = manager.snapshots().borrow().clone();
 
-    let twin = PoolValue { name: "twin".into(), ..pool(3) };
+    let twin = pool(3).with_name("twin".into());
     let error = manager.create_pools(vec![pool(2), pool(3), twin]).await.unwrap_err();
     assert!(
         matches!(&error, Error::Duplicate { entry, field: "pid", value, holder }
             if entry == "pools[2] \"twin\"" && value == "3" && holder == "pool 3"),
         "{error:?}"
     );
-    let there = WorkerValue { endpoint: format!("{}/", endpoint(1)), ..worker(3) };
+    let there = worker(3).with_endpoint(format!("{}/", endpoint(1)));
     let error = manager.create_workers(vec![worker(2), there]).await.unwrap_err();
     let text = "workers[1] \"worker 3\": worker endpoint \"http://10.0.0.1:10001\" is taken by \"worker 1\"";
     assert_eq!(error.to_string(), text);
@@ -181,11 +175,11 @@ async fn a_pool_that_cannot_be_is_refused_by_entry_and_field() {
     let Bench { manager, .. } = bench();
     let long: String = "x".repeat(MAX_SECRET_BYTES + 1);
     let cases = [
-        ("operator's secret", PoolValue { secret: Some("hunter?".into()), ..pool(2) }),
-        ("operator's secret", PoolValue { secret: Some(long.into()), ..pool(2) }),
-        ("proxied account", PoolValue { proxied: "4fake".into(), ..pool(2) }),
-        ("pool name", PoolValue { name: " ".into(), ..pool(2) }),
-        ("pool name", PoolValue { name: "x".repeat(257), ..pool(2) }),
+        ("operator's secret", pool(2).with_secret(Some("hunter?".into()))),
+        ("operator's secret", pool(2).with_secret(Some(long.into()))),
+        ("proxied account", pool(2).with_proxied("4fake".into())),
+        ("pool name", pool(2).with_name(" ".into())),
+        ("pool name", pool(2).with_name("x".repeat(257))),
     ];
     for (wanted, value) in cases {
         let error = manager.create_pools(vec![pool(1), value]).await.unwrap_err();
@@ -202,17 +196,14 @@ async fn a_worker_that_cannot_be_is_refused_by_entry_and_field() {
     let Bench { manager, .. } = bench();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let mut cases = vec![
-        ("worker endpoint", WorkerValue { endpoint: "10.0.0.1".into(), ..worker(2) }),
-        ("worker name", WorkerValue { name: String::new(), ..worker(2) }),
-        (
-            "endpoint to announce",
-            WorkerValue { endpoints: Some(vec!["https://a".into(), "a".into()]), ..worker(2) },
-        ),
+        ("worker endpoint", worker(2).with_endpoint("10.0.0.1".into())),
+        ("worker name", worker(2).with_name(String::new())),
+        ("endpoint to announce", worker(2).with_endpoints(Some(vec!["https://a".into(), "a".into()]))),
     ];
     for stake in
         ["", " ", "-1", "+1", "1.5", "1e12", "0x10", "12 PHA", "340282366920938463463374607431768211456"]
     {
-        cases.push(("stake", WorkerValue { stake: stake.into(), ..worker(2) }));
+        cases.push(("stake", worker(2).with_stake(stake.into())));
     }
     for (wanted, value) in cases {
         let error = manager.create_workers(vec![worker(1), value]).await.unwrap_err();
@@ -220,7 +211,7 @@ async fn a_worker_that_cannot_be_is_refused_by_entry_and_field() {
         assert!(entry.starts_with("workers[1]"), "{entry}");
         assert_eq!(field, wanted, "{error}");
     }
-    let error = manager.create_workers(vec![WorkerValue { pid: PoolId(2), ..worker(1) }]).await.unwrap_err();
+    let error = manager.create_workers(vec![worker(1).with_pid(PoolId(2))]).await.unwrap_err();
     assert_eq!(error.to_string(), "workers[0] \"worker 1\": there is no pool with pid 2");
     assert!(manager.workers().is_empty());
     let made = manager.create_workers(vec![worker(1)]).await.unwrap();
@@ -243,8 +234,8 @@ async fn pools_are_changed_by_id_name_and_pid() {
     let Bench { manager, vault, .. } = bench();
     let made = manager.create_pools(vec![pool(1), pool(2), pool(3)]).await.unwrap();
     let proxied = AccountId([9; 32]).to_ss58(30);
-    let kept = PoolValue { name: "one".into(), secret: None, enabled: false, proxied, ..pool(1) };
-    let moved = PoolValue { pid: PoolId(22), secret: Some("another".into()), ..pool(2) };
+    let kept = pool(1).with_name("one".into()).with_secret(None).with_enabled(false).with_proxied(proxied);
+    let moved = pool(2).with_pid(PoolId(22)).with_secret(Some("another".into()));
     let items = vec![
         (Selector::Id(made[0].id), Change::Put(kept)),
         (Selector::Name("pool 2".into()), Change::Put(moved)),
@@ -276,11 +267,8 @@ async fn workers_are_changed_by_id_and_name_and_may_swap() {
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let made = manager.create_workers(vec![worker(1), worker(2), worker(3)]).await.unwrap();
     let items = vec![
-        (
-            id_of(&made[0]),
-            Change::Put(WorkerValue { endpoint: endpoint(2), stake: " 5 ".into(), ..worker(1) }),
-        ),
-        (Selector::Name("worker 2".into()), Change::Put(WorkerValue { endpoint: endpoint(1), ..worker(2) })),
+        (id_of(&made[0]), Change::Put(worker(1).with_endpoint(endpoint(2)).with_stake(" 5 ".into()))),
+        (Selector::Name("worker 2".into()), Change::Put(worker(2).with_endpoint(endpoint(1)))),
         (id_of(&made[2]), Change::Delete),
     ];
     let changed = manager.update_workers(items).await.unwrap();
@@ -294,9 +282,9 @@ async fn workers_are_changed_by_id_and_name_and_may_swap() {
     assert!(matches!(manager.update_workers(gone).await, Err(Error::NotFound { what: "worker", .. })));
     // Workers stay when their pool goes, and can be edited; others cannot be moved to it.
     manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Delete)]).await.unwrap();
-    let kept = WorkerValue { endpoint: endpoint(2), ..worker(1) };
+    let kept = worker(1).with_endpoint(endpoint(2));
     manager.update_workers(vec![(id_of(&made[0]), Change::Put(kept))]).await.unwrap();
-    let moved = WorkerValue { pid: PoolId(2), ..worker(1) };
+    let moved = worker(1).with_pid(PoolId(2));
     let error = manager.update_workers(vec![(id_of(&made[0]), Change::Put(moved))]).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { what: "pool", .. }), "{error:?}");
 }
@@ -304,15 +292,13 @@ async fn workers_are_changed_by_id_and_name_and_may_swap() {
 #[tokio::test(start_paused = true)]
 async fn what_a_value_does_not_name_stays() {
     let Bench { manager, inventory, .. } = bench();
-    let set = PoolValue { after_stop: Some(Some(AfterExternalStop::Reclaim)), ..pool(1) };
+    let set = pool(1).with_after_stop(Some(Some(AfterExternalStop::Reclaim)));
     let made = manager.create_pools(vec![set, pool(2)]).await.unwrap();
     assert_eq!([made[0].after_stop, made[1].after_stop], [Some(AfterExternalStop::Reclaim), None]);
-    let set = WorkerValue {
-        gatekeeper: Some(true),
-        endpoints: Some(vec![" https://w1.example.org ".into(), "https://w1.example.net".into()]),
-        after_stop: Some(Some(AfterExternalStop::StartAgain)),
-        ..worker(1)
-    };
+    let set = worker(1)
+        .with_gatekeeper(Some(true))
+        .with_endpoints(Some(vec![" https://w1.example.org ".into(), "https://w1.example.net".into()]))
+        .with_after_stop(Some(Some(AfterExternalStop::StartAgain)));
     let made = manager.create_workers(vec![set, worker(2)]).await.unwrap();
     assert_eq!(made[0].endpoints, ["https://w1.example.org", "https://w1.example.net"]);
     let fields = |w: &Worker| (w.gatekeeper, w.endpoints.len(), w.after_stop);
@@ -323,20 +309,20 @@ async fn what_a_value_does_not_name_stays() {
     inventory.apply(vec![Edit::PutFleetRecord(made[0].id, saved)]).await.unwrap();
 
     // As a caller who knows nothing of these fields changes the others.
-    let changed = Change::Put(WorkerValue { stake: "5".into(), enabled: false, ..worker(1) });
+    let changed = Change::Put(worker(1).with_stake("5".into()).with_enabled(false));
     let worker_1 = manager.update_workers(vec![(id_of(&made[0]), changed)]).await.unwrap().remove(0);
     assert_eq!((worker_1.stake, worker_1.enabled), (5, false));
     assert_eq!(fields(&worker_1), fields(&made[0]));
-    let renamed = PoolValue { name: "one".into(), secret: None, ..pool(1) };
+    let renamed = pool(1).with_name("one".into()).with_secret(None);
     let pools = manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Put(renamed))]).await.unwrap();
     assert_eq!((pools[0].name.as_str(), pools[0].after_stop), ("one", Some(AfterExternalStop::Reclaim)));
     assert_eq!(manager.snapshots().borrow().saved(made[0].id), saved, "an edit changed what the fleet keeps");
 
     let cleared =
-        WorkerValue { gatekeeper: Some(false), endpoints: Some(vec![]), after_stop: Some(None), ..worker(1) };
+        worker(1).with_gatekeeper(Some(false)).with_endpoints(Some(vec![])).with_after_stop(Some(None));
     let changed = manager.update_workers(vec![(id_of(&made[0]), Change::Put(cleared))]).await.unwrap();
     assert_eq!(fields(&changed[0]), (false, 0, None));
-    let cleared = PoolValue { after_stop: Some(None), ..pool(1) };
+    let cleared = pool(1).with_after_stop(Some(None));
     let pools = manager.update_pools(vec![(Selector::Pid(PoolId(1)), Change::Put(cleared))]).await.unwrap();
     assert_eq!(pools[0].after_stop, None);
     assert_eq!(manager.snapshots().borrow().saved(made[0].id), saved);
@@ -372,8 +358,8 @@ async fn edits_at_once_lose_nothing() {
     let Bench { manager, vault, .. } = bench();
     manager.create_pools(vec![pool(1)]).await.unwrap();
     let select = || Selector::Pid(PoolId(1));
-    let rekeyed = Change::Put(PoolValue { secret: Some("new key".into()), ..pool(1) });
-    let renamed = Change::Put(PoolValue { secret: None, name: "renamed".into(), ..pool(1) });
+    let rekeyed = Change::Put(pool(1).with_secret(Some("new key".into())));
+    let renamed = Change::Put(pool(1).with_secret(None).with_name("renamed".into()));
     let (a, b) = tokio::join!(
         manager.update_pools(vec![(select(), rekeyed)]),
         manager.update_pools(vec![(select(), renamed)])
@@ -511,7 +497,7 @@ async fn status_shows_an_edit_at_once() {
     rig.start();
     rig.until_all(State::Active).await;
     let manager = manager_of(&rig);
-    let value = WorkerValue { endpoint: endpoint(7), ..worker(7) };
+    let value = worker(7).with_endpoint(endpoint(7));
     let made = manager.create_workers(vec![value]).await.unwrap();
     // No await in between: the fleet has not seen the edit.
     let all = manager.status(&[]).unwrap();
@@ -520,7 +506,7 @@ async fn status_shows_an_edit_at_once() {
     let error = manager.restart(&[made[0].id]).unwrap_err();
     assert!(matches!(error, Error::NotCommanded(CommandError::NotRunning { .. })), "{error:?}");
 
-    let renamed = WorkerValue { endpoint: endpoint(0), name: "renamed".into(), ..worker(0) };
+    let renamed = worker(0).with_endpoint(endpoint(0)).with_name("renamed".into());
     manager.update_workers(vec![(Selector::Id(rig.ids[0]), Change::Put(renamed))]).await.unwrap();
     let status = manager.status(&rig.ids[..1]).unwrap().remove(0);
     assert_eq!((status.worker.name.as_str(), status.state), ("renamed", State::Active));
@@ -540,7 +526,7 @@ async fn a_worker_made_by_a_call_computes() {
     let manager = manager_of(&rig);
     let account = manager.create_pools(vec![pool(5)]).await.unwrap()[0].operator.clone().unwrap().account;
     rig.chain.add_pool(PoolId(5), account, 1_000_000 * rig::PHA);
-    let value = WorkerValue { pid: PoolId(5), stake: rig::STAKE.to_string(), ..worker(index) };
+    let value = worker(index).with_pid(PoolId(5)).with_stake(rig::STAKE.to_string());
     manager.create_workers(vec![value]).await.unwrap();
     rig.until_all(State::Active).await;
     assert_eq!(rig.chain.worker(scripted.key()).pool, Some(PoolId(5)));
@@ -559,7 +545,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let manager = bench().manager;
-            let value = PoolValue { pid: PoolId(pid), name: name.clone(), proxied: address.clone(), secret: None, sync_only: true, enabled: false, after_stop: None };
+            let value = PoolValue::default().with_pid(PoolId(pid)).with_name(name.clone()).with_proxied(address.clone()).with_secret(None).with_sync_only(true).with_enabled(false).with_after_stop(None);
             let pools = manager.create_pools(vec![value]).await;
             match pools {
                 Ok(pools) => assert_eq!((pools[0].pid.0, pools[0].name.as_str()), (pid, name.trim())),
@@ -567,7 +553,7 @@ proptest! {
             }
             let snapshot = manager.snapshots();
             let known = snapshot.borrow().pool(PoolId(pid)).is_some();
-            let value = WorkerValue { pid: PoolId(pid), name: name.clone(), endpoint: address, stake: stake.clone(), enabled: true, ..WorkerValue::default() };
+            let value = WorkerValue::default().with_pid(PoolId(pid)).with_name(name.clone()).with_endpoint(address).with_stake(stake.clone()).with_enabled(true);
             match manager.create_workers(vec![value]).await {
                 Ok(workers) => assert_eq!(workers[0].stake.to_string(), Some(stake.trim().trim_start_matches('0')).filter(|s| !s.is_empty()).unwrap_or("0")),
                 Err(Error::NotFound { what: "pool", .. }) => assert!(!known),
@@ -596,7 +582,7 @@ async fn of_two_edits_of_what_was_read_the_second_is_refused() {
     let edit = |name: &str| {
         let (seen, id) = (made.clone(), made.id);
         let careful = manager.with_condition(move |now| now.workers.iter().any(|w| w.id == id && *w == seen));
-        let value = WorkerValue { name: name.into(), ..worker(1) };
+        let value = worker(1).with_name(name.into());
         async move { careful.update_workers(vec![(Selector::Id(id), Change::Put(value))]).await }
     };
     let (first, second) = tokio::join!(edit("first"), edit("second"));
@@ -604,6 +590,6 @@ async fn of_two_edits_of_what_was_read_the_second_is_refused() {
     assert!(matches!(second, Err(Error::Changed)), "{second:?}");
     assert_eq!(manager.workers()[0].name, "first");
     // Without a condition it is nobody's business what was read.
-    let value = WorkerValue { name: "third".into(), ..worker(1) };
+    let value = worker(1).with_name("third".into());
     manager.update_workers(vec![(id_of(&made), Change::Put(value))]).await.unwrap();
 }

@@ -21,12 +21,16 @@ fn manager() -> Manager {
 
 fn pool(pid: u64, name: &str) -> PoolValue {
     let secret = Some("operator".into());
-    PoolValue { pid: PoolId(pid), name: name.into(), secret, enabled: true, ..PoolValue::default() }
+    PoolValue::default().with_pid(PoolId(pid)).with_name(name.into()).with_secret(secret).with_enabled(true)
 }
 
 fn worker(name: &str, pid: u64) -> WorkerValue {
     let endpoint = format!("http://{name}");
-    WorkerValue { name: name.into(), pid: PoolId(pid), endpoint, stake: "1".into(), ..WorkerValue::default() }
+    WorkerValue::default()
+        .with_name(name.into())
+        .with_pid(PoolId(pid))
+        .with_endpoint(endpoint)
+        .with_stake("1".into())
 }
 
 #[tokio::test]

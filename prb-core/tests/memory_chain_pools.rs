@@ -34,12 +34,13 @@ impl Rig {
         chain.add_pool(POOL, operator, 1_000 * PHA);
         let rig = Self { chain, operator };
         rig.scored(W);
-        rig.chain.follow(Followed {
-            workers: [W].into(),
-            pools: [POOL].into(),
-            accounts: [operator].into(),
-            senders: [MessageOrigin::Gatekeeper].into(),
-        });
+        rig.chain.follow(
+            Followed::default()
+                .with_workers([W].into())
+                .with_pools([POOL].into())
+                .with_accounts([operator].into())
+                .with_senders([MessageOrigin::Gatekeeper].into()),
+        );
         rig
     }
 

@@ -91,7 +91,7 @@ async fn one(chain: &MemoryChain, signer: &Signs, call: Call) -> Option<String> 
 }
 
 fn following(workers: &[WorkerKey]) -> Followed {
-    Followed { workers: workers.iter().copied().collect(), ..Followed::default() }
+    Followed::default().with_workers(workers.iter().copied().collect())
 }
 
 #[tokio::test(start_paused = true)]

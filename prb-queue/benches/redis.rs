@@ -22,7 +22,7 @@ use prb_core::{
     primitives::ParaNumber,
     queue::{CallOutcome, JobOutcome, JobQueue},
 };
-use prb_queue::redis::{Config, RedisQueue};
+use prb_queue::redis::RedisQueue;
 use support::{Server, fresh_name};
 
 /// Of the consumers' leases.

@@ -44,7 +44,7 @@
 //! use prb_queue::redis::{Config, RedisQueue};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let queue = RedisQueue::start(Config { max_jobs: 20_000, ..Config::new("redis://10.0.0.2:6379") })?;
+//! let queue = RedisQueue::start(Config::new("redis://10.0.0.2:6379").with_max_jobs(20_000))?;
 //! queue.ready().await?;
 //! # Ok(())
 //! # }
@@ -71,7 +71,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let queue = MemoryQueue::new(Config { max_jobs: 100, ..Config::default() });
+//! let queue = MemoryQueue::new(Config::default().with_max_jobs(100));
 //!
 //! // A lifecycle manager wants a worker in its pool.
 //! let (pool, worker) = (PoolId(7), WorkerKey([1; 32]));

@@ -6,7 +6,7 @@ mod support;
 use prb_core::conformance;
 use prb_queue::{
     memory::{self, MemoryQueue},
-    redis::{Config, RedisQueue},
+    redis::RedisQueue,
 };
 use support::{Server, fresh_name};
 

@@ -69,20 +69,17 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let handlers = Handlers::new()
 //!     .on(calls::GetDataProviderInfo, |_caller, _empty| async { Ok(Info { para_id: 2035, ..Info::default() }) });
-//! let provider = Node::start(Config {
-//!     listen: vec!["/ip4/127.0.0.1/tcp/0".parse()?],
-//!     mdns: false,
-//!     handlers,
-//!     ..Config::new(Identity::generate()?, Role::DataProviderInt)
-//! })
-//! .await?;
+//! let config = Config::new(Identity::generate()?, Role::DataProviderInt)
+//!     .with_listen(vec!["/ip4/127.0.0.1/tcp/0".parse()?])
+//!     .with_mdns(false)
+//!     .with_handlers(handlers);
+//! let provider = Node::start(config).await?;
 //!
-//! let client = Node::start(Config {
-//!     boot_nodes: vec![format!("{}/p2p/{}", provider.listen_addresses()[0], provider.peer_id()).parse()?],
-//!     mdns: false,
-//!     ..Config::new(Identity::generate()?, Role::Client)
-//! })
-//! .await?;
+//! let address = format!("{}/p2p/{}", provider.listen_addresses()[0], provider.peer_id());
+//! let config = Config::new(Identity::generate()?, Role::Client)
+//!     .with_boot_nodes(vec![address.parse()?])
+//!     .with_mdns(false);
+//! let client = Node::start(config).await?;
 //! let info = client.client(provider.peer_id()).data_provider_info().await?;
 //! assert_eq!(info.para_id, 2035);
 //! # Ok(())

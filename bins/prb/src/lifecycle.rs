@@ -11,7 +11,6 @@ use prb_core::{
     manage::{self, Manager},
     vault::Vault,
 };
-use prb_queue::redis as queue;
 use prb_walkie::{
     blob::remote::{Candidate, OwnChain, Providers, RemoteBlobSource},
     manage::{Sources, handlers},

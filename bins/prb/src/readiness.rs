@@ -224,7 +224,9 @@ mod tests {
             (status.state, status.runner) = (*state, Some(0));
             Arc::new(status)
         };
-        FleetStatus { workers: reasons.iter().map(status).collect(), ..FleetStatus::default() }
+        let mut fleet = FleetStatus::default();
+        fleet.workers = reasons.iter().map(status).collect();
+        fleet
     }
 
     #[test]

@@ -60,6 +60,7 @@ impl Default for Config {
 
 /// What a source failed at.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fault {
     /// The source.
     pub source: String,
@@ -71,6 +72,7 @@ pub struct Fault {
 
 /// What a pass over the sources came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReplayOutcome {
     /// Whether anything was stored.
     pub stored: bool,

@@ -17,6 +17,7 @@ use super::{Error, NO_PARAMS, Node, NodePool, Refusal, json, node::ASK_AGAIN};
 
 /// A finalised head, as a node tells it: not verified.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct FinalizedHead {
     /// Its number.
     pub number: u32,

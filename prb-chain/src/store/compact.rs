@@ -14,6 +14,7 @@ const COPY: &str = "data.mdb.compact";
 
 /// What a compaction came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Compacted {
     /// Bytes of the database before.
     pub before: u64,

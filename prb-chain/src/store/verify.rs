@@ -65,6 +65,7 @@ impl fmt::Display for Part {
 
 /// Something stored that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fault {
     /// Where.
     pub part: Part,
@@ -85,6 +86,7 @@ impl fmt::Display for Fault {
 
 /// How far a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// What is looked at.
     pub part: Part,
@@ -96,6 +98,7 @@ pub struct Progress {
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Report {
     /// Relay headers.
     pub relay_headers: u32,

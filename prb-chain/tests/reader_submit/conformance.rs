@@ -3,10 +3,7 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use prb_chain::{
-    reader::{self, Reader},
-    submit::Submitter,
-};
+use prb_chain::{reader::Reader, submit::Submitter};
 use prb_core::{
     chain::ChainReader,
     conformance::reader::{Controls, WORKERS, all},

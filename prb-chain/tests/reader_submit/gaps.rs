@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use prb_chain::submit;
 use prb_core::chain::{ChainSubmitter, SubmitError};
 use prb_devnet::{Config, TransactionFault};
 use tokio::sync::mpsc;

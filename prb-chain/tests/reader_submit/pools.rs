@@ -31,12 +31,13 @@ async fn a_pools_stakes_follow_its_workers() {
         let pool = &net.devnet.pools()[0];
         (AccountId(pool.operator.clone().into()), AccountId(pool.owner.clone().into()))
     };
-    running.reader.follow(Followed {
-        workers: workers.iter().map(Worker::key).collect(),
-        pools: [POOL, PoolId(99)].into(),
-        accounts: [operator].into(),
-        senders: [MessageOrigin::Gatekeeper].into(),
-    });
+    running.reader.follow(
+        Followed::default()
+            .with_workers(workers.iter().map(Worker::key).collect())
+            .with_pools([POOL, PoolId(99)].into())
+            .with_accounts([operator].into())
+            .with_senders([MessageOrigin::Gatekeeper].into()),
+    );
     let newest = async || -> Arc<ChainView> {
         let view = running.newest(&net).await;
         let block = view.block.0;
@@ -88,11 +89,7 @@ async fn the_rules_for_stakes_are_those_of_the_chain() {
     net.scored(&submitter, &workers).await;
     net.done(&submitter, [worker.add(1)]).await;
     let running = Running::start(&net, quick());
-    running.reader.follow(Followed {
-        workers: [worker.key()].into(),
-        pools: [POOL].into(),
-        ..Followed::default()
-    });
+    running.reader.follow(Followed::default().with_workers([worker.key()].into()).with_pools([POOL].into()));
     let view = running.until(|view| view.workers.len() == 1 && view.pools.len() == 1).await;
     let registration = view.workers[&worker.key()].as_ref().unwrap().registration.clone().unwrap();
     let (score, level) = (registration.initial_score.unwrap(), registration.confidence_level);

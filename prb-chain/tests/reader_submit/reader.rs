@@ -44,7 +44,7 @@ impl Running {
 
     fn follow(&self, workers: &[Worker]) {
         let workers = workers.iter().map(Worker::key).collect();
-        self.reader.follow(Followed { workers, ..Followed::default() });
+        self.reader.follow(Followed::default().with_workers(workers));
     }
 
     /// Follows these workers and waits until they show.
@@ -252,10 +252,10 @@ async fn what_is_beyond_a_bound_shows_as_that() {
     let running = Running::start(&net, quick().with_max_workers(2).with_max_accounts(1));
     let workers = Worker::several(3);
     let accounts = [1, 2].map(|n| AccountId([n; 32]));
-    let followed = |workers: &[Worker]| Followed {
-        workers: workers.iter().map(Worker::key).collect(),
-        accounts: accounts.into(),
-        ..Followed::default()
+    let followed = |workers: &[Worker]| {
+        Followed::default()
+            .with_workers(workers.iter().map(Worker::key).collect())
+            .with_accounts(accounts.into())
     };
     running.reader.follow(followed(&workers));
     let view = net.still(running.until(|view| view.workers.len() == 3 && view.accounts.len() == 2)).await;

@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use codec::Encode;
 use futures::future::join_all;
-use prb_chain::{
-    signer::VaultSigners,
-    submit::{self, Submitter},
-};
+use prb_chain::{signer::VaultSigners, submit::Submitter};
 use prb_core::{
     chain::Call,
     primitives::PoolId,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use codec::Encode;
-use prb_chain::submit::{self, Submitter};
+use prb_chain::submit::Submitter;
 use prb_core::{
     chain::{Call, ChainSubmitter, Effect, SubmitError, SubmitProgress},
     primitives::{AccountId, PHALA_SS58_PREFIX, PoolId},

@@ -130,6 +130,7 @@ pub enum Fault {
 
 /// A call that was executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Event {
     /// The block.
     pub block: ParaNumber,

@@ -29,7 +29,7 @@ const SHORT: Duration = Duration::from_millis(200);
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
 /// // In a `#[tokio::test]` of the backend.
-/// conformance::queue::all(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() })).await;
+/// conformance::queue::all(async |max_jobs| MemoryQueue::new(Config::default().with_max_jobs(max_jobs))).await;
 /// # }
 /// ```
 ///
@@ -404,7 +404,7 @@ async fn keeps_its_bound(queue: &impl JobQueue) {
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
 /// // In a `#[tokio::test]` of the backend.
-/// conformance::queue::admin(async |max_jobs| MemoryQueue::new(Config { max_jobs, ..Config::default() })).await;
+/// conformance::queue::admin(async |max_jobs| MemoryQueue::new(Config::default().with_max_jobs(max_jobs))).await;
 /// # }
 /// ```
 ///

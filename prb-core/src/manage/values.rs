@@ -16,7 +16,9 @@ const MAX_SHOWN: usize = 64;
 
 /// The desired values of a pool. In an update, an `Option` field that is `None` keeps its value; in a new
 /// pool it has its default. All other fields are replaced.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct PoolValue {
     /// Its number on chain.
     pub pid: PoolId,
@@ -64,7 +66,9 @@ impl PoolValue {
 
 /// The desired values of a worker. In an update, an `Option` field that is `None` keeps its value; in a new
 /// worker it has its default. All other fields are replaced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, derive_setters::Setters)]
+#[setters(prefix = "with_")]
+#[non_exhaustive]
 pub struct WorkerValue {
     /// Its pool's number; the pool must exist.
     pub pid: PoolId,

@@ -22,6 +22,7 @@ pub(super) fn describe_metrics() {
 
 /// The current work and the totals of a trader since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Status {
     /// The lanes that are running, by operator.
     pub lanes: BTreeMap<AccountId, LaneStatus>,
@@ -45,6 +46,7 @@ pub struct Status {
 
 /// The status of one lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct LaneStatus {
     /// Jobs that it holds, including those in flight.
     pub jobs: usize,

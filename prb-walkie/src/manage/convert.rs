@@ -17,28 +17,23 @@ use crate::{
 pub(super) fn pool_value(pool: db::Pool) -> PoolValue {
     // Moved, not copied: the message's own is wiped when it is dropped.
     let secret = pool.owner.map(|mut owner| SecretString::from(std::mem::take(&mut *owner.take_mnemonic())));
-    PoolValue {
-        pid: PoolId(pool.pid),
-        name: pool.name,
-        secret,
-        proxied: pool.real_phala_ss58,
-        enabled: pool.enabled,
-        sync_only: pool.sync_only,
-        // Not on the wire: what is set here stays, whoever updates the rest.
-        ..PoolValue::default()
-    }
+    PoolValue::default()
+        .with_pid(PoolId(pool.pid))
+        .with_name(pool.name)
+        .with_secret(secret)
+        .with_proxied(pool.real_phala_ss58)
+        .with_enabled(pool.enabled)
+        .with_sync_only(pool.sync_only)
 }
 
 pub(super) fn worker_value(worker: db::Worker) -> WorkerValue {
-    WorkerValue {
-        pid: PoolId(worker.pid),
-        name: worker.name,
-        endpoint: worker.endpoint,
-        stake: worker.stake,
-        enabled: worker.enabled,
-        sync_only: worker.sync_only,
-        ..WorkerValue::default()
-    }
+    WorkerValue::default()
+        .with_pid(PoolId(worker.pid))
+        .with_name(worker.name)
+        .with_endpoint(worker.endpoint)
+        .with_stake(worker.stake)
+        .with_enabled(worker.enabled)
+        .with_sync_only(worker.sync_only)
 }
 
 pub(super) fn pool_changes(

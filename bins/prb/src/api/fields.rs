@@ -82,17 +82,16 @@ impl WorkerFields {
         let pid = self.pid.map(PoolId).or_else(|| old.map(|w| w.pid));
         let endpoint = self.endpoint.or_else(|| old.map(|w| w.endpoint.clone()));
         let stake = self.stake.map(|stake| stake.0).or_else(|| old.map(|w| w.stake.to_string()));
-        let value = WorkerValue {
-            name: needed(name, "name", &mut missing),
-            pid: needed(pid, "pid", &mut missing),
-            endpoint: needed(endpoint, "endpoint", &mut missing),
-            stake: needed(stake, "stake", &mut missing),
-            enabled: self.enabled.unwrap_or_else(|| old.is_none_or(|w| w.enabled)),
-            sync_only: self.sync_only.unwrap_or_else(|| old.is_some_and(|w| w.sync_only)),
-            gatekeeper: self.gatekeeper,
-            endpoints: self.endpoints,
-            after_stop: self.after_stop,
-        };
+        let value = WorkerValue::default()
+            .with_name(needed(name, "name", &mut missing))
+            .with_pid(needed(pid, "pid", &mut missing))
+            .with_endpoint(needed(endpoint, "endpoint", &mut missing))
+            .with_stake(needed(stake, "stake", &mut missing))
+            .with_enabled(self.enabled.unwrap_or_else(|| old.is_none_or(|w| w.enabled)))
+            .with_sync_only(self.sync_only.unwrap_or_else(|| old.is_some_and(|w| w.sync_only)))
+            .with_gatekeeper(self.gatekeeper)
+            .with_endpoints(self.endpoints)
+            .with_after_stop(self.after_stop);
         if missing.is_empty() { Ok(value) } else { Err(missing) }
     }
 }
@@ -108,15 +107,14 @@ impl PoolFields {
             Some(address) => address.unwrap_or_default(),
             None => old.and_then(|p| p.proxied).map(|account| account.to_string()).unwrap_or_default(),
         };
-        let value = PoolValue {
-            pid,
-            name,
-            secret: self.secret,
-            proxied,
-            enabled: self.enabled.unwrap_or_else(|| old.is_none_or(|p| p.enabled)),
-            sync_only: self.sync_only.unwrap_or_else(|| old.is_some_and(|p| p.sync_only)),
-            after_stop: self.after_stop,
-        };
+        let value = PoolValue::default()
+            .with_pid(pid)
+            .with_name(name)
+            .with_secret(self.secret)
+            .with_proxied(proxied)
+            .with_enabled(self.enabled.unwrap_or_else(|| old.is_none_or(|p| p.enabled)))
+            .with_sync_only(self.sync_only.unwrap_or_else(|| old.is_some_and(|p| p.sync_only)))
+            .with_after_stop(self.after_stop);
         if missing.is_empty() { Ok(value) } else { Err(missing) }
     }
 }

@@ -47,7 +47,7 @@ fn on_store(path: PathBuf, action: StoreAction) -> anyhow::Result<()> {
             export(&store, &to, archive::Config::default().with_level(level).with_file_bytes(file_mib << 20))
         }
         StoreAction::Compact => {
-            let store::Compacted { before, after } = store.compact()?;
+            let store::Compacted { before, after, .. } = store.compact()?;
             print(&format!("compacted from {} to {}\n", size(before), size(after)))
         }
         StoreAction::Drop { relay_from, para_from, headers, caution } => {
@@ -68,7 +68,7 @@ fn verify(store: &Store) -> anyhow::Result<()> {
         true
     })?;
     meter.end();
-    let Report { relay_headers, justified, para_headers, changes, faults, faulty } = &report;
+    let Report { relay_headers, justified, para_headers, changes, faults, faulty, .. } = &report;
     let mut text = format!(
         "checked {relay_headers} relay headers ({justified} justified), {para_headers} parachain headers, storage \
          changes of {changes} blocks\n"
@@ -116,7 +116,8 @@ fn export(store: &Store, to: &std::path::Path, config: archive::Config) -> anyho
         true
     })?;
     meter.end();
-    let archive::Exported { files, bytes, content_bytes, relay_headers, para_headers, changes } = exported;
+    let archive::Exported { files, bytes, content_bytes, relay_headers, para_headers, changes, .. } =
+        exported;
     print(&format!(
         "added {files} files with {relay_headers} relay headers, {para_headers} parachain headers and storage changes \
          of {changes} blocks in {:.1} s: {} of {}\n",

@@ -4,10 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args};
 use prb_core::{blob::cache, sync::BackoffConfig};
-use prb_walkie::{
-    blob::{client, remote},
-    node::Trust,
-};
+use prb_walkie::{blob::remote, node::Trust};
 
 use super::{
     ApiArgs, OpsArgs, PageArgs, SendingArgs, Trusted, WalkieArgs, WorkerArgs,

@@ -218,17 +218,16 @@ pub(super) async fn save_worker(context: Context, headers: HeaderMap, body: Byte
         let id = form_id(&fields)?;
         let whole = !context.is_of_peer();
         let endpoints = fields.get("endpoints").split(',').map(str::trim).filter(|text| !text.is_empty());
-        let value = WorkerValue {
-            pid: pid(&fields)?,
-            name: fields.get("name").to_owned(),
-            endpoint: fields.get("endpoint").to_owned(),
-            stake: format::read_amount(fields.get("stake")).map_err(bad)?.to_string(),
-            enabled: fields.is_on("enabled"),
-            sync_only: fields.is_on("sync_only"),
-            gatekeeper: whole.then(|| fields.is_on("gatekeeper")),
-            endpoints: whole.then(|| endpoints.map(str::to_owned).collect()),
-            after_stop: if whole { Some(setting(&fields)?) } else { None },
-        };
+        let value = WorkerValue::default()
+            .with_pid(pid(&fields)?)
+            .with_name(fields.get("name").to_owned())
+            .with_endpoint(fields.get("endpoint").to_owned())
+            .with_stake(format::read_amount(fields.get("stake")).map_err(bad)?.to_string())
+            .with_enabled(fields.is_on("enabled"))
+            .with_sync_only(fields.is_on("sync_only"))
+            .with_gatekeeper(whole.then(|| fields.is_on("gatekeeper")))
+            .with_endpoints(whole.then(|| endpoints.map(str::to_owned).collect()))
+            .with_after_stop(if whole { Some(setting(&fields)?) } else { None });
         let name = value.name.clone();
         backend.edit(Edit::PutWorker(id, value), fields.get("version")).await?;
         tracing::info!(worker = name, "saved by hand");
@@ -244,15 +243,14 @@ pub(super) async fn save_pool(context: Context, headers: HeaderMap, body: Bytes)
         let backend = editable(&context)?;
         let id = form_id(&fields)?;
         let secret = fields.get("secret");
-        let value = PoolValue {
-            pid: pid(&fields)?,
-            name: fields.get("name").to_owned(),
-            secret: (!secret.is_empty()).then(|| SecretString::from(secret)),
-            proxied: fields.get("proxied").to_owned(),
-            enabled: fields.is_on("enabled"),
-            sync_only: fields.is_on("sync_only"),
-            after_stop: if context.is_of_peer() { None } else { Some(setting(&fields)?) },
-        };
+        let value = PoolValue::default()
+            .with_pid(pid(&fields)?)
+            .with_name(fields.get("name").to_owned())
+            .with_secret((!secret.is_empty()).then(|| SecretString::from(secret)))
+            .with_proxied(fields.get("proxied").to_owned())
+            .with_enabled(fields.is_on("enabled"))
+            .with_sync_only(fields.is_on("sync_only"))
+            .with_after_stop(if context.is_of_peer() { None } else { Some(setting(&fields)?) });
         let name = value.name.clone();
         backend.edit(Edit::PutPool(id, value), fields.get("version")).await?;
         tracing::info!(pool = name, "saved by hand");

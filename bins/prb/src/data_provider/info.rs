@@ -74,12 +74,10 @@ mod tests {
 
     #[test]
     fn every_height_has_its_field() {
-        let tips = Tips {
-            relay: Some((RelayNumber(90), Hash([0; 32]))),
-            para_header: Some((ParaNumber(44), Hash([0; 32]))),
-            changes: ParaNumber(43),
-            ..Tips::default()
-        };
+        let mut tips = Tips::default();
+        tips.relay = Some((RelayNumber(90), Hash([0; 32])));
+        tips.para_header = Some((ParaNumber(44), Hash([0; 32])));
+        tips.changes = ParaNumber(43);
         let mut heights = Heights {
             relay: Some(RelayNumber(88)),
             para: Some(ParaNumber(42)),

@@ -20,13 +20,11 @@ async fn manager() -> Manager {
         keys: Arc::new(MemoryKeys),
         fleet: None,
     });
-    let pool = PoolValue {
-        pid: PoolId(7),
-        name: "seven".into(),
-        secret: Some("operator".into()),
-        enabled: true,
-        ..PoolValue::default()
-    };
+    let pool = PoolValue::default()
+        .with_pid(PoolId(7))
+        .with_name("seven".into())
+        .with_secret(Some("operator".into()))
+        .with_enabled(true);
     manager.create_pools(vec![pool]).await.unwrap();
     manager.create_workers(vec![worker("a")]).await.unwrap();
     manager
@@ -35,14 +33,12 @@ async fn manager() -> Manager {
 fn worker(name: &str) -> WorkerValue {
     let endpoint = format!("http://{name}");
     let stake = "1".into();
-    WorkerValue {
-        pid: PoolId(7),
-        name: name.into(),
-        endpoint,
-        stake,
-        enabled: true,
-        ..WorkerValue::default()
-    }
+    WorkerValue::default()
+        .with_pid(PoolId(7))
+        .with_name(name.into())
+        .with_endpoint(endpoint)
+        .with_stake(stake)
+        .with_enabled(true)
 }
 
 /// The value of a hidden field of a form; of the last one of that name.
@@ -82,7 +78,7 @@ async fn of_two_editors_the_second_is_told_and_nothing_is_lost() {
     // A pool that somebody changes by the API while the form is open: the view may be a moment old.
     let form = page.get(&format!("/pools/{pool}/edit")).await;
     let version = hidden(&form, "version");
-    let renamed = PoolValue { pid: PoolId(7), name: "eight".into(), enabled: true, ..PoolValue::default() };
+    let renamed = PoolValue::default().with_pid(PoolId(7)).with_name("eight".into()).with_enabled(true);
     let selector = prb_core::manage::Selector::Id(pool);
     let change = prb_core::manage::Change::Put(renamed.clone());
     manager.update_pools(vec![(selector.clone(), change)]).await.unwrap();
@@ -92,7 +88,7 @@ async fn of_two_editors_the_second_is_told_and_nothing_is_lost() {
     // So does another secret for the same operator, which no page shows.
     let read = manager.pools()[0].clone();
     let version = hidden(&page.get(&format!("/pools/{pool}/edit")).await, "version");
-    let change = prb_core::manage::Change::Put(PoolValue { secret: Some("operator".into()), ..renamed });
+    let change = prb_core::manage::Change::Put(renamed.with_secret(Some("operator".into())));
     manager.update_pools(vec![(selector, change)]).await.unwrap();
     assert_eq!(
         read.operator.as_ref().unwrap().account,

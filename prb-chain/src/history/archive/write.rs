@@ -76,6 +76,7 @@ pub enum Error {
 
 /// How far an export is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// The part that is being written: `genesis`, `relay`, `headers` or `changes`.
     pub part: &'static str,
@@ -87,6 +88,7 @@ pub struct Progress {
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Exported {
     /// Files that were added.
     pub files: u32,

@@ -131,7 +131,7 @@ fn session(state: u8) -> Vec<u8> {
 }
 
 fn workers(workers: &[WorkerKey]) -> Followed {
-    Followed { workers: workers.iter().copied().collect(), ..Followed::default() }
+    Followed::default().with_workers(workers.iter().copied().collect())
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_pool_shows_with_its_free_and_releasing_stake() {
     let stake_of_two = session_account(POOL, TWO);
     chain.set("PhalaComputation::Stakes", &stake_of_two.0, (40 * PHA).encode());
     let none = PoolId(8);
-    let (mut state, followed) = chain.state(Followed { pools: [POOL, none].into(), ..Followed::default() });
+    let (mut state, followed) = chain.state(Followed::default().with_pools([POOL, none].into()));
     let view = state.view(&followed);
     assert_eq!(*view.pools[&none].as_ref().unwrap().as_ref(), None);
     let shown = view.pools[&POOL].as_ref().unwrap().as_ref().as_ref().unwrap().clone();
@@ -183,7 +183,7 @@ fn a_vault_shows_as_one() {
     // Checkpoint of the share price, commission, owner's shares, pools invested in.
     vault.extend((1_u128, Some(50_000_u32), 0_u128, vec![1_u64]).encode());
     chain.set("PhalaBasePool::Pools", &POOL.0.encode(), vault);
-    let (mut state, followed) = chain.state(Followed { pools: [POOL].into(), ..Followed::default() });
+    let (mut state, followed) = chain.state(Followed::default().with_pools([POOL].into()));
     let view = state.view(&followed);
     let shown = view.pools[&POOL].as_ref().unwrap().as_ref().as_ref().unwrap();
     assert_eq!((shown.is_vault, shown.owner, shown.free_stake), (true, OWNER, 0));
@@ -225,11 +225,9 @@ fn accounts_and_senders_show() {
     chain.set("System::Account", &OWNER.0, account(100, [70, 30]));
     chain.set("PhalaMq::OffchainIngress", &MessageOrigin::Gatekeeper.encode(), 5_u64.encode());
     let cluster = MessageOrigin::Cluster(Hash([1; 32]));
-    let followed = Followed {
-        accounts: [OWNER, AccountId([9; 32])].into(),
-        senders: [MessageOrigin::Gatekeeper, cluster.clone()].into(),
-        ..Followed::default()
-    };
+    let followed = Followed::default()
+        .with_accounts([OWNER, AccountId([9; 32])].into())
+        .with_senders([MessageOrigin::Gatekeeper, cluster.clone()].into());
     let (mut state, followed) = chain.state(followed);
     let view = state.view(&followed);
     // What is frozen counts what is reserved.
@@ -338,12 +336,11 @@ fn a_runtime_without_an_item_loses_that_part_only() {
     let account = (1_u32, [0_u32, 1, 0], 100_u128, 5_u128, 35_u128, 0_u128).encode();
     chain.set("System::Account", &OWNER.0, account);
     chain.set("Timestamp::Now", &[], 42_u64.encode());
-    let followed = Followed {
-        workers: [ONE].into(),
-        pools: [POOL].into(),
-        accounts: [OWNER].into(),
-        senders: [MessageOrigin::Gatekeeper].into(),
-    };
+    let followed = Followed::default()
+        .with_workers([ONE].into())
+        .with_pools([POOL].into())
+        .with_accounts([OWNER].into())
+        .with_senders([MessageOrigin::Gatekeeper].into());
     let (mut state, followed) = chain.state(followed);
     let view = state.view(&followed);
     // What is frozen counts what is reserved.

@@ -33,6 +33,7 @@ pub enum ProviderState {
 
 /// A provider, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ProviderStatus {
     /// Its peer id.
     pub id: String,
