@@ -129,6 +129,37 @@ async fn bare(devnet: &Devnet, answers: Answers) {
     tokio::join!(relay_side, para_headers, changes);
 }
 
+/// CPU time that this process has used, the devnet's node included.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // Hundredths of a second in user and kernel mode, the 14th and 15th field; the second one may hold spaces.
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+    Duration::from_millis(fields.map(|field| field.parse::<u64>().unwrap() * 10).sum())
+}
+
+/// What one run of something costs, of some.
+fn cpu_of(runs: u32, mut run: impl FnMut()) -> Duration {
+    let before = cpu_time();
+    (0..runs).for_each(|_| run());
+    (cpu_time() - before) / runs
+}
+
+/// CPU time, which others on the machine do not change as they do the clock's.
+fn print_cpu_time(runtime: &Runtime, devnet: &Devnet, history: u32) {
+    let runs = 20_000 / history;
+    let bare = |answers| cpu_of(runs, || runtime.block_on(bare(devnet, answers)));
+    let (thrown, read) = (bare(Answers::ThrownAway), bare(Answers::Read));
+    let whole = cpu_of(runs, || {
+        runtime.block_on(ingest(devnet));
+    });
+    let times = |yardstick: Duration| whole.as_secs_f64() / yardstick.as_secs_f64();
+    println!(
+        "CPU time: answers thrown away {thrown:.1?}, read {read:.1?}, ingest {whole:.1?}: {:.2} and {:.2} times",
+        times(thrown),
+        times(read)
+    );
+}
+
 fn benches(c: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     for (history, changes_per_block) in [(1_000, 10), (1_000, 100), (10_000, 10), (10_000, 100)] {
@@ -146,6 +177,7 @@ fn benches(c: &mut Criterion) {
             b.iter_custom(|times| (0..times).map(|_| runtime.block_on(ingest(&devnet))).sum());
         });
         group.finish();
+        print_cpu_time(&runtime, &devnet, history);
         runtime.block_on(devnet.shutdown());
     }
 }
