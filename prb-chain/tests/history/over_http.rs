@@ -178,6 +178,12 @@ async fn servers_that_do_wrong_are_named() {
     assert!(said.contains("no archive") && said.contains("genesis.prb"), "{said}");
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Flip(usize),
+    CutAt(usize),
+}
+
 /// Damages one file in several places: what is stored is right, and the file is named.
 #[tokio::test]
 async fn damage_in_a_bucket_is_found() {
@@ -191,21 +197,29 @@ async fn damage_in_a_bucket_is_found() {
         let is = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(file);
         let path = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).find(is).unwrap();
         let good = fs::read(&path).unwrap();
-        let (flip, cut) = (|bytes: &mut Vec<u8>, at: usize| bytes[at] ^= 4, Vec::<u8>::truncate);
-        let damages: [(fn(&mut Vec<u8>, usize), usize); 6] =
-            [(flip, 9), (flip, 60), (flip, 125), (flip, good.len() / 2), (flip, good.len() - 48), (cut, 300)];
-        for (damage, at) in damages {
+        let damages = [
+            Damage::Flip(9),
+            Damage::Flip(60),
+            Damage::Flip(125),
+            Damage::Flip(good.len() / 2),
+            Damage::Flip(good.len() - 48),
+            Damage::CutAt(300),
+        ];
+        for damage in damages {
             let mut bytes = good.clone();
-            damage(&mut bytes, at);
+            match damage {
+                Damage::Flip(at) => bytes[at] ^= 4,
+                Damage::CutAt(at) => bytes.truncate(at),
+            }
             fs::write(&path, bytes).unwrap();
             let (url, _server, _task) = serve(&folder, Kind::Bucket).await;
             let into = empty();
             into.store.set_genesis(&start, &genesis).unwrap();
             let drained = replay(&into, vec![archive(&url)]).await;
             is_part_of(&into.store, &whole.store);
-            assert!(heights(&into.store) < (RELAY, PARA), "{file} {at}");
+            assert!(heights(&into.store) < (RELAY, PARA), "{file} {damage:?}");
             let is_named = drained.faults.iter().any(|fault| fault.what.contains(file.trim_end_matches('-')));
-            assert!(is_named, "{part:?} {at}: {drained:?}");
+            assert!(is_named, "{part:?} {damage:?}: {drained:?}");
         }
     }
 }

@@ -131,7 +131,8 @@ pub(super) async fn complete(
 fn link(mut parent: Option<Hash>, pieces: Vec<(u32, FinalityProof)>) -> Result<Vec<Proven>, verify::Error> {
     let mut proven = Vec::with_capacity(pieces.len());
     for (number, FinalityProof { block, justification, headers }) in pieces {
-        let before = parent.or_else(|| headers.first().and_then(parent_of)).unwrap_or_default();
+        let before =
+            parent.or_else(|| headers.first().and_then(|header| parent_of(header))).unwrap_or_default();
         let headers = verify::chain(before, number, headers)?;
         let Some(last) = headers.last() else { break };
         if last.hash != block {
@@ -145,7 +146,7 @@ fn link(mut parent: Option<Hash>, pieces: Vec<(u32, FinalityProof)>) -> Result<V
 }
 
 /// A header starts with its parent's hash.
-fn parent_of(header: &Vec<u8>) -> Option<Hash> {
+fn parent_of(header: &[u8]) -> Option<Hash> {
     header.get(..32).and_then(|hash| hash.try_into().ok()).map(Hash)
 }
 
