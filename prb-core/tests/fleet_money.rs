@@ -15,7 +15,7 @@ use prb_core::{
         Call, SessionState,
         memory::{self as chain_memory},
     },
-    fleet::{self, Command, CommandError, Fleet},
+    fleet::{Command, CommandError, Fleet},
     inventory::{AfterExternalStop, Edit, Goal, Inventory},
     primitives::{AccountId, PoolId},
     prpc::Method,
