@@ -70,6 +70,8 @@ pub(super) fn serve(
                 }
             });
         }
+        // Whoever waits for the end may want the port again.
+        drop(listener);
         // Each ends once its calls are answered.
         while connections.join_next().await.is_some() {}
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jsonrpsee::types::ErrorObjectOwned;
 
-use super::{Module, Registered, RpcLimits, error};
+use super::{Module, Registered, error};
 use crate::node::Fault;
 
 /// What their names start with.
@@ -23,12 +23,8 @@ pub(super) fn register(module: &mut Module) -> Registered {
         }
         Ok::<_, ErrorObjectOwned>(())
     })?;
-    module.register_async_method("devnet_heal", |_, node, _| async move {
+    module.register_method("devnet_heal", |_, node, _| {
         node.faults().heal();
-        if node.rpc_limits() != RpcLimits::default() {
-            node.set_rpc_limits(RpcLimits::default());
-            node.restart_rpc(Duration::ZERO);
-        }
     })?;
     Ok(())
 }
