@@ -107,7 +107,8 @@ async fn relay_headers_come_from_three_nodes_of_which_one_is_slow_and_one_lies()
     let devnets = devnets::<3>(many_sets(900)).await;
     let [slow, liar, good] = devnets.each_ref();
     slow.relay().faults().slow(Duration::from_millis(100));
-    liar.relay().faults().corrupt_header(455);
+    // Each span of four sets has one of these.
+    (105..900).step_by(30).for_each(|number| liar.relay().faults().corrupt_header(number));
     let fetching = Fetching::with(
         relay_pool(&devnets.each_ref()),
         para_pool(&[good]),
