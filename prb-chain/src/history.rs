@@ -95,6 +95,46 @@ pub enum Error {
 /// that block (yet). How much an answer has is the source's choice, within memory that it bounds itself.
 ///
 /// Every method may be cancelled by dropping its future; nothing is lost but the answer.
+///
+/// A source that has the storage changes of the parachain's first blocks, and nothing else:
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_chain::history::{Error, Extent, HistorySource, Next, Piece};
+/// use prb_core::{blob::{Genesis, Span}, primitives::ParaNumber};
+///
+/// /// Encoded storage changes of blocks 1, 2, …
+/// #[derive(Debug)]
+/// struct Changes(Vec<Vec<u8>>);
+///
+/// #[async_trait]
+/// impl HistorySource for Changes {
+///     fn name(&self) -> &str {
+///         "changes in memory"
+///     }
+///
+///     fn extent(&self) -> Extent {
+///         Extent { relay: None, para: Some(ParaNumber(self.0.len() as u32)) }
+///     }
+///
+///     async fn genesis(&self) -> Result<Option<Genesis>, Error> {
+///         Ok(None)
+///     }
+///
+///     async fn relay(&self, _next: Next) -> Result<Vec<Piece>, Error> {
+///         Ok(Vec::new())
+///     }
+///
+///     async fn para_headers(&self, _span: Span<ParaNumber>) -> Result<Vec<Vec<u8>>, Error> {
+///         Ok(Vec::new())
+///     }
+///
+///     async fn changes(&self, span: Span<ParaNumber>) -> Result<Vec<Vec<u8>>, Error> {
+///         let (skip, end) = (span.first.0.saturating_sub(1) as usize, span.last.0 as usize);
+///         Ok(self.0.iter().take(end).skip(skip).cloned().collect())
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait HistorySource: Send + Sync + fmt::Debug {
     /// What it is and where, without secrets: for messages.

@@ -9,6 +9,26 @@
 //! What cannot be read shows as [`Unreadable`](prb_core::chain::Unreadable) with the item's name and the
 //! reason, until a block changes the value or a snapshot reads it; nothing else is held up by it.
 //!
+//! ```no_run
+//! use prb_chain::{reader::{Config, Reader}, rpc::{self, NodePool}};
+//! use prb_core::{chain::{ChainReader, Followed}, primitives::PoolId};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let nodes = NodePool::new("para", rpc::Config::new(["ws://127.0.0.1:9944"]))?;
+//! let (reader, task) = Reader::new(nodes, Config::default());
+//! let cancel = CancellationToken::new();
+//! let running = tokio::spawn(task.run(cancel.clone()));
+//! reader.follow(Followed::default().with_pools([PoolId(12)].into()));
+//! let mut views = reader.views();
+//! let view = views.wait_for(Option::is_some).await?.clone();
+//! println!("{view:?}");
+//! cancel.cancel();
+//! running.await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Not for: what workers are to be fed with (see [`prb_core::blob`]).
 
 use std::{

@@ -11,6 +11,29 @@
 //! of the two takes effect. Behind others' transactions it would wait for them in pools that tell nobody; that
 //! is done only where others send all the time.
 //!
+//! ```no_run
+//! use std::sync::Arc;
+//! use prb_chain::{rpc::{self, NodePool}, signer::VaultSigners, submit::{Config, Submitter}};
+//! use prb_core::{
+//!     queue::JobQueue,
+//!     trade::{self, Trader, accounts::MemoryAccounts},
+//!     vault::Vault,
+//! };
+//!
+//! # fn example(queue: Arc<dyn JobQueue>, vault: Arc<dyn Vault>) -> Result<(), Box<dyn std::error::Error>> {
+//! let nodes = NodePool::new("para", rpc::Config::new(["ws://127.0.0.1:9944"]))?;
+//! let parts = trade::Parts {
+//!     queue,
+//!     submitter: Arc::new(Submitter::new(nodes, Config::default())?),
+//!     signers: Arc::new(VaultSigners::new(vault)),
+//!     accounts: Arc::new(MemoryAccounts::default()),
+//! };
+//! let trader = Trader::start(trade::Config::default(), parts)?;
+//! # drop(trader);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Not for: deciding what goes in a batch, and keeping one batch in flight an account (see
 //! [`prb_core::trade`]).
 

@@ -185,6 +185,32 @@ struct Shared {
 }
 
 /// A running fleet. Clones share it; it stops when the last one is dropped.
+///
+/// ```
+/// use std::sync::Arc;
+/// use prb_core::{
+///     blob::{cache::{self, CachedSource}, memory::MemorySource},
+///     chain::memory::{self, MemoryChain},
+///     fleet::{Config, Fleet, Parts},
+///     inventory::memory::MemoryInventory,
+///     pruntime::scripted::ScriptedConnect,
+///     queue::memory::MemoryQueue,
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// // Any of the parts may be a type of yours.
+/// let source = Arc::new(CachedSource::new(Arc::new(MemorySource::of_empty_blocks(3)), cache::Config::default()));
+/// let chain = Arc::new(MemoryChain::new(memory::Config::default()));
+/// let (inventory, connect) = (Arc::new(MemoryInventory::default()), Arc::new(ScriptedConnect::default()));
+/// let parts = Parts::new(inventory, source, chain, Arc::new(MemoryQueue::default()), connect);
+/// let fleet = Fleet::start(parts, Config::default().with_max_workers(100));
+/// let mut changes = fleet.changes();
+/// assert!(fleet.status().workers.is_empty());
+/// # changes.borrow_and_update();
+/// assert!(fleet.stop().await, "all tasks ended in time");
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Fleet {
     shared: Arc<Shared>,

@@ -13,6 +13,26 @@
 //! An answer is assembled whole before it is queued, so that a slow reader holds bytes, and never a transaction
 //! of the store.
 //!
+//! ```
+//! use std::sync::Arc;
+//! use prb_core::blob::memory::MemorySource;
+//! use prb_walkie::blob::{keyspace::{self, KeySpace}, server::{Config, Server}};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let source = Arc::new(MemorySource::of_empty_blocks(3));
+//! let blobs = Arc::new(KeySpace::new(source, keyspace::Config::default()));
+//! let server = Server::bind("127.0.0.1:0".parse()?, blobs, Config::default()).await?;
+//! let (address, stop) = (server.local_addr(), CancellationToken::new());
+//! let serving = tokio::spawn(server.run(stop.clone()));
+//! println!("workers' managers fetch from {address}");
+//! stop.cancel();
+//! serving.await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Not for: who may ask. The original's wire has no notion of a peer, and blobs are public chain data.
 
 use std::{

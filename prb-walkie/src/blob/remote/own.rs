@@ -28,7 +28,27 @@ pub struct Finalized {
     pub at: Instant,
 }
 
-/// Judges a genesis that a provider gives.
+/// Judges a genesis that a provider gives. `prb_chain::identity::check_genesis` does it over a node.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use prb_core::{blob::Genesis, primitives::Hash};
+/// use prb_walkie::blob::remote::{GenesisCheck, GenesisError};
+///
+/// /// Accepts the chain with this hash of block 1.
+/// #[derive(Debug)]
+/// struct Pinned(Hash);
+///
+/// #[async_trait]
+/// impl GenesisCheck for Pinned {
+///     async fn check(&self, genesis: &Genesis) -> Result<(), GenesisError> {
+///         if genesis.chain_identity == self.0 {
+///             return Ok(());
+///         }
+///         Err(GenesisError::Wrong(format!("its genesis is of the chain {}", genesis.chain_identity)))
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait GenesisCheck: Send + Sync + fmt::Debug {
     /// Whether it is the own chain's.
